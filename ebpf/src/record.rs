@@ -1,0 +1,306 @@
+//! The kernel's records as Rust values, parsed from the bytes of the ring.
+//!
+//! `bpf/record.h` is the one definition of the layout; what stands here is its parsed form.
+//! Nothing here interprets: paths are bytes, numbers are the kernel's.
+
+/// What every record starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Header {
+    /// Nanoseconds since boot, suspends included.
+    pub boot_ns: u64,
+    /// Id of the cgroup in the hierarchy the sensor was told to use.
+    pub cgroup_id: u64,
+    /// When the thread group leader started, nanoseconds since boot.
+    pub start_ns: u64,
+    /// Process id (thread group id) in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Process id inside the process's own pid namespace.
+    pub vpid: u32,
+    /// Effective user id on the host.
+    pub uid: u32,
+    /// Effective group id on the host.
+    pub gid: u32,
+    /// The call's return value; negative errno where it failed, 0 where there is none.
+    pub ret: i64,
+    /// CPU it happened on.
+    pub cpu: u16,
+    /// Per-CPU counter of records tried, sent or not: a gap is a loss.
+    pub cpu_seq: u32,
+    /// Flags of the record.
+    pub flags: Flags,
+}
+
+/// Flags of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// A text was longer than its limit.
+    pub truncated: bool,
+    /// Some memory could not be read.
+    pub fault: bool,
+    /// The path or address is from user memory, not the kernel's own.
+    pub unresolved: bool,
+    /// The call came through the 32-bit entry.
+    pub ia32: bool,
+    /// The call carried the x32 bit.
+    pub x32: bool,
+}
+
+/// Who a process is: sent with exec, fork and the start-up scan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// Parent's process id in the initial pid namespace.
+    pub parent_pid: u32,
+    /// When the parent's thread group leader started, nanoseconds since boot.
+    pub parent_start_ns: u64,
+    /// Session id in the initial pid namespace.
+    pub sid: u32,
+    /// Process group id in the initial pid namespace.
+    pub pgid: u32,
+    /// Controlling terminal's device number, 0 = none.
+    pub tty: u32,
+    /// Login uid, `u32::MAX` = none.
+    pub loginuid: u32,
+    /// Inode of the mount namespace.
+    pub mnt_ns: u32,
+    /// Inode of the pid namespace.
+    pub pid_ns: u32,
+    /// Effective user id inside the process's user namespace.
+    pub ns_uid: u32,
+    /// Effective group id inside the process's user namespace.
+    pub ns_gid: u32,
+    /// The kernel's name of the process.
+    pub comm: Vec<u8>,
+}
+
+/// A file as the kernel knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileIdentity {
+    /// Device number in the user-space encoding (as `stat` gives it).
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Last change of the content, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Last change of the inode, nanoseconds since 1970.
+    pub ctime_ns: i64,
+    /// File type and permission bits.
+    pub mode: u16,
+    /// Number of links; 0 = deleted or never linked (memfd).
+    pub nlink: u32,
+    /// The file system's magic number (`statfs.f_type`).
+    pub fs_magic: u64,
+    /// True when the file lies in an overlay's upper layer; false when it does not or is in no overlay.
+    pub overlay_upper: bool,
+}
+
+/// One of file descriptors 0 to 2 at exec.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Stdio {
+    /// Not open.
+    #[default]
+    Closed,
+    /// A socket with its addresses.
+    Socket(SocketAddresses),
+    /// Anything else: mode, device number of a device file (`st_rdev`), file system, path.
+    File {
+        /// File type and permission bits.
+        mode: u16,
+        /// `st_rdev` of a device file.
+        rdev: u64,
+        /// File system magic, tells pipes and anonymous inodes apart.
+        fs_magic: u64,
+        /// Path inside the mount namespace; empty where there is none.
+        path: Vec<u8>,
+    },
+}
+
+/// Both ends of a socket; ports in host order; addresses v4 (first 4 bytes) or v6.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SocketAddresses {
+    /// `AF_INET` 2, `AF_INET6` 10, `AF_UNIX` 1, or another.
+    pub family: u16,
+    /// `SOCK_STREAM` 1, `SOCK_DGRAM` 2, `SOCK_RAW` 3 ...
+    pub socket_type: u16,
+    /// `IPPROTO_TCP` 6, `IPPROTO_UDP` 17 ...
+    pub protocol: u16,
+    /// Local port.
+    pub local_port: u16,
+    /// Remote port.
+    pub remote_port: u16,
+    /// Local address.
+    pub local: [u8; 16],
+    /// Remote address.
+    pub remote: [u8; 16],
+    /// Path of a unix socket's peer, a leading `@` for an abstract name.
+    pub unix_path: Vec<u8>,
+}
+
+/// A parsed record of the ring.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// A program was executed (`sched_process_exec`).
+    Exec(Box<Exec>),
+    /// A failed `execve` or `execveat` (from its exit).
+    ExecFailed {
+        /// Common part; `ret` holds the errno.
+        header: Header,
+        /// The path as the program gave it.
+        path: Vec<u8>,
+        /// True for execveat.
+        at: bool,
+    },
+    /// A process (not a thread) was made.
+    Fork {
+        /// Common part, of the parent (the caller).
+        header: Header,
+        /// The child's process id in the initial pid namespace.
+        child_pid: u32,
+        /// The child's process id inside its own pid namespace.
+        child_vpid: u32,
+        /// The child's start, nanoseconds since boot.
+        child_start_ns: u64,
+        /// The child's cgroup.
+        child_cgroup_id: u64,
+        /// The child's identity.
+        child: Identity,
+    },
+    /// The last thread of a process ended.
+    Exit {
+        /// Common part.
+        header: Header,
+        /// Exit status as `wait` gives it: status << 8 | signal.
+        status: u32,
+        /// Final counters.
+        counters: Counters,
+    },
+    /// A file was opened, or failed to be.
+    Open {
+        /// Common part; `ret` is the descriptor or the negative errno.
+        header: Header,
+        /// `open`, `openat`, `openat2` or `creat`.
+        call: OpenCall,
+        /// Open flags as given (x86-64 values whatever the caller's ABI).
+        open_flags: u64,
+        /// Mode bits as given.
+        mode: u32,
+        /// The file really opened; default where it failed.
+        file: FileIdentity,
+        /// Path inside the mount namespace of the file really opened; empty where it failed.
+        path: Vec<u8>,
+        /// The path as the program gave it.
+        raw: Vec<u8>,
+        /// The directory a relative raw path of a failed call starts from, where known.
+        base: Vec<u8>,
+        /// Inode of the process's mount namespace.
+        mnt_ns: u32,
+    },
+    /// A connection was tried.
+    Connect {
+        /// Common part; `ret` is 0, `-EINPROGRESS`, or the errno.
+        header: Header,
+        /// The descriptor.
+        fd: i32,
+        /// Addresses; from the socket unless `header.flags.unresolved`.
+        socket: SocketAddresses,
+        /// The address the program asked for, where the socket does not hold it any more (refused ones).
+        asked: SocketAddresses,
+    },
+    /// A cgroup was made or removed, in the hierarchy the sensor uses.
+    Cgroup {
+        /// Common part, of the process that did it.
+        header: Header,
+        /// True when made.
+        made: bool,
+        /// The cgroup's id.
+        id: u64,
+        /// Its path below the hierarchy's root.
+        path: Vec<u8>,
+    },
+    /// A process was moved into another cgroup of the hierarchy the sensor uses.
+    CgroupMove {
+        /// Common part, of the process that did it.
+        header: Header,
+        /// The moved process.
+        pid: u32,
+        /// Its start, nanoseconds since boot.
+        start_ns: u64,
+        /// The cgroup it went to.
+        to_id: u64,
+        /// The destination's path below the hierarchy's root.
+        path: Vec<u8>,
+    },
+    /// A process changed its mount or pid namespace (`setns`, `unshare`).
+    Namespace {
+        /// Common part.
+        header: Header,
+        /// True for `setns`, false for `unshare`.
+        setns: bool,
+        /// Flags or namespace type as given.
+        ns_flags: u64,
+        /// Mount namespace afterwards.
+        mnt_ns: u32,
+        /// Pid namespace of its children afterwards.
+        pid_ns: u32,
+    },
+}
+
+/// The call an open came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenCall {
+    /// `open`.
+    Open,
+    /// `openat`.
+    Openat,
+    /// `openat2`.
+    Openat2,
+    /// `creat`.
+    Creat,
+}
+
+/// A successful exec, its continuation records already joined.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Exec {
+    /// Common part.
+    pub header: Header,
+    /// Who the process is now.
+    pub identity: Identity,
+    /// The executed file.
+    pub file: FileIdentity,
+    /// Its path inside the mount namespace.
+    pub path: Vec<u8>,
+    /// The name as given to the kernel (`bprm->filename`).
+    pub filename: Vec<u8>,
+    /// The interpreter when it is a script (`bprm->interp` where it differs).
+    pub interp: Vec<u8>,
+    /// Working directory inside the mount namespace.
+    pub cwd: Vec<u8>,
+    /// Arguments, each ended by NUL, from the new image's memory.
+    pub argv: Vec<u8>,
+    /// How many bytes of arguments there were; more than `argv.len()` when cut.
+    pub argv_bytes: u32,
+    /// Descriptors 0, 1 and 2.
+    pub stdio: [Stdio; 3],
+}
+
+/// A process's final counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// User CPU time, nanoseconds.
+    pub utime_ns: u64,
+    /// System CPU time, nanoseconds.
+    pub stime_ns: u64,
+    /// Minor faults.
+    pub min_flt: u64,
+    /// Major faults.
+    pub maj_flt: u64,
+    /// Bytes asked for by reads.
+    pub rchar: u64,
+    /// Bytes handed to writes.
+    pub wchar: u64,
+    /// Bytes from storage.
+    pub read_bytes: u64,
+    /// Bytes to storage.
+    pub write_bytes: u64,
+}
