@@ -1,0 +1,287 @@
+#!/bin/sh
+# Installs what Dogwatch needs, builds it, and runs its demo or its tests, on Debian and Ubuntu.
+#
+#   ./dogwatch.sh demo [--yes]      installs what is missing, builds, runs the demo
+#   ./dogwatch.sh test [--yes]      installs what is missing, builds, runs every test
+#   ./dogwatch.sh install [--yes]   only installs what the two need
+#
+# It asks once before it changes anything; --yes answers for scripts.
+# Only the package manager, the demo and the tests run as root; what is compiled is compiled as the user.
+set -eu
+
+rust_minimum=1.95
+cache=${DOGWATCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dogwatch}
+
+# What shows that a thing is there (a command, or a file by its path), and the package that brings it;
+# where distributions name it differently, the first name that apt knows.
+build_needs='
+clang clang
+cmake cmake
+g++ g++
+make make
+pkg-config pkg-config
+curl curl
+/usr/include/bpf/bpf_helpers.h libbpf-dev
+/usr/include/openssl/ssl.h libssl-dev
+/usr/include/sasl/sasl.h libsasl2-dev
+/usr/include/zlib.h zlib1g-dev
+'
+demo_needs='
+dockerd docker.io
+docker docker-cli docker.io
+/bin/busybox busybox-static
+'
+test_needs='
+java default-jre-headless
+mvn maven
+kcat kcat
+python3-venv python3-venv
+docker-compose docker-compose docker-compose-v2
+shellcheck shellcheck
+'
+
+usage() {
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
+}
+
+say() {
+    printf '==> %s\n' "$*" >&2
+}
+
+fail() {
+    printf 'dogwatch.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# --- what is missing ---
+
+is_there() {
+    case $1 in
+        /*) [ -e "$1" ] ;;
+        # Debian also ships clang under versioned names only (clang-19); the build takes the newest.
+        clang) command -v clang >/dev/null || ls /usr/bin/clang-[0-9]* >/dev/null 2>&1 ;;
+        python3-venv) python3 -c 'import ensurepip' 2>/dev/null ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+# The first of the given packages that the package manager knows.
+known_package() {
+    for package in "$@"; do
+        if apt-cache show "$package" >/dev/null 2>&1; then
+            echo "$package"
+            return
+        fi
+    done
+    echo "$1"
+}
+
+missing_packages() {
+    printf '%s\n' "$1" | while read -r sign packages; do
+        [ -n "$sign" ] || continue
+        # shellcheck disable=SC2086  # one word a package
+        is_there "$sign" || known_package $packages
+    done | sort -u | tr '\n' ' '
+}
+
+rust_is_there() {
+    # What an earlier run of this script installed is not the user's default.
+    if rustup run "$rust_minimum" cargo --version >/dev/null 2>&1; then
+        export RUSTUP_TOOLCHAIN="$rust_minimum"
+    fi
+    command -v cargo >/dev/null || return 1
+    version=$(cargo --version | cut -d ' ' -f 2)
+    [ "$(printf '%s\n' "$rust_minimum" "$version" | sort -V | head -n 1)" = "$rust_minimum" ]
+}
+
+kafka_is_there() {
+    cmp -s tests/kafka/pom.xml "$cache/kafka/pom.xml"
+}
+
+python_is_there() {
+    cmp -s tests/clients/requirements.txt "$cache/python/requirements.txt"
+}
+
+megabytes_of() {
+    # shellcheck disable=SC2086  # one word a package
+    apt-get install --print-uris -qq --no-install-recommends $1 2>/dev/null |
+        awk '{ bytes += $3 } END { printf "%d MB", bytes / 1000000 + 1 }'
+}
+
+# --- installing ---
+
+# Says what will be done and asks once. $1: demo, test or install.
+consent() {
+    packages=$(missing_packages "$build_needs $demo_needs")
+    [ "$1" = demo ] || packages=$(missing_packages "$build_needs $demo_needs $test_needs")
+    plan=
+    add() { plan="$plan  - $1
+"; }
+    [ -z "$packages" ] || add "installs Debian packages, $(megabytes_of "$packages") to fetch, 1 to 5 minutes: $packages"
+    rust_is_there || add "installs Rust $rust_minimum with rustup for $(id -un), 250 MB to fetch, 1 to 5 minutes"
+    if [ "$1" != demo ]; then
+        kafka_is_there || add "fetches Apache Kafka's jars into $cache/kafka, 55 MB, under a minute"
+        python_is_there || add "makes a Python environment in $cache/python, 15 MB to fetch, under a minute"
+    fi
+    if [ "$1" != install ] && [ ! -e "$target/release/dogwatch" ]; then
+        add "builds Dogwatch in $target: 350 MB of sources to fetch, 6 GB on disk, 20 to 40 minutes on two cores"
+    fi
+    [ -n "$plan" ] || return 0
+    printf 'Before Dogwatch can go on, this script\n%s' "$plan" >&2
+    [ "$yes" = 0 ] || return 0
+    [ -t 0 ] || fail "there is no terminal to ask on; say --yes"
+    printf 'Go on? [y/N] ' >&2
+    read -r answer
+    case $answer in
+        [yY]*) ;;
+        *) fail "nothing was changed" ;;
+    esac
+}
+
+install_packages() {
+    [ -n "$packages" ] || return 0
+    say "installing $packages"
+    as_root apt-get update -qq || say "the package list could not be renewed; going on with the one that is there"
+    # shellcheck disable=SC2086  # one word a package
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null ||
+        fail "apt-get could not install: $packages"
+}
+
+install_rust() {
+    rust_is_there && return
+    say "installing Rust $rust_minimum"
+    if ! command -v rustup >/dev/null; then
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+            sh -s -- -y -q --no-modify-path --profile minimal --default-toolchain none ||
+            fail "rustup could not be installed; install Rust $rust_minimum or newer yourself (https://rustup.rs)"
+    fi
+    rustup toolchain install "$rust_minimum" --profile minimal -c rustfmt -c clippy ||
+        fail "rustup could not install Rust $rust_minimum"
+    rust_is_there || fail "cargo $rust_minimum or newer is needed, and rustup did not bring it"
+}
+
+install_kafka() {
+    kafka_is_there && return
+    say "fetching Apache Kafka's jars"
+    rm -rf "$cache/kafka.new"
+    mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory="$cache/kafka.new" ||
+        fail "maven could not fetch Kafka's jars"
+    cp tests/kafka/pom.xml "$cache/kafka.new/"
+    rm -rf "$cache/kafka"
+    mv "$cache/kafka.new" "$cache/kafka"
+}
+
+install_python() {
+    python_is_there && return
+    say "making the Python environment of the test clients"
+    rm -rf "$cache/python"
+    python3 -m venv "$cache/python" || fail "python3 could not make an environment in $cache/python"
+    "$cache/python/bin/pip" install -q --disable-pip-version-check -r tests/clients/requirements.txt ||
+        fail "pip could not install fastavro and confluent-kafka"
+    cp tests/clients/requirements.txt "$cache/python/"
+}
+
+install_all() {
+    mkdir -p "$cache"
+    install_packages
+    install_rust
+    [ "$1" != demo ] || return 0
+    install_kafka
+    install_python
+}
+
+# --- Docker, where nobody runs it already ---
+
+docker_pid=
+
+start_docker() {
+    as_root docker info >/dev/null 2>&1 && return
+    say "starting Docker's daemon"
+    if [ -d /run/systemd/system ]; then
+        as_root systemctl start docker || true
+    else
+        # shellcheck disable=SC2016  # for the inner shell to expand
+        docker_pid=$(as_root sh -c 'setsid dockerd </dev/null >"$1" 2>&1 & echo $!' sh "$cache/dockerd.log")
+        trap stop_docker EXIT
+        trap 'exit 130' INT TERM
+    fi
+    for _ in $(seq 30); do
+        as_root docker info >/dev/null 2>&1 && return
+        sleep 1
+    done
+    stop_docker
+    say "Docker's daemon does not answer; see $cache/dockerd.log or its journal"
+    return 1
+}
+
+stop_docker() {
+    [ -n "$docker_pid" ] || return 0
+    say "stopping Docker's daemon, which this script had started"
+    as_root kill "$docker_pid" 2>/dev/null || true
+    while as_root kill -0 "$docker_pid" 2>/dev/null; do sleep 0.2; done
+    docker_pid=
+}
+
+# --- the two commands ---
+
+build() {
+    say "building; the first time takes 20 to 40 minutes on two cores"
+    cargo build --release --workspace "$@"
+}
+
+demo() {
+    build --bin dogwatch
+    if [ "$(id -u)" = 0 ] || sudo -v; then
+        start_docker || say "the demo goes on without Docker"
+        as_root "$target/release/dogwatch" demo
+    else
+        say "no root here"
+        "$target/release/dogwatch" demo
+    fi
+}
+
+test_all() {
+    build
+    start_docker || fail "the tests need Docker"
+    export DOGWATCH_CACHE="$cache"
+    if [ "$(id -u)" != 0 ]; then
+        # cargo compiles as the user and hands each test program to sudo.
+        triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+        export "CARGO_TARGET_${triple}_RUNNER=sudo -E"
+    fi
+    say "running the tests"
+    cargo test --release --workspace -- --include-ignored
+}
+
+main() {
+    command=${1:-}
+    yes=0
+    [ "${2:-}" != --yes ] || yes=1
+    case $command in
+        demo | test | install) ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    [ $# -le $((1 + yes)) ] || { usage >&2; exit 2; }
+
+    cd "$(dirname "$0")"
+    command -v apt-get >/dev/null || fail "this script installs with apt-get (Debian, Ubuntu); README.md says what to install elsewhere"
+    if [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" != root ]; then
+        # Through sudo: what need not be root's is done as the user who called.
+        exec sudo -H -u "$SUDO_USER" -- "$PWD/$(basename "$0")" "$@"
+    fi
+    PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
+    target=${CARGO_TARGET_DIR:-$PWD/target}
+
+    consent "$command"
+    install_all "$command"
+    case $command in
+        demo) demo ;;
+        test) test_all ;;
+    esac
+}
+
+main "$@"
