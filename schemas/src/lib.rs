@@ -1,1 +1,28 @@
-//! schemas
+//! Dogwatch's contract: what an event, an alert, a container and a sensor's status hold, and how they travel.
+//!
+//! The `*.avsc` files beside this crate are the one definition.
+//! From them come the Rust records ([`records`]), their bytes on the wire ([`wire`], [`framing`]) and their form as Arrow columns ([`decode`]).
+//! [`topics`] names the topics they travel on, [`local`] is the road they take where there is no broker.
+//!
+//! ```text
+//! sensor:     Event ── encode_framed ──► bytes            (apache-avro reads the same bytes)
+//! processor:  bytes ── BatchDecoder::push ──► columns ── finish ──► RecordBatch
+//! ```
+//!
+//! This crate does no input or output, has no clock, and knows neither kernels nor Kafka clients nor SQL engines.
+
+use std::sync::Arc;
+
+pub mod decode;
+pub mod framing;
+pub mod local;
+pub mod proc_key;
+pub mod records;
+pub mod topics;
+pub mod wire;
+
+pub use framing::Fingerprint;
+pub use proc_key::proc_key;
+
+/// Text of a record: cheap to clone, because most texts of an event are those of its process and container.
+pub type Text = Arc<str>;

@@ -1,0 +1,164 @@
+//! The topics as data: name, key and settings, so that who creates one and who checks one agree.
+
+/// A topic of Dogwatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// What happened on hosts; records are [`crate::records::Event`].
+    Events,
+    /// What sensors say of themselves; records are [`crate::records::SensorStatus`].
+    Sensors,
+    /// What containers are; records are [`crate::records::Container`].
+    Containers,
+    /// What detections said; records are [`crate::records::Alert`].
+    Alerts,
+    /// Records that could not be decoded: the original key, bytes and headers.
+    DeadLetters,
+    /// Rows that came too late for their window.
+    Late,
+    /// Every Avro schema that a sensor or processor writes with, as JSON.
+    Schemas,
+}
+
+/// What the key of a topic's records is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// The host id: all of a host is in order in one partition.
+    HostId,
+    /// `HOST_ID/CONTAINER_ID`, with the container's full id.
+    HostAndContainer,
+    /// The alert's `dedup_key`.
+    DedupKey,
+    /// The schema's fingerprint, 16 hexadecimal digits.
+    Fingerprint,
+    /// The key that the record came with.
+    Original,
+}
+
+/// What the broker removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleanup {
+    /// Records older than the retention.
+    Delete,
+    /// All but the newest record of a key.
+    Compact,
+}
+
+impl Topic {
+    /// Every topic.
+    pub const ALL: [Self; 7] = [
+        Self::Events,
+        Self::Sensors,
+        Self::Containers,
+        Self::Alerts,
+        Self::DeadLetters,
+        Self::Late,
+        Self::Schemas,
+    ];
+
+    /// Returns the name without prefix.
+    pub fn suffix(self) -> &'static str {
+        self.row().0
+    }
+
+    /// Returns what the key of its records is.
+    pub fn key(self) -> Key {
+        self.row().1
+    }
+
+    /// Returns what the broker removes from it.
+    pub fn cleanup(self) -> Cleanup {
+        self.row().2
+    }
+
+    /// Returns the settings it is created with and checked for, by Kafka's names.
+    /// Every topic stamps the broker's time, which is `ingest_ts`: a sensor's clock cannot forge it.
+    pub fn settings(self) -> [(&'static str, &'static str); 2] {
+        let cleanup = match self.cleanup() {
+            Cleanup::Delete => "delete",
+            Cleanup::Compact => "compact",
+        };
+        [
+            ("cleanup.policy", cleanup),
+            ("message.timestamp.type", "LogAppendTime"),
+        ]
+    }
+
+    fn row(self) -> (&'static str, Key, Cleanup) {
+        match self {
+            Self::Events => ("events", Key::HostId, Cleanup::Delete),
+            Self::Sensors => ("sensors", Key::HostId, Cleanup::Delete),
+            Self::Containers => ("containers", Key::HostAndContainer, Cleanup::Compact),
+            Self::Alerts => ("alerts", Key::DedupKey, Cleanup::Delete),
+            Self::DeadLetters => ("dead-letters", Key::Original, Cleanup::Delete),
+            Self::Late => ("late", Key::Original, Cleanup::Delete),
+            Self::Schemas => ("schemas", Key::Fingerprint, Cleanup::Compact),
+        }
+    }
+}
+
+/// The topics' names below one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    prefix: String,
+}
+
+impl Topics {
+    /// Takes the prefix, such as `dogwatch`; a dot joins it to the rest.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self {
+            prefix: prefix.into(),
+        }
+    }
+
+    /// Returns a topic's name on the broker.
+    pub fn name(&self, topic: Topic) -> String {
+        format!("{}.{}", self.prefix, topic.suffix())
+    }
+
+    /// Returns the topic of a name on the broker; none when it is not one of ours.
+    pub fn topic(&self, name: &str) -> Option<Topic> {
+        let suffix = name.strip_prefix(&self.prefix)?.strip_prefix('.')?;
+        Topic::ALL
+            .into_iter()
+            .find(|topic| topic.suffix() == suffix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_topic_is_found_by_its_name() {
+        let topics = Topics::new("site.dogwatch");
+        for topic in Topic::ALL {
+            assert_eq!(topics.topic(&topics.name(topic)), Some(topic));
+        }
+        assert_eq!(
+            topics.name(Topic::DeadLetters),
+            "site.dogwatch.dead-letters"
+        );
+        assert_eq!(topics.topic("site.dogwatch2.events"), None);
+        assert_eq!(topics.topic("events"), None);
+    }
+
+    #[test]
+    fn what_is_looked_up_by_key_is_compacted() {
+        let compacted: Vec<_> = Topic::ALL
+            .into_iter()
+            .filter(|t| t.cleanup() == Cleanup::Compact)
+            .collect();
+        assert_eq!(compacted, [Topic::Containers, Topic::Schemas]);
+    }
+
+    #[test]
+    fn every_topic_stamps_the_brokers_time() {
+        for topic in Topic::ALL {
+            assert!(
+                topic
+                    .settings()
+                    .contains(&("message.timestamp.type", "LogAppendTime"))
+            );
+        }
+    }
+}
