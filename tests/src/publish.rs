@@ -1,0 +1,110 @@
+//! Writes chosen bytes to a topic, as a sensor or a stranger would.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+
+/// A producer that knows how many of its records the broker has acknowledged.
+pub struct Publisher {
+    producer: ThreadedProducer<Deliveries>,
+    sent: AtomicUsize,
+}
+
+impl Publisher {
+    /// Connects with the sensor's guarantees: idempotent, acknowledged by all, keys hashed as Java clients do.
+    ///
+    /// # Panics
+    /// When the client cannot be made.
+    pub fn new(address: &str) -> Publisher {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", address)
+            .set("enable.idempotence", "true")
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "5")
+            .create_with_context(Deliveries::default())
+            .expect("a producer can be made");
+        Publisher {
+            producer,
+            sent: AtomicUsize::new(0),
+        }
+    }
+
+    /// Hands over one record; waits while the queue is full.
+    ///
+    /// # Panics
+    /// When the client refuses it for another reason.
+    pub fn send(&self, topic: &str, key: &str, value: &[u8]) {
+        loop {
+            match self
+                .producer
+                .send(BaseRecord::to(topic).key(key).payload(value))
+            {
+                Ok(()) => break,
+                Err((
+                    KafkaError::MessageProduction(rdkafka::types::RDKafkaErrorCode::QueueFull),
+                    _,
+                )) => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err((error, _)) => panic!("could not publish to {topic}: {error}"),
+            }
+        }
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits until the broker has everything.
+    ///
+    /// # Panics
+    /// When a record was refused or is not acknowledged in time.
+    pub fn flush(&self) {
+        self.producer
+            .flush(Duration::from_secs(30))
+            .expect("the broker takes what was published");
+        let deliveries = self.producer.context();
+        let refused = deliveries
+            .refused
+            .lock()
+            .expect("no delivery callback panics");
+        assert!(
+            refused.is_empty(),
+            "the broker refused records: {refused:?}"
+        );
+        let acknowledged = deliveries.acknowledged.load(Ordering::Relaxed);
+        assert_eq!(
+            acknowledged,
+            self.sent.load(Ordering::Relaxed),
+            "records the broker has acknowledged"
+        );
+    }
+}
+
+#[derive(Default)]
+struct Deliveries {
+    acknowledged: AtomicUsize,
+    refused: Mutex<Vec<String>>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(_) => {
+                self.acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+            Err((error, _)) => self
+                .refused
+                .lock()
+                .expect("nobody panics with it")
+                .push(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The rules of the house that a program can check.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dogwatch_tests::cache::repository;
+
+/// Which of our crates each may see. `tests` and `benches` may see all but each other; nobody sees them.
+const MAY_SEE: &[(&str, &[&str])] = &[
+    ("schemas", &[]),
+    ("ebpf", &[]),
+    ("sensor", &["schemas", "ebpf"]),
+    ("stream-processor", &["schemas"]),
+    ("console", &["schemas", "sensor", "stream-processor"]),
+    (
+        "tests",
+        &["schemas", "ebpf", "sensor", "stream-processor", "console"],
+    ),
+    (
+        "benches",
+        &["schemas", "ebpf", "sensor", "stream-processor", "console"],
+    ),
+];
+
+/// Names that say nothing of what is inside.
+const EMPTY_NAMES: &[&str] = &[
+    "common", "core", "utils", "util", "helpers", "types", "manager", "misc",
+];
+
+#[test]
+fn dependencies_point_one_way() {
+    for (krate, allowed) in MAY_SEE {
+        let manifest = repository().join(krate).join("Cargo.toml");
+        let manifest: toml::Table = read(&manifest).parse().unwrap();
+        for section in ["dependencies", "build-dependencies", "dev-dependencies"] {
+            let Some(seen) = manifest.get(section).and_then(|section| section.as_table()) else {
+                continue;
+            };
+            for other in seen
+                .keys()
+                .filter_map(|name| name.strip_prefix("dogwatch-"))
+            {
+                assert!(
+                    allowed.contains(&other),
+                    "{krate} may not see {other} ([{section}])"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_table_of_crates_is_whole() {
+    let manifest: toml::Table = read(&repository().join("Cargo.toml")).parse().unwrap();
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    let members: BTreeSet<_> = members
+        .iter()
+        .map(|member| member.as_str().unwrap())
+        .collect();
+    assert_eq!(members, MAY_SEE.iter().map(|(krate, _)| *krate).collect());
+}
+
+#[test]
+fn every_module_says_what_it_is_for() {
+    let silent: Vec<_> = rust_files()
+        .into_iter()
+        .filter(|file| !read(file).starts_with("//!"))
+        .collect();
+    assert!(silent.is_empty(), "these do not open with //!: {silent:#?}");
+}
+
+#[test]
+fn module_names_say_what_is_inside() {
+    for file in rust_files() {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        assert!(
+            !EMPTY_NAMES.contains(&name) && name != "mod",
+            "{} needs a better name",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn only_programs_use_anyhow() {
+    for file in rust_files() {
+        let is_program =
+            file.ends_with("main.rs") || file.starts_with(repository().join("benches"));
+        let names_it = read(&file)
+            .lines()
+            .any(|line| line.trim_start().starts_with("use anyhow") || line.contains("anyhow::"));
+        assert!(
+            is_program || file.ends_with("tidy.rs") || !names_it,
+            "{} uses anyhow",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn a_detection_is_three_files() {
+    let detections = files(&repository().join("detections"), "sql");
+    assert!(detections.len() >= 9, "{detections:?}");
+    for sql in detections {
+        let name = sql.file_stem().unwrap().to_str().unwrap();
+        let snake = name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        assert!(snake, "{name} is not in snake case");
+        for extension in ["events.jsonl", "alerts.jsonl"] {
+            let file = sql.with_extension(extension);
+            assert!(
+                file.exists() && !read(&file).trim().is_empty(),
+                "{} is missing or empty",
+                file.display()
+            );
+        }
+        assert!(
+            !read(&sql).contains("SELECT *"),
+            "{name} must name its columns"
+        );
+    }
+}
+
+#[test]
+fn markdown_has_one_sentence_a_line() {
+    let mut found = Vec::new();
+    for file in files(&repository(), "md") {
+        let mut in_code = false;
+        for (number, line) in read(&file).lines().enumerate() {
+            in_code ^= line.starts_with("```");
+            if !in_code && !line.starts_with('|') && has_two_sentences(line) {
+                found.push(format!("{}:{}: {line}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// A full stop, a blank and a capital letter, outside of code in backticks.
+fn has_two_sentences(line: &str) -> bool {
+    let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("x");
+    let letters: Vec<char> = prose.chars().collect();
+    letters.windows(4).any(|next| {
+        next[0].is_lowercase() && next[1] == '.' && next[2] == ' ' && next[3].is_uppercase()
+    })
+}
+
+#[test]
+fn tests_and_compose_file_run_the_same_kafka() {
+    let compose = read(&repository().join("docker-compose.yml"));
+    let version = compose
+        .split("apache/kafka:")
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap();
+    let pom = read(&repository().join("tests/kafka/pom.xml"));
+    assert_eq!(
+        pom.matches(&format!("<version>{version}</version>"))
+            .count(),
+        2,
+        "docker-compose.yml runs {version}"
+    );
+}
+
+fn rust_files() -> Vec<PathBuf> {
+    files(&repository(), "rs")
+}
+
+/// Every file with that extension, build results and hidden folders left out.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(files(&path, extension));
+        } else if name
+            .rsplit_once('.')
+            .is_some_and(|(_, last)| last == extension)
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path)
+        .unwrap_or_else(|error| panic!("could not read {}: {error}", path.display()))
+}
