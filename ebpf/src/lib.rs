@@ -1,1 +1,29 @@
-//! ebpf
+//! The kernel part of the Dogwatch sensor, and its records as Rust values.
+//!
+//! `bpf/` holds the programs in C (CO-RE, one object for all kernels from 5.10), compiled by `build.rs`; `bpf/record.h` is
+//! the one definition of what they write. This crate carries the object ([`OBJECT`]) and takes records apart. It does not
+//! load anything, and it interprets nothing: paths are bytes, numbers are the kernel's.
+//!
+//! ```text
+//! bytes of the ring ──parse──► Raw ──Joiner──► record::Record
+//!                               (a long exec comes in pieces)
+//! ```
+
+pub mod control;
+mod join;
+mod parse;
+pub mod record;
+mod wire;
+
+pub use join::Joiner;
+pub use parse::{ParseError, Raw, parse};
+
+/// Aligned as an ELF reader wants it.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+static ALIGNED: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/dogwatch.bpf.o")));
+
+/// The compiled kernel programs: an ELF object with BTF, for `aya::EbpfLoader::load`.
+pub static OBJECT: &[u8] = &ALIGNED.0;

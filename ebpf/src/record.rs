@@ -66,9 +66,9 @@ pub struct Identity {
     pub mnt_ns: u32,
     /// Inode of the pid namespace.
     pub pid_ns: u32,
-    /// Effective user id inside the process's user namespace.
+    /// Effective user id inside the process's user namespace; `u32::MAX` = not mapped, or mapped in more than five ranges.
     pub ns_uid: u32,
-    /// Effective group id inside the process's user namespace.
+    /// Effective group id inside the process's user namespace; `u32::MAX` as for `ns_uid`.
     pub ns_gid: u32,
     /// The kernel's name of the process.
     pub comm: Vec<u8>,
@@ -244,6 +244,23 @@ pub enum Record {
         /// Pid namespace of its children afterwards.
         pid_ns: u32,
     },
+}
+
+impl Record {
+    /// What the record starts with.
+    pub fn header(&self) -> &Header {
+        match self {
+            Record::Exec(exec) => &exec.header,
+            Record::ExecFailed { header, .. }
+            | Record::Fork { header, .. }
+            | Record::Exit { header, .. }
+            | Record::Open { header, .. }
+            | Record::Connect { header, .. }
+            | Record::Cgroup { header, .. }
+            | Record::CgroupMove { header, .. }
+            | Record::Namespace { header, .. } => header,
+        }
+    }
 }
 
 /// The call an open came through.

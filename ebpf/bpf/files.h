@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Files: the one behind a descriptor, its identity, its path, and the lists of paths that matter. */
+#pragma once
+
+#define PATH_STEPS_MAX 128 /* components and mount points a path is followed through */
+#define OVERLAYFS_MAGIC 0x794c7630
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+
+/* Host paths whose opening for writing is captured at lifecycle; reads captured every time. Longest prefix match. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct path_key);
+	__type(value, u32);
+} host_writes SEC(".maps"), sensitive_reads SEC(".maps");
+
+/* File names whose reading is captured every time wherever they lie. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, struct name_key);
+	__type(value, u32);
+} sensitive_names SEC(".maps");
+
+static __always_inline struct file *file_of(struct task_struct *task, u32 fd)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd);
+	struct file *file = 0;
+	if (fd < BPF_CORE_READ(table, max_fds))
+		bpf_probe_read_kernel(&file, sizeof file, files + fd);
+	return file;
+}
+
+static __always_inline s64 nanoseconds(s64 sec, s64 nsec)
+{
+	return sec * 1000000000 + nsec;
+}
+
+static __always_inline s64 mtime_of(struct inode *inode)
+{
+	struct inode___underscored *newer = (void *)inode;
+	struct inode___old *older = (void *)inode;
+	if (bpf_core_field_exists(inode->i_mtime_sec))
+		return nanoseconds(BPF_CORE_READ(inode, i_mtime_sec), BPF_CORE_READ(inode, i_mtime_nsec));
+	if (bpf_core_field_exists(newer->__i_mtime))
+		return nanoseconds(BPF_CORE_READ(newer, __i_mtime.tv_sec), BPF_CORE_READ(newer, __i_mtime.tv_nsec));
+	return nanoseconds(BPF_CORE_READ(older, i_mtime.tv_sec), BPF_CORE_READ(older, i_mtime.tv_nsec));
+}
+
+static __always_inline s64 ctime_of(struct inode *inode)
+{
+	struct inode___underscored *newer = (void *)inode;
+	struct inode___old *older = (void *)inode;
+	if (bpf_core_field_exists(inode->i_ctime_sec))
+		return nanoseconds(BPF_CORE_READ(inode, i_ctime_sec), BPF_CORE_READ(inode, i_ctime_nsec));
+	if (bpf_core_field_exists(newer->__i_ctime))
+		return nanoseconds(BPF_CORE_READ(newer, __i_ctime.tv_sec), BPF_CORE_READ(newer, __i_ctime.tv_nsec));
+	return nanoseconds(BPF_CORE_READ(older, i_ctime.tv_sec), BPF_CORE_READ(older, i_ctime.tv_nsec));
+}
+
+/*
+ * An overlay keeps the upper layer's dentry right behind the inode it embeds (struct ovl_inode, every kernel since 4.19).
+ * Taken by the inode's size and not by ovl_inode's BTF, which is missing where overlayfs is a module.
+ */
+static __always_inline bool lies_in_upper_layer(struct inode *inode)
+{
+	void *upper = 0;
+	bpf_probe_read_kernel(&upper, sizeof upper, (char *)inode + bpf_core_type_size(struct inode));
+	return upper != 0;
+}
+
+static __always_inline void fill_file(struct record_file *out, struct file *file)
+{
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	out->ino = BPF_CORE_READ(inode, i_ino);
+	out->mtime_ns = mtime_of(inode);
+	out->ctime_ns = ctime_of(inode);
+	out->fs_magic = BPF_CORE_READ(inode, i_sb, s_magic);
+	out->dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	out->nlink = BPF_CORE_READ(inode, i_nlink);
+	out->mode = BPF_CORE_READ(inode, i_mode);
+	out->overlay_upper = out->fs_magic == OVERLAYFS_MAGIC && lies_in_upper_layer(inode);
+	out->pad = 0;
+}
+
+/* Puts "/" and the dentry's name in front of the path; false when there is no room left. */
+static __always_inline bool prepend_name(struct scratch *s, struct dentry *dentry)
+{
+	u32 len = BPF_CORE_READ(dentry, d_name.len);
+	if (len > 255)
+		len = 255;
+	if (s->path_start < len + 1)
+		return false;
+	u32 start = s->path_start - len;
+	bpf_probe_read_kernel(&s->path[start & (TEXT_MAX - 1)], len & 255, BPF_CORE_READ(dentry, d_name.name));
+	start--;
+	s->path[start & (TEXT_MAX - 1)] = '/';
+	s->path_start = start;
+	return true;
+}
+
+/*
+ * Writes the path of (dentry, vfsmount) into scratch.path: upwards through the mounts to the root of the mount namespace,
+ * so a container's file has the container's path. A file of no directory (memfd, pipe) gives its name alone.
+ * Global, so that it is verified once and not for each of its callers; numbers, because such a function takes no pointers.
+ */
+__attribute__((noinline)) int walk_path(u64 dentry_address, u64 vfsmount_address)
+{
+	struct scratch *s = scratch();
+	if (!s)
+		return -1;
+	s->path_start = TEXT_MAX;
+	struct dentry *dentry = (void *)dentry_address;
+	struct mount *mount = (void *)(vfsmount_address - bpf_core_field_offset(struct mount, mnt));
+	struct dentry *root = BPF_CORE_READ(mount, mnt.mnt_root);
+
+	for (int i = 0; i < PATH_STEPS_MAX; i++) {
+		if (dentry == root) {
+			struct mount *up = BPF_CORE_READ(mount, mnt_parent);
+			if (up == mount)
+				return 0;
+			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+			mount = up;
+			root = BPF_CORE_READ(mount, mnt.mnt_root);
+			continue;
+		}
+		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+		if (!prepend_name(s, dentry))
+			break;
+		if (parent == dentry)
+			return 0;
+		dentry = parent;
+	}
+	set_flag(s, FLAG_TRUNCATED);
+	return 0;
+}
+
+static __always_inline void walk(struct path *path)
+{
+	walk_path((u64)BPF_CORE_READ(path, dentry), (u64)BPF_CORE_READ(path, mnt));
+}
+
+/* Appends what `walk_path` found, at most `max` bytes (a power of two) less one; its end is kept when it is longer. */
+static __always_inline void append_walked(struct scratch *s, u32 max)
+{
+	if (s->path_start >= TEXT_MAX) { /* nothing was added: the root itself */
+		s->path_start = TEXT_MAX - 1;
+		s->path[TEXT_MAX - 1] = '/';
+	}
+	u32 len = TEXT_MAX - s->path_start;
+	if (len > max - 1) {
+		len = max - 1;
+		set_flag(s, FLAG_TRUNCATED);
+	}
+	append_bytes(s, &s->path[(TEXT_MAX - len) & (TEXT_MAX - 1)], len);
+}
+
+/* Paths for callers that have nothing to decide between the walk and the text. Global for the same reason. */
+__attribute__((noinline)) int append_path(u64 path_address, u32 max)
+{
+	struct scratch *s = scratch();
+	if (!s)
+		return -1;
+	walk((struct path *)path_address);
+	if (max == STDIO_TEXT_MAX)
+		append_walked(s, STDIO_TEXT_MAX);
+	else
+		append_walked(s, TEXT_MAX);
+	return 0;
+}
+
+static __always_inline bool walked_is_in(void *list, struct scratch *s)
+{
+	u32 len = TEXT_MAX - s->path_start;
+	struct path_key *key = &s->path_key;
+	if (len > PATH_KEY_BYTES - 1)
+		len = PATH_KEY_BYTES - 1;
+	asm volatile("" : "+r"(len));
+	bpf_probe_read_kernel(key->path, len & 255, &s->path[s->path_start & (TEXT_MAX - 1)]);
+	key->path[len & 255] = 0;
+	key->bits = (len + 1) * 8;
+	return bpf_map_lookup_elem(list, key) != 0;
+}
+
+static __always_inline bool name_is_sensitive(struct dentry *dentry)
+{
+	struct name_key key = {};
+	bpf_probe_read_kernel_str(key.name, sizeof key.name, BPF_CORE_READ(dentry, d_name.name));
+	return bpf_map_lookup_elem(&sensitive_names, &key) != 0;
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Who a process is, which cgroup it is in, and whether anything of it is captured. */
+#pragma once
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+/* Cgroup id -> enum capture_mode. A cgroup that is not in here is captured at MODE_NORMAL: a container's first event comes
+ * before user space has heard of it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, u32);
+} modes SEC(".maps");
+
+/* The hierarchy in which containers are found: the unified one, or one of version 1. */
+enum { HIERARCHY_UNIFIED = 0, HIERARCHY_PIDS = 1, HIERARCHY_MEMORY = 2 };
+volatile const u32 hierarchy_kind = HIERARCHY_UNIFIED;
+volatile const u32 hierarchy_id = 0; /* as in /proc/PID/cgroup */
+
+static __always_inline struct task_struct *current_task(void)
+{
+	return (struct task_struct *)bpf_get_current_task();
+}
+
+/* Index of the controller in css_set.subsys: depends on the kernel's configuration, so it is looked up, never assumed. */
+static __always_inline u32 controller_index(void)
+{
+	if (hierarchy_kind == HIERARCHY_PIDS && bpf_core_enum_value_exists(enum cgroup_subsys_id, pids_cgrp_id))
+		return bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id);
+	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
+		return bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	return 0;
+}
+
+static __always_inline u64 cgroup_id_of(struct task_struct *task)
+{
+	struct css_set *set = BPF_CORE_READ(task, cgroups);
+	if (hierarchy_kind == HIERARCHY_UNIFIED)
+		return BPF_CORE_READ(set, dfl_cgrp, kn, id);
+	struct cgroup_subsys_state *state = 0;
+	bpf_core_read(&state, sizeof state, &set->subsys[controller_index() & 15]);
+	return BPF_CORE_READ(state, cgroup, kn, id);
+}
+
+/* The process's own number in its own pid namespace, and that namespace. */
+static __always_inline struct upid innermost_pid(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, group_leader, thread_pid);
+	u32 level = BPF_CORE_READ(pid, level);
+	struct upid innermost = {};
+	bpf_core_read(&innermost, sizeof innermost, &pid->numbers[level]);
+	return innermost;
+}
+
+static __always_inline u32 pid_namespace_of(struct upid *pid)
+{
+	struct pid_namespace *ns = pid->ns;
+	return BPF_CORE_READ(ns, ns.inum);
+}
+
+static __always_inline bool is_canary(struct settings *set, struct task_struct *task)
+{
+	if (!set->canary_pid)
+		return false;
+	struct upid pid = innermost_pid(task);
+	return (u32)pid.nr == set->canary_pid && pid_namespace_of(&pid) == set->canary_pid_ns;
+}
+
+/* What is captured of the current process: its mode, or -1 when nothing is (counted). Sets its cgroup's id. */
+static __always_inline int admit(struct task_struct *task, u64 *cgroup_id)
+{
+	u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set)
+		return -1;
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	if (set->own_pid && pid == set->own_pid) {
+		count_filtered(FILTERED_OWN);
+		return -1;
+	}
+	*cgroup_id = cgroup_id_of(task);
+	u32 *mode = bpf_map_lookup_elem(&modes, cgroup_id);
+	if (!mode)
+		return MODE_NORMAL;
+	if (*mode < MODE_NORMAL && is_canary(set, task))
+		return MODE_FULL;
+	if (*mode == MODE_OFF) {
+		count_filtered(FILTERED_MODE_OFF);
+		return -1;
+	}
+	return *mode;
+}
+
+static __always_inline struct scratch *begin(struct task_struct *task, enum record_kind kind, u32 fixed_bytes, u64 cgroup_id)
+{
+	struct scratch *s = scratch();
+	if (!s)
+		return 0;
+	struct record_header *h = header_of(s);
+	u64 id = bpf_get_current_pid_tgid();
+	__builtin_memset(h, 0, sizeof *h);
+	h->kind = kind;
+	h->boot_ns = bpf_ktime_get_boot_ns();
+	h->cgroup_id = cgroup_id;
+	h->start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
+	h->pid = id >> 32;
+	h->tid = id;
+	h->vpid = innermost_pid(task).nr;
+	h->uid = BPF_CORE_READ(task, cred, euid.val);
+	h->gid = BPF_CORE_READ(task, cred, egid.val);
+	h->cpu = bpf_get_smp_processor_id();
+	s->used = fixed_bytes;
+	return s;
+}
+
+/* A host id as the user namespace shows it. Maps of more than five ranges (kept elsewhere by the kernel) are not followed. */
+static __always_inline u32 id_in_namespace(struct uid_gid_map *map, u32 host_id)
+{
+	u32 count = BPF_CORE_READ(map, nr_extents);
+	if (count > 5)
+		return -1;
+	for (u32 i = 0; i < 5; i++) {
+		u32 lower = BPF_CORE_READ(map, extent[i].lower_first);
+		if (i < count && host_id - lower < BPF_CORE_READ(map, extent[i].count))
+			return BPF_CORE_READ(map, extent[i].first) + (host_id - lower);
+	}
+	return -1;
+}
+
+static __always_inline u32 initial_number(struct task_struct *task, enum pid_type type)
+{
+	struct pid *pid = BPF_CORE_READ(task, signal, pids[type]);
+	return BPF_CORE_READ(pid, numbers[0].nr);
+}
+
+static __always_inline u32 terminal_of(struct task_struct *task)
+{
+	struct tty_struct *tty = BPF_CORE_READ(task, signal, tty);
+	if (!tty)
+		return 0;
+	u32 minor = BPF_CORE_READ(tty, driver, minor_start) + BPF_CORE_READ(tty, index);
+	return (u32)BPF_CORE_READ(tty, driver, major) << 20 | minor;
+}
+
+static __always_inline u32 mount_namespace_of(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+}
+
+static __always_inline void fill_identity(struct record_identity *out, struct task_struct *task)
+{
+	struct task_struct *parent = BPF_CORE_READ(task, real_parent);
+	struct user_namespace *users = BPF_CORE_READ(task, cred, user_ns);
+	struct upid pid = innermost_pid(task);
+
+	out->parent_start_ns = BPF_CORE_READ(parent, group_leader, start_boottime);
+	out->parent_pid = BPF_CORE_READ(parent, tgid);
+	out->sid = initial_number(task, PIDTYPE_SID);
+	out->pgid = initial_number(task, PIDTYPE_PGID);
+	out->tty = terminal_of(task);
+	out->loginuid = -1;
+	if (bpf_core_field_exists(task->loginuid))
+		out->loginuid = BPF_CORE_READ(task, loginuid.val);
+	out->mnt_ns = mount_namespace_of(task);
+	out->pid_ns = pid_namespace_of(&pid);
+	out->ns_uid = id_in_namespace(&users->uid_map, BPF_CORE_READ(task, cred, euid.val));
+	out->ns_gid = id_in_namespace(&users->gid_map, BPF_CORE_READ(task, cred, egid.val));
+	out->pad = 0;
+	BPF_CORE_READ_INTO(&out->comm, task, comm);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Fork and exit of whole processes, and their final counters. */
+#pragma once
+
+#define SIGNAL_GROUP_EXIT 4
+#define THREADS_MAX 64 /* threads not yet reaped whose counters are added at exit */
+
+/* Processes of several threads whose exit was sent: two last threads may both see no live one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, u8);
+} exited SEC(".maps");
+
+static __always_inline void send_fork(struct task_struct *parent, struct task_struct *child, u64 cgroup_id)
+{
+	struct scratch *s = begin(parent, KIND_FORK, sizeof(struct record_fork), cgroup_id);
+	if (!s)
+		return;
+	struct record_fork *r = &s->record.fork;
+	r->child_start_ns = BPF_CORE_READ(child, start_boottime);
+	r->child_cgroup_id = cgroup_id_of(child);
+	r->child_pid = BPF_CORE_READ(child, tgid);
+	r->child_vpid = innermost_pid(child).nr;
+	fill_identity(&r->child, child);
+	submit(s, KIND_FORK);
+}
+
+static __always_inline bool is_last_thread(struct task_struct *task)
+{
+	struct signal_struct *signal = BPF_CORE_READ(task, signal);
+	u64 key = (u64)signal;
+	u8 one = 1;
+	if (BPF_CORE_READ(signal, live.counter) != 0)
+		return false;
+	if (BPF_CORE_READ(signal, nr_threads) <= 1)
+		return true;
+	key ^= BPF_CORE_READ(task, group_leader, start_boottime);
+	return bpf_map_update_elem(&exited, &key, &one, BPF_NOEXIST) == 0;
+}
+
+/* What `wait` will report. */
+static __always_inline u32 exit_status_of(struct task_struct *task)
+{
+	if (BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT)
+		return BPF_CORE_READ(task, signal, group_exit_code);
+	return BPF_CORE_READ(task, group_leader, exit_code);
+}
+
+static __always_inline void add_thread(struct record_exit *r, struct task_struct *task)
+{
+	r->utime_ns += BPF_CORE_READ(task, utime);
+	r->stime_ns += BPF_CORE_READ(task, stime);
+	r->min_flt += BPF_CORE_READ(task, min_flt);
+	r->maj_flt += BPF_CORE_READ(task, maj_flt);
+	r->rchar += BPF_CORE_READ(task, ioac.rchar);
+	r->wchar += BPF_CORE_READ(task, ioac.wchar);
+	r->read_bytes += BPF_CORE_READ(task, ioac.read_bytes);
+	r->write_bytes += BPF_CORE_READ(task, ioac.write_bytes);
+}
+
+/* The signal struct holds what reaped threads used; the others carry their own. */
+static __always_inline void fill_counters(struct record_exit *r, struct signal_struct *signal)
+{
+	r->utime_ns = BPF_CORE_READ(signal, utime);
+	r->stime_ns = BPF_CORE_READ(signal, stime);
+	r->min_flt = BPF_CORE_READ(signal, min_flt);
+	r->maj_flt = BPF_CORE_READ(signal, maj_flt);
+	r->rchar = BPF_CORE_READ(signal, ioac.rchar);
+	r->wchar = BPF_CORE_READ(signal, ioac.wchar);
+	r->read_bytes = BPF_CORE_READ(signal, ioac.read_bytes);
+	r->write_bytes = BPF_CORE_READ(signal, ioac.write_bytes);
+
+	struct list_head *head = &signal->thread_head, *node = BPF_CORE_READ(signal, thread_head.next);
+	for (int i = 0; i < THREADS_MAX && node != head; i++) {
+		add_thread(r, (void *)((u64)node - bpf_core_field_offset(struct task_struct, thread_node)));
+		node = BPF_CORE_READ(node, next);
+	}
+}
+
+static __always_inline void send_exit(struct task_struct *task, u64 cgroup_id)
+{
+	struct scratch *s = begin(task, KIND_EXIT, sizeof(struct record_exit), cgroup_id);
+	if (!s)
+		return;
+	struct record_exit *r = &s->record.exit;
+	fill_counters(r, BPF_CORE_READ(task, signal));
+	r->status = exit_status_of(task);
+	r->pad = 0;
+	submit(s, KIND_EXIT);
+}

@@ -1,0 +1,172 @@
+//! What user space tells the programs and reads from them, beside the ring: kinds, modes, counters, map keys.
+
+use crate::wire::{PATH_KEY_BYTES, PathKey};
+
+/// Declares a C enumeration of `record.h` as a closed enum with names for metrics.
+macro_rules! numbered {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $number:literal, $text:literal, $c_name:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant = $number,)* }
+
+        impl $name {
+            /// All of them, by number.
+            pub const ALL: &[$name] = &[$($name::$variant),*];
+
+            /// The name used in metrics and loss records.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+
+            /// The name in `record.h`.
+            pub fn c_name(self) -> &'static str {
+                match self { $($name::$variant => $c_name,)* }
+            }
+
+            /// The one with this number, if there is one.
+            pub fn from_number(number: u16) -> Option<Self> {
+                match number { $($number => Some($name::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// Kind of a record of the ring.
+    Kind {
+        /// A program was executed.
+        Exec = 1, "exec", "KIND_EXEC";
+        /// More of the arguments of the exec before it.
+        ExecMore = 2, "exec_more", "KIND_EXEC_MORE";
+        /// An exec failed.
+        ExecFailed = 3, "exec_failed", "KIND_EXEC_FAILED";
+        /// A process was made.
+        Fork = 4, "fork", "KIND_FORK";
+        /// A process ended.
+        Exit = 5, "exit", "KIND_EXIT";
+        /// A file was opened or failed to be.
+        Open = 6, "open", "KIND_OPEN";
+        /// A socket was connected or failed to be.
+        Connect = 7, "connect", "KIND_CONNECT";
+        /// A cgroup was made or removed.
+        Cgroup = 8, "cgroup", "KIND_CGROUP";
+        /// A process went to another cgroup.
+        CgroupMove = 9, "cgroup_move", "KIND_CGROUP_MOVE";
+        /// A process went to other namespaces.
+        Namespace = 10, "namespace", "KIND_NAMESPACE";
+    }
+}
+
+numbered! {
+    /// Why the kernel part saw something and did not send it.
+    FilterReason {
+        /// The sensor's own doing.
+        Own = 0, "own_process", "FILTERED_OWN";
+        /// Its cgroup is at [`Mode::Off`].
+        ModeOff = 1, "mode_off", "FILTERED_MODE_OFF";
+        /// Its cgroup is at [`Mode::Lifecycle`] and the call is not part of that.
+        Lifecycle = 2, "mode_lifecycle", "FILTERED_LIFECYCLE";
+        /// A file read again within the hour.
+        RepeatedOpen = 3, "repeated_open", "FILTERED_REPEATED_OPEN";
+    }
+}
+
+numbered! {
+    /// What is captured of the processes of a cgroup. One without a mode is at [`Mode::Normal`].
+    Mode {
+        /// Nothing but the making and removing of cgroups.
+        Off = 0, "off", "MODE_OFF";
+        /// Exec, fork, exit, namespaces, moves between cgroups, and opens for writing below the host's sensitive paths.
+        Lifecycle = 1, "lifecycle", "MODE_LIFECYCLE";
+        /// All of that, connects, and opens: writes, creates, failures and sensitive reads always, other reads once an hour.
+        Normal = 2, "normal", "MODE_NORMAL";
+        /// Everything the programs see.
+        Full = 3, "full", "MODE_FULL";
+    }
+}
+
+/// The only element of the map `settings`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Settings {
+    /// The sensor's process id in the initial pid namespace; 0 = not known yet.
+    pub own_pid: u32,
+    /// Inode of the canary's pid namespace.
+    pub canary_pid_ns: u32,
+    /// The canary's process id in that namespace; 0 = no canary runs. It is captured whatever its cgroup's mode.
+    pub canary_pid: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// The only element of the per-CPU map `counters`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CpuCounters {
+    /// Records the ring took, by [`Kind`].
+    pub sent: [u64; 16],
+    /// Records the ring had no room for, by [`Kind`].
+    pub dropped: [u64; 16],
+    /// What was seen and not sent, by [`FilterReason`].
+    pub filtered: [u64; 8],
+    /// Records handed to the ring.
+    pub tried: u64,
+}
+
+/// The two entries of a path list that match `path` itself and everything below it: (prefix length in bits, bytes).
+///
+/// A prefix ends in `/` (all below) or in NUL (that file), so `/etc` does not match `/etcetera`.
+/// `None` for a path that is not absolute or longer than 250 bytes.
+pub fn path_entries(path: &str) -> Option<[(u32, [u8; PATH_KEY_BYTES]); 2]> {
+    let path = path.trim_end_matches('/');
+    if !(path.is_empty() || path.starts_with('/')) || path.len() > 250 || path.contains('\0') {
+        return None;
+    }
+    Some([path_entry(path, b'/'), path_entry(path, 0)])
+}
+
+fn path_entry(path: &str, end: u8) -> (u32, [u8; PATH_KEY_BYTES]) {
+    let mut key = PathKey {
+        bits: (path.len() as u32 + 1) * 8,
+        path: [0; PATH_KEY_BYTES],
+    };
+    key.path[..path.len()].copy_from_slice(path.as_bytes());
+    key.path[path.len()] = end;
+    (key.bits, key.path)
+}
+
+/// Bytes of a key of the list of file names; a name is padded with NUL and at least one is left.
+pub const NAME_KEY_BYTES: usize = 32;
+
+/// The key of a file name that is sensitive wherever it lies; `None` when it is empty, has a `/` or is over 31 bytes.
+pub fn name_entry(name: &str) -> Option<[u8; NAME_KEY_BYTES]> {
+    if name.is_empty() || name.len() >= NAME_KEY_BYTES || name.contains(['/', '\0']) {
+        return None;
+    }
+    let mut key = [0; NAME_KEY_BYTES];
+    key[..name.len()].copy_from_slice(name.as_bytes());
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_gives_itself_and_all_below() {
+        let [below, itself] = path_entries("/etc/").unwrap();
+        assert_eq!((below.0, &below.1[..6]), (40, &b"/etc/\0"[..]));
+        assert_eq!((itself.0, &itself.1[..6]), (40, &b"/etc\0\0"[..]));
+        assert_eq!(path_entries("etc"), None);
+        assert_eq!(path_entries(&format!("/{}", "x".repeat(250))), None);
+        assert_eq!(path_entries("/").unwrap()[0].0, 8);
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        assert_eq!(&name_entry("id_rsa").unwrap()[..7], b"id_rsa\0");
+        for refused in ["", "a/b", "0123456789012345678901234567890123"] {
+            assert_eq!(name_entry(refused), None, "{refused}");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! From the bytes of one record to a value. Any bytes may come (a damaged capture file): every read checks its length.
+
+use crate::control::Kind;
+use crate::record::{
+    Counters, Exec, FileIdentity, Flags, Header, Identity, OpenCall, Record, SocketAddresses, Stdio,
+};
+use crate::wire::{
+    CgroupMoveWire, CgroupWire, ConnectWire, ExecFailedWire, ExecMoreWire, ExecWire, ExitWire,
+    FLAG_FAULT, FLAG_IA32, FLAG_TRUNCATED, FLAG_UNRESOLVED, FLAG_X32, FileWire, ForkWire,
+    HeaderWire, IdentityWire, NamespaceWire, OpenWire, STDIO_FILE, STDIO_SOCKET, SocketWire,
+    StdioWire, Wire,
+};
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// A struct or text reaches beyond the record's end.
+    #[error("the record ends after {found} bytes where {needed} are needed")]
+    Short {
+        /// Bytes needed from the place of reading.
+        needed: usize,
+        /// Bytes there.
+        found: usize,
+    },
+    /// The record says another length than its bytes have.
+    #[error("the record says it has {said} bytes and has {found}")]
+    Length {
+        /// What it says.
+        said: usize,
+        /// What it has.
+        found: usize,
+    },
+    /// A kind that this version does not know.
+    #[error("unknown record kind {0}")]
+    UnknownKind(u16),
+    /// A number outside its enumeration.
+    #[error("unknown {what} {number}")]
+    UnknownNumber {
+        /// Which enumeration.
+        what: &'static str,
+        /// The number.
+        number: u32,
+    },
+}
+
+/// One record of the ring, a long exec not yet joined. [`crate::Joiner`] makes [`Record`]s of them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Raw {
+    /// Complete as it is.
+    Whole(Record),
+    /// An exec whose arguments go on.
+    ExecStart {
+        /// With the first piece of the arguments.
+        exec: Box<Exec>,
+        /// Bytes of arguments that will be there when all pieces have come.
+        argv_sent: u32,
+    },
+    /// A piece of an exec's arguments.
+    ExecMore {
+        /// The exec's process and time.
+        header: Header,
+        /// Where the piece belongs.
+        offset: u32,
+        /// The piece.
+        argv: Vec<u8>,
+    },
+}
+
+impl Raw {
+    /// What the record starts with.
+    pub fn header(&self) -> &Header {
+        match self {
+            Raw::Whole(record) => record.header(),
+            Raw::ExecStart { exec, .. } => &exec.header,
+            Raw::ExecMore { header, .. } => header,
+        }
+    }
+}
+
+/// Takes one record of the ring apart.
+///
+/// # Errors
+/// When the bytes are not a record of this version; they are then to be counted and skipped.
+pub fn parse(bytes: &[u8]) -> Result<Raw, ParseError> {
+    let header = HeaderWire::read(bytes)?;
+    if header.len as usize != bytes.len() {
+        return Err(ParseError::Length {
+            said: header.len as usize,
+            found: bytes.len(),
+        });
+    }
+    let kind = Kind::from_number(header.kind).ok_or(ParseError::UnknownKind(header.kind))?;
+    Ok(match kind {
+        Kind::Exec => exec(bytes)?,
+        Kind::ExecMore => exec_more(bytes)?,
+        Kind::ExecFailed => Raw::Whole(exec_failed(bytes)?),
+        Kind::Fork => Raw::Whole(fork(bytes)?),
+        Kind::Exit => Raw::Whole(exit(bytes)?),
+        Kind::Open => Raw::Whole(open(bytes)?),
+        Kind::Connect => Raw::Whole(connect(bytes)?),
+        Kind::Cgroup => Raw::Whole(cgroup(bytes)?),
+        Kind::CgroupMove => Raw::Whole(cgroup_move(bytes)?),
+        Kind::Namespace => Raw::Whole(namespace(bytes)?),
+    })
+}
+
+/// The texts behind a record's fixed part, in order.
+struct Texts<'a>(&'a [u8]);
+
+impl<'a> Texts<'a> {
+    fn after<T: Wire>(bytes: &'a [u8]) -> Result<(T, Self), ParseError> {
+        let fixed = T::read(bytes)?;
+        Ok((fixed, Texts(&bytes[size_of::<T>()..])))
+    }
+
+    fn next(&mut self) -> Result<Vec<u8>, ParseError> {
+        let (len, rest) = self.split(2)?;
+        self.0 = rest;
+        let (text, rest) = self.split(usize::from(u16::from_le_bytes([len[0], len[1]])))?;
+        self.0 = rest;
+        Ok(text.to_vec())
+    }
+
+    fn split(&self, needed: usize) -> Result<(&'a [u8], &'a [u8]), ParseError> {
+        self.0.split_at_checked(needed).ok_or(ParseError::Short {
+            needed,
+            found: self.0.len(),
+        })
+    }
+}
+
+fn exec(bytes: &[u8]) -> Result<Raw, ParseError> {
+    let (wire, mut texts) = Texts::after::<ExecWire>(bytes)?;
+    let mut exec = Exec {
+        header: header(&wire.header),
+        identity: identity(&wire.identity),
+        file: file(&wire.file),
+        argv_bytes: wire.argv_bytes,
+        argv: texts.next()?,
+        path: texts.next()?,
+        filename: texts.next()?,
+        interp: texts.next()?,
+        cwd: texts.next()?,
+        stdio: Default::default(),
+    };
+    for (parsed, wire) in exec.stdio.iter_mut().zip(&wire.stdio) {
+        *parsed = stdio(wire, texts.next()?);
+    }
+    let exec = Box::new(exec);
+    if exec.argv.len() < wire.argv_sent as usize {
+        return Ok(Raw::ExecStart {
+            exec,
+            argv_sent: wire.argv_sent,
+        });
+    }
+    Ok(Raw::Whole(Record::Exec(exec)))
+}
+
+fn exec_more(bytes: &[u8]) -> Result<Raw, ParseError> {
+    let (wire, mut texts) = Texts::after::<ExecMoreWire>(bytes)?;
+    Ok(Raw::ExecMore {
+        header: header(&wire.header),
+        offset: wire.offset,
+        argv: texts.next()?,
+    })
+}
+
+fn exec_failed(bytes: &[u8]) -> Result<Record, ParseError> {
+    let (wire, mut texts) = Texts::after::<ExecFailedWire>(bytes)?;
+    Ok(Record::ExecFailed {
+        header: header(&wire.header),
+        path: texts.next()?,
+        at: wire.at != 0,
+    })
+}
+
+fn fork(bytes: &[u8]) -> Result<Record, ParseError> {
+    let wire = ForkWire::read(bytes)?;
+    Ok(Record::Fork {
+        header: header(&wire.header),
+        child_pid: wire.child_pid,
+        child_vpid: wire.child_vpid,
+        child_start_ns: wire.child_start_ns,
+        child_cgroup_id: wire.child_cgroup_id,
+        child: identity(&wire.child),
+    })
+}
+
+fn exit(bytes: &[u8]) -> Result<Record, ParseError> {
+    let wire = ExitWire::read(bytes)?;
+    let counters = Counters {
+        utime_ns: wire.utime_ns,
+        stime_ns: wire.stime_ns,
+        min_flt: wire.min_flt,
+        maj_flt: wire.maj_flt,
+        rchar: wire.rchar,
+        wchar: wire.wchar,
+        read_bytes: wire.read_bytes,
+        write_bytes: wire.write_bytes,
+    };
+    Ok(Record::Exit {
+        header: header(&wire.header),
+        status: wire.status,
+        counters,
+    })
+}
+
+fn open(bytes: &[u8]) -> Result<Record, ParseError> {
+    let (wire, mut texts) = Texts::after::<OpenWire>(bytes)?;
+    let call = match wire.call {
+        0 => OpenCall::Open,
+        1 => OpenCall::Openat,
+        2 => OpenCall::Openat2,
+        3 => OpenCall::Creat,
+        number => {
+            return Err(ParseError::UnknownNumber {
+                what: "open call",
+                number,
+            });
+        }
+    };
+    Ok(Record::Open {
+        header: header(&wire.header),
+        call,
+        open_flags: wire.open_flags,
+        mode: wire.mode,
+        file: file(&wire.file),
+        path: texts.next()?,
+        raw: texts.next()?,
+        base: texts.next()?,
+        mnt_ns: wire.mnt_ns,
+    })
+}
+
+fn connect(bytes: &[u8]) -> Result<Record, ParseError> {
+    let (wire, mut texts) = Texts::after::<ConnectWire>(bytes)?;
+    Ok(Record::Connect {
+        header: header(&wire.header),
+        fd: wire.fd,
+        socket: socket(&wire.socket, texts.next()?),
+        asked: socket(&wire.asked, texts.next()?),
+    })
+}
+
+fn cgroup(bytes: &[u8]) -> Result<Record, ParseError> {
+    let (wire, mut texts) = Texts::after::<CgroupWire>(bytes)?;
+    Ok(Record::Cgroup {
+        header: header(&wire.header),
+        made: wire.made != 0,
+        id: wire.id,
+        path: texts.next()?,
+    })
+}
+
+fn cgroup_move(bytes: &[u8]) -> Result<Record, ParseError> {
+    let (wire, mut texts) = Texts::after::<CgroupMoveWire>(bytes)?;
+    Ok(Record::CgroupMove {
+        header: header(&wire.header),
+        pid: wire.pid,
+        start_ns: wire.start_ns,
+        to_id: wire.to_id,
+        path: texts.next()?,
+    })
+}
+
+fn namespace(bytes: &[u8]) -> Result<Record, ParseError> {
+    let wire = NamespaceWire::read(bytes)?;
+    Ok(Record::Namespace {
+        header: header(&wire.header),
+        setns: wire.setns != 0,
+        ns_flags: wire.ns_flags,
+        mnt_ns: wire.mnt_ns,
+        pid_ns: wire.pid_ns,
+    })
+}
+
+fn header(wire: &HeaderWire) -> Header {
+    Header {
+        boot_ns: wire.boot_ns,
+        cgroup_id: wire.cgroup_id,
+        start_ns: wire.start_ns,
+        pid: wire.pid,
+        tid: wire.tid,
+        vpid: wire.vpid,
+        uid: wire.uid,
+        gid: wire.gid,
+        ret: wire.ret,
+        cpu: wire.cpu as u16,
+        cpu_seq: wire.cpu_seq,
+        flags: Flags {
+            truncated: wire.flags & FLAG_TRUNCATED != 0,
+            fault: wire.flags & FLAG_FAULT != 0,
+            unresolved: wire.flags & FLAG_UNRESOLVED != 0,
+            ia32: wire.flags & FLAG_IA32 != 0,
+            x32: wire.flags & FLAG_X32 != 0,
+        },
+    }
+}
+
+fn identity(wire: &IdentityWire) -> Identity {
+    let comm_len = wire
+        .comm
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(wire.comm.len());
+    Identity {
+        parent_pid: wire.parent_pid,
+        parent_start_ns: wire.parent_start_ns,
+        sid: wire.sid,
+        pgid: wire.pgid,
+        tty: user_device(wire.tty) as u32,
+        loginuid: wire.loginuid,
+        mnt_ns: wire.mnt_ns,
+        pid_ns: wire.pid_ns,
+        ns_uid: wire.ns_uid,
+        ns_gid: wire.ns_gid,
+        comm: wire.comm[..comm_len].to_vec(),
+    }
+}
+
+fn file(wire: &FileWire) -> FileIdentity {
+    FileIdentity {
+        dev: user_device(wire.dev),
+        ino: wire.ino,
+        mtime_ns: wire.mtime_ns,
+        ctime_ns: wire.ctime_ns,
+        mode: wire.mode,
+        nlink: wire.nlink,
+        fs_magic: wire.fs_magic,
+        overlay_upper: wire.overlay_upper != 0,
+    }
+}
+
+fn stdio(wire: &StdioWire, text: Vec<u8>) -> Stdio {
+    match wire.kind {
+        STDIO_SOCKET => Stdio::Socket(socket(&wire.socket, text)),
+        STDIO_FILE => Stdio::File {
+            mode: wire.mode,
+            rdev: user_device(wire.rdev),
+            fs_magic: wire.fs_magic,
+            path: text,
+        },
+        _ => Stdio::Closed,
+    }
+}
+
+fn socket(wire: &SocketWire, unix_path: Vec<u8>) -> SocketAddresses {
+    SocketAddresses {
+        family: wire.family,
+        socket_type: wire.r#type,
+        protocol: wire.protocol,
+        local_port: wire.local_port,
+        remote_port: wire.remote_port,
+        local: wire.local,
+        remote: wire.remote,
+        unix_path,
+    }
+}
+
+/// The kernel keeps 12 bits of major over 20 of minor; `stat` shows the minor's low 8 bits, the major, the minor's rest.
+fn user_device(kernel: u32) -> u64 {
+    let (major, minor) = (u64::from(kernel >> 20), u64::from(kernel & 0xf_ffff));
+    (minor & 0xff) | major << 8 | (minor & !0xff) << 12
+}
+
+#[cfg(test)]
+mod tests;
