@@ -1,0 +1,231 @@
+//! An alert from a detection's match: everything an analyst needs to act, by value.
+//!
+//! Its identity hangs on the detection's content and the event's own identity, never on offsets or time:
+//! the same event seen live, replayed or back-tested gives the same `alert_id`.
+
+use std::collections::BTreeMap;
+
+use dogwatch_schemas::Text;
+use dogwatch_schemas::records::{Alert, AlertEvidence, AlertProcess, Event};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::detect::{Detection, hex};
+
+/// An event older than this when the broker appends it makes its alerts `delayed`, nanoseconds.
+const DELAYED_AFTER_NS: i64 = 60_000_000_000;
+
+/// What the alerts of an engine are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertMode {
+    /// The fleet as it is now.
+    Live,
+    /// History, run again.
+    Backtest,
+    /// A detection's own examples.
+    Test,
+}
+
+impl AlertMode {
+    /// The word in the alert.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Backtest => "backtest",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// Where and when an event came from, and what is missing beside it.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+    pub ingest_ts_ns: Option<i64>,
+    pub alert_ts_ns: i64,
+    pub mode: AlertMode,
+    /// Events of the sensor's run known to be lost, by class; empty when none are.
+    pub losses: &'a BTreeMap<Text, i64>,
+}
+
+/// Builds the alert of a match.
+pub(crate) fn build(
+    detection: &Detection,
+    event: &Event,
+    row: &Map<String, Value>,
+    origin: &Origin<'_>,
+) -> Alert {
+    let header = &detection.header;
+    let incomplete = !origin.losses.is_empty();
+    Alert {
+        alert_id: identity(detection, event),
+        dedup_key: dedup_key(detection, event, row),
+        message: header.message.render(row).into(),
+        detection_id: detection.id.as_str().into(),
+        detection_title: header.title.as_str().into(),
+        detection_description: header.description.as_str().into(),
+        detection_hash: detection.content_hash.as_str().into(),
+        detection_status: header.status.name().into(),
+        severity: header.severity.name().into(),
+        priority: header.severity.priority().into(),
+        risk: header.risk,
+        attack: texts(&header.attack),
+        references: texts(&header.references),
+        response: header.response.as_deref().map(Into::into),
+        false_positives: texts(&header.false_positives),
+        event_ts: event.ts,
+        ingest_ts: origin.ingest_ts_ns,
+        alert_ts: origin.alert_ts_ns,
+        window_start: None,
+        window_end: None,
+        host_id: event.host_id.clone(),
+        host_name: event.host_name.clone(),
+        host_tags: event.host_tags.clone(),
+        container_id: event.container_id.clone(),
+        container_full_id: event.container_full_id.clone(),
+        container_name: event.container_name.clone(),
+        container_image: event.container_image.clone(),
+        container_image_repository: event.container_image_repository.clone(),
+        container_image_tag: event.container_image_tag.clone(),
+        container_image_digest: event.container_image_digest.clone(),
+        container_privileged: event.container_privileged,
+        container_labels: event.container_labels.clone(),
+        k8s_pod_name: event.k8s_pod_name.clone(),
+        k8s_ns_name: event.k8s_ns_name.clone(),
+        process: process(event),
+        ancestors: ancestors(event),
+        session: session(event),
+        proc_stage: event.proc_stage.clone(),
+        proc_exe_sha256: event.proc_exe_sha256.clone(),
+        row: as_json(row),
+        evidence: vec![evidence(event, origin)],
+        folded: 0,
+        delayed: origin
+            .ingest_ts_ns
+            .is_some_and(|ingest_ts| ingest_ts.saturating_sub(event.ts) > DELAYED_AFTER_NS),
+        incomplete,
+        losses: incomplete.then(|| origin.losses.clone()),
+        mode: origin.mode.name().into(),
+    }
+}
+
+/// 32 hexadecimal digits of the SHA-256 over detection id, content hash, host id, sensor run and seq, joined by NUL.
+fn identity(detection: &Detection, event: &Event) -> Text {
+    let seq = event.seq.to_string();
+    digest(
+        [
+            &detection.id,
+            &detection.content_hash,
+            &*event.host_id,
+            &*event.sensor_run,
+            &seq,
+        ],
+        16,
+    )
+    .into()
+}
+
+/// The detection's id and 16 hexadecimal digits over host, container and the columns that the header names.
+fn dedup_key(detection: &Detection, event: &Event, row: &Map<String, Value>) -> Text {
+    let values = detection
+        .header
+        .dedup_key
+        .iter()
+        .map(|column| row.get(column).map_or_else(String::new, Value::to_string));
+    let values: Vec<String> = values.collect();
+    let parts = [&*event.host_id, &*event.container_id]
+        .into_iter()
+        .chain(values.iter().map(String::as_str));
+    format!("{}/{}", detection.id, digest(parts, 8)).into()
+}
+
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>, bytes: usize) -> String {
+    let mut hash = Sha256::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        if index > 0 {
+            hash.update([0]);
+        }
+        hash.update(part.as_bytes());
+    }
+    hex(&hash.finalize()[..bytes])
+}
+
+/// The process that did it; none on rows that have no process.
+fn process(event: &Event) -> Option<AlertProcess> {
+    (!event.proc_key.is_empty()).then(|| AlertProcess {
+        key: event.proc_key.clone(),
+        pid: event.proc_pid,
+        name: event.proc_name.clone(),
+        exepath: event.proc_exepath.clone(),
+        cmdline: event.proc_cmdline.clone(),
+        uid: event.user_host_uid,
+        user_name: event.user_name.clone(),
+        start: event.proc_pid_ts,
+    })
+}
+
+/// Its ancestors, the parent first; the lists beside `proc_akey` may be shorter or unknown.
+fn ancestors(event: &Event) -> Vec<AlertProcess> {
+    let keys = event.proc_akey.as_deref().unwrap_or_default();
+    let ancestor = |(index, key): (usize, &Text)| AlertProcess {
+        key: key.clone(),
+        pid: number_at(&event.proc_apid, index).unwrap_or_default(),
+        name: text_at(&event.proc_aname, index),
+        exepath: text_at(&event.proc_aexepath, index),
+        cmdline: text_at(&event.proc_acmdline, index),
+        uid: number_at(&event.proc_auid, index),
+        user_name: None,
+        start: number_at(&event.proc_apid_ts, index),
+    };
+    keys.iter().enumerate().map(ancestor).collect()
+}
+
+/// The first process of its session, where it is known.
+fn session(event: &Event) -> Option<AlertProcess> {
+    let key = event.proc_skey.clone()?;
+    Some(AlertProcess {
+        key,
+        pid: event.proc_sid.unwrap_or_default(),
+        name: event.proc_sname.clone(),
+        cmdline: event.proc_scmdline.clone(),
+        start: event.proc_sid_ts,
+        ..AlertProcess::default()
+    })
+}
+
+fn evidence(event: &Event, origin: &Origin<'_>) -> AlertEvidence {
+    AlertEvidence {
+        topic: origin.topic.into(),
+        partition: origin.partition.into(),
+        offset: origin.offset,
+        host_id: event.host_id.clone(),
+        sensor_run: event.sensor_run.clone(),
+        seq: event.seq,
+        row: as_json(event),
+    }
+}
+
+fn as_json(value: &impl serde::Serialize) -> Text {
+    // Records and JSON maps have text keys and no numbers beyond JSON, so this cannot fail.
+    serde_json::to_string(value).unwrap_or_default().into()
+}
+
+fn texts(texts: &[String]) -> Vec<Text> {
+    texts.iter().map(|text| text.as_str().into()).collect()
+}
+
+/// In the lists of ancestors an empty text stands for one that is not known.
+fn text_at(texts: &Option<Vec<Text>>, index: usize) -> Option<Text> {
+    texts
+        .as_ref()?
+        .get(index)
+        .filter(|text| !text.is_empty())
+        .cloned()
+}
+
+fn number_at(numbers: &Option<Vec<i64>>, index: usize) -> Option<i64> {
+    numbers.as_ref()?.get(index).copied()
+}

@@ -1,0 +1,226 @@
+//! From records of the log to one Arrow batch: the table `events` of one step.
+//!
+//! ```text
+//! InputRecord ─► BatchDecoder (only the columns that loaded SQL needs) ─► batch + _partition, _offset, ingest_ts
+//!        └─ bad bytes ─► DeadLetter        └─ schema not known ─► unknown, apart: to be looked up
+//! ```
+//! All partitions share the batch; row `n` of the batch is `records[n]`.
+//! What a detection matched is decoded again, whole, from the bytes that are kept for the step.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
+use dogwatch_schemas::Fingerprint;
+use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
+use dogwatch_schemas::framing;
+use dogwatch_schemas::records::Event;
+use dogwatch_schemas::topics::Topic;
+use serde_json::Value;
+
+use crate::detect::json;
+
+/// Columns of `events` that are the log's, not the record's.
+const LOG_COLUMNS: [&str; 3] = ["_partition", "_offset", "ingest_ts"];
+
+/// One record as it came from a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputRecord {
+    /// The topic.
+    pub topic: Topic,
+    /// The partition: the number of the task.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
+    /// When the broker appended it, nanoseconds since 1970; none where there is no broker.
+    pub ingest_ts_ns: Option<i64>,
+    /// The key: the host id.
+    pub key: Vec<u8>,
+    /// The framed record.
+    pub value: Vec<u8>,
+}
+
+/// A record that cannot be used, with the reason; nothing is dropped silently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The record as it came.
+    pub record: InputRecord,
+    /// Why it cannot be used.
+    pub error: RejectError,
+}
+
+/// Why a record cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RejectError {
+    /// Its bytes are no record.
+    #[error("could not decode the record: {0}")]
+    Undecodable(DecodeError),
+    /// It decodes to values that no event has.
+    #[error("could not read the record as an event: {0}")]
+    NoEvent(String),
+    /// It claims another host than its key, so its partition is not that host's.
+    #[error("host_id {host_id:?} is not the record's key {key:?}")]
+    KeyDisagrees {
+        /// What the record says.
+        host_id: String,
+        /// What the key says.
+        key: String,
+    },
+    /// It came on a topic that is no table of this engine.
+    #[error("no table takes records of {}", .0.suffix())]
+    NoTable(Topic),
+}
+
+impl RejectError {
+    /// A short name of the reason, for counters.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Undecodable(_) | Self::NoEvent(_) => "undecodable",
+            Self::KeyDisagrees { .. } => "key_disagrees",
+            Self::NoTable(_) => "no_table",
+        }
+    }
+}
+
+/// The table `events` as SQL sees it: every field of the schema and the log's columns.
+pub(crate) fn events_schema() -> SchemaRef {
+    let own = BatchDecoder::new(Event::SCHEMA, None)
+        .expect("the crate's own schema compiles, a test holds it");
+    with_log_columns(&own.arrow_schema())
+}
+
+fn with_log_columns(schema: &SchemaRef) -> SchemaRef {
+    let [partition, offset, ingest_ts] = LOG_COLUMNS;
+    let mut fields = schema.fields().to_vec();
+    fields.push(Arc::new(Field::new(partition, DataType::Int32, false)));
+    fields.push(Arc::new(Field::new(offset, DataType::Int64, false)));
+    fields.push(Arc::new(Field::new(
+        ingest_ts,
+        DataType::Timestamp(TimeUnit::Nanosecond, Some("+00:00".into())),
+        true,
+    )));
+    Arc::new(Schema::new(fields))
+}
+
+/// What became of the records of a step.
+pub(crate) struct Decoded {
+    /// One row for each of `records`.
+    pub batch: RecordBatch,
+    /// The records that are rows, in the order they came.
+    pub records: Vec<InputRecord>,
+    /// The records that are none.
+    pub dead_letters: Vec<DeadLetter>,
+    /// The records whose schema must be looked up first.
+    pub unknown_schemas: Vec<(Fingerprint, InputRecord)>,
+    /// The records that did not fit into the batch any more.
+    pub rest: Vec<InputRecord>,
+}
+
+/// Decodes events: all rows narrowly, single rows whole.
+pub(crate) struct Decoder {
+    narrow: BatchDecoder,
+    whole: BatchDecoder,
+}
+
+impl Decoder {
+    /// Compiles decoders for these columns; those of the log are always there.
+    pub fn new(columns: &BTreeSet<&str>) -> Result<Self, SchemaError> {
+        let of_record: Vec<&str> = columns
+            .iter()
+            .copied()
+            .filter(|column| !LOG_COLUMNS.contains(column))
+            .collect();
+        Ok(Self {
+            narrow: BatchDecoder::new(Event::SCHEMA, Some(&of_record))?,
+            whole: BatchDecoder::new(Event::SCHEMA, None)?,
+        })
+    }
+
+    /// Makes a writer's schema known.
+    pub fn register(&mut self, schema: &str) -> Result<Fingerprint, SchemaError> {
+        self.whole.register(schema)?;
+        self.narrow.register(schema)
+    }
+
+    /// The fingerprint of the record's schema, when it is framed and its schema not known.
+    pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
+        let (fingerprint, _) = framing::split(&record.value).ok()?;
+        (!self.narrow.knows(fingerprint)).then_some(fingerprint)
+    }
+
+    /// Decodes the records of a step.
+    pub fn decode(&mut self, records: Vec<InputRecord>) -> Result<Decoded, ArrowError> {
+        let (mut rows, mut dead_letters, mut unknown_schemas) =
+            (Vec::with_capacity(records.len()), Vec::new(), Vec::new());
+        let mut records = records.into_iter();
+        let mut rest = Vec::new();
+        while let Some(record) = records.next() {
+            if record.topic != Topic::Events {
+                let error = RejectError::NoTable(record.topic);
+                dead_letters.push(DeadLetter { record, error });
+                continue;
+            }
+            match self.narrow.push(&record.value) {
+                Ok(()) => rows.push(record),
+                Err(DecodeError::UnknownSchema(fingerprint)) => {
+                    unknown_schemas.push((fingerprint, record))
+                }
+                Err(DecodeError::BatchFull { rows }) if rows > 0 => {
+                    rest = std::iter::once(record).chain(records).collect();
+                    break;
+                }
+                Err(error) => dead_letters.push(DeadLetter {
+                    record,
+                    error: RejectError::Undecodable(error),
+                }),
+            }
+        }
+        let batch = add_log_columns(&self.narrow.finish(), &rows)?;
+        Ok(Decoded {
+            batch,
+            records: rows,
+            dead_letters,
+            unknown_schemas,
+            rest,
+        })
+    }
+
+    /// Decodes one record whole, whatever schema it was written with.
+    pub fn decode_whole(&mut self, record: &InputRecord) -> Result<Event, RejectError> {
+        self.whole
+            .push(&record.value)
+            .map_err(RejectError::Undecodable)?;
+        let batch = self.whole.finish();
+        let columns: Vec<(&str, ArrayRef)> = batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .zip(batch.columns())
+            .map(|(field, column)| (field.name().as_str(), Arc::clone(column)))
+            .collect();
+        let mut fields = json::row(&columns, 0);
+        fields.retain(|_, value| !value.is_null());
+        serde_json::from_value(Value::Object(fields))
+            .map_err(|error| RejectError::NoEvent(error.to_string()))
+    }
+}
+
+fn add_log_columns(
+    batch: &RecordBatch,
+    records: &[InputRecord],
+) -> Result<RecordBatch, ArrowError> {
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::new(Int32Array::from_iter_values(
+        records.iter().map(|record| record.partition),
+    )));
+    columns.push(Arc::new(Int64Array::from_iter_values(
+        records.iter().map(|record| record.offset),
+    )));
+    let ingest_ts: TimestampNanosecondArray =
+        records.iter().map(|record| record.ingest_ts_ns).collect();
+    columns.push(Arc::new(ingest_ts.with_timezone("+00:00")));
+    RecordBatch::try_new(with_log_columns(&batch.schema()), columns)
+}

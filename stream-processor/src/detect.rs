@@ -1,0 +1,321 @@
+//! Detections: SQL files that yield alerts, loaded from a folder, planned once, run over batches of events.
+//!
+//! ```text
+//! <tactic>/<name>.sql ─► sql_file ─► header ─┐
+//! lists/<name>.csv ────► lists ──► session ─► check ─► plan ─┬─► filter
+//!                                                            └─► general
+//! ```
+//! A file that cannot be loaded is refused with line, reason and mend; the others load.
+//! Nothing here knows Kafka, Avro or a clock: what a detection says of an event hangs on the event and the lists.
+//! Detections over windows will be a third kind of plan beside filter and general.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::DataFusionError;
+use datafusion::datasource::empty::EmptyTable;
+use tokio::runtime::Runtime;
+
+mod batch;
+mod check;
+mod filter;
+mod functions;
+mod general;
+mod header;
+pub(crate) mod json;
+mod lists;
+mod message;
+mod plan;
+mod session;
+mod sql_file;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use batch::{Match, project, take_rows};
+pub use header::{Header, Severity, Status};
+pub use message::Template;
+pub(crate) use sql_file::hex;
+pub use sql_file::{Refusal, SqlFile};
+
+use lists::Lists;
+use plan::Plan;
+use session::{EVENTS, Session, column_names};
+use sql_file::Fault;
+
+/// Folder of the lists, below the detections' folder.
+const LISTS_FOLDER: &str = "lists";
+
+/// One detection, ready to run.
+pub struct Detection {
+    /// Its file's name without extension; unique in a set.
+    pub id: String,
+    /// Its folder below the detections' folder: the main tactic.
+    pub tactic: String,
+    /// Its file.
+    pub file: PathBuf,
+    /// The first 16 hexadecimal digits of the SHA-256 of its file.
+    pub content_hash: String,
+    /// What it says of itself.
+    pub header: Header,
+    /// The columns its SELECT yields.
+    pub outputs: Vec<String>,
+    pub(crate) plan: Plan,
+}
+
+impl Detection {
+    /// The values of `evt_type` that it can match; none = any, and it is shown every event.
+    #[must_use]
+    pub fn event_types(&self) -> Option<&BTreeSet<String>> {
+        self.plan.event_types()
+    }
+
+    /// The columns of `events` that it reads.
+    #[must_use]
+    pub fn columns(&self) -> BTreeSet<&str> {
+        self.plan.columns()
+    }
+
+    /// True when its query is a filter; others cost a plan's run for each batch.
+    #[must_use]
+    pub fn filters(&self) -> bool {
+        matches!(self.plan, Plan::Filter(_))
+    }
+}
+
+/// A set of detections with distinct names.
+pub struct DetectionSet {
+    detections: Vec<Detection>,
+}
+
+/// What came of loading a folder.
+pub struct LoadReport {
+    /// The detections that loaded, by name.
+    pub set: DetectionSet,
+    /// The files that did not, and why.
+    pub refused: Vec<Refusal>,
+}
+
+/// Why no folder could be loaded at all.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The folder or one below it cannot be read.
+    #[error("could not read the folder of detections {}: check the path and its permissions", folder.display())]
+    Unreadable {
+        /// The folder.
+        folder: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// There is no detection in it.
+    #[error("no detections in {}: put them there as <tactic>/<name>.sql", folder.display())]
+    Empty {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The engine could not be set up.
+    #[error("could not set up the SQL engine")]
+    Engine(#[source] DataFusionError),
+    /// The engine's runtime could not be started.
+    #[error("could not start the SQL engine's runtime")]
+    Runtime(#[source] std::io::Error),
+}
+
+impl DetectionSet {
+    /// Loads every `<tactic>/<name>.sql` below a folder, with its `lists/<name>.csv` as tables.
+    ///
+    /// Must be called from a plain thread, not from an async task.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or holds no detection. Single broken files are in the report instead.
+    pub fn load(folder: &Path) -> Result<LoadReport, LoadError> {
+        let lists_folder = folder.join(LISTS_FOLDER);
+        let mut list_files = Vec::new();
+        if lists_folder.is_dir() {
+            find_files(&lists_folder, "csv", &mut list_files)?;
+        }
+        let mut files = Vec::new();
+        find_files(folder, "sql", &mut files)?;
+        if files.is_empty() {
+            return Err(LoadError::Empty {
+                folder: folder.to_owned(),
+            });
+        }
+        let (lists, mut refused) = lists::load(&list_files);
+        let loader = Loader::new(folder, lists)?;
+        let mut detections: Vec<Detection> = Vec::new();
+        for file in files {
+            match loader.load_file(&file) {
+                Ok(detection) => match detections.iter().find(|other| other.id == detection.id) {
+                    None => detections.push(detection),
+                    Some(other) => {
+                        let reason = format!("{} has the same name", other.file.display());
+                        refused.push(Fault::new(1, reason, "give it another name").in_file(&file));
+                    }
+                },
+                Err(fault) => refused.push(fault.in_file(&file)),
+            }
+        }
+        detections.sort_by(|left, right| left.id.cmp(&right.id));
+        Ok(LoadReport {
+            set: Self { detections },
+            refused,
+        })
+    }
+
+    /// The detections by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Detection> {
+        self.detections.iter()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.detections.len()
+    }
+
+    /// True when there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.detections.is_empty()
+    }
+
+    /// The detection at a place in the order of names.
+    pub(crate) fn at(&self, index: usize) -> &Detection {
+        &self.detections[index]
+    }
+}
+
+/// What loading each file of a folder needs.
+struct Loader<'a> {
+    folder: &'a Path,
+    events: SchemaRef,
+    lists: Lists,
+    session: Session,
+    runtime: Arc<Runtime>,
+}
+
+impl<'a> Loader<'a> {
+    fn new(folder: &'a Path, lists: Lists) -> Result<Self, LoadError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(LoadError::Runtime)?;
+        let runtime = Arc::new(runtime);
+        let events = crate::decode::events_schema();
+        let table = Arc::new(EmptyTable::new(Arc::clone(&events)));
+        let session =
+            Session::new(table, &lists, Arc::clone(&runtime)).map_err(LoadError::Engine)?;
+        Ok(Self {
+            folder,
+            events,
+            lists,
+            session,
+            runtime,
+        })
+    }
+
+    fn load_file(&self, file: &Path) -> Result<Detection, Fault> {
+        let (tactic, id) = self.name(file)?;
+        let text = fs::read_to_string(file).map_err(|error| {
+            Fault::new(
+                1,
+                format!("could not read the file: {error}"),
+                "make it a readable UTF-8 file",
+            )
+        })?;
+        let sql_file = SqlFile::parse(&text);
+        let header = Header::parse(&sql_file)?;
+        let columns = column_names(&self.events);
+        let tables: Vec<&str> = std::iter::once(EVENTS)
+            .chain(self.lists.keys().map(String::as_str))
+            .collect();
+        let check = |session: &Session| check::plan(session, &sql_file, &columns, &tables);
+        let checked = check(&self.session)?;
+        let outputs: Vec<String> = checked
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        header.check_columns(&sql_file, &outputs)?;
+        let replan =
+            |session: &Session| check(session).map_err(|fault| DataFusionError::Plan(fault.reason));
+        let plan = Plan::try_new(
+            &self.session,
+            checked,
+            &self.events,
+            &self.lists,
+            &self.runtime,
+            replan,
+        )
+        .map_err(|error| check::explain(&sql_file, &error, &columns))?;
+        let content_hash = sql_file.content_hash;
+        Ok(Detection {
+            id,
+            tactic,
+            file: file.to_owned(),
+            content_hash,
+            header,
+            outputs,
+            plan,
+        })
+    }
+
+    /// Tactic and name of a file, from its path.
+    fn name(&self, file: &Path) -> Result<(String, String), Fault> {
+        let place = "put it at <tactic>/<name>.sql, both in snake case";
+        let name = file
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default();
+        let below = file.strip_prefix(self.folder).unwrap_or(file);
+        let tactic = below
+            .iter()
+            .next()
+            .and_then(|first| first.to_str())
+            .filter(|_| below.iter().count() == 2);
+        match tactic {
+            Some(tactic) if lists::is_snake_case(name) && lists::is_snake_case(tactic) => {
+                Ok((tactic.to_owned(), name.to_owned()))
+            }
+            _ => Err(Fault::new(
+                1,
+                format!("{} is no place of a detection", below.display()),
+                place,
+            )),
+        }
+    }
+}
+
+/// Files with an extension below a folder, sorted; hidden files and folders are left out.
+pub(crate) fn find_files(
+    folder: &Path,
+    extension: &str,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), LoadError> {
+    let unreadable = |source| LoadError::Unreadable {
+        folder: folder.to_owned(),
+        source,
+    };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        paths.push(entry.map_err(unreadable)?.path());
+    }
+    paths.sort();
+    for path in paths {
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if hidden {
+            continue;
+        }
+        if path.is_dir() {
+            find_files(&path, extension, found)?;
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! What a detection's query may be: one SELECT whose answer for an event hangs on that event and the lists alone.
+//!
+//! Parsing and planning are DataFusion's; this module says no to what it would plan but we cannot promise,
+//! and turns its errors into file, line, reason and mend.
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result as PlanResult, SchemaError};
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast;
+
+use super::session::{EVENTS, Session};
+use super::sql_file::{Fault, SqlFile, nearest};
+
+/// Parses and plans a file's query, and refuses what is not a detection on single events.
+pub(crate) fn plan(
+    session: &Session,
+    file: &SqlFile,
+    columns: &[&str],
+    tables: &[&str],
+) -> Result<LogicalPlan, Fault> {
+    let statement = one_select(file)?;
+    let state = session.context.state();
+    let references = state
+        .resolve_table_references(&statement)
+        .map_err(|error| explain(file, &error, columns))?;
+    for reference in &references {
+        let table = reference.table();
+        if reference.schema().is_some() || !tables.contains(&table) {
+            let mend = match nearest(table, tables.iter().copied()) {
+                Some(known) => format!("did you mean {known}?"),
+                None => format!("there are {EVENTS} and the lists: {}", tables.join(", ")),
+            };
+            return Err(Fault::new(
+                file.line_of(table),
+                format!("there is no table {reference}"),
+                mend,
+            ));
+        }
+    }
+    let plan = session
+        .wait(state.statement_to_plan(statement))
+        .map_err(|error| explain(file, &error, columns))?;
+    check_functions(&plan, file)?;
+    check_shape(&plan, file)?;
+    if scans_of_events(&plan) != 1 {
+        let reason = "the query does not read events exactly once";
+        return Err(Fault::new(
+            file.query_line,
+            reason,
+            "write SELECT ... FROM events WHERE ...",
+        ));
+    }
+    Ok(plan)
+}
+
+/// The file's one statement, when it is one SELECT that names its columns.
+fn one_select(file: &SqlFile) -> Result<Statement, Fault> {
+    let only_select = "write exactly one SELECT after the header";
+    let parsed = DFParserBuilder::new(file.sql.as_str())
+        .build()
+        .and_then(|mut parser| parser.parse_statements());
+    let mut statements = parsed.map_err(|error| explain(file, &error, &[]))?;
+    if statements.len() > 1 {
+        return Err(Fault::new(
+            file.query_line,
+            format!("{} statements", statements.len()),
+            only_select,
+        ));
+    }
+    let Some(statement) = statements.pop_front() else {
+        return Err(Fault::new(
+            file.query_line,
+            "there is no query",
+            only_select,
+        ));
+    };
+    let Statement::Statement(inner) = &statement else {
+        return Err(Fault::new(
+            file.query_line,
+            "the statement is no SELECT",
+            only_select,
+        ));
+    };
+    let ast::Statement::Query(query) = inner.as_ref() else {
+        let first_word = inner
+            .to_string()
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        return Err(Fault::new(
+            file.query_line,
+            format!("the statement is {first_word}, no SELECT"),
+            only_select,
+        ));
+    };
+    let ast::SetExpr::Select(select) = query.body.as_ref() else {
+        return Err(Fault::new(
+            file.query_line,
+            "the query is no plain SELECT",
+            only_select,
+        ));
+    };
+    if select.into.is_some() {
+        return Err(Fault::new(
+            file.line_of("into"),
+            "SELECT INTO writes a table",
+            only_select,
+        ));
+    }
+    if select.projection.iter().any(|item| {
+        matches!(
+            item,
+            ast::SelectItem::Wildcard(_) | ast::SelectItem::QualifiedWildcard(..)
+        )
+    }) {
+        return Err(Fault::new(
+            file.line_of("*"),
+            "the SELECT takes every column",
+            "name the columns an analyst needs",
+        ));
+    }
+    Ok(statement)
+}
+
+/// Turns an error of the parser or planner into a fault; columns come with the nearest name.
+pub(crate) fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fault {
+    let root = error.find_root();
+    let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
+    if let DataFusionError::SchemaError(schema_error, _) = root
+        && let SchemaError::FieldNotFound { field, .. } = schema_error.as_ref()
+    {
+        let line = span.map_or_else(
+            || file.line_of(&field.name),
+            |span| span.start.line as usize,
+        );
+        let mend = match nearest(&field.name, columns.iter().copied()) {
+            Some(known) => format!("did you mean {known}?"),
+            None => format!("take a column of {EVENTS} or of a list the query names"),
+        };
+        return Fault::new(line, format!("there is no column {}", field.name), mend);
+    }
+    let text = root.strip_backtrace();
+    let line = span
+        .map(|span| span.start.line as usize)
+        .or_else(|| line_in(&text))
+        .unwrap_or(file.query_line);
+    let reason: Vec<&str> = text.split_whitespace().collect();
+    Fault::new(line, reason.join(" "), "correct the query")
+}
+
+/// The line that the SQL parser's message names as `Line: 3`.
+fn line_in(text: &str) -> Option<usize> {
+    let digits = text.split_once("Line: ")?.1;
+    digits
+        .split(|character: char| !character.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// Refuses functions whose answer hangs on something else than their arguments.
+fn check_functions(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
+    let mut found: Option<String> = None;
+    let mut look = |expr: &Expr| {
+        let name = match expr {
+            Expr::ScalarFunction(call)
+                if call.func.signature().volatility != Volatility::Immutable =>
+            {
+                call.name()
+            }
+            Expr::Placeholder(_) => "a placeholder",
+            Expr::ScalarVariable(..) => "a variable",
+            _ => return Ok(TreeNodeRecursion::Continue),
+        };
+        found = Some(name.to_owned());
+        Ok(TreeNodeRecursion::Stop)
+    };
+    let walked =
+        plan.apply_with_subqueries(|node| node.apply_expressions(|expr| expr.apply(&mut look)));
+    walked.map_err(|error| explain(file, &error, &[]))?;
+    match found {
+        Some(name) => {
+            let reason = format!(
+                "{name} does not give the same answer each time, so a replay would not either"
+            );
+            Err(Fault::new(
+                file.line_of(&name),
+                reason,
+                "use the event's own columns: ts and ingest_ts for time",
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses operators over events that look at more than one event.
+fn check_shape(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
+    if scans_of_events(plan) == 0 {
+        return Ok(());
+    }
+    let windows = "detections on single events only, for now: put the condition into WHERE";
+    let refuse = |keyword: &str, what: &str| {
+        Err(Fault::new(
+            file.line_of(keyword),
+            format!("{what} over events needs memory without bound"),
+            windows,
+        ))
+    };
+    if subqueries_read_events(plan).map_err(|error| explain(file, &error, &[]))? {
+        return refuse(EVENTS, "a subquery");
+    }
+    match plan {
+        LogicalPlan::TableScan(_)
+        | LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::SubqueryAlias(_) => {}
+        LogicalPlan::Join(join) => {
+            if scans_of_events(&join.left) + scans_of_events(&join.right) > 1 {
+                return refuse("join", "a join of events with events");
+            }
+        }
+        LogicalPlan::Aggregate(_) => return refuse("group by", "GROUP BY or an aggregate"),
+        LogicalPlan::Window(_) => return refuse("over", "a window function"),
+        LogicalPlan::Distinct(_) => return refuse("distinct", "DISTINCT"),
+        LogicalPlan::Sort(_) => return refuse("order by", "ORDER BY"),
+        LogicalPlan::Limit(_) => return refuse("limit", "LIMIT"),
+        LogicalPlan::Union(_) => return refuse("union", "UNION"),
+        LogicalPlan::Unnest(_) => return refuse("unnest", "UNNEST"),
+        LogicalPlan::RecursiveQuery(_) => return refuse("recursive", "a recursive query"),
+        other => {
+            let name = other.display().to_string();
+            let operator = name
+                .split([':', ' '])
+                .next()
+                .unwrap_or("an operator")
+                .to_owned();
+            return refuse("select", &operator);
+        }
+    }
+    plan.inputs()
+        .into_iter()
+        .try_for_each(|input| check_shape(input, file))
+}
+
+/// How often the plan reads events, subqueries not counted.
+pub(crate) fn scans_of_events(plan: &LogicalPlan) -> usize {
+    let own = matches!(plan, LogicalPlan::TableScan(scan) if scan.table_name.table() == EVENTS);
+    usize::from(own)
+        + plan
+            .inputs()
+            .into_iter()
+            .map(scans_of_events)
+            .sum::<usize>()
+}
+
+/// Whether a subquery in this node's expressions reads events.
+fn subqueries_read_events(plan: &LogicalPlan) -> PlanResult<bool> {
+    let mut reads = false;
+    plan.apply_subqueries(|subquery| {
+        subquery.apply_with_subqueries(|node| {
+            reads |=
+                matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == EVENTS);
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(reads)
+}

@@ -1,0 +1,248 @@
+//! Queries that are a filter: `SELECT outputs FROM events WHERE predicate`.
+//!
+//! Predicate and outputs become DataFusion's own expressions, each evaluated on a batch of just its columns.
+//! Where the predicate cannot be true without certain values of `evt_type`, the caller need show it only those events.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, Result};
+use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+
+use super::batch::{Match, project, take_rows};
+use super::check::scans_of_events;
+use super::json;
+use super::session::Session;
+
+/// `SELECT outputs FROM events WHERE predicate`.
+pub(crate) struct FilterPlan {
+    /// The values of `evt_type` without which the predicate is never true; none = any may do.
+    pub event_types: Option<BTreeSet<String>>,
+    predicate: Option<BoundExpr>,
+    outputs: Vec<(String, BoundExpr)>,
+}
+
+impl FilterPlan {
+    /// Makes a filter of the plan; none when it is more than projection and filters over events.
+    pub fn try_new(
+        session: &Session,
+        plan: &LogicalPlan,
+        events: &SchemaRef,
+    ) -> Result<Option<Self>> {
+        let Some((outputs, predicate)) = flatten(plan) else {
+            return Ok(None);
+        };
+        let schema = DFSchema::try_from(Arc::clone(events))?;
+        let bind = |expr: Expr| BoundExpr::new(session, expr, &schema);
+        let predicate = predicate
+            .map(|expr| simplify(session, expr, &schema))
+            .transpose()?;
+        Ok(Some(Self {
+            event_types: predicate.as_ref().and_then(necessary_event_types),
+            predicate: predicate.map(bind).transpose()?,
+            outputs: outputs
+                .into_iter()
+                .map(|(name, expr)| Ok((name, bind(expr)?)))
+                .collect::<Result<_>>()?,
+        }))
+    }
+
+    /// The columns of events it reads.
+    pub fn columns(&self) -> BTreeSet<&str> {
+        let outputs = self.outputs.iter().map(|(_, output)| output);
+        let exprs = self.predicate.iter().chain(outputs);
+        exprs
+            .flat_map(|expr| {
+                expr.schema
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().as_str())
+            })
+            .collect()
+    }
+
+    /// The events of a batch that match, in its order.
+    pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
+        let rows = match &self.predicate {
+            Some(predicate) => true_rows(predicate.evaluate(batch)?.as_ref()),
+            None => (0..batch.num_rows() as u32).collect(),
+        };
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let matched = take_rows(batch, &rows)?;
+        let outputs = self
+            .outputs
+            .iter()
+            .map(|(name, expr)| Ok((name.as_str(), expr.evaluate(&matched)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let matches = rows.into_iter().enumerate().map(|(index, row)| Match {
+            row,
+            values: json::row(&outputs, index),
+        });
+        Ok(matches.collect())
+    }
+}
+
+/// An expression and the columns it needs, in the order it knows them by.
+struct BoundExpr {
+    expr: Arc<dyn PhysicalExpr>,
+    schema: SchemaRef,
+}
+
+impl BoundExpr {
+    fn new(session: &Session, expr: Expr, events: &DFSchema) -> Result<Self> {
+        let expr = simplify(session, expr, events)?;
+        let expr = session.context.state().create_physical_expr(expr, events)?;
+        let mut indices: Vec<usize> = collect_columns(&expr)
+            .iter()
+            .map(|column| column.index())
+            .collect();
+        indices.sort_unstable();
+        // An AND filters every column of the batch it is given: a batch of just its columns is several times cheaper.
+        let schema = Arc::new(events.as_arrow().project(&indices)?);
+        Ok(Self {
+            expr: reassign_expr_columns(expr, &schema)?,
+            schema,
+        })
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        let own = project(batch, &self.schema)?;
+        self.expr.evaluate(&own)?.into_array(batch.num_rows())
+    }
+}
+
+/// Rows for which a predicate is true: neither false nor NULL.
+fn true_rows(verdicts: &dyn Array) -> Vec<u32> {
+    let Some(verdicts) = verdicts.as_boolean_opt() else {
+        return Vec::new();
+    };
+    (0..verdicts.len())
+        .filter(|row| verdicts.is_valid(*row) && verdicts.value(*row))
+        .map(|row| row as u32)
+        .collect()
+}
+
+fn simplify(session: &Session, expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let state = session.context.state();
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(schema.clone()))
+        .with_config_options(Arc::clone(state.config_options()))
+        .build();
+    let simplifier = ExprSimplifier::new(context);
+    simplifier.simplify(simplifier.coerce(expr, schema)?)
+}
+
+/// Takes a projection over filters over events apart; columns come back without qualifier.
+#[expect(
+    clippy::type_complexity,
+    reason = "used once, and the parts are named where they are taken"
+)]
+fn flatten(plan: &LogicalPlan) -> Option<(Vec<(String, Expr)>, Option<Expr>)> {
+    let LogicalPlan::Projection(projection) = plan else {
+        return None;
+    };
+    let mut predicates = Vec::new();
+    let mut input = &projection.input;
+    loop {
+        match input.as_ref() {
+            LogicalPlan::Filter(filter) => {
+                predicates.push(unqualified(&filter.predicate)?);
+                input = &filter.input;
+            }
+            LogicalPlan::SubqueryAlias(alias) => input = &alias.input,
+            LogicalPlan::TableScan(_) if scans_of_events(input) == 1 => break,
+            _ => return None,
+        }
+    }
+    let names = projection
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone());
+    let exprs = projection
+        .expr
+        .iter()
+        .map(unqualified)
+        .collect::<Option<Vec<_>>>()?;
+    let predicate = predicates.into_iter().rev().reduce(Expr::and);
+    Some((names.zip(exprs).collect(), predicate))
+}
+
+/// The expression with plain column names; none when it holds a subquery.
+fn unqualified(expr: &Expr) -> Option<Expr> {
+    let has_subquery = |expr: &Expr| {
+        matches!(
+            expr,
+            Expr::Exists(_)
+                | Expr::InSubquery(_)
+                | Expr::ScalarSubquery(_)
+                | Expr::SetComparison(_)
+        )
+    };
+    if expr.exists(|part| Ok(has_subquery(part))).ok()? {
+        return None;
+    }
+    let plain = expr.clone().transform(|part| match part {
+        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(
+            column.name,
+        )))),
+        other => Ok(Transformed::no(other)),
+    });
+    Some(plain.ok()?.data)
+}
+
+/// The values of `evt_type` without which a predicate cannot be true; none = any value may do.
+fn necessary_event_types(predicate: &Expr) -> Option<BTreeSet<String>> {
+    match predicate {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+            Operator::And => match (necessary_event_types(left), necessary_event_types(right)) {
+                (Some(left), Some(right)) => Some(left.intersection(&right).cloned().collect()),
+                (left, right) => left.or(right),
+            },
+            Operator::Or => {
+                let (mut left, right) =
+                    (necessary_event_types(left)?, necessary_event_types(right)?);
+                left.extend(right);
+                Some(left)
+            }
+            Operator::Eq => {
+                let text = if is_event_type(left) {
+                    text_of(right)
+                } else if is_event_type(right) {
+                    text_of(left)
+                } else {
+                    None
+                };
+                Some(BTreeSet::from([text?]))
+            }
+            _ => None,
+        },
+        Expr::InList(InList {
+            expr,
+            list,
+            negated: false,
+        }) if is_event_type(expr) => list.iter().map(text_of).collect(),
+        _ => None,
+    }
+}
+
+fn is_event_type(expr: &Expr) -> bool {
+    matches!(expr, Expr::Column(column) if column.name == "evt_type")
+}
+
+fn text_of(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_owned),
+        _ => None,
+    }
+}

@@ -1,0 +1,227 @@
+//! Queries on single events that are more than a filter: a join with a list, EXISTS, a scalar subquery.
+//!
+//! The physical plan is made once, over a table that holds the batch of the moment.
+//! A hidden column `_row` travels through it and says which event a result came from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, Result, internal_err, plan_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use tokio::runtime::Runtime;
+
+use super::batch::{Match, narrow, project};
+use super::check::scans_of_events;
+use super::json;
+use super::lists::Lists;
+use super::session::Session;
+
+/// The hidden column; users' queries are planned against a table that does not have it.
+const ROW: &str = "_row";
+
+/// A cached plan over the batch of the moment.
+pub(crate) struct GeneralPlan {
+    session: Session,
+    source: Arc<CurrentBatch>,
+    plan: Arc<dyn ExecutionPlan>,
+}
+
+impl GeneralPlan {
+    /// Plans again with `replan`, over a table of only the columns that `checked` needs and the hidden one.
+    pub fn try_new(
+        checked: &LogicalPlan,
+        events: &SchemaRef,
+        lists: &Lists,
+        runtime: Arc<Runtime>,
+        replan: impl Fn(&Session) -> Result<LogicalPlan>,
+    ) -> Result<Self> {
+        let narrow = narrow(events, &event_columns(checked)?);
+        let mut fields = narrow.fields().to_vec();
+        fields.push(Arc::new(Field::new(ROW, DataType::Int64, false)));
+        let schema = Arc::new(Schema::new(fields));
+        let source = Arc::new(CurrentBatch {
+            batch: Mutex::new(RecordBatch::new_empty(Arc::clone(&schema))),
+            schema,
+        });
+        let table =
+            StreamingTable::try_new(Arc::clone(&source.schema), vec![Arc::clone(&source) as _])?;
+        let session = Session::new(Arc::new(table), lists, runtime)?;
+        let plan = carry_row(&replan(&session)?)?;
+        // A row that a join made up would hang on what else is in the batch.
+        if plan
+            .schema()
+            .field_with_unqualified_name(ROW)?
+            .is_nullable()
+        {
+            return plan_err!(
+                "the join yields rows that are no event: put events on the side that is kept"
+            );
+        }
+        let plan = session.wait(session.context.state().create_physical_plan(&plan))?;
+        Ok(Self {
+            session,
+            source,
+            plan,
+        })
+    }
+
+    /// The columns of events it reads.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.source
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .filter(|name| *name != ROW)
+    }
+
+    /// The events of a batch that match; where a join yields several rows for one, the first in JSON's order stands.
+    pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
+        self.source.hold(batch)?;
+        // Without the reset each run leaves metrics, and joins keep their build side.
+        let plan = reset_plan_states(Arc::clone(&self.plan))?;
+        let results = self
+            .session
+            .wait(collect(plan, self.session.context.task_ctx()));
+        self.source.release();
+        let mut matches: BTreeMap<i64, (String, Match)> = BTreeMap::new();
+        for result in results? {
+            let rows = result
+                .column(result.num_columns() - 1)
+                .as_primitive::<Int64Type>()
+                .clone();
+            let schema = result.schema();
+            let named: Vec<_> = schema
+                .fields()
+                .iter()
+                .map(|field| field.name().as_str())
+                .zip(result.columns().to_vec())
+                .collect();
+            let outputs = &named[..named.len() - 1];
+            for index in 0..rows.len() {
+                let values = json::row(outputs, index);
+                let text = serde_json::to_string(&values).unwrap_or_default();
+                let entry = (
+                    text,
+                    Match {
+                        row: rows.value(index) as u32,
+                        values,
+                    },
+                );
+                let kept = matches
+                    .entry(rows.value(index))
+                    .or_insert_with(|| entry.clone());
+                if entry.0 < kept.0 {
+                    *kept = entry;
+                }
+            }
+        }
+        Ok(matches.into_values().map(|(_, found)| found).collect())
+    }
+}
+
+/// A table of one batch that is exchanged before each run.
+#[derive(Debug)]
+struct CurrentBatch {
+    schema: SchemaRef,
+    batch: Mutex<RecordBatch>,
+}
+
+impl CurrentBatch {
+    fn hold(&self, batch: &RecordBatch) -> Result<()> {
+        let rows = Int64Array::from_iter_values(0..batch.num_rows() as i64);
+        let own = Arc::new(Schema::new(
+            self.schema.fields()[..self.schema.fields().len() - 1].to_vec(),
+        ));
+        let mut columns = project(batch, &own)?.columns().to_vec();
+        columns.push(Arc::new(rows));
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        *self.batch.lock().unwrap_or_else(PoisonError::into_inner) = batch;
+        Ok(())
+    }
+
+    /// Lets go of the batch: one string of it would keep a whole step's messages in memory.
+    fn release(&self) {
+        *self.batch.lock().unwrap_or_else(PoisonError::into_inner) =
+            RecordBatch::new_empty(Arc::clone(&self.schema));
+    }
+}
+
+impl PartitionStream for CurrentBatch {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let batch = self
+            .batch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let stream = futures::stream::iter([Ok(batch)]);
+        Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.schema),
+            stream,
+        ))
+    }
+}
+
+/// Names of all columns in the plan's expressions; some may be a list's, which does no harm.
+fn event_columns(plan: &LogicalPlan) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::Column(column) | Expr::OuterReferenceColumn(_, column) = part {
+                    names.insert(column.name.clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        // Equality of a join's USING and of natural joins stands in no expression of a node below.
+        if let LogicalPlan::Join(join) = node {
+            names.extend(
+                join.on
+                    .iter()
+                    .flat_map(|(left, right)| [left, right])
+                    .filter_map(|expr| match expr {
+                        Expr::Column(column) => Some(column.name.clone()),
+                        _ => None,
+                    }),
+            );
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(names)
+}
+
+/// Lets the hidden column through each projection between events and the result; it becomes the last column.
+fn carry_row(plan: &LogicalPlan) -> Result<LogicalPlan> {
+    if scans_of_events(plan) == 0 {
+        return Ok(plan.clone());
+    }
+    let inputs = plan
+        .inputs()
+        .into_iter()
+        .map(carry_row)
+        .collect::<Result<Vec<_>>>()?;
+    let LogicalPlan::Projection(projection) = plan else {
+        return plan.with_new_exprs(plan.expressions(), inputs);
+    };
+    let Some(input) = inputs.into_iter().next() else {
+        return internal_err!("a projection has one input");
+    };
+    let (qualifier, field) = input.schema().qualified_field_with_unqualified_name(ROW)?;
+    let row = Expr::Column(Column::new(qualifier.cloned(), field.name()));
+    let exprs: Vec<Expr> = projection.expr.iter().cloned().chain([row]).collect();
+    LogicalPlanBuilder::from(input).project(exprs)?.build()
+}

@@ -1,0 +1,362 @@
+//! What a detection says of itself: its header, read from TOML and checked.
+
+use serde::Deserialize;
+
+use super::message::Template;
+use super::sql_file::{Fault, SqlFile, nearest};
+
+/// How bad it is, in OCSF's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth a record.
+    Informational,
+    /// Worth a look in passing.
+    Low,
+    /// Worth a look today.
+    Medium,
+    /// Worth a look now.
+    High,
+    /// Act now.
+    Critical,
+}
+
+impl Severity {
+    /// The word as the header and the alert have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Informational => "informational",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// Falco's priority of the same weight.
+    #[must_use]
+    pub fn priority(self) -> &'static str {
+        match self {
+            Self::Informational => "Informational",
+            Self::Low => "Notice",
+            Self::Medium => "Warning",
+            Self::High => "Error",
+            Self::Critical => "Critical",
+        }
+    }
+}
+
+/// How far a detection is to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// New: its false positives are not known yet.
+    Experimental,
+    /// Proven.
+    Stable,
+    /// Kept for those who rely on it; to be removed.
+    Deprecated,
+}
+
+impl Status {
+    /// The word as the header and the alert have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Experimental => "experimental",
+            Self::Stable => "stable",
+            Self::Deprecated => "deprecated",
+        }
+    }
+}
+
+/// The header as it stands in the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHeader {
+    title: String,
+    description: String,
+    message: String,
+    severity: Severity,
+    status: Status,
+    risk: i64,
+    attack: Vec<String>,
+    false_positives: Vec<String>,
+    blind_spots: Vec<String>,
+    #[serde(default)]
+    references: Vec<String>,
+    response: Option<String>,
+    #[serde(default)]
+    dedup_key: Vec<String>,
+}
+
+/// Keys a header may have; what `deny_unknown_fields` refuses is compared to them.
+const KEYS: [&str; 12] = [
+    "title",
+    "description",
+    "message",
+    "severity",
+    "status",
+    "risk",
+    "attack",
+    "false_positives",
+    "blind_spots",
+    "references",
+    "response",
+    "dedup_key",
+];
+
+/// A checked header.
+#[derive(Debug, Clone)]
+pub struct Header {
+    /// A short name for people.
+    pub title: String,
+    /// What it finds and why that matters.
+    pub description: String,
+    /// The alert's sentence.
+    pub message: Template,
+    /// How bad it is.
+    pub severity: Severity,
+    /// How far it is to be trusted.
+    pub status: Status,
+    /// Risk score, 0 to 100.
+    pub risk: i64,
+    /// ATT&CK technique ids, such as `T1059.004`.
+    pub attack: Vec<String>,
+    /// Known causes that are no attack.
+    pub false_positives: Vec<String>,
+    /// Attacks of its kind that it does not see.
+    pub blind_spots: Vec<String>,
+    /// Addresses to read.
+    pub references: Vec<String>,
+    /// What to do about an alert.
+    pub response: Option<String>,
+    /// Columns of the result by which repeats are folded, beside detection, host and container.
+    pub dedup_key: Vec<String>,
+}
+
+impl Header {
+    /// Reads the header of a file.
+    pub(crate) fn parse(file: &SqlFile) -> Result<Self, Fault> {
+        let raw: RawHeader =
+            toml::from_str(&file.header).map_err(|error| toml_fault(file, &error))?;
+        let line = |key: &str| line_of_key(&file.header, key);
+        for (key, text) in [
+            ("title", &raw.title),
+            ("description", &raw.description),
+            ("message", &raw.message),
+        ] {
+            if text.trim().is_empty() {
+                return Err(Fault::new(
+                    line(key),
+                    format!("{key} is empty"),
+                    "say it in a sentence",
+                ));
+            }
+        }
+        if !(0..=100).contains(&raw.risk) {
+            return Err(Fault::new(
+                line("risk"),
+                format!("risk is {}", raw.risk),
+                "give a score from 0 to 100",
+            ));
+        }
+        if let Some(id) = raw.attack.iter().find(|id| !is_technique(id)) {
+            let reason = format!("attack names {id:?}, which is no technique id");
+            return Err(Fault::new(
+                line("attack"),
+                reason,
+                "write it as T1059 or T1059.004",
+            ));
+        }
+        let message = Template::parse(&raw.message).map_err(|reason| {
+            Fault::new(
+                line("message"),
+                reason,
+                "write columns of the SELECT as {column}, braces as {{ and }}",
+            )
+        })?;
+        Ok(Self {
+            title: raw.title,
+            description: raw.description,
+            message,
+            severity: raw.severity,
+            status: raw.status,
+            risk: raw.risk,
+            attack: raw.attack,
+            false_positives: raw.false_positives,
+            blind_spots: raw.blind_spots,
+            references: raw.references,
+            response: raw.response,
+            dedup_key: raw.dedup_key,
+        })
+    }
+
+    /// Checks that what the header names is a column of the query's result.
+    pub(crate) fn check_columns(&self, file: &SqlFile, columns: &[String]) -> Result<(), Fault> {
+        let in_message = self.message.columns().map(|column| ("message", column));
+        let in_key = self
+            .dedup_key
+            .iter()
+            .map(|column| ("dedup_key", column.as_str()));
+        for (key, column) in in_message.chain(in_key) {
+            if !columns.iter().any(|known| known == column) {
+                let mend = match nearest(column, columns.iter().map(String::as_str)) {
+                    Some(known) => format!("did you mean {known}?"),
+                    None => format!("add {column} to the SELECT"),
+                };
+                let reason = format!("{key} names {column}, which the SELECT does not yield");
+                return Err(Fault::new(line_of_key(&file.header, key), reason, mend));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `T` and four digits, then perhaps a dot and three.
+fn is_technique(id: &str) -> bool {
+    let digits = |text: &str, count: usize| {
+        text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    match id
+        .strip_prefix('T')
+        .map(|rest| rest.split_once('.').unwrap_or((rest, "000")))
+    {
+        Some((technique, part)) => digits(technique, 4) && digits(part, 3),
+        None => false,
+    }
+}
+
+/// Turns what the TOML reader says into a fault at the file's line.
+fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
+    let reason = format!(
+        "header: {}",
+        error.message().lines().next().unwrap_or("not TOML")
+    );
+    let offset = error
+        .span()
+        .map_or(0, |span| span.start)
+        .min(file.header.len());
+    let line = file.header.as_bytes()[..offset]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1;
+    let Some(unknown) = error
+        .message()
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split('`').next())
+    else {
+        return Fault::new(
+            line,
+            reason,
+            format!(
+                "leading -- lines are TOML with the keys {}",
+                KEYS.join(", ")
+            ),
+        );
+    };
+    let mend = match nearest(unknown, KEYS) {
+        Some(known) => format!("did you mean {known}?"),
+        None => format!("use {}", KEYS.join(", ")),
+    };
+    Fault::new(line, format!("header: unknown key {unknown}"), mend)
+}
+
+/// Line of the file where a key of the header stands, else 1.
+fn line_of_key(header: &str, key: &str) -> usize {
+    let is_key = |line: &str| {
+        line.trim_start()
+            .strip_prefix(key)
+            .is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    header.lines().position(is_key).map_or(1, |index| index + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"-- title = "t"
+-- description = "d"
+-- message = "{a} did it"
+-- severity = "low"
+-- status = "stable"
+-- risk = 10
+-- attack = ["T1059.004"]
+-- false_positives = []
+-- blind_spots = []
+-- dedup_key = ["a"]
+SELECT a FROM events
+"#;
+
+    fn check(from: &str, to: &str, line: usize, reason: &str, mend: &str) {
+        assert!(GOOD.contains(from), "{from}");
+        let file = SqlFile::parse(&GOOD.replace(from, to));
+        let fault = Header::parse(&file)
+            .and_then(|header| header.check_columns(&file, &["a".into(), "proc_name".into()]))
+            .expect_err("refused");
+        assert_eq!((fault.line, fault.reason.as_str()), (line, reason));
+        assert!(fault.mend.contains(mend), "{}", fault.mend);
+    }
+
+    #[test]
+    fn a_good_header_is_read() {
+        let file = SqlFile::parse(GOOD);
+        let header = Header::parse(&file).expect("good");
+        assert_eq!(header.severity, Severity::Low);
+        assert_eq!(header.severity.priority(), "Notice");
+        assert_eq!(header.dedup_key, ["a"]);
+        header.check_columns(&file, &["a".into()]).expect("good");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_line_and_mend() {
+        check(
+            "severity",
+            "sevrity",
+            4,
+            "header: unknown key sevrity",
+            "did you mean severity?",
+        );
+        check(
+            "\"low\"",
+            "\"bad\"",
+            4,
+            "header: unknown variant `bad`, expected one of `informational`, `low`, `medium`, `high`, `critical`",
+            "TOML",
+        );
+        check("risk = 10", "risk = 101", 6, "risk is 101", "0 to 100");
+        check(
+            "T1059.004",
+            "T1059.4",
+            7,
+            "attack names \"T1059.4\", which is no technique id",
+            "T1059",
+        );
+        check("\"t\"", "\" \"", 1, "title is empty", "sentence");
+        check("{a}", "{a", 3, "message: a { without its }", "{{");
+        check(
+            "{a}",
+            "{proc_nam}",
+            3,
+            "message names proc_nam, which the SELECT does not yield",
+            "did you mean proc_name?",
+        );
+        check(
+            "[\"a\"]",
+            "[\"b\"]",
+            10,
+            "dedup_key names b, which the SELECT does not yield",
+            "add b to the SELECT",
+        );
+        check(
+            "-- risk = 10\n",
+            "",
+            1,
+            "header: missing field `risk`",
+            "keys",
+        );
+    }
+}

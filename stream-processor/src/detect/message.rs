@@ -1,0 +1,139 @@
+//! The alert's sentence: a template with `{column}` in it, filled from one row.
+//!
+//! What is filled in was chosen by whoever is being watched: control characters are escaped, so that no command line can
+//! move an analyst's cursor, and each value is cut, so that none can bury the sentence.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value};
+
+/// Longest text one column puts into a message, in characters.
+const VALUE_CHARACTERS_MAX: usize = 256;
+
+/// A message with places for columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Column(String),
+}
+
+impl Template {
+    /// Reads a template; the error says what is wrong with it.
+    pub(crate) fn parse(template: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut text = String::new();
+        let mut rest = template;
+        while let Some(at) = rest.find(['{', '}']) {
+            text.push_str(&rest[..at]);
+            let (brace, after) = rest[at..].split_at(1);
+            if let Some(after_second) = after.strip_prefix(brace) {
+                text.push_str(brace);
+                rest = after_second;
+                continue;
+            }
+            if brace == "}" {
+                return Err("message: a } without its {".to_owned());
+            }
+            let (column, after) = after.split_once('}').ok_or("message: a { without its }")?;
+            parts.push(Part::Text(std::mem::take(&mut text)));
+            parts.push(Part::Column(column.trim().to_owned()));
+            rest = after;
+        }
+        text.push_str(rest);
+        parts.push(Part::Text(text));
+        Ok(Self(parts))
+    }
+
+    /// The columns it names.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Column(column) => Some(column.as_str()),
+            Part::Text(_) => None,
+        })
+    }
+
+    /// Fills it from a row; what is not known reads `<unknown>`.
+    #[must_use]
+    pub fn render(&self, row: &Map<String, Value>) -> String {
+        let mut message = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => message.push_str(text),
+                Part::Column(column) => match row.get(column) {
+                    None | Some(Value::Null) => message.push_str("<unknown>"),
+                    Some(Value::String(text)) => push_printable(&mut message, text),
+                    Some(value) => push_printable(&mut message, &value.to_string()),
+                },
+            }
+        }
+        message
+    }
+}
+
+/// Appends at most [`VALUE_CHARACTERS_MAX`] characters, control characters and text-direction marks escaped.
+fn push_printable(message: &mut String, value: &str) {
+    for (count, character) in value.chars().enumerate() {
+        if count == VALUE_CHARACTERS_MAX {
+            message.push('…');
+            return;
+        }
+        let turns_text = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if character.is_control() || turns_text {
+            // Writing to a String cannot fail.
+            let _ = write!(message, "{}", character.escape_default());
+        } else {
+            message.push(character);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(template: &str, row: &str, expected: &str) {
+        let row: Map<String, Value> = serde_json::from_str(row).expect("row");
+        assert_eq!(
+            Template::parse(template).expect("template").render(&row),
+            expected
+        );
+    }
+
+    #[test]
+    fn columns_are_filled_in() {
+        check("{a} in {b}", r#"{"a": "sh", "b": 7}"#, "sh in 7");
+        check("{{{a}}}", r#"{"a": true}"#, "{true}");
+        check("{a}{b}", r#"{"a": null}"#, "<unknown><unknown>");
+        check("plain", "{}", "plain");
+    }
+
+    #[test]
+    fn values_cannot_forge_the_line_around_them() {
+        check(
+            "ran {a}.",
+            r#"{"a": "x\u001b[2J\ny\u202e"}"#,
+            "ran x\\u{1b}[2J\\ny\\u{202e}.",
+        );
+        let long = format!(r#"{{"a": "{}"}}"#, "é".repeat(300));
+        check(
+            "{a}!",
+            &long,
+            &format!("{}…!", "é".repeat(VALUE_CHARACTERS_MAX)),
+        );
+    }
+
+    #[test]
+    fn broken_templates_are_refused() {
+        assert_eq!(
+            Template::parse("a { b"),
+            Err("message: a { without its }".to_owned())
+        );
+        assert_eq!(
+            Template::parse("a } b"),
+            Err("message: a } without its {".to_owned())
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! From a checked query to something that runs over batches.
+//!
+//! ```text
+//! SELECT ... FROM events WHERE ...      ──► FilterPlan: expressions on just their columns, routed by evt_type
+//! anything else on single events        ──► GeneralPlan: the cached plan over a one-batch table
+//! ```
+//! `column IN (SELECT ... FROM a_list)` becomes a literal list at load, so that most detections are filters.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::logical_expr::expr::{InList, InSubquery};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use tokio::runtime::Runtime;
+
+use super::batch::Match;
+use super::filter::FilterPlan;
+use super::general::GeneralPlan;
+use super::lists::Lists;
+use super::session::Session;
+
+/// A detection's query, ready to run.
+pub(crate) enum Plan {
+    Filter(FilterPlan),
+    General(GeneralPlan),
+}
+
+impl Plan {
+    /// Plans a checked query; `replan` makes its logical plan again in another session.
+    pub fn try_new(
+        session: &Session,
+        checked: LogicalPlan,
+        events: &SchemaRef,
+        lists: &Lists,
+        runtime: &Arc<Runtime>,
+        replan: impl Fn(&Session) -> Result<LogicalPlan>,
+    ) -> Result<Self> {
+        let inlined = inline_lists(session, checked)?;
+        if let Some(filter) = FilterPlan::try_new(session, &inlined, events)? {
+            return Ok(Self::Filter(filter));
+        }
+        let replan = |session: &Session| inline_lists(session, replan(session)?);
+        GeneralPlan::try_new(&inlined, events, lists, Arc::clone(runtime), replan)
+            .map(Self::General)
+    }
+
+    /// The values of `evt_type` without which the query yields nothing; none = it may match any.
+    pub fn event_types(&self) -> Option<&BTreeSet<String>> {
+        match self {
+            Self::Filter(plan) => plan.event_types.as_ref(),
+            Self::General(_) => None,
+        }
+    }
+
+    /// The columns of events it reads.
+    pub fn columns(&self) -> BTreeSet<&str> {
+        match self {
+            Self::Filter(plan) => plan.columns(),
+            Self::General(plan) => plan.columns().collect(),
+        }
+    }
+
+    /// The events of a batch that match, in the batch's order, each once.
+    pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
+        match self {
+            Self::Filter(plan) => plan.run(batch),
+            Self::General(plan) => plan.run(batch),
+        }
+    }
+}
+
+/// Replaces each `IN (SELECT ... FROM lists)` that does not refer to the event by the list's values.
+fn inline_lists(session: &Session, plan: LogicalPlan) -> Result<LogicalPlan> {
+    let inline = |expr: Expr| {
+        expr.transform_up(|part| match part {
+            Expr::InSubquery(InSubquery {
+                expr,
+                subquery,
+                negated,
+            }) if subquery.outer_ref_columns.is_empty() => {
+                let batches = session.run(subquery.subquery.as_ref().clone())?;
+                let mut values = Vec::new();
+                for batch in &batches {
+                    for row in 0..batch.num_rows() {
+                        values.push(Expr::Literal(
+                            ScalarValue::try_from_array(batch.column(0), row)?,
+                            None,
+                        ));
+                    }
+                }
+                Ok(Transformed::yes(Expr::InList(InList::new(
+                    expr, values, negated,
+                ))))
+            }
+            other => Ok(Transformed::no(other)),
+        })
+    };
+    Ok(plan.transform_up(|node| node.map_expressions(inline))?.data)
+}

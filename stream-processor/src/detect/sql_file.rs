@@ -1,0 +1,144 @@
+//! The one file format of SQL content: leading `-- ` lines are TOML, the rest is one query.
+//!
+//! ```text
+//! -- title = "Shell with a terminal in a container"     line 1: header
+//! -- severity = "medium"                                line 2: header
+//! SELECT ...                                            line 3: the query
+//! ```
+//! The header's lines are SQL comments, so the SQL parser is given the whole file and its line numbers are the file's.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Why a file was not loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}:{line}: {reason}; {mend}", file.display())]
+pub struct Refusal {
+    /// The file.
+    pub file: PathBuf,
+    /// Line in the file, from 1; the header's lines count.
+    pub line: usize,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What to do about it.
+    pub mend: String,
+}
+
+/// A refusal before its file is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub line: usize,
+    pub reason: String,
+    pub mend: String,
+}
+
+impl Fault {
+    pub fn new(line: usize, reason: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            line,
+            reason: reason.into(),
+            mend: mend.into(),
+        }
+    }
+
+    pub fn in_file(self, file: &Path) -> Refusal {
+        Refusal {
+            file: file.to_owned(),
+            line: self.line,
+            reason: self.reason,
+            mend: self.mend,
+        }
+    }
+}
+
+/// A file of SQL content, taken apart but not judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlFile {
+    /// The header as TOML; its lines are the file's first lines.
+    pub header: String,
+    /// The whole text: the header is comments to an SQL parser.
+    pub sql: String,
+    /// Line of the query's start, from 1.
+    pub query_line: usize,
+    /// The first 16 hexadecimal digits of the text's SHA-256.
+    pub content_hash: String,
+}
+
+impl SqlFile {
+    /// Takes a text apart: the leading lines that start with `--` are the header.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let header: Vec<&str> = text
+            .lines()
+            .map_while(|line| line.strip_prefix("--"))
+            .collect();
+        let header: Vec<&str> = header
+            .iter()
+            .map(|line| line.strip_prefix(' ').unwrap_or(line))
+            .collect();
+        Self {
+            query_line: header.len() + 1,
+            header: header.join("\n"),
+            content_hash: hex(&Sha256::digest(text.as_bytes())[..8]),
+            sql: text.to_owned(),
+        }
+    }
+
+    /// First line of the query that holds `needle` in any case, else the query's first line.
+    pub(crate) fn line_of(&self, needle: &str) -> usize {
+        let needle = needle.to_lowercase();
+        let mut lines = self.sql.lines().enumerate().skip(self.query_line - 1);
+        lines
+            .find(|(_, line)| line.to_lowercase().contains(&needle))
+            .map_or(self.query_line, |(index, _)| index + 1)
+    }
+}
+
+/// Lower-case hexadecimal digits of some bytes.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The candidate that looks most like `name`, when one looks like it at all.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    const ALIKE: f64 = 0.55;
+    let name = name.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            (
+                strsim::normalized_damerau_levenshtein(&name, candidate),
+                candidate,
+            )
+        })
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_and_query_keep_the_lines_of_the_file() {
+        let file = SqlFile::parse("-- a = 1\n--\n-- b = 2\nSELECT x\nFROM Events -- note\n");
+        assert_eq!(file.header, "a = 1\n\nb = 2");
+        assert_eq!(file.query_line, 4);
+        assert_eq!(file.line_of("events"), 5);
+        assert_eq!(file.line_of("nowhere"), 4);
+        assert_eq!(file.content_hash.len(), 16);
+    }
+
+    #[test]
+    fn nearest_names_what_was_meant_and_nothing_else() {
+        let columns = ["proc_name", "proc_pname", "fd_name"];
+        assert_eq!(nearest("proc_nme", columns), Some("proc_name"));
+        assert_eq!(nearest("Proc_Name", columns), Some("proc_name"));
+        assert_eq!(nearest("zzz", columns), None);
+    }
+}
