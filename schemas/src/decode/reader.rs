@@ -51,6 +51,7 @@ impl Record {
         let mut parser = Parser {
             names: resolved.get_names(),
             types_left: TYPES_MAX,
+            depth: 0,
         };
         parser.record(record, "")
     }
