@@ -1,6 +1,6 @@
 //! What user space tells the programs and reads from them, beside the ring: kinds, modes, counters, map keys.
 
-use crate::wire::{PATH_KEY_BYTES, PathKey};
+pub use crate::wire::PATH_KEY_BYTES;
 
 /// Declares a C enumeration of `record.h` as a closed enum with names for metrics.
 macro_rules! numbered {
@@ -126,13 +126,10 @@ pub fn path_entries(path: &str) -> Option<[(u32, [u8; PATH_KEY_BYTES]); 2]> {
 }
 
 fn path_entry(path: &str, end: u8) -> (u32, [u8; PATH_KEY_BYTES]) {
-    let mut key = PathKey {
-        bits: (path.len() as u32 + 1) * 8,
-        path: [0; PATH_KEY_BYTES],
-    };
-    key.path[..path.len()].copy_from_slice(path.as_bytes());
-    key.path[path.len()] = end;
-    (key.bits, key.path)
+    let mut key = [0; PATH_KEY_BYTES];
+    key[..path.len()].copy_from_slice(path.as_bytes());
+    key[path.len()] = end;
+    ((path.len() as u32 + 1) * 8, key)
 }
 
 /// Bytes of a key of the list of file names; a name is padded with NUL and at least one is left.

@@ -9,7 +9,8 @@ pub(crate) const FLAG_IA32: u16 = 8;
 pub(crate) const FLAG_X32: u16 = 16;
 pub(crate) const STDIO_SOCKET: u16 = 1;
 pub(crate) const STDIO_FILE: u16 = 2;
-pub(crate) const PATH_KEY_BYTES: usize = 256;
+/// Bytes of a key of a path list.
+pub const PATH_KEY_BYTES: usize = 256;
 
 /// A struct every bit pattern of which is a value: integers, arrays of them, structs of them.
 ///

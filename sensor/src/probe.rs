@@ -1,0 +1,430 @@
+//! The kernel side: loads the programs of `dogwatch-ebpf`, attaches them, proves that they fire, and talks to them.
+//!
+//! ```text
+//! Probe::load:  types of the kernel ─► object with constants ─► maps filled ─► attached ─► canary ─► own pid known
+//! afterwards:   drain (records) · set_mode, forget (cgroups) · counters (sent, dropped, filtered)
+//! ```
+//!
+//! **Modes.** The kernel part looks the mode of a process's cgroup up in a map. A cgroup that is not in the map is at
+//! [`Mode::Normal`], so the first event of a container is captured before anybody knows of it. The owner of a `Probe`
+//! therefore gives [`ProbeOptions::modes`] of all cgroups that exist and are no container's (usually [`Mode::Lifecycle`]),
+//! and calls [`Probe::set_mode`] when one appears that is no container's, [`Probe::forget`] when one goes.
+//! The making and removing of cgroups and moves between them come whatever the mode.
+//!
+//! It does not parse records: the ring's bytes go out as they are.
+
+mod capabilities;
+mod error;
+mod hierarchy;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader, Pod};
+use dogwatch_ebpf::control::{self, CpuCounters, FilterReason, Kind, Settings};
+
+pub use capabilities::{KEPT, drop_capabilities};
+pub(crate) use capabilities::{has, missing_to_load};
+pub use dogwatch_ebpf::control::Mode;
+pub use error::ProbeError;
+pub(crate) use error::{Lockdown, lockdown};
+pub use hierarchy::{Hierarchy, HierarchyKind};
+
+use crate::canary;
+use crate::ring::Ring;
+
+/// Program and tracepoint, all needed.
+const HOOKS: [(&str, &str); 7] = [
+    ("on_exec", "sched_process_exec"),
+    ("on_fork", "sched_process_fork"),
+    ("on_exit", "sched_process_exit"),
+    ("on_sys_exit", "sys_exit"),
+    ("on_cgroup_mkdir", "cgroup_mkdir"),
+    ("on_cgroup_rmdir", "cgroup_rmdir"),
+    ("on_cgroup_attach_task", "cgroup_attach_task"),
+];
+
+const TYPES: &str = "/sys/kernel/btf/vmlinux";
+
+/// Host paths of which every opening for writing is captured at [`Mode::Lifecycle`]; each with all below it.
+pub const HOST_WRITE_PATHS: [&str; 13] = [
+    "/etc",
+    "/bin",
+    "/sbin",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/boot",
+    "/root/.ssh",
+    "/var/spool/cron",
+];
+
+/// Paths whose reading is captured every time, each with all below it; `*/name` is a file name wherever it lies.
+pub const SENSITIVE_READ_PATHS: [&str; 31] = [
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/sudoers",
+    "/etc/sudoers.d",
+    "/etc/pam.conf",
+    "/etc/pam.d",
+    "/etc/security/opasswd",
+    "/etc/ssl/private",
+    "/etc/kubernetes",
+    "/root/.ssh",
+    "/root/.aws",
+    "/root/.docker",
+    "/root/.kube",
+    "/run/secrets",
+    "/var/run/secrets",
+    "/proc/kcore",
+    "/dev/mem",
+    "*/environ",
+    "*/id_rsa",
+    "*/id_dsa",
+    "*/id_ecdsa",
+    "*/id_ed25519",
+    "*/authorized_keys",
+    "*/.git-credentials",
+    "*/.netrc",
+    "*/.pgpass",
+    "*/.bash_history",
+    "*/credentials",
+    "*/docker.sock",
+];
+
+/// How to load the kernel part.
+#[derive(Debug, Clone)]
+pub struct ProbeOptions {
+    /// Size of the ring, bytes; raised to the next power of two that is a multiple of the page size.
+    pub ring_bytes: u32,
+    /// See [`HOST_WRITE_PATHS`], the default.
+    pub host_write_paths: Vec<String>,
+    /// See [`SENSITIVE_READ_PATHS`], the default.
+    pub sensitive_read_paths: Vec<String>,
+    /// The hierarchy to use; found by [`Hierarchy::find`] when not given.
+    pub hierarchy: Option<Hierarchy>,
+    /// Modes known before the programs are attached. The sensor's own cgroup must not be at [`Mode::Off`]: the canary's
+    /// child would not be seen.
+    pub modes: Vec<(u64, Mode)>,
+}
+
+impl Default for ProbeOptions {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 8 << 20,
+            host_write_paths: HOST_WRITE_PATHS.map(String::from).to_vec(),
+            sensitive_read_paths: SENSITIVE_READ_PATHS.map(String::from).to_vec(),
+            hierarchy: None,
+            modes: Vec::new(),
+        }
+    }
+}
+
+/// What the kernel part counted since it was loaded, all CPUs together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelCounters {
+    /// Records the ring took, by kind.
+    pub sent: BTreeMap<&'static str, u64>,
+    /// Records the ring had no room for, by kind.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// What was seen and not sent, by reason.
+    pub filtered: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodCounters(CpuCounters);
+// SAFETY: integers only, no padding.
+unsafe impl Pod for PodCounters {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodSettings(Settings);
+// SAFETY: integers only, no padding.
+unsafe impl Pod for PodSettings {}
+
+/// The loaded and attached kernel part; detached when dropped.
+pub struct Probe {
+    ring: Ring,
+    modes: HashMap<MapData, u64, u32>,
+    settings: Array<MapData, PodSettings>,
+    counters: PerCpuArray<MapData, PodCounters>,
+    hierarchy: Hierarchy,
+    own_pid: u32,
+    /// Records that came while the canary ran, for the first `drain`.
+    early: Vec<Vec<u8>>,
+    /// Holds the programs and their links.
+    _programs: Ebpf,
+}
+
+impl Probe {
+    /// Loads and attaches the kernel part and proves with a canary (an exec, fork, exit, open and connect of its own)
+    /// that its hooks fire.
+    ///
+    /// # Errors
+    /// When the kernel, the capabilities or the mounts do not allow it; the message says what helps.
+    pub fn load(options: &ProbeOptions) -> Result<Self, ProbeError> {
+        let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::find, Ok)?;
+        let types = Btf::from_sys_fs().map_err(|source| ProbeError::NoTypeInformation {
+            path: TYPES.into(),
+            source: source.into(),
+        })?;
+        raise_locked_memory_limit();
+        let mut programs = load_object(options, &hierarchy, &types)?;
+        load_programs(&mut programs, &types)?;
+        // Parsed type information holds 27 MB; without the trim the allocator keeps it.
+        drop(types);
+        trim_memory();
+
+        fill_path_lists(&mut programs, options)?;
+        let mut probe = Self::from_maps(programs, hierarchy)?;
+        for (cgroup_id, mode) in &options.modes {
+            probe.set_mode(*cgroup_id, *mode)?;
+        }
+        let canary = canary::Canary::new()?;
+        probe.change_settings(canary.settings())?;
+        attach(&mut probe._programs)?;
+        let outcome = canary.run(&mut probe.ring)?;
+        probe.own_pid = outcome.own_pid;
+        probe.early = outcome.others;
+        probe.change_settings(Settings {
+            own_pid: outcome.own_pid,
+            ..Settings::default()
+        })?;
+        Ok(probe)
+    }
+
+    fn from_maps(mut programs: Ebpf, hierarchy: Hierarchy) -> Result<Self, ProbeError> {
+        let ring: RingBuf<MapData> = take(&mut programs, "ring")?;
+        let ring = Ring::new(ring).map_err(|source| map_error("wait for the ring", source))?;
+        Ok(Self {
+            ring,
+            modes: take(&mut programs, "modes")?,
+            settings: take(&mut programs, "settings")?,
+            counters: take(&mut programs, "counters")?,
+            hierarchy,
+            own_pid: 0,
+            early: Vec::new(),
+            _programs: programs,
+        })
+    }
+
+    /// The cgroup hierarchy in use.
+    pub fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// The sensor's process id in the initial pid namespace.
+    pub fn own_pid(&self) -> u32 {
+        self.own_pid
+    }
+
+    /// Sets what is captured of a cgroup's processes.
+    ///
+    /// # Errors
+    /// When the map (16,384 cgroups) is full.
+    pub fn set_mode(&mut self, cgroup_id: u64, mode: Mode) -> Result<(), ProbeError> {
+        self.modes
+            .insert(cgroup_id, mode as u32, 0)
+            .map_err(|source| map_error("set a cgroup's mode", source))
+    }
+
+    /// Forgets a cgroup that is gone; one that is not known is fine.
+    pub fn forget(&mut self, cgroup_id: u64) {
+        // The only way to fail is that it is not there.
+        let _ = self.modes.remove(&cgroup_id);
+    }
+
+    /// Waits at most `wait` (20 ms is usual), then hands each waiting record to `sink`, oldest first; returns how many.
+    /// Stops after 16,384 records, so that the caller gets to its other duties.
+    pub fn drain(&mut self, wait: Duration, sink: &mut dyn FnMut(&[u8])) -> usize {
+        let early = std::mem::take(&mut self.early);
+        early.iter().for_each(|record| sink(record));
+        early.len() + self.ring.drain(wait, sink)
+    }
+
+    /// What was counted since the start.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn counters(&self) -> Result<KernelCounters, ProbeError> {
+        let cpus = self
+            .counters
+            .get(&0, 0)
+            .map_err(|source| map_error("read the counters", source))?;
+        let mut total = KernelCounters::default();
+        for PodCounters(cpu) in cpus.iter() {
+            for kind in Kind::ALL {
+                *total.sent.entry(kind.name()).or_default() += cpu.sent[*kind as usize];
+                *total.dropped.entry(kind.name()).or_default() += cpu.dropped[*kind as usize];
+            }
+            for reason in FilterReason::ALL {
+                *total.filtered.entry(reason.name()).or_default() += cpu.filtered[*reason as usize];
+            }
+        }
+        Ok(total)
+    }
+
+    fn change_settings(&mut self, settings: Settings) -> Result<(), ProbeError> {
+        self.settings
+            .set(0, PodSettings(settings), 0)
+            .map_err(|source| map_error("change the settings", source))
+    }
+}
+
+fn load_object(
+    options: &ProbeOptions,
+    hierarchy: &Hierarchy,
+    types: &Btf,
+) -> Result<Ebpf, ProbeError> {
+    let ring_bytes = options
+        .ring_bytes
+        .clamp(64 << 10, 1 << 30)
+        .next_power_of_two();
+    EbpfLoader::new()
+        .btf(Some(types))
+        .map_max_entries("ring", ring_bytes)
+        .override_global("wake_bytes", &u64::from(ring_bytes / 16), true)
+        .override_global("hierarchy_kind", &(hierarchy.kind as u32), true)
+        .override_global("hierarchy_id", &hierarchy.id, true)
+        .load(dogwatch_ebpf::OBJECT)
+        .map_err(|source| error::refusal("the programs and their maps", source))
+}
+
+fn load_programs(programs: &mut Ebpf, types: &Btf) -> Result<(), ProbeError> {
+    for (name, hook) in HOOKS {
+        program(programs, name)?
+            .load(hook, types)
+            .map_err(|source| match source {
+                ProgramError::Btf(_) => ProbeError::MissingHook { hook },
+                source => error::refusal(name, source),
+            })?;
+    }
+    Ok(())
+}
+
+fn attach(programs: &mut Ebpf) -> Result<(), ProbeError> {
+    for (name, _) in HOOKS {
+        program(programs, name)?
+            .attach()
+            .map_err(|source| error::refusal(name, source))?;
+    }
+    Ok(())
+}
+
+fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint, ProbeError> {
+    let program = programs
+        .program_mut(name)
+        .expect("the object is built with this crate and has all of HOOKS");
+    program
+        .try_into()
+        .map_err(|source| error::refusal(name, source))
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(
+    programs: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, ProbeError> {
+    let map = programs
+        .take_map(name)
+        .expect("the object is built with this crate and has this map");
+    map.try_into()
+        .map_err(|source| map_error("open a map", source))
+}
+
+fn map_error(doing: &'static str, source: impl Error + Send + Sync + 'static) -> ProbeError {
+    ProbeError::Map {
+        doing,
+        source: Box::new(source),
+    }
+}
+
+fn fill_path_lists(programs: &mut Ebpf, options: &ProbeOptions) -> Result<(), ProbeError> {
+    let mut names: HashMap<MapData, [u8; control::NAME_KEY_BYTES], u32> =
+        take(programs, "sensitive_names")?;
+    let (in_names, in_paths): (Vec<_>, Vec<_>) = options
+        .sensitive_read_paths
+        .iter()
+        .partition(|path| path.starts_with("*/"));
+    for path in in_names {
+        let key = control::name_entry(&path[2..]).ok_or_else(|| ProbeError::BadPath {
+            list: "sensitive_read_paths",
+            path: path.clone(),
+        })?;
+        names
+            .insert(key, 1, 0)
+            .map_err(|source| map_error("fill the list of names", source))?;
+    }
+    fill_paths(
+        programs,
+        "sensitive_reads",
+        "sensitive_read_paths",
+        in_paths.into_iter(),
+    )?;
+    fill_paths(
+        programs,
+        "host_writes",
+        "host_write_paths",
+        options.host_write_paths.iter(),
+    )
+}
+
+fn fill_paths<'a>(
+    programs: &mut Ebpf,
+    map: &'static str,
+    list: &'static str,
+    paths: impl Iterator<Item = &'a String>,
+) -> Result<(), ProbeError> {
+    let mut trie: LpmTrie<MapData, [u8; control::PATH_KEY_BYTES], u32> = take(programs, map)?;
+    for path in paths {
+        let entries = control::path_entries(path).ok_or_else(|| ProbeError::BadPath {
+            list,
+            path: path.clone(),
+        })?;
+        for (bits, bytes) in entries {
+            let key = Key::new(bits, bytes);
+            trie.insert(&key, 1, 0)
+                .map_err(|source| map_error("fill a list of paths", source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Kernels before 5.11 count maps as locked memory. Where it may not be raised, loading says what was refused.
+fn raise_locked_memory_limit() {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a plain system call that reads the struct.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited) };
+}
+
+fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// The running kernel's version, (0, 0) when it cannot be told.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    let release =
+        std::fs::read_to_string(Path::new("/proc/sys/kernel/osrelease")).unwrap_or_default();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}

@@ -1,0 +1,236 @@
+//! Which cgroup hierarchy containers are found in, and where it is mounted.
+//!
+//! On a host with one unified hierarchy there is no choice. A hybrid host has the version 1 hierarchies and an almost empty
+//! unified one, in which some runtimes make cgroups (runc from 1.1) and some do not: there the running containers decide,
+//! and without any the version 1 hierarchy, in which every runtime makes them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::ProbeError;
+
+/// A cgroup hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Which one.
+    pub kind: HierarchyKind,
+    /// Its number in `/proc/PID/cgroup`; 0 for the unified one.
+    pub id: u32,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+}
+
+/// The hierarchies that can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HierarchyKind {
+    /// Version 2.
+    Unified = 0,
+    /// Version 1 with the controller `pids`.
+    Pids = 1,
+    /// Version 1 with the controller `memory`.
+    Memory = 2,
+}
+
+impl HierarchyKind {
+    const BY_PREFERENCE: [HierarchyKind; 3] = [Self::Unified, Self::Pids, Self::Memory];
+
+    /// The controller's name; empty for the unified hierarchy.
+    pub fn controller(self) -> &'static str {
+        match self {
+            Self::Unified => "",
+            Self::Pids => "pids",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+impl Hierarchy {
+    /// Finds the hierarchy of this host.
+    ///
+    /// # Errors
+    /// When none of them is mounted where this process sees it.
+    pub fn find() -> Result<Self, ProbeError> {
+        let mounts = read("/proc/self/mountinfo")?;
+        let own_cgroups = read("/proc/self/cgroup")?;
+        let mounted: Vec<Hierarchy> = HierarchyKind::BY_PREFERENCE
+            .into_iter()
+            .filter_map(|kind| {
+                Some(Self {
+                    kind,
+                    id: number(kind, &own_cgroups)?,
+                    mount: mount_of(kind, &mounts)?,
+                })
+            })
+            .collect();
+        choose(mounted, &all_cgroup_files()).ok_or(ProbeError::NoHierarchy)
+    }
+
+    /// The path of a line of `/proc/PID/cgroup`, when the line is this hierarchy's.
+    pub fn path_in<'a>(&self, line: &'a str) -> Option<&'a str> {
+        let (id, rest) = line.split_once(':')?;
+        let (_, path) = rest.split_once(':')?;
+        (id.parse() == Ok(self.id)).then_some(path)
+    }
+}
+
+fn read(path: &str) -> Result<String, ProbeError> {
+    fs::read_to_string(path).map_err(|source| ProbeError::Unreadable {
+        path: path.into(),
+        source,
+    })
+}
+
+fn number(kind: HierarchyKind, own_cgroups: &str) -> Option<u32> {
+    own_cgroups.lines().find_map(|line| {
+        let (id, rest) = line.split_once(':')?;
+        let (controllers, _) = rest.split_once(':')?;
+        controllers
+            .split(',')
+            .any(|name| name == kind.controller())
+            .then(|| id.parse().ok())?
+    })
+}
+
+/// The mount point of a hierarchy's own root; of another part of it only where there is none (a container's own view).
+fn mount_of(kind: HierarchyKind, mounts: &str) -> Option<PathBuf> {
+    let mut found: Vec<(bool, PathBuf)> = mounts
+        .lines()
+        .filter_map(|line| mount_in(kind, line))
+        .collect();
+    found.sort_by_key(|(whole, _)| !whole);
+    found.into_iter().next().map(|(_, path)| path)
+}
+
+/// From a line of mountinfo: whether the whole hierarchy is mounted, and where. Format: proc_pid_mountinfo(5).
+fn mount_in(kind: HierarchyKind, line: &str) -> Option<(bool, PathBuf)> {
+    let (before, after) = line.split_once(" - ")?;
+    let mut before = before.split(' ').skip(3);
+    let (root, point) = (before.next()?, before.next()?);
+    let mut after = after.split(' ');
+    let (file_system, options) = (after.next()?, after.nth(1)?);
+    let matches = match kind {
+        HierarchyKind::Unified => file_system == "cgroup2",
+        _ => {
+            file_system == "cgroup" && options.split(',').any(|option| option == kind.controller())
+        }
+    };
+    matches.then(|| (root == "/", PathBuf::from(point.replace("\\040", " "))))
+}
+
+fn all_cgroup_files() -> Vec<String> {
+    let Ok(folder) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let numbered = folder
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit());
+    numbered
+        .filter_map(|entry| fs::read_to_string(entry.path().join("cgroup")).ok())
+        .collect()
+}
+
+fn choose(mounted: Vec<Hierarchy>, cgroup_files: &[String]) -> Option<Hierarchy> {
+    let holds_containers = |hierarchy: &Hierarchy| {
+        let paths = cgroup_files
+            .iter()
+            .flat_map(|file| file.lines())
+            .filter_map(|line| hierarchy.path_in(line));
+        paths.into_iter().any(names_a_container)
+    };
+    let with_containers = mounted.iter().position(holds_containers);
+    let without = mounted
+        .iter()
+        .position(|hierarchy| hierarchy.kind != HierarchyKind::Unified);
+    mounted
+        .into_iter()
+        .nth(with_containers.or(without).unwrap_or(0))
+}
+
+/// Every runtime puts the container's id, 64 hexadecimal digits, into the cgroup's name.
+fn names_a_container(path: &str) -> bool {
+    path.split(|c: char| !c.is_ascii_hexdigit())
+        .any(|part| part.len() == 64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIFIED: &str =
+        "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const HYBRID: &str = "31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+        38 30 0:34 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+        35 30 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+        40 30 0:36 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+    const OWN: &str = "8:pids:/\n4:memory:/x\n2:cpu,cpuacct:/\n0::/\n";
+    const ID: &str = "2fae75161141aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn check(mounts: &str, cgroup_file: &str, expected: Option<(HierarchyKind, u32, &str)>) {
+        let mounted = HierarchyKind::BY_PREFERENCE
+            .into_iter()
+            .filter_map(|kind| {
+                Some(Hierarchy {
+                    kind,
+                    id: number(kind, OWN)?,
+                    mount: mount_of(kind, mounts)?,
+                })
+            })
+            .collect();
+        let expected = expected.map(|(kind, id, mount)| Hierarchy {
+            kind,
+            id,
+            mount: mount.into(),
+        });
+        assert_eq!(choose(mounted, &[cgroup_file.to_owned()]), expected);
+    }
+
+    #[test]
+    fn the_running_containers_decide() {
+        let unified = Some((HierarchyKind::Unified, 0, "/sys/fs/cgroup/unified"));
+        let pids = Some((HierarchyKind::Pids, 8, "/sys/fs/cgroup/pids"));
+        let memory = Some((HierarchyKind::Memory, 4, "/sys/fs/cgroup/memory"));
+        check(
+            HYBRID,
+            &format!("8:pids:/docker/{ID}\n0::/docker/{ID}\n"),
+            unified,
+        );
+        check(HYBRID, &format!("8:pids:/docker/{ID}\n0::/\n"), pids);
+        check(
+            HYBRID,
+            &format!("8:pids:/\n4:memory:/docker/{ID}\n0::/\n"),
+            memory,
+        );
+        check(HYBRID, "8:pids:/\n0::/\n", pids);
+        check(
+            UNIFIED,
+            "0::/\n",
+            Some((HierarchyKind::Unified, 0, "/sys/fs/cgroup")),
+        );
+        check("", "0::/\n", None);
+    }
+
+    #[test]
+    fn the_whole_hierarchy_is_preferred_to_a_part() {
+        let part = UNIFIED.replace(" / ", " /../.. ");
+        let whole = UNIFIED.replace(" /sys/fs/cgroup ", " /host/cgroup\\0402 ");
+        assert_eq!(
+            mount_of(HierarchyKind::Unified, &format!("{part}{whole}")),
+            Some("/host/cgroup 2".into())
+        );
+        assert_eq!(
+            mount_of(HierarchyKind::Unified, &part),
+            Some("/sys/fs/cgroup".into())
+        );
+    }
+
+    #[test]
+    fn lines_of_other_hierarchies_have_no_path() {
+        let hierarchy = Hierarchy {
+            kind: HierarchyKind::Pids,
+            id: 8,
+            mount: "/x".into(),
+        };
+        assert_eq!(hierarchy.path_in("8:pids:/a:b"), Some("/a:b"));
+        assert_eq!(hierarchy.path_in("0::/a"), None);
+    }
+}
