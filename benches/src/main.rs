@@ -1,0 +1,51 @@
+//! Dogwatch's benchmarks: each compares in one run, and prints Markdown for `docs/benchmarks.md`.
+//!
+//! What needs a broker starts a real one, as the tests do (`./dogwatch.sh install` brings it).
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod codec;
+mod detections;
+mod events;
+mod matching;
+mod measure;
+mod stream;
+mod table;
+
+/// Measures Dogwatch beside what it is compared to.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Small inputs and few runs: shows that the benchmarks work, not how fast anything is.
+    #[arg(long, global = true)]
+    smoke: bool,
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// Encoding and decoding of events, beside apache-avro and arrow-avro.
+    Codec,
+    /// One step of the engine at 1, 10 and 100 detections, beside one SQL statement for each.
+    Matching,
+    /// Events per second over a real broker, beside a bare consumer of the same topic.
+    Throughput,
+    /// Time from an event's append to its committed alert, over a real broker.
+    Latency,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let (events, runs) = if arguments.smoke { (1024, 3) } else { (8192, 15) };
+    let table = match arguments.benchmark {
+        Benchmark::Codec => codec::run(events, runs)?,
+        Benchmark::Matching => matching::run(events, runs)?,
+        Benchmark::Throughput => stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 })?,
+        Benchmark::Latency if arguments.smoke => stream::latency(2_000, 2)?,
+        Benchmark::Latency => stream::latency(20_000, 20)?,
+    };
+    println!("{table}");
+    Ok(())
+}

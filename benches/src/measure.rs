@@ -1,0 +1,50 @@
+//! How a piece of single-threaded work is timed: CPU time of the thread, best and median of several runs.
+//!
+//! CPU time, not wall time, because these machines are shared; the ratios inside one table are what counts.
+
+use std::time::Duration;
+
+/// Times of one piece of work, sorted, each the CPU time of one whole run.
+pub struct Times(Vec<Duration>);
+
+impl Times {
+    /// Returns the median in nanoseconds per item.
+    pub fn median_ns(&self, items: usize) -> f64 {
+        self.0[self.0.len() / 2].as_nanos() as f64 / items as f64
+    }
+
+    /// Returns the fastest run in nanoseconds per item.
+    pub fn best_ns(&self, items: usize) -> f64 {
+        self.0[0].as_nanos() as f64 / items as f64
+    }
+}
+
+/// Runs `work` once to warm up and then `runs` times.
+///
+/// # Panics
+/// When `runs` is 0.
+pub fn cpu_time(runs: usize, mut work: impl FnMut()) -> Times {
+    assert!(runs > 0, "at least one run");
+    work();
+    let mut times: Vec<Duration> = (0..runs)
+        .map(|_| {
+            let start = thread_cpu();
+            work();
+            thread_cpu() - start
+        })
+        .collect();
+    times.sort_unstable();
+    Times(times)
+}
+
+/// CPU time of the calling thread so far.
+fn thread_cpu() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a timespec of ours; the clock exists on every Linux.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(status, 0, "the thread's CPU clock exists");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
