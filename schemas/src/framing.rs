@@ -3,8 +3,8 @@
 //! Today that is Avro's single-object encoding: `C3 01`, the schema's CRC-64-AVRO fingerprint (8 bytes, little endian), the binary form.
 //! [`Framing`] is an enum so that a registry's framing is one variant more.
 
+use crate::canonical::canonical_form;
 use apache_avro::Schema;
-use apache_avro::rabin::Rabin;
 use std::fmt;
 
 /// First bytes of an Avro single object.
@@ -77,9 +77,17 @@ pub fn write_header(fingerprint: Fingerprint, out: &mut Vec<u8>) {
 
 /// Returns the fingerprint of a schema.
 pub fn fingerprint_of(schema: &Schema) -> Fingerprint {
-    let digest = schema.fingerprint::<Rabin>().bytes;
-    let bytes = <[u8; 8]>::try_from(digest.as_slice()).expect("CRC-64 has 8 bytes");
-    Fingerprint(u64::from_le_bytes(bytes))
+    Fingerprint(crc_64_avro(canonical_form(schema).as_bytes()))
+}
+
+/// The algorithm of the Avro specification, bit by bit: a schema is hashed once.
+fn crc_64_avro(bytes: &[u8]) -> u64 {
+    /// Both the polynomial and the fingerprint of nothing.
+    const EMPTY: u64 = 0xc15d_213a_a4d7_a795;
+    let shift = |crc: u64| (crc >> 1) ^ if crc & 1 == 1 { EMPTY } else { 0 };
+    bytes.iter().fold(EMPTY, |crc, &byte| {
+        (0..8).fold(crc ^ u64::from(byte), |crc, _| shift(crc))
+    })
 }
 
 fn split_single_object(message: &[u8]) -> Result<(Fingerprint, &[u8]), FramingError> {

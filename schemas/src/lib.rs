@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+mod canonical;
 pub mod decode;
 pub mod framing;
 pub mod local;

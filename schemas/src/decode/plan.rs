@@ -2,6 +2,7 @@
 
 use super::SchemaError;
 use super::reader::{Field, Kind, Record, Type};
+use crate::canonical::canonical_form;
 use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, NamesRef, RecordSchema, ResolvedSchema, UuidSchema};
 
@@ -303,6 +304,6 @@ fn column_of(writer: &str, fields: &[Field]) -> Option<usize> {
 fn mismatch(writer: &Schema, path: &str) -> SchemaError {
     SchemaError::Mismatch {
         field: path.to_owned(),
-        writer: writer.canonical_form(),
+        writer: canonical_form(writer),
     }
 }

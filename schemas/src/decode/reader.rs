@@ -3,6 +3,7 @@
 use super::SchemaError;
 use super::columns::Column;
 use super::plan::{Constant, DEPTH_MAX, TYPES_MAX};
+use crate::canonical::canonical_form;
 use apache_avro::Schema;
 use apache_avro::schema::{NamesRef, RecordSchema, ResolvedSchema};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema, TimeUnit};
@@ -197,7 +198,7 @@ impl Parser<'_> {
 fn no_column(schema: &Schema, path: &str) -> SchemaError {
     SchemaError::NoColumn {
         field: path.to_owned(),
-        avro_type: schema.canonical_form(),
+        avro_type: canonical_form(schema),
     }
 }
 
