@@ -10,7 +10,7 @@
 set -eu
 
 rust_minimum=1.95
-cache=${DOGWATCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dogwatch}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/dogwatch
 
 # What shows that a thing is there (a command, or a file by its path), and the package that brings it;
 # where distributions name it differently, the first name that apt knows.
@@ -247,7 +247,7 @@ demo() {
 test_all() {
     build
     start_docker || fail "the tests need Docker"
-    export DOGWATCH_CACHE="$cache"
+    export XDG_CACHE_HOME="${cache%/*}"  # the tests look there, as root too
     if [ "$(id -u)" != 0 ]; then
         # cargo compiles as the user and hands each test program to sudo.
         triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')

@@ -18,9 +18,6 @@ pub fn path(name: &str) -> PathBuf {
 }
 
 fn folder() -> PathBuf {
-    if let Some(folder) = env::var_os("DOGWATCH_CACHE") {
-        return folder.into();
-    }
     let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home =
         || PathBuf::from(env::var_os("HOME").expect("HOME names the user's folder")).join(".cache");

@@ -1,7 +1,7 @@
 //! Real containers, from an image that is made of this machine's own files: no registry is needed.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -194,6 +194,8 @@ fn lay_out(folder: &Path) {
     ] {
         fs::write(folder.join(path), text).expect("a file of the image is written");
     }
+    let shadow = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(folder.join("etc/shadow"), shadow).expect("its permissions can be set");
 }
 
 fn run(command: &mut Command) {

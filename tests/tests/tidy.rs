@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use dogwatch_tests::cache::repository;
 
-/// Which of our crates each may see. `tests` and `benches` may see all but each other; nobody sees them.
+/// Which of our crates each may see. `tests` may see all, `benches` those and the brokers of `tests`; nobody else sees them.
 const MAY_SEE: &[(&str, &[&str])] = &[
     ("schemas", &[]),
     ("ebpf", &[]),
@@ -19,7 +19,14 @@ const MAY_SEE: &[(&str, &[&str])] = &[
     ),
     (
         "benches",
-        &["schemas", "ebpf", "sensor", "stream-processor", "console"],
+        &[
+            "schemas",
+            "ebpf",
+            "sensor",
+            "stream-processor",
+            "console",
+            "tests",
+        ],
     ),
 ];
 
