@@ -213,9 +213,14 @@ struct signal_struct {
 	u64 utime, stime;
 	unsigned long min_flt, maj_flt;
 	struct task_io_accounting ioac;
+	unsigned long long sum_sched_runtime;
+};
+struct sched_entity {
+	u64 sum_exec_runtime;
 };
 struct task_struct {
 	struct thread_info thread_info;
+	struct sched_entity se;
 	pid_t pid, tgid;
 	struct task_struct *real_parent, *group_leader;
 	struct list_head thread_node;

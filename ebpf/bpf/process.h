@@ -52,6 +52,7 @@ static __always_inline void add_thread(struct record_exit *r, struct task_struct
 {
 	r->utime_ns += BPF_CORE_READ(task, utime);
 	r->stime_ns += BPF_CORE_READ(task, stime);
+	r->run_ns += BPF_CORE_READ(task, se.sum_exec_runtime);
 	r->min_flt += BPF_CORE_READ(task, min_flt);
 	r->maj_flt += BPF_CORE_READ(task, maj_flt);
 	r->rchar += BPF_CORE_READ(task, ioac.rchar);
@@ -65,6 +66,7 @@ static __always_inline void fill_counters(struct record_exit *r, struct signal_s
 {
 	r->utime_ns = BPF_CORE_READ(signal, utime);
 	r->stime_ns = BPF_CORE_READ(signal, stime);
+	r->run_ns = BPF_CORE_READ(signal, sum_sched_runtime);
 	r->min_flt = BPF_CORE_READ(signal, min_flt);
 	r->maj_flt = BPF_CORE_READ(signal, maj_flt);
 	r->rchar = BPF_CORE_READ(signal, ioac.rchar);

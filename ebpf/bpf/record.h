@@ -142,7 +142,9 @@ struct record_fork {
 
 struct record_exit {
 	struct record_header header;
-	u64 utime_ns, stime_ns, min_flt, maj_flt, rchar, wchar, read_bytes, write_bytes;
+	u64 utime_ns, stime_ns; /* sampled at ticks on most kernels: their ratio counts */
+	u64 run_ns;             /* exact */
+	u64 min_flt, maj_flt, rchar, wchar, read_bytes, write_bytes;
 	u32 status;
 	u32 pad;
 };

@@ -188,9 +188,10 @@ fn fork(bytes: &[u8]) -> Result<Record, ParseError> {
 
 fn exit(bytes: &[u8]) -> Result<Record, ParseError> {
     let wire = ExitWire::read(bytes)?;
+    let (utime_ns, stime_ns) = split_run_time(wire.run_ns, wire.utime_ns, wire.stime_ns);
     let counters = Counters {
-        utime_ns: wire.utime_ns,
-        stime_ns: wire.stime_ns,
+        utime_ns,
+        stime_ns,
         min_flt: wire.min_flt,
         maj_flt: wire.maj_flt,
         rchar: wire.rchar,
@@ -355,6 +356,16 @@ fn socket(wire: &SocketWire, unix_path: Vec<u8>) -> SocketAddresses {
         remote: wire.remote,
         unix_path,
     }
+}
+
+/// The exact run time, split as the sampled times are: what the kernel does for `/proc/PID/stat` (`cputime_adjust`).
+fn split_run_time(run_ns: u64, user_ns: u64, system_ns: u64) -> (u64, u64) {
+    let sampled = u128::from(user_ns) + u128::from(system_ns);
+    let share = (u128::from(run_ns) * u128::from(system_ns))
+        .checked_div(sampled)
+        .unwrap_or(0);
+    let system = u64::try_from(share).unwrap_or(run_ns);
+    (run_ns - system, system)
 }
 
 /// The kernel keeps 12 bits of major over 20 of minor; `stat` shows the minor's low 8 bits, the major, the minor's rest.

@@ -82,7 +82,7 @@ wire! {
         header: HeaderWire, child_start_ns: u64, child_cgroup_id: u64, child_pid: u32, child_vpid: u32, child: IdentityWire,
     }
     ExitWire = "record_exit" {
-        header: HeaderWire, utime_ns: u64, stime_ns: u64, min_flt: u64, maj_flt: u64, rchar: u64, wchar: u64,
+        header: HeaderWire, utime_ns: u64, stime_ns: u64, run_ns: u64, min_flt: u64, maj_flt: u64, rchar: u64, wchar: u64,
         read_bytes: u64, write_bytes: u64, status: u32, pad: u32,
     }
     OpenWire = "record_open" {

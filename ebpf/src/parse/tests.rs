@@ -78,6 +78,13 @@ fn devices_are_shown_as_stat_shows_them() {
     assert_eq!(user_device(136 << 20), 0x8800);
 }
 
+#[test]
+fn run_time_is_split_as_sampled() {
+    assert_eq!(split_run_time(100, 0, 0), (100, 0));
+    assert_eq!(split_run_time(100, 3, 1), (75, 25));
+    assert_eq!(split_run_time(u64::MAX, 0, u64::MAX), (0, u64::MAX));
+}
+
 proptest! {
     #[test]
     fn hostile_bytes_never_panic(kind in 0u16..20, mut input in proptest::collection::vec(any::<u8>(), 0..2048)) {

@@ -1,0 +1,22 @@
+//! The kernel part on the real kernel: children of the test do known things, and the records must say exactly those.
+//!
+//! Needs root and a kernel with type information. Without, each test says why it did nothing; with both it fails when
+//! the kernel part cannot be loaded. A child's records are in the ring before `wait` returns, so nothing here waits for
+//! luck.
+
+#[path = "kernel/act.rs"]
+mod act;
+#[path = "kernel/cgroups.rs"]
+mod cgroups;
+#[path = "kernel/connects.rs"]
+mod connects;
+#[path = "kernel/entries.rs"]
+mod entries;
+#[path = "kernel/execs.rs"]
+mod execs;
+#[path = "kernel/opens.rs"]
+mod opens;
+#[path = "kernel/processes.rs"]
+mod processes;
+#[path = "kernel/watch.rs"]
+mod watch;
