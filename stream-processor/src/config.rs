@@ -1,0 +1,589 @@
+//! Configuration: a TOML file, then the environment (`DOGWATCH_…`), then flags.
+//!
+//! [`RawConfig`] is what is written there; [`Config`] is what the program uses, checked once.
+//! Unknown keys are refused with the nearest known name and the place they came from.
+//! Every default stands in `processor.toml`; a test holds the two equal.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Environment, File, FileFormat, Source, Value, ValueKind};
+use serde::{Deserialize, Serialize};
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file or the environment could not be read or does not hold what the settings need.
+    #[error("could not read the configuration{}: {source}", place(.file))]
+    Unreadable {
+        /// The file that was named, if one was.
+        file: Option<PathBuf>,
+        /// What the reader says.
+        source: config::ConfigError,
+    },
+    /// A key that no setting has.
+    #[error("unknown key {key} in {origin}{}", did_you_mean(.nearest))]
+    UnknownKey {
+        /// The key with its sections.
+        key: String,
+        /// The file, or the environment.
+        origin: String,
+        /// The known key most like it.
+        nearest: Option<String>,
+    },
+    /// A value outside its range.
+    #[error("{key} must be {expected}, not {found}")]
+    Value {
+        /// The key with its sections.
+        key: &'static str,
+        /// What would be right.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// A librdkafka option that a named setting decides.
+    #[error("kafka.options may not set {option}: {mend}")]
+    Contradiction {
+        /// The option.
+        option: String,
+        /// What to set instead.
+        mend: &'static str,
+    },
+    /// A librdkafka option or value that librdkafka refuses.
+    #[error("kafka.options: {0}")]
+    Option(String),
+}
+
+fn place(file: &Option<PathBuf>) -> String {
+    file.as_ref()
+        .map_or(String::new(), |path| format!(" {}", path.display()))
+}
+
+fn did_you_mean(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(
+        || "; processor.toml lists all keys".to_owned(),
+        |name| format!(": did you mean {name}?"),
+    )
+}
+
+/// How alerts and input offsets are tied together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Alerts, dead letters and offsets in one Kafka transaction.
+    ExactlyOnce,
+    /// Alerts first, offsets afterwards.
+    AtLeastOnce,
+}
+
+/// The settings as written; see `processor.toml` for what each means.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawConfig {
+    /// How alerts and input offsets are tied together.
+    pub delivery: Delivery,
+    /// Brokers, names and timeouts.
+    pub kafka: RawKafka,
+    /// What is looked for.
+    pub detections: RawDetections,
+    /// How input is cut into steps.
+    pub step: RawStep,
+    /// Where Prometheus reads.
+    pub metrics: RawMetrics,
+    /// What is logged, and how.
+    pub log: RawLog,
+}
+
+/// Section `[kafka]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawKafka {
+    /// Brokers to start from, `host:port` separated by commas.
+    pub bootstrap_servers: String,
+    /// What every topic's name begins with.
+    pub topic_prefix: String,
+    /// The consumer group.
+    pub group_id: String,
+    /// This processor's stable name in its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Whether missing topics are created.
+    pub create_topics: bool,
+    /// Partitions of created topics.
+    pub partitions: i32,
+    /// Replicas of created topics.
+    pub replication_factor: i32,
+    /// Silence after which the group gives partitions to others.
+    #[serde(with = "humantime_serde")]
+    pub session_timeout: Duration,
+    /// Time after which the broker aborts an open transaction.
+    #[serde(with = "humantime_serde")]
+    pub transaction_timeout: Duration,
+    /// Options for librdkafka.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Section `[detections]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawDetections {
+    /// Folder with one SQL file a detection.
+    pub folder: PathBuf,
+}
+
+/// Section `[step]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawStep {
+    /// Most records in a step.
+    pub rows_max: usize,
+    /// How long a first record waits for others.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// How often offsets are committed when nothing is said.
+    #[serde(with = "humantime_serde")]
+    pub idle_commit_interval: Duration,
+}
+
+/// Section `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawMetrics {
+    /// `address:port`, or empty for none.
+    pub listen: String,
+}
+
+/// Section `[log]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLog {
+    /// Level or filter.
+    pub level: String,
+    /// Human or JSON.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// Lines for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            delivery: Delivery::ExactlyOnce,
+            kafka: RawKafka::default(),
+            detections: RawDetections::default(),
+            step: RawStep::default(),
+            metrics: RawMetrics::default(),
+            log: RawLog::default(),
+        }
+    }
+}
+
+impl Default for RawKafka {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: "127.0.0.1:9092".to_owned(),
+            topic_prefix: "dogwatch".to_owned(),
+            group_id: "dogwatch-processor".to_owned(),
+            instance: None,
+            create_topics: true,
+            partitions: 8,
+            replication_factor: 1,
+            session_timeout: Duration::from_secs(10),
+            transaction_timeout: Duration::from_secs(10),
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for RawDetections {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::from("detections"),
+        }
+    }
+}
+
+impl Default for RawStep {
+    fn default() -> Self {
+        Self {
+            rows_max: 65_536,
+            linger: Duration::from_millis(5),
+            idle_commit_interval: Duration::from_millis(500),
+        }
+    }
+}
+
+impl Default for RawMetrics {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:9465".to_owned(),
+        }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Auto,
+        }
+    }
+}
+
+/// The checked settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How alerts and input offsets are tied together.
+    pub delivery: Delivery,
+    /// Brokers, names and timeouts.
+    pub kafka: RawKafka,
+    /// Folder with one SQL file a detection.
+    pub detections_folder: PathBuf,
+    /// How input is cut into steps.
+    pub step: RawStep,
+    /// Where Prometheus reads; `None` = nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// What is logged, and how.
+    pub log: RawLog,
+    /// A crash asked for by a test; see [`Fault`].
+    pub fault: Option<Fault>,
+}
+
+/// A crash at a named point, for tests of recovery: `DOGWATCH_FAULT=after_send_offsets:3`
+/// kills the process in its third transaction, after the offsets were sent and before the commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The transaction to die in, counted from 1.
+    pub transaction: u64,
+}
+
+/// Values from flags; they win over file and environment.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--kafka`: `kafka.bootstrap_servers`.
+    pub bootstrap_servers: Option<String>,
+    /// `--detections`: `detections.folder`.
+    pub detections_folder: Option<PathBuf>,
+}
+
+/// Environment variable that asks for a [`Fault`].
+const FAULT_VARIABLE: &str = "fault";
+
+impl Config {
+    /// Reads `file` (none: the defaults), the environment and `overrides`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key and what would be right.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable {
+            file: file.map(Path::to_owned),
+            source,
+        };
+        let mut environment = Environment::with_prefix("DOGWATCH")
+            .prefix_separator("_")
+            .separator("__")
+            .collect()
+            .map_err(unreadable)?;
+        let fault = environment
+            .remove(FAULT_VARIABLE)
+            .map(|value| Fault::parse(&value.to_string()))
+            .transpose()?;
+        let mut builder = config::Config::builder();
+        if let Some(path) = file {
+            builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+        }
+        for (key, value) in environment {
+            builder = builder.set_override(key, value).map_err(unreadable)?;
+        }
+        let tree = builder.build().map_err(unreadable)?;
+        refuse_unknown(&tree.collect().map_err(unreadable)?)?;
+        let mut raw: RawConfig = tree.try_deserialize().map_err(unreadable)?;
+        if let Some(servers) = overrides.bootstrap_servers {
+            raw.kafka.bootstrap_servers = servers;
+        }
+        if let Some(folder) = overrides.detections_folder {
+            raw.detections.folder = folder;
+        }
+        let mut config = Self::check(raw)?;
+        config.fault = fault;
+        Ok(config)
+    }
+
+    /// Checks settings that did not come from a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key and what would be right.
+    pub fn check(mut raw: RawConfig) -> Result<Self, ConfigError> {
+        raw.kafka.options = dotted(raw.kafka.options);
+        refuse_contradictions(&raw.kafka.options)?;
+        check_ranges(&raw)?;
+        let metrics_listen = match raw.metrics.listen.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| ConfigError::Value {
+                key: "metrics.listen",
+                expected: "address:port such as 127.0.0.1:9465, or empty",
+                found: format!("{text:?}"),
+            })?),
+        };
+        let config = Self {
+            delivery: raw.delivery,
+            kafka: raw.kafka,
+            detections_folder: raw.detections.folder,
+            step: raw.step,
+            metrics_listen,
+            log: raw.log,
+            fault: None,
+        };
+        crate::kafka::check_options(&config).map_err(ConfigError::Option)?;
+        Ok(config)
+    }
+}
+
+impl Fault {
+    fn parse(text: &str) -> Result<Self, ConfigError> {
+        text.strip_prefix("after_send_offsets:")
+            .and_then(|count| count.parse().ok())
+            .map(|transaction| Self { transaction })
+            .ok_or_else(|| ConfigError::Value {
+                key: "DOGWATCH_FAULT",
+                expected: "after_send_offsets:N (for tests only)",
+                found: format!("{text:?}"),
+            })
+    }
+}
+
+/// Options from the environment cannot hold dots; librdkafka's hold nothing else between words.
+fn dotted(options: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mend = |(key, value): (String, String)| (key.replace('_', "."), value);
+    options.into_iter().map(mend).collect()
+}
+
+/// librdkafka options that named settings, or exactly-once itself, decide.
+const DECIDED: [(&str, &str); 16] = [
+    ("bootstrap.servers", "set kafka.bootstrap_servers"),
+    ("metadata.broker.list", "set kafka.bootstrap_servers"),
+    ("group.id", "set kafka.group_id"),
+    ("group.instance.id", "set kafka.instance"),
+    ("transactional.id", "set kafka.instance"),
+    ("session.timeout.ms", "set kafka.session_timeout"),
+    ("transaction.timeout.ms", "set kafka.transaction_timeout"),
+    (
+        "enable.auto.commit",
+        "offsets are committed with the alerts",
+    ),
+    (
+        "enable.auto.offset.store",
+        "offsets are committed with the alerts",
+    ),
+    (
+        "auto.offset.reset",
+        "expired input is counted and stated, never skipped silently",
+    ),
+    ("isolation.level", "recovery needs read_committed"),
+    ("enable.idempotence", "both delivery modes need it"),
+    ("acks", "both delivery modes need all"),
+    ("partitioner", "all producers must agree on murmur2_random"),
+    (
+        "partition.assignment.strategy",
+        "topics are assigned together by range",
+    ),
+    ("group.protocol", "the classic protocol is used"),
+];
+
+fn refuse_contradictions(options: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    for (option, mend) in DECIDED {
+        if options.contains_key(option) {
+            return Err(ConfigError::Contradiction {
+                option: option.to_owned(),
+                mend,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
+    let refuse = |key, expected, found: String| {
+        Err(ConfigError::Value {
+            key,
+            expected,
+            found,
+        })
+    };
+    if raw.kafka.bootstrap_servers.trim().is_empty() {
+        return refuse("kafka.bootstrap_servers", "host:port", "empty".to_owned());
+    }
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if raw.kafka.topic_prefix.is_empty() || !raw.kafka.topic_prefix.chars().all(legal) {
+        let expected = "one or more of a-z, A-Z, 0-9, '.', '_' and '-'";
+        return refuse(
+            "kafka.topic_prefix",
+            expected,
+            format!("{:?}", raw.kafka.topic_prefix),
+        );
+    }
+    if raw.kafka.group_id.is_empty() {
+        return refuse("kafka.group_id", "a name", "empty".to_owned());
+    }
+    if raw.kafka.instance.as_deref() == Some("") {
+        return refuse("kafka.instance", "a name, or left out", "empty".to_owned());
+    }
+    if raw.kafka.partitions < 1 {
+        return refuse(
+            "kafka.partitions",
+            "1 or more",
+            raw.kafka.partitions.to_string(),
+        );
+    }
+    if raw.kafka.replication_factor < 1 {
+        let found = raw.kafka.replication_factor.to_string();
+        return refuse("kafka.replication_factor", "1 or more", found);
+    }
+    for (key, timeout) in [
+        ("kafka.session_timeout", raw.kafka.session_timeout),
+        ("kafka.transaction_timeout", raw.kafka.transaction_timeout),
+    ] {
+        if !(1..=900).contains(&timeout.as_secs()) {
+            return refuse(key, "between 1s and 15m", format!("{timeout:?}"));
+        }
+    }
+    if !(1..=1_000_000).contains(&raw.step.rows_max) {
+        return refuse(
+            "step.rows_max",
+            "between 1 and 1000000",
+            raw.step.rows_max.to_string(),
+        );
+    }
+    for (key, wait) in [
+        ("step.linger", raw.step.linger),
+        ("step.idle_commit_interval", raw.step.idle_commit_interval),
+    ] {
+        if wait > Duration::from_secs(10) {
+            return refuse(key, "at most 10s", format!("{wait:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses keys that [`RawConfig`] does not have, with the nearest name it has.
+fn refuse_unknown(tree: &config::Map<String, Value>) -> Result<(), ConfigError> {
+    let mut complete = RawConfig::default();
+    complete.kafka.instance = Some(String::new());
+    let known = serde_json::to_value(complete).expect("settings are plain data");
+    refuse_unknown_in(tree, &known, "")
+}
+
+fn refuse_unknown_in(
+    tree: &config::Map<String, Value>,
+    known: &serde_json::Value,
+    section: &str,
+) -> Result<(), ConfigError> {
+    // kafka.options holds whatever librdkafka knows; it is checked there.
+    let Some(known) = known.as_object().filter(|_| section != "kafka.options.") else {
+        return Ok(());
+    };
+    for (name, value) in tree {
+        let key = format!("{section}{name}");
+        let Some(below) = known.get(name) else {
+            return Err(ConfigError::UnknownKey {
+                nearest: nearest(name, known.keys()).map(|name| format!("{section}{name}")),
+                origin: value.origin().unwrap_or("the configuration").to_owned(),
+                key,
+            });
+        };
+        if let ValueKind::Table(table) = &value.kind {
+            refuse_unknown_in(table, below, &format!("{key}."))?;
+        }
+    }
+    Ok(())
+}
+
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
+    known
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path()), Overrides::default())
+    }
+
+    fn refused(text: &str, expected: &str) {
+        let message = load(text).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+    }
+
+    #[test]
+    fn the_commented_file_states_the_defaults() {
+        let text = include_str!("../processor.toml");
+        let stated: RawConfig = toml::from_str(text).unwrap();
+        assert_eq!(stated, RawConfig::default());
+        let commented: toml::Table = toml::from_str(text).unwrap();
+        let defaults = toml::Table::try_from(RawConfig::default()).unwrap();
+        assert_eq!(
+            commented, defaults,
+            "a setting is missing in processor.toml"
+        );
+        assert!(text.contains("# instance = "));
+    }
+
+    #[test]
+    fn a_mistyped_key_is_refused_with_the_nearest_name() {
+        refused(
+            "[kafka]\nbootstrap_server = 'a:1'",
+            "did you mean kafka.bootstrap_servers?",
+        );
+        refused("[kafak]\ngroup_id = 'a'", "did you mean kafka?");
+        refused("zzz = 1", "processor.toml lists all keys");
+    }
+
+    #[test]
+    fn options_that_settings_decide_are_refused() {
+        refused("[kafka.options]\n'group.id' = 'x'", "set kafka.group_id");
+        refused(
+            "[kafka.options]\n'enable_auto_commit' = true",
+            "committed with the alerts",
+        );
+        refused("[kafka.options]\n'no.such.option' = 'x'", "no.such.option");
+    }
+
+    #[test]
+    fn options_reach_librdkafka_with_dots() {
+        let config = load("[kafka.options]\nsocket_keepalive_enable = true\n'client.id' = 'a_b'");
+        let options = config.unwrap().kafka.options;
+        assert_eq!(options["socket.keepalive.enable"], "true");
+        assert_eq!(options["client.id"], "a_b");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        refused(
+            "[kafka]\npartitions = 0",
+            "kafka.partitions must be 1 or more, not 0",
+        );
+        refused("[kafka]\nsession_timeout = '0s'", "kafka.session_timeout");
+        refused("[metrics]\nlisten = 'here'", "metrics.listen");
+        refused("delivery = 'twice'", "twice");
+        refused("[step]\nrows_max = 0", "step.rows_max");
+    }
+}

@@ -1,0 +1,172 @@
+//! What Prometheus reads: one function for each thing counted, called per batch or step, never per event.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+use crate::engine::{Failure, StepCounts};
+use crate::source::Gap;
+use crate::step::Step;
+
+/// Upper bounds of the histograms of seconds: a commit takes 5 ms, a full step some hundred.
+const SECONDS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+
+/// Serves `/metrics` and `/health` on `listen`, in a thread of the exporter's own.
+/// An address that is taken costs the metrics, not the detections: it is logged.
+pub fn serve(listen: SocketAddr) {
+    let builder = PrometheusBuilder::new().with_http_listener(listen);
+    let installed = builder
+        .set_buckets(&SECONDS)
+        .and_then(PrometheusBuilder::install);
+    match installed {
+        Ok(()) => describe(),
+        Err(error) => {
+            tracing::error!(%listen, %error, "could not serve metrics, going on without; set metrics.listen to a free address or to \"\"")
+        }
+    }
+}
+
+fn describe() {
+    describe_counter!(
+        "dogwatch_source_records_total",
+        "Records read from the input."
+    );
+    describe_counter!("dogwatch_source_bytes_total", "Bytes of their values.");
+    describe_counter!(
+        "dogwatch_source_gaps_total",
+        "Times that input expired before it was read."
+    );
+    describe_counter!(
+        "dogwatch_source_gap_records_total",
+        "Offsets that expired before they were read."
+    );
+    describe_gauge!(
+        "dogwatch_source_lag_records",
+        "Offsets between the committed one and the end of the partition."
+    );
+    describe_gauge!(
+        "dogwatch_source_partitions",
+        "Partitions assigned to this processor."
+    );
+    describe_counter!("dogwatch_detect_steps_total", "Steps matched.");
+    describe_counter!("dogwatch_detect_records_total", "Records matched.");
+    describe_counter!(
+        "dogwatch_detect_events_total",
+        "Events shown to detections."
+    );
+    describe_counter!(
+        "dogwatch_detect_repeated_total",
+        "Records that sensors had sent before."
+    );
+    describe_counter!(
+        "dogwatch_detect_missing_total",
+        "Records that sensors counted and nobody sent."
+    );
+    describe_counter!(
+        "dogwatch_detect_failures_total",
+        "Events that a detection could not judge."
+    );
+    describe_histogram!(
+        "dogwatch_detect_step_seconds",
+        "Time to decode and match one step."
+    );
+    describe_gauge!("dogwatch_detect_detections", "Detections loaded.");
+    describe_gauge!("dogwatch_detect_refused", "Detection files refused.");
+    describe_counter!("dogwatch_publish_alerts_total", "Alerts committed.");
+    describe_counter!(
+        "dogwatch_publish_dead_letters_total",
+        "Dead letters committed, by class of error."
+    );
+    describe_counter!("dogwatch_publish_commits_total", "Steps committed.");
+    describe_counter!(
+        "dogwatch_publish_retries_total",
+        "Attempts that were made again with the same step."
+    );
+    describe_counter!(
+        "dogwatch_publish_superseded_total",
+        "Steps dropped because their partitions went to another processor."
+    );
+    describe_histogram!(
+        "dogwatch_publish_commit_seconds",
+        "Time to publish one step, commit included."
+    );
+}
+
+/// Counts what a source handed on.
+pub fn read(records: usize, bytes: usize) {
+    counter!("dogwatch_source_records_total").increment(records as u64);
+    counter!("dogwatch_source_bytes_total").increment(bytes as u64);
+}
+
+/// Counts a stated gap.
+pub fn gap(gap: &Gap) {
+    counter!("dogwatch_source_gaps_total").increment(1);
+    let expired = u64::try_from(gap.to - gap.from).unwrap_or(0);
+    counter!("dogwatch_source_gap_records_total").increment(expired);
+}
+
+/// Sets a partition's lag.
+pub fn lag(topic: &str, partition: i32, records: i64) {
+    let labels = [
+        ("topic", topic.to_owned()),
+        ("partition", partition.to_string()),
+    ];
+    gauge!("dogwatch_source_lag_records", &labels).set(records as f64);
+}
+
+/// Sets how many partitions this processor has.
+pub fn partitions(count: usize) {
+    gauge!("dogwatch_source_partitions").set(count as f64);
+}
+
+/// Sets what was loaded.
+pub fn loaded(detections: usize, refused: usize) {
+    gauge!("dogwatch_detect_detections").set(detections as f64);
+    gauge!("dogwatch_detect_refused").set(refused as f64);
+}
+
+/// Counts a matched step.
+pub fn matched(records: usize, took: Duration) {
+    counter!("dogwatch_detect_steps_total").increment(1);
+    counter!("dogwatch_detect_records_total").increment(records as u64);
+    histogram!("dogwatch_detect_step_seconds").record(took);
+}
+
+/// Counts what the engine found out about its input.
+pub fn counted(counts: &StepCounts) {
+    counter!("dogwatch_detect_events_total").increment(counts.events);
+    counter!("dogwatch_detect_repeated_total").increment(counts.repeated);
+    counter!("dogwatch_detect_missing_total").increment(counts.missing);
+}
+
+/// Counts events that a detection could not judge.
+pub fn failed(failures: &[Failure]) {
+    for failure in failures {
+        counter!("dogwatch_detect_failures_total", "detection" => failure.detection_id.clone())
+            .increment(1);
+    }
+}
+
+/// Counts a committed step.
+pub fn committed(step: &Step, took: Duration) {
+    counter!("dogwatch_publish_commits_total").increment(1);
+    counter!("dogwatch_publish_alerts_total").increment(step.alerts.len() as u64);
+    for (class, count) in step.dead_letters_by_class() {
+        counter!("dogwatch_publish_dead_letters_total", "class" => class).increment(count);
+    }
+    histogram!("dogwatch_publish_commit_seconds").record(took);
+}
+
+/// Counts an attempt made again.
+pub fn retried() {
+    counter!("dogwatch_publish_retries_total").increment(1);
+}
+
+/// Counts a step whose input another processor reads again.
+pub fn superseded() {
+    counter!("dogwatch_publish_superseded_total").increment(1);
+}

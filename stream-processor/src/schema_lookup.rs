@@ -1,0 +1,201 @@
+//! Finds the schema of a fingerprint this program was not built with, in the topic `dogwatch.schemas`.
+//!
+//! Sensors put their schemas there before their first record, so "the topic read to its present end
+//! and not found" is an answer, not a matter of waiting longer. Answers are kept: schemas for ever,
+//! "not found" for [`ABSENCE_REMEMBERED`], so that a stream of nonsense does not ask the broker each step.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use dogwatch_schemas::Fingerprint;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::config::Config;
+use crate::kafka::{self, Fault, PATIENCE};
+use crate::sink::{self, Outgoing};
+
+/// How long a fingerprint that was not found is not looked for again.
+pub const ABSENCE_REMEMBERED: Duration = Duration::from_secs(5);
+
+/// Most absent fingerprints remembered; beyond it all are forgotten and asked for again.
+const ABSENT_MAX: usize = 10_000;
+
+/// Most schemas kept: far more than sensors have versions, little enough to hold (about 20 KiB each).
+const SCHEMAS_MAX: usize = 1_000;
+
+/// Reads the topic of schemas and remembers what it holds.
+pub struct SchemaLookup {
+    consumer: BaseConsumer,
+    topic: String,
+    /// Offset of the next record, for each partition.
+    next: HashMap<i32, i64>,
+    schemas: HashMap<Fingerprint, String>,
+    absent: HashMap<Fingerprint, Instant>,
+}
+
+impl SchemaLookup {
+    /// Opens the topic and reads it to its end.
+    ///
+    /// # Errors
+    /// [`Fault`] when the topic cannot be read.
+    pub fn open(config: &Config, topic: String) -> Result<Self, Fault> {
+        let action = format!("read topic {topic}");
+        let fault = |error: KafkaError| Fault::of(&action, &error);
+        // No group: the topic is read whole at each start, nothing is committed.
+        let consumer: BaseConsumer = kafka::base(&config.kafka)
+            .set("group.id", &config.kafka.group_id)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("enable.partition.eof", "true")
+            // An empty end is answered after this time.
+            .set("fetch.wait.max.ms", "10")
+            .create()
+            .map_err(fault)?;
+        let metadata = consumer
+            .fetch_metadata(Some(&topic), PATIENCE)
+            .map_err(fault)?;
+        let partitions = metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions());
+        let next: HashMap<i32, i64> = partitions.map(|partition| (partition.id(), 0)).collect();
+        let mut lookup = Self {
+            consumer,
+            topic,
+            next,
+            schemas: HashMap::new(),
+            absent: HashMap::new(),
+        };
+        lookup.read_to_end()?;
+        Ok(lookup)
+    }
+
+    /// Says whether a schema stands in the topic as far as it was read.
+    pub fn holds(&self, fingerprint: Fingerprint) -> bool {
+        self.schemas.contains_key(&fingerprint)
+    }
+
+    /// Looks schemas up, reading the topic on to its present end when one is not known yet.
+    /// Returns those that were found.
+    ///
+    /// # Errors
+    /// [`Fault`] when the topic cannot be read within [`PATIENCE`]; nothing can be said then.
+    pub fn find(&mut self, wanted: &[Fingerprint]) -> Result<Vec<(Fingerprint, &str)>, Fault> {
+        let unknown = |lookup: &Self, fingerprint: &Fingerprint| {
+            let absent = lookup.absent.get(fingerprint);
+            !lookup.holds(*fingerprint)
+                && absent.is_none_or(|since| since.elapsed() > ABSENCE_REMEMBERED)
+        };
+        if wanted.iter().any(|fingerprint| unknown(self, fingerprint)) {
+            self.read_to_end()?;
+        }
+        for fingerprint in wanted {
+            if unknown(self, fingerprint) {
+                if self.absent.len() >= ABSENT_MAX {
+                    self.absent.clear();
+                }
+                self.absent.insert(*fingerprint, Instant::now());
+            }
+        }
+        let found = |fingerprint: &Fingerprint| {
+            Some((*fingerprint, self.schemas.get(fingerprint)?.as_str()))
+        };
+        Ok(wanted.iter().filter_map(found).collect())
+    }
+
+    /// Forgets a schema that cannot be used: its fingerprint counts as not found.
+    pub fn discard(&mut self, fingerprint: Fingerprint) {
+        self.schemas.remove(&fingerprint);
+    }
+
+    /// Puts schemas into the topic that are not there yet, so that any reader finds what this program writes with.
+    ///
+    /// # Errors
+    /// [`Fault`] when the brokers do not take them.
+    pub fn publish(&self, config: &Config, own: &[(Fingerprint, &str)]) -> Result<(), Fault> {
+        let record = |(fingerprint, schema): &(Fingerprint, &str)| Outgoing {
+            topic: self.topic.clone(),
+            key: fingerprint.to_string().into_bytes(),
+            value: schema.as_bytes().to_vec(),
+            headers: None,
+        };
+        let missing = own
+            .iter()
+            .filter(|(fingerprint, _)| !self.holds(*fingerprint));
+        let records: Vec<Outgoing> = missing.map(record).collect();
+        if records.is_empty() {
+            return Ok(());
+        }
+        sink::deliver(config, &records, PATIENCE)
+    }
+
+    /// Reads every partition up to the end it has now.
+    ///
+    /// Each call assigns anew where the last one ended: an end-of-partition event then is one of
+    /// this call, whatever lies at the end (compacted records and markers of transactions are not seen).
+    fn read_to_end(&mut self) -> Result<(), Fault> {
+        let action = format!("read topic {}", self.topic);
+        let fault = |error: KafkaError| Fault::of(&action, &error);
+        let mut list = TopicPartitionList::new();
+        for (partition, next) in &self.next {
+            let next = Offset::Offset(*next);
+            list.add_partition_offset(&self.topic, *partition, next)
+                .map_err(fault)?;
+        }
+        self.consumer.assign(&list).map_err(fault)?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut unread: HashSet<i32> = self.next.keys().copied().collect();
+        while !unread.is_empty() {
+            if Instant::now() >= deadline {
+                return Err(Fault::new(
+                    &action,
+                    None,
+                    "its end was not reached in time".to_owned(),
+                ));
+            }
+            match self.consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    let schema = message
+                        .payload()
+                        .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+                    self.take(schema);
+                    self.next.insert(partition, offset + 1);
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    unread.remove(&partition);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(topic = self.topic, %error, "could not read schemas, trying on")
+                }
+                None => {}
+            }
+        }
+        self.consumer.unassign().map_err(fault)
+    }
+
+    fn take(&mut self, schema: Option<String>) {
+        let Some(schema) = schema else { return };
+        let parsed = match apache_avro::Schema::parse_str(&schema) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                tracing::warn!(topic = self.topic, %error, "a record is not an Avro schema, passed over");
+                return;
+            }
+        };
+        if self.schemas.len() < SCHEMAS_MAX {
+            // The key is what somebody wrote; the fingerprint is what the schema is.
+            let fingerprint = dogwatch_schemas::framing::fingerprint_of(&parsed);
+            self.schemas.insert(fingerprint, schema);
+        } else {
+            tracing::error!(
+                topic = self.topic,
+                SCHEMAS_MAX,
+                "too many schemas, a further one is not kept"
+            );
+        }
+    }
+}

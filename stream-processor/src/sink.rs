@@ -1,0 +1,295 @@
+//! Where alerts go: Kafka, a channel of this process, or a file of JSON lines.
+//!
+//! A step is published whole. What fails for a passing reason is tried again, the same step, with
+//! growing pauses; after [`RETRY_PAUSES`] the pipeline stops with the reason and has lost nothing:
+//! the input's offsets were not committed.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::topics::Topics;
+
+use crate::config::{Config, Delivery};
+use crate::kafka::Fault;
+use crate::metrics;
+use crate::source::group::GroupInput;
+use crate::step::Step;
+use crate::topics::TopicReport;
+
+mod at_least_once;
+mod native;
+mod outgoing;
+mod producer;
+pub mod publisher;
+mod transactions;
+
+use at_least_once::AtLeastOnce;
+pub(crate) use at_least_once::deliver;
+use outgoing::Encoder;
+pub(crate) use outgoing::Outgoing;
+use transactions::Transactions;
+
+/// Pauses before each further attempt with the same step.
+const RETRY_PAUSES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+];
+
+/// Where a pipeline writes.
+#[derive(Debug)]
+pub enum Sink {
+    /// The topics of the configured brokers, with the configured delivery.
+    Kafka,
+    /// A reader in this process, at least once; a full channel holds the pipeline back.
+    Local(SyncSender<Alert>),
+    /// JSON lines appended to a file, at least once.
+    File(PathBuf),
+}
+
+/// Why nothing more can be published.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The brokers said no, or nothing.
+    #[error(transparent)]
+    Kafka(#[from] Fault),
+    /// Another producer took the transactional id over, or the broker timed it out.
+    #[error(
+        "fenced as {id}: {reason}; another processor runs with the same kafka.instance, or this one stood still for longer than kafka.transaction_timeout ({timeout:?}); nothing is lost, start it again"
+    )]
+    Fenced {
+        /// The transactional id.
+        id: String,
+        /// The broker's patience.
+        timeout: Duration,
+        /// librdkafka's words.
+        reason: String,
+    },
+    /// Every attempt with one step failed.
+    #[error(
+        "gave up after {attempts} attempts with the same step, its input stays uncommitted: {last}"
+    )]
+    Exhausted {
+        /// How often it was tried.
+        attempts: usize,
+        /// The last failure.
+        last: Box<SinkError>,
+    },
+    /// The group does not take the offsets, though no rebalance was seen.
+    #[error("could not commit offsets: {0}")]
+    NotAMember(String),
+    /// The reader of alerts in this process went away.
+    #[error("the reader of alerts is gone")]
+    ReaderGone,
+    /// The file could not be written.
+    #[error("could not write alerts to {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("could not start the publishing thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is published, with its offsets.
+    Committed,
+    /// Its partitions went to another processor, which reads the same input again.
+    Superseded,
+}
+
+/// What became of one attempt.
+enum Attempt {
+    Committed,
+    Superseded,
+    /// The coordinator does not know us: either a rebalance is about to be seen, or something is wrong.
+    NotAMember(String),
+    Retry(SinkError),
+    Stop(SinkError),
+}
+
+/// An open sink.
+pub struct Publish {
+    writer: Writer,
+    /// Whose offsets go with the steps; none where the source has none.
+    input: Option<Arc<GroupInput>>,
+    /// How long a lost membership may take to be noticed.
+    session_timeout: Duration,
+}
+
+/// A closed set: each variant has its own promise.
+enum Writer {
+    ExactlyOnce(Encoder, Transactions),
+    AtLeastOnce(Encoder, AtLeastOnce),
+    Local(SyncSender<Alert>),
+    File(PathBuf, std::fs::File),
+}
+
+impl Publish {
+    /// Opens a sink; `limits` are those of the topics, where it is Kafka.
+    ///
+    /// # Errors
+    /// [`SinkError`] when it cannot be written.
+    pub fn open(
+        sink: Sink,
+        config: &Config,
+        limits: Option<&TopicReport>,
+    ) -> Result<Self, SinkError> {
+        let writer = match (sink, limits) {
+            (Sink::Local(sender), _) => Writer::Local(sender),
+            (Sink::File(path), _) => {
+                let opened = std::fs::File::options()
+                    .append(true)
+                    .create(true)
+                    .open(&path);
+                let file = opened.map_err(|source| SinkError::File {
+                    path: path.clone(),
+                    source,
+                })?;
+                Writer::File(path, file)
+            }
+            (Sink::Kafka, limits) => {
+                let limits = limits.expect("the pipeline prepares the topics of a Kafka sink");
+                let encoder = Encoder::new(Topics::new(config.kafka.topic_prefix.as_str()), limits);
+                let batch_bytes = limits.alert_bytes_max.min(limits.dead_letter_bytes_max);
+                match config.delivery {
+                    Delivery::ExactlyOnce => {
+                        Writer::ExactlyOnce(encoder, Transactions::open(config, batch_bytes)?)
+                    }
+                    Delivery::AtLeastOnce => {
+                        Writer::AtLeastOnce(encoder, AtLeastOnce::open(config, batch_bytes)?)
+                    }
+                }
+            }
+        };
+        Ok(Self {
+            writer,
+            input: None,
+            session_timeout: config.kafka.session_timeout,
+        })
+    }
+
+    /// Names the source whose offsets are committed with the steps.
+    pub fn commit_to(&mut self, input: Arc<GroupInput>) {
+        self.input = Some(input);
+    }
+
+    /// Publishes a step with its offsets.
+    ///
+    /// # Errors
+    /// [`SinkError`] when no attempt succeeded.
+    pub fn publish(&mut self, step: &Step) -> Result<Outcome, SinkError> {
+        let records = match &self.writer {
+            Writer::ExactlyOnce(encoder, _) | Writer::AtLeastOnce(encoder, _) => {
+                encoder.encode(step)
+            }
+            Writer::Local(_) | Writer::File(..) => Vec::new(),
+        };
+        let mut pauses = RETRY_PAUSES.iter();
+        loop {
+            let started = Instant::now();
+            let error = match self.attempt(&records, step) {
+                Attempt::Committed => {
+                    metrics::committed(step, started.elapsed());
+                    return Ok(Outcome::Committed);
+                }
+                Attempt::Superseded => return Ok(Outcome::Superseded),
+                Attempt::Stop(error) => return Err(error),
+                Attempt::Retry(error) => error,
+                Attempt::NotAMember(reason) => {
+                    if self.moves_away(step) {
+                        return Ok(Outcome::Superseded);
+                    }
+                    SinkError::NotAMember(reason)
+                }
+            };
+            let Some(pause) = pauses.next() else {
+                let attempts = RETRY_PAUSES.len() + 1;
+                return Err(SinkError::Exhausted {
+                    attempts,
+                    last: Box::new(error),
+                });
+            };
+            metrics::retried();
+            tracing::warn!(%error, ?pause, "could not publish a step, trying the same one again");
+            std::thread::sleep(*pause);
+        }
+    }
+
+    fn attempt(&mut self, records: &[Outgoing], step: &Step) -> Attempt {
+        let input = self.input.as_ref();
+        match &mut self.writer {
+            Writer::ExactlyOnce(_, transactions) => transactions.attempt(records, step, input),
+            Writer::AtLeastOnce(_, producer) => match producer.deliver(records) {
+                Ok(()) => at_least_once::commit_offsets(step, input),
+                Err(attempt) => attempt,
+            },
+            Writer::Local(sender) => {
+                report_dead_letters(step);
+                match step
+                    .alerts
+                    .iter()
+                    .try_for_each(|alert| sender.send(alert.clone()))
+                {
+                    Ok(()) => at_least_once::commit_offsets(step, input),
+                    Err(_) => Attempt::Stop(SinkError::ReaderGone),
+                }
+            }
+            Writer::File(path, file) => {
+                report_dead_letters(step);
+                match write_lines(file, &step.alerts) {
+                    Ok(()) => at_least_once::commit_offsets(step, input),
+                    Err(source) => Attempt::Stop(SinkError::File {
+                        path: path.clone(),
+                        source,
+                    }),
+                }
+            }
+        }
+    }
+
+    /// Waits for the rebalance that a refused membership announces; says whether it took the step's partitions.
+    fn moves_away(&self, step: &Step) -> bool {
+        let Some(input) = &self.input else {
+            return false;
+        };
+        let deadline = Instant::now() + self.session_timeout;
+        while input.assignments.stands(&step.positions) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+}
+
+/// Without a topic of dead letters they are told in the log: counted, with the first as a sample.
+fn report_dead_letters(step: &Step) {
+    if let Some(first) = step.dead_letters.first() {
+        tracing::warn!(
+            records = step.dead_letters.len(),
+            offset = first.record.offset,
+            error = %first.error,
+            "records could not be read"
+        );
+    }
+}
+
+fn write_lines(file: &mut std::fs::File, alerts: &[Alert]) -> std::io::Result<()> {
+    let mut lines = Vec::new();
+    for alert in alerts {
+        serde_json::to_writer(&mut lines, alert)?;
+        lines.push(b'\n');
+    }
+    file.write_all(&lines)
+}

@@ -1,0 +1,212 @@
+//! Exactly once: alerts, dead letters and input offsets in one Kafka transaction.
+//!
+//! ```text
+//! begin ─► records ─► group metadata ─► every epoch stands? ─► send offsets ─► commit
+//! ```
+//!
+//! The order is the fence. The metadata is read first and the epochs are checked after it: if a
+//! partition went away before the metadata was read, its epoch no longer stands; if it goes away
+//! later, the metadata's generation is outdated and the broker refuses the offsets.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::native::{self, GroupMetadata, NativeError};
+use super::outgoing::Outgoing;
+use super::producer::{self, RecordProducer};
+use super::{Attempt, SinkError};
+use crate::config::{Config, Fault as TestFault};
+use crate::kafka::{self, Fault};
+use crate::source::group::GroupInput;
+use crate::step::Step;
+
+/// How long the start waits for the transaction coordinator: a broker that just started makes its topic first.
+const INIT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A transactional producer.
+pub struct Transactions {
+    producer: RecordProducer,
+    id: String,
+    timeout: Duration,
+    fault: Option<TestFault>,
+    transactions: u64,
+}
+
+impl Transactions {
+    /// Makes the producer and fences any other with the same transactional id.
+    /// Must come before the group is joined: what an earlier run left open is aborted here,
+    /// and its offsets would hold the assignment up.
+    ///
+    /// # Errors
+    /// [`SinkError`] when the brokers refuse it.
+    pub fn open(config: &Config, batch_bytes: usize) -> Result<Self, SinkError> {
+        let id = match &config.kafka.instance {
+            Some(instance) => format!("{}-{instance}", config.kafka.group_id),
+            None => format!("{}-{:016x}", config.kafka.group_id, rand::random::<u64>()),
+        };
+        let timeout = config.kafka.transaction_timeout;
+        let mut settings = kafka::producer(config, batch_bytes);
+        settings
+            .set("transactional.id", &id)
+            .set("transaction.timeout.ms", timeout.as_millis().to_string());
+        let action = format!("open transactions as {id}");
+        let producer = producer::create(&settings).map_err(|error| Fault::of(&action, &error))?;
+        let deadline = Instant::now() + INIT_PATIENCE;
+        repeat(deadline, || {
+            native::init_transactions(&producer, Duration::from_secs(5))
+        })
+        .map_err(|error| Fault::new(&action, Some(error.code), error.reason))?;
+        Ok(Self {
+            producer,
+            id,
+            timeout,
+            fault: config.fault,
+            transactions: 0,
+        })
+    }
+
+    /// Publishes a step once; on failure the transaction is aborted.
+    pub fn attempt(
+        &mut self,
+        records: &[Outgoing],
+        step: &Step,
+        input: Option<&Arc<GroupInput>>,
+    ) -> Attempt {
+        self.transactions += 1;
+        let deadline = Instant::now() + self.timeout;
+        match self.transact(records, step, input, deadline) {
+            Ok(()) => Attempt::Committed,
+            Err(failure) => self.abort_after(failure),
+        }
+    }
+
+    fn transact(
+        &self,
+        records: &[Outgoing],
+        step: &Step,
+        input: Option<&Arc<GroupInput>>,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        native::begin_transaction(&self.producer)?;
+        producer::send_all(&self.producer, records, self.timeout)?;
+        if let Some(input) = input.filter(|_| !step.positions.is_empty()) {
+            let metadata = GroupMetadata::of(&input.consumer).ok_or(Failure::NotAMember)?;
+            if !input.assignments.stands(&step.positions) {
+                return Err(Failure::Moved);
+            }
+            let offsets = input.offsets(&step.positions)?;
+            repeat(deadline, || {
+                native::send_offsets(&self.producer, &offsets, &metadata, self.timeout)
+            })?;
+        }
+        if self
+            .fault
+            .is_some_and(|fault| fault.transaction == self.transactions)
+        {
+            tracing::error!("dying as DOGWATCH_FAULT asks");
+            std::process::abort();
+        }
+        repeat(deadline, || {
+            native::commit_transaction(&self.producer, self.timeout)
+        })?;
+        Ok(())
+    }
+
+    fn abort_after(&self, failure: Failure) -> Attempt {
+        if let Failure::Native(error) = &failure
+            && error.fatal
+        {
+            return Attempt::Stop(self.explain(error));
+        }
+        let deadline = Instant::now() + self.timeout;
+        match repeat(deadline, || {
+            native::abort_transaction(&self.producer, self.timeout)
+        }) {
+            Err(error) if error.fatal => return Attempt::Stop(self.explain(&error)),
+            // Nothing was begun, or it is aborted already: the next begin tells.
+            Err(error) => tracing::warn!(%error, "could not abort the transaction"),
+            Ok(()) => {}
+        }
+        match failure {
+            Failure::Moved => Attempt::Superseded,
+            Failure::NotAMember => Attempt::NotAMember("not a member of the group".to_owned()),
+            Failure::Native(error) if not_a_member(error.code) => Attempt::NotAMember(error.reason),
+            Failure::Native(error) => self.retry(Some(error.code), error.reason),
+            Failure::Kafka(error) => self.retry(error.rdkafka_error_code(), error.to_string()),
+        }
+    }
+
+    fn retry(&self, code: Option<RDKafkaErrorCode>, reason: String) -> Attempt {
+        let fault = Fault::new("commit a transaction", code, reason);
+        // Rights do not come back by asking again.
+        match fault {
+            Fault::Unauthorised { .. } => Attempt::Stop(fault.into()),
+            _ => Attempt::Retry(fault.into()),
+        }
+    }
+
+    fn explain(&self, error: &NativeError) -> SinkError {
+        use RDKafkaErrorCode as Code;
+        match error.code {
+            Code::Fenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping => {
+                SinkError::Fenced {
+                    id: self.id.clone(),
+                    timeout: self.timeout,
+                    reason: error.reason.clone(),
+                }
+            }
+            code => Fault::new("commit a transaction", Some(code), error.reason.clone()).into(),
+        }
+    }
+}
+
+/// Why a transaction was not committed.
+enum Failure {
+    /// A partition of the step is no longer ours.
+    Moved,
+    /// The group does not know us now.
+    NotAMember,
+    Native(NativeError),
+    Kafka(KafkaError),
+}
+
+impl From<NativeError> for Failure {
+    fn from(error: NativeError) -> Self {
+        Self::Native(error)
+    }
+}
+
+impl From<KafkaError> for Failure {
+    fn from(error: KafkaError) -> Self {
+        Self::Kafka(error)
+    }
+}
+
+/// Says whether the group coordinator did not take us for a member of the present generation.
+pub fn not_a_member(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::IllegalGeneration
+            | Code::UnknownMemberId
+            | Code::FencedInstanceId
+            | Code::RebalanceInProgress
+    )
+}
+
+/// Makes a call again while librdkafka says that this may help, until `deadline`.
+fn repeat(
+    deadline: Instant,
+    call: impl Fn() -> Result<(), NativeError>,
+) -> Result<(), NativeError> {
+    loop {
+        match call() {
+            Err(error) if error.retriable && !error.fatal && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}

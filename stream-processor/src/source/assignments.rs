@@ -1,0 +1,139 @@
+//! Which partitions this processor owns, and since which assignment.
+//!
+//! The poll thread writes it inside rebalance callbacks; the step thread asks it before it takes a
+//! batch, the publishing thread before it commits. The broker checks member and generation of a
+//! commit, but not who owns a partition, and librdkafka hands out the *current* generation:
+//! only the epoch tells a step read before a rebalance from one read after it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::step::{Partition, Position};
+
+/// The partitions owned now.
+#[derive(Debug, Default)]
+pub struct Assignments(Mutex<Owned>);
+
+#[derive(Debug, Default)]
+struct Owned {
+    last_epoch: u64,
+    partitions: HashMap<Partition, Ownership>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ownership {
+    epoch: u64,
+    /// Commits still stand, but nothing more of it is taken into a step.
+    leaving: bool,
+}
+
+impl Assignments {
+    /// Takes partitions over, in a new epoch.
+    pub fn assign(&self, partitions: &[Partition]) {
+        let mut owned = self.lock();
+        owned.last_epoch += 1;
+        let ownership = Ownership {
+            epoch: owned.last_epoch,
+            leaving: false,
+        };
+        owned
+            .partitions
+            .extend(partitions.iter().map(|partition| (*partition, ownership)));
+    }
+
+    /// Marks partitions that are about to be given away: what is read is dropped, what is in flight may finish.
+    pub fn leave(&self, partitions: &[Partition]) {
+        let mut owned = self.lock();
+        for partition in partitions {
+            if let Some(ownership) = owned.partitions.get_mut(partition) {
+                ownership.leaving = true;
+            }
+        }
+    }
+
+    /// Gives partitions away: no commit of theirs stands any more.
+    pub fn release(&self, partitions: &[Partition]) {
+        let mut owned = self.lock();
+        for partition in partitions {
+            owned.partitions.remove(partition);
+        }
+    }
+
+    /// Returns the epoch of a partition that is owned.
+    pub fn epoch(&self, partition: Partition) -> Option<u64> {
+        self.lock()
+            .partitions
+            .get(&partition)
+            .map(|ownership| ownership.epoch)
+    }
+
+    /// Says whether records read in `epoch` may still enter a step.
+    pub fn takes(&self, partition: Partition, epoch: u64) -> bool {
+        let owned = self.lock();
+        let ownership = owned.partitions.get(&partition);
+        ownership.is_some_and(|ownership| ownership.epoch == epoch && !ownership.leaving)
+    }
+
+    /// Says whether a commit of all these positions stands.
+    pub fn stands(&self, positions: &BTreeMap<Partition, Position>) -> bool {
+        let owned = self.lock();
+        let stands = |(partition, position): (&Partition, &Position)| {
+            let ownership = owned.partitions.get(partition);
+            ownership.is_some_and(|ownership| ownership.epoch == position.epoch)
+        };
+        positions.iter().all(stands)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Owned> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dogwatch_schemas::topics::Topic;
+
+    const P0: Partition = (Topic::Events, 0);
+    const P1: Partition = (Topic::Events, 1);
+
+    fn positions(of: &[(Partition, u64)]) -> BTreeMap<Partition, Position> {
+        of.iter()
+            .map(|(partition, epoch)| {
+                (
+                    *partition,
+                    Position {
+                        epoch: *epoch,
+                        next: 1,
+                    },
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_step_in_flight_may_finish_while_its_partition_leaves() {
+        let owned = Assignments::default();
+        owned.assign(&[P0, P1]);
+        let epoch = owned.epoch(P0).unwrap();
+        owned.leave(&[P0]);
+        assert!(!owned.takes(P0, epoch));
+        assert!(owned.takes(P1, epoch));
+        assert!(owned.stands(&positions(&[(P0, epoch), (P1, epoch)])));
+        owned.release(&[P0]);
+        assert!(!owned.stands(&positions(&[(P0, epoch), (P1, epoch)])));
+        assert!(owned.stands(&positions(&[(P1, epoch)])));
+    }
+
+    #[test]
+    fn a_partition_that_came_back_does_not_stand_for_what_was_read_before() {
+        let owned = Assignments::default();
+        owned.assign(&[P0]);
+        let before = owned.epoch(P0).unwrap();
+        owned.release(&[P0]);
+        owned.assign(&[P0]);
+        assert!(!owned.takes(P0, before));
+        assert!(!owned.stands(&positions(&[(P0, before)])));
+        assert!(owned.takes(P0, owned.epoch(P0).unwrap()));
+    }
+}

@@ -1,0 +1,415 @@
+//! Reads the input topics as a member of the consumer group, in a thread of its own.
+//!
+//! Rebalances are synchronous: the callback runs in this thread, inside the poll, and returns only
+//! when the step thread has settled what it read of the partitions that go away. The assignor is
+//! `range`, which gives equal partition numbers of all topics to one member.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+use dogwatch_schemas::topics::Topics;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message, Timestamp};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::assignments::Assignments;
+use super::placement::place;
+use super::{BATCH_BYTES, BATCH_ROWS_MAX, Batch, Gap, Settled, SourceError, SourceMessage};
+use crate::config::Config;
+use crate::decode::InputRecord;
+use crate::kafka::{self, Fault};
+use crate::metrics;
+use crate::shutdown::Shutdown;
+use crate::step::{Partition, Position};
+use crate::topics::INPUTS;
+
+/// How long one poll waits for a first record; also how soon a shutdown is seen.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Repeats of one error of the client are logged at most this often.
+const ERROR_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The group's consumer, shared by the poll thread and the publishing thread.
+pub struct GroupInput {
+    /// The client.
+    pub consumer: BaseConsumer<GroupContext>,
+    /// What it owns.
+    pub assignments: Arc<Assignments>,
+    /// The topics' names.
+    pub names: Topics,
+    /// Set when the step thread is done: the consumer may leave the group.
+    pub finished: AtomicBool,
+}
+
+/// Sees rebalances, statistics and errors of the group's consumer.
+pub struct GroupContext {
+    assignments: Arc<Assignments>,
+    names: Topics,
+    sender: Sender<SourceMessage>,
+    shutdown: Shutdown,
+}
+
+impl GroupInput {
+    /// Joins the group; reading begins with [`GroupInput::start`].
+    ///
+    /// # Errors
+    /// [`SourceError`] when the client refuses its settings.
+    pub fn join(
+        config: &Config,
+        sender: Sender<SourceMessage>,
+        shutdown: Shutdown,
+    ) -> Result<Arc<Self>, SourceError> {
+        let names = Topics::new(config.kafka.topic_prefix.as_str());
+        let assignments = Arc::new(Assignments::default());
+        let context = GroupContext {
+            assignments: assignments.clone(),
+            names: names.clone(),
+            sender,
+            shutdown,
+        };
+        let action = format!("join group {}", config.kafka.group_id);
+        let fault = |error: KafkaError| Fault::of(&action, &error);
+        let consumer: BaseConsumer<GroupContext> = kafka::consumer(config)
+            .create_with_context(context)
+            .map_err(fault)?;
+        let inputs = INPUTS.map(|topic| names.name(topic));
+        consumer
+            .subscribe(&inputs.each_ref().map(String::as_str))
+            .map_err(fault)?;
+        Ok(Arc::new(Self {
+            consumer,
+            assignments,
+            names,
+            finished: AtomicBool::new(false),
+        }))
+    }
+
+    /// Starts the poll thread.
+    ///
+    /// # Errors
+    /// [`SourceError::Thread`] when the system has none.
+    pub fn start(self: &Arc<Self>, config: &Config) -> Result<JoinHandle<()>, SourceError> {
+        let (input, kafka) = (self.clone(), config.kafka.clone());
+        let poll = move || {
+            let context = input.consumer.context().clone();
+            let failed = match input.poll_until_shutdown(&context) {
+                Ok(()) => SourceMessage::End,
+                Err(PollEnd::StepThreadGone) => return,
+                Err(PollEnd::Refused(error)) => SourceMessage::Failed(explain(&error, &kafka)),
+            };
+            if context.sender.send(failed).is_err() {
+                return;
+            }
+            // The step thread still commits what it has: the group must not hear of a leave before.
+            while !input.finished.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        };
+        std::thread::Builder::new()
+            .name("poll".to_owned())
+            .spawn(poll)
+            .map_err(SourceError::Thread)
+    }
+
+    /// Returns positions as the client takes them.
+    ///
+    /// # Errors
+    /// librdkafka's when it refuses one.
+    pub fn offsets(
+        &self,
+        positions: &BTreeMap<Partition, Position>,
+    ) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), position) in positions {
+            list.add_partition_offset(
+                &self.names.name(*topic),
+                *partition,
+                Offset::Offset(position.next),
+            )?;
+        }
+        Ok(list)
+    }
+
+    /// Commits positions outside of a transaction.
+    ///
+    /// # Errors
+    /// The coordinator's.
+    pub fn commit(&self, positions: &BTreeMap<Partition, Position>) -> KafkaResult<()> {
+        self.consumer
+            .commit(&self.offsets(positions)?, CommitMode::Sync)
+    }
+
+    fn poll_until_shutdown(&self, context: &GroupContext) -> Result<(), PollEnd> {
+        let mut gathered = Gathered::default();
+        let mut errors = ErrorLog::default();
+        while !context.shutdown.triggered() {
+            let wait = if gathered.records.is_empty() {
+                POLL
+            } else {
+                Duration::ZERO
+            };
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => gathered.add(self, &message, context)?,
+                Some(Err(error)) => self.handle(error, context, &mut errors)?,
+                None => gathered.hand_on(context)?,
+            }
+        }
+        gathered.hand_on(context)
+    }
+
+    fn handle(
+        &self,
+        error: KafkaError,
+        context: &GroupContext,
+        errors: &mut ErrorLog,
+    ) -> Result<(), PollEnd> {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset) => {
+                self.start_over_the_gap(context).map_err(PollEnd::Refused)
+            }
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                Err(PollEnd::Refused(error))
+            }
+            Some(
+                Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::SaslAuthenticationFailed
+                | Code::FencedInstanceId,
+            ) => Err(PollEnd::Refused(error)),
+            _ => {
+                errors.log(&error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins again where reading stopped because the input expired under it.
+    fn start_over_the_gap(&self, context: &GroupContext) -> KafkaResult<()> {
+        let mut list = self.consumer.assignment()?;
+        let read = self.consumer.position()?;
+        context.place(&self.consumer, &mut list, &read)?;
+        self.consumer.assign(&list)
+    }
+}
+
+/// Why the poll loop ended before a shutdown.
+enum PollEnd {
+    StepThreadGone,
+    Refused(KafkaError),
+}
+
+fn explain(error: &KafkaError, kafka: &crate::config::RawKafka) -> SourceError {
+    match (error.rdkafka_error_code(), &kafka.instance) {
+        (Some(RDKafkaErrorCode::FencedInstanceId), Some(instance)) => SourceError::InstanceTaken {
+            group: kafka.group_id.clone(),
+            instance: instance.clone(),
+        },
+        _ => Fault::of(&format!("read as group {}", kafka.group_id), error).into(),
+    }
+}
+
+/// Records of one partition and epoch, on their way into a batch.
+#[derive(Default)]
+struct Gathered {
+    from: Option<(Partition, u64)>,
+    records: Vec<InputRecord>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn add(
+        &mut self,
+        input: &GroupInput,
+        message: &BorrowedMessage<'_>,
+        context: &GroupContext,
+    ) -> Result<(), PollEnd> {
+        let Some(topic) = input.names.topic(message.topic()) else {
+            return Ok(());
+        };
+        let partition = (topic, message.partition());
+        // What a closed assignment still delivers is read again by the next owner.
+        let Some(epoch) = input.assignments.epoch(partition) else {
+            return Ok(());
+        };
+        if self.from != Some((partition, epoch)) {
+            self.hand_on(context)?;
+            self.from = Some((partition, epoch));
+        }
+        let value = message.payload().unwrap_or_default().to_vec();
+        self.bytes += value.len();
+        self.records.push(InputRecord {
+            topic,
+            partition: message.partition(),
+            offset: message.offset(),
+            ingest_ts_ns: append_time_ns(message),
+            key: message.key().unwrap_or_default().to_vec(),
+            value,
+        });
+        if self.records.len() >= BATCH_ROWS_MAX || self.bytes >= BATCH_BYTES {
+            self.hand_on(context)?;
+        }
+        Ok(())
+    }
+
+    fn hand_on(&mut self, context: &GroupContext) -> Result<(), PollEnd> {
+        let gathered = std::mem::take(self);
+        let Some((partition, epoch)) = gathered.from else {
+            return Ok(());
+        };
+        if gathered.records.is_empty() {
+            return Ok(());
+        }
+        metrics::read(gathered.records.len(), gathered.bytes);
+        let batch = Batch {
+            partition,
+            epoch: Some(epoch),
+            records: gathered.records,
+        };
+        context
+            .sender
+            .send(SourceMessage::Batch(batch))
+            .map_err(|_| PollEnd::StepThreadGone)
+    }
+}
+
+/// The broker's time of the record; none for records written before the topic stamped it.
+fn append_time_ns(message: &BorrowedMessage<'_>) -> Option<i64> {
+    match message.timestamp() {
+        Timestamp::LogAppendTime(ms) => ms.checked_mul(1_000_000),
+        Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
+    }
+}
+
+impl GroupContext {
+    fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
+        if let Err(error) = self.place(consumer, list, &TopicPartitionList::new()) {
+            let fault = Fault::of("learn where to begin in the assigned partitions", &error);
+            self.tell(SourceMessage::Failed(fault.into()));
+            return;
+        }
+        let partitions = self.partitions(list);
+        self.assignments.assign(&partitions);
+        self.tell(SourceMessage::Assigned(partitions));
+        let assigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
+            _ => consumer.assign(list),
+        };
+        self.report("take the assigned partitions", assigned);
+    }
+
+    fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        let partitions = self.partitions(list);
+        let (settled, wait) = bounded(0);
+        if consumer.assignment_lost() {
+            self.assignments.release(&partitions);
+            self.tell(SourceMessage::Lost(partitions, Settled(settled)));
+        } else {
+            self.assignments.leave(&partitions);
+            self.tell(SourceMessage::Revoked(partitions, Settled(settled)));
+        }
+        // Nothing is ever sent: the step thread drops its side, also when it ends.
+        let _ = wait.recv();
+        self.assignments.release(&self.partitions(list));
+        let unassigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+            _ => consumer.unassign(),
+        };
+        self.report("give partitions back", unassigned);
+    }
+
+    /// Sets where reading begins and states what is missing.
+    fn place(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        list: &mut TopicPartitionList,
+        wanted: &TopicPartitionList,
+    ) -> KafkaResult<()> {
+        for (name, partition, start) in place(consumer, list, wanted, &self.shutdown)? {
+            if let (Some(topic), Some(from)) = (self.names.topic(&name), start.missed_from) {
+                let partition = (topic, partition);
+                self.tell(SourceMessage::Gap(Gap {
+                    partition,
+                    from,
+                    to: start.at,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn partitions(&self, list: &TopicPartitionList) -> Vec<Partition> {
+        let ours = |(name, partition): (String, i32)| Some((self.names.topic(&name)?, partition));
+        list.to_topic_map().into_keys().filter_map(ours).collect()
+    }
+
+    /// A step thread that is gone needs to know nothing.
+    fn tell(&self, message: SourceMessage) {
+        let _ = self.sender.send(message);
+    }
+
+    fn report(&self, action: &str, result: KafkaResult<()>) {
+        if let Err(error) = result {
+            self.tell(SourceMessage::Failed(Fault::of(action, &error).into()));
+        }
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn stats(&self, statistics: Statistics) {
+        for (name, topic) in &statistics.topics {
+            let Some(topic_of_ours) = self.names.topic(name) else {
+                continue;
+            };
+            for (partition, state) in &topic.partitions {
+                if self
+                    .assignments
+                    .epoch((topic_of_ours, *partition))
+                    .is_some()
+                    && state.consumer_lag >= 0
+                {
+                    metrics::lag(name, *partition, state.consumer_lag);
+                }
+            }
+        }
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
+            _ => self.revoke(consumer, list),
+        }
+    }
+}
+
+/// Logs an error when it is new or was silent for a while.
+#[derive(Default)]
+struct ErrorLog {
+    last: Option<(KafkaError, Instant)>,
+}
+
+impl ErrorLog {
+    fn log(&mut self, error: &KafkaError) {
+        let repeated =
+            |(last, at): &(KafkaError, Instant)| last == error && at.elapsed() < ERROR_LOG_INTERVAL;
+        if !self.last.as_ref().is_some_and(repeated) {
+            tracing::warn!(%error, "the brokers do not answer as they should, reading goes on");
+            self.last = Some((error.clone(), Instant::now()));
+        }
+    }
+}

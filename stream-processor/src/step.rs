@@ -1,0 +1,64 @@
+//! One step: the input it read, by position, and everything that came of it.
+//!
+//! A step is committed as a whole or not at all, and retried as it is: what it says never changes.
+
+use std::collections::BTreeMap;
+
+use dogwatch_schemas::decode::DecodeError;
+use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::topics::Topic;
+
+use crate::decode::{DeadLetter, RejectError};
+
+/// One partition of an input topic.
+pub type Partition = (Topic, i32);
+
+/// Where the next step begins in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The assignment under which the records were read; a commit needs it to stand still.
+    pub epoch: u64,
+    /// Offset of the first record that is not in the step.
+    pub next: i64,
+}
+
+/// What one step says, and the input it says it of.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Where each partition's input ends; empty where the source has no offsets to commit.
+    pub positions: BTreeMap<Partition, Position>,
+    /// What detections said.
+    pub alerts: Vec<Alert>,
+    /// Records that could not be read.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+impl Step {
+    /// Says whether nothing but positions would be committed.
+    pub fn silent(&self) -> bool {
+        self.alerts.is_empty() && self.dead_letters.is_empty()
+    }
+
+    /// Says whether the step holds neither output nor positions.
+    pub fn empty(&self) -> bool {
+        self.silent() && self.positions.is_empty()
+    }
+
+    /// Counts the dead letters by class.
+    pub fn dead_letters_by_class(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for letter in &self.dead_letters {
+            *counts.entry(class(letter)).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// Names what is wrong with a dead letter, for headers and counters.
+pub fn class(letter: &DeadLetter) -> &'static str {
+    match &letter.error {
+        // Told apart: it is mended by putting the schema into the topic of schemas, not at the sender.
+        RejectError::Undecodable(DecodeError::UnknownSchema(_)) => "unknown_schema",
+        error => error.reason(),
+    }
+}
