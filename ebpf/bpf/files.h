@@ -5,6 +5,7 @@
 #define PATH_STEPS_MAX 128 /* components and mount points a path is followed through */
 #define OVERLAYFS_MAGIC 0x794c7630
 #define S_IFMT 0170000
+#define S_IFDIR 0040000
 #define S_IFSOCK 0140000
 
 /* Host paths whose opening for writing is captured at lifecycle; reads captured every time. Longest prefix match. */
@@ -102,6 +103,11 @@ static __always_inline bool prepend_name(struct scratch *s, struct dentry *dentr
 	return true;
 }
 
+static __always_inline bool is_directory(struct dentry *dentry)
+{
+	return (BPF_CORE_READ(dentry, d_inode, i_mode) & S_IFMT) == S_IFDIR;
+}
+
 /*
  * Writes the path of (dentry, vfsmount) into scratch.path: upwards through the mounts to the root of the mount namespace,
  * so a container's file has the container's path. A file of no directory (memfd, pipe) gives its name alone.
@@ -120,8 +126,11 @@ __attribute__((noinline)) int walk_path(u64 dentry_address, u64 vfsmount_address
 	for (int i = 0; i < PATH_STEPS_MAX; i++) {
 		if (dentry == root) {
 			struct mount *up = BPF_CORE_READ(mount, mnt_parent);
-			if (up == mount)
+			if (up == mount) {
+				if (s->path_start == TEXT_MAX && !is_directory(dentry))
+					prepend_name(s, dentry); /* a file mounted by itself and detached: runc's own copy */
 				return 0;
+			}
 			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 			mount = up;
 			root = BPF_CORE_READ(mount, mnt.mnt_root);

@@ -61,6 +61,12 @@ static __always_inline void take_request(struct open_request *out, struct syscal
 	}
 }
 
+/* openat2's flags lie in user memory, where another thread may have changed them: the file knows how it was opened. */
+static __always_inline void correct_access(struct open_request *request, struct file *file)
+{
+	request->flags = (request->flags & ~(u64)O_ACCMODE) | (BPF_CORE_READ(file, f_flags) & O_ACCMODE);
+}
+
 static __always_inline bool wants_to_write(struct open_request *request)
 {
 	return request->flags & (O_ACCMODE | O_CREAT | O_TRUNC);
@@ -95,17 +101,15 @@ static __always_inline bool admit_read(struct scratch *s, struct file *file, u64
 /* Walks the path. True when the open is to be sent at this mode; otherwise it is counted. */
 static __always_inline bool admit_open(struct scratch *s, struct open_request *request, struct file *file, int mode, u64 cgroup_id)
 {
+	if (!file)
+		return true;
 	if (mode == MODE_LIFECYCLE) {
-		if (file && wants_to_write(request)) {
-			walk(&file->f_path);
-			if (walked_is_in(&host_writes, s))
-				return true;
-		}
+		walk(&file->f_path);
+		if (walked_is_in(&host_writes, s))
+			return true;
 		count_filtered(FILTERED_LIFECYCLE);
 		return false;
 	}
-	if (!file)
-		return true;
 	if (mode == MODE_NORMAL && !wants_to_write(request)) {
 		if (admit_read(s, file, cgroup_id, header_of(s)->boot_ns))
 			return true;
@@ -135,11 +139,14 @@ static __always_inline void send_open(struct task_struct *task, struct syscall *
 {
 	struct open_request request;
 	take_request(&request, call);
+	/* No file after a success: another thread has closed the descriptor already. That is sent, unresolved. */
+	struct file *file = call->ret >= 0 ? file_of(task, call->ret) : 0;
+	if (file)
+		correct_access(&request, file);
 	if (mode == MODE_LIFECYCLE && (call->ret < 0 || !wants_to_write(&request))) {
 		count_filtered(FILTERED_LIFECYCLE);
 		return;
 	}
-	struct file *file = call->ret >= 0 ? file_of(task, call->ret) : 0;
 	struct scratch *s = begin(task, KIND_OPEN, sizeof(struct record_open), cgroup_id);
 	if (!s || !admit_open(s, &request, file, mode, cgroup_id))
 		return;

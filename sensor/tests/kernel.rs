@@ -6,6 +6,8 @@
 
 #[path = "kernel/act.rs"]
 mod act;
+#[path = "kernel/capabilities.rs"]
+mod capabilities;
 #[path = "kernel/cgroups.rs"]
 mod cgroups;
 #[path = "kernel/connects.rs"]

@@ -6,15 +6,15 @@ use caps::{CapSet, Capability};
 
 use super::ProbeError;
 
-/// What stays after loading, with the reason, for `check` and the documentation.
+/// What stays after loading, with what it reads, for `check` and the documentation.
 pub const KEPT: [(Capability, &str); 2] = [
     (
         Capability::CAP_SYS_PTRACE,
-        "reads exe, cwd, root and environment links of other users' processes in /proc",
+        "exe, cwd and root of other users' processes in /proc",
     ),
     (
         Capability::CAP_DAC_READ_SEARCH,
-        "reads container metadata and user databases that only their owners may read",
+        "container metadata and user databases that only their owners may read",
     ),
 ];
 

@@ -163,7 +163,7 @@ mod tests {
         35 30 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
         40 30 0:36 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
     const OWN: &str = "8:pids:/\n4:memory:/x\n2:cpu,cpuacct:/\n0::/\n";
-    const ID: &str = "2fae75161141aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const ID: &str = "2fae751611410123456789abcdef0123456789abcdef0123456789abcdef0123";
 
     fn check(mounts: &str, cgroup_file: &str, expected: Option<(HierarchyKind, u32, &str)>) {
         let mounted = HierarchyKind::BY_PREFERENCE

@@ -1,0 +1,341 @@
+//! What this kernel, these capabilities and these mounts allow, and what will be missing: `dogwatch-sensor check`.
+//!
+//! What can be tried is tried: the kernel part is loaded, its canary run, and unloaded again. The rest is looked up.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use caps::Capability;
+
+use crate::probe::{
+    self, Hierarchy, HierarchyKind, KEPT, Lockdown, Probe, ProbeError, ProbeOptions, lockdown,
+    missing_to_load,
+};
+
+/// Inode numbers of the namespaces the kernel starts with (include/linux/proc_ns.h).
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+
+/// How a feature stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// There.
+    Works,
+    /// The sensor runs without it; the detail says what will be missing.
+    Missing,
+    /// The sensor does not run; the detail says what helps.
+    Refused,
+}
+
+/// One feature and how it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub feature: &'static str,
+    /// How it stands.
+    pub state: State,
+    /// What was found, what will be missing, what helps.
+    pub detail: String,
+}
+
+/// All findings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// In the order to read them.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// True when the sensor can run here, though something may be missing.
+    pub fn can_run(&self) -> bool {
+        self.findings
+            .iter()
+            .all(|finding| finding.state != State::Refused)
+    }
+
+    /// Exit code of `check`: 0 when the sensor can run, 3 when the environment lacks something it needs.
+    pub fn exit_code(&self) -> u8 {
+        if self.can_run() { 0 } else { 3 }
+    }
+
+    /// What this host cannot deliver and why, one sentence each: for the sensor's status.
+    pub fn not_delivered(&self) -> Vec<String> {
+        let lacking = self
+            .findings
+            .iter()
+            .filter(|finding| finding.state != State::Works);
+        lacking
+            .map(|finding| format!("{}: {}", finding.feature, finding.detail))
+            .collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self
+            .findings
+            .iter()
+            .map(|finding| finding.feature.len())
+            .max()
+            .unwrap_or(0);
+        for Finding {
+            feature,
+            state,
+            detail,
+        } in &self.findings
+        {
+            let state = match state {
+                State::Works => "works  ",
+                State::Missing => "missing",
+                State::Refused => "REFUSED",
+            };
+            writeln!(f, "{state}  {feature:width$}  {detail}")?;
+        }
+        let end = if self.can_run() {
+            "the sensor can run here"
+        } else {
+            "the sensor cannot run here"
+        };
+        writeln!(f, "{end}")
+    }
+}
+
+/// Looks at the host and tries the kernel part. `docker_root` is where Docker keeps its files.
+pub fn check(options: &ProbeOptions, docker_root: &Path) -> Report {
+    let mut findings = look(docker_root);
+    let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::find, Ok);
+    findings.push(hierarchy_finding(&hierarchy));
+    findings.push(hooks(options));
+    Report { findings }
+}
+
+/// What can be told without loading anything: the sensor uses it for its status.
+pub fn look(docker_root: &Path) -> Vec<Finding> {
+    let (mut findings, kept) = (vec![kernel(), type_information(), loading()], kept());
+    findings.extend(kept);
+    findings.extend([
+        process_table(),
+        cgroup_names(),
+        io_uring(),
+        docker_files(docker_root),
+    ]);
+    findings
+}
+
+fn finding(feature: &'static str, state: State, detail: impl Into<String>) -> Finding {
+    Finding {
+        feature,
+        state,
+        detail: detail.into(),
+    }
+}
+
+fn kernel() -> Finding {
+    let (major, minor) = probe::kernel_version();
+    let state = if (major, minor) >= (5, 10) {
+        State::Works
+    } else {
+        State::Refused
+    };
+    finding(
+        "kernel",
+        state,
+        format!("Linux {major}.{minor}; 5.10 and newer are supported"),
+    )
+}
+
+fn type_information() -> Finding {
+    match fs::metadata("/sys/kernel/btf/vmlinux") {
+        Ok(_) => finding(
+            "type information (BTF)",
+            State::Works,
+            "/sys/kernel/btf/vmlinux is there",
+        ),
+        Err(error) => {
+            let mend = "the kernel needs CONFIG_DEBUG_INFO_BTF; in a container, mount the host's /sys/kernel/btf";
+            finding(
+                "type information (BTF)",
+                State::Refused,
+                format!("/sys/kernel/btf/vmlinux: {error}; {mend}"),
+            )
+        }
+    }
+}
+
+fn loading() -> Finding {
+    let missing = missing_to_load();
+    if !missing.is_empty() {
+        let detail = format!(
+            "{} missing; run as root or add them (Docker before 23: SYS_ADMIN)",
+            missing.join(" and ")
+        );
+        return finding("loading kernel programs", State::Refused, detail);
+    }
+    match lockdown() {
+        Some(Lockdown::Confidentiality) => finding(
+            "loading kernel programs",
+            State::Refused,
+            "lockdown=confidentiality forbids reading kernel memory",
+        ),
+        _ => finding(
+            "loading kernel programs",
+            State::Works,
+            "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, given up after loading",
+        ),
+    }
+}
+
+fn kept() -> Vec<Finding> {
+    let one = |(capability, read): &(Capability, &'static str)| {
+        let feature = match capability {
+            Capability::CAP_SYS_PTRACE => "CAP_SYS_PTRACE",
+            _ => "CAP_DAC_READ_SEARCH",
+        };
+        match probe::has(*capability) {
+            true => finding(
+                feature,
+                State::Works,
+                format!("stays after loading, to read {read}"),
+            ),
+            false => finding(
+                feature,
+                State::Missing,
+                format!("without it stay unknown: {read}"),
+            ),
+        }
+    };
+    KEPT.iter().map(one).collect()
+}
+
+fn in_namespace(name: &str, initial: u64) -> bool {
+    fs::metadata(format!("/proc/self/ns/{name}")).is_ok_and(|metadata| metadata.ino() == initial)
+}
+
+fn process_table() -> Finding {
+    if in_namespace("pid", INITIAL_PID_NAMESPACE) {
+        return finding(
+            "processes at start",
+            State::Works,
+            "all processes of the host are in /proc",
+        );
+    }
+    let detail = "own pid namespace: processes that run already stay unknown until their next exec; share the host's \
+                  (--pid=host)";
+    finding("processes at start", State::Missing, detail)
+}
+
+fn cgroup_names() -> Finding {
+    if in_namespace("cgroup", INITIAL_CGROUP_NAMESPACE) {
+        return finding(
+            "containers at start",
+            State::Works,
+            "cgroup paths are the host's",
+        );
+    }
+    let detail = "own cgroup namespace: containers that run already are found by what they do next; share the host's \
+                  (--cgroupns=host)";
+    finding("containers at start", State::Missing, detail)
+}
+
+/// 0 = allowed, 1 = for a group only, 2 = disabled; absent before 6.6, where it is always allowed.
+fn io_uring() -> Finding {
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
+        .is_ok_and(|value| value.trim() == "2");
+    if disabled {
+        return finding(
+            "io_uring",
+            State::Works,
+            "disabled on this host: nothing escapes through it",
+        );
+    }
+    let detail = "opens and connects made through io_uring are not seen; containers' usual seccomp profiles forbid it, \
+                  sysctl kernel.io_uring_disabled=2 does for all";
+    finding("io_uring", State::Missing, detail)
+}
+
+fn docker_files(docker_root: &Path) -> Finding {
+    let folder = docker_root.join("containers");
+    match fs::read_dir(&folder) {
+        Ok(_) => finding(
+            "Docker's files",
+            State::Works,
+            format!("{} can be read", folder.display()),
+        ),
+        Err(error) => {
+            let detail = format!(
+                "{}: {error}; containers get their id but no name, image and labels; mount it read-only or set \
+                 containers.docker_root",
+                folder.display()
+            );
+            finding("Docker's files", State::Missing, detail)
+        }
+    }
+}
+
+fn hierarchy_finding(hierarchy: &Result<Hierarchy, ProbeError>) -> Finding {
+    match hierarchy {
+        Ok(hierarchy) => {
+            let kind = match hierarchy.kind {
+                HierarchyKind::Unified => "version 2".to_owned(),
+                kind => format!("version 1, {}", kind.controller()),
+            };
+            finding(
+                "cgroups",
+                State::Works,
+                format!("{kind}, at {}", hierarchy.mount.display()),
+            )
+        }
+        Err(error) => finding("cgroups", State::Refused, error.to_string()),
+    }
+}
+
+fn hooks(options: &ProbeOptions) -> Finding {
+    match Probe::load(options) {
+        Ok(_) => finding(
+            "hooks",
+            State::Works,
+            "loaded, and exec, fork, exit, open and connect of the check's own were seen",
+        ),
+        Err(error) => finding("hooks", State::Refused, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(states: &[State]) -> Report {
+        Report {
+            findings: states
+                .iter()
+                .map(|state| finding("some feature", *state, "a detail"))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_stops_the_sensor() {
+        assert_eq!(report(&[State::Works, State::Missing]).exit_code(), 0);
+        assert_eq!(report(&[State::Works, State::Refused]).exit_code(), 3);
+    }
+
+    #[test]
+    fn what_lacks_is_named() {
+        let report = report(&[State::Works, State::Missing]);
+        assert_eq!(report.not_delivered(), ["some feature: a detail"]);
+        let expected = "works    some feature  a detail\nmissing  some feature  a detail\nthe sensor can run here\n";
+        assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn absent_docker_files_are_missing_not_refused() {
+        let found = docker_files(Path::new("/dogwatch/none"));
+        assert_eq!(found.state, State::Missing);
+        assert!(
+            found.detail.contains("/dogwatch/none/containers"),
+            "{found:?}"
+        );
+    }
+}

@@ -1,0 +1,75 @@
+use std::path::Path;
+use std::thread;
+
+use caps::{CapSet, Capability};
+use dogwatch_sensor::check::{State, check};
+use dogwatch_sensor::probe::{KEPT, Mode, ProbeOptions, drop_capabilities};
+
+use crate::act::openat;
+use crate::watch::Watch;
+
+#[test]
+fn the_sensor_works_on_without_the_capabilities_it_loaded_with() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    // Capabilities belong to threads: this one gives its own up, the test's others keep theirs.
+    let records = thread::scope(|scope| {
+        let without = scope.spawn(|| {
+            drop_capabilities().unwrap();
+            let left = caps::read(None, CapSet::Effective).unwrap();
+            assert!(!left.contains(&Capability::CAP_SYS_ADMIN), "{left:?}");
+            assert!(
+                left.iter()
+                    .all(|one| KEPT.iter().any(|(kept, _)| kept == one)),
+                "{left:?}"
+            );
+            watch.probe.set_mode(1 << 60, Mode::Full).unwrap();
+            watch.probe.forget(1 << 60);
+            watch.probe.counters().unwrap();
+            watch.see(|| _ = openat(libc::AT_FDCWD, c"/dogwatch/none", libc::O_RDONLY))
+        });
+        without.join().unwrap()
+    });
+    assert_eq!(records.len(), 2, "{records:?}");
+}
+
+#[test]
+fn loading_without_capabilities_says_which() {
+    let Some(_allowed) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let message = thread::spawn(|| {
+        drop_capabilities().unwrap();
+        dogwatch_sensor::probe::Probe::load(&ProbeOptions::default())
+            .err()
+            .map(|error| error.to_string())
+    });
+    let message = message.join().unwrap().unwrap();
+    assert!(
+        message.contains("CAP_BPF and CAP_PERFMON missing"),
+        "{message}"
+    );
+}
+
+#[test]
+fn check_tries_what_it_says() {
+    let Some(_allowed) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let report = check(&ProbeOptions::default(), Path::new("/dogwatch/none"));
+    assert!(report.can_run(), "{report}");
+    let hooks = report
+        .findings
+        .iter()
+        .find(|finding| finding.feature == "hooks")
+        .unwrap();
+    assert_eq!(hooks.state, State::Works, "{report}");
+    assert!(
+        report
+            .not_delivered()
+            .iter()
+            .any(|line| line.contains("/dogwatch/none/containers")),
+        "{report}"
+    );
+}
