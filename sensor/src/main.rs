@@ -1,1 +1,115 @@
-fn main() {}
+//! The program `dogwatch-sensor`: run, record, replay, check.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use dogwatch_sensor::config::{Config, Override};
+use dogwatch_sensor::pipeline::{self, Input, Output, SensorError, Shutdown, Summary, stop_on_signals};
+use dogwatch_sensor::{check, log, metrics};
+
+/// Watches the containers of this host and publishes what they do.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration file (TOML); see sensor.toml for every setting and its default.
+    #[arg(long, global = true, env = "DOGWATCH_SENSOR_CONFIG")]
+    config: Option<PathBuf>,
+    /// Kafka brokers, host:port joined by commas; the same as kafka.bootstrap_servers.
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    kafka: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch this host until SIGTERM or SIGINT.
+    Run {
+        /// Where events go.
+        #[arg(long, value_enum, default_value = "kafka")]
+        output: To,
+    },
+    /// Write everything that enters into a capture file, publishing nothing.
+    Record {
+        /// The file to make.
+        file: PathBuf,
+    },
+    /// Feed a capture file through the same stages; needs no privileges.
+    Replay {
+        /// The capture.
+        file: PathBuf,
+        /// Where events go.
+        #[arg(long, value_enum, default_value = "kafka")]
+        output: To,
+    },
+    /// Say what this kernel, these capabilities and these mounts allow, and what will be missing.
+    Check,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum To {
+    /// The configured Kafka.
+    Kafka,
+    /// Standard output, one JSON object a line.
+    Json,
+}
+
+impl From<To> for Output {
+    fn from(to: To) -> Self {
+        match to {
+            To::Kafka => Self::Kafka,
+            To::Json => Self::Lines,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let overrides: Vec<Override> = arguments.kafka.into_iter().map(|servers| ("kafka.bootstrap_servers", servers)).collect();
+    let config = match Config::load(arguments.config.as_deref(), &overrides) {
+        Ok(config) => config,
+        Err(error) => return fail(error, 2),
+    };
+    if let Err(error) = log::start(&config.log_filter) {
+        return fail(format!("configuration log.filter: {error}"), 2);
+    }
+    match execute(arguments.command, config) {
+        Ok(code) => code,
+        Err(error) => {
+            let code = error.downcast_ref::<SensorError>().map_or(1, SensorError::exit_code);
+            fail(error, code)
+        }
+    }
+}
+
+fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
+    let (input, output) = match command {
+        Command::Run { output } => (Input::Kernel, output.into()),
+        Command::Record { file } => (Input::Recorded(file), Output::Discard),
+        Command::Replay { file, output } => (Input::Replay(file), output.into()),
+        Command::Check => return Ok(say_what_is_possible(&config)),
+    };
+    let shutdown = Shutdown::new();
+    stop_on_signals(shutdown.clone())?;
+    if let Some(listen) = config.metrics_listen
+        && input == Input::Kernel
+        && let Err(error) = metrics::serve(listen)
+    {
+        tracing::warn!(%listen, %error, "metrics are not served: see metrics.listen");
+    }
+    let Summary { events, bytes, losses, .. } = pipeline::run(config, input, output, shutdown)?;
+    tracing::info!(events, bytes, ?losses, "ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say_what_is_possible(config: &Config) -> ExitCode {
+    let report = check::check(&config.probe_options(), &config.containers.docker_root);
+    print!("{report}");
+    ExitCode::from(report.exit_code())
+}
+
+fn fail(error: impl std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("dogwatch-sensor: {error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,298 @@
+//! Capture files: everything that enters the stages, to be replayed without privileges.
+//!
+//! ```text
+//! "DOGWATCH" · version (u32) · frame · frame · …
+//! frame: length (u32) · CRC-32 of the content (u32) · content
+//! content: 0, a record of the ring as it came · 1, a fact as JSON · 2, the host as JSON (the first frame, once)
+//! ```
+//! Numbers are little-endian. A damaged file is used up to the damage, which is reported with its offset.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::fact::{Fact, Host};
+
+const MAGIC: &[u8; 8] = b"DOGWATCH";
+const VERSION: u32 = 1;
+/// No record or fact is longer: a length beyond it is damage.
+const FRAME_BYTES_MAX: u32 = 4 << 20;
+
+const TAG_RECORD: u8 = 0;
+const TAG_FACT: u8 = 1;
+const TAG_HOST: u8 = 2;
+
+/// Why a capture could not be written or read on.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The file cannot be opened or made.
+    #[error("could not open capture {path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file cannot be written to.
+    #[error("could not write capture: {0}")]
+    Write(#[source] io::Error),
+    /// Not a capture, or one of another version.
+    #[error("{path} is not a capture of this version: {reason}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The file is damaged; everything before the offset was used.
+    #[error("capture {path} is damaged at offset {offset}: {reason}; everything before it was used")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Bytes from the file's start to the damaged frame.
+        offset: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// One frame of a capture.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Frame {
+    /// A record of the ring.
+    Record(Vec<u8>),
+    /// A fact.
+    Fact(Fact),
+}
+
+/// Writes a capture.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    file: BufWriter<File>,
+    content: Vec<u8>,
+}
+
+impl Writer {
+    /// Makes the file and writes its head.
+    pub fn create(path: &Path, host: &Host) -> Result<Self, CaptureError> {
+        let file = File::create(path).map_err(|source| CaptureError::Open { path: path.to_owned(), source })?;
+        let mut writer = Self { file: BufWriter::new(file), content: Vec::new() };
+        writer.file.write_all(MAGIC).map_err(CaptureError::Write)?;
+        writer.file.write_all(&VERSION.to_le_bytes()).map_err(CaptureError::Write)?;
+        writer.json(TAG_HOST, host)?;
+        Ok(writer)
+    }
+
+    /// Appends a record of the ring.
+    pub fn record(&mut self, bytes: &[u8]) -> Result<(), CaptureError> {
+        self.content.clear();
+        self.content.push(TAG_RECORD);
+        self.content.extend_from_slice(bytes);
+        self.frame()
+    }
+
+    /// Appends a fact.
+    pub fn fact(&mut self, fact: &Fact) -> Result<(), CaptureError> {
+        self.json(TAG_FACT, fact)
+    }
+
+    /// Writes what is buffered.
+    pub fn finish(mut self) -> Result<(), CaptureError> {
+        self.file.flush().map_err(CaptureError::Write)
+    }
+
+    fn json(&mut self, tag: u8, value: &impl serde::Serialize) -> Result<(), CaptureError> {
+        self.content.clear();
+        self.content.push(tag);
+        serde_json::to_writer(&mut self.content, value).map_err(|error| CaptureError::Write(error.into()))?;
+        self.frame()
+    }
+
+    fn frame(&mut self) -> Result<(), CaptureError> {
+        let length = self.content.len() as u32;
+        let head = [length.to_le_bytes(), crc32fast::hash(&self.content).to_le_bytes()].concat();
+        self.file.write_all(&head).and_then(|()| self.file.write_all(&self.content)).map_err(CaptureError::Write)
+    }
+}
+
+/// Reads a capture.
+#[derive(Debug)]
+pub(crate) struct Reader<R = BufReader<File>> {
+    input: R,
+    path: PathBuf,
+    offset: u64,
+}
+
+impl Reader {
+    /// Opens a file and reads its head.
+    pub fn open(path: &Path) -> Result<(Self, Host), CaptureError> {
+        let file = File::open(path).map_err(|source| CaptureError::Open { path: path.to_owned(), source })?;
+        Self::new(BufReader::new(file), path)
+    }
+}
+
+impl<R: Read> Reader<R> {
+    fn new(mut input: R, path: &Path) -> Result<(Self, Host), CaptureError> {
+        let foreign = |reason: String| CaptureError::Foreign { path: path.to_owned(), reason };
+        let mut head = [0; 12];
+        input.read_exact(&mut head).map_err(|_| foreign("it is shorter than a capture's head".into()))?;
+        let (magic, version) = head.split_at(8);
+        if magic != MAGIC {
+            return Err(foreign("it does not begin with DOGWATCH".into()));
+        }
+        if version != VERSION.to_le_bytes() {
+            return Err(foreign(format!("its version is {version:?}, this sensor reads {VERSION}")));
+        }
+        let mut reader = Self { input, path: path.to_owned(), offset: 12 };
+        let content = reader.content()?.ok_or_else(|| foreign("it ends after its head".into()))?;
+        let host = match content.split_first() {
+            Some((&TAG_HOST, json)) => serde_json::from_slice(json).map_err(|error| foreign(error.to_string()))?,
+            _ => return Err(foreign("it does not say which host it is from".into())),
+        };
+        Ok((reader, host))
+    }
+
+    /// The next frame; `None` at the end.
+    pub fn next(&mut self) -> Result<Option<Frame>, CaptureError> {
+        let offset = self.offset;
+        let Some(content) = self.content()? else { return Ok(None) };
+        match content.split_first() {
+            Some((&TAG_RECORD, bytes)) => Ok(Some(Frame::Record(bytes.to_vec()))),
+            Some((&TAG_FACT, json)) => {
+                let fact = serde_json::from_slice(json).map_err(|error| self.damaged(offset, error))?;
+                Ok(Some(Frame::Fact(fact)))
+            }
+            Some((tag, _)) => Err(self.damaged(offset, format!("unknown kind of frame {tag}"))),
+            None => Err(self.damaged(offset, "empty frame")),
+        }
+    }
+
+    fn content(&mut self) -> Result<Option<Vec<u8>>, CaptureError> {
+        let mut head = [0; 8];
+        match self.fill(&mut head)? {
+            0 => return Ok(None),
+            8 => {}
+            _ => return Err(self.damaged(self.offset, "it ends inside a frame")),
+        }
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = head;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        if length > FRAME_BYTES_MAX {
+            return Err(self.damaged(self.offset, format!("a frame of {length} bytes")));
+        }
+        let mut content = vec![0; length as usize];
+        if self.fill(&mut content)? != content.len() {
+            return Err(self.damaged(self.offset, "it ends inside a frame"));
+        }
+        if crc32fast::hash(&content) != u32::from_le_bytes([c0, c1, c2, c3]) {
+            return Err(self.damaged(self.offset, "the frame's checksum does not fit"));
+        }
+        self.offset += 8 + u64::from(length);
+        Ok(Some(content))
+    }
+
+    /// Reads until the buffer is full or the file ends; returns how much.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, CaptureError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.input.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.damaged(self.offset, error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn damaged(&self, offset: u64, reason: impl ToString) -> CaptureError {
+        CaptureError::Damaged { path: self.path.clone(), offset, reason: reason.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Reading;
+    use proptest::prelude::*;
+
+    fn frames() -> Vec<Frame> {
+        let clock = |n| Frame::Fact(Fact::Clock(Reading { boot_ns: n, wall_ns: n as i64 }));
+        vec![clock(1), Frame::Record(vec![7; 100]), clock(2), Frame::Record(Vec::new()), clock(3)]
+    }
+
+    fn written(frames: &[Frame]) -> Vec<u8> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let host = Host { host_id: "h".into(), ..Host::default() };
+        let mut writer = Writer::create(file.path(), &host).unwrap();
+        for frame in frames {
+            match frame {
+                Frame::Record(bytes) => writer.record(bytes).unwrap(),
+                Frame::Fact(fact) => writer.fact(fact).unwrap(),
+            }
+        }
+        writer.finish().unwrap();
+        std::fs::read(file.path()).unwrap()
+    }
+
+    fn read(bytes: &[u8]) -> Result<(Vec<Frame>, Option<CaptureError>), CaptureError> {
+        let (mut reader, host) = Reader::new(bytes, Path::new("x.capture"))?;
+        assert_eq!(&*host.host_id, "h");
+        let mut found = Vec::new();
+        loop {
+            match reader.next() {
+                Ok(Some(frame)) => found.push(frame),
+                Ok(None) => return Ok((found, None)),
+                Err(error) => return Ok((found, Some(error))),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (found, error) = read(&written(&frames())).unwrap();
+        assert_eq!(found, frames());
+        assert!(error.is_none());
+    }
+
+    #[test]
+    fn damage_is_named_with_its_offset_and_all_before_it_is_read() {
+        let bytes = written(&frames());
+        let shorter = written(&frames()[..4]).len();
+        let mut broken = bytes.clone();
+        broken[shorter + 12] ^= 1;
+        let (found, error) = read(&broken).unwrap();
+        assert_eq!(found, &frames()[..4]);
+        let message = error.unwrap().to_string();
+        assert!(message.contains(&format!("offset {shorter}")), "{message}");
+    }
+
+    #[test]
+    fn another_file_is_refused() {
+        for bytes in [&b""[..], b"GARBAGE!\x01\0\0\0", b"DOGWATCH\x09\0\0\0", b"DOGWATCH\x01\0\0\0"] {
+            assert!(matches!(read(bytes), Err(CaptureError::Foreign { .. })), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_is_taken_for_content(at in 20usize..200, flip in 1u8..=255) {
+            let mut bytes = written(&frames());
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+            if let Ok((found, error)) = read(&bytes) {
+                prop_assert!(found.len() <= frames().len());
+                prop_assert!(error.is_some() || found == frames());
+                prop_assert!(found.iter().zip(frames()).all(|(a, b)| *a == b));
+            }
+        }
+
+        #[test]
+        fn a_cut_file_is_used_up_to_the_cut(cut in 0usize..400) {
+            let bytes = written(&frames());
+            let cut = cut % bytes.len();
+            if let Ok((found, _)) = read(&bytes[..cut]) {
+                prop_assert!(found.iter().zip(frames()).all(|(a, b)| *a == b));
+            }
+        }
+    }
+}

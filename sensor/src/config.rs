@@ -1,0 +1,314 @@
+//! Configuration: a raw form that mirrors `sensor.toml`, and the checked form the sensor uses.
+//!
+//! Sources, later ones win: defaults, file, environment (`DOGWATCH_`, levels joined by `__`), flags.
+//! Unknown keys are refused with the nearest known one. Nothing else of the sensor reads files or variables for settings.
+
+mod raw;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dogwatch_schemas::Text;
+
+pub use self::raw::{RawConfig, Size};
+use dogwatch_ebpf::control::Mode;
+use crate::probe::ProbeOptions;
+use crate::redact::Redactor;
+
+/// A setting given on the command line: its key, levels joined by dots, and its value.
+pub type Override = (&'static str, String);
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Configured host id; `None` = the machine id.
+    pub host_id: Option<Text>,
+    /// Configured host name; `None` = the kernel's.
+    pub host_name: Option<Text>,
+    /// The operator's tags of this host; `None` when there are none.
+    pub host_tags: Option<BTreeMap<Text, Text>>,
+    /// File that remembers the last moment watched.
+    pub state_file: Option<PathBuf>,
+    /// Kafka.
+    pub kafka: KafkaConfig,
+    /// Bytes of the kernel's ring, a power of two.
+    pub ring_bytes: u32,
+    /// Path prefixes whose opens for writing are published for host processes.
+    pub host_write_paths: Vec<String>,
+    /// Paths whose reading is published every time.
+    pub sensitive_read_paths: Vec<String>,
+    /// Containers.
+    pub containers: ContainersConfig,
+    /// Upper bound of remembered processes.
+    pub processes_max: usize,
+    /// How long a process is remembered after its end.
+    pub keep_after_exit: Duration,
+    /// What is replaced in arguments.
+    pub redactor: Redactor,
+    /// Least jump of the wall clock that is an event.
+    pub clock_step_min: Duration,
+    /// `tracing` filter.
+    pub log_filter: String,
+    /// Where metrics are served.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// How to reach Kafka.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// Brokers to begin with.
+    pub bootstrap_servers: String,
+    /// Prefix of all topics.
+    pub topic_prefix: String,
+    /// Whether missing topics are made.
+    pub create_topics: bool,
+    /// Partitions of topics that are made.
+    pub partitions: i32,
+    /// Copies of topics that are made.
+    pub replication_factor: i32,
+    /// `none`, `lz4` or `zstd`.
+    pub compression: String,
+    /// Bound of librdkafka's queue, bytes.
+    pub queue_bytes: u64,
+    /// Bound of librdkafka's queue, records.
+    pub queue_records: u32,
+    /// How long records are gathered.
+    pub linger: Duration,
+    /// Patience at start.
+    pub start_timeout: Duration,
+    /// Patience at the end.
+    pub drain_timeout: Duration,
+    /// Options for librdkafka; none contradicts a field above.
+    pub options: BTreeMap<String, String>,
+}
+
+/// How containers are watched and known.
+#[derive(Debug, Clone)]
+pub struct ContainersConfig {
+    /// Mode of containers' cgroups.
+    pub mode: Mode,
+    /// Mode of all other cgroups.
+    pub host_mode: Mode,
+    /// Docker's data root.
+    pub docker_root: PathBuf,
+    /// How long events wait for what is known of their container.
+    pub metadata_patience: Duration,
+    /// How many events may wait.
+    pub metadata_queue_events: usize,
+    /// How often what is known is looked up and repeated.
+    pub repeat: Duration,
+}
+
+/// Why a configuration was refused. The user's to mend; never worth a retry.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read or parsed, or a value has the wrong type.
+    #[error("could not read configuration{}: {source}", file.as_ref().map(|file| format!(" {}", file.display())).unwrap_or_default())]
+    Unreadable {
+        /// The file, where one was named.
+        file: Option<PathBuf>,
+        /// The reader's reason.
+        #[source]
+        source: Box<config::ConfigError>,
+    },
+    /// A key that does not exist.
+    #[error("unknown configuration key {key}{}", nearest.as_ref().map(|near| format!(": did you mean {near}?")).unwrap_or_default())]
+    UnknownKey {
+        /// The key, levels joined by dots.
+        key: String,
+        /// The nearest known one.
+        nearest: Option<String>,
+    },
+    /// A value out of its range.
+    #[error("configuration {key} = {value}: {reason}")]
+    BadValue {
+        /// The key.
+        key: &'static str,
+        /// The value given.
+        value: String,
+        /// What is allowed.
+        reason: String,
+    },
+    /// A librdkafka option that a named field already decides.
+    #[error("configuration kafka.options: {option} is decided by {field}; set that instead")]
+    Contradiction {
+        /// librdkafka's name.
+        option: String,
+        /// The field that decides it.
+        field: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads file, environment and overrides, and checks all of it.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read, a key is unknown, or a value is out of range.
+    pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Self, ConfigError> {
+        Self::check(sources::merge(file, std::env::vars(), overrides)?)
+    }
+
+    /// How the kernel part is to be loaded; hierarchy and modes are for the caller.
+    pub fn probe_options(&self) -> ProbeOptions {
+        ProbeOptions {
+            ring_bytes: self.ring_bytes,
+            host_write_paths: self.host_write_paths.clone(),
+            sensitive_read_paths: self.sensitive_read_paths.clone(),
+            ..ProbeOptions::default()
+        }
+    }
+
+    /// Checks a raw configuration.
+    ///
+    /// # Errors
+    /// Fails when a value is out of range or a librdkafka option contradicts a named field.
+    pub fn check(raw: RawConfig) -> Result<Self, ConfigError> {
+        let ring_bytes = raw.kernel.ring_bytes.0;
+        if !ring_bytes.is_power_of_two() || !(64 << 10..=1 << 30).contains(&ring_bytes) {
+            return Err(bad("kernel.ring_bytes", ring_bytes, "a power of two from 64KiB to 1GiB"));
+        }
+        if !(64..=4_194_304).contains(&raw.processes.capacity) {
+            return Err(bad("processes.capacity", raw.processes.capacity, "from 64 to 4194304"));
+        }
+        let listen = raw.metrics.listen.trim();
+        let metrics_listen = match listen {
+            "" => None,
+            _ => Some(listen.parse().map_err(|_| bad("metrics.listen", listen, "an address such as 127.0.0.1:9464"))?),
+        };
+        let redactor = Redactor::new(raw.redaction.usual_secrets, &raw.redaction.arguments)
+            .map_err(|error| bad("redaction.arguments", &error.pattern, error.reason))?;
+        let host_tags = (!raw.host_tags.is_empty())
+            .then(|| raw.host_tags.into_iter().map(|(key, value)| (key.into(), value.into())).collect());
+        Ok(Self {
+            host_id: given(&raw.host_id).map(Text::from),
+            host_name: given(&raw.host_name).map(Text::from),
+            host_tags,
+            state_file: given(&raw.state_file).map(PathBuf::from),
+            kafka: check_kafka(raw.kafka)?,
+            ring_bytes: ring_bytes as u32,
+            host_write_paths: raw.kernel.host_write_paths,
+            sensitive_read_paths: raw.kernel.sensitive_read_paths,
+            containers: check_containers(raw.containers)?,
+            processes_max: raw.processes.capacity,
+            keep_after_exit: raw.processes.keep_after_exit,
+            redactor,
+            clock_step_min: raw.clock.step_min,
+            log_filter: raw.log.filter,
+            metrics_listen,
+        })
+    }
+}
+
+fn given(text: &str) -> Option<&str> {
+    Some(text.trim()).filter(|text| !text.is_empty())
+}
+
+fn bad(key: &'static str, value: impl ToString, reason: impl ToString) -> ConfigError {
+    ConfigError::BadValue { key, value: value.to_string(), reason: reason.to_string() }
+}
+
+fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {
+    if given(&raw.bootstrap_servers).is_none() {
+        return Err(bad("kafka.bootstrap_servers", &raw.bootstrap_servers, "name at least one host:port"));
+    }
+    let prefix_fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if raw.topic_prefix.is_empty() || raw.topic_prefix.len() > 200 || !raw.topic_prefix.chars().all(prefix_fits) {
+        return Err(bad("kafka.topic_prefix", &raw.topic_prefix, "1 to 200 letters, digits, dots, dashes, underscores"));
+    }
+    if raw.partitions < 1 {
+        return Err(bad("kafka.partitions", raw.partitions, "at least 1"));
+    }
+    if raw.replication_factor < 1 {
+        return Err(bad("kafka.replication_factor", raw.replication_factor, "at least 1"));
+    }
+    if !["none", "lz4", "zstd"].contains(&raw.compression.as_str()) {
+        return Err(bad("kafka.compression", &raw.compression, "none, lz4 or zstd"));
+    }
+    if !(1 << 20..=2 << 30).contains(&raw.queue_bytes.0) {
+        return Err(bad("kafka.queue_bytes", raw.queue_bytes.0, "from 1MiB to 2GiB"));
+    }
+    if !(1_000..=10_000_000).contains(&raw.queue_records) {
+        return Err(bad("kafka.queue_records", raw.queue_records, "from 1000 to 10000000"));
+    }
+    Ok(KafkaConfig {
+        options: check_options(raw.options)?,
+        bootstrap_servers: raw.bootstrap_servers,
+        topic_prefix: raw.topic_prefix,
+        create_topics: raw.create_topics,
+        partitions: raw.partitions,
+        replication_factor: raw.replication_factor,
+        compression: raw.compression,
+        queue_bytes: raw.queue_bytes.0,
+        queue_records: raw.queue_records,
+        linger: raw.linger,
+        start_timeout: raw.start_timeout,
+        drain_timeout: raw.drain_timeout,
+    })
+}
+
+/// librdkafka's options that are decided elsewhere, and where.
+const DECIDED_OPTIONS: &[(&str, &str)] = &[
+    ("bootstrap.servers", "kafka.bootstrap_servers"),
+    ("metadata.broker.list", "kafka.bootstrap_servers"),
+    ("compression.codec", "kafka.compression"),
+    ("compression.type", "kafka.compression"),
+    ("queue.buffering.max.kbytes", "kafka.queue_bytes"),
+    ("queue.buffering.max.messages", "kafka.queue_records"),
+    ("linger.ms", "kafka.linger"),
+    ("queue.buffering.max.ms", "kafka.linger"),
+    ("acks", "Dogwatch (all: an acknowledged event is not lost)"),
+    ("request.required.acks", "Dogwatch (all: an acknowledged event is not lost)"),
+    ("enable.idempotence", "Dogwatch (true: order and no repeats)"),
+    ("partitioner", "Dogwatch (murmur2_random: as Java clients do)"),
+    ("message.timeout.ms", "Dogwatch (records wait in the bounded queue)"),
+    ("delivery.timeout.ms", "Dogwatch (records wait in the bounded queue)"),
+];
+
+fn check_options(given: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut options = BTreeMap::new();
+    for (name, value) in given {
+        // No option of librdkafka has an underscore; variables of the environment cannot have dots.
+        let option = name.replace('_', ".");
+        if let Some(&(_, field)) = DECIDED_OPTIONS.iter().find(|(decided, _)| *decided == option) {
+            return Err(ConfigError::Contradiction { option, field });
+        }
+        options.insert(option, value);
+    }
+    Ok(options)
+}
+
+fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigError> {
+    if raw.metadata_patience > Duration::from_secs(10) {
+        return Err(bad("containers.metadata_patience", format!("{:?}", raw.metadata_patience), "at most 10s"));
+    }
+    if raw.repeat < Duration::from_secs(1) {
+        return Err(bad("containers.repeat", format!("{:?}", raw.repeat), "at least 1s"));
+    }
+    if raw.metadata_queue_events > 1_000_000 {
+        return Err(bad("containers.metadata_queue_events", raw.metadata_queue_events, "at most 1000000"));
+    }
+    Ok(ContainersConfig {
+        mode: mode("containers.mode", &raw.mode)?,
+        host_mode: mode("containers.host_mode", &raw.host_mode)?,
+        docker_root: PathBuf::from(raw.docker_root),
+        metadata_patience: raw.metadata_patience,
+        metadata_queue_events: raw.metadata_queue_events,
+        repeat: raw.repeat,
+    })
+}
+
+fn mode(key: &'static str, value: &str) -> Result<Mode, ConfigError> {
+    match value {
+        "off" => Ok(Mode::Off),
+        "lifecycle" => Ok(Mode::Lifecycle),
+        "normal" => Ok(Mode::Normal),
+        "full" => Ok(Mode::Full),
+        _ => Err(bad(key, value, "off, lifecycle, normal or full")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! What is accepted, and how the rest is refused.
+
+use std::io::Write as _;
+
+use super::*;
+
+fn load(toml: &str, variables: &[(&str, &str)], overrides: &[Override]) -> Result<Config, ConfigError> {
+    let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    file.write_all(toml.as_bytes()).unwrap();
+    let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    Config::check(sources::merge(Some(file.path()), variables, overrides)?)
+}
+
+fn refusal(toml: &str) -> String {
+    load(toml, &[], &[]).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn the_commented_file_holds_exactly_the_defaults() {
+    let written: toml::Table = include_str!("../../sensor.toml").parse().unwrap();
+    let defaults = toml::Table::try_from(RawConfig::default()).unwrap();
+    assert_eq!(written, defaults);
+}
+
+#[test]
+fn later_sources_win() {
+    let toml = "[kafka]\nbootstrap_servers = 'file:1'\npartitions = 3\nlinger = '5ms'";
+    let variables = [("DOGWATCH_KAFKA__BOOTSTRAP_SERVERS", "env:1"), ("DOGWATCH_KAFKA__PARTITIONS", "4"), ("DOGWATCH_CACHE", "x")];
+    let config = load(toml, &variables, &[("kafka.bootstrap_servers", "flag:1".into())]).unwrap();
+    assert_eq!(config.kafka.bootstrap_servers, "flag:1");
+    assert_eq!(config.kafka.partitions, 4);
+    assert_eq!(config.kafka.linger, Duration::from_millis(5));
+}
+
+#[test]
+fn the_environment_sets_lists_tags_and_options() {
+    let variables = [
+        ("DOGWATCH_HOST_ID", "007"),
+        ("DOGWATCH_HOST_TAGS__SITE", "berlin"),
+        ("DOGWATCH_KERNEL__HOST_WRITE_PATHS", "/etc, /boot"),
+        ("DOGWATCH_KAFKA__OPTIONS__SECURITY_PROTOCOL", "ssl"),
+    ];
+    let config = load("", &variables, &[]).unwrap();
+    assert_eq!(config.host_id.as_deref(), Some("007"));
+    assert_eq!(config.host_tags.unwrap()["site"], "berlin".into());
+    assert_eq!(config.host_write_paths, ["/etc", "/boot"]);
+    assert_eq!(config.kafka.options["security.protocol"], "ssl");
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest() {
+    assert_eq!(refusal("hostid = 'x'"), "unknown configuration key hostid: did you mean host_id?");
+    assert_eq!(
+        refusal("[kafka]\nbootstrap_server = 'x'"),
+        "unknown configuration key kafka.bootstrap_server: did you mean kafka.bootstrap_servers?"
+    );
+    assert_eq!(refusal("[zzz]\na = 1"), "unknown configuration key zzz");
+}
+
+#[test]
+fn values_out_of_range_are_refused_with_the_range() {
+    for (toml, part) in [
+        ("[kernel]\nring_bytes = '3MiB'", "kernel.ring_bytes"),
+        ("[kafka]\ncompression = 'gzip'", "none, lz4 or zstd"),
+        ("[kafka]\nqueue_bytes = '12 parsecs'", "12 parsecs"),
+        ("[kafka]\ntopic_prefix = 'a b'", "kafka.topic_prefix"),
+        ("[kafka]\npartitions = 0", "at least 1"),
+        ("[containers]\nmode = 'all'", "off, lifecycle, normal or full"),
+        ("[containers]\nmetadata_patience = '1h'", "at most 10s"),
+        ("[redaction]\narguments = ['(']", "redaction.arguments"),
+        ("[metrics]\nlisten = 'here'", "metrics.listen"),
+        ("[kafka.options]\n'acks' = '1'", "acks is decided by"),
+    ] {
+        let refusal = refusal(toml);
+        assert!(refusal.contains(part), "{toml}: {refusal}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Some(Path::new("/nowhere/sensor.toml")), &[]).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/sensor.toml"), "{error}");
+}

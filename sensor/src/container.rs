@@ -1,0 +1,312 @@
+//! Containers: which one a cgroup belongs to, and what is known of it.
+//!
+//! A container is recognised by its cgroup's path alone:
+//!
+//! ```text
+//! /docker/<64 hex>                                   docker (cgroupfs)
+//! /system.slice/docker-<64 hex>.scope                docker (systemd)
+//! /kubepods.slice/…/cri-containerd-<64 hex>.scope    containerd under Kubernetes
+//! /kubepods/burstable/pod<uid>/<64 hex>              containerd under Kubernetes (cgroupfs)
+//! /docker/<64 hex>/docker/<64 hex>                   a container in a container
+//! ```
+//! What is known beyond the id comes from the runtime's own files ([`docker`]); this module only holds it.
+
+pub mod docker;
+
+use std::collections::BTreeMap;
+
+use dogwatch_schemas::{Text, records};
+use serde::{Deserialize, Serialize};
+
+/// Which container a cgroup belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The outermost container's whole id.
+    pub id: Text,
+    /// The runtime, as far as the path tells.
+    pub runtime: &'static str,
+    /// The innermost container's id, where containers are nested.
+    pub nested: Option<Text>,
+    /// The path up to the outermost container's own cgroup.
+    pub path: Text,
+}
+
+/// Finds the containers a cgroup's path names; `None` for the host's own cgroups.
+pub fn membership(cgroup_path: &str) -> Option<Membership> {
+    let mut outermost: Option<Membership> = None;
+    let mut end = 0;
+    for component in cgroup_path.split('/') {
+        end += component.len() + 1;
+        let Some((prefix, id)) = container_component(component) else { continue };
+        match &mut outermost {
+            None => {
+                let path = &cgroup_path[..end - 1];
+                outermost = Some(Membership { id: id.into(), runtime: runtime(prefix, path), nested: None, path: path.into() });
+            }
+            Some(outer) if *outer.id != *id => outer.nested = Some(id.into()),
+            Some(_) => {}
+        }
+    }
+    outermost
+}
+
+/// Splits a path component into what stands before the id, and the id.
+fn container_component(component: &str) -> Option<(&str, &str)> {
+    let name = component.strip_suffix(".scope").unwrap_or(component);
+    let split = name.len().checked_sub(64)?;
+    if !name.is_char_boundary(split) {
+        return None;
+    }
+    let (prefix, id) = name.split_at(split);
+    let is_id = id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let prefix_ends = prefix.is_empty() || prefix.ends_with(['-', ':']);
+    // A container's monitor has a cgroup with the container's id, but is not inside it.
+    (is_id && prefix_ends && !prefix.contains("conmon")).then_some((prefix, id))
+}
+
+fn runtime(prefix: &str, path: &str) -> &'static str {
+    let prefix = prefix.trim_end_matches(['-', ':']);
+    match prefix.rsplit(':').next().unwrap_or(prefix) {
+        "docker" => "docker",
+        "cri-containerd" | "nerdctl" => "containerd",
+        "crio" => "cri-o",
+        "libpod" => "podman",
+        "" if path.contains("/docker/") => "docker",
+        "" if path.contains("/libpod_parent/") => "podman",
+        "" if path.contains("kubepods") => "containerd",
+        _ => "other",
+    }
+}
+
+/// What is known of a container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// The whole id.
+    pub id: Text,
+    /// Name without a leading slash.
+    pub name: Option<Text>,
+    /// The runtime.
+    pub runtime: Text,
+    /// The image as the container was created with it.
+    pub image: Option<Text>,
+    /// The image's id, 64 hexadecimal digits.
+    pub image_id: Option<Text>,
+    /// The image's repository.
+    pub repository: Option<Text>,
+    /// The image's tag.
+    pub tag: Option<Text>,
+    /// The image's repository digest.
+    pub digest: Option<Text>,
+    /// Runs privileged.
+    pub privileged: Option<bool>,
+    /// Shares the host's pid namespace.
+    pub host_pid: Option<bool>,
+    /// Shares the host's network namespace.
+    pub host_network: Option<bool>,
+    /// Capabilities added.
+    pub cap_add: Option<Vec<Text>>,
+    /// Process id of its init, while it runs.
+    pub init_pid: Option<u32>,
+    /// Start, nanoseconds since 1970.
+    pub start_ns: Option<i64>,
+    /// Creation, nanoseconds since 1970.
+    pub created_ns: Option<i64>,
+    /// Labels.
+    pub labels: Option<BTreeMap<Text, Text>>,
+    /// Configured entrypoint.
+    pub entrypoint: Option<Vec<Text>>,
+    /// Configured command.
+    pub command: Option<Vec<Text>>,
+    /// The healthcheck's arguments as they are executed.
+    pub healthcheck: Option<Vec<Text>>,
+    /// Configured user.
+    pub user: Option<Text>,
+    /// Mounts from outside the image.
+    pub mounts: Vec<Mount>,
+    /// The container's cgroup.
+    pub cgroup_path: Text,
+    /// `docker_files`, or `cgroup` where only the id is known.
+    pub source: Text,
+}
+
+/// A mount from outside the image.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    /// `bind`, `volume`, `tmpfs` …
+    pub kind: Text,
+    /// Path on the host, where it has one.
+    pub source: Option<Text>,
+    /// Path inside the container.
+    pub destination: Text,
+    /// Whether the container may write to it.
+    pub writable: bool,
+}
+
+impl Container {
+    /// A container of which only the cgroup is known.
+    pub fn unknown(membership: &Membership) -> Self {
+        Self {
+            id: membership.id.clone(),
+            runtime: membership.runtime.into(),
+            cgroup_path: membership.path.clone(),
+            source: "cgroup".into(),
+            ..Self::default()
+        }
+    }
+
+    /// The mount that holds a path: the longest destination wins.
+    pub fn mount_of(&self, path: &str) -> Option<&Mount> {
+        self.mounts
+            .iter()
+            .filter(|mount| below(path, &mount.destination).is_some())
+            .max_by_key(|mount| mount.destination.len())
+    }
+
+    /// Where a path of the container lies on the host; `None` for paths of the image.
+    pub fn host_path(&self, path: &str) -> Option<Text> {
+        let mount = self.mount_of(path)?;
+        let rest = below(path, &mount.destination)?;
+        let source = mount.source.as_deref()?.trim_end_matches('/');
+        let joined = format!("{source}{rest}");
+        Some(if joined.is_empty() { "/".into() } else { joined.into() })
+    }
+
+    fn label(&self, name: &str) -> Option<Text> {
+        self.labels.as_ref()?.get(name).cloned()
+    }
+
+    /// The pod's name, from the labels Kubernetes sets.
+    pub fn pod_name(&self) -> Option<Text> {
+        self.label("io.kubernetes.pod.name")
+    }
+
+    /// The pod's namespace.
+    pub fn pod_namespace(&self) -> Option<Text> {
+        self.label("io.kubernetes.pod.namespace")
+    }
+
+    /// The pod's uid.
+    pub fn pod_uid(&self) -> Option<Text> {
+        self.label("io.kubernetes.pod.uid")
+    }
+
+    /// The container's record for `dogwatch.containers`; who says it, and when, is for the caller.
+    pub fn record(&self, status: &str) -> records::Container {
+        records::Container {
+            status: status.into(),
+            container_id: short(&self.id),
+            container_full_id: self.id.clone(),
+            container_name: self.name.clone(),
+            container_type: self.runtime.clone(),
+            container_image: self.image.clone(),
+            container_image_id: self.image_id.clone(),
+            container_image_repository: self.repository.clone(),
+            container_image_tag: self.tag.clone(),
+            container_image_digest: self.digest.clone(),
+            container_privileged: self.privileged,
+            container_host_pid: self.host_pid,
+            container_host_network: self.host_network,
+            container_cap_add: self.cap_add.clone(),
+            container_start_ts: self.start_ns,
+            container_created_ts: self.created_ns,
+            container_labels: self.labels.clone(),
+            container_entrypoint: self.entrypoint.clone(),
+            container_command: self.command.clone(),
+            container_healthcheck: self.healthcheck.clone(),
+            container_user: self.user.clone(),
+            container_mounts: self.mounts.iter().map(Mount::record).collect(),
+            k8s_pod_name: self.pod_name(),
+            k8s_ns_name: self.pod_namespace(),
+            k8s_pod_uid: self.pod_uid(),
+            cgroup_path: Some(self.cgroup_path.clone()),
+            metadata_source: Some(self.source.clone()),
+            ..records::Container::default()
+        }
+    }
+}
+
+impl Mount {
+    fn record(&self) -> records::ContainerMount {
+        records::ContainerMount {
+            r#type: self.kind.clone(),
+            source: self.source.clone(),
+            destination: self.destination.clone(),
+            writable: self.writable,
+        }
+    }
+}
+
+/// The first 12 characters of an id.
+pub fn short(id: &str) -> Text {
+    id.get(..12).unwrap_or(id).into()
+}
+
+/// What is left of a path below a folder, with its leading slash; empty for the folder itself.
+fn below<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(folder.trim_end_matches('/'))?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(digit: char) -> String {
+        digit.to_string().repeat(64)
+    }
+
+    fn check(path: &str, expected: Option<(&str, &str, Option<&str>)>) {
+        let found = membership(path);
+        let found = found.as_ref().map(|m| (&*m.id, m.runtime, m.nested.as_deref()));
+        assert_eq!(found, expected, "{path}");
+    }
+
+    #[test]
+    fn containers_are_recognised_by_their_cgroup() {
+        let (a, b) = (id('a'), id('b'));
+        check(&format!("/docker/{a}"), Some((&a, "docker", None)));
+        check(&format!("/docker/{a}/init"), Some((&a, "docker", None)));
+        check(&format!("/system.slice/docker-{a}.scope"), Some((&a, "docker", None)));
+        check(&format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{a}.scope"), Some((&a, "containerd", None)));
+        check(&format!("/system.slice/kubepods-pod1.slice:cri-containerd:{a}"), Some((&a, "containerd", None)));
+        check(&format!("/kubepods/besteffort/podx/{a}"), Some((&a, "containerd", None)));
+        check(&format!("/machine.slice/libpod-{a}.scope/container"), Some((&a, "podman", None)));
+        check(&format!("/kubepods.slice/crio-{a}.scope"), Some((&a, "cri-o", None)));
+        check(&format!("/mine/{a}"), Some((&a, "other", None)));
+        check(&format!("/docker/{a}/docker/{b}"), Some((&a, "docker", Some(&b))));
+        check(&format!("/machine.slice/libpod-conmon-{a}.scope"), None);
+        check("/system.slice/ssh.service", None);
+        check("/docker", None);
+        check("", None);
+    }
+
+    #[test]
+    fn the_outermost_containers_own_path_is_kept() {
+        let path = format!("/docker/{}/docker/{}", id('a'), id('b'));
+        assert_eq!(*membership(&path).unwrap().path, format!("/docker/{}", id('a')));
+    }
+
+    fn mount(source: Option<&str>, destination: &str) -> Mount {
+        Mount { kind: "bind".into(), source: source.map(Text::from), destination: destination.into(), writable: true }
+    }
+
+    #[test]
+    fn host_paths_go_through_the_longest_mount() {
+        let container = Container {
+            mounts: vec![mount(Some("/"), "/host"), mount(Some("/srv/data"), "/data"), mount(Some("/x"), "/data/in"), mount(None, "/tmp")],
+            ..Container::default()
+        };
+        for (path, expected) in [
+            ("/data/a/b", Some("/srv/data/a/b")),
+            ("/data/in/c", Some("/x/c")),
+            ("/data", Some("/srv/data")),
+            ("/database", None),
+            ("/host/etc/crontab", Some("/etc/crontab")),
+            ("/host", Some("/")),
+            ("/tmp/a", None),
+            ("/etc/passwd", None),
+        ] {
+            assert_eq!(container.host_path(path).as_deref(), expected, "{path}");
+        }
+    }
+}

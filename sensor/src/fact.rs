@@ -1,0 +1,110 @@
+//! What enters the stages: the kernel's records, and facts from beside the ring.
+//!
+//! Everything the stages after [`crate::read`] know of the world is in here, in order:
+//! files, clocks and counters are read before, never later. That is why a capture replays to the same events.
+
+use std::collections::BTreeMap;
+
+use dogwatch_ebpf::record::Record;
+use dogwatch_schemas::Text;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Reading;
+use crate::container::Container;
+use crate::users::Users;
+
+/// One thing that enters.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A record of the kernel's ring.
+    Record(Record),
+    /// A fact.
+    Fact(Fact),
+}
+
+/// Something learned beside the ring.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Fact {
+    /// Both clocks; comes with every poll of the ring and drives all that is due.
+    Clock(Reading),
+    /// A cgroup that existed before the sensor, or whose making was not seen.
+    Cgroup {
+        /// Its id.
+        id: u64,
+        /// Its path below the hierarchy's root.
+        path: Text,
+    },
+    /// A process found by the start-up scan.
+    Running(Box<Running>),
+    /// What is known of a container; again when it changes and when it is due to be repeated.
+    Container(Box<Container>),
+    /// Names of users: of a container by its id, of the host without.
+    Users {
+        /// The container.
+        container: Option<Text>,
+        /// The names.
+        users: Users,
+    },
+    /// The kernel part's counters, since it was loaded.
+    Counters(Counters),
+    /// Records of the ring that could not be parsed, since the start.
+    Unparsed(u64),
+}
+
+/// What the kernel part counted since it was loaded.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    /// Records put into the ring, by kind.
+    pub sent: BTreeMap<Text, u64>,
+    /// Records the ring had no room for, by kind.
+    pub dropped: BTreeMap<Text, u64>,
+    /// Records rejected, by reason.
+    pub filtered: BTreeMap<Text, u64>,
+}
+
+/// A process found by the start-up scan; bytes are as `/proc` gave them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Running {
+    pub pid: u32,
+    pub start_ticks: u64,
+    pub parent_pid: u32,
+    pub sid: u32,
+    pub pgid: u32,
+    pub tty: u32,
+    /// Process id in its own pid namespace.
+    pub vpid: u32,
+    /// Effective ids on the host.
+    pub uid: u32,
+    pub gid: u32,
+    /// Effective ids in its user namespace.
+    pub inner_uid: Option<u32>,
+    pub inner_gid: Option<u32>,
+    pub login_uid: Option<u32>,
+    pub mnt_ns: Option<u32>,
+    pub pid_ns: Option<u32>,
+    pub cgroup_id: u64,
+    pub comm: Vec<u8>,
+    /// Path inside its own root.
+    pub exe: Option<Vec<u8>>,
+    /// Arguments, each ended by NUL.
+    pub argv: Vec<u8>,
+    pub cwd: Option<Vec<u8>>,
+    /// Descriptors 0 to 2 as the links below `/proc/PID/fd`; `None` = closed or not to be read.
+    pub stdio: [Option<Vec<u8>>; 3],
+}
+
+/// The host a run of the sensor is on; the same for all its records.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Host {
+    pub host_id: Text,
+    pub host_name: Text,
+    pub host_tags: Option<BTreeMap<Text, Text>>,
+    pub boot_id: Text,
+    /// Names this run.
+    pub sensor_run: Text,
+    pub kernel_release: Text,
+    pub arch: Text,
+    /// The host's mount and pid namespaces (those of pid 1).
+    pub mnt_ns: u32,
+    pub pid_ns: u32,
+}

@@ -1,0 +1,45 @@
+//! Metrics: one line each, renewed once a second, served to Prometheus where the configuration says.
+
+use std::net::SocketAddr;
+
+use metrics::{counter, gauge};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
+
+use crate::fact::Counters;
+use crate::pipeline::Summary;
+use crate::status::usage;
+
+/// Serves metrics at `listen`.
+///
+/// # Errors
+/// Fails when the address is taken, or metrics are served already.
+pub fn serve(listen: SocketAddr) -> Result<(), BuildError> {
+    PrometheusBuilder::new().with_http_listener(listen).install()
+}
+
+/// Renews all metrics.
+pub(crate) fn record(summary: &Summary, kernel: &Counters, (evicted, unwaited): (u64, u64)) {
+    counter!("dogwatch_publish_events_total").absolute(summary.events);
+    counter!("dogwatch_publish_framed_bytes_total").absolute(summary.bytes);
+    counter!("dogwatch_track_processes_evicted_total").absolute(evicted);
+    counter!("dogwatch_track_events_unwaited_total").absolute(unwaited);
+    gauge!("dogwatch_track_processes").set(summary.processes as f64);
+    gauge!("dogwatch_track_containers").set(summary.containers as f64);
+    for (class, count) in &summary.losses {
+        counter!("dogwatch_lost_events_total", "class" => class.clone()).absolute(*count);
+    }
+    for (name, counts) in [
+        ("dogwatch_kernel_sent_records_total", &kernel.sent),
+        ("dogwatch_kernel_dropped_records_total", &kernel.dropped),
+        ("dogwatch_kernel_filtered_records_total", &kernel.filtered),
+    ] {
+        for (kind, count) in counts {
+            counter!(name, "kind" => kind.to_string()).absolute(*count);
+        }
+    }
+    let usage = usage();
+    gauge!("dogwatch_process_cpu_seconds").set(usage.cpu_ns as f64 / 1e9);
+    if let Some(memory_bytes) = usage.memory_bytes {
+        gauge!("dogwatch_process_resident_memory_bytes").set(memory_bytes as f64);
+    }
+}

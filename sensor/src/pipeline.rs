@@ -1,0 +1,426 @@
+//! The pipeline: the only file that knows all stages.
+//!
+//! ```text
+//!  kernel ring ──►┌──────────────┐  16 batches  ┌──────────────────────────────────┐ librdkafka's queue
+//!  capture ──────►│ read, gather ├─────────────►│ track ► (redact) ► encode ►publish├──────────────────► Kafka
+//!                 └──────────────┘  of ≤ 512    └──────────────────────────────────┘ kafka.queue_bytes
+//!                     thread                         the caller's thread
+//! ```
+//! Data goes forward only. A slow stage holds the one before it back, down to the kernel's ring, which counts what it
+//! has no room for. Arguments are redacted where the process table takes them in, so nothing behind it holds a secret.
+//!
+//! Shutdown: the reader empties the ring and drops its sender; the rest follows from that.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use dogwatch_schemas::Text;
+use dogwatch_schemas::records::{Container, Event};
+
+use crate::capture::{self, CaptureError};
+use crate::check;
+use crate::config::Config;
+use crate::fact::{Counters, Fact, Host, Input as Entering};
+use crate::gather::{self, Gatherer};
+use crate::host::{self, HostError};
+use crate::loss::Ledger;
+use crate::metrics;
+use crate::probe::{Hierarchy, Probe, ProbeError, ProbeOptions, drop_capabilities};
+use crate::publish::{self, Handed, KafkaError, Kind, Publisher};
+use crate::read::{Batch, KernelReader, Origin};
+use crate::state::{LastWatched, StateFile, blind_since};
+use crate::status::{self, Circumstances};
+use crate::track::{Row, TrackOptions, Tracker};
+
+pub use crate::publish::Output;
+pub use crate::stop::{Shutdown, StopReason, stop_on_signals};
+
+/// Batches between reading and tracking: 16 × 512 inputs of some 500 bytes are about 4 MB,
+/// and at 100,000 records a second bridge 80 ms of encoding or of a full queue.
+const BATCHES_MAX: usize = 16;
+const MARK_INTERVAL_NS: u64 = 1_000_000_000;
+const HEARTBEAT_INTERVAL_NS: u64 = 5_000_000_000;
+
+/// Where the sensor's input comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The kernel of this host.
+    Kernel,
+    /// The kernel of this host; everything that enters is also written to this capture file.
+    Recorded(PathBuf),
+    /// A capture file.
+    Replay(PathBuf),
+}
+
+/// Why a sensor could not run, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SensorError {
+    /// The kernel part could not be used.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The host could not be identified.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Kafka could not be used.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// A capture could not be written or read to its end.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A thread could not be made.
+    #[error("could not start the reading thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The reading thread panicked: a defect.
+    #[error("the reading thread ended unexpectedly")]
+    Reader,
+}
+
+impl SensorError {
+    /// The exit code of a program that ends with this: 3 where the environment lacks something, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Kafka(KafkaError::Fatal(_)) => 1,
+            Self::Kafka(KafkaError::Options(_)) => 2,
+            Self::Probe(_) | Self::Host(_) | Self::Kafka(_) => 3,
+            Self::Capture(_) | Self::Thread(_) | Self::Reader => 1,
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Events handed to the output.
+    pub events: u64,
+    /// Their bytes as framed, before compression.
+    pub bytes: u64,
+    /// Events lost, by class.
+    pub losses: BTreeMap<String, u64>,
+    /// Records the kernel rejected on purpose, by reason.
+    pub filtered: BTreeMap<String, u64>,
+    /// Processes known.
+    pub processes: usize,
+    /// Containers known.
+    pub containers: usize,
+}
+
+/// The summary of a run, to be read while it goes on; clones are the same. Renewed once a second.
+#[derive(Debug, Clone, Default)]
+pub struct Stats(Arc<Mutex<Summary>>);
+
+impl Stats {
+    /// The summary up to now.
+    pub fn now(&self) -> Summary {
+        // A writer that panicked leaves a whole summary behind.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, summary: Summary) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = summary;
+    }
+}
+
+/// Runs a sensor until it is told to stop, or its capture ends.
+///
+/// # Errors
+/// Fails when the kernel, the host or Kafka do not allow it, when Kafka's client ends for good, or when a capture is
+/// damaged; what came before was handed over.
+pub fn run(config: Config, input: Input, output: Output, shutdown: Shutdown) -> Result<Summary, SensorError> {
+    run_with_stats(config, input, output, shutdown, Stats::default())
+}
+
+/// As [`run`], with a handle to read the summary meanwhile.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_stats(
+    config: Config,
+    input: Input,
+    output: Output,
+    shutdown: Shutdown,
+    stats: Stats,
+) -> Result<Summary, SensorError> {
+    let live = !matches!(input, Input::Replay(_));
+    // A recording publishes nothing, so it must not move the moment up to which was published.
+    let publishes = live && !matches!(output, Output::Discard);
+    let not_delivered = if live { not_delivered(&config) } else { Vec::new() };
+    let (origin, host) = open(&config, input, &shutdown)?;
+    let publisher = Publisher::open(output, &config.kafka, host.host_id.clone())?;
+    let (sender, receiver) = sync_channel(BATCHES_MAX);
+    let stop = shutdown.clone();
+    let reader = std::thread::Builder::new()
+        .name("read".into())
+        .spawn(move || origin.run(sender, &stop))
+        .map_err(SensorError::Thread)?;
+    let mut stage = Stage::new(&config, host, publisher, live, publishes, stats);
+    stage.not_delivered = not_delivered;
+    let ran = stage.run(receiver, &shutdown);
+    let read = reader.join().map_err(|_| SensorError::Reader)?;
+    stage.finish(&shutdown);
+    ran?;
+    read?;
+    Ok(stage.summary())
+}
+
+/// What this host cannot deliver, for the statuses.
+fn not_delivered(config: &Config) -> Vec<Text> {
+    let report = check::Report { findings: check::look(&config.containers.docker_root) };
+    report.not_delivered().into_iter().map(Text::from).collect()
+}
+
+fn open(config: &Config, input: Input, shutdown: &Shutdown) -> Result<(Origin, Host), SensorError> {
+    let capture_path = match input {
+        Input::Replay(path) => {
+            let (reader, host) = capture::Reader::open(&path)?;
+            return Ok((Origin::Capture(Box::new(reader)), host));
+        }
+        Input::Recorded(path) => Some(path),
+        Input::Kernel => None,
+    };
+    let host = host::identify(config)?;
+    let hierarchy = Hierarchy::find()?;
+    let modes = gather::modes(&gather::walk(&hierarchy.mount), &config.containers);
+    let gatherer = Gatherer::new(config.containers.clone(), &hierarchy.mount, host.mnt_ns);
+    let probe = Probe::load(&ProbeOptions { hierarchy: Some(hierarchy), modes, ..config.probe_options() })?;
+    // Threads made from here on, librdkafka's included, inherit what is left.
+    drop_capabilities()?;
+    let capture = capture_path.map(|path| capture::Writer::create(&path, &host)).transpose()?;
+    Ok((Origin::Kernel(Box::new(KernelReader { probe, gatherer, capture, shutdown: shutdown.clone() })), host))
+}
+
+/// The stages after reading, and what is due by the clock.
+struct Stage {
+    host: Host,
+    tracker: Tracker,
+    publisher: Publisher,
+    ledger: Ledger,
+    counters: Counters,
+    state: StateFile,
+    live: bool,
+    not_delivered: Vec<Text>,
+    rows: Vec<Row>,
+    mark_due_ns: u64,
+    heartbeat_due_ns: u64,
+    started: bool,
+    closed: bool,
+    stats: Stats,
+}
+
+impl Stage {
+    fn new(config: &Config, host: Host, publisher: Publisher, live: bool, publishes: bool, stats: Stats) -> Self {
+        let options = TrackOptions {
+            processes_max: config.processes_max,
+            keep_after_exit: config.keep_after_exit,
+            clock_step_min: config.clock_step_min,
+            metadata_queue_events: config.containers.metadata_queue_events,
+            patient: !config.containers.metadata_patience.is_zero(),
+            redactor: config.redactor.clone(),
+        };
+        Self {
+            tracker: Tracker::new(host.clone(), options),
+            host,
+            publisher,
+            ledger: Ledger::default(),
+            counters: Counters::default(),
+            state: StateFile::new(config.state_file.clone().filter(|_| publishes)),
+            live,
+            not_delivered: Vec::new(),
+            rows: Vec::new(),
+            mark_due_ns: 0,
+            heartbeat_due_ns: 0,
+            started: false,
+            closed: false,
+            stats,
+        }
+    }
+
+    /// Runs until the reader is done; a fatal error of the output stops the reader, and is returned.
+    fn run(&mut self, receiver: Receiver<Batch>, shutdown: &Shutdown) -> Result<(), SensorError> {
+        for batch in receiver {
+            for input in batch {
+                self.step(input);
+            }
+            if let Some(fatal) = self.publisher.fatal() {
+                shutdown.trigger_because("the output failed");
+                return Err(fatal.into());
+            }
+            if self.closed {
+                shutdown.trigger_because("nobody takes records any more");
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: Entering) {
+        let now_ns = self.tracker.clock().wall_ns(self.tracker.clock().boot_ns());
+        let mut ticked = false;
+        match &input {
+            Entering::Fact(Fact::Clock(_)) => ticked = true,
+            Entering::Fact(Fact::Counters(counters)) => {
+                self.ledger.counters(counters, now_ns);
+                self.counters = counters.clone();
+            }
+            Entering::Fact(Fact::Unparsed(count)) => self.ledger.unparsed(*count, now_ns),
+            _ => {}
+        }
+        self.tracker.step(input, &mut self.rows);
+        self.publish_rows();
+        if ticked {
+            self.tick();
+        }
+    }
+
+    fn publish_rows(&mut self) {
+        let mut rows = std::mem::take(&mut self.rows);
+        for row in rows.drain(..) {
+            match row {
+                Row::Event(event) => self.publish_event(*event),
+                Row::Container(container) => self.publish_container(*container),
+            }
+        }
+        self.rows = rows;
+    }
+
+    fn publish_event(&mut self, mut event: Event) {
+        let handed = self.publisher.event(&mut event);
+        self.count(handed, publish::kind(&event.evt_type), event.ts);
+    }
+
+    fn publish_container(&mut self, mut container: Container) {
+        let handed = self.publisher.container(&mut container);
+        self.count(handed, Kind::Container, container.ts);
+    }
+
+    fn count(&mut self, handed: Handed, kind: Kind, ts_ns: i64) {
+        match handed {
+            Handed::Over => {}
+            Handed::QueueFull => self.ledger.add("queue_full", kind.name(), 1, ts_ns, ts_ns),
+            Handed::Refused => self.ledger.add("refused", kind.name(), 1, ts_ns, ts_ns),
+            Handed::Closed => self.closed = true,
+        }
+    }
+
+    /// What is due by the clock that just came in.
+    fn tick(&mut self) {
+        let boot_ns = self.tracker.clock().boot_ns();
+        if !self.started {
+            self.started = true;
+            self.hello();
+            self.mark_due_ns = boot_ns + MARK_INTERVAL_NS;
+            self.heartbeat_due_ns = boot_ns + HEARTBEAT_INTERVAL_NS;
+        }
+        if boot_ns >= self.mark_due_ns {
+            self.mark_due_ns = boot_ns + MARK_INTERVAL_NS;
+            self.mark();
+        }
+        if boot_ns >= self.heartbeat_due_ns {
+            self.heartbeat_due_ns = boot_ns + HEARTBEAT_INTERVAL_NS;
+            self.status("heartbeat", None);
+            self.remember(None);
+        }
+        self.publisher.flush();
+    }
+
+    fn hello(&mut self) {
+        let clock = self.tracker.clock();
+        let (boot_ns, now_ns) = (clock.boot_ns(), clock.wall_ns(clock.boot_ns()));
+        if self.live {
+            let last = self.state.read();
+            let (from_ns, detail) = blind_since(last.as_ref(), &self.host.boot_id, now_ns - boot_ns as i64);
+            self.ledger.not_watching(from_ns, now_ns, detail);
+        }
+        self.status("hello", None);
+        self.remember(None);
+    }
+
+    /// Published up to here, and lost so far.
+    fn mark(&mut self) {
+        let now_ns = self.tracker.clock().wall_ns(self.tracker.clock().boot_ns());
+        self.count_undelivered(now_ns);
+        let mark = self.tracker.mark(self.ledger.totals());
+        self.publish_event(mark);
+        if self.ledger.has_news() {
+            self.status("loss", None);
+        }
+        let summary = self.summary();
+        metrics::record(&summary, &self.counters, self.tracker.overflows());
+        self.stats.set(summary);
+    }
+
+    fn count_undelivered(&mut self, now_ns: i64) {
+        let (lost, reason) = self.publisher.undelivered();
+        for (kind, count) in lost {
+            self.ledger.add("delivery_failed", kind.name(), count, now_ns, now_ns);
+        }
+        if let Some(reason) = reason {
+            tracing::error!(reason, "Kafka did not take records");
+        }
+    }
+
+    /// Tells a status with what is new among the losses; where it cannot be handed over they stay new.
+    fn status(&mut self, name: &str, goodbye: Option<&StopReason>) {
+        let losses = self.ledger.take();
+        let (processes, containers) = self.tracker.known();
+        let now = Circumstances {
+            host: &self.host,
+            clock: self.tracker.clock(),
+            backend: if self.live { "tracepoint" } else { "replay" },
+            counters: &self.counters,
+            publisher: &self.publisher,
+            processes,
+            containers,
+            not_delivered: &self.not_delivered,
+        };
+        let mut status = status::status(name, &now, &self.ledger, losses);
+        if let Some(reason) = goodbye {
+            status::set_goodbye(&mut status, reason);
+        }
+        if self.publisher.status(&mut status) != Handed::Over {
+            self.ledger.put_back(status.losses);
+        }
+    }
+
+    fn remember(&mut self, ended_by: Option<String>) {
+        let clock = self.tracker.clock();
+        let wall_ns = clock.wall_ns(clock.boot_ns());
+        self.state.write(&LastWatched { boot_id: self.host.boot_id.to_string(), wall_ns, ended_by });
+    }
+
+    /// Everything has been read: what still waits goes out, then the goodbye.
+    fn finish(&mut self, shutdown: &Shutdown) {
+        self.tracker.finish(&mut self.rows);
+        self.publish_rows();
+        self.mark();
+        let ended = StopReason { what: "the input ended".into(), ..StopReason::default() };
+        let reason = shutdown.reason().unwrap_or(&ended);
+        self.status("goodbye", Some(reason));
+        let left = self.publisher.drain();
+        let now_ns = self.tracker.clock().wall_ns(self.tracker.clock().boot_ns());
+        self.count_undelivered(now_ns);
+        if left > 0 {
+            tracing::error!(records = left, "records were not delivered before the end: lost");
+            self.ledger.add("undelivered_at_end", Kind::Any.name(), left as u64, now_ns, now_ns);
+        }
+        self.remember(Some(reason.what.clone()));
+        self.stats.set(self.summary());
+    }
+
+    fn summary(&self) -> Summary {
+        let texts = |map: &BTreeMap<Text, u64>| map.iter().map(|(name, count)| (name.to_string(), *count)).collect();
+        let (processes, containers) = self.tracker.known();
+        Summary {
+            events: self.publisher.events,
+            bytes: self.publisher.bytes,
+            losses: texts(self.ledger.totals()),
+            filtered: texts(&self.counters.filtered),
+            processes,
+            containers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

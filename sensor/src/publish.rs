@@ -1,0 +1,231 @@
+//! The last stage: numbers, encodes and hands over records, and says which were lost.
+//!
+//! ```text
+//! Event ── seq ── encode_framed ──► Kafka's queue | the local log | lines of JSON | nowhere
+//! ```
+//! Nothing here waits for a broker: a full queue is a loss, which is counted. The local log holds the sensor back instead.
+
+mod kafka;
+
+use std::io::{BufWriter, Write as _};
+use std::sync::mpsc::SyncSender;
+
+use dogwatch_schemas::Text;
+use dogwatch_schemas::local::LogRecord;
+use dogwatch_schemas::records::{Container, Event, SensorStatus};
+use dogwatch_schemas::topics::Topic;
+
+pub use self::kafka::KafkaError;
+use self::kafka::KafkaSink;
+use crate::clock::Reading;
+use crate::config::KafkaConfig;
+
+/// Where records go.
+#[derive(Debug)]
+pub enum Output {
+    /// The configured Kafka.
+    Kafka,
+    /// The log inside this process.
+    Local(SyncSender<LogRecord>),
+    /// Standard output, events as lines of JSON.
+    Lines,
+    /// Nowhere: for recording a capture.
+    Discard,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handed {
+    /// It is on its way.
+    Over,
+    /// The queue is full: it is lost.
+    QueueFull,
+    /// The broker's client refused it (too large, or ended): it is lost.
+    Refused,
+    /// Nobody takes records any more.
+    Closed,
+}
+
+/// Hands records over; see the module's description.
+pub(crate) struct Publisher {
+    sink: Sink,
+    host_id: Text,
+    next_seq: [i64; 3],
+    framed: Vec<u8>,
+    /// Events handed over, and their framed bytes.
+    pub events: u64,
+    pub bytes: u64,
+}
+
+enum Sink {
+    Kafka(Box<KafkaSink>),
+    Local(SyncSender<LogRecord>),
+    Lines(BufWriter<std::io::Stdout>),
+    Discard,
+}
+
+impl Publisher {
+    /// Opens the output; for Kafka this waits until the broker answers and the topics are as they must be.
+    ///
+    /// # Errors
+    /// Fails when the broker cannot be reached, does not let us in, or its topics do not fit.
+    pub fn open(output: Output, kafka: &KafkaConfig, host_id: Text) -> Result<Self, KafkaError> {
+        let sink = match output {
+            Output::Kafka => Sink::Kafka(Box::new(KafkaSink::connect(kafka)?)),
+            Output::Local(sender) => Sink::Local(sender),
+            Output::Lines => Sink::Lines(BufWriter::new(std::io::stdout())),
+            Output::Discard => Sink::Discard,
+        };
+        Ok(Self { sink, host_id, next_seq: [0; 3], framed: Vec::with_capacity(4096), events: 0, bytes: 0 })
+    }
+
+    /// Sends an event.
+    pub fn event(&mut self, event: &mut Event) -> Handed {
+        event.seq = self.seq(0);
+        if let Sink::Lines(lines) = &mut self.sink {
+            self.events += 1;
+            return write_line(lines, event);
+        }
+        self.framed.clear();
+        event.encode_framed(&mut self.framed);
+        let handed = self.send(Topic::Events, self.host_id.clone(), kind(&event.evt_type));
+        if handed == Handed::Over {
+            self.events += 1;
+            self.bytes += self.framed.len() as u64;
+        }
+        handed
+    }
+
+    /// Sends what a container is.
+    pub fn container(&mut self, container: &mut Container) -> Handed {
+        container.seq = self.seq(1);
+        self.framed.clear();
+        container.encode_framed(&mut self.framed);
+        let key = format!("{}/{}", container.host_id, container.container_full_id).into();
+        self.send(Topic::Containers, key, Kind::Container)
+    }
+
+    /// Sends what the sensor says of itself.
+    pub fn status(&mut self, status: &mut SensorStatus) -> Handed {
+        status.seq = self.seq(2);
+        self.framed.clear();
+        status.encode_framed(&mut self.framed);
+        self.send(Topic::Sensors, self.host_id.clone(), Kind::Status)
+    }
+
+    /// Records that the broker refused or that were given up, by kind, since the last call; and the last reason.
+    pub fn undelivered(&mut self) -> (Vec<(Kind, u64)>, Option<String>) {
+        match &self.sink {
+            Sink::Kafka(kafka) => kafka.undelivered(),
+            _ => Default::default(),
+        }
+    }
+
+    /// A failure after which nothing can be sent any more.
+    pub fn fatal(&self) -> Option<KafkaError> {
+        match &self.sink {
+            Sink::Kafka(kafka) => kafka.fatal(),
+            _ => None,
+        }
+    }
+
+    /// Makes what was sent so far visible where that is cheap.
+    pub fn flush(&mut self) {
+        if let Sink::Lines(lines) = &mut self.sink {
+            // A closed pipe shows at the next line.
+            let _ = lines.flush();
+        }
+    }
+
+    /// Waits until what is queued is delivered, as long as the configuration allows; returns how many records are not.
+    pub fn drain(&mut self) -> usize {
+        self.flush();
+        match &self.sink {
+            Sink::Kafka(kafka) => kafka.drain(),
+            _ => 0,
+        }
+    }
+
+    /// Every number is used once, for records that are lost, too: a gap is a measured loss.
+    fn seq(&mut self, topic: usize) -> i64 {
+        let seq = self.next_seq[topic];
+        self.next_seq[topic] += 1;
+        seq
+    }
+
+    fn send(&mut self, topic: Topic, key: Text, kind: Kind) -> Handed {
+        match &self.sink {
+            Sink::Kafka(kafka) => kafka.send(topic, &key, &self.framed, kind),
+            Sink::Local(sender) => {
+                let record = LogRecord { topic, key, value: self.framed.clone(), ingest_ts_ns: Reading::now().wall_ns };
+                if sender.send(record).is_ok() { Handed::Over } else { Handed::Closed }
+            }
+            Sink::Lines(_) | Sink::Discard => Handed::Over,
+        }
+    }
+}
+
+fn write_line(lines: &mut BufWriter<std::io::Stdout>, event: &Event) -> Handed {
+    let written = serde_json::to_writer(&mut *lines, event).map_err(std::io::Error::from);
+    match written.and_then(|()| lines.write_all(b"\n")) {
+        Ok(()) => Handed::Over,
+        Err(_) => Handed::Closed,
+    }
+}
+
+/// Kinds of records, as losses are told by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Exec,
+    Fork,
+    Exit,
+    Open,
+    Connect,
+    Cgroup,
+    Container,
+    Status,
+    Any,
+}
+
+impl Kind {
+    pub const ALL: [Self; 9] = [
+        Self::Exec,
+        Self::Fork,
+        Self::Exit,
+        Self::Open,
+        Self::Connect,
+        Self::Cgroup,
+        Self::Container,
+        Self::Status,
+        Self::Any,
+    ];
+
+    /// The name in losses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Fork => "fork",
+            Self::Exit => "exit",
+            Self::Open => "open",
+            Self::Connect => "connect",
+            Self::Cgroup => "cgroup",
+            Self::Container => "container",
+            Self::Status => "status",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// The kind of an event.
+pub(crate) fn kind(evt_type: &str) -> Kind {
+    match evt_type {
+        "execve" | "execveat" | "running" => Kind::Exec,
+        "clone" => Kind::Fork,
+        "procexit" => Kind::Exit,
+        "open" | "openat" | "openat2" | "creat" => Kind::Open,
+        "connect" => Kind::Connect,
+        "cgroup_mkdir" | "cgroup_rmdir" | "container_move" => Kind::Cgroup,
+        "container" => Kind::Container,
+        _ => Kind::Any,
+    }
+}

@@ -1,0 +1,104 @@
+//! The small file that remembers the last moment watched, so that the time without a sensor is a stated loss.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What is remembered from run to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LastWatched {
+    /// The boot it was.
+    pub boot_id: String,
+    /// The last moment, nanoseconds since 1970.
+    pub wall_ns: i64,
+    /// How that run ended; `None` while it runs, so also after a crash.
+    pub ended_by: Option<String>,
+}
+
+/// The file; `None` = nothing is remembered.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    path: Option<PathBuf>,
+    warned: bool,
+}
+
+impl StateFile {
+    /// The file at `path`; its folder is made when it is written first.
+    pub fn new(path: Option<PathBuf>) -> Self {
+        Self { path, warned: false }
+    }
+
+    /// What was remembered; a missing or unreadable file is as if there was none.
+    pub fn read(&self) -> Option<LastWatched> {
+        serde_json::from_slice(&fs::read(self.path.as_ref()?).ok()?).ok()
+    }
+
+    /// Remembers; a folder that cannot be written to is said once and changes nothing else.
+    pub fn write(&mut self, last: &LastWatched) {
+        let Some(path) = &self.path else { return };
+        if let Err(error) = replace(path, last)
+            && !std::mem::replace(&mut self.warned, true)
+        {
+            tracing::warn!(path = %path.display(), %error, "could not remember the last moment watched: see state_file");
+        }
+    }
+}
+
+/// Writes beside the file and renames, so that a crash leaves the old or the new.
+fn replace(path: &Path, last: &LastWatched) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let beside = path.with_extension("new");
+    let mut file = fs::File::create(&beside)?;
+    file.write_all(&serde_json::to_vec(last)?)?;
+    fs::rename(&beside, path)
+}
+
+/// Since when nobody watched, and why; for the loss at the sensor's start.
+pub(crate) fn blind_since(last: Option<&LastWatched>, boot_id: &str, boot_wall_ns: i64) -> (i64, String) {
+    match last {
+        None => (boot_wall_ns, "first start of a sensor here since boot".into()),
+        Some(last) if last.boot_id != boot_id => (last.wall_ns, "the host was started anew in between".into()),
+        Some(LastWatched { ended_by: Some(reason), wall_ns, .. }) => (*wall_ns, format!("the sensor was stopped: {reason}")),
+        Some(last) => (last.wall_ns, "the sensor ended without a goodbye".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_a_broken_file_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/state.json");
+        let mut state = StateFile::new(Some(path.clone()));
+        assert_eq!(state.read(), None);
+        let last = LastWatched { boot_id: "b".into(), wall_ns: 5, ended_by: None };
+        state.write(&last);
+        assert_eq!(state.read(), Some(last));
+        fs::write(&path, "{").unwrap();
+        assert_eq!(state.read(), None);
+    }
+
+    #[test]
+    fn blind_time_begins_where_watching_ended() {
+        let last = |boot: &str, ended_by: Option<&str>| LastWatched {
+            boot_id: boot.into(),
+            wall_ns: 50,
+            ended_by: ended_by.map(String::from),
+        };
+        let check = |last: Option<LastWatched>, from: i64, part: &str| {
+            let (found, detail) = blind_since(last.as_ref(), "now", 7);
+            assert_eq!(found, from);
+            assert!(detail.contains(part), "{detail}");
+        };
+        check(None, 7, "first start");
+        check(Some(last("before", None)), 50, "started anew");
+        check(Some(last("now", Some("SIGTERM"))), 50, "SIGTERM");
+        check(Some(last("now", None)), 50, "without a goodbye");
+    }
+}

@@ -1,0 +1,436 @@
+//! Columns of events: what a record itself says.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dogwatch_ebpf::record::{Counters, Exec, Header, OpenCall, Record, SocketAddresses, Stdio};
+use dogwatch_schemas::Text;
+use dogwatch_schemas::records::{self, Event};
+
+use crate::container::{Container, short};
+use crate::errno;
+use crate::fact::Host;
+use crate::text::text;
+
+/// Columns every event has.
+pub(super) fn base(host: &Host, boot_ns: u64, wall_ns: i64, evt_type: &str, category: &str) -> Event {
+    Event {
+        host_id: host.host_id.clone(),
+        host_name: host.host_name.clone(),
+        host_tags: host.host_tags.clone(),
+        boot_id: host.boot_id.clone(),
+        sensor_run: host.sensor_run.clone(),
+        ts: wall_ns,
+        boot_ts: boot_ns as i64,
+        evt_type: evt_type.into(),
+        evt_category: category.into(),
+        evt_outcome: "success".into(),
+        evt_backend: "sensor".into(),
+        evt_abi: "native".into(),
+        container_id: "host".into(),
+        ..Event::default()
+    }
+}
+
+/// Columns from a record's common part.
+pub(super) fn set_header(event: &mut Event, header: &Header, hook: &str) {
+    event.evt_backend = "tracepoint".into();
+    event.evt_hook = hook.into();
+    event.evt_abi = match (header.flags.ia32, header.flags.x32) {
+        (true, _) => "ia32".into(),
+        (_, true) => "x32".into(),
+        _ => "native".into(),
+    };
+    event.evt_truncated = header.flags.truncated;
+    event.evt_unresolved = header.flags.unresolved;
+    event.evt_fault = header.flags.fault;
+    event.evt_cpu = Some(i64::from(header.cpu));
+    event.proc_pid = i64::from(header.pid);
+    event.thread_tid = i64::from(header.tid);
+    event.proc_vpid = Some(i64::from(header.vpid));
+    event.user_host_uid = Some(i64::from(header.uid));
+    set_result(event, header.ret);
+}
+
+fn set_result(event: &mut Event, ret: i64) {
+    event.evt_rawres = Some(ret);
+    let errno = u32::try_from(-ret).ok().filter(|&errno| (1..4096).contains(&errno));
+    event.evt_failed = errno.is_some();
+    (event.evt_outcome, event.evt_res) = match errno {
+        Some(errno) => ("failed".into(), Some(errno::name(errno).as_ref().into())),
+        None => ("success".into(), Some("SUCCESS".into())),
+    };
+}
+
+/// Type, category and hook of a record's event.
+pub(super) fn call(record: &Record) -> (&'static str, &'static str, &'static str) {
+    match record {
+        Record::Exec(_) => ("execve", "process", "sched_process_exec"),
+        Record::ExecFailed { at: false, .. } => ("execve", "process", "sys_exit"),
+        Record::ExecFailed { at: true, .. } => ("execveat", "process", "sys_exit"),
+        Record::Fork { .. } => ("clone", "process", "sched_process_fork"),
+        Record::Exit { .. } => ("procexit", "process", "sched_process_exit"),
+        Record::Open { call, .. } => (open_name(*call), "file", "sys_exit"),
+        Record::Connect { .. } => ("connect", "net", "sys_exit"),
+        Record::Cgroup { made: true, .. } => ("cgroup_mkdir", "container", "cgroup_mkdir"),
+        Record::Cgroup { made: false, .. } => ("cgroup_rmdir", "container", "cgroup_rmdir"),
+        Record::CgroupMove { .. } => ("container_move", "container", "cgroup_attach_task"),
+        Record::Namespace { setns: true, .. } => ("setns", "process", "sys_exit"),
+        Record::Namespace { setns: false, .. } => ("unshare", "process", "sys_exit"),
+    }
+}
+
+fn open_name(call: OpenCall) -> &'static str {
+    match call {
+        OpenCall::Open => "open",
+        OpenCall::Openat => "openat",
+        OpenCall::Openat2 => "openat2",
+        OpenCall::Creat => "creat",
+    }
+}
+
+/// Columns of records that need no table.
+pub(super) fn set_record(event: &mut Event, record: &Record) {
+    let mut escaped = false;
+    match record {
+        Record::ExecFailed { path, .. } => {
+            event.evt_args = Some(BTreeMap::from([("filename".into(), text(path, &mut escaped))]));
+            event.evt_path_source = Some("user_memory".into());
+        }
+        Record::Exit { header, status, counters } => set_exit(event, header, *status, counters),
+        Record::Open { .. } => set_open(event, record, &mut escaped),
+        Record::Connect { fd, socket, asked, header } => {
+            set_connect(event, *fd, socket, asked, header.flags.unresolved, &mut escaped);
+        }
+        Record::Cgroup { id, path, .. } => {
+            let path = text(path, &mut escaped);
+            event.evt_args = Some(BTreeMap::from([("cgroup_id".into(), id.to_string().into()), ("path".into(), path)]));
+        }
+        Record::Namespace { ns_flags, mnt_ns, pid_ns, .. } => {
+            event.evt_args = Some(BTreeMap::from([
+                ("flags".into(), namespace_flags(*ns_flags).into()),
+                ("mnt_ns".into(), mnt_ns.to_string().into()),
+                ("pid_ns".into(), pid_ns.to_string().into()),
+            ]));
+        }
+        Record::Exec(_) | Record::Fork { .. } | Record::CgroupMove { .. } => {}
+    }
+    event.evt_escaped |= escaped;
+}
+
+const NAMESPACE_FLAGS: &[(u64, &str)] = &[
+    (0x0002_0000, "CLONE_NEWNS"),
+    (0x0200_0000, "CLONE_NEWCGROUP"),
+    (0x0400_0000, "CLONE_NEWUTS"),
+    (0x0800_0000, "CLONE_NEWIPC"),
+    (0x1000_0000, "CLONE_NEWUSER"),
+    (0x2000_0000, "CLONE_NEWPID"),
+    (0x4000_0000, "CLONE_NEWNET"),
+    (0x0000_0080, "CLONE_NEWTIME"),
+];
+
+fn namespace_flags(flags: u64) -> String {
+    if flags == 0 { "any".into() } else { flag_names(flags, NAMESPACE_FLAGS) }
+}
+
+fn flag_names(flags: u64, names: &[(u64, &str)]) -> String {
+    let set = names.iter().filter(|(bits, _)| flags & bits == *bits).map(|(_, name)| *name);
+    set.collect::<Vec<_>>().join("|")
+}
+
+fn set_exit(event: &mut Event, header: &Header, status: u32, counters: &Counters) {
+    event.evt_rawres = None;
+    event.evt_res = None;
+    event.proc_exit_code = Some(i64::from(status >> 8 & 0xff));
+    event.proc_exit_signal = Some(i64::from(status & 0x7f));
+    event.proc_duration_ns = Some(header.boot_ns.saturating_sub(header.start_ns) as i64);
+    event.proc_cpu_user_ns = Some(counters.utime_ns as i64);
+    event.proc_cpu_system_ns = Some(counters.stime_ns as i64);
+    event.proc_pfminor = Some(counters.min_flt as i64);
+    event.proc_pfmajor = Some(counters.maj_flt as i64);
+    event.proc_read_chars = Some(counters.rchar as i64);
+    event.proc_write_chars = Some(counters.wchar as i64);
+    event.proc_read_bytes = Some(counters.read_bytes as i64);
+    event.proc_write_bytes = Some(counters.write_bytes as i64);
+}
+
+/// Flags of open calls; longer ones come before those they contain.
+const OPEN_FLAGS: &[(u64, &str)] = &[
+    (0o100, "O_CREAT"),
+    (0o200, "O_EXCL"),
+    (0o400, "O_NOCTTY"),
+    (0o1000, "O_TRUNC"),
+    (0o2000, "O_APPEND"),
+    (0o4000, "O_NONBLOCK"),
+    (0o10000, "O_DSYNC"),
+    (0o4000000, "O_SYNC"),
+    (0o40000, "O_DIRECT"),
+    (0o200000, "O_DIRECTORY"),
+    (0o400000, "O_NOFOLLOW"),
+    (0o1000000, "O_NOATIME"),
+    (0o2000000, "O_CLOEXEC"),
+    (0o10000000, "O_PATH"),
+    (0o20000000, "O_TMPFILE"),
+];
+const O_PATH: u64 = 0o10000000;
+const O_CREAT: u64 = 0o100;
+
+fn open_flags(flags: u64) -> String {
+    let access = ["O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"][(flags & 3) as usize];
+    let rest = flag_names(flags, OPEN_FLAGS);
+    if rest.is_empty() { access.to_owned() } else { format!("{access}|{rest}") }
+}
+
+fn set_open(event: &mut Event, record: &Record, escaped: &mut bool) {
+    let Record::Open { header, call, open_flags: flags, mode, file, path, raw, base, .. } = record else { return };
+    let for_path_only = flags & O_PATH != 0;
+    event.evt_is_open_read = !for_path_only && matches!(flags & 3, 0 | 2);
+    event.evt_is_open_write = !for_path_only && matches!(flags & 3, 1..=3);
+    event.evt_is_open_create = flags & O_CREAT != 0 || *call == OpenCall::Creat;
+    event.fd_flags = Some(open_flags(*flags).into());
+    event.fd_mode = event.evt_is_open_create.then_some(i64::from(*mode));
+    let raw = text(raw, escaped);
+    let resolved = !path.is_empty();
+    let name = if resolved { text(path, escaped) } else { below(&text(base, escaped), &raw) };
+    event.evt_unresolved |= !resolved;
+    event.evt_path_source = Some(if resolved { "kernel" } else { "user_memory" }.into());
+    if header.ret >= 0 {
+        event.fd_num = Some(header.ret);
+        event.fd_type = Some(file_type(file.mode, 0, file.fs_magic, &name).into());
+        event.fd_dev = Some(file.dev as i64);
+        event.fd_ino = Some(file.ino as i64);
+    }
+    set_file_name(event, name);
+    event.fd_nameraw = (event.fd_name.as_ref() != Some(&raw)).then_some(raw);
+}
+
+/// A path as given, below the folder it starts from where that is known.
+fn below(base: &str, raw: &Text) -> Text {
+    if raw.starts_with('/') || base.is_empty() || raw.is_empty() {
+        return raw.clone();
+    }
+    format!("{}/{raw}", base.trim_end_matches('/')).into()
+}
+
+fn set_file_name(event: &mut Event, name: Text) {
+    if let Some((directory, file)) = name.rsplit_once('/') {
+        event.fd_directory = Some(if directory.is_empty() { "/".into() } else { directory.into() });
+        event.fd_filename = Some(file.into());
+    } else {
+        event.fd_filename = Some(name.clone());
+    }
+    event.fd_name = Some(name);
+}
+
+const DEVPTS_MAGIC: u64 = 0x1cd1;
+
+/// `fd_type` of a file; a terminal and the null device by their numbers where these are known, else by where they are.
+fn file_type(mode: u16, rdev: u64, fs_magic: u64, path: &str) -> &'static str {
+    match u32::from(mode) & libc::S_IFMT {
+        libc::S_IFREG => "file",
+        libc::S_IFDIR => "directory",
+        libc::S_IFIFO => "pipe",
+        libc::S_IFSOCK => "unix",
+        libc::S_IFBLK => "device",
+        libc::S_IFCHR => match (libc::major(rdev), libc::minor(rdev)) {
+            (1, 3) => "null",
+            (4 | 5 | 136..=143, _) => "tty",
+            (0, 0) if path == "/dev/null" => "null",
+            (0, 0) if fs_magic == DEVPTS_MAGIC || path.starts_with("/dev/tty") => "tty",
+            _ => "device",
+        },
+        _ => "other",
+    }
+}
+
+/// An address and port as text.
+fn address(family: u16, bytes: &[u8; 16]) -> Option<IpAddr> {
+    match i32::from(family) {
+        libc::AF_INET => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
+        // What reaches an IPv4 host through an IPv6 socket is IPv4.
+        libc::AF_INET6 => Some(Ipv6Addr::from(*bytes).to_canonical()),
+        _ => None,
+    }
+}
+
+fn set_connect(
+    event: &mut Event,
+    fd: i32,
+    socket: &SocketAddresses,
+    asked: &SocketAddresses,
+    unresolved: bool,
+    escaped: &mut bool,
+) {
+    if event.evt_rawres == Some(-i64::from(libc::EINPROGRESS)) {
+        event.evt_failed = false;
+        event.evt_outcome = "attempted".into();
+    }
+    event.fd_num = Some(i64::from(fd));
+    event.fd_is_server = Some(false);
+    // A refused connection leaves no peer in the socket: then what was asked for is told.
+    let has_peer = socket.remote_port != 0 || socket.remote != [0; 16] || !socket.unix_path.is_empty();
+    let peer = if has_peer { socket } else { asked };
+    let from_user = unresolved || !has_peer;
+    event.fd_addr_source = Some(if from_user { "user_memory" } else { "kernel" }.into());
+    let Some(remote) = address(peer.family, &peer.remote) else {
+        set_unix(event, peer, escaped);
+        return;
+    };
+    let family = if remote.is_ipv4() { "ipv4" } else { "ipv6" };
+    event.fd_type = Some(family.into());
+    event.fd_family = Some(family.into());
+    event.fd_l4proto = Some(protocol(socket.socket_type, socket.protocol).into());
+    let local = address(socket.family, &socket.local).filter(|_| socket.local_port != 0);
+    let client = local.map(|ip| (Text::from(ip.to_string()), i64::from(socket.local_port)));
+    let server = Text::from(remote.to_string());
+    let port = i64::from(peer.remote_port);
+    event.fd_name = Some(match &client {
+        Some((ip, client_port)) => format!("{ip}:{client_port}->{server}:{port}").into(),
+        None => format!("->{server}:{port}").into(),
+    });
+    if let Some((ip, client_port)) = client {
+        (event.fd_cip, event.fd_lip) = (Some(ip.clone()), Some(ip));
+        (event.fd_cport, event.fd_lport) = (Some(client_port), Some(client_port));
+    }
+    (event.fd_sip, event.fd_rip) = (Some(server.clone()), Some(server));
+    (event.fd_sport, event.fd_rport) = (Some(port), Some(port));
+}
+
+fn set_unix(event: &mut Event, peer: &SocketAddresses, escaped: &mut bool) {
+    let unix = i32::from(peer.family) == libc::AF_UNIX;
+    event.fd_type = Some(if unix { "unix" } else { "other" }.into());
+    event.fd_family = unix.then(|| "unix".into());
+    event.fd_name = unix.then(|| text(&peer.unix_path, escaped));
+}
+
+fn protocol(socket_type: u16, protocol: u16) -> &'static str {
+    match (i32::from(protocol), i32::from(socket_type)) {
+        (_, libc::SOCK_RAW) => "raw",
+        (libc::IPPROTO_TCP, _) | (0, libc::SOCK_STREAM) => "tcp",
+        (libc::IPPROTO_UDP, _) | (0, libc::SOCK_DGRAM) => "udp",
+        (libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6, _) => "icmp",
+        _ => "other",
+    }
+}
+
+/// Columns of a successful exec.
+pub(super) fn set_exec(event: &mut Event, exec: &Exec, origin: &str) {
+    let mut escaped = false;
+    event.evt_truncated |= exec.argv_bytes as usize > exec.argv.len();
+    event.evt_path_source = Some("kernel".into());
+    let mut arguments = BTreeMap::from([("filename".into(), text(&exec.filename, &mut escaped))]);
+    if !exec.interp.is_empty() {
+        arguments.insert("interp".into(), text(&exec.interp, &mut escaped));
+    }
+    event.evt_args = Some(arguments);
+    event.proc_exe_from = Some(origin.into());
+    event.proc_exe_dev = Some(exec.file.dev as i64);
+    event.proc_exe_ino = Some(exec.file.ino as i64);
+    event.proc_exe_ino_mtime = Some(exec.file.mtime_ns);
+    event.proc_exe_ino_ctime = Some(exec.file.ctime_ns);
+    let [stdin, stdout, stderr] = exec.stdio.each_ref().map(|stdio| stream(stdio, &mut escaped));
+    set_streams(event, [stdin, stdout, stderr]);
+    event.evt_escaped |= escaped;
+}
+
+type Stream = (Option<Text>, Option<Text>);
+
+fn set_streams(event: &mut Event, [stdin, stdout, stderr]: [Stream; 3]) {
+    (event.proc_stdin_type, event.proc_stdin_name) = stdin;
+    (event.proc_stdout_type, event.proc_stdout_name) = stdout;
+    (event.proc_stderr_type, event.proc_stderr_name) = stderr;
+}
+
+/// Type and name of one of descriptors 0 to 2.
+fn stream(stdio: &Stdio, escaped: &mut bool) -> Stream {
+    match stdio {
+        Stdio::Closed => (Some("closed".into()), None),
+        Stdio::File { mode, rdev, fs_magic, path } => {
+            let path = text(path, escaped);
+            let kind = file_type(*mode, *rdev, *fs_magic, &path);
+            (Some(kind.into()), Some(path).filter(|path| !path.is_empty()))
+        }
+        Stdio::Socket(socket) => match (address(socket.family, &socket.local), address(socket.family, &socket.remote)) {
+            (Some(local), Some(remote)) => {
+                let kind = if remote.is_ipv4() { "ipv4" } else { "ipv6" };
+                let name = format!("{local}:{}->{remote}:{}", socket.local_port, socket.remote_port);
+                (Some(kind.into()), Some(name.into()))
+            }
+            _ if i32::from(socket.family) == libc::AF_UNIX => {
+                (Some("unix".into()), Some(text(&socket.unix_path, escaped)).filter(|path| !path.is_empty()))
+            }
+            _ => (Some("other".into()), None),
+        },
+    }
+}
+
+/// Descriptors 0 to 2 as the links of `/proc/PID/fd` show them; what a link does not tell stays unknown.
+pub(super) fn set_scanned_stdio(event: &mut Event, links: &[Option<Vec<u8>>; 3]) {
+    let mut escaped = false;
+    let streams = links.each_ref().map(|link| {
+        let Some(link) = link else { return (None, None) };
+        let name = text(link, &mut escaped);
+        let kind = match &*name {
+            "/dev/null" => Some("null"),
+            name if name.starts_with("pipe:") => Some("pipe"),
+            name if name.starts_with("socket:") => None,
+            name if name.starts_with("/dev/pts/") || name.starts_with("/dev/tty") => Some("tty"),
+            name if name.starts_with("/dev/") => Some("device"),
+            name if name.starts_with('/') => Some("file"),
+            _ => Some("other"),
+        };
+        (kind.map(Text::from), name.starts_with('/').then_some(name))
+    });
+    set_streams(event, streams);
+    event.evt_escaped |= escaped;
+}
+
+/// Columns of a process that is in no container.
+pub(super) fn set_host_place(event: &mut Event) {
+    event.container_type = Some("host".into());
+    set_host_name(event, None);
+}
+
+/// Columns of a container.
+pub(super) fn set_container(event: &mut Event, container: &Container) {
+    event.container_id = short(&container.id);
+    event.container_full_id = Some(container.id.clone());
+    event.container_name = container.name.clone();
+    event.container_type = Some(container.runtime.clone());
+    event.container_image = container.image.clone();
+    event.container_image_id = container.image_id.clone();
+    event.container_image_repository = container.repository.clone();
+    event.container_image_tag = container.tag.clone();
+    event.container_image_digest = container.digest.clone();
+    event.container_privileged = container.privileged;
+    event.container_host_pid = container.host_pid;
+    event.container_host_network = container.host_network;
+    event.container_start_ts = container.start_ns;
+    event.container_labels = container.labels.clone();
+    event.k8s_pod_name = container.pod_name();
+    event.k8s_ns_name = container.pod_namespace();
+    event.k8s_pod_uid = container.pod_uid();
+    set_host_name(event, Some(container));
+}
+
+/// Where the file lies on the host: the path itself in the host's mount namespace, else through a mount of the container.
+fn set_host_name(event: &mut Event, container: Option<&Container>) {
+    let Some(name) = event.fd_name.as_ref().filter(|name| event.evt_category.as_ref() == "file" && name.starts_with('/')) else {
+        return;
+    };
+    event.fd_host_name = if event.proc_in_host_mntns == Some(true) {
+        Some(name.clone())
+    } else {
+        container.and_then(|container| container.host_path(name))
+    };
+}
+
+/// Who says a container's record, and when.
+pub(super) fn set_record_host(record: &mut records::Container, host: &Host, wall_ns: i64) {
+    record.host_id = host.host_id.clone();
+    record.host_name = host.host_name.clone();
+    record.host_tags = host.host_tags.clone();
+    record.boot_id = host.boot_id.clone();
+    record.sensor_run = host.sensor_run.clone();
+    record.ts = wall_ns;
+}
