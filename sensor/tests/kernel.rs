@@ -4,6 +4,8 @@
 //! the kernel part cannot be loaded. A child's records are in the ring before `wait` returns, so nothing here waits for
 //! luck.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
 #[path = "kernel/act.rs"]
 mod act;
 #[path = "kernel/capabilities.rs"]
