@@ -50,7 +50,8 @@ impl Records {
         for field in schema["fields"].as_array().expect("a record has fields") {
             let rust_type = self.rust_type(&field["type"]);
             let field_name = identifier(text(field, "name"));
-            writeln!(fields, "    #[doc = {:?}]", text(field, "doc")).expect("a String takes all");
+            writeln!(fields, "    #[doc = {:?}]", rustdoc(text(field, "doc")))
+                .expect("a String takes all");
             if rust_type.starts_with("Option<") {
                 writeln!(
                     fields,
@@ -64,7 +65,7 @@ impl Records {
             writeln!(reads, "            {field_name}: Datum::read(input)?,")
                 .expect("a String takes all");
         }
-        let doc = text(schema, "doc");
+        let doc = rustdoc(text(schema, "doc"));
         write!(
             self.code,
             "#[doc = {doc:?}]
@@ -167,6 +168,11 @@ fn text<'a>(schema: &'a Value, key: &str) -> &'a str {
     schema[key]
         .as_str()
         .unwrap_or_else(|| panic!("{key} is missing in {schema}"))
+}
+
+/// Documentation with the brackets escaped that rustdoc would take for links.
+fn rustdoc(doc: &str) -> String {
+    doc.replace('[', "\\[").replace(']', "\\]")
 }
 
 /// A field's name as Rust takes it.

@@ -263,3 +263,38 @@ fn append_row<'p>(
     }
     input.end().map_err(|error| (error.into(), None))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::Event;
+    use arrow::array::{Array, AsArray};
+
+    #[test]
+    fn a_full_batch_is_finished_and_goes_on() {
+        let mut decoder =
+            BatchDecoder::new(Event::SCHEMA, Some(&["proc_args", "fd_name"])).unwrap();
+        decoder.texts = Texts::with_bytes_max(100);
+        let name = "/a/path/of/forty/bytes/that/is/no/longer";
+        let event = Event {
+            fd_name: Some(name.into()),
+            proc_args: Some(vec!["short".into()]),
+            ..Event::default()
+        };
+        let mut framed = Vec::new();
+        event.encode_framed(&mut framed);
+
+        for _ in 0..3 {
+            decoder.push(&framed).unwrap();
+            decoder.push(&framed).unwrap();
+            assert_eq!(
+                decoder.push(&framed),
+                Err(DecodeError::BatchFull { rows: 2 })
+            );
+            let batch = decoder.finish();
+            let names = batch.column_by_name("fd_name").unwrap().as_string_view();
+            assert_eq!(names.iter().collect::<Vec<_>>(), [Some(name), Some(name)]);
+            names.to_data().validate_full().unwrap();
+        }
+    }
+}

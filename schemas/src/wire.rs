@@ -87,6 +87,19 @@ impl<'a> Input<'a> {
         })
     }
 
+    /// Reads the branch of a union `["null", T]`: whether there is a T.
+    ///
+    /// # Errors
+    /// When it is neither branch, or as [`Self::long`].
+    #[inline]
+    pub fn optional(&mut self) -> Result<bool, WireError> {
+        match self.long()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            branch => Err(WireError::Branch(branch)),
+        }
+    }
+
     /// Reads a boolean.
     ///
     /// # Errors
@@ -229,10 +242,10 @@ impl<T: Datum> Datum for Option<T> {
     }
 
     fn read(input: &mut Input<'_>) -> Result<Self, WireError> {
-        match input.long()? {
-            0 => Ok(None),
-            1 => T::read(input).map(Some),
-            branch => Err(WireError::Branch(branch)),
+        if input.optional()? {
+            T::read(input).map(Some)
+        } else {
+            Ok(None)
         }
     }
 }

@@ -46,6 +46,15 @@ impl Default for Texts {
 }
 
 impl Texts {
+    /// Takes a lower limit than Arrow's, to be met in a test.
+    #[cfg(test)]
+    pub fn with_bytes_max(bytes_max: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            bytes_max,
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -160,6 +169,13 @@ impl Column {
         texts: &mut Texts,
     ) -> Result<(), Failure> {
         match (read, &mut self.values) {
+            (Read::Optional(some), _) => {
+                if input.optional()? {
+                    return self.read(some, input, texts);
+                }
+                self.append_null();
+                return Ok(());
+            }
             (Read::Union(branches), _) => {
                 let branch = input.long()?;
                 let read = usize::try_from(branch)
@@ -356,6 +372,11 @@ fn pass(skip: &Skip, input: &mut Input<'_>) -> Result<(), WireError> {
         Skip::Record(fields) => {
             for field in fields {
                 pass(field, input)?;
+            }
+        }
+        Skip::Optional(some) => {
+            if input.optional()? {
+                pass(some, input)?;
             }
         }
         Skip::Union(branches) => {

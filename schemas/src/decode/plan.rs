@@ -39,6 +39,8 @@ pub(super) enum Read {
     Record(Vec<Step>),
     /// The writer's null: no bytes.
     Null,
+    /// The union of null and one other type, in this order: most fields are one, so it has a way of its own.
+    Optional(Box<Read>),
     /// By branch of the writer's union; none = the column cannot take this branch.
     Union(Vec<Option<Read>>),
 }
@@ -54,6 +56,8 @@ pub(super) enum Skip {
     Array(Box<Skip>),
     Map(Box<Skip>),
     Record(Vec<Skip>),
+    /// As [`Read::Optional`].
+    Optional(Box<Skip>),
     Union(Vec<Skip>),
 }
 
@@ -157,17 +161,7 @@ impl Compiler<'_> {
                 Some(definition) => self.read(definition, reader, path)?,
                 None => None,
             },
-            (Schema::Union(union), _) => {
-                let branches = union
-                    .variants()
-                    .iter()
-                    .map(|branch| self.read(branch, reader, path));
-                let branches = branches.collect::<Result<Vec<_>, _>>()?;
-                branches
-                    .iter()
-                    .any(Option::is_some)
-                    .then_some(Read::Union(branches))
-            }
+            (Schema::Union(union), _) => self.read_union(union.variants(), reader, path)?,
             (Schema::Null, _) if reader.nullable => Some(Read::Null),
             (Schema::String | Schema::Bytes, Kind::Text) => Some(Read::Text),
             (Schema::Int | Schema::Long, Kind::Long | Kind::Timestamp) => Some(Read::Long),
@@ -199,6 +193,27 @@ impl Compiler<'_> {
         };
         self.depth -= 1;
         Ok(read)
+    }
+
+    fn read_union(
+        &mut self,
+        variants: &[Schema],
+        reader: &Type,
+        path: &str,
+    ) -> Result<Option<Read>, SchemaError> {
+        let branches = variants
+            .iter()
+            .map(|branch| self.read(branch, reader, path));
+        let mut branches = branches.collect::<Result<Vec<_>, _>>()?;
+        if let [Some(Read::Null), some] = branches.as_mut_slice()
+            && let Some(read) = some.take()
+        {
+            return Ok(Some(Read::Optional(Box::new(read))));
+        }
+        Ok(branches
+            .iter()
+            .any(Option::is_some)
+            .then_some(Read::Union(branches)))
     }
 
     fn skip(&mut self, writer: &Schema, path: &str) -> Result<Skip, SchemaError> {
@@ -234,7 +249,10 @@ impl Compiler<'_> {
             Schema::Record(record) => {
                 Skip::Record(self.skip_all(record.fields.iter().map(|f| &f.schema), path)?)
             }
-            Schema::Union(union) => Skip::Union(self.skip_all(union.variants().iter(), path)?),
+            Schema::Union(union) => match union.variants() {
+                [Schema::Null, some] => Skip::Optional(Box::new(self.skip(some, path)?)),
+                variants => Skip::Union(self.skip_all(variants.iter(), path)?),
+            },
             Schema::Ref { name } => match self.names.get(name) {
                 Some(definition) => self.skip(definition, path)?,
                 None => return Err(mismatch(writer, path)),
