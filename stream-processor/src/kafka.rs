@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
@@ -99,6 +99,35 @@ impl Fault {
     }
 }
 
+/// Logs what a client says of its connections; it tries again by itself.
+pub fn log_error(error: &KafkaError, reason: &str) {
+    // The end of a partition is no error, it only comes as one.
+    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+        tracing::warn!(%error, reason, "Kafka client reports an error");
+    }
+}
+
+/// Logs librdkafka's own lines where they disturb nobody: its errors come through [`log_error`] too.
+pub fn log_line(facility: &str, line: &str) {
+    tracing::debug!(target: "librdkafka", facility, "{line}");
+}
+
+/// Context of a client that only logs.
+#[derive(Debug, Default)]
+pub struct Logged;
+
+impl ClientContext for Logged {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Logged {}
+
 /// Remembers the last thing the client said of its connections, which names the cause that error codes do not.
 #[derive(Debug, Default)]
 pub struct ErrorKeeper(Mutex<Option<(RDKafkaErrorCode, String)>>);
@@ -113,6 +142,10 @@ impl ErrorKeeper {
 }
 
 impl ClientContext for ErrorKeeper {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(facility, line);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else {
             return;
@@ -194,6 +227,8 @@ pub fn base(kafka: &RawKafka) -> ClientConfig {
         client.set(option, value);
     }
     client.set("bootstrap.servers", &kafka.bootstrap_servers);
+    // A broker that was away for a while is found again within a second, not ten.
+    default(&mut client, kafka, "reconnect.backoff.max.ms", "1000");
     if !kafka.options.contains_key("client.id") {
         client.set(
             "client.id",

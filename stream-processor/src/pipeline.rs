@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use dogwatch_schemas::Fingerprint;
@@ -47,6 +47,9 @@ use crate::source::{
 };
 use crate::step::{Partition, Position, Step};
 use crate::topics::{self, TopicError, TopicReport};
+
+/// How soon a failed commit is seen when no input comes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why the processor did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -303,11 +306,12 @@ impl Steps {
                 // The source's thread died of a panic, which the panic hook reported.
                 Err(RecvTimeoutError::Disconnected) => return self.drain(),
             }
+            note(self.publisher.look()?);
             self.step_when_due()?;
         }
     }
 
-    /// Waits for a message until the next step or commit is due.
+    /// Waits for a message until something is due: a step, a commit, or a look at the step in flight.
     fn receive(
         &self,
         messages: &Receiver<SourceMessage>,
@@ -318,7 +322,11 @@ impl Steps {
             .map(|since| since + self.settings.linger);
         let commit_due =
             (!self.next.empty()).then(|| self.committed_at + self.settings.idle_commit_interval);
-        match step_due.or(commit_due) {
+        let look_due = self
+            .publisher
+            .busy()
+            .then(|| Instant::now() + LOOK_INTERVAL);
+        match [step_due, commit_due, look_due].into_iter().flatten().min() {
             Some(due) => messages.recv_deadline(due),
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
@@ -477,6 +485,9 @@ impl Steps {
             return Ok(());
         }
         let step = mem::take(&mut self.next);
+        if let Some(lookup) = &self.lookup {
+            lookup.tend();
+        }
         self.summary.alerts += step.alerts.len() as u64;
         for (class, count) in step.dead_letters_by_class() {
             *self.summary.dead_letters.entry(class).or_default() += count;

@@ -14,7 +14,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::config::Config;
-use crate::kafka::{self, Fault, PATIENCE};
+use crate::kafka::{self, Fault, Logged, PATIENCE};
 use crate::sink::{self, Outgoing};
 
 /// How long a fingerprint that was not found is not looked for again.
@@ -28,7 +28,7 @@ const SCHEMAS_MAX: usize = 1_000;
 
 /// Reads the topic of schemas and remembers what it holds.
 pub struct SchemaLookup {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Logged>,
     topic: String,
     /// Offset of the next record, for each partition.
     next: HashMap<i32, i64>,
@@ -45,14 +45,14 @@ impl SchemaLookup {
         let action = format!("read topic {topic}");
         let fault = |error: KafkaError| Fault::of(&action, &error);
         // No group: the topic is read whole at each start, nothing is committed.
-        let consumer: BaseConsumer = kafka::base(&config.kafka)
+        let consumer: BaseConsumer<Logged> = kafka::base(&config.kafka)
             .set("group.id", &config.kafka.group_id)
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")
             // An empty end is answered after this time.
             .set("fetch.wait.max.ms", "10")
-            .create()
+            .create_with_context(Logged)
             .map_err(fault)?;
         let metadata = consumer
             .fetch_metadata(Some(&topic), PATIENCE)
@@ -104,6 +104,12 @@ impl SchemaLookup {
             Some((*fingerprint, self.schemas.get(fingerprint)?.as_str()))
         };
         Ok(wanted.iter().filter_map(found).collect())
+    }
+
+    /// Takes what the client has to log; between look-ups nobody else does.
+    pub fn tend(&self) {
+        // Without an assignment no record can come.
+        while self.consumer.poll(Duration::ZERO).is_some() {}
     }
 
     /// Forgets a schema that cannot be used: its fingerprint counts as not found.

@@ -59,7 +59,7 @@ pub enum SinkError {
     Kafka(#[from] Fault),
     /// Another producer took the transactional id over, or the broker timed it out.
     #[error(
-        "fenced as {id}: {reason}; another processor runs with the same kafka.instance, or this one stood still for longer than kafka.transaction_timeout ({timeout:?}); nothing is lost, start it again"
+        "fenced as {id}: {reason}; another processor runs with the same kafka.instance, or this one or its brokers stood still for longer than kafka.transaction_timeout ({timeout:?}); nothing is lost, start it again"
     )]
     Fenced {
         /// The transactional id.

@@ -70,6 +70,23 @@ impl Publisher {
         outcome.map(Some)
     }
 
+    /// Says whether a step is in flight.
+    pub fn busy(&self) -> bool {
+        self.in_flight
+    }
+
+    /// Looks whether the step in flight is done, without waiting.
+    ///
+    /// # Errors
+    /// What it failed with.
+    pub fn look(&mut self) -> Result<Option<Outcome>, SinkError> {
+        let Ok(outcome) = self.outcomes.try_recv() else {
+            return Ok(None);
+        };
+        self.in_flight = false;
+        outcome.map(Some)
+    }
+
     /// Ends the thread and closes the sink.
     pub fn stop(self) {
         drop(self.steps);

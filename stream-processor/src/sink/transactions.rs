@@ -150,13 +150,14 @@ impl Transactions {
     fn explain(&self, error: &NativeError) -> SinkError {
         use RDKafkaErrorCode as Code;
         match error.code {
-            Code::Fenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping => {
-                SinkError::Fenced {
-                    id: self.id.clone(),
-                    timeout: self.timeout,
-                    reason: error.reason.clone(),
-                }
-            }
+            Code::Fenced
+            | Code::InvalidProducerEpoch
+            | Code::InvalidProducerIdMapping
+            | Code::InvalidTransactionalState => SinkError::Fenced {
+                id: self.id.clone(),
+                timeout: self.timeout,
+                reason: error.reason.clone(),
+            },
             code => Fault::new("commit a transaction", Some(code), error.reason.clone()).into(),
         }
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 use dogwatch_schemas::topics::Topics;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, Timestamp};
@@ -45,7 +46,7 @@ pub struct GroupInput {
     pub assignments: Arc<Assignments>,
     /// The topics' names.
     pub names: Topics,
-    /// Set when the step thread is done: the consumer may leave the group.
+    /// Set when the step thread is done, also where it failed: the poll thread ends, the consumer may leave the group.
     pub finished: AtomicBool,
 }
 
@@ -150,7 +151,7 @@ impl GroupInput {
     fn poll_until_shutdown(&self, context: &GroupContext) -> Result<(), PollEnd> {
         let mut gathered = Gathered::default();
         let mut errors = ErrorLog::default();
-        while !context.shutdown.triggered() {
+        while !context.shutdown.triggered() && !self.finished.load(Ordering::Acquire) {
             let wait = if gathered.records.is_empty() {
                 POLL
             } else {
@@ -364,6 +365,14 @@ impl GroupContext {
 }
 
 impl ClientContext for GroupContext {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+        kafka::log_line(facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        kafka::log_error(&error, reason);
+    }
+
     fn stats(&self, statistics: Statistics) {
         for (name, topic) in &statistics.topics {
             let Some(topic_of_ours) = self.names.topic(name) else {
