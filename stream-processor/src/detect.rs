@@ -319,3 +319,30 @@ pub(crate) fn find_files(
     }
     Ok(())
 }
+
+/// Offsets that plain SQL finds: what routing and expressions on few columns are held to.
+#[cfg(test)]
+pub(crate) fn plain_offsets(
+    events: Arc<dyn datafusion::catalog::TableProvider>,
+    shells: &str,
+    predicate: &str,
+) -> Vec<i64> {
+    use arrow::array::AsArray;
+    let lists = Lists::from([("shells".to_owned(), lists::parse(shells).expect("a list"))]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let session = Session::new(events, &lists, Arc::new(runtime)).expect("a session");
+    let query = format!("SELECT _offset FROM events WHERE {predicate} ORDER BY _offset");
+    let batches = session
+        .wait(async { session.context.sql(&query).await?.collect().await })
+        .expect("a result");
+    let column = |batch: &arrow::array::RecordBatch| {
+        batch
+            .column(0)
+            .as_primitive::<arrow::datatypes::Int64Type>()
+            .values()
+            .to_vec()
+    };
+    batches.iter().flat_map(column).collect()
+}

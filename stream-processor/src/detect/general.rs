@@ -220,6 +220,13 @@ fn carry_row(plan: &LogicalPlan) -> Result<LogicalPlan> {
     let Some(input) = inputs.into_iter().next() else {
         return internal_err!("a projection has one input");
     };
+    // A SELECT * has it already.
+    let is_row = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == ROW);
+    if projection.expr.iter().any(is_row) {
+        return LogicalPlanBuilder::from(input)
+            .project(projection.expr.clone())?
+            .build();
+    }
     let (qualifier, field) = input.schema().qualified_field_with_unqualified_name(ROW)?;
     let row = Expr::Column(Column::new(qualifier.cloned(), field.name()));
     let exprs: Vec<Expr> = projection.expr.iter().cloned().chain([row]).collect();

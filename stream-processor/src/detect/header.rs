@@ -34,6 +34,17 @@ impl Severity {
         }
     }
 
+    /// The risk score of a detection that names none.
+    fn risk(self) -> i64 {
+        match self {
+            Self::Informational => 5,
+            Self::Low => 20,
+            Self::Medium => 45,
+            Self::High => 70,
+            Self::Critical => 95,
+        }
+    }
+
     /// Falco's priority of the same weight.
     #[must_use]
     pub fn priority(self) -> &'static str {
@@ -80,9 +91,12 @@ struct RawHeader {
     message: String,
     severity: Severity,
     status: Status,
-    risk: i64,
+    risk: Option<i64>,
+    #[serde(default)]
     attack: Vec<String>,
+    #[serde(default)]
     false_positives: Vec<String>,
+    #[serde(default)]
     blind_spots: Vec<String>,
     #[serde(default)]
     references: Vec<String>,
@@ -120,7 +134,7 @@ pub struct Header {
     pub severity: Severity,
     /// How far it is to be trusted.
     pub status: Status,
-    /// Risk score, 0 to 100.
+    /// Risk score, 0 to 100; by severity where the header has none.
     pub risk: i64,
     /// ATT&CK technique ids, such as `T1059.004`.
     pub attack: Vec<String>,
@@ -155,10 +169,11 @@ impl Header {
                 ));
             }
         }
-        if !(0..=100).contains(&raw.risk) {
+        let risk = raw.risk.unwrap_or_else(|| raw.severity.risk());
+        if !(0..=100).contains(&risk) {
             return Err(Fault::new(
                 line("risk"),
-                format!("risk is {}", raw.risk),
+                format!("risk is {risk}"),
                 "give a score from 0 to 100",
             ));
         }
@@ -183,7 +198,7 @@ impl Header {
             message,
             severity: raw.severity,
             status: raw.status,
-            risk: raw.risk,
+            risk,
             attack: raw.attack,
             false_positives: raw.false_positives,
             blind_spots: raw.blind_spots,
@@ -352,10 +367,10 @@ SELECT a FROM events
             "add b to the SELECT",
         );
         check(
-            "-- risk = 10\n",
+            "-- status = \"stable\"\n",
             "",
             1,
-            "header: missing field `risk`",
+            "header: missing field `status`",
             "keys",
         );
     }

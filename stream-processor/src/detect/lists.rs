@@ -68,7 +68,7 @@ fn load_one(file: &Path) -> Result<(String, RecordBatch), Fault> {
     Ok((name.to_owned(), rows))
 }
 
-fn parse(text: &str) -> Result<RecordBatch, String> {
+pub(super) fn parse(text: &str) -> Result<RecordBatch, String> {
     let format = Format::default().with_header(true).with_comment(b'#');
     let explain = |error: arrow::error::ArrowError| format!("the list is no CSV: {error}");
     let (named, _) = format

@@ -4,7 +4,8 @@
 //! SELECT ... FROM events WHERE ...      ──► FilterPlan: expressions on just their columns, routed by evt_type
 //! anything else on single events        ──► GeneralPlan: the cached plan over a one-batch table
 //! ```
-//! `column IN (SELECT ... FROM a_list)` becomes a literal list at load, so that most detections are filters.
+//! What a query asks of lists alone, such as `column IN (SELECT ... FROM a_list)`, is asked once, at load: most detections
+//! are filters.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::{InList, InSubquery};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan, Subquery};
 use tokio::runtime::Runtime;
 
 use super::batch::Match;
@@ -73,7 +74,7 @@ impl Plan {
     }
 }
 
-/// Replaces each `IN (SELECT ... FROM lists)` that does not refer to the event by the list's values.
+/// Replaces each `IN (SELECT ...)` and `(SELECT ...)` that reads lists alone by what it yields.
 fn inline_lists(session: &Session, plan: LogicalPlan) -> Result<LogicalPlan> {
     let inline = |expr: Expr| {
         expr.transform_up(|part| match part {
@@ -82,22 +83,41 @@ fn inline_lists(session: &Session, plan: LogicalPlan) -> Result<LogicalPlan> {
                 subquery,
                 negated,
             }) if subquery.outer_ref_columns.is_empty() => {
-                let batches = session.run(subquery.subquery.as_ref().clone())?;
-                let mut values = Vec::new();
-                for batch in &batches {
-                    for row in 0..batch.num_rows() {
-                        values.push(Expr::Literal(
-                            ScalarValue::try_from_array(batch.column(0), row)?,
-                            None,
-                        ));
-                    }
-                }
+                let values = first_column(session, &subquery)?;
                 Ok(Transformed::yes(Expr::InList(InList::new(
                     expr, values, negated,
                 ))))
+            }
+            Expr::ScalarSubquery(subquery) if subquery.outer_ref_columns.is_empty() => {
+                let mut values = first_column(session, &subquery)?;
+                match (values.pop(), values.is_empty()) {
+                    (Some(value), true) => Ok(Transformed::yes(value)),
+                    (Some(_), false) => {
+                        plan_err!("a subquery yields more than one row where one value is needed")
+                    }
+                    (None, _) => {
+                        let kind = subquery.subquery.schema().field(0).data_type();
+                        Ok(Transformed::yes(Expr::Literal(
+                            ScalarValue::try_from(kind)?,
+                            None,
+                        )))
+                    }
+                }
             }
             other => Ok(Transformed::no(other)),
         })
     };
     Ok(plan.transform_up(|node| node.map_expressions(inline))?.data)
+}
+
+/// The values of a subquery's first column, as literals.
+fn first_column(session: &Session, subquery: &Subquery) -> Result<Vec<Expr>> {
+    let mut values = Vec::new();
+    for batch in session.run(subquery.subquery.as_ref().clone())? {
+        for row in 0..batch.num_rows() {
+            let value = ScalarValue::try_from_array(batch.column(0), row)?;
+            values.push(Expr::Literal(value, None));
+        }
+    }
+    Ok(values)
 }

@@ -1,1 +1,425 @@
+use std::fs;
 
+use super::*;
+
+const HEADER: &str = r#"-- title = "t"
+-- description = "d"
+-- message = "found {container_id}"
+-- severity = "low"
+-- status = "stable"
+-- risk = 10
+-- attack = []
+-- false_positives = []
+-- blind_spots = []
+"#;
+
+/// Line of the file on which the query after [`HEADER`] starts.
+const QUERY_LINE: usize = 10;
+
+/// Loads a folder of these files.
+fn load(files: &[(&str, &str)]) -> Result<LoadReport, LoadError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in files {
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().expect("below the folder")).expect("folders");
+        fs::write(file, text).expect("a file");
+    }
+    DetectionSet::load(folder.path())
+}
+
+const SHELLS: (&str, &str) = ("lists/shells.csv", "name,kind\nsh,posix\nfish,other\n");
+
+fn load_query(query: &str) -> LoadReport {
+    let good = format!("{HEADER}SELECT container_id FROM events WHERE evt_type = 'good'");
+    let tried = format!("{HEADER}{query}");
+    load(&[("a/good.sql", &good), ("a/tried.sql", &tried), SHELLS]).expect("a folder")
+}
+
+#[track_caller]
+fn check_loads(query: &str, filters: bool) {
+    let report = load_query(query);
+    assert_eq!(report.refused, Vec::new());
+    let tried = report
+        .set
+        .iter()
+        .find(|detection| detection.id == "tried")
+        .expect("loaded");
+    assert_eq!(tried.filters(), filters);
+}
+
+#[track_caller]
+fn check_refused(query: &str, line: usize, reason: &str, mend: &str) {
+    let report = load_query(query);
+    let ids: Vec<&str> = report
+        .set
+        .iter()
+        .map(|detection| detection.id.as_str())
+        .collect();
+    assert_eq!(ids, ["good"], "the rest loads");
+    let [refusal] = &report.refused[..] else {
+        panic!("{:?}", report.refused)
+    };
+    assert!(refusal.file.ends_with("a/tried.sql"));
+    assert!(refusal.reason.contains(reason), "{refusal}");
+    assert!(refusal.mend.contains(mend), "{refusal}");
+    assert_eq!(refusal.line, QUERY_LINE - 1 + line, "{refusal}");
+}
+
+#[test]
+fn filters_are_filters_and_the_rest_runs_as_a_plan() {
+    check_loads(
+        "SELECT container_id FROM events WHERE evt_type = 'open'",
+        true,
+    );
+    check_loads(
+        "SELECT e.container_id FROM events e WHERE e.evt_type = 'open'",
+        true,
+    );
+    check_loads(
+        "SELECT container_id FROM events WHERE proc_name IN (SELECT name FROM shells)",
+        true,
+    );
+    check_loads(
+        "SELECT container_id FROM (SELECT * FROM events WHERE evt_failed) WHERE proc_tty > 0",
+        false,
+    );
+    check_loads(
+        "WITH e AS (SELECT container_id FROM events) SELECT container_id FROM e",
+        false,
+    );
+    check_loads(
+        "SELECT container_id FROM events WHERE EXISTS (SELECT 1 FROM shells s WHERE s.name = proc_name)",
+        false,
+    );
+    check_loads(
+        "SELECT container_id, s.kind FROM events JOIN shells s ON s.name = proc_name",
+        false,
+    );
+    check_loads(
+        "SELECT container_id, s.kind FROM events LEFT JOIN shells s ON s.name = proc_name",
+        false,
+    );
+    check_loads(
+        "SELECT container_id FROM events WHERE proc_tty > (SELECT count(*) FROM shells)",
+        true,
+    );
+    check_loads(
+        "SELECT container_id, container_labels['app'] AS app FROM events WHERE cidr_match(fd_rip, '10.0.0.0/8')",
+        true,
+    );
+}
+
+#[test]
+fn misspelt_names_come_with_the_nearest() {
+    check_refused(
+        "SELECT container_id\nFROM events\nWHERE proc_nme = 'sh'",
+        3,
+        "there is no column proc_nme",
+        "did you mean proc_name?",
+    );
+    check_refused(
+        "SELECT container_id\nFROM event",
+        2,
+        "there is no table event",
+        "did you mean events?",
+    );
+    check_refused(
+        "SELECT container_id FROM zzz",
+        1,
+        "there is no table zzz",
+        "the lists: events, shells",
+    );
+    check_refused(
+        "SELECT container_id FROM events\nWHERE starts_wth(proc_name, 'a')",
+        2,
+        "starts_wth",
+        "correct",
+    );
+}
+
+#[test]
+fn the_message_may_only_name_what_is_selected() {
+    let [refusal] = &load_query("SELECT proc_pid FROM events").refused[..] else {
+        panic!("one refusal")
+    };
+    assert_eq!(refusal.line, 3);
+    assert_eq!(
+        refusal.reason,
+        "message names container_id, which the SELECT does not yield"
+    );
+}
+
+#[test]
+fn what_is_no_query_on_single_events_is_refused() {
+    let over = "detections on single events only";
+    check_refused(
+        "SELECT container_id FROM events WHERE",
+        1,
+        "Expected",
+        "correct",
+    );
+    check_refused("", 1, "there is no query", "exactly one SELECT");
+    check_refused(
+        "SELECT container_id FROM events; SELECT 1",
+        1,
+        "2 statements",
+        "exactly one SELECT",
+    );
+    check_refused(
+        "DROP TABLE events",
+        1,
+        "the statement is DROP",
+        "exactly one SELECT",
+    );
+    check_refused("SET a = 1", 1, "the statement is SET", "exactly one SELECT");
+    check_refused(
+        "COPY events TO '/tmp/x.csv'",
+        1,
+        "no SELECT",
+        "exactly one SELECT",
+    );
+    check_refused(
+        "CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/'",
+        1,
+        "no SELECT",
+        "exactly one SELECT",
+    );
+    check_refused(
+        "INSERT INTO shells VALUES ('a', 'b')",
+        1,
+        "the statement is INSERT",
+        "exactly one SELECT",
+    );
+    check_refused(
+        "EXPLAIN SELECT container_id FROM events",
+        1,
+        "no SELECT",
+        "exactly one SELECT",
+    );
+    check_refused(
+        "SELECT *\nFROM events",
+        1,
+        "every column",
+        "name the columns",
+    );
+    check_refused(
+        "SELECT container_id INTO x FROM events",
+        1,
+        "INTO",
+        "exactly one SELECT",
+    );
+    check_refused(
+        "SELECT '1' AS container_id",
+        1,
+        "does not read events",
+        "FROM events",
+    );
+    check_refused(
+        "SELECT name AS container_id FROM shells",
+        1,
+        "does not read events",
+        "FROM events",
+    );
+    check_refused(
+        "SELECT container_id\nFROM events\nGROUP BY container_id",
+        3,
+        "GROUP BY",
+        over,
+    );
+    check_refused(
+        "SELECT max(container_id) AS container_id FROM events",
+        1,
+        "aggregate",
+        over,
+    );
+    check_refused(
+        "SELECT container_id,\n row_number() OVER (ORDER BY ts) AS n FROM events",
+        2,
+        "window function",
+        over,
+    );
+    check_refused(
+        "SELECT DISTINCT container_id FROM events",
+        1,
+        "DISTINCT",
+        over,
+    );
+    check_refused(
+        "SELECT container_id FROM events\nORDER BY ts",
+        2,
+        "ORDER BY",
+        over,
+    );
+    check_refused("SELECT container_id FROM events LIMIT 3", 1, "LIMIT", over);
+    check_refused(
+        "SELECT a.container_id FROM events a\nJOIN events b ON a.proc_key = b.proc_pkey",
+        2,
+        "a join of events with events",
+        over,
+    );
+    check_refused(
+        "SELECT container_id FROM events WHERE proc_key IN (SELECT proc_pkey FROM events)",
+        1,
+        "a subquery",
+        over,
+    );
+    check_refused(
+        "SELECT container_id FROM events UNION ALL SELECT container_id FROM events",
+        1,
+        "SELECT",
+        "SELECT",
+    );
+    check_refused(
+        "SELECT container_id FROM events RIGHT JOIN shells ON name = proc_name",
+        1,
+        "rows that are no event",
+        "",
+    );
+}
+
+#[test]
+fn what_would_break_a_replay_is_refused() {
+    check_refused(
+        "SELECT container_id FROM events\nWHERE ts > now()",
+        2,
+        "now does not give",
+        "ts and ingest_ts",
+    );
+    check_refused(
+        "SELECT container_id FROM events WHERE random() > 0.5",
+        1,
+        "random does not give",
+        "ts",
+    );
+    check_refused(
+        "SELECT container_id FROM events WHERE proc_name = $1",
+        1,
+        "a placeholder",
+        "",
+    );
+}
+
+#[test]
+fn no_file_of_the_machine_is_to_be_had() {
+    check_refused(
+        "SELECT container_id FROM '/etc/passwd'",
+        1,
+        "no table",
+        "events",
+    );
+    check_refused(
+        "SELECT container_id FROM events, generate_series(1, 1000000000)",
+        1,
+        "generate_series",
+        "",
+    );
+    check_refused(
+        "SELECT table_name AS container_id FROM information_schema.tables",
+        1,
+        "no table",
+        "events",
+    );
+}
+
+#[test]
+fn folders_and_names_are_checked() {
+    let good = format!("{HEADER}SELECT container_id FROM events WHERE evt_type = 'open'");
+    let reasons = |files: &[(&str, &str)]| -> Vec<String> {
+        load(files)
+            .expect("a folder")
+            .refused
+            .iter()
+            .map(|refusal| refusal.reason.clone())
+            .collect()
+    };
+    assert!(matches!(load(&[]), Err(LoadError::Empty { .. })));
+    assert!(matches!(load(&[SHELLS]), Err(LoadError::Empty { .. })));
+    assert!(matches!(
+        DetectionSet::load(Path::new("/nowhere")),
+        Err(LoadError::Unreadable { .. })
+    ));
+    assert_eq!(
+        reasons(&[("a/x.sql", &good), ("b/.hidden.sql", "nonsense")]),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        reasons(&[("x.sql", &good)]),
+        ["x.sql is no place of a detection"]
+    );
+    assert_eq!(
+        reasons(&[("a/b/x.sql", &good)]),
+        ["a/b/x.sql is no place of a detection"]
+    );
+    assert_eq!(
+        reasons(&[("a/Tool Name.sql", &good)]),
+        ["a/Tool Name.sql is no place of a detection"]
+    );
+    let [double] = &reasons(&[("a/x.sql", &good), ("b/x.sql", &good)])[..] else {
+        panic!("one refusal")
+    };
+    assert!(double.ends_with("a/x.sql has the same name"), "{double}");
+    let [list] = &reasons(&[("a/x.sql", &good), ("lists/bad.csv", "a,b\n1\n")])[..] else {
+        panic!("one refusal")
+    };
+    assert!(list.starts_with("the list is no CSV"), "{list}");
+}
+
+#[test]
+fn the_content_hash_is_the_files() {
+    let hash = |text: &str| {
+        load_query(text)
+            .set
+            .iter()
+            .map(|detection| detection.content_hash.clone())
+            .collect::<Vec<_>>()
+    };
+    let (first, second) = (
+        hash("SELECT container_id FROM events"),
+        hash("SELECT container_id FROM events -- note"),
+    );
+    assert_eq!(first[0], second[0]);
+    assert_ne!(first[1], second[1]);
+}
+
+#[test]
+fn only_what_must_be_is_shown_to_a_detection() {
+    let types = |predicate: &str| {
+        let report = load_query(&format!(
+            "SELECT container_id FROM events WHERE {predicate}"
+        ));
+        assert_eq!(report.refused, Vec::new());
+        let tried = report
+            .set
+            .iter()
+            .find(|detection| detection.id == "tried")
+            .expect("loaded");
+        tried
+            .event_types()
+            .map(|types| types.iter().cloned().collect::<Vec<_>>())
+    };
+    let some = |types: &[&str]| {
+        Some(
+            types
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(types("evt_type = 'open'"), some(&["open"]));
+    assert_eq!(
+        types("evt_failed AND evt_type IN ('open', 'creat')"),
+        some(&["creat", "open"])
+    );
+    assert_eq!(
+        types("evt_type = 'a' AND proc_tty > 0 OR evt_type = 'b' AND evt_failed"),
+        some(&["a", "b"])
+    );
+    assert_eq!(types("evt_type = 'a' OR evt_failed"), None);
+    assert_eq!(types("evt_type <> 'a'"), None);
+    assert_eq!(types("NOT (evt_type = 'a')"), None);
+    assert_eq!(types("evt_type LIKE 'open%'"), None);
+    assert_eq!(
+        types("evt_type IN (SELECT name FROM shells)"),
+        some(&["fish", "sh"])
+    );
+}

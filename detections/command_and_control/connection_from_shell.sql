@@ -1,0 +1,37 @@
+-- title = "Connection made by a shell itself"
+-- description = "A shell opened a network connection without any other program: bash's /dev/tcp and /dev/udp, ksh's and zsh's own sockets. Scripts call programs for that; intruders, who find none in a slim container, use the shell."
+-- message = "{shell} in container {container} ({container_image}) connects to {peer_ip}:{peer_port} ({evt_outcome}), as {user_name}: {proc_cmdline}"
+-- severity = "high"
+-- status = "stable"
+-- risk = 75
+-- attack = ["T1059.004", "T1071", "T1048"]
+-- false_positives = ["scripts that wait for a port by /dev/tcp before they start a service (wait-for-it)"]
+-- blind_spots = ["connections of programs that a shell starts, such as nc or curl", "shells of a configured healthcheck", "connections taken over from another process; shell_on_socket sees a shell that starts on one"]
+-- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1048/"]
+-- response = "Look at the command line and at the peer. If the script is not yours: cut the container off the network and keep its file system."
+-- dedup_key = ["shell", "peer_ip", "peer_port"]
+SELECT
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  program(proc_exepath, proc_exe, proc_args) AS shell,
+  fd_sip AS peer_ip,
+  fd_sport AS peer_port,
+  fd_l4proto,
+  evt_outcome,
+  evt_res,
+  proc_exepath,
+  proc_cmdline,
+  proc_pname,
+  proc_stage,
+  user_name,
+  user_host_uid
+FROM events
+WHERE evt_type = 'connect'
+  AND fd_family IN ('ipv4', 'ipv6')
+  -- Port 0: how a resolver asks the kernel which way a packet would go.
+  AND fd_sport <> 0
+  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
+  -- The file, not the kernel's name of the process, which a program can change: a script's name is no shell's.
+  AND program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
+  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')

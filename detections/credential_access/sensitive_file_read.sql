@@ -1,0 +1,66 @@
+-- title = "Sensitive file read in a container"
+-- description = "A process in a container opened a file of password hashes, keys or credentials: system files by any program but those whose work it is, an application's secrets by programs that read whatever they are told to."
+-- message = "{program} reads {file} in container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
+-- severity = "high"
+-- status = "stable"
+-- risk = 70
+-- attack = ["T1003.008", "T1552.001", "T1552.004"]
+-- false_positives = ["backup and scanning agents", "start scripts that read keys and credentials with cat"]
+-- blind_spots = ["reads that were refused", "files linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process"]
+-- references = ["https://attack.mitre.org/techniques/T1003/008/", "https://attack.mitre.org/techniques/T1552/001/"]
+-- response = "Find out who asked for it. Treat what the file holds as known to others: change passwords, keys and tokens."
+-- dedup_key = ["file", "program"]
+SELECT
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  program(proc_exepath, proc_exe, proc_args) AS program,
+  coalesce(fd_host_name, fd_name) AS file,
+  fd_name,
+  fd_nameraw,
+  fd_flags,
+  proc_exepath,
+  proc_cmdline,
+  proc_pname,
+  proc_stage,
+  user_name,
+  user_host_uid
+FROM events
+WHERE evt_type IN ('open', 'openat', 'openat2')
+  AND evt_is_open_read
+  AND evt_outcome = 'success'
+  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
+  AND coalesce(proc_stage, '') <> 'runtime'
+  AND (
+    (
+      -- Below any root: a mount of the host's at /mnt/host/etc/shadow is no less.
+      regexp_like(
+        concat(fd_name, ' ', fd_host_name),
+        '/etc/(g?shadow([-~]|\.[a-z0-9]+)?|sudoers|sudoers\.d/[^ ]+|security/opasswd|krb5\.keytab|ssh/ssh_host_[a-z0-9]+_key|kubernetes/(admin|controller-manager|kubelet|scheduler|super-admin)\.conf|kubernetes/pki/[^ ]+\.key)( |$)|/\.ssh/(id_[a-z0-9_]+|identity)( |$)|(^| )/(proc/kcore|dev/k?mem)( |$)'
+      )
+      AND NOT (
+        coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers)
+        AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/openssh|/ssh|/systemd)?)/[^/]+$')
+      )
+    )
+    OR (
+      -- An application reads its own secrets; these programs read for whoever calls them.
+      regexp_like(
+        concat(fd_name, ' ', fd_host_name),
+        '/\.(aws/credentials|docker/config\.json|kube/config|git-credentials|netrc|pgpass|my\.cnf|npmrc|pypirc|azure/[^ ]*[Tt]oken[^ ]*|config/gcloud/[^ ]*(credentials|tokens)[^ ]*|ssh/authorized_keys2?)( |$)|/\.[a-z]+_history( |$)|/run/secrets/kubernetes\.io/[^ ]+|/etc/ssl/private/[^ ]+|/proc/[0-9]+/(task/[0-9]+/)?environ( |$)'
+      )
+      AND (
+        coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM general_readers)
+        OR (
+          regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+          AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
+        )
+        -- A shell reads its own history when it starts.
+        OR (
+          program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
+          AND NOT regexp_like(fd_name, '_history$')
+        )
+      )
+      AND coalesce(proc_stage, '') <> 'healthcheck'
+    )
+  )

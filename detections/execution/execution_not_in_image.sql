@@ -1,0 +1,37 @@
+-- title = "Execution of a program that is not in the image"
+-- description = "A container executed a file that its image does not hold: written into the container after its start, or changed on a volume since. Images are built elsewhere, so in production this is a dropped tool, a miner or a compiled payload."
+-- message = "container {container} ({container_image}) runs {proc_exepath} ({proc_exe_from}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
+-- severity = "high"
+-- status = "stable"
+-- risk = 80
+-- attack = ["T1105", "T1204.003"]
+-- false_positives = ["containers that build, update or download software and run it", "development containers with code on a mounted volume", "a file of the image whose mode or owner was changed in the container"]
+-- blind_spots = ["scripts: what is executed is their interpreter, which is the image's", "files that were on a volume before the container's start", "programs that a loader of the image was told to load"]
+-- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1204/003/"]
+-- response = "Keep the file and its hash, look at how it came there (the process tree, downloads before it), stop the container and start it anew from the image."
+-- dedup_key = ["proc_exepath"]
+SELECT
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  proc_exepath,
+  proc_exe_from,
+  proc_exe_sha256,
+  proc_exe_ino_mtime,
+  proc_exe_ino_ctime,
+  container_start_ts,
+  proc_cmdline,
+  proc_pname,
+  proc_stage,
+  user_name,
+  user_host_uid
+FROM events
+WHERE evt_type IN ('execve', 'execveat')
+  AND evt_outcome = 'success'
+  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
+  AND coalesce(proc_stage, '') <> 'runtime'
+  AND (
+    proc_exe_from = 'upper'
+    -- The inode's own time of change, which no program can set back.
+    OR (proc_exe_from IN ('mount', 'unknown') AND proc_exe_ino_ctime > container_start_ts)
+  )

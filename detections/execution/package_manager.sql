@@ -1,0 +1,59 @@
+-- title = "Package manager in a container"
+-- description = "A package manager ran in a running container, or its database was changed by something else, as by a renamed one. Packages belong into the image; an intruder installs tools."
+-- message = "{program} changes packages in container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
+-- severity = "medium"
+-- status = "stable"
+-- risk = 55
+-- attack = ["T1105", "T1072"]
+-- false_positives = ["containers that install software when they start", "image builds", "scanners that ask the package manager what is installed"]
+-- blind_spots = ["package managers that are renamed and keep no database of the distribution's", "packages unpacked by other programs"]
+-- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1072/"]
+-- response = "Ask who installs software there and move it into the image. If nobody does: look at what was installed and what ran next."
+-- dedup_key = ["program", "proc_skey"]
+SELECT
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  program(proc_exepath, proc_exe, proc_args) AS program,
+  fd_name AS database_file,
+  proc_exepath,
+  proc_cmdline,
+  proc_pname,
+  proc_skey,
+  proc_stage,
+  user_name,
+  user_host_uid
+FROM events
+WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2', 'creat')
+  AND evt_outcome = 'success'
+  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
+  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND (
+    (
+      evt_type IN ('execve', 'execveat')
+      AND (
+        program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM package_managers)
+        OR proc_name IN (SELECT name FROM package_managers)
+        -- Package managers of languages also run programs and tests: only what brings in code counts.
+        OR (
+          regexp_like(
+            concat(proc_name, ' ', array_to_string(proc_args, ' ')),
+            '^(\S+ )*(\S*/)?(pip[0-9.]*|pipx|npm|npm-cli\.js|yarn|yarn\.js|pnpm|gem[0-9.]*|cpan|cpanm|conda|mamba|cargo|composer|luarocks|easy_install)( -\S+)* (install|add|i|ci|require|update|upgrade)( |$)'
+          )
+          AND (
+            regexp_like(proc_name, '^(pip|npm|yarn|pnpm|gem|cpan|conda|mamba|cargo|composer|luarocks|easy_install)')
+            OR regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|node|ruby|perl|php|lua)')
+          )
+        )
+      )
+      -- One installation is one alert: what a package manager runs, it was asked to.
+      AND NOT coalesce(array_has_any(proc_aexepath, (SELECT array_agg(path) FROM package_manager_files)), false)
+    )
+    OR (
+      evt_type IN ('open', 'openat', 'openat2', 'creat')
+      AND (evt_is_open_write OR evt_is_open_create)
+      AND regexp_like(fd_name, '^/(usr/)?lib/(apk/db/|sysimage/rpm/)|^/var/lib/(dpkg/(status|lock|updates/|info/)|rpm/|pacman/local/|dnf/)')
+      AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
+      AND NOT regexp_like(coalesce(proc_exepath, ''), '^/usr/(libexec/platform-python|lib/apt/|bin/(dpkg-|python3))')
+    )
+  )

@@ -1,0 +1,53 @@
+-- title = "Shell whose standard streams are a socket"
+-- description = "A shell was started whose input, output or errors go to a network connection: the shape of reverse and bind shells, whatever made it (bash's /dev/tcp, nc -e, socat, python, perl, php, a compiled payload). An interactive shell between pipes is what a relay such as mkfifo and nc leaves of one."
+-- message = "{shell} talks to {peer} from container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
+-- severity = "critical"
+-- status = "stable"
+-- risk = 95
+-- attack = ["T1059.004", "T1095"]
+-- false_positives = ["services that hand a connection to a script, such as inetd, CGI and git daemons", "tools that drive an interactive shell through pipes (docker exec -i with sh -i)"]
+-- blind_spots = ["relays that give the shell a pseudo-terminal; shell_with_terminal sees those in containers", "relays over pipes whose shell is not asked to be interactive", "sockets of other families than IPv4 and IPv6"]
+-- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1095/"]
+-- response = "Cut the container off the network, keep its file system and the process tree, and block the peer."
+-- dedup_key = ["shell", "proc_pkey"]
+SELECT
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  program(proc_exepath, proc_exe, proc_args) AS shell,
+  CASE
+    WHEN proc_stdin_type IN ('ipv4', 'ipv6') THEN proc_stdin_name
+    WHEN proc_stdout_type IN ('ipv4', 'ipv6') THEN proc_stdout_name
+    WHEN proc_stderr_type IN ('ipv4', 'ipv6') THEN proc_stderr_name
+    ELSE 'a pipe'
+  END AS peer,
+  proc_stdin_type,
+  proc_stdout_type,
+  proc_stderr_type,
+  proc_exepath,
+  proc_cmdline,
+  proc_pname,
+  proc_pkey,
+  proc_stage,
+  user_name,
+  user_host_uid
+FROM events
+WHERE evt_type IN ('execve', 'execveat')
+  AND evt_outcome = 'success'
+  AND (
+    program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
+    OR proc_name IN (SELECT name FROM shells)
+  )
+  AND (
+    proc_stdin_type IN ('ipv4', 'ipv6')
+    OR proc_stdout_type IN ('ipv4', 'ipv6')
+    OR proc_stderr_type IN ('ipv4', 'ipv6')
+    OR (
+      container_id <> 'host'
+      AND proc_stdin_type = 'pipe'
+      AND proc_stdout_type = 'pipe'
+      AND coalesce(proc_tty, 0) = 0
+      AND regexp_like(array_to_string(proc_args, ' '), '(^| )-[abd-zA-Z]*i[abd-zA-Z]*( |$)')
+    )
+  )
+  AND coalesce(proc_stage, '') <> 'runtime'
