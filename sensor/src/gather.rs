@@ -17,6 +17,7 @@ use crate::config::ContainersConfig;
 use crate::container::docker::Docker;
 use crate::container::{Container, Membership, membership};
 use crate::fact::{Fact, Running};
+use crate::host::HOST_PIDS;
 use crate::text::text;
 use crate::users::Users;
 
@@ -267,7 +268,7 @@ impl Gatherer {
 
     fn host_users(&mut self, facts: &mut Vec<Fact>) {
         self.host_users_due_ns = self.now_ns + self.config.repeat.as_nanos() as u64;
-        let users = Users::read(1, self.host_mnt_ns);
+        let users = HOST_PIDS.into_iter().find_map(|pid| Users::read(pid, self.host_mnt_ns));
         if users.is_some() && users != self.host_users {
             facts.extend(users.clone().map(|users| Fact::Users { container: None, users }));
             self.host_users = users;

@@ -23,6 +23,9 @@ pub enum HostError {
     },
 }
 
+/// Processes that are in the host's own namespaces: init, and the kernel's threads where init is shielded from us.
+pub(crate) const HOST_PIDS: [u32; 2] = [1, 2];
+
 /// Identifies the host; the run gets a new random name.
 ///
 /// # Errors
@@ -32,7 +35,10 @@ pub(crate) fn identify(config: &Config) -> Result<Host, HostError> {
         let text = fs::read_to_string(path).map_err(|_| HostError::Proc { path })?;
         Ok(Text::from(text.trim()))
     };
-    let namespace = |kind, path| scan::namespace(Path::new("/proc/1"), kind).ok_or(HostError::Proc { path });
+    let namespace = |kind, path| {
+        let found = HOST_PIDS.into_iter().find_map(|pid| scan::namespace(Path::new(&format!("/proc/{pid}")), kind));
+        found.ok_or(HostError::Proc { path })
+    };
     Ok(Host {
         host_id: config.host_id.clone().or_else(machine_id).ok_or(HostError::NoMachineId)?,
         host_name: config.host_name.clone().map_or_else(|| read("/proc/sys/kernel/hostname"), Ok)?,
@@ -48,7 +54,7 @@ pub(crate) fn identify(config: &Config) -> Result<Host, HostError> {
 
 /// The machine id; of the host, where the sensor runs in a container and sees the host's processes.
 fn machine_id() -> Option<Text> {
-    ["/proc/1/root/etc/machine-id", "/etc/machine-id"]
+    ["/proc/1/root/etc/machine-id", "/proc/2/root/etc/machine-id", "/etc/machine-id"]
         .into_iter()
         .filter_map(|path| fs::read_to_string(path).ok())
         .map(|text| text.trim().to_owned())

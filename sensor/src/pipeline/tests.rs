@@ -1,0 +1,159 @@
+//! The whole pipeline without a kernel: a capture in, records out.
+
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+
+use dogwatch_schemas::local::{self, LogRecord};
+use dogwatch_schemas::records::SensorStatus;
+use dogwatch_schemas::topics::Topic;
+
+use super::*;
+use crate::clock::Reading;
+use crate::config::RawConfig;
+use crate::container::{Container as Known, membership};
+use crate::fact::Running;
+
+const SECOND_NS: u64 = 1_000_000_000;
+const KIND_EXEC_FAILED: u16 = 3;
+const KIND_CGROUP: u16 = 8;
+
+/// A record as the kernel part writes it (`ebpf/bpf/record.h`): header, fixed part, texts.
+fn raw(kind: u16, boot_ns: u64, ret: i64, fixed: &[u64], texts: &[&str]) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(0u16.to_le_bytes());
+    for long in [boot_ns, 1, 10 * SECOND_NS] {
+        bytes.extend(long.to_le_bytes());
+    }
+    for word in [10u32, 10, 10, 0, 0, 0, 0, 0] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(ret.to_le_bytes());
+    bytes.extend(fixed.iter().flat_map(|long| long.to_le_bytes()));
+    for text in texts {
+        bytes.extend((text.len() as u16).to_le_bytes());
+        bytes.extend(text.as_bytes());
+    }
+    let length = bytes.len() as u32;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes
+}
+
+fn clock(second: u64) -> Fact {
+    Fact::Clock(Reading { boot_ns: second * SECOND_NS, wall_ns: (second * SECOND_NS) as i64 })
+}
+
+/// A capture of three seconds: one process, a container made and removed, a failed exec, some drops.
+fn write_capture(path: &Path) {
+    let host = Host { host_id: "h".into(), sensor_run: "r".into(), mnt_ns: 1, pid_ns: 1, ..Host::default() };
+    let cgroup = format!("/docker/{}", "cd".repeat(32));
+    let mut writer = capture::Writer::create(path, &host).unwrap();
+    writer.fact(&clock(100)).unwrap();
+    let shell = Running { pid: 10, start_ticks: 1_000, cgroup_id: 1, comm: b"sh".to_vec(), argv: b"sh\0".to_vec(), ..Running::default() };
+    writer.fact(&Fact::Running(Box::new(shell))).unwrap();
+    writer.record(&raw(KIND_CGROUP, 100 * SECOND_NS + 1, 0, &[7, 1], &[&cgroup])).unwrap();
+    writer.fact(&Fact::Container(Box::new(Known::unknown(&membership(&cgroup).unwrap())))).unwrap();
+    writer.record(&raw(KIND_EXEC_FAILED, 100 * SECOND_NS + 2, -2, &[0], &["/bin/nothing"])).unwrap();
+    writer.record(b"not a record").unwrap();
+    writer.fact(&Fact::Unparsed(1)).unwrap();
+    let dropped = BTreeMap::from([("open".into(), 5)]);
+    writer.fact(&Fact::Counters(Counters { dropped, ..Counters::default() })).unwrap();
+    writer.fact(&clock(102)).unwrap();
+    writer.record(&raw(KIND_CGROUP, 102 * SECOND_NS + 1, 0, &[7, 0], &[&cgroup])).unwrap();
+    writer.fact(&clock(103)).unwrap();
+    writer.finish().unwrap();
+}
+
+fn replay(path: &Path) -> (Result<Summary, SensorError>, Vec<LogRecord>) {
+    let (sender, receiver): (_, Receiver<LogRecord>) = local::channel(1_000);
+    let config = Config::check(RawConfig::default()).unwrap();
+    let ended = run(config, Input::Replay(path.to_owned()), Output::Local(sender), Shutdown::new());
+    (ended, receiver.into_iter().collect())
+}
+
+fn events(records: &[LogRecord]) -> Vec<Event> {
+    let events = records.iter().filter(|record| record.topic == Topic::Events);
+    events.map(|record| Event::decode_framed(&record.value).unwrap()).collect()
+}
+
+fn statuses(records: &[LogRecord]) -> Vec<SensorStatus> {
+    let statuses = records.iter().filter(|record| record.topic == Topic::Sensors);
+    statuses.map(|record| SensorStatus::decode_framed(&record.value).unwrap()).collect()
+}
+
+#[test]
+fn a_capture_goes_through_all_stages() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    write_capture(&path);
+    let (ended, records) = replay(&path);
+    let summary = ended.unwrap();
+    let events = events(&records);
+    let types: Vec<_> = events.iter().map(|event| &*event.evt_type).collect();
+    assert_eq!(
+        types,
+        ["running", "cgroup_mkdir", "container", "execve", "mark", "cgroup_rmdir", "container", "mark", "mark"],
+        "marks at 102, 103 and at the end"
+    );
+    assert!(events.iter().enumerate().all(|(seq, event)| event.seq == seq as i64), "numbered without a gap");
+    assert!(events.iter().all(|event| &*event.host_id == "h" && &*event.sensor_run == "r"));
+    assert!(records.iter().all(|record| record.key.starts_with('h')));
+    let losses = events.last().unwrap().evt_losses.as_ref().unwrap();
+    assert_eq!((losses["ring_full"], losses["unparsed"]), (5, 1));
+    assert_eq!((summary.events, summary.losses["ring_full"]), (events.len() as u64, 5));
+    let statuses = statuses(&records);
+    let names: Vec<_> = statuses.iter().map(|status| &*status.status).collect();
+    assert_eq!(names, ["hello", "loss", "goodbye"]);
+    let told: Vec<_> = statuses[1].losses.iter().map(|loss| (&*loss.class, &*loss.kind, loss.count)).collect();
+    assert_eq!(told, [("ring_full", "open", 5), ("unparsed", "any", 1)]);
+    assert_eq!(statuses[2].goodbye_signal.as_deref(), Some("the input ended"));
+}
+
+#[test]
+fn the_same_capture_gives_the_same_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    write_capture(&path);
+    assert_eq!(events(&replay(&path).1), events(&replay(&path).1));
+}
+
+#[test]
+fn a_damaged_capture_is_used_up_to_the_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    write_capture(&path);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+    let (ended, records) = replay(&path);
+    let error = ended.unwrap_err();
+    assert!(error.to_string().contains("is damaged at offset"), "{error}");
+    assert_eq!(error.exit_code(), 1);
+    let types: Vec<_> = events(&records).iter().map(|event| event.evt_type.to_string()).collect();
+    assert_eq!(types[..6], ["running", "cgroup_mkdir", "container", "execve", "mark", "cgroup_rmdir"]);
+}
+
+#[test]
+fn an_output_that_is_gone_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    write_capture(&path);
+    let (sender, receiver) = local::channel(1);
+    drop(receiver);
+    let config = Config::check(RawConfig::default()).unwrap();
+    let shutdown = Shutdown::new();
+    run(config, Input::Replay(path), Output::Local(sender), shutdown.clone()).unwrap();
+    assert!(shutdown.reason().is_some());
+}
+
+#[test]
+fn a_broker_that_does_not_answer_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    write_capture(&path);
+    let mut raw = RawConfig::default();
+    raw.kafka.bootstrap_servers = "127.0.0.1:1".into();
+    raw.kafka.start_timeout = std::time::Duration::from_millis(300);
+    let error = run(Config::check(raw).unwrap(), Input::Replay(path), Output::Kafka, Shutdown::new()).unwrap_err();
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+    assert_eq!(error.exit_code(), 3);
+}

