@@ -1,1 +1,84 @@
-fn main() {}
+//! `dogwatch`: reads the command line, runs the subcommand, ends with a code.
+//!
+//! Exit codes: 0 fine, 1 failure while running, 2 usage or configuration, 3 the environment lacks something.
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use dogwatch_console::cli::{Cli, Command, Detections, DetectionsAction, Folder};
+use dogwatch_console::demo::{self, runtime, service};
+use dogwatch_console::detections::{self, Report};
+use dogwatch_console::failure::in_full;
+use dogwatch_console::{local, locate};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_standard_error();
+    match cli.command {
+        Command::Local(options) => ended(
+            local::run(&options).map(|()| true),
+            local::LocalError::exit_code,
+        ),
+        Command::Demo(options) => ended(demo::run(&options), demo::DemoError::exit_code),
+        Command::Detections(options) => judge(&options),
+        Command::DemoService => ended(service::serve().map(|()| true), |_| 1),
+        Command::DemoRuntime { arguments } => ended(runtime::run(&arguments).map(|()| true), |_| 3),
+    }
+}
+
+/// The exit code of a subcommand: 0 when `true` came of it, 1 when `false`, the error's own otherwise.
+fn ended<E: Error>(result: Result<bool, E>, code: impl Fn(&E) -> u8) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("dogwatch: {}", in_full(&error));
+            ExitCode::from(code(&error))
+        }
+    }
+}
+
+fn judge(options: &Detections) -> ExitCode {
+    let run = |named: &Folder| -> Result<Report, Box<dyn Error>> {
+        let folder = locate::detections(named.folder.as_deref())?;
+        Ok(match &options.action {
+            DetectionsAction::List(_) => detections::list(&folder)?,
+            DetectionsAction::Lint(_) => detections::lint(&folder)?,
+            DetectionsAction::Test(test) => detections::test(&folder, test.update)?,
+        })
+    };
+    let named = match &options.action {
+        DetectionsAction::List(folder) | DetectionsAction::Lint(folder) => folder,
+        DetectionsAction::Test(test) => &test.folder,
+    };
+    match run(named) {
+        Ok(report) => {
+            print!("{}", report.text);
+            if report.passed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("dogwatch: {}", in_full(&*error));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Warnings and errors of all parts; `RUST_LOG=info` shows more.
+fn log_to_standard_error() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        subscriber.init();
+    } else {
+        subscriber.json().init();
+    }
+}

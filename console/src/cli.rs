@@ -1,0 +1,185 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::demo;
+
+/// Watches the containers of this machine and says when one of them is attacked.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dogwatch",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(after_help = "\
+First steps:
+  dogwatch demo                 see a real attack on a real container being found
+  sudo dogwatch local           watch this machine; alerts come to the terminal
+  dogwatch detections list      what is looked for
+
+Exit codes:
+  0  fine
+  1  failure while running
+  2  usage or configuration
+  3  the environment lacks something: kernel, privileges, broker")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch this machine: sensor and stream processor in one process, no Kafka needed.
+    ///
+    /// Alerts are printed as they come: for people on a terminal (plain when piped, or when NO_COLOR is set), as JSON
+    /// with --json. What was lost is said as soon as it is known. Ends on Ctrl-C or SIGTERM with a summary.
+    ///
+    /// Watching needs root and a kernel with BTF; `dogwatch-sensor check` says what this one allows.
+    Local(Local),
+    /// Attack a container of its own with real processes and show what is found.
+    ///
+    /// The container is made of a few of this machine's own programs: by Docker when a daemon answers, otherwise from
+    /// namespaces and cgroups. Nothing is downloaded, nothing leaves the machine (the attacker's addresses live on the
+    /// container's own loopback device), and everything is removed afterwards.
+    ///
+    /// Without root, without BTF or when the kernel refuses, a recorded attack is replayed instead, and the demo says
+    /// so. Exits with 1 when a step was not found, or when the container's healthcheck raised an alert.
+    Demo(Demo),
+    /// List, check and test the detections
+    Detections(Detections),
+    /// The demo's victim, inside its container.
+    #[command(name = demo::service::SUBCOMMAND, hide = true)]
+    DemoService,
+    /// The demo's own container runtime, where there is no Docker.
+    #[command(name = demo::runtime::SUBCOMMAND, hide = true)]
+    DemoRuntime {
+        /// The tree, a folder for mounts, and the cgroups.
+        arguments: Vec<OsString>,
+    },
+}
+
+/// What `local` and `demo` share.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Folder of detections [default: found beside the program, in the repository around it or around the working
+    /// directory, or in /usr/share/dogwatch/detections; the start-up line says which]
+    #[arg(long, value_name = "DIR")]
+    pub detections: Option<PathBuf>,
+
+    /// Settings of the sensor (see sensor.toml); with --kafka its section [kafka] holds for the processor too
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Run through a Kafka broker instead of inside this process: the sensor publishes, the processor consumes, and
+    /// the alerts shown are read back from the alerts' topic, committed ones only
+    #[arg(long, value_name = "ADDRESS")]
+    pub kafka: Option<String>,
+
+    /// Write each alert as one line of JSON to standard output; everything else goes to standard error
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `local`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo dogwatch local
+  sudo dogwatch local --json | jq .message
+  sudo dogwatch local --alerts /var/log/dogwatch/alerts.jsonl
+  sudo dogwatch local --kafka 127.0.0.1:9092")]
+pub struct Local {
+    /// What `local` and `demo` share.
+    #[command(flatten)]
+    pub watch: Watch,
+
+    /// Append each alert as one line of JSON to FILE as well
+    #[arg(long, value_name = "FILE")]
+    pub alerts: Option<PathBuf>,
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo dogwatch demo
+  dogwatch demo --with replay
+  sudo dogwatch demo --kafka 127.0.0.1:9092")]
+pub struct Demo {
+    /// What `local` and `demo` share.
+    #[command(flatten)]
+    pub watch: Watch,
+
+    /// What to attack [default: the first that works]
+    #[arg(long, value_name = "WHAT")]
+    pub with: Option<Target>,
+}
+
+/// What the demo attacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Target {
+    /// A container run by Docker
+    Docker,
+    /// A container made of namespaces and cgroups by the demo itself
+    Namespaces,
+    /// Nothing: a recorded attack is replayed, without privileges
+    Replay,
+}
+
+/// List, check and test the detections.
+#[derive(Debug, Args)]
+pub struct Detections {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub action: DetectionsAction,
+}
+
+/// What to do with detections.
+#[derive(Debug, Subcommand)]
+pub enum DetectionsAction {
+    /// Print what each detection looks for
+    List(Folder),
+    /// Check that every file loads: header, SQL, columns; exits with 1 when one is refused
+    Lint(Folder),
+    /// Run every detection over the events beside it (NAME.events.jsonl) and compare with the alerts it must give
+    /// (NAME.alerts.jsonl); exits with 1 and prints the difference when they are not the same
+    Test(Test),
+}
+
+/// A folder of detections.
+#[derive(Debug, Args)]
+pub struct Folder {
+    /// The folder [default: found as `dogwatch local` finds it]
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// What `test` does with a folder.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// The folder.
+    #[command(flatten)]
+    pub folder: Folder,
+
+    /// Write what comes out as what is expected; read the difference before it is committed
+    #[arg(long)]
+    pub update: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,283 @@
+//! Which steps of the script were found, and the table that says so at the end.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use dogwatch_schemas::records::Alert;
+
+use super::script::{Expected, Step};
+use crate::render::{self, Colour};
+
+/// Compares alerts with a script.
+#[derive(Debug)]
+pub struct Board {
+    rows: Vec<Row>,
+    container_id: Option<String>,
+}
+
+#[derive(Debug)]
+struct Row {
+    step: Step,
+    ran: bool,
+    /// The first alert that answers the step.
+    hit: Option<Hit>,
+}
+
+/// When an alert came; the latency is unknown in a replay.
+#[derive(Debug, Clone, Copy)]
+struct Hit {
+    latency: Option<Duration>,
+}
+
+impl Board {
+    /// An empty board for `steps`.
+    pub fn new(steps: &[Step]) -> Self {
+        Self {
+            rows: steps
+                .iter()
+                .map(|&step| Row {
+                    step,
+                    ran: false,
+                    hit: None,
+                })
+                .collect(),
+            container_id: None,
+        }
+    }
+
+    /// From now on only alerts of this container count; `container_id` is the whole id.
+    pub fn only_container(&mut self, container_id: &str) {
+        self.container_id = Some(container_id.to_owned());
+    }
+
+    /// Notes that step `index` was run.
+    pub fn ran(&mut self, index: usize) {
+        self.rows[index].ran = true;
+    }
+
+    /// Compares an alert with every step.
+    pub fn note(&mut self, alert: &Alert, latency: Option<Duration>) {
+        if self.container_id.is_some()
+            && alert.container_full_id.as_deref() != self.container_id.as_deref()
+        {
+            return;
+        }
+        for row in &mut self.rows {
+            if row.hit.is_none() && answers(row.step.expected, alert) {
+                row.hit = Some(Hit { latency });
+            }
+        }
+    }
+
+    /// Whether an alert that answers step `index` has come.
+    pub fn answered(&self, index: usize) -> bool {
+        self.rows[index].hit.is_some()
+    }
+
+    /// Whether every step ran and was followed by what was expected.
+    pub fn passed(&self) -> bool {
+        self.rows.iter().all(Row::passed)
+    }
+
+    /// The table: one line a step, then one line with the verdict.
+    pub fn table(&self, colour: Colour) -> String {
+        let title_width = self
+            .rows
+            .iter()
+            .map(|row| row.step.title.chars().count())
+            .max()
+            .unwrap_or(0);
+        let mut text = String::new();
+        for (number, row) in (1..).zip(&self.rows) {
+            let code = if row.passed() { "32" } else { "1;31" };
+            let result = colour.paint(code, &format!("{:16}", row.result()));
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(
+                text,
+                "{number:2}  {:title_width$}  {result}  {}",
+                row.step.title,
+                row.expected()
+            );
+        }
+        let missed = self.rows.iter().filter(|row| !row.passed()).count();
+        let total = self.rows.len();
+        let verdict = match missed {
+            0 => colour.paint("1;32", &format!("all {total} steps came out as expected")),
+            _ => colour.paint(
+                "1;31",
+                &format!("{missed} of {total} steps did not come out as expected"),
+            ),
+        };
+        text + &verdict + "\n"
+    }
+}
+
+impl Row {
+    fn passed(&self) -> bool {
+        match self.step.expected {
+            Expected::Alert { .. } => self.ran && self.hit.is_some(),
+            Expected::Silence { .. } => self.ran && self.hit.is_none(),
+        }
+    }
+
+    fn result(&self) -> String {
+        match (self.step.expected, self.ran, &self.hit) {
+            (_, false, _) => "not run".to_owned(),
+            (Expected::Silence { .. }, _, None) => "silent".to_owned(),
+            (Expected::Silence { .. }, _, Some(_)) => "FALSE ALERT".to_owned(),
+            (Expected::Alert { .. }, _, None) => "NOT FOUND".to_owned(),
+            (Expected::Alert { .. }, _, Some(Hit { latency: None })) => "found".to_owned(),
+            (
+                Expected::Alert { .. },
+                _,
+                Some(Hit {
+                    latency: Some(latency),
+                }),
+            ) => {
+                format!("found in {}", render::duration(*latency))
+            }
+        }
+    }
+
+    fn expected(&self) -> &'static str {
+        match self.step.expected {
+            Expected::Alert { detection, .. } => detection,
+            Expected::Silence { .. } => "no alert",
+        }
+    }
+}
+
+fn answers(expected: Expected, alert: &Alert) -> bool {
+    match expected {
+        Expected::Alert {
+            detection,
+            mentions,
+        } => &*alert.detection_id == detection && mentioned(alert, mentions),
+        Expected::Silence { stage, mentions } => {
+            alert.proc_stage.as_deref() == Some(stage) || mentioned(alert, mentions)
+        }
+    }
+}
+
+fn mentioned(alert: &Alert, text: &str) -> bool {
+    let command = alert
+        .process
+        .as_ref()
+        .and_then(|process| process.cmdline.as_deref());
+    let evidence = alert.evidence.iter().map(|evidence| &*evidence.row);
+    let mut places = [&*alert.message, &*alert.row]
+        .into_iter()
+        .chain(command)
+        .chain(evidence);
+    places.any(|place| place.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use dogwatch_schemas::records::AlertProcess;
+
+    use super::*;
+    use crate::demo::script::Action;
+
+    const STEPS: [Step; 2] = [
+        Step {
+            title: "read a secret",
+            action: Action::Command("cat /secret"),
+            expected: Expected::Alert {
+                detection: "secret_read",
+                mentions: "/secret",
+            },
+        },
+        Step {
+            title: "a check that must stay silent",
+            action: Action::Healthcheck,
+            expected: Expected::Silence {
+                stage: "healthcheck",
+                mentions: "check-me",
+            },
+        },
+    ];
+
+    fn alert(detection: &str, message: &str) -> Alert {
+        Alert {
+            detection_id: detection.into(),
+            message: message.into(),
+            container_full_id: Some("c1".into()),
+            ..Alert::default()
+        }
+    }
+
+    fn run(alerts: &[Alert]) -> Board {
+        let mut board = Board::new(&STEPS);
+        board.only_container("c1");
+        board.ran(0);
+        board.ran(1);
+        for alert in alerts {
+            board.note(alert, Some(Duration::from_millis(41)));
+        }
+        board
+    }
+
+    #[test]
+    fn all_found() {
+        let board = run(&[
+            alert("secret_read", "cat read /secret"),
+            alert("other", "something else"),
+        ]);
+        assert!(board.passed());
+        assert_eq!(
+            board.table(Colour::Plain),
+            " 1  read a secret                  found in 41 ms    secret_read
+ 2  a check that must stay silent  silent            no alert
+all 2 steps came out as expected
+"
+        );
+    }
+
+    #[test]
+    fn missed_and_false() {
+        let mut of_healthcheck = alert("shell", "sh");
+        of_healthcheck.proc_stage = Some("healthcheck".into());
+        let board = run(&[
+            alert("secret_read", "cat read something else"),
+            of_healthcheck,
+        ]);
+        assert!(!board.passed());
+        assert_eq!(
+            board.table(Colour::Plain),
+            " 1  read a secret                  NOT FOUND         secret_read
+ 2  a check that must stay silent  FALSE ALERT       no alert
+2 of 2 steps did not come out as expected
+"
+        );
+    }
+
+    #[test]
+    fn healthcheck_is_known_by_its_command_too() {
+        let mut mistaken = alert("shell", "a shell");
+        let cmdline = Some("sh -c check-me".into());
+        mistaken.process = Some(AlertProcess {
+            cmdline,
+            ..AlertProcess::default()
+        });
+        assert!(!run(&[alert("secret_read", "/secret"), mistaken]).passed());
+    }
+
+    #[test]
+    fn other_containers_do_not_count() {
+        let mut elsewhere = alert("secret_read", "/secret");
+        elsewhere.container_full_id = Some("c2".into());
+        assert!(!run(&[elsewhere]).answered(0));
+    }
+
+    #[test]
+    fn step_that_did_not_run_is_not_passed() {
+        let board = Board::new(&STEPS);
+        assert!(!board.passed());
+        assert!(
+            board
+                .table(Colour::Plain)
+                .contains("a check that must stay silent  not run ")
+        );
+    }
+}

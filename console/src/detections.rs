@@ -1,0 +1,150 @@
+//! `dogwatch detections`: what is looked for, whether it loads, whether it finds what it must.
+//!
+//! The work is the stream processor's; here it becomes text and an exit code.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use dogwatch_stream_processor::content::{self, ContentError, ContentReport};
+use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
+
+/// What to print, and whether all was well.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Lines for standard output.
+    pub text: String,
+    /// False when a file was refused or an example failed.
+    pub passed: bool,
+}
+
+/// Describes each detection of a folder, by tactic.
+///
+/// # Errors
+/// [`LoadError`] when the folder cannot be read or holds none.
+pub fn list(folder: &Path) -> Result<Report, LoadError> {
+    let LoadReport { set, refused } = DetectionSet::load(folder)?;
+    let mut detections: Vec<_> = set.iter().collect();
+    detections.sort_by_key(|detection| (&detection.tactic, &detection.id));
+    let id_width = detections
+        .iter()
+        .map(|detection| detection.id.len())
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    let mut tactic = None;
+    for detection in &detections {
+        if tactic != Some(&detection.tactic) {
+            let _ = writeln!(text, "{}", detection.tactic);
+            tactic = Some(&detection.tactic);
+        }
+        let header = &detection.header;
+        let attack = header.attack.join(" ");
+        let (severity, status) = (header.severity.name(), header.status.name());
+        let _ = writeln!(
+            text,
+            "  {:id_width$}  {severity:13}  {status:12}  {}{}{attack}",
+            detection.id,
+            header.title,
+            if attack.is_empty() { "" } else { "  " }
+        );
+    }
+    let _ = writeln!(
+        text,
+        "{} in {}{}",
+        count(detections.len(), "detection"),
+        folder.display(),
+        refusals(&refused)
+    );
+    Ok(Report {
+        text,
+        passed: refused.is_empty(),
+    })
+}
+
+/// Says what keeps files of a folder from loading, and what an author should know about the others.
+///
+/// # Errors
+/// [`LoadError`] when the folder cannot be read or holds none.
+pub fn lint(folder: &Path) -> Result<Report, LoadError> {
+    let LoadReport { set, refused } = DetectionSet::load(folder)?;
+    let mut text = String::new();
+    for detection in set.iter() {
+        for remark in content::lint(detection) {
+            let _ = writeln!(text, "{}: remark: {remark}", detection.file.display());
+        }
+    }
+    let _ = writeln!(
+        text,
+        "{} loaded{}",
+        count(set.len(), "detection"),
+        refusals(&refused)
+    );
+    Ok(Report {
+        text,
+        passed: refused.is_empty(),
+    })
+}
+
+/// Runs the examples of each detection; with `update`, writes what comes out as what is expected.
+///
+/// # Errors
+/// [`ContentError`] when the folder holds none, the engine fails or a file cannot be written.
+pub fn test(folder: &Path, update: bool) -> Result<Report, ContentError> {
+    let report = content::test(folder, update)?;
+    let mut text = String::new();
+    for result in &report.results {
+        let verdict = if result.problems.is_empty() {
+            "ok"
+        } else {
+            "FAILED"
+        };
+        let (alerts, events) = (count(result.alerts, "alert"), count(result.events, "event"));
+        let _ = writeln!(
+            text,
+            "{verdict:6}  {}: {alerts} from {events}",
+            result.detection_id
+        );
+        for problem in &result.problems {
+            let _ = writeln!(text, "        {problem}");
+        }
+    }
+    let _ = writeln!(text, "{}{}", verdict(&report), refusals(&report.refused));
+    Ok(Report {
+        text,
+        passed: report.passed(),
+    })
+}
+
+fn verdict(report: &ContentReport) -> String {
+    let failed = report
+        .results
+        .iter()
+        .filter(|result| !result.problems.is_empty())
+        .count();
+    let total = count(report.results.len(), "detection");
+    if failed == 0 {
+        format!("{total} passed")
+    } else {
+        format!("{failed} of {total} failed")
+    }
+}
+
+/// One line for each refused file, to follow a line of figures.
+fn refusals(refused: &[Refusal]) -> String {
+    let mut text = String::new();
+    if !refused.is_empty() {
+        let _ = write!(text, ", {} refused:", count(refused.len(), "file"));
+    }
+    for refusal in refused {
+        let _ = write!(text, "\n{refusal}");
+    }
+    text
+}
+
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
+}

@@ -1,0 +1,254 @@
+//! Sensor and stream processor in one process, joined by a log inside it or by a broker.
+//!
+//! ```text
+//!         [8192]             [1024]           [1024]
+//! sensor ───────► processor ───────► collect ───────► who shows alerts
+//!
+//! sensor ──► broker ──► processor ──► broker ──► collect ──► the same: alerts are read back
+//! ```
+//! At least once inside the process, exactly once through a broker. A full queue holds back what stands before it; what
+//! the sensor then loses it counts itself. It ends in the order of the data: sensor, processor, collector.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use dogwatch_schemas::local;
+use dogwatch_schemas::records::Alert;
+use dogwatch_sensor::pipeline::{
+    self as sensor, Output, SensorError, Shutdown as SensorShutdown, Stats, Summary,
+};
+use dogwatch_stream_processor::config::Config;
+use dogwatch_stream_processor::pipeline::{self as processor, ProcessorError};
+use dogwatch_stream_processor::shutdown::Shutdown as ProcessorShutdown;
+use dogwatch_stream_processor::sink::Sink;
+use dogwatch_stream_processor::source::Source;
+
+use crate::plan::{Plan, PlanError, Road};
+use crate::readback::{ReadBack, ReadBackError};
+
+/// Records between sensor and processor: half a second of 16,000 events a second, some 8 MB.
+const LOG_RECORDS: usize = 8_192;
+/// Alerts that wait to be shown; more hold the processor back.
+const ALERTS: usize = 1_024;
+/// What the sensor sent last needs this long through broker and processor; also how long alerts are awaited at the end.
+const BROKER_GRACE: Duration = Duration::from_secs(2);
+/// How often a broker's reader looks whether it is to end.
+const READ_WAIT: Duration = Duration::from_millis(50);
+
+/// An alert, and when it came (nanoseconds since 1970).
+#[derive(Debug)]
+pub struct Arrival {
+    /// The alert.
+    pub alert: Alert,
+    /// When it came.
+    pub at_ns: i64,
+}
+
+impl Arrival {
+    fn now(alert: Alert) -> Self {
+        // The wall clock's nanoseconds fit until 2262.
+        Self {
+            alert,
+            at_ns: Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// A sensor and a processor that run.
+pub struct Joined {
+    arrivals: Receiver<Arrival>,
+    stats: Stats,
+    shutdown: SensorShutdown,
+    sensor: JoinHandle<Result<(), SensorError>>,
+    processor: JoinHandle<Result<(), ProcessorError>>,
+    collector: JoinHandle<Result<(), ReadBackError>>,
+}
+
+/// A part of the run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// The sensor.
+    #[error(transparent)]
+    Sensor(#[from] SensorError),
+    /// The stream processor.
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    /// The reader of alerts.
+    #[error(transparent)]
+    ReadBack(#[from] ReadBackError),
+    /// A thread panicked; the panic's own words were printed.
+    #[error("a part of the program panicked, see above")]
+    Panicked,
+}
+
+impl Ended {
+    /// The program's exit code: 1 failure while running, 2 configuration, 3 environment.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Sensor(error) => error.exit_code(),
+            Self::Processor(error) => error.exit_code(),
+            Self::ReadBack(error) if error.environment() => 3,
+            Self::ReadBack(_) | Self::Panicked => 1,
+        }
+    }
+}
+
+/// What is put between sensor, processor and who shows alerts.
+struct Ends {
+    output: Output,
+    source: Source,
+    sink: Sink,
+    collector: JoinHandle<Result<(), ReadBackError>>,
+}
+
+impl Joined {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// [`PlanError`] when the broker or the system refuse; what fails later comes from [`Joined::join`].
+    pub fn start(plan: Plan) -> Result<Self, PlanError> {
+        let stats = Stats::default();
+        let (arrived, arrivals) = bounded(ALERTS);
+        let processor_ended = Arc::new(AtomicBool::new(false));
+        let ends = match plan.road {
+            Road::Process => through_process(arrived)?,
+            Road::Broker => through_broker(&plan.processor, arrived, processor_ended.clone())?,
+        };
+        let shutdown = plan.shutdown();
+        let processor_shutdown = ProcessorShutdown::new();
+        let processor = {
+            let (own, sensor, config) =
+                (processor_shutdown.clone(), plan.shutdown(), plan.processor);
+            spawn("processor", move || {
+                let result = processor::run(&config, ends.source, ends.sink, &own).map(drop);
+                processor_ended.store(true, Ordering::Release);
+                sensor.trigger_because("the processor has ended");
+                result
+            })?
+        };
+        let written = stats.clone();
+        let sensor = spawn("sensor", move || {
+            let result = sensor::run_with_stats(
+                plan.sensor,
+                plan.input,
+                ends.output,
+                plan.shutdown,
+                written,
+            )
+            .map(drop);
+            if plan.road == Road::Broker {
+                std::thread::sleep(BROKER_GRACE);
+                processor_shutdown.trigger("the sensor has ended");
+            }
+            result
+        })?;
+        Ok(Self {
+            arrivals,
+            stats,
+            shutdown,
+            sensor,
+            processor,
+            collector: ends.collector,
+        })
+    }
+
+    /// Alerts as they come; ends when sensor and processor have.
+    pub fn arrivals(&self) -> &Receiver<Arrival> {
+        &self.arrivals
+    }
+
+    /// What the sensor did so far; nothing is known in its first second.
+    pub fn sensor(&self) -> Summary {
+        self.stats.now()
+    }
+
+    /// Asks for the end; alerts still come until [`Joined::arrivals`] ends.
+    pub fn end(&self) {
+        self.shutdown.trigger_because("the end was asked for");
+    }
+
+    /// Whether the end was asked for, by [`Joined::end`] or by a signal.
+    pub fn ending(&self) -> bool {
+        self.shutdown.reason().is_some()
+    }
+
+    /// Waits for every part.
+    ///
+    /// # Errors
+    /// [`Ended`] holds the cause when one failed: a processor that fails takes the sensor along.
+    pub fn join(self) -> Result<(), Ended> {
+        let (sensor, processor, collector) = (
+            self.sensor.join(),
+            self.processor.join(),
+            self.collector.join(),
+        );
+        processor.map_err(|_| Ended::Panicked)??;
+        sensor.map_err(|_| Ended::Panicked)??;
+        collector.map_err(|_| Ended::Panicked)??;
+        Ok(())
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    Builder::new().name(name.to_owned()).spawn(work)
+}
+
+fn through_process(arrived: Sender<Arrival>) -> Result<Ends, PlanError> {
+    let (output, source) = local::channel(LOG_RECORDS);
+    let (sink, alerts) = sync_channel(ALERTS);
+    let collector = spawn("collect", move || {
+        for alert in alerts {
+            if arrived.send(Arrival::now(alert)).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Ends {
+        output: Output::Local(output),
+        source: Source::Local(source),
+        sink: Sink::Local(sink),
+        collector,
+    })
+}
+
+fn through_broker(
+    config: &Config,
+    arrived: Sender<Arrival>,
+    processor_ended: Arc<AtomicBool>,
+) -> Result<Ends, PlanError> {
+    let reader = ReadBack::open(config)?;
+    let collector = spawn("collect", move || {
+        let mut heard_at = Instant::now();
+        while !processor_ended.load(Ordering::Acquire) || heard_at.elapsed() < BROKER_GRACE {
+            match reader.next(READ_WAIT) {
+                Ok(None) => {}
+                Ok(Some(alert)) => {
+                    heard_at = Instant::now();
+                    if arrived.send(Arrival::now(alert)).is_err() {
+                        break;
+                    }
+                }
+                Err(error @ ReadBackError::Undecodable { .. }) => {
+                    tracing::warn!(%error, "record skipped")
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Ends {
+        output: Output::Kafka,
+        source: Source::Kafka,
+        sink: Sink::Kafka,
+        collector,
+    })
+}

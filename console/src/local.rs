@@ -1,0 +1,124 @@
+//! `dogwatch local`: what someone with one server runs.
+
+use std::time::Duration;
+
+use dogwatch_sensor::pipeline::{Input, Shutdown, Summary, stop_on_signals};
+
+use crate::cli;
+use crate::joined::Joined;
+use crate::plan::{Plan, PlanError};
+use crate::printer::{Format, PrintError, Printer};
+use crate::session::{Next, Session, SessionError, Timing};
+
+/// How often losses are looked at.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// `local` could not start, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The command line or the configuration is wrong, or the parts cannot be started.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Something could not be printed.
+    #[error(transparent)]
+    Print(#[from] PrintError),
+    /// Sensor or processor failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// Signals cannot be waited for.
+    #[error("could not wait for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+impl LocalError {
+    /// The program's exit code: 1 failure while running, 2 configuration, 3 environment.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Plan(error) => error.exit_code(),
+            Self::Session(SessionError::Ended(error)) => error.exit_code(),
+            Self::Print(PrintError::File { .. }) => 2,
+            Self::Print(_) | Self::Session(_) | Self::Signals(_) => 1,
+        }
+    }
+}
+
+/// Watches until a signal comes.
+///
+/// # Errors
+/// [`LocalError`] when it cannot start, or sensor or processor fail.
+pub fn run(options: &cli::Local) -> Result<(), LocalError> {
+    let printer = Printer::new(
+        Format::chosen(options.watch.json),
+        options.alerts.as_deref(),
+    )?;
+    let shutdown = Shutdown::new();
+    stop_on_signals(shutdown.clone()).map_err(LocalError::Signals)?;
+    let plan = Plan::new(&options.watch, Input::Kernel, &[], shutdown)?;
+    introduce(&printer, &plan)?;
+    let mut session = Session::new(Joined::start(plan)?, printer, Timing::Live);
+    let mut announced = false;
+    loop {
+        if let Next::End = session.next(HEARTBEAT)? {
+            break;
+        }
+        if !announced {
+            announced = announce(&session)?;
+        }
+        session.heartbeat()?;
+    }
+    let (printer, summary) = session.finish()?;
+    printer.note(summary.trim_end())?;
+    Ok(())
+}
+
+/// Says what runs, and what this machine does not allow.
+///
+/// # Errors
+/// [`PrintError`] when it cannot be said.
+pub fn introduce(printer: &Printer, plan: &Plan) -> Result<(), PrintError> {
+    printer.note(&plan.detections_line())?;
+    for missing in plan.not_delivered() {
+        printer.note(&format!("not delivered on this machine: {missing}"))?;
+    }
+    Ok(())
+}
+
+/// Says what is watched, once the sensor has looked around; returns whether it has.
+///
+/// # Errors
+/// [`PrintError`] when it cannot be said.
+pub fn announce(session: &Session) -> Result<bool, PrintError> {
+    let Summary {
+        processes,
+        containers,
+        ..
+    } = session.joined().sensor();
+    if processes > 0 {
+        session.printer().note(&watching(containers, processes))?;
+    }
+    Ok(processes > 0)
+}
+
+fn watching(containers: usize, processes: usize) -> String {
+    let plural = if containers == 1 { "" } else { "s" };
+    format!(
+        "watching this machine: {containers} container{plural}, {processes} processes; Ctrl-C ends it"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_line() {
+        assert_eq!(
+            watching(1, 120),
+            "watching this machine: 1 container, 120 processes; Ctrl-C ends it"
+        );
+        assert_eq!(
+            watching(0, 120),
+            "watching this machine: 0 containers, 120 processes; Ctrl-C ends it"
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! What is to run: configuration, detections, and the road between sensor and processor.
+//!
+//! There is one configuration, the sensor's; the processor beside it takes brokers, topics and options from there.
+
+use std::path::PathBuf;
+
+use dogwatch_sensor::check;
+use dogwatch_sensor::config::{Config as SensorConfig, ConfigError as SensorConfigError, Override};
+use dogwatch_sensor::pipeline::{Input, Shutdown};
+use dogwatch_stream_processor::config::{
+    Config as ProcessorConfig, ConfigError as ProcessorConfigError, Delivery, RawConfig, RawKafka,
+};
+use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
+
+use crate::cli::Watch;
+use crate::locate;
+use crate::readback::ReadBackError;
+
+/// What is to run.
+pub struct Plan {
+    pub(crate) sensor: SensorConfig,
+    pub(crate) input: Input,
+    pub(crate) processor: ProcessorConfig,
+    pub(crate) road: Road,
+    pub(crate) shutdown: Shutdown,
+    loaded: usize,
+    refused: Vec<Refusal>,
+}
+
+/// How the sensor's records reach the processor, and alerts come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Road {
+    /// The log inside the process.
+    Process,
+    /// A Kafka broker.
+    Broker,
+}
+
+/// Nothing can be run as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// No folder of detections.
+    #[error(transparent)]
+    NotFound(#[from] locate::NotFound),
+    /// The folder of detections cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The sensor's configuration was refused.
+    #[error(transparent)]
+    Sensor(#[from] SensorConfigError),
+    /// What the sensor's section `[kafka]` says does not do for the processor.
+    #[error("the processor cannot use the sensor's [kafka] settings")]
+    Processor(#[from] ProcessorConfigError),
+    /// The broker cannot be read.
+    #[error(transparent)]
+    ReadBack(#[from] ReadBackError),
+    /// A thread cannot be started.
+    #[error("could not start a thread")]
+    Thread(#[from] std::io::Error),
+}
+
+impl PlanError {
+    /// The program's exit code: 1 failure while running, 2 configuration, 3 environment.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotFound(_) | Self::Load(_) | Self::Sensor(_) | Self::Processor(_) => 2,
+            Self::ReadBack(error) if error.environment() => 3,
+            Self::ReadBack(_) | Self::Thread(_) => 1,
+        }
+    }
+}
+
+impl Plan {
+    /// Reads configuration and detections; `overrides` win over the sensor's file and environment, `shutdown` ends
+    /// the run.
+    ///
+    /// # Errors
+    /// [`PlanError`] names what is wrong with them.
+    pub fn new(
+        options: &Watch,
+        input: Input,
+        overrides: &[Override],
+        shutdown: Shutdown,
+    ) -> Result<Self, PlanError> {
+        let mut overrides = overrides.to_vec();
+        overrides.extend(
+            options
+                .kafka
+                .iter()
+                .map(|address| ("kafka.bootstrap_servers", address.clone())),
+        );
+        let sensor = SensorConfig::load(options.config.as_deref(), &overrides)?;
+        let folder = locate::detections(options.detections.as_deref())?;
+        let LoadReport { set, refused } = DetectionSet::load(&folder)?;
+        let road = if options.kafka.is_some() {
+            Road::Broker
+        } else {
+            Road::Process
+        };
+        let processor = ProcessorConfig::check(processor_settings(&sensor, folder, road))?;
+        Ok(Self {
+            sensor,
+            input,
+            processor,
+            road,
+            shutdown,
+            loaded: set.len(),
+            refused,
+        })
+    }
+
+    /// Asks the run for its end, from any thread.
+    pub fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+
+    /// What this host cannot deliver and why, one sentence each.
+    pub fn not_delivered(&self) -> Vec<String> {
+        let findings = check::look(&self.sensor.containers.docker_root);
+        check::Report { findings }.not_delivered()
+    }
+
+    /// Says which detections run and what became of the others, one line each.
+    pub fn detections_line(&self) -> String {
+        let folder = self.processor.detections_folder.display();
+        let mut text = format!("detections: {} from {folder}", self.loaded);
+        if !self.refused.is_empty() {
+            text += &format!(", {} refused:", self.refused.len());
+        }
+        for refusal in &self.refused {
+            text += &format!("\n  {refusal}");
+        }
+        text
+    }
+}
+
+/// The processor beside a sensor: the same brokers and topics, the folder given, no server of its own.
+fn processor_settings(sensor: &SensorConfig, folder: PathBuf, road: Road) -> RawConfig {
+    let kafka = &sensor.kafka;
+    let mut raw = RawConfig {
+        delivery: if road == Road::Broker {
+            Delivery::ExactlyOnce
+        } else {
+            Delivery::AtLeastOnce
+        },
+        kafka: RawKafka {
+            bootstrap_servers: kafka.bootstrap_servers.clone(),
+            topic_prefix: kafka.topic_prefix.clone(),
+            create_topics: kafka.create_topics,
+            partitions: kafka.partitions,
+            replication_factor: kafka.replication_factor,
+            options: kafka.options.clone(),
+            ..RawKafka::default()
+        },
+        ..RawConfig::default()
+    };
+    raw.detections.folder = folder;
+    raw.metrics.listen = String::new();
+    raw
+}

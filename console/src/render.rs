@@ -1,0 +1,232 @@
+//! Alerts as text for a terminal.
+//!
+//! ```text
+//! 12:01:02.345Z  HIGH      Shell on a socket  (41 ms)
+//!     a shell of shop-api talks to 203.0.113.66:4444
+//!     container  shop (0123456789ab), image shop:1, host web-1
+//!     process    bash[8125] "bash -i" as root  <  sh[8124]  <  shop-api[8100]
+//!     detection  reverse_shell, T1059.004, alert 0011…
+//! ```
+//!
+//! Command lines and paths are the attacker's to choose: control characters are written as `\xNN`, so nothing in an
+//! alert can move the cursor, change colours or hide a line.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use chrono::DateTime;
+use dogwatch_schemas::records::{Alert, AlertProcess};
+
+/// Characters of a command line that are shown.
+const COMMAND_CHARS: usize = 160;
+/// Ancestors that are shown.
+const ANCESTORS: usize = 4;
+
+/// Whether escape sequences for colours are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    /// Written.
+    Ansi,
+    /// Not written.
+    Plain,
+}
+
+impl Colour {
+    /// Colours when `terminal` says the output is one and `NO_COLOR` is unset or empty (<https://no-color.org>).
+    pub fn for_output(terminal: bool) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if terminal && !refused {
+            Self::Ansi
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// Wraps `text` into the escape sequence `code` (such as `1;31`).
+    pub fn paint(self, code: &str, text: &str) -> String {
+        match self {
+            Self::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
+            Self::Plain => text.to_owned(),
+        }
+    }
+}
+
+/// Renders `alert` as five lines, each ended by a line feed. `latency` (event to alert) is left out when `None`.
+pub fn alert(alert: &Alert, latency: Option<Duration>, colour: Colour) -> String {
+    let mut text = heading(alert, latency, colour);
+    let mut line = |name: &str, value: String| {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(
+            text,
+            "    {}  {value}",
+            colour.paint("2", &format!("{name:9}"))
+        );
+    };
+    line("container", container(alert));
+    if let Some(process) = &alert.process {
+        line("process", lineage(process, &alert.ancestors));
+    }
+    line("detection", detection(alert));
+    for note in notes(alert) {
+        line("note", note);
+    }
+    text
+}
+
+/// A duration a person can compare at a glance: `850 µs`, `41 ms`, `2.3 s`.
+pub fn duration(duration: Duration) -> String {
+    match duration.as_micros() {
+        micros @ 0..1_000 => format!("{micros} µs"),
+        micros @ 1_000..1_000_000 => format!("{} ms", micros / 1_000),
+        micros => format!("{:.1} s", micros as f64 / 1e6),
+    }
+}
+
+/// A number of bytes with the unit that keeps it short: `512 B`, `3.4 KiB`, `12.0 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {unit}")
+    }
+}
+
+/// `text` with every control character written as `\xNN` or `\u{NNNN}`.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character as u32 {
+            code @ (0..=0x1f | 0x7f..=0x9f) => shown += &format!("\\x{code:02x}"),
+            // Marks that reverse the direction of text can make a line read as another one.
+            code @ (0x200e | 0x200f | 0x202a..=0x202e | 0x2066..=0x2069) => {
+                shown += &format!("\\u{{{code:04x}}}")
+            }
+            _ => shown.push(character),
+        }
+    }
+    shown
+}
+
+fn heading(alert: &Alert, latency: Option<Duration>, colour: Colour) -> String {
+    let at = DateTime::from_timestamp_nanos(alert.event_ts).format("%H:%M:%S%.3fZ");
+    let severity = colour.paint(
+        severity_code(&alert.severity),
+        &format!("{:8}", alert.severity.to_uppercase()),
+    );
+    let title = colour.paint("1", &printable(&alert.detection_title));
+    let latency = latency
+        .map(|latency| format!("  ({})", duration(latency)))
+        .unwrap_or_default();
+    format!(
+        "{at}  {severity}  {title}{latency}\n    {}\n",
+        printable(&alert.message)
+    )
+}
+
+fn severity_code(severity: &str) -> &'static str {
+    match severity {
+        "critical" => "1;97;41",
+        "high" => "1;31",
+        "medium" => "33",
+        "low" => "36",
+        _ => "2",
+    }
+}
+
+fn container(alert: &Alert) -> String {
+    let host = printable(&alert.host_name);
+    if &*alert.container_id == "host" {
+        return format!("none, host {host}");
+    }
+    let mut text = match &alert.container_name {
+        Some(name) => format!("{} ({})", printable(name), alert.container_id),
+        None => alert.container_id.to_string(),
+    };
+    if let Some(image) = &alert.container_image {
+        let _ = write!(text, ", image {}", printable(image));
+    }
+    if let Some(pod) = &alert.k8s_pod_name {
+        let namespace = alert.k8s_ns_name.as_deref().unwrap_or("?");
+        let _ = write!(text, ", pod {}/{}", printable(namespace), printable(pod));
+    }
+    let _ = write!(text, ", host {host}");
+    text
+}
+
+fn lineage(process: &AlertProcess, ancestors: &[AlertProcess]) -> String {
+    let mut text = name_and_pid(process);
+    if let Some(command) = &process.cmdline {
+        let _ = write!(text, " \"{}\"", shortened(command));
+    }
+    match (&process.user_name, process.uid) {
+        (Some(user), _) if !user.is_empty() => text += &format!(" as {}", printable(user)),
+        (_, Some(uid)) => text += &format!(" as uid {uid}"),
+        _ => {}
+    }
+    for ancestor in ancestors.iter().take(ANCESTORS) {
+        let _ = write!(text, "  <  {}", name_and_pid(ancestor));
+    }
+    if ancestors.len() > ANCESTORS {
+        text.push_str("  <  …");
+    }
+    text
+}
+
+fn name_and_pid(process: &AlertProcess) -> String {
+    format!(
+        "{}[{}]",
+        printable(process.name.as_deref().unwrap_or("?")),
+        process.pid
+    )
+}
+
+fn shortened(command: &str) -> String {
+    match command.char_indices().nth(COMMAND_CHARS) {
+        Some((end, _)) => printable(&command[..end]) + "…",
+        None => printable(command),
+    }
+}
+
+fn detection(alert: &Alert) -> String {
+    let mut text = alert.detection_id.to_string();
+    for technique in &alert.attack {
+        let _ = write!(text, ", {technique}");
+    }
+    let _ = write!(text, ", alert {}", alert.alert_id);
+    text
+}
+
+/// What a reader must know before trusting the alert's silence about something.
+fn notes(alert: &Alert) -> Vec<String> {
+    let mut notes = Vec::new();
+    if alert.folded > 0 {
+        notes.push(format!("stands for {} more of its kind", alert.folded));
+    }
+    if alert.delayed {
+        notes.push("the event came long after it happened".to_owned());
+    }
+    if alert.incomplete {
+        let losses = alert
+            .losses
+            .iter()
+            .flatten()
+            .map(|(class, count)| format!("{class} {count}"));
+        notes.push(format!(
+            "events of this host were lost: {}",
+            losses.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests;

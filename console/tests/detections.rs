@@ -1,0 +1,123 @@
+//! `dogwatch detections` on folders made for the test: whole outputs and exit codes.
+
+use std::path::Path;
+use std::process::Command;
+
+const HEADER: &str = "\
+-- title = \"Shell on a socket\"
+-- description = \"A shell talks to somebody else.\"
+-- message = \"{proc_name} talks\"
+-- severity = \"high\"
+-- status = \"stable\"
+-- attack = [\"T1059.004\"]
+";
+const QUERY: &str = "SELECT proc_name FROM events WHERE evt_type = 'execve' AND proc_name = 'sh'\n";
+
+/// Runs `dogwatch detections` and returns exit code and output, with `folder` written as DIR.
+fn detections(arguments: &[&str], folder: &Path) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_dogwatch"))
+        .arg("detections")
+        .args(arguments)
+        .arg(folder)
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (
+        output.status.code().unwrap(),
+        text.replace(&folder.display().to_string(), "DIR"),
+    )
+}
+
+fn folder(query: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let tactic = folder.path().join("execution");
+    std::fs::create_dir(&tactic).unwrap();
+    std::fs::write(tactic.join("shell_talks.sql"), format!("{HEADER}{query}")).unwrap();
+    let event = |name: &str| format!("{{\"evt_type\":\"execve\",\"proc_name\":\"{name}\"}}\n");
+    std::fs::write(
+        tactic.join("shell_talks.events.jsonl"),
+        event("sh") + &event("cat"),
+    )
+    .unwrap();
+    let alert = r#"{"event":1,"message":"sh talks","row":{"proc_name":"sh"}}"#;
+    std::fs::write(
+        tactic.join("shell_talks.alerts.jsonl"),
+        format!("{alert}\n"),
+    )
+    .unwrap();
+    folder
+}
+
+#[test]
+fn list() {
+    let folder = folder(QUERY);
+    let expected = "\
+execution
+  shell_talks  high           stable        Shell on a socket  T1059.004
+1 detection in DIR
+";
+    assert_eq!(
+        detections(&["list"], folder.path()),
+        (0, expected.to_owned())
+    );
+}
+
+#[test]
+fn lint_passes_what_loads() {
+    let folder = folder(QUERY);
+    let (code, text) = detections(&["lint"], folder.path());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.ends_with("1 detection loaded\n"), "{text}");
+}
+
+#[test]
+fn lint_names_file_line_and_mend() {
+    let folder = folder("SELECT proc_nam FROM events WHERE evt_type = 'execve'\n");
+    let (code, text) = detections(&["lint"], folder.path());
+    assert_eq!(code, 1, "{text}");
+    assert!(
+        text.starts_with("0 detections loaded, 1 file refused:\nDIR/execution/shell_talks.sql:7: "),
+        "{text}"
+    );
+    assert!(text.contains("proc_name"), "{text}");
+}
+
+#[test]
+fn test_passes_and_fails_with_the_difference() {
+    let folder = folder(QUERY);
+    let passed = "ok      shell_talks: 1 alert from 2 events\n1 detection passed\n";
+    assert_eq!(detections(&["test"], folder.path()), (0, passed.to_owned()));
+
+    let expected_file = folder.path().join("execution/shell_talks.alerts.jsonl");
+    let alert = r#"{"event":2,"message":"cat talks","row":{"proc_name":"cat"}}"#;
+    std::fs::write(&expected_file, format!("{alert}\n")).unwrap();
+    let failed = "\
+FAILED  shell_talks: 1 alert from 2 events
+        line 2: expected, but not said: cat talks {\"proc_name\":\"cat\"}
+        line 1: said, but not expected: sh talks {\"proc_name\":\"sh\"}
+1 of 1 detection failed
+";
+    assert_eq!(detections(&["test"], folder.path()), (1, failed.to_owned()));
+}
+
+#[test]
+fn update_writes_what_comes_out() {
+    let folder = folder(QUERY);
+    let expected_file = folder.path().join("execution/shell_talks.alerts.jsonl");
+    std::fs::write(&expected_file, "").unwrap();
+    assert_eq!(detections(&["test"], folder.path()).0, 1);
+    assert_eq!(detections(&["test", "--update"], folder.path()).0, 0);
+    assert_eq!(detections(&["test"], folder.path()).0, 0);
+}
+
+#[test]
+fn folder_without_detections_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, text) = detections(&["list"], folder.path());
+    assert_eq!(code, 2, "{text}");
+    assert_eq!(
+        text,
+        "dogwatch: no detections in DIR: put them there as <tactic>/<name>.sql\n"
+    );
+}
