@@ -45,7 +45,9 @@ pub enum CaptureError {
         reason: String,
     },
     /// The file is damaged; everything before the offset was used.
-    #[error("capture {path} is damaged at offset {offset}: {reason}; everything before it was used")]
+    #[error(
+        "capture {path} is damaged at offset {offset}: {reason}; everything before it was used"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -75,10 +77,19 @@ pub(crate) struct Writer {
 impl Writer {
     /// Makes the file and writes its head.
     pub fn create(path: &Path, host: &Host) -> Result<Self, CaptureError> {
-        let file = File::create(path).map_err(|source| CaptureError::Open { path: path.to_owned(), source })?;
-        let mut writer = Self { file: BufWriter::new(file), content: Vec::new() };
+        let file = File::create(path).map_err(|source| CaptureError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut writer = Self {
+            file: BufWriter::new(file),
+            content: Vec::new(),
+        };
         writer.file.write_all(MAGIC).map_err(CaptureError::Write)?;
-        writer.file.write_all(&VERSION.to_le_bytes()).map_err(CaptureError::Write)?;
+        writer
+            .file
+            .write_all(&VERSION.to_le_bytes())
+            .map_err(CaptureError::Write)?;
         writer.json(TAG_HOST, host)?;
         Ok(writer)
     }
@@ -104,14 +115,22 @@ impl Writer {
     fn json(&mut self, tag: u8, value: &impl serde::Serialize) -> Result<(), CaptureError> {
         self.content.clear();
         self.content.push(tag);
-        serde_json::to_writer(&mut self.content, value).map_err(|error| CaptureError::Write(error.into()))?;
+        serde_json::to_writer(&mut self.content, value)
+            .map_err(|error| CaptureError::Write(error.into()))?;
         self.frame()
     }
 
     fn frame(&mut self) -> Result<(), CaptureError> {
         let length = self.content.len() as u32;
-        let head = [length.to_le_bytes(), crc32fast::hash(&self.content).to_le_bytes()].concat();
-        self.file.write_all(&head).and_then(|()| self.file.write_all(&self.content)).map_err(CaptureError::Write)
+        let head = [
+            length.to_le_bytes(),
+            crc32fast::hash(&self.content).to_le_bytes(),
+        ]
+        .concat();
+        self.file
+            .write_all(&head)
+            .and_then(|()| self.file.write_all(&self.content))
+            .map_err(CaptureError::Write)
     }
 }
 
@@ -126,27 +145,45 @@ pub(crate) struct Reader<R = BufReader<File>> {
 impl Reader {
     /// Opens a file and reads its head.
     pub fn open(path: &Path) -> Result<(Self, Host), CaptureError> {
-        let file = File::open(path).map_err(|source| CaptureError::Open { path: path.to_owned(), source })?;
+        let file = File::open(path).map_err(|source| CaptureError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::new(BufReader::new(file), path)
     }
 }
 
 impl<R: Read> Reader<R> {
     fn new(mut input: R, path: &Path) -> Result<(Self, Host), CaptureError> {
-        let foreign = |reason: String| CaptureError::Foreign { path: path.to_owned(), reason };
+        let foreign = |reason: String| CaptureError::Foreign {
+            path: path.to_owned(),
+            reason,
+        };
         let mut head = [0; 12];
-        input.read_exact(&mut head).map_err(|_| foreign("it is shorter than a capture's head".into()))?;
+        input
+            .read_exact(&mut head)
+            .map_err(|_| foreign("it is shorter than a capture's head".into()))?;
         let (magic, version) = head.split_at(8);
         if magic != MAGIC {
             return Err(foreign("it does not begin with DOGWATCH".into()));
         }
         if version != VERSION.to_le_bytes() {
-            return Err(foreign(format!("its version is {version:?}, this sensor reads {VERSION}")));
+            return Err(foreign(format!(
+                "its version is {version:?}, this sensor reads {VERSION}"
+            )));
         }
-        let mut reader = Self { input, path: path.to_owned(), offset: 12 };
-        let content = reader.content()?.ok_or_else(|| foreign("it ends after its head".into()))?;
+        let mut reader = Self {
+            input,
+            path: path.to_owned(),
+            offset: 12,
+        };
+        let content = reader
+            .content()?
+            .ok_or_else(|| foreign("it ends after its head".into()))?;
         let host = match content.split_first() {
-            Some((&TAG_HOST, json)) => serde_json::from_slice(json).map_err(|error| foreign(error.to_string()))?,
+            Some((&TAG_HOST, json)) => {
+                serde_json::from_slice(json).map_err(|error| foreign(error.to_string()))?
+            }
             _ => return Err(foreign("it does not say which host it is from".into())),
         };
         Ok((reader, host))
@@ -155,11 +192,14 @@ impl<R: Read> Reader<R> {
     /// The next frame; `None` at the end.
     pub fn next(&mut self) -> Result<Option<Frame>, CaptureError> {
         let offset = self.offset;
-        let Some(content) = self.content()? else { return Ok(None) };
+        let Some(content) = self.content()? else {
+            return Ok(None);
+        };
         match content.split_first() {
             Some((&TAG_RECORD, bytes)) => Ok(Some(Frame::Record(bytes.to_vec()))),
             Some((&TAG_FACT, json)) => {
-                let fact = serde_json::from_slice(json).map_err(|error| self.damaged(offset, error))?;
+                let fact =
+                    serde_json::from_slice(json).map_err(|error| self.damaged(offset, error))?;
                 Ok(Some(Frame::Fact(fact)))
             }
             Some((tag, _)) => Err(self.damaged(offset, format!("unknown kind of frame {tag}"))),
@@ -205,7 +245,11 @@ impl<R: Read> Reader<R> {
     }
 
     fn damaged(&self, offset: u64, reason: impl ToString) -> CaptureError {
-        CaptureError::Damaged { path: self.path.clone(), offset, reason: reason.to_string() }
+        CaptureError::Damaged {
+            path: self.path.clone(),
+            offset,
+            reason: reason.to_string(),
+        }
     }
 }
 
@@ -216,13 +260,27 @@ mod tests {
     use proptest::prelude::*;
 
     fn frames() -> Vec<Frame> {
-        let clock = |n| Frame::Fact(Fact::Clock(Reading { boot_ns: n, wall_ns: n as i64 }));
-        vec![clock(1), Frame::Record(vec![7; 100]), clock(2), Frame::Record(Vec::new()), clock(3)]
+        let clock = |n| {
+            Frame::Fact(Fact::Clock(Reading {
+                boot_ns: n,
+                wall_ns: n as i64,
+            }))
+        };
+        vec![
+            clock(1),
+            Frame::Record(vec![7; 100]),
+            clock(2),
+            Frame::Record(Vec::new()),
+            clock(3),
+        ]
     }
 
     fn written(frames: &[Frame]) -> Vec<u8> {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let host = Host { host_id: "h".into(), ..Host::default() };
+        let host = Host {
+            host_id: "h".into(),
+            ..Host::default()
+        };
         let mut writer = Writer::create(file.path(), &host).unwrap();
         for frame in frames {
             match frame {
@@ -268,8 +326,16 @@ mod tests {
 
     #[test]
     fn another_file_is_refused() {
-        for bytes in [&b""[..], b"GARBAGE!\x01\0\0\0", b"DOGWATCH\x09\0\0\0", b"DOGWATCH\x01\0\0\0"] {
-            assert!(matches!(read(bytes), Err(CaptureError::Foreign { .. })), "{bytes:?}");
+        for bytes in [
+            &b""[..],
+            b"GARBAGE!\x01\0\0\0",
+            b"DOGWATCH\x09\0\0\0",
+            b"DOGWATCH\x01\0\0\0",
+        ] {
+            assert!(
+                matches!(read(bytes), Err(CaptureError::Foreign { .. })),
+                "{bytes:?}"
+            );
         }
     }
 

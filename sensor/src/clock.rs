@@ -20,7 +20,10 @@ pub struct Reading {
 impl Reading {
     /// Reads both clocks now.
     pub fn now() -> Self {
-        Self { boot_ns: read(libc::CLOCK_BOOTTIME) as u64, wall_ns: read(libc::CLOCK_REALTIME) }
+        Self {
+            boot_ns: read(libc::CLOCK_BOOTTIME) as u64,
+            wall_ns: read(libc::CLOCK_REALTIME),
+        }
     }
 
     fn offset_ns(self) -> i64 {
@@ -29,7 +32,10 @@ impl Reading {
 }
 
 fn read(clock: libc::clockid_t) -> i64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a valid, writable timespec; both clocks exist on every Linux we run on.
     unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec * 1_000_000_000 + time.tv_nsec
@@ -49,7 +55,11 @@ pub(crate) struct Clock {
 impl Clock {
     /// A clock that calls a jump of at least `step_min` a step.
     pub fn new(step_min: Duration) -> Self {
-        Self { last: None, boot_ns: 0, step_min_ns: step_min.as_nanos() as i64 }
+        Self {
+            last: None,
+            boot_ns: 0,
+            step_min_ns: step_min.as_nanos() as i64,
+        }
     }
 
     /// Takes a reading; returns by how many nanoseconds the wall clock was stepped, if it was.
@@ -100,7 +110,10 @@ mod tests {
     fn a_jump_is_a_step_at_once() {
         let mut clock = Clock::new(Duration::from_millis(500));
         clock.take(reading(0, 0));
-        assert_eq!(clock.take(reading(1_000, -3_600_000_000_000)), Some(-3_600_000_001_000));
+        assert_eq!(
+            clock.take(reading(1_000, -3_600_000_000_000)),
+            Some(-3_600_000_001_000)
+        );
         assert_eq!(clock.wall_ns(2_000), -3_599_999_999_000);
     }
 }

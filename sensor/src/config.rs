@@ -14,9 +14,9 @@ use std::time::Duration;
 use dogwatch_schemas::Text;
 
 pub use self::raw::{RawConfig, Size};
-use dogwatch_ebpf::control::Mode;
 use crate::probe::ProbeOptions;
 use crate::redact::Redactor;
+use dogwatch_ebpf::control::Mode;
 
 /// A setting given on the command line: its key, levels joined by dots, and its value.
 pub type Override = (&'static str, String);
@@ -168,20 +168,38 @@ impl Config {
     pub fn check(raw: RawConfig) -> Result<Self, ConfigError> {
         let ring_bytes = raw.kernel.ring_bytes.0;
         if !ring_bytes.is_power_of_two() || !(64 << 10..=1 << 30).contains(&ring_bytes) {
-            return Err(bad("kernel.ring_bytes", ring_bytes, "a power of two from 64KiB to 1GiB"));
+            return Err(bad(
+                "kernel.ring_bytes",
+                ring_bytes,
+                "a power of two from 64KiB to 1GiB",
+            ));
         }
         if !(64..=4_194_304).contains(&raw.processes.capacity) {
-            return Err(bad("processes.capacity", raw.processes.capacity, "from 64 to 4194304"));
+            return Err(bad(
+                "processes.capacity",
+                raw.processes.capacity,
+                "from 64 to 4194304",
+            ));
         }
         let listen = raw.metrics.listen.trim();
         let metrics_listen = match listen {
             "" => None,
-            _ => Some(listen.parse().map_err(|_| bad("metrics.listen", listen, "an address such as 127.0.0.1:9464"))?),
+            _ => Some(listen.parse().map_err(|_| {
+                bad(
+                    "metrics.listen",
+                    listen,
+                    "an address such as 127.0.0.1:9464",
+                )
+            })?),
         };
         let redactor = Redactor::new(raw.redaction.usual_secrets, &raw.redaction.arguments)
             .map_err(|error| bad("redaction.arguments", &error.pattern, error.reason))?;
-        let host_tags = (!raw.host_tags.is_empty())
-            .then(|| raw.host_tags.into_iter().map(|(key, value)| (key.into(), value.into())).collect());
+        let host_tags = (!raw.host_tags.is_empty()).then(|| {
+            raw.host_tags
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect()
+        });
         Ok(Self {
             host_id: given(&raw.host_id).map(Text::from),
             host_name: given(&raw.host_name).map(Text::from),
@@ -207,31 +225,62 @@ fn given(text: &str) -> Option<&str> {
 }
 
 fn bad(key: &'static str, value: impl ToString, reason: impl ToString) -> ConfigError {
-    ConfigError::BadValue { key, value: value.to_string(), reason: reason.to_string() }
+    ConfigError::BadValue {
+        key,
+        value: value.to_string(),
+        reason: reason.to_string(),
+    }
 }
 
 fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {
     if given(&raw.bootstrap_servers).is_none() {
-        return Err(bad("kafka.bootstrap_servers", &raw.bootstrap_servers, "name at least one host:port"));
+        return Err(bad(
+            "kafka.bootstrap_servers",
+            &raw.bootstrap_servers,
+            "name at least one host:port",
+        ));
     }
     let prefix_fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if raw.topic_prefix.is_empty() || raw.topic_prefix.len() > 200 || !raw.topic_prefix.chars().all(prefix_fits) {
-        return Err(bad("kafka.topic_prefix", &raw.topic_prefix, "1 to 200 letters, digits, dots, dashes, underscores"));
+    if raw.topic_prefix.is_empty()
+        || raw.topic_prefix.len() > 200
+        || !raw.topic_prefix.chars().all(prefix_fits)
+    {
+        return Err(bad(
+            "kafka.topic_prefix",
+            &raw.topic_prefix,
+            "1 to 200 letters, digits, dots, dashes, underscores",
+        ));
     }
     if raw.partitions < 1 {
         return Err(bad("kafka.partitions", raw.partitions, "at least 1"));
     }
     if raw.replication_factor < 1 {
-        return Err(bad("kafka.replication_factor", raw.replication_factor, "at least 1"));
+        return Err(bad(
+            "kafka.replication_factor",
+            raw.replication_factor,
+            "at least 1",
+        ));
     }
     if !["none", "lz4", "zstd"].contains(&raw.compression.as_str()) {
-        return Err(bad("kafka.compression", &raw.compression, "none, lz4 or zstd"));
+        return Err(bad(
+            "kafka.compression",
+            &raw.compression,
+            "none, lz4 or zstd",
+        ));
     }
     if !(1 << 20..=2 << 30).contains(&raw.queue_bytes.0) {
-        return Err(bad("kafka.queue_bytes", raw.queue_bytes.0, "from 1MiB to 2GiB"));
+        return Err(bad(
+            "kafka.queue_bytes",
+            raw.queue_bytes.0,
+            "from 1MiB to 2GiB",
+        ));
     }
     if !(1_000..=10_000_000).contains(&raw.queue_records) {
-        return Err(bad("kafka.queue_records", raw.queue_records, "from 1000 to 10000000"));
+        return Err(bad(
+            "kafka.queue_records",
+            raw.queue_records,
+            "from 1000 to 10000000",
+        ));
     }
     Ok(KafkaConfig {
         options: check_options(raw.options)?,
@@ -260,11 +309,26 @@ const DECIDED_OPTIONS: &[(&str, &str)] = &[
     ("linger.ms", "kafka.linger"),
     ("queue.buffering.max.ms", "kafka.linger"),
     ("acks", "Dogwatch (all: an acknowledged event is not lost)"),
-    ("request.required.acks", "Dogwatch (all: an acknowledged event is not lost)"),
-    ("enable.idempotence", "Dogwatch (true: order and no repeats)"),
-    ("partitioner", "Dogwatch (murmur2_random: as Java clients do)"),
-    ("message.timeout.ms", "Dogwatch (records wait in the bounded queue)"),
-    ("delivery.timeout.ms", "Dogwatch (records wait in the bounded queue)"),
+    (
+        "request.required.acks",
+        "Dogwatch (all: an acknowledged event is not lost)",
+    ),
+    (
+        "enable.idempotence",
+        "Dogwatch (true: order and no repeats)",
+    ),
+    (
+        "partitioner",
+        "Dogwatch (murmur2_random: as Java clients do)",
+    ),
+    (
+        "message.timeout.ms",
+        "Dogwatch (records wait in the bounded queue)",
+    ),
+    (
+        "delivery.timeout.ms",
+        "Dogwatch (records wait in the bounded queue)",
+    ),
 ];
 
 fn check_options(given: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
@@ -272,7 +336,10 @@ fn check_options(given: BTreeMap<String, String>) -> Result<BTreeMap<String, Str
     for (name, value) in given {
         // No option of librdkafka has an underscore; variables of the environment cannot have dots.
         let option = name.replace('_', ".");
-        if let Some(&(_, field)) = DECIDED_OPTIONS.iter().find(|(decided, _)| *decided == option) {
+        if let Some(&(_, field)) = DECIDED_OPTIONS
+            .iter()
+            .find(|(decided, _)| *decided == option)
+        {
             return Err(ConfigError::Contradiction { option, field });
         }
         options.insert(option, value);
@@ -282,13 +349,25 @@ fn check_options(given: BTreeMap<String, String>) -> Result<BTreeMap<String, Str
 
 fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigError> {
     if raw.metadata_patience > Duration::from_secs(10) {
-        return Err(bad("containers.metadata_patience", format!("{:?}", raw.metadata_patience), "at most 10s"));
+        return Err(bad(
+            "containers.metadata_patience",
+            format!("{:?}", raw.metadata_patience),
+            "at most 10s",
+        ));
     }
     if raw.repeat < Duration::from_secs(1) {
-        return Err(bad("containers.repeat", format!("{:?}", raw.repeat), "at least 1s"));
+        return Err(bad(
+            "containers.repeat",
+            format!("{:?}", raw.repeat),
+            "at least 1s",
+        ));
     }
     if raw.metadata_queue_events > 1_000_000 {
-        return Err(bad("containers.metadata_queue_events", raw.metadata_queue_events, "at most 1000000"));
+        return Err(bad(
+            "containers.metadata_queue_events",
+            raw.metadata_queue_events,
+            "at most 1000000",
+        ));
     }
     Ok(ContainersConfig {
         mode: mode("containers.mode", &raw.mode)?,

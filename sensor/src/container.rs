@@ -37,11 +37,18 @@ pub fn membership(cgroup_path: &str) -> Option<Membership> {
     let mut end = 0;
     for component in cgroup_path.split('/') {
         end += component.len() + 1;
-        let Some((prefix, id)) = container_component(component) else { continue };
+        let Some((prefix, id)) = container_component(component) else {
+            continue;
+        };
         match &mut outermost {
             None => {
                 let path = &cgroup_path[..end - 1];
-                outermost = Some(Membership { id: id.into(), runtime: runtime(prefix, path), nested: None, path: path.into() });
+                outermost = Some(Membership {
+                    id: id.into(),
+                    runtime: runtime(prefix, path),
+                    nested: None,
+                    path: path.into(),
+                });
             }
             Some(outer) if *outer.id != *id => outer.nested = Some(id.into()),
             Some(_) => {}
@@ -58,7 +65,9 @@ fn container_component(component: &str) -> Option<(&str, &str)> {
         return None;
     }
     let (prefix, id) = name.split_at(split);
-    let is_id = id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let is_id = id
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     let prefix_ends = prefix.is_empty() || prefix.ends_with(['-', ':']);
     // A container's monitor has a cgroup with the container's id, but is not inside it.
     (is_id && prefix_ends && !prefix.contains("conmon")).then_some((prefix, id))
@@ -168,7 +177,11 @@ impl Container {
         let rest = below(path, &mount.destination)?;
         let source = mount.source.as_deref()?.trim_end_matches('/');
         let joined = format!("{source}{rest}");
-        Some(if joined.is_empty() { "/".into() } else { joined.into() })
+        Some(if joined.is_empty() {
+            "/".into()
+        } else {
+            joined.into()
+        })
     }
 
     fn label(&self, name: &str) -> Option<Text> {
@@ -257,7 +270,9 @@ mod tests {
 
     fn check(path: &str, expected: Option<(&str, &str, Option<&str>)>) {
         let found = membership(path);
-        let found = found.as_ref().map(|m| (&*m.id, m.runtime, m.nested.as_deref()));
+        let found = found
+            .as_ref()
+            .map(|m| (&*m.id, m.runtime, m.nested.as_deref()));
         assert_eq!(found, expected, "{path}");
     }
 
@@ -266,14 +281,35 @@ mod tests {
         let (a, b) = (id('a'), id('b'));
         check(&format!("/docker/{a}"), Some((&a, "docker", None)));
         check(&format!("/docker/{a}/init"), Some((&a, "docker", None)));
-        check(&format!("/system.slice/docker-{a}.scope"), Some((&a, "docker", None)));
-        check(&format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{a}.scope"), Some((&a, "containerd", None)));
-        check(&format!("/system.slice/kubepods-pod1.slice:cri-containerd:{a}"), Some((&a, "containerd", None)));
-        check(&format!("/kubepods/besteffort/podx/{a}"), Some((&a, "containerd", None)));
-        check(&format!("/machine.slice/libpod-{a}.scope/container"), Some((&a, "podman", None)));
-        check(&format!("/kubepods.slice/crio-{a}.scope"), Some((&a, "cri-o", None)));
+        check(
+            &format!("/system.slice/docker-{a}.scope"),
+            Some((&a, "docker", None)),
+        );
+        check(
+            &format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{a}.scope"),
+            Some((&a, "containerd", None)),
+        );
+        check(
+            &format!("/system.slice/kubepods-pod1.slice:cri-containerd:{a}"),
+            Some((&a, "containerd", None)),
+        );
+        check(
+            &format!("/kubepods/besteffort/podx/{a}"),
+            Some((&a, "containerd", None)),
+        );
+        check(
+            &format!("/machine.slice/libpod-{a}.scope/container"),
+            Some((&a, "podman", None)),
+        );
+        check(
+            &format!("/kubepods.slice/crio-{a}.scope"),
+            Some((&a, "cri-o", None)),
+        );
         check(&format!("/mine/{a}"), Some((&a, "other", None)));
-        check(&format!("/docker/{a}/docker/{b}"), Some((&a, "docker", Some(&b))));
+        check(
+            &format!("/docker/{a}/docker/{b}"),
+            Some((&a, "docker", Some(&b))),
+        );
         check(&format!("/machine.slice/libpod-conmon-{a}.scope"), None);
         check("/system.slice/ssh.service", None);
         check("/docker", None);
@@ -283,17 +319,30 @@ mod tests {
     #[test]
     fn the_outermost_containers_own_path_is_kept() {
         let path = format!("/docker/{}/docker/{}", id('a'), id('b'));
-        assert_eq!(*membership(&path).unwrap().path, format!("/docker/{}", id('a')));
+        assert_eq!(
+            *membership(&path).unwrap().path,
+            format!("/docker/{}", id('a'))
+        );
     }
 
     fn mount(source: Option<&str>, destination: &str) -> Mount {
-        Mount { kind: "bind".into(), source: source.map(Text::from), destination: destination.into(), writable: true }
+        Mount {
+            kind: "bind".into(),
+            source: source.map(Text::from),
+            destination: destination.into(),
+            writable: true,
+        }
     }
 
     #[test]
     fn host_paths_go_through_the_longest_mount() {
         let container = Container {
-            mounts: vec![mount(Some("/"), "/host"), mount(Some("/srv/data"), "/data"), mount(Some("/x"), "/data/in"), mount(None, "/tmp")],
+            mounts: vec![
+                mount(Some("/"), "/host"),
+                mount(Some("/srv/data"), "/data"),
+                mount(Some("/x"), "/data/in"),
+                mount(None, "/tmp"),
+            ],
             ..Container::default()
         };
         for (path, expected) in [

@@ -64,24 +64,50 @@ struct Watched {
     user_attempts: u32,
 }
 
+/// Whether a path is one of the user databases, or a new version on its way to replace one (`/etc/passwd+`).
+fn names_users(path: &[u8]) -> bool {
+    path.starts_with(b"/etc/passwd") || path.starts_with(b"/etc/group")
+}
+
 /// Every cgroup below a hierarchy's mount: its id and its path.
 pub(crate) fn walk(root: &Path) -> Vec<(u64, Text)> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
         // Removed while walking: gone is gone.
-        let Ok(metadata) = fs::metadata(&folder) else { continue };
-        let below = folder.strip_prefix(root).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+        let Ok(metadata) = fs::metadata(&folder) else {
+            continue;
+        };
+        let below = folder
+            .strip_prefix(root)
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default();
         found.push((metadata.ino(), format!("/{below}").into()));
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-        folders.extend(entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+        folders.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
     }
     found
 }
 
 /// The modes of cgroups that exist before the sensor.
 pub(crate) fn modes(cgroups: &[(u64, Text)], config: &ContainersConfig) -> Vec<(u64, Mode)> {
-    cgroups.iter().map(|(id, path)| (*id, if membership(path).is_some() { config.mode } else { config.host_mode })).collect()
+    cgroups
+        .iter()
+        .map(|(id, path)| {
+            (
+                *id,
+                if membership(path).is_some() {
+                    config.mode
+                } else {
+                    config.host_mode
+                },
+            )
+        })
+        .collect()
 }
 
 impl Gatherer {
@@ -110,9 +136,18 @@ impl Gatherer {
         self.walk_again(&mut facts);
         self.host_users(&mut facts);
         for process in &running {
-            self.users(process.cgroup_id, process.pid, process.mnt_ns.unwrap_or_default(), &mut facts);
+            self.users(
+                process.cgroup_id,
+                process.pid,
+                process.mnt_ns.unwrap_or_default(),
+                &mut facts,
+            );
         }
-        facts.extend(running.into_iter().map(|process| Fact::Running(Box::new(process))));
+        facts.extend(
+            running
+                .into_iter()
+                .map(|process| Fact::Running(Box::new(process))),
+        );
         facts
     }
 
@@ -120,20 +155,29 @@ impl Gatherer {
     pub fn before(&mut self, record: &Record) -> Vec<Fact> {
         let mut facts = Vec::new();
         let mentioned = match record {
-            Record::Fork { child_cgroup_id, .. } => Some(*child_cgroup_id),
+            Record::Fork {
+                child_cgroup_id, ..
+            } => Some(*child_cgroup_id),
             Record::CgroupMove { to_id, path, .. } => {
                 self.enter(*to_id, &text(path, &mut false), false, &mut facts);
                 None
             }
             _ => None,
         };
-        let ids = [Some(record.header().cgroup_id), mentioned].into_iter().flatten();
+        let ids = [Some(record.header().cgroup_id), mentioned]
+            .into_iter()
+            .flatten();
         let unknown = ids.into_iter().any(|id| !self.cgroups.contains_key(&id));
         if unknown && self.now_ns >= self.walk_due_ns {
             self.walk_again(&mut facts);
         }
         if let Record::Exec(exec) = record {
-            self.users(exec.header.cgroup_id, exec.header.pid, exec.identity.mnt_ns, &mut facts);
+            self.users(
+                exec.header.cgroup_id,
+                exec.header.pid,
+                exec.identity.mnt_ns,
+                &mut facts,
+            );
         }
         facts
     }
@@ -142,12 +186,25 @@ impl Gatherer {
     pub fn after(&mut self, record: &Record) -> Vec<Fact> {
         let mut facts = Vec::new();
         match record {
-            Record::Cgroup { made: true, id, path, .. } => self.enter(*id, &text(path, &mut false), true, &mut facts),
-            Record::Cgroup { made: false, id, path, .. } => self.leave(*id, &text(path, &mut false)),
-            Record::Open { header, open_flags, path, .. } if header.ret >= 0 && open_flags & O_ACCMODE != 0 => {
-                if path.starts_with(b"/etc/passwd") || path.starts_with(b"/etc/group") {
-                    self.users_changed(header.cgroup_id);
-                }
+            Record::Cgroup {
+                made: true,
+                id,
+                path,
+                ..
+            } => self.enter(*id, &text(path, &mut false), true, &mut facts),
+            Record::Cgroup {
+                made: false,
+                id,
+                path,
+                ..
+            } => self.leave(*id, &text(path, &mut false)),
+            Record::Open {
+                header,
+                open_flags,
+                path,
+                ..
+            } if header.ret >= 0 && open_flags & O_ACCMODE != 0 && names_users(path) => {
+                self.users_changed(header.cgroup_id);
             }
             _ => {}
         }
@@ -161,8 +218,12 @@ impl Gatherer {
         if now_ns >= self.host_users_due_ns {
             self.host_users(&mut facts);
         }
-        let due: Vec<Text> =
-            self.containers.iter().filter(|(_, watched)| watched.due_ns <= now_ns).map(|(id, _)| id.clone()).collect();
+        let due: Vec<Text> = self
+            .containers
+            .iter()
+            .filter(|(_, watched)| watched.due_ns <= now_ns)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in due {
             self.look_up(&id, &mut facts);
         }
@@ -174,7 +235,12 @@ impl Gatherer {
         let found = walk(&self.cgroup_root);
         // What was removed unnoticed must not stay for ever.
         let ids: std::collections::HashSet<u64> = found.iter().map(|(id, _)| *id).collect();
-        let gone: Vec<u64> = self.cgroups.keys().filter(|id| !ids.contains(id)).copied().collect();
+        let gone: Vec<u64> = self
+            .cgroups
+            .keys()
+            .filter(|id| !ids.contains(id))
+            .copied()
+            .collect();
         for id in gone {
             self.cgroups.remove(&id);
         }
@@ -189,18 +255,30 @@ impl Gatherer {
             return;
         }
         let membership = membership(path);
-        let mode = if membership.is_some() { self.config.mode } else { self.config.host_mode };
+        let mode = if membership.is_some() {
+            self.config.mode
+        } else {
+            self.config.host_mode
+        };
         self.changes.push(ModeChange::Set(id, mode));
         self.cgroups.insert(id, membership.clone());
         let Some(membership) = membership else { return };
         if !made {
-            facts.push(Fact::Cgroup { id, path: path.into() });
+            facts.push(Fact::Cgroup {
+                id,
+                path: path.into(),
+            });
         }
         let own_cgroup = *membership.path == *path;
         if own_cgroup || !self.containers.contains_key(&membership.id) {
             let container = membership.id.clone();
             let patience_ends_ns = self.now_ns + self.config.metadata_patience.as_nanos() as u64;
-            let watched = Watched { membership, patience_ends_ns, due_ns: 0, user_attempts: 0 };
+            let watched = Watched {
+                membership,
+                patience_ends_ns,
+                due_ns: 0,
+                user_attempts: 0,
+            };
             self.containers.insert(container.clone(), watched);
             self.look_up(&container, facts);
         }
@@ -217,7 +295,9 @@ impl Gatherer {
 
     /// Reads what is known of a container, or gives up waiting for it.
     fn look_up(&mut self, id: &Text, facts: &mut Vec<Fact>) {
-        let Some(watched) = self.containers.get_mut(id) else { return };
+        let Some(watched) = self.containers.get_mut(id) else {
+            return;
+        };
         let first = watched.patience_ends_ns != 0;
         let docker = matches!(watched.membership.runtime, "docker" | "other");
         let known = match docker.then(|| self.docker.read(&watched.membership)) {
@@ -226,7 +306,9 @@ impl Gatherer {
             Some(Err(_)) if self.now_ns < watched.patience_ends_ns => return,
             Some(Err(error)) => {
                 if first && !self.warned && watched.membership.runtime == "docker" {
-                    let reason = std::error::Error::source(&error).map(|source| source.to_string()).unwrap_or_default();
+                    let reason = std::error::Error::source(&error)
+                        .map(|source| source.to_string())
+                        .unwrap_or_default();
                     tracing::warn!(
                         container = %watched.membership.id, %error, reason,
                         "containers are known by their id alone: set containers.docker_root, or mount Docker's data root"
@@ -240,13 +322,22 @@ impl Gatherer {
         watched.patience_ends_ns = 0;
         let started = known.start_ns.is_some() || !docker;
         let repeat_ns = self.config.repeat.as_nanos() as u64;
-        watched.due_ns = self.now_ns + if first && !started { FIRST_REREAD_NS.min(repeat_ns) } else { repeat_ns };
+        watched.due_ns = self.now_ns
+            + if first && !started {
+                FIRST_REREAD_NS.min(repeat_ns)
+            } else {
+                repeat_ns
+            };
         facts.push(Fact::Container(Box::new(known)));
     }
 
     fn users(&mut self, cgroup_id: u64, pid: u32, mnt_ns: u32, facts: &mut Vec<Fact>) {
-        let Some(Some(membership)) = self.cgroups.get(&cgroup_id) else { return };
-        let Some(watched) = self.containers.get_mut(&membership.id) else { return };
+        let Some(Some(membership)) = self.cgroups.get(&cgroup_id) else {
+            return;
+        };
+        let Some(watched) = self.containers.get_mut(&membership.id) else {
+            return;
+        };
         // The runtime's own part still has the host's root.
         if mnt_ns == self.host_mnt_ns || mnt_ns == 0 || watched.user_attempts >= USER_ATTEMPTS_MAX {
             return;
@@ -254,7 +345,10 @@ impl Gatherer {
         watched.user_attempts += 1;
         if let Some(users) = Users::read(pid, mnt_ns) {
             watched.user_attempts = USER_ATTEMPTS_MAX;
-            facts.push(Fact::Users { container: Some(membership.id.clone()), users });
+            facts.push(Fact::Users {
+                container: Some(membership.id.clone()),
+                users,
+            });
         }
     }
 
@@ -268,9 +362,14 @@ impl Gatherer {
 
     fn host_users(&mut self, facts: &mut Vec<Fact>) {
         self.host_users_due_ns = self.now_ns + self.config.repeat.as_nanos() as u64;
-        let users = HOST_PIDS.into_iter().find_map(|pid| Users::read(pid, self.host_mnt_ns));
+        let users = HOST_PIDS
+            .into_iter()
+            .find_map(|pid| Users::read(pid, self.host_mnt_ns));
         if users.is_some() && users != self.host_users {
-            facts.extend(users.clone().map(|users| Fact::Users { container: None, users }));
+            facts.extend(users.clone().map(|users| Fact::Users {
+                container: None,
+                users,
+            }));
             self.host_users = users;
         }
     }

@@ -13,10 +13,14 @@ use crate::scan;
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// There is no machine id.
-    #[error("could not read a host id from /etc/machine-id: set host_id in the configuration (or DOGWATCH_HOST_ID)")]
+    #[error(
+        "could not read a host id from /etc/machine-id: set host_id in the configuration (or DOGWATCH_HOST_ID)"
+    )]
     NoMachineId,
     /// `/proc` does not show what it must.
-    #[error("could not read {path}: mount the host's /proc, and run in the host's pid namespace (--pid host)")]
+    #[error(
+        "could not read {path}: mount the host's /proc, and run in the host's pid namespace (--pid host)"
+    )]
     Proc {
         /// The file.
         path: &'static str,
@@ -36,12 +40,21 @@ pub(crate) fn identify(config: &Config) -> Result<Host, HostError> {
         Ok(Text::from(text.trim()))
     };
     let namespace = |kind, path| {
-        let found = HOST_PIDS.into_iter().find_map(|pid| scan::namespace(Path::new(&format!("/proc/{pid}")), kind));
+        let found = HOST_PIDS
+            .into_iter()
+            .find_map(|pid| scan::namespace(Path::new(&format!("/proc/{pid}")), kind));
         found.ok_or(HostError::Proc { path })
     };
     Ok(Host {
-        host_id: config.host_id.clone().or_else(machine_id).ok_or(HostError::NoMachineId)?,
-        host_name: config.host_name.clone().map_or_else(|| read("/proc/sys/kernel/hostname"), Ok)?,
+        host_id: config
+            .host_id
+            .clone()
+            .or_else(machine_id)
+            .ok_or(HostError::NoMachineId)?,
+        host_name: config
+            .host_name
+            .clone()
+            .map_or_else(|| read("/proc/sys/kernel/hostname"), Ok)?,
         host_tags: config.host_tags.clone(),
         boot_id: read("/proc/sys/kernel/random/boot_id")?,
         sensor_run: format!("{:016x}", rand::random::<u64>()).into(),
@@ -54,10 +67,14 @@ pub(crate) fn identify(config: &Config) -> Result<Host, HostError> {
 
 /// The machine id; of the host, where the sensor runs in a container and sees the host's processes.
 fn machine_id() -> Option<Text> {
-    ["/proc/1/root/etc/machine-id", "/proc/2/root/etc/machine-id", "/etc/machine-id"]
-        .into_iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .map(|text| text.trim().to_owned())
-        .find(|text| !text.is_empty())
-        .map(Text::from)
+    [
+        "/proc/1/root/etc/machine-id",
+        "/proc/2/root/etc/machine-id",
+        "/etc/machine-id",
+    ]
+    .into_iter()
+    .filter_map(|path| fs::read_to_string(path).ok())
+    .map(|text| text.trim().to_owned())
+    .find(|text| !text.is_empty())
+    .map(Text::from)
 }

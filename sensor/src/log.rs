@@ -10,7 +10,9 @@ use tracing_subscriber::filter::ParseError;
 /// # Errors
 /// Fails when the filter does not parse.
 pub fn start(filter: &str) -> Result<(), ParseError> {
-    let log = tracing_subscriber::fmt().with_env_filter(filter.parse::<EnvFilter>()?).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter.parse::<EnvFilter>()?)
+        .with_writer(std::io::stderr);
     // A second start (two programs in one process) keeps the first.
     let _ = if std::io::stderr().is_terminal() {
         log.with_target(false).try_init()

@@ -44,10 +44,20 @@ impl Ledger {
 
     /// Takes the kernel's counters: what its ring had no room for since the last time.
     pub fn counters(&mut self, counters: &Counters, now_ns: i64) {
-        let from_ns = if self.checked_ns == 0 { now_ns } else { self.checked_ns };
+        let from_ns = if self.checked_ns == 0 {
+            now_ns
+        } else {
+            self.checked_ns
+        };
         for (kind, &count) in &counters.dropped {
             let before = self.dropped.insert(kind.clone(), count).unwrap_or_default();
-            self.add("ring_full", kind, count.saturating_sub(before), from_ns, now_ns);
+            self.add(
+                "ring_full",
+                kind,
+                count.saturating_sub(before),
+                from_ns,
+                now_ns,
+            );
         }
         self.checked_ns = now_ns;
     }
@@ -55,7 +65,13 @@ impl Ledger {
     /// Takes the count of records that could not be parsed.
     pub fn unparsed(&mut self, count: u64, now_ns: i64) {
         let before = std::mem::replace(&mut self.unparsed, count);
-        self.add("unparsed", "any", count.saturating_sub(before), now_ns, now_ns);
+        self.add(
+            "unparsed",
+            "any",
+            count.saturating_sub(before),
+            now_ns,
+            now_ns,
+        );
     }
 
     /// Events lost in this run, by class.
@@ -77,19 +93,26 @@ impl Ledger {
     pub fn put_back(&mut self, losses: Vec<Loss>) {
         for loss in losses {
             let told = self.entry(&loss.class, &loss.kind, loss.from_ts, loss.to_ts);
-            told.count = if loss.count == UNKNOWN { UNKNOWN } else { told.count + loss.count };
+            told.count = if loss.count == UNKNOWN {
+                UNKNOWN
+            } else {
+                told.count + loss.count
+            };
             told.detail = told.detail.take().or(loss.detail);
         }
     }
 
     fn entry(&mut self, class: &str, kind: &str, from_ns: i64, to_ns: i64) -> &mut Loss {
-        let loss = self.fresh.entry((class.into(), kind.into())).or_insert_with(|| Loss {
-            class: class.into(),
-            kind: kind.into(),
-            from_ts: from_ns,
-            to_ts: to_ns,
-            ..Loss::default()
-        });
+        let loss = self
+            .fresh
+            .entry((class.into(), kind.into()))
+            .or_insert_with(|| Loss {
+                class: class.into(),
+                kind: kind.into(),
+                from_ts: from_ns,
+                to_ts: to_ns,
+                ..Loss::default()
+            });
         loss.from_ts = loss.from_ts.min(from_ns);
         loss.to_ts = loss.to_ts.max(to_ns);
         loss
@@ -101,7 +124,10 @@ mod tests {
     use super::*;
 
     fn dropped(open: u64) -> Counters {
-        Counters { dropped: BTreeMap::from([("open".into(), open)]), ..Counters::default() }
+        Counters {
+            dropped: BTreeMap::from([("open".into(), open)]),
+            ..Counters::default()
+        }
     }
 
     #[test]
@@ -113,7 +139,10 @@ mod tests {
         ledger.counters(&dropped(7), 400);
         let losses = ledger.take();
         assert_eq!(losses.len(), 1);
-        assert_eq!((&*losses[0].class, &*losses[0].kind, losses[0].count), ("ring_full", "open", 7));
+        assert_eq!(
+            (&*losses[0].class, &*losses[0].kind, losses[0].count),
+            ("ring_full", "open", 7)
+        );
         assert_eq!((losses[0].from_ts, losses[0].to_ts), (100, 400));
         assert_eq!(ledger.totals()["ring_full"], 7);
         assert!(ledger.take().is_empty());
@@ -128,8 +157,14 @@ mod tests {
         ledger.add("queue_full", "open", 2, 30, 40);
         ledger.put_back(losses);
         let losses = ledger.take();
-        let counts: Vec<_> = losses.iter().map(|loss| (&*loss.class, loss.count, loss.from_ts, loss.to_ts)).collect();
-        assert_eq!(counts, [("not_watching", UNKNOWN, 1, 2), ("queue_full", 5, 10, 40)]);
+        let counts: Vec<_> = losses
+            .iter()
+            .map(|loss| (&*loss.class, loss.count, loss.from_ts, loss.to_ts))
+            .collect();
+        assert_eq!(
+            counts,
+            [("not_watching", UNKNOWN, 1, 2), ("queue_full", 5, 10, 40)]
+        );
         assert_eq!(ledger.totals()["queue_full"], 5);
     }
 }

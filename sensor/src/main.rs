@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use dogwatch_sensor::config::{Config, Override};
-use dogwatch_sensor::pipeline::{self, Input, Output, SensorError, Shutdown, Summary, stop_on_signals};
+use dogwatch_sensor::pipeline::{
+    self, Input, Output, SensorError, Shutdown, Summary, stop_on_signals,
+};
 use dogwatch_sensor::{check, log, metrics};
 
 /// Watches the containers of this host and publishes what they do.
@@ -66,7 +68,11 @@ impl From<To> for Output {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let overrides: Vec<Override> = arguments.kafka.into_iter().map(|servers| ("kafka.bootstrap_servers", servers)).collect();
+    let overrides: Vec<Override> = arguments
+        .kafka
+        .into_iter()
+        .map(|servers| ("kafka.bootstrap_servers", servers))
+        .collect();
     let config = match Config::load(arguments.config.as_deref(), &overrides) {
         Ok(config) => config,
         Err(error) => return fail(error, 2),
@@ -77,7 +83,9 @@ fn main() -> ExitCode {
     match execute(arguments.command, config) {
         Ok(code) => code,
         Err(error) => {
-            let code = error.downcast_ref::<SensorError>().map_or(1, SensorError::exit_code);
+            let code = error
+                .downcast_ref::<SensorError>()
+                .map_or(1, SensorError::exit_code);
             fail(error, code)
         }
     }
@@ -98,7 +106,12 @@ fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     {
         tracing::warn!(%listen, %error, "metrics are not served: see metrics.listen");
     }
-    let Summary { events, bytes, losses, .. } = pipeline::run(config, input, output, shutdown)?;
+    let Summary {
+        events,
+        bytes,
+        losses,
+        ..
+    } = pipeline::run(config, input, output, shutdown)?;
     tracing::info!(events, bytes, ?losses, "ended");
     Ok(ExitCode::SUCCESS)
 }

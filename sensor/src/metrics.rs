@@ -14,7 +14,9 @@ use crate::status::usage;
 /// # Errors
 /// Fails when the address is taken, or metrics are served already.
 pub fn serve(listen: SocketAddr) -> Result<(), BuildError> {
-    PrometheusBuilder::new().with_http_listener(listen).install()
+    PrometheusBuilder::new()
+        .with_http_listener(listen)
+        .install()
 }
 
 /// Renews all metrics.

@@ -114,11 +114,17 @@ impl Stats {
     /// The summary up to now.
     pub fn now(&self) -> Summary {
         // A writer that panicked leaves a whole summary behind.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, summary: Summary) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = summary;
+        *self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = summary;
     }
 }
 
@@ -127,7 +133,12 @@ impl Stats {
 /// # Errors
 /// Fails when the kernel, the host or Kafka do not allow it, when Kafka's client ends for good, or when a capture is
 /// damaged; what came before was handed over.
-pub fn run(config: Config, input: Input, output: Output, shutdown: Shutdown) -> Result<Summary, SensorError> {
+pub fn run(
+    config: Config,
+    input: Input,
+    output: Output,
+    shutdown: Shutdown,
+) -> Result<Summary, SensorError> {
     run_with_stats(config, input, output, shutdown, Stats::default())
 }
 
@@ -145,7 +156,11 @@ pub fn run_with_stats(
     let live = !matches!(input, Input::Replay(_));
     // A recording publishes nothing, so it must not move the moment up to which was published.
     let publishes = live && !matches!(output, Output::Discard);
-    let not_delivered = if live { not_delivered(&config) } else { Vec::new() };
+    let not_delivered = if live {
+        not_delivered(&config)
+    } else {
+        Vec::new()
+    };
     let (origin, host) = open(&config, input, &shutdown)?;
     let publisher = Publisher::open(output, &config.kafka, host.host_id.clone())?;
     let (sender, receiver) = sync_channel(BATCHES_MAX);
@@ -166,7 +181,9 @@ pub fn run_with_stats(
 
 /// What this host cannot deliver, for the statuses.
 fn not_delivered(config: &Config) -> Vec<Text> {
-    let report = check::Report { findings: check::look(&config.containers.docker_root) };
+    let report = check::Report {
+        findings: check::look(&config.containers.docker_root),
+    };
     report.not_delivered().into_iter().map(Text::from).collect()
 }
 
@@ -183,11 +200,25 @@ fn open(config: &Config, input: Input, shutdown: &Shutdown) -> Result<(Origin, H
     let hierarchy = Hierarchy::find()?;
     let modes = gather::modes(&gather::walk(&hierarchy.mount), &config.containers);
     let gatherer = Gatherer::new(config.containers.clone(), &hierarchy.mount, host.mnt_ns);
-    let probe = Probe::load(&ProbeOptions { hierarchy: Some(hierarchy), modes, ..config.probe_options() })?;
+    let probe = Probe::load(&ProbeOptions {
+        hierarchy: Some(hierarchy),
+        modes,
+        ..config.probe_options()
+    })?;
     // Threads made from here on, librdkafka's included, inherit what is left.
     drop_capabilities()?;
-    let capture = capture_path.map(|path| capture::Writer::create(&path, &host)).transpose()?;
-    Ok((Origin::Kernel(Box::new(KernelReader { probe, gatherer, capture, shutdown: shutdown.clone() })), host))
+    let capture = capture_path
+        .map(|path| capture::Writer::create(&path, &host))
+        .transpose()?;
+    Ok((
+        Origin::Kernel(Box::new(KernelReader {
+            probe,
+            gatherer,
+            capture,
+            shutdown: shutdown.clone(),
+        })),
+        host,
+    ))
 }
 
 /// The stages after reading, and what is due by the clock.
@@ -209,7 +240,14 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(config: &Config, host: Host, publisher: Publisher, live: bool, publishes: bool, stats: Stats) -> Self {
+    fn new(
+        config: &Config,
+        host: Host,
+        publisher: Publisher,
+        live: bool,
+        publishes: bool,
+        stats: Stats,
+    ) -> Self {
         let options = TrackOptions {
             processes_max: config.processes_max,
             keep_after_exit: config.keep_after_exit,
@@ -329,7 +367,8 @@ impl Stage {
         let (boot_ns, now_ns) = (clock.boot_ns(), clock.wall_ns(clock.boot_ns()));
         if self.live {
             let last = self.state.read();
-            let (from_ns, detail) = blind_since(last.as_ref(), &self.host.boot_id, now_ns - boot_ns as i64);
+            let (from_ns, detail) =
+                blind_since(last.as_ref(), &self.host.boot_id, now_ns - boot_ns as i64);
             self.ledger.not_watching(from_ns, now_ns, detail);
         }
         self.status("hello", None);
@@ -353,7 +392,8 @@ impl Stage {
     fn count_undelivered(&mut self, now_ns: i64) {
         let (lost, reason) = self.publisher.undelivered();
         for (kind, count) in lost {
-            self.ledger.add("delivery_failed", kind.name(), count, now_ns, now_ns);
+            self.ledger
+                .add("delivery_failed", kind.name(), count, now_ns, now_ns);
         }
         if let Some(reason) = reason {
             tracing::error!(reason, "Kafka did not take records");
@@ -386,7 +426,11 @@ impl Stage {
     fn remember(&mut self, ended_by: Option<String>) {
         let clock = self.tracker.clock();
         let wall_ns = clock.wall_ns(clock.boot_ns());
-        self.state.write(&LastWatched { boot_id: self.host.boot_id.to_string(), wall_ns, ended_by });
+        self.state.write(&LastWatched {
+            boot_id: self.host.boot_id.to_string(),
+            wall_ns,
+            ended_by,
+        });
     }
 
     /// Everything has been read: what still waits goes out, then the goodbye.
@@ -394,22 +438,38 @@ impl Stage {
         self.tracker.finish(&mut self.rows);
         self.publish_rows();
         self.mark();
-        let ended = StopReason { what: "the input ended".into(), ..StopReason::default() };
+        let ended = StopReason {
+            what: "the input ended".into(),
+            ..StopReason::default()
+        };
         let reason = shutdown.reason().unwrap_or(&ended);
         self.status("goodbye", Some(reason));
         let left = self.publisher.drain();
         let now_ns = self.tracker.clock().wall_ns(self.tracker.clock().boot_ns());
         self.count_undelivered(now_ns);
         if left > 0 {
-            tracing::error!(records = left, "records were not delivered before the end: lost");
-            self.ledger.add("undelivered_at_end", Kind::Any.name(), left as u64, now_ns, now_ns);
+            tracing::error!(
+                records = left,
+                "records were not delivered before the end: lost"
+            );
+            self.ledger.add(
+                "undelivered_at_end",
+                Kind::Any.name(),
+                left as u64,
+                now_ns,
+                now_ns,
+            );
         }
         self.remember(Some(reason.what.clone()));
         self.stats.set(self.summary());
     }
 
     fn summary(&self) -> Summary {
-        let texts = |map: &BTreeMap<Text, u64>| map.iter().map(|(name, count)| (name.to_string(), *count)).collect();
+        let texts = |map: &BTreeMap<Text, u64>| {
+            map.iter()
+                .map(|(name, count)| (name.to_string(), *count))
+                .collect()
+        };
         let (processes, containers) = self.tracker.known();
         Summary {
             events: self.publisher.events,

@@ -31,7 +31,10 @@ pub(crate) struct Id {
 impl Id {
     /// From a start in nanoseconds since boot.
     pub fn new(pid: u32, start_ns: u64) -> Self {
-        Self { pid, start_ticks: start_ns / TICK_NS }
+        Self {
+            pid,
+            start_ticks: start_ns / TICK_NS,
+        }
     }
 }
 
@@ -132,24 +135,40 @@ impl Process {
 
     /// A child: the same program and the same place, until a record says otherwise.
     pub fn child(&self, id: Id, key: Text, start_ns: u64, cgroup_id: u64) -> Self {
-        let fresh = Self { id, key, start_ns, cgroup_id, parent: Some(self.id), exit_ns: None, ..self.clone() };
-        Self { children: 0, queued: false, ..fresh }
+        let fresh = Self {
+            id,
+            key,
+            start_ns,
+            cgroup_id,
+            parent: Some(self.id),
+            exit_ns: None,
+            ..self.clone()
+        };
+        Self {
+            children: 0,
+            queued: false,
+            ..fresh
+        }
     }
 
     /// The effective user id inside its user namespace, as far as it is known.
     pub fn inner_uid(&self) -> Option<u32> {
-        self.inner_ids.and_then(|ids| translate(self.uid, ids.host_uid, ids.uid))
+        self.inner_ids
+            .and_then(|ids| translate(self.uid, ids.host_uid, ids.uid))
     }
 
     /// The effective group id inside its user namespace.
     pub fn inner_gid(&self) -> Option<u32> {
-        self.inner_ids.and_then(|ids| translate(self.gid, ids.host_gid, ids.gid))
+        self.inner_ids
+            .and_then(|ids| translate(self.gid, ids.host_gid, ids.gid))
     }
 }
 
 /// Ids change after exec (setuid); without a mapping every host id is the inner one, else only the one seen is known.
 fn translate(now: u32, host: u32, inner: u32) -> Option<u32> {
-    (now == host).then_some(inner).or((host == inner).then_some(now))
+    (now == host)
+        .then_some(inner)
+        .or((host == inner).then_some(now))
 }
 
 /// All processes that are remembered.
@@ -168,7 +187,13 @@ impl ProcessTable {
     /// A table of at most `capacity` processes that keeps ended ones for `keep_after_exit`.
     pub fn new(capacity: usize, keep_after_exit: Duration) -> Self {
         let keep_ns = keep_after_exit.as_nanos() as u64;
-        Self { by_pid: HashMap::new(), ended: VecDeque::new(), capacity, keep_ns, evicted: 0 }
+        Self {
+            by_pid: HashMap::new(),
+            ended: VecDeque::new(),
+            capacity,
+            keep_ns,
+            evicted: 0,
+        }
     }
 
     /// How many processes are remembered.
@@ -183,7 +208,9 @@ impl ProcessTable {
 
     /// The process, to be changed.
     pub fn find_mut(&mut self, id: Id) -> Option<&mut Process> {
-        self.by_pid.get_mut(&id.pid).filter(|process| process.id == id)
+        self.by_pid
+            .get_mut(&id.pid)
+            .filter(|process| process.id == id)
     }
 
     /// The process that has this pid now.
@@ -194,7 +221,10 @@ impl ProcessTable {
     /// Takes a process in; one of another start under its pid is forgotten. A full table forgets the longest dead.
     pub fn insert(&mut self, process: Process) {
         let id = process.id;
-        debug_assert!(self.find(id).is_none(), "a known process is changed, not taken in again");
+        debug_assert!(
+            self.find(id).is_none(),
+            "a known process is changed, not taken in again"
+        );
         self.forget(id.pid);
         while self.by_pid.len() >= self.capacity {
             self.evicted += 1;
@@ -249,7 +279,8 @@ impl ProcessTable {
     /// The first process of the session `process` is in.
     pub fn session_leader(&self, process: &Process) -> Option<&Process> {
         // The leader's pid is the session's id; a younger process of that pid is not it.
-        self.with_pid(process.sid?).filter(|leader| leader.start_ns <= process.start_ns)
+        self.with_pid(process.sid?)
+            .filter(|leader| leader.start_ns <= process.start_ns)
     }
 
     fn hold(&mut self, parent: Option<Id>) {
@@ -261,7 +292,9 @@ impl ProcessTable {
     /// A child is gone: a dead parent that waited for it goes too, and so upwards.
     fn release(&mut self, mut parent: Option<Id>) {
         while let Some(id) = parent {
-            let Some(process) = self.find_mut(id) else { return };
+            let Some(process) = self.find_mut(id) else {
+                return;
+            };
             process.children = process.children.saturating_sub(1);
             if process.children > 0 || process.exit_ns.is_none() || process.queued {
                 return;

@@ -76,7 +76,14 @@ impl Publisher {
             Output::Lines => Sink::Lines(BufWriter::new(std::io::stdout())),
             Output::Discard => Sink::Discard,
         };
-        Ok(Self { sink, host_id, next_seq: [0; 3], framed: Vec::with_capacity(4096), events: 0, bytes: 0 })
+        Ok(Self {
+            sink,
+            host_id,
+            next_seq: [0; 3],
+            framed: Vec::with_capacity(4096),
+            events: 0,
+            bytes: 0,
+        })
     }
 
     /// Sends an event.
@@ -157,8 +164,17 @@ impl Publisher {
         match &self.sink {
             Sink::Kafka(kafka) => kafka.send(topic, &key, &self.framed, kind),
             Sink::Local(sender) => {
-                let record = LogRecord { topic, key, value: self.framed.clone(), ingest_ts_ns: Reading::now().wall_ns };
-                if sender.send(record).is_ok() { Handed::Over } else { Handed::Closed }
+                let record = LogRecord {
+                    topic,
+                    key,
+                    value: self.framed.clone(),
+                    ingest_ts_ns: Reading::now().wall_ns,
+                };
+                if sender.send(record).is_ok() {
+                    Handed::Over
+                } else {
+                    Handed::Closed
+                }
             }
             Sink::Lines(_) | Sink::Discard => Handed::Over,
         }

@@ -70,7 +70,11 @@ struct Outlet {
 
 impl Outlet {
     fn new(sender: SyncSender<Batch>) -> Self {
-        Self { batch: Vec::with_capacity(BATCH_INPUTS_MAX), sender, closed: false }
+        Self {
+            batch: Vec::with_capacity(BATCH_INPUTS_MAX),
+            sender,
+            closed: false,
+        }
     }
 
     fn push(&mut self, input: Input) {
@@ -159,7 +163,10 @@ fn apply(probe: &mut Probe, changes: &mut Vec<ModeChange>) {
 impl Live {
     fn record(&mut self, bytes: &[u8]) {
         let records = self.intake.record(bytes);
-        let facts: Vec<Fact> = records.iter().flat_map(|record| self.gatherer.before(record)).collect();
+        let facts: Vec<Fact> = records
+            .iter()
+            .flat_map(|record| self.gatherer.before(record))
+            .collect();
         self.facts(facts);
         if let Some(capture) = &mut self.capture
             && let Err(error) = capture.record(bytes)
@@ -170,7 +177,10 @@ impl Live {
     }
 
     fn records(&mut self, records: Vec<Record>) {
-        let facts: Vec<Fact> = records.iter().flat_map(|record| self.gatherer.after(record)).collect();
+        let facts: Vec<Fact> = records
+            .iter()
+            .flat_map(|record| self.gatherer.after(record))
+            .collect();
         for record in records {
             self.outlet.push(Input::Record(record));
         }
@@ -213,16 +223,26 @@ impl Live {
 
 fn owned(counters: KernelCounters) -> Counters {
     let texts = |map: std::collections::BTreeMap<&'static str, u64>| {
-        map.into_iter().map(|(name, count)| (name.into(), count)).collect()
+        map.into_iter()
+            .map(|(name, count)| (name.into(), count))
+            .collect()
     };
-    Counters { sent: texts(counters.sent), dropped: texts(counters.dropped), filtered: texts(counters.filtered) }
+    Counters {
+        sent: texts(counters.sent),
+        dropped: texts(counters.dropped),
+        filtered: texts(counters.filtered),
+    }
 }
 
 /// Reads a capture to its end, or to its damage.
 ///
 /// # Errors
 /// Fails when the capture is damaged; all before the damage was handed on.
-pub(crate) fn replay(mut reader: capture::Reader, sender: SyncSender<Batch>, shutdown: &Shutdown) -> Result<(), CaptureError> {
+pub(crate) fn replay(
+    mut reader: capture::Reader,
+    sender: SyncSender<Batch>,
+    shutdown: &Shutdown,
+) -> Result<(), CaptureError> {
     let mut intake = Intake::default();
     let mut outlet = Outlet::new(sender);
     let ended = loop {
@@ -233,7 +253,11 @@ pub(crate) fn replay(mut reader: capture::Reader, sender: SyncSender<Batch>, shu
                 }
             }
             Ok(Some(Frame::Fact(fact))) => {
-                let records = if matches!(fact, Fact::Clock(_)) { intake.clock() } else { Vec::new() };
+                let records = if matches!(fact, Fact::Clock(_)) {
+                    intake.clock()
+                } else {
+                    Vec::new()
+                };
                 outlet.push(Input::Fact(fact));
                 for record in records {
                     outlet.push(Input::Record(record));

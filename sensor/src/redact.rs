@@ -33,10 +33,25 @@ const USUAL_TEXTS: &[&str] = &[
 
 /// Programs whose short option carries a secret: names, option, whether the secret may be glued to it.
 const SHORT_OPTIONS: &[(&[&str], &str, bool)] = &[
-    (&["mysql", "mysqldump", "mysqladmin", "mariadb", "mariadb-dump", "mariadb-admin"], "-p", true),
+    (
+        &[
+            "mysql",
+            "mysqldump",
+            "mysqladmin",
+            "mariadb",
+            "mariadb-dump",
+            "mariadb-admin",
+        ],
+        "-p",
+        true,
+    ),
     (&["sshpass"], "-p", true),
     (&["redis-cli"], "-a", false),
-    (&["ldapsearch", "ldapadd", "ldapmodify", "ldapwhoami"], "-w", false),
+    (
+        &["ldapsearch", "ldapadd", "ldapmodify", "ldapwhoami"],
+        "-w",
+        false,
+    ),
     (&["docker", "podman", "nerdctl"], "-p", false),
     (&["curl"], "-u", true),
     (&["curl"], "--user", false),
@@ -69,10 +84,16 @@ impl Redactor {
     /// # Errors
     /// Fails when an expression does not compile.
     pub fn new(usual: bool, own: &[String]) -> Result<Self, PatternError> {
-        let named = format!(r#"(?i)(?:\b|_|--?)[\w.-]*(?:{SECRET_NAMES})\d*["']?\s*[=:]\s*{VALUE}"#);
+        let named =
+            format!(r#"(?i)(?:\b|_|--?)[\w.-]*(?:{SECRET_NAMES})\d*["']?\s*[=:]\s*{VALUE}"#);
         let long_option = format!(r"(?i)(?:^|\s)--?[\w-]*(?:{SECRET_NAMES})\s+{VALUE}");
-        let usual_rules = [named, long_option].into_iter().chain(USUAL_TEXTS.iter().map(|rule| rule.to_string()));
-        let patterns: Vec<String> = usual_rules.filter(|_| usual).chain(own.iter().cloned()).collect();
+        let usual_rules = [named, long_option]
+            .into_iter()
+            .chain(USUAL_TEXTS.iter().map(|rule| rule.to_string()));
+        let patterns: Vec<String> = usual_rules
+            .filter(|_| usual)
+            .chain(own.iter().cloned())
+            .collect();
         let mut rules = Vec::with_capacity(patterns.len());
         for pattern in &patterns {
             rules.push(Regex::new(pattern).map_err(|error| refused(pattern, &error))?);
@@ -80,7 +101,12 @@ impl Redactor {
         let any = RegexSet::new(&patterns).map_err(|error| refused("all together", &error))?;
         let option = format!("(?i)^--?(?:[a-z0-9_-]*[_-])?(?:{SECRET_NAMES})$");
         let secret_option = Regex::new(&option).map_err(|error| refused(&option, &error))?;
-        Ok(Self { usual, any, rules, secret_option })
+        Ok(Self {
+            usual,
+            any,
+            rules,
+            secret_option,
+        })
     }
 
     /// Replaces secrets in `arguments` (`arguments[0]` is the program); returns whether any was.
@@ -88,7 +114,10 @@ impl Redactor {
         let mut redacted = self.usual && self.redact_options(arguments);
         for argument in arguments {
             if self.any.is_match(argument) {
-                let replaced = self.rules.iter().fold(argument.to_string(), |text, rule| replace(rule, &text));
+                let replaced = self
+                    .rules
+                    .iter()
+                    .fold(argument.to_string(), |text, rule| replace(rule, &text));
                 redacted |= *replaced != **argument;
                 *argument = replaced.into();
             }
@@ -98,10 +127,17 @@ impl Redactor {
 
     /// Options whose value is an argument of its own, or glued to a short option.
     fn redact_options(&self, arguments: &mut [Text]) -> bool {
-        let Some(program) = arguments.first().and_then(|path| path.rsplit('/').next()).map(str::to_owned) else {
+        let Some(program) = arguments
+            .first()
+            .and_then(|path| path.rsplit('/').next())
+            .map(str::to_owned)
+        else {
             return false;
         };
-        let short: Vec<_> = SHORT_OPTIONS.iter().filter(|(programs, ..)| programs.contains(&program.as_str())).collect();
+        let short: Vec<_> = SHORT_OPTIONS
+            .iter()
+            .filter(|(programs, ..)| programs.contains(&program.as_str()))
+            .collect();
         let mut redacted = false;
         let mut value_next = false;
         for argument in &mut arguments[1..] {
@@ -112,7 +148,8 @@ impl Redactor {
             }
             value_next = self.secret_option.is_match(argument);
             for &&(_, option, glued) in &short {
-                value_next |= &**argument == option && !(program.starts_with("mysql") || program.starts_with("mariadb"));
+                value_next |= &**argument == option
+                    && !(program.starts_with("mysql") || program.starts_with("mariadb"));
                 if glued && argument.len() > option.len() && argument.starts_with(option) {
                     *argument = format!("{option}{MARK}").into();
                     redacted = true;
@@ -124,18 +161,31 @@ impl Redactor {
 }
 
 fn refused(pattern: &str, error: &regex::Error) -> PatternError {
-    PatternError { pattern: pattern.to_owned(), reason: error.to_string() }
+    PatternError {
+        pattern: pattern.to_owned(),
+        reason: error.to_string(),
+    }
 }
 
 /// Replaces the secret's group of each match; the whole match where the rule has no such group.
 fn replace(rule: &Regex, text: &str) -> String {
-    let has_group = rule.capture_names().flatten().any(|name| ["secret", "quoted", "single"].contains(&name));
+    let has_group = rule
+        .capture_names()
+        .flatten()
+        .any(|name| ["secret", "quoted", "single"].contains(&name));
     rule.replace_all(text, |found: &Captures<'_>| {
         let whole = &found[0];
         let start = found.get(0).map_or(0, |all| all.start());
-        let secret = found.name("secret").or(found.name("quoted")).or(found.name("single"));
+        let secret = found
+            .name("secret")
+            .or(found.name("quoted"))
+            .or(found.name("single"));
         match secret {
-            Some(secret) => format!("{}{MARK}{}", &whole[..secret.start() - start], &whole[secret.end() - start..]),
+            Some(secret) => format!(
+                "{}{MARK}{}",
+                &whole[..secret.start() - start],
+                &whole[secret.end() - start..]
+            ),
             None if has_group => whole.to_owned(),
             None => MARK.to_owned(),
         }
@@ -149,9 +199,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn redact_with(redactor: &Redactor, arguments: &[&str]) -> (Vec<String>, bool) {
-        let mut texts: Vec<Text> = arguments.iter().map(|argument| Text::from(*argument)).collect();
+        let mut texts: Vec<Text> = arguments
+            .iter()
+            .map(|argument| Text::from(*argument))
+            .collect();
         let redacted = redactor.redact(&mut texts);
-        (texts.iter().map(|text| text.to_string()).collect(), redacted)
+        (
+            texts.iter().map(|text| text.to_string()).collect(),
+            redacted,
+        )
     }
 
     fn check(arguments: &[&str], expected: &[&str]) {
@@ -162,23 +218,72 @@ mod tests {
 
     #[test]
     fn usual_secrets_are_replaced() {
-        check(&["app", "--password", "hunter2", "-v"], &["app", "--password", MARK, "-v"]);
-        check(&["app", "--db-password=hunter2"], &["app", "--db-password=[redacted]"]);
-        check(&["mysql", "-uroot", "-phunter2", "db"], &["mysql", "-uroot", "-p[redacted]", "db"]);
-        check(&["/usr/bin/sshpass", "-p", "x y", "ssh", "h"], &["/usr/bin/sshpass", "-p", MARK, "ssh", "h"]);
-        check(&["env", "GITHUB_TOKEN=abc", "run"], &["env", "GITHUB_TOKEN=[redacted]", "run"]);
-        check(&["sh", "-c", "export AWS_SECRET_ACCESS_KEY='a b' && go"], &["sh", "-c", "export AWS_SECRET_ACCESS_KEY='[redacted]' && go"]);
-        check(&["sh", "-c", "mysql -u root -phunter2 -e 'select 1'"], &["sh", "-c", "mysql -u root -p[redacted] -e 'select 1'"]);
-        check(&["sh", "-c", "tool --api-key abc --verbose"], &["sh", "-c", "tool --api-key [redacted] --verbose"]);
-        check(&["curl", "-H", "Authorization: Bearer abc.def", "http://x"], &["curl", "-H", "Authorization: Bearer [redacted]", "http://x"]);
-        check(&["curl", "-u", "me:pw", "http://x"], &["curl", "-u", MARK, "http://x"]);
-        check(&["curl", "-H", "X-Api-Key: abc def"], &["curl", "-H", "X-Api-Key: [redacted]"]);
-        check(&["git", "clone", "https://me:pw@host/x.git"], &["git", "clone", "https://me:[redacted]@host/x.git"]);
-        check(&["aws", "AKIAIOSFODNN7EXAMPLE"], &["aws", MARK]);
-        check(&["x", r#"{"password": "hunter2", "a": 1}"#], &["x", r#"{"password": "[redacted]", "a": 1}"#]);
         check(
-            &["x", "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"],
-            &["x", "-----BEGIN RSA PRIVATE KEY-----[redacted]-----END RSA PRIVATE KEY-----"],
+            &["app", "--password", "hunter2", "-v"],
+            &["app", "--password", MARK, "-v"],
+        );
+        check(
+            &["app", "--db-password=hunter2"],
+            &["app", "--db-password=[redacted]"],
+        );
+        check(
+            &["mysql", "-uroot", "-phunter2", "db"],
+            &["mysql", "-uroot", "-p[redacted]", "db"],
+        );
+        check(
+            &["/usr/bin/sshpass", "-p", "x y", "ssh", "h"],
+            &["/usr/bin/sshpass", "-p", MARK, "ssh", "h"],
+        );
+        check(
+            &["env", "GITHUB_TOKEN=abc", "run"],
+            &["env", "GITHUB_TOKEN=[redacted]", "run"],
+        );
+        check(
+            &["sh", "-c", "export AWS_SECRET_ACCESS_KEY='a b' && go"],
+            &[
+                "sh",
+                "-c",
+                "export AWS_SECRET_ACCESS_KEY='[redacted]' && go",
+            ],
+        );
+        check(
+            &["sh", "-c", "mysql -u root -phunter2 -e 'select 1'"],
+            &["sh", "-c", "mysql -u root -p[redacted] -e 'select 1'"],
+        );
+        check(
+            &["sh", "-c", "tool --api-key abc --verbose"],
+            &["sh", "-c", "tool --api-key [redacted] --verbose"],
+        );
+        check(
+            &["curl", "-H", "Authorization: Bearer abc.def", "http://x"],
+            &["curl", "-H", "Authorization: Bearer [redacted]", "http://x"],
+        );
+        check(
+            &["curl", "-u", "me:pw", "http://x"],
+            &["curl", "-u", MARK, "http://x"],
+        );
+        check(
+            &["curl", "-H", "X-Api-Key: abc def"],
+            &["curl", "-H", "X-Api-Key: [redacted]"],
+        );
+        check(
+            &["git", "clone", "https://me:pw@host/x.git"],
+            &["git", "clone", "https://me:[redacted]@host/x.git"],
+        );
+        check(&["aws", "AKIAIOSFODNN7EXAMPLE"], &["aws", MARK]);
+        check(
+            &["x", r#"{"password": "hunter2", "a": 1}"#],
+            &["x", r#"{"password": "[redacted]", "a": 1}"#],
+        );
+        check(
+            &[
+                "x",
+                "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----",
+            ],
+            &[
+                "x",
+                "-----BEGIN RSA PRIVATE KEY-----[redacted]-----END RSA PRIVATE KEY-----",
+            ],
         );
     }
 
@@ -199,9 +304,13 @@ mod tests {
 
     #[test]
     fn own_expressions_replace_their_secret_or_all() {
-        let own = [r"ticket-(?<secret>\d+)".to_owned(), "badge[0-9]+".to_owned()];
+        let own = [
+            r"ticket-(?<secret>\d+)".to_owned(),
+            "badge[0-9]+".to_owned(),
+        ];
         let redactor = Redactor::new(false, &own).unwrap();
-        let (redacted, flag) = redact_with(&redactor, &["x", "ticket-42", "badge7", "--password=a"]);
+        let (redacted, flag) =
+            redact_with(&redactor, &["x", "ticket-42", "badge7", "--password=a"]);
         assert_eq!(redacted, ["x", "ticket-[redacted]", MARK, "--password=a"]);
         assert!(flag);
     }

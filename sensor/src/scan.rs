@@ -16,7 +16,9 @@ const ARGV_BYTES_MAX: usize = 4_096;
 
 /// Reads every process, in the order of their starts: parents come before their children.
 pub(crate) fn processes(hierarchy: &Hierarchy) -> Vec<Running> {
-    let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(folder) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     let own_pid = std::process::id();
     let mut found: Vec<Running> = folder
         .flatten()
@@ -85,7 +87,11 @@ fn parse_stat(stat: &[u8]) -> Option<Running> {
 fn parse_status(status: &str) -> Option<(u32, u32, u32)> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let effective = |line: &str| line.split_ascii_whitespace().nth(1)?.parse().ok();
-    let vpid = field("NSpid:")?.split_ascii_whitespace().next_back()?.parse().ok()?;
+    let vpid = field("NSpid:")?
+        .split_ascii_whitespace()
+        .next_back()?
+        .parse()
+        .ok()?;
     Some((effective(field("Uid:")?)?, effective(field("Gid:")?)?, vpid))
 }
 
@@ -96,9 +102,13 @@ fn read_mapped(map: &Path, host_id: u32) -> Option<u32> {
 /// Translates an id of the host through a `uid_map`: lines of inner start, outer start, count.
 fn mapped(map: &str, host_id: u32) -> Option<u32> {
     map.lines().find_map(|line| {
-        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u32>().ok());
+        let mut numbers = line
+            .split_ascii_whitespace()
+            .map(|number| number.parse::<u32>().ok());
         let (inner, outer, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
-        let offset = host_id.checked_sub(outer).filter(|&offset| offset < count)?;
+        let offset = host_id
+            .checked_sub(outer)
+            .filter(|&offset| offset < count)?;
         inner.checked_add(offset)
     })
 }
@@ -106,7 +116,11 @@ fn mapped(map: &str, host_id: u32) -> Option<u32> {
 fn cgroup_id(folder: &Path, hierarchy: &Hierarchy) -> Option<u64> {
     let cgroups = fs::read_to_string(folder.join("cgroup")).ok()?;
     let path = cgroups.lines().find_map(|line| hierarchy.path_in(line))?;
-    Some(fs::metadata(hierarchy.mount.join(path.trim_start_matches('/'))).ok()?.ino())
+    Some(
+        fs::metadata(hierarchy.mount.join(path.trim_start_matches('/')))
+            .ok()?
+            .ino(),
+    )
 }
 
 #[cfg(test)]
@@ -117,7 +131,15 @@ mod tests {
     fn comm_may_hold_anything() {
         let stat = b"42 (a) b (c) S 7 42 6 34816 42 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 1";
         let running = parse_stat(stat).unwrap();
-        assert_eq!((running.comm.as_slice(), running.parent_pid, running.pgid, running.sid), (&b"a) b (c"[..], 7, 42, 6));
+        assert_eq!(
+            (
+                running.comm.as_slice(),
+                running.parent_pid,
+                running.pgid,
+                running.sid
+            ),
+            (&b"a) b (c"[..], 7, 42, 6)
+        );
         assert_eq!((running.tty, running.start_ticks), (34816, 12345));
     }
 

@@ -27,7 +27,10 @@ pub(crate) struct StateFile {
 impl StateFile {
     /// The file at `path`; its folder is made when it is written first.
     pub fn new(path: Option<PathBuf>) -> Self {
-        Self { path, warned: false }
+        Self {
+            path,
+            warned: false,
+        }
     }
 
     /// What was remembered; a missing or unreadable file is as if there was none.
@@ -58,11 +61,24 @@ fn replace(path: &Path, last: &LastWatched) -> io::Result<()> {
 }
 
 /// Since when nobody watched, and why; for the loss at the sensor's start.
-pub(crate) fn blind_since(last: Option<&LastWatched>, boot_id: &str, boot_wall_ns: i64) -> (i64, String) {
+pub(crate) fn blind_since(
+    last: Option<&LastWatched>,
+    boot_id: &str,
+    boot_wall_ns: i64,
+) -> (i64, String) {
     match last {
-        None => (boot_wall_ns, "first start of a sensor here since boot".into()),
-        Some(last) if last.boot_id != boot_id => (last.wall_ns, "the host was started anew in between".into()),
-        Some(LastWatched { ended_by: Some(reason), wall_ns, .. }) => (*wall_ns, format!("the sensor was stopped: {reason}")),
+        None => (
+            boot_wall_ns,
+            "first start of a sensor here since boot".into(),
+        ),
+        Some(last) if last.boot_id != boot_id => {
+            (last.wall_ns, "the host was started anew in between".into())
+        }
+        Some(LastWatched {
+            ended_by: Some(reason),
+            wall_ns,
+            ..
+        }) => (*wall_ns, format!("the sensor was stopped: {reason}")),
         Some(last) => (last.wall_ns, "the sensor ended without a goodbye".into()),
     }
 }
@@ -77,7 +93,11 @@ mod tests {
         let path = folder.path().join("a/b/state.json");
         let mut state = StateFile::new(Some(path.clone()));
         assert_eq!(state.read(), None);
-        let last = LastWatched { boot_id: "b".into(), wall_ns: 5, ended_by: None };
+        let last = LastWatched {
+            boot_id: "b".into(),
+            wall_ns: 5,
+            ended_by: None,
+        };
         state.write(&last);
         assert_eq!(state.read(), Some(last));
         fs::write(&path, "{").unwrap();

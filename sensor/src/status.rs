@@ -23,10 +23,19 @@ pub(crate) struct Circumstances<'a> {
 }
 
 /// A status record; `losses` are those not told before.
-pub(crate) fn status(name: &str, now: &Circumstances<'_>, ledger: &Ledger, losses: Vec<Loss>) -> SensorStatus {
+pub(crate) fn status(
+    name: &str,
+    now: &Circumstances<'_>,
+    ledger: &Ledger,
+    losses: Vec<Loss>,
+) -> SensorStatus {
     let usage = usage();
     let longs = |map: &std::collections::BTreeMap<Text, u64>| {
-        Some(map.iter().map(|(key, count)| (key.clone(), *count as i64)).collect())
+        Some(
+            map.iter()
+                .map(|(key, count)| (key.clone(), *count as i64))
+                .collect(),
+        )
     };
     SensorStatus {
         host_id: now.host.host_id.clone(),
@@ -73,7 +82,10 @@ pub(crate) struct Usage {
 
 /// What this process uses.
 pub(crate) fn usage() -> Usage {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a valid, writable timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     // SAFETY: sysconf has no preconditions.
@@ -81,5 +93,8 @@ pub(crate) fn usage() -> Usage {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|statm| statm.split_ascii_whitespace().nth(1)?.parse::<i64>().ok());
-    Usage { memory_bytes: pages.map(|pages| pages * page_bytes), cpu_ns: time.tv_sec * 1_000_000_000 + time.tv_nsec }
+    Usage {
+        memory_bytes: pages.map(|pages| pages * page_bytes),
+        cpu_ns: time.tv_sec * 1_000_000_000 + time.tv_nsec,
+    }
 }

@@ -36,7 +36,10 @@ impl Shutdown {
 
     /// Asks the sensor to stop for a reason in words.
     pub fn trigger_because(&self, what: &str) {
-        self.trigger(StopReason { what: what.to_owned(), ..StopReason::default() });
+        self.trigger(StopReason {
+            what: what.to_owned(),
+            ..StopReason::default()
+        });
     }
 
     /// The reason, once it was triggered.
@@ -91,7 +94,13 @@ fn wait_for_signal(signals: &libc::sigset_t) -> Option<StopReason> {
     let info = unsafe { info.assume_init() };
     // A terminal's Ctrl-C comes from the kernel: it has no sender.
     // SAFETY: the union's pid is valid for signals sent by kill and friends, and zero otherwise (zeroed above).
-    let pid = (info.si_code <= 0).then(|| unsafe { info.si_pid() } as u32).filter(|&pid| pid != 0);
+    let pid = (info.si_code <= 0)
+        .then(|| unsafe { info.si_pid() } as u32)
+        .filter(|&pid| pid != 0);
     let comm = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
-    Some(StopReason { what: what.into(), pid, comm: comm.map(|comm| comm.trim_end().to_owned()) })
+    Some(StopReason {
+        what: what.into(),
+        pid,
+        comm: comm.map(|comm| comm.trim_end().to_owned()),
+    })
 }

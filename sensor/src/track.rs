@@ -113,7 +113,12 @@ impl Tracker {
     /// A `mark` row: published up to now, lost so far by class.
     pub fn mark(&self, losses: &BTreeMap<Text, u64>) -> Event {
         let mut event = self.own_event("mark", "internal");
-        event.evt_losses = Some(losses.iter().map(|(class, count)| (class.clone(), *count as i64)).collect());
+        event.evt_losses = Some(
+            losses
+                .iter()
+                .map(|(class, count)| (class.clone(), *count as i64))
+                .collect(),
+        );
         event
     }
 
@@ -136,7 +141,10 @@ impl Tracker {
         self.table.reap(reading.boot_ns);
         if let Some(moved_ns) = step {
             let mut event = self.own_event("clock_step", "system");
-            event.evt_args = Some(BTreeMap::from([("moved_ns".into(), moved_ns.to_string().into())]));
+            event.evt_args = Some(BTreeMap::from([(
+                "moved_ns".into(),
+                moved_ns.to_string().into(),
+            )]));
             out.push(Row::Event(Box::new(event)));
         }
     }
@@ -151,7 +159,9 @@ impl Tracker {
 
     /// The in-band row of a container, and its record where something changed.
     fn tell_container(&self, id: &Text, action: &'static str, news: bool, out: &mut Vec<Row>) {
-        let Some(container) = self.places.container(id) else { return };
+        let Some(container) = self.places.container(id) else {
+            return;
+        };
         let mut event = self.own_event("container", "container");
         event.evt_args = Some(BTreeMap::from([
             ("action".into(), action.into()),
@@ -160,15 +170,27 @@ impl Tracker {
         rows::set_container(&mut event, container);
         out.push(Row::Event(Box::new(event)));
         if news {
-            let mut record = container.record(if action == "stop" { "removed" } else { "running" });
+            let mut record = container.record(if action == "stop" {
+                "removed"
+            } else {
+                "running"
+            });
             self.redact_record(&mut record);
-            rows::set_record_host(&mut record, &self.host, self.clock.wall_ns(self.clock.boot_ns()));
+            rows::set_record_host(
+                &mut record,
+                &self.host,
+                self.clock.wall_ns(self.clock.boot_ns()),
+            );
             out.push(Row::Container(Box::new(record)));
         }
     }
 
     fn redact_record(&self, record: &mut records::Container) {
-        let lists = [&mut record.container_entrypoint, &mut record.container_command, &mut record.container_healthcheck];
+        let lists = [
+            &mut record.container_entrypoint,
+            &mut record.container_command,
+            &mut record.container_healthcheck,
+        ];
         for list in lists.into_iter().flatten() {
             self.redactor.redact(list);
         }
@@ -177,17 +199,38 @@ impl Tracker {
     fn record(&mut self, record: Record, out: &mut Vec<Row>) {
         match record {
             Record::Exec(exec) => self.exec(&exec, out),
-            Record::Fork { header, child_pid, child_vpid, child_start_ns, child_cgroup_id, child } => {
+            Record::Fork {
+                header,
+                child_pid,
+                child_vpid,
+                child_start_ns,
+                child_cgroup_id,
+                child,
+            } => {
                 self.touch(&header, out);
                 let child_id = Id::new(child_pid, child_start_ns);
-                self.fork(&header, child_id, child_vpid, child_start_ns, child_cgroup_id, &child, out);
+                self.fork(
+                    &header,
+                    child_id,
+                    child_vpid,
+                    child_start_ns,
+                    child_cgroup_id,
+                    &child,
+                    out,
+                );
             }
             Record::Exit { header, .. } => {
                 self.touch(&header, out);
                 self.push(&header, &record, out);
-                self.table.exit(Id::new(header.pid, header.start_ns), header.boot_ns);
+                self.table
+                    .exit(Id::new(header.pid, header.start_ns), header.boot_ns);
             }
-            Record::Cgroup { ref header, made, id, ref path } => {
+            Record::Cgroup {
+                ref header,
+                made,
+                id,
+                ref path,
+            } => {
                 let path = text(path, &mut false);
                 self.touch(header, out);
                 if made {
@@ -200,19 +243,32 @@ impl Tracker {
                     self.users.remove(&Some(container));
                 }
             }
-            Record::CgroupMove { ref header, pid, start_ns, to_id, .. } => {
+            Record::CgroupMove {
+                ref header,
+                pid,
+                start_ns,
+                to_id,
+                ..
+            } => {
                 self.touch(header, out);
-                let by = self.table.find(Id::new(header.pid, header.start_ns)).map(|process| process.key.clone());
+                let by = self
+                    .table
+                    .find(Id::new(header.pid, header.start_ns))
+                    .map(|process| process.key.clone());
                 self.relocate(Id::new(pid, start_ns), to_id, header, by, out);
             }
-            Record::Namespace { ref header, mnt_ns, .. } => {
+            Record::Namespace {
+                ref header, mnt_ns, ..
+            } => {
                 self.touch(header, out);
                 if let Some(process) = self.table.find_mut(Id::new(header.pid, header.start_ns)) {
                     process.mnt_ns = Some(mnt_ns);
                 }
                 self.push(header, &record, out);
             }
-            Record::Open { ref header, .. } | Record::Connect { ref header, .. } | Record::ExecFailed { ref header, .. } => {
+            Record::Open { ref header, .. }
+            | Record::Connect { ref header, .. }
+            | Record::ExecFailed { ref header, .. } => {
                 self.touch(header, out);
                 self.push(header, &record, out);
             }
@@ -224,14 +280,17 @@ impl Tracker {
         let id = Id::new(header.pid, header.start_ns);
         let known = match self.table.find_mut(id) {
             Some(process) => {
-                (process.uid, process.gid, process.start_ns) = (header.uid, header.gid, header.start_ns);
+                (process.uid, process.gid, process.start_ns) =
+                    (header.uid, header.gid, header.start_ns);
                 process.vpid = Some(header.vpid);
                 Some(process.cgroup_id)
             }
             None => None,
         };
         match known {
-            Some(cgroup_id) if cgroup_id != header.cgroup_id => self.relocate(id, header.cgroup_id, header, None, out),
+            Some(cgroup_id) if cgroup_id != header.cgroup_id => {
+                self.relocate(id, header.cgroup_id, header, None, out)
+            }
             Some(_) => {}
             None => self.adopt(id, header),
         }
@@ -241,21 +300,46 @@ impl Tracker {
     /// Takes in a process whose fork was not seen. In a container it counts as brought in: better an alert than silence.
     fn adopt(&mut self, id: Id, header: &Header) {
         let key = self.key(id);
-        let mut process = Process::new(id, key, header.start_ns, header.uid, header.gid, header.cgroup_id);
+        let mut process = Process::new(
+            id,
+            key,
+            header.start_ns,
+            header.uid,
+            header.gid,
+            header.cgroup_id,
+        );
         process.vpid = Some(header.vpid);
         process.container = self.places.container_of(header.cgroup_id);
-        process.stage = if process.container.is_some() { Stage::Exec } else { Stage::Host };
+        process.stage = if process.container.is_some() {
+            Stage::Exec
+        } else {
+            Stage::Host
+        };
         self.table.insert(process);
     }
 
     fn key(&self, id: Id) -> Text {
-        proc_key(&self.host.host_id, &self.host.boot_id, id.pid, id.start_ticks)
+        proc_key(
+            &self.host.host_id,
+            &self.host.boot_id,
+            id.pid,
+            id.start_ticks,
+        )
     }
 
     /// Puts a process into another cgroup; leaving its container is an event.
-    fn relocate(&mut self, id: Id, cgroup_id: u64, header: &Header, by: Option<Text>, out: &mut Vec<Row>) {
+    fn relocate(
+        &mut self,
+        id: Id,
+        cgroup_id: u64,
+        header: &Header,
+        by: Option<Text>,
+        out: &mut Vec<Row>,
+    ) {
         let container = self.places.container_of(cgroup_id);
-        let Some(process) = self.table.find_mut(id) else { return };
+        let Some(process) = self.table.find_mut(id) else {
+            return;
+        };
         process.cgroup_id = cgroup_id;
         if let Some(departure) = depart(process, container) {
             self.push_departure(id, header, &departure, by, out);
@@ -272,7 +356,8 @@ impl Tracker {
     ) {
         let mut event = self.event(header, "container_move", "container", "cgroup_attach_task");
         let to = departure.to.as_deref().map_or_else(|| "host".into(), short);
-        let mut arguments = BTreeMap::from([("from".into(), short(&departure.from)), ("to".into(), to)]);
+        let mut arguments =
+            BTreeMap::from([("from".into(), short(&departure.from)), ("to".into(), to)]);
         arguments.extend(by.map(|key| ("by".into(), key)));
         event.evt_args = Some(arguments);
         self.send(event, id, out);
@@ -293,7 +378,9 @@ impl Tracker {
         if self.table.find(id).is_none() {
             let container = self.places.container_of(cgroup_id);
             let key = self.key(id);
-            let Some(parent) = self.table.find(caller) else { return };
+            let Some(parent) = self.table.find(caller) else {
+                return;
+            };
             let mut child = parent.child(id, key, start_ns, cgroup_id);
             child.vpid = Some(vpid);
             set_identity(&mut child, identity, header);
@@ -322,7 +409,8 @@ impl Tracker {
         let adopted = self.touch(header, out);
         let id = Id::new(header.pid, header.start_ns);
         let mut escaped = false;
-        let Arguments { raw, mut program } = image::arguments(&exec.argv, &self.redactor, &mut escaped);
+        let Arguments { raw, mut program } =
+            image::arguments(&exec.argv, &self.redactor, &mut escaped);
         program.truncated |= exec.argv_bytes as usize > exec.argv.len();
         program.exepath = Some(text(&exec.path, &mut escaped));
         program.cwd = Some(text(&exec.cwd, &mut escaped));
@@ -333,34 +421,70 @@ impl Tracker {
             process.program = Some(program);
             process.stage = stage;
             if process.parent.is_none() && exec.identity.parent_pid != 0 {
-                process.parent = Some(Id::new(exec.identity.parent_pid, exec.identity.parent_start_ns));
+                process.parent = Some(Id::new(
+                    exec.identity.parent_pid,
+                    exec.identity.parent_start_ns,
+                ));
             }
-            if stage == Stage::Entrypoint && let Some(container) = process.container.clone() {
+            if stage == Stage::Entrypoint
+                && let Some(container) = process.container.clone()
+            {
                 self.places.entrypoint_seen(&container);
             }
         }
-        let Some(process) = self.table.find(id) else { return };
+        let Some(process) = self.table.find(id) else {
+            return;
+        };
         let mut event = self.event(header, "execve", "process", "sched_process_exec");
-        let known = process.container.as_ref().and_then(|container| self.places.container(container));
-        let from = image::origin(exec, process.container.is_some(), self.in_host_mntns(process), known);
+        let known = process
+            .container
+            .as_ref()
+            .and_then(|container| self.places.container(container));
+        let from = image::origin(
+            exec,
+            process.container.is_some(),
+            self.in_host_mntns(process),
+            known,
+        );
         rows::set_exec(&mut event, exec, from);
         self.send(event, id, out);
     }
 
     /// A process keeps its stage when it executes, unless it was just brought into its container.
-    fn stage_at_exec(&self, id: Id, identity: &Identity, adopted: bool, arguments: &[Text]) -> Stage {
-        let Some(process) = self.table.find(id) else { return Stage::Host };
-        let Some(container) = &process.container else { return process.stage };
+    fn stage_at_exec(
+        &self,
+        id: Id,
+        identity: &Identity,
+        adopted: bool,
+        arguments: &[Text],
+    ) -> Stage {
+        let Some(process) = self.table.find(id) else {
+            return Stage::Host;
+        };
+        let Some(container) = &process.container else {
+            return process.stage;
+        };
         if adopted {
-            let parent = self.table.find(Id::new(identity.parent_pid, identity.parent_start_ns));
-            if let Some(parent) = parent.filter(|parent| parent.container.as_ref() == Some(container)) {
+            let parent = self
+                .table
+                .find(Id::new(identity.parent_pid, identity.parent_start_ns));
+            if let Some(parent) =
+                parent.filter(|parent| parent.container.as_ref() == Some(container))
+            {
                 return parent.stage;
             }
         } else if process.stage != Stage::Runtime {
             return process.stage;
         }
         let inner_init = process.vpid == Some(1) && identity.pid_ns != self.host.pid_ns;
-        self.arrival_stage(container, id.pid, inner_init, identity.mnt_ns, identity.pid_ns, arguments)
+        self.arrival_stage(
+            container,
+            id.pid,
+            inner_init,
+            identity.mnt_ns,
+            identity.pid_ns,
+            arguments,
+        )
     }
 
     fn arrival_stage(
@@ -385,23 +509,42 @@ impl Tracker {
     }
 
     fn running(&mut self, running: &Running, out: &mut Vec<Row>) {
-        let id = Id { pid: running.pid, start_ticks: running.start_ticks };
+        let id = Id {
+            pid: running.pid,
+            start_ticks: running.start_ticks,
+        };
         if self.table.find(id).is_some() {
             return;
         }
         let mut escaped = false;
-        let Arguments { raw, mut program } = image::arguments(&running.argv, &self.redactor, &mut escaped);
-        program.exepath = running.exe.as_deref().map(|exe| text(image::without_deleted(exe), &mut escaped));
+        let Arguments { raw, mut program } =
+            image::arguments(&running.argv, &self.redactor, &mut escaped);
+        program.exepath = running
+            .exe
+            .as_deref()
+            .map(|exe| text(image::without_deleted(exe), &mut escaped));
         program.cwd = running.cwd.as_deref().map(|cwd| text(cwd, &mut escaped));
         let start_ns = running.start_ticks * 10_000_000;
-        let mut process = Process::new(id, self.key(id), start_ns, running.uid, running.gid, running.cgroup_id);
+        let mut process = Process::new(
+            id,
+            self.key(id),
+            start_ns,
+            running.uid,
+            running.gid,
+            running.cgroup_id,
+        );
         image::set_running(&mut process, running, &mut escaped);
-        process.parent = self.table.with_pid(running.parent_pid).map(|parent| parent.id);
+        process.parent = self
+            .table
+            .with_pid(running.parent_pid)
+            .map(|parent| parent.id);
         process.container = self.places.container_of(running.cgroup_id);
         process.stage = self.stage_of_running(&process, running, &raw);
         process.program = Some(program);
         process.escaped = escaped;
-        if process.stage == Stage::Entrypoint && let Some(container) = &process.container {
+        if process.stage == Stage::Entrypoint
+            && let Some(container) = &process.container
+        {
             self.places.entrypoint_seen(container);
         }
         self.table.insert(process);
@@ -412,14 +555,23 @@ impl Tracker {
     }
 
     fn stage_of_running(&self, process: &Process, running: &Running, arguments: &[Text]) -> Stage {
-        let Some(container) = &process.container else { return Stage::Host };
+        let Some(container) = &process.container else {
+            return Stage::Host;
+        };
         let parent = process.parent.and_then(|id| self.table.find(id));
         if let Some(parent) = parent.filter(|parent| parent.container.as_ref() == Some(container)) {
             return parent.stage;
         }
         let pid_ns = running.pid_ns.unwrap_or(self.host.pid_ns);
         let init = running.vpid == 1 && pid_ns != self.host.pid_ns;
-        self.arrival_stage(container, running.pid, init, running.mnt_ns.unwrap_or_default(), pid_ns, arguments)
+        self.arrival_stage(
+            container,
+            running.pid,
+            init,
+            running.mnt_ns.unwrap_or_default(),
+            pid_ns,
+            arguments,
+        )
     }
 
     fn in_host_mntns(&self, process: &Process) -> bool {
@@ -429,10 +581,22 @@ impl Tracker {
     /// An event about nothing but the sensor's own knowledge, now.
     fn own_event(&self, evt_type: &'static str, category: &'static str) -> Event {
         let boot_ns = self.clock.boot_ns();
-        rows::base(&self.host, boot_ns, self.clock.wall_ns(boot_ns), evt_type, category)
+        rows::base(
+            &self.host,
+            boot_ns,
+            self.clock.wall_ns(boot_ns),
+            evt_type,
+            category,
+        )
     }
 
-    fn event(&self, header: &Header, evt_type: &'static str, category: &'static str, hook: &'static str) -> Event {
+    fn event(
+        &self,
+        header: &Header,
+        evt_type: &'static str,
+        category: &'static str,
+        hook: &'static str,
+    ) -> Event {
         let wall_ns = self.clock.wall_ns(header.boot_ns);
         let mut event = rows::base(&self.host, header.boot_ns, wall_ns, evt_type, category);
         rows::set_header(&mut event, header, hook);
@@ -482,7 +646,10 @@ fn depart(process: &mut Process, to: Option<Text>) -> Option<Departure> {
         (Some(_), Some(_)) if runtime => {}
         (Some(left), _) => {
             process.origin.get_or_insert_with(|| left.clone());
-            return Some(Departure { from: left.clone(), to });
+            return Some(Departure {
+                from: left.clone(),
+                to,
+            });
         }
     }
     None

@@ -32,7 +32,10 @@ pub struct Users {
 impl Users {
     /// Parses the two databases.
     pub fn parse(passwd: &str, group: &str) -> Self {
-        Self { users: entries(passwd), groups: entries(group) }
+        Self {
+            users: entries(passwd),
+            groups: entries(group),
+        }
     }
 
     /// Reads the databases below a process's root, if that root is in the mount namespace `mnt_ns`.
@@ -57,7 +60,9 @@ fn entries(database: &str) -> BTreeMap<u32, Text> {
     let mut names = BTreeMap::new();
     for line in database.lines() {
         let mut fields = line.split(':');
-        let (Some(name), Some(_), Some(id)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (Some(name), Some(_), Some(id)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
         let Ok(id) = id.parse::<u32>() else { continue };
         if names.len() < ENTRIES_MAX && !name.is_empty() && name.len() <= 64 {
             names.entry(id).or_insert_with(|| Text::from(name));
@@ -81,10 +86,20 @@ const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 fn read_in_root(root: &File, path: &CStr) -> Option<String> {
     // A pipe in place of the file must not block the sensor.
     let flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY) as u64;
-    let how = OpenHow { flags, mode: 0, resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
+    let how = OpenHow {
+        flags,
+        mode: 0,
+        resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+    };
     // SAFETY: the descriptor is open, the path ends with NUL, `how` is a valid open_how of the size given.
     let fd = unsafe {
-        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<OpenHow>())
+        libc::syscall(
+            libc::SYS_openat2,
+            root.as_raw_fd(),
+            path.as_ptr(),
+            &raw const how,
+            size_of::<OpenHow>(),
+        )
     };
     if fd < 0 {
         return None;
@@ -105,8 +120,14 @@ mod tests {
 
     #[test]
     fn databases_are_parsed_and_bad_lines_passed_over() {
-        let users = Users::parse("root:x:0:0::/root:/bin/sh\n# x\nbad\ntoor:x:0:0\napp:x:1000:1000\n:x:5:5", "wheel:x:10:\n");
-        assert_eq!(users.users, BTreeMap::from([(0, "root".into()), (1000, "app".into())]));
+        let users = Users::parse(
+            "root:x:0:0::/root:/bin/sh\n# x\nbad\ntoor:x:0:0\napp:x:1000:1000\n:x:5:5",
+            "wheel:x:10:\n",
+        );
+        assert_eq!(
+            users.users,
+            BTreeMap::from([(0, "root".into()), (1000, "app".into())])
+        );
         assert_eq!(users.groups, BTreeMap::from([(10, "wheel".into())]));
     }
 
@@ -122,11 +143,18 @@ mod tests {
         std::fs::write(outside.path().join("passwd"), "evil:x:0:").unwrap();
         let inside = tempfile::tempdir().unwrap();
         std::fs::create_dir(inside.path().join("etc")).unwrap();
-        std::os::unix::fs::symlink(outside.path().join("passwd"), inside.path().join("etc/passwd")).unwrap();
+        std::os::unix::fs::symlink(
+            outside.path().join("passwd"),
+            inside.path().join("etc/passwd"),
+        )
+        .unwrap();
         let root = File::open(inside.path()).unwrap();
         assert_eq!(read_in_root(&root, c"etc/passwd"), None);
         std::fs::write(inside.path().join("etc/group"), "root:x:0:").unwrap();
-        assert_eq!(read_in_root(&root, c"etc/group").as_deref(), Some("root:x:0:"));
+        assert_eq!(
+            read_in_root(&root, c"etc/group").as_deref(),
+            Some("root:x:0:")
+        );
     }
 
     #[test]
@@ -135,6 +163,9 @@ mod tests {
         let path = std::ffi::CString::new(inside.path().join("fifo").to_str().unwrap()).unwrap();
         // SAFETY: the path ends with NUL.
         assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
-        assert_eq!(read_in_root(&File::open(inside.path()).unwrap(), c"fifo"), None);
+        assert_eq!(
+            read_in_root(&File::open(inside.path()).unwrap(), c"fifo"),
+            None
+        );
     }
 }

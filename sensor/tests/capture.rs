@@ -33,21 +33,35 @@ fn event(record: &LogRecord) -> Option<Event> {
 fn collect(receiver: &Receiver<LogRecord>, shutdown: &Shutdown) -> Vec<Event> {
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut events = Vec::new();
-    while let Ok(record) = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        let Some(event) = event(&record) else { continue };
-        let over = &*event.evt_type == "procexit" && event.proc_cmdline.as_deref().is_some_and(|line| line.contains(LAST_WORDS));
+    while let Ok(record) = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+    {
+        let Some(event) = event(&record) else {
+            continue;
+        };
+        let over = &*event.evt_type == "procexit"
+            && event
+                .proc_cmdline
+                .as_deref()
+                .is_some_and(|line| line.contains(LAST_WORDS));
         events.push(event);
         if over {
             shutdown.trigger_because("the script is over");
         }
     }
-    assert!(shutdown.reason().is_some(), "the script was not seen to end within 30 seconds");
+    assert!(
+        shutdown.reason().is_some(),
+        "the script was not seen to end within 30 seconds"
+    );
     events
 }
 
 fn act() {
-    let script = format!("cat /etc/hostname; cat /nowhere; : > /dev/null; exec echo '{LAST_WORDS}'");
-    Command::new("sh").args(["-c", &script, "sh", "--password", "hunter2"]).output().unwrap();
+    let script =
+        format!("cat /etc/hostname; cat /nowhere; : > /dev/null; exec echo '{LAST_WORDS}'");
+    Command::new("sh")
+        .args(["-c", &script, "sh", "--password", "hunter2"])
+        .output()
+        .unwrap();
 }
 
 fn run_recorded(path: &Path) -> Vec<Event> {
@@ -55,8 +69,11 @@ fn run_recorded(path: &Path) -> Vec<Event> {
     let shutdown = Shutdown::new();
     let (input, stop) = (Input::Recorded(path.to_owned()), shutdown.clone());
     // The sensor gives up capabilities for its thread and those it makes: not for this one.
-    let sensor = std::thread::spawn(move || pipeline::run(config(), input, Output::Local(sender), stop));
-    let first = receiver.recv_timeout(Duration::from_secs(30)).expect("the sensor starts: root and type information");
+    let sensor =
+        std::thread::spawn(move || pipeline::run(config(), input, Output::Local(sender), stop));
+    let first = receiver
+        .recv_timeout(Duration::from_secs(30))
+        .expect("the sensor starts: root and type information");
     act();
     let mut events: Vec<Event> = event(&first).into_iter().collect();
     events.extend(collect(&receiver, &shutdown));
@@ -67,8 +84,13 @@ fn run_recorded(path: &Path) -> Vec<Event> {
 fn replayed(path: &Path) -> Vec<Event> {
     let (sender, receiver) = local::channel(4_096);
     let input = Input::Replay(path.to_owned());
-    let sensor = std::thread::spawn(move || pipeline::run(config(), input, Output::Local(sender), Shutdown::new()));
-    let events = receiver.into_iter().filter_map(|record| event(&record)).collect();
+    let sensor = std::thread::spawn(move || {
+        pipeline::run(config(), input, Output::Local(sender), Shutdown::new())
+    });
+    let events = receiver
+        .into_iter()
+        .filter_map(|record| event(&record))
+        .collect();
     sensor.join().unwrap().unwrap();
     events
 }
@@ -83,10 +105,33 @@ fn a_capture_replays_to_the_same_events() {
     for (live, again) in live.iter().zip(&again) {
         assert_eq!(live, again);
     }
-    let of_script: Vec<_> = live.iter().filter(|event| event.proc_cmdline.as_deref().is_some_and(|line| line.contains(LAST_WORDS))).collect();
+    let of_script: Vec<_> = live
+        .iter()
+        .filter(|event| {
+            event
+                .proc_cmdline
+                .as_deref()
+                .is_some_and(|line| line.contains(LAST_WORDS))
+        })
+        .collect();
     let seen = |evt_type: &str| of_script.iter().any(|event| &*event.evt_type == evt_type);
-    assert!(seen("execve") && seen("procexit") && seen("clone"), "{of_script:?}");
-    assert!(of_script.iter().all(|event| event.proc_cmdline.as_deref().is_some_and(|line| !line.contains("hunter2"))));
-    assert!(live.iter().any(|event| event.fd_name.as_deref() == Some("/etc/hostname")));
-    assert!(live.iter().any(|event| event.fd_name.as_deref() == Some("/nowhere") && event.evt_res.as_deref() == Some("ENOENT")));
+    assert!(
+        seen("execve") && seen("procexit") && seen("clone"),
+        "{of_script:?}"
+    );
+    assert!(of_script.iter().all(|event| {
+        event
+            .proc_cmdline
+            .as_deref()
+            .is_some_and(|line| !line.contains("hunter2"))
+    }));
+    assert!(
+        live.iter()
+            .any(|event| event.fd_name.as_deref() == Some("/etc/hostname"))
+    );
+    assert!(
+        live.iter()
+            .any(|event| event.fd_name.as_deref() == Some("/nowhere")
+                && event.evt_res.as_deref() == Some("ENOENT"))
+    );
 }

@@ -10,7 +10,10 @@ use crate::probe::{HOST_WRITE_PATHS, SENSITIVE_READ_PATHS};
 /// Everything a file, the environment and flags can say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[allow(missing_docs, reason = "documented in sensor.toml, the one place users read")]
+#[allow(
+    missing_docs,
+    reason = "documented in sensor.toml, the one place users read"
+)]
 pub struct RawConfig {
     pub host_id: String,
     pub host_name: String,
@@ -55,16 +58,27 @@ impl TryFrom<String> for Size {
 
     fn try_from(text: String) -> Result<Self, String> {
         let text = text.trim();
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
+        let digits = text
+            .trim_end_matches(|c: char| c.is_ascii_alphabetic())
+            .trim_end();
         let factor: u64 = match text[digits.len()..].trim() {
             "" | "B" => 1,
             "KiB" => 1 << 10,
             "MiB" => 1 << 20,
             "GiB" => 1 << 30,
-            unit => return Err(format!("unknown unit {unit} in {text}: use KiB, MiB or GiB")),
+            unit => {
+                return Err(format!(
+                    "unknown unit {unit} in {text}: use KiB, MiB or GiB"
+                ));
+            }
         };
-        let number: u64 = digits.parse().map_err(|_| format!("{text} is not a size such as 32MiB"))?;
-        number.checked_mul(factor).map(Self).ok_or_else(|| format!("{text} is too large"))
+        let number: u64 = digits
+            .parse()
+            .map_err(|_| format!("{text} is not a size such as 32MiB"))?;
+        number
+            .checked_mul(factor)
+            .map(Self)
+            .ok_or_else(|| format!("{text} is too large"))
     }
 }
 
@@ -72,8 +86,11 @@ impl From<Size> for String {
     fn from(size: Size) -> Self {
         [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
             .into_iter()
-            .find(|&(_, factor)| size.0 > 0 && size.0 % factor == 0)
-            .map_or_else(|| size.0.to_string(), |(unit, factor)| format!("{}{unit}", size.0 / factor))
+            .find(|&(_, factor)| size.0 > 0 && size.0.is_multiple_of(factor))
+            .map_or_else(
+                || size.0.to_string(),
+                |(unit, factor)| format!("{}{unit}", size.0 / factor),
+            )
     }
 }
 
@@ -176,7 +193,10 @@ pub struct RawProcesses {
 
 impl Default for RawProcesses {
     fn default() -> Self {
-        Self { capacity: 32_768, keep_after_exit: Duration::from_secs(1) }
+        Self {
+            capacity: 32_768,
+            keep_after_exit: Duration::from_secs(1),
+        }
     }
 }
 
@@ -191,7 +211,10 @@ pub struct RawRedaction {
 
 impl Default for RawRedaction {
     fn default() -> Self {
-        Self { usual_secrets: true, arguments: Vec::new() }
+        Self {
+            usual_secrets: true,
+            arguments: Vec::new(),
+        }
     }
 }
 
@@ -205,7 +228,9 @@ pub struct RawClock {
 
 impl Default for RawClock {
     fn default() -> Self {
-        Self { step_min: Duration::from_millis(500) }
+        Self {
+            step_min: Duration::from_millis(500),
+        }
     }
 }
 
@@ -218,7 +243,9 @@ pub struct RawLog {
 
 impl Default for RawLog {
     fn default() -> Self {
-        Self { filter: "info".into() }
+        Self {
+            filter: "info".into(),
+        }
     }
 }
 
@@ -231,7 +258,9 @@ pub struct RawMetrics {
 
 impl Default for RawMetrics {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9464".into() }
+        Self {
+            listen: "127.0.0.1:9464".into(),
+        }
     }
 }
 
@@ -245,6 +274,11 @@ fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     }
     Ok(match Written::deserialize(deserializer)? {
         Written::List(list) => list,
-        Written::Joined(text) => text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect(),
+        Written::Joined(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(String::from)
+            .collect(),
     })
 }

@@ -18,10 +18,15 @@ pub(super) fn merge(
     variables: impl Iterator<Item = (String, String)>,
     overrides: &[Override],
 ) -> Result<RawConfig, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { file: file.map(Path::to_owned), source: Box::new(source) };
+    let unreadable = |source| ConfigError::Unreadable {
+        file: file.map(Path::to_owned),
+        source: Box::new(source),
+    };
     let known = serde_json::to_value(RawConfig::default())
         .expect("the defaults are strings, numbers, lists and maps, which JSON can hold");
-    let merged = builder(file, variables, overrides, &known).and_then(ConfigBuilder::<DefaultState>::build).map_err(unreadable)?;
+    let merged = builder(file, variables, overrides, &known)
+        .and_then(ConfigBuilder::<DefaultState>::build)
+        .map_err(unreadable)?;
     let tree: Value = merged.clone().try_deserialize().map_err(unreadable)?;
     refuse_unknown(&tree, &known, "")?;
     merged.try_deserialize().map_err(unreadable)
@@ -43,7 +48,9 @@ fn builder(
             .map(|rest| rest.split("__").next().unwrap_or(rest).to_lowercase())
             .is_some_and(|first| known.get(first).is_some())
     });
-    let environment = Environment::with_prefix("DOGWATCH").prefix_separator("_").separator("__");
+    let environment = Environment::with_prefix("DOGWATCH")
+        .prefix_separator("_")
+        .separator("__");
     builder = builder.add_source(environment.source(Some(ours.collect())));
     for (key, value) in overrides {
         builder = builder.set_override(*key, value.as_str())?;
@@ -52,9 +59,15 @@ fn builder(
 }
 
 fn refuse_unknown(given: &Value, known: &Value, above: &str) -> Result<(), ConfigError> {
-    let (Value::Object(given), Value::Object(known)) = (given, known) else { return Ok(()) };
+    let (Value::Object(given), Value::Object(known)) = (given, known) else {
+        return Ok(());
+    };
     for (name, value) in given {
-        let key = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+        let key = if above.is_empty() {
+            name.clone()
+        } else {
+            format!("{above}.{name}")
+        };
         let Some(expected) = known.get(name) else {
             let nearest = nearest(name, known.keys()).map(|near| key.replace(name.as_str(), near));
             return Err(ConfigError::UnknownKey { key, nearest });

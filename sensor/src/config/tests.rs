@@ -4,10 +4,16 @@ use std::io::Write as _;
 
 use super::*;
 
-fn load(toml: &str, variables: &[(&str, &str)], overrides: &[Override]) -> Result<Config, ConfigError> {
+fn load(
+    toml: &str,
+    variables: &[(&str, &str)],
+    overrides: &[Override],
+) -> Result<Config, ConfigError> {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
     file.write_all(toml.as_bytes()).unwrap();
-    let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let variables = variables
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_string()));
     Config::check(sources::merge(Some(file.path()), variables, overrides)?)
 }
 
@@ -25,8 +31,17 @@ fn the_commented_file_holds_exactly_the_defaults() {
 #[test]
 fn later_sources_win() {
     let toml = "[kafka]\nbootstrap_servers = 'file:1'\npartitions = 3\nlinger = '5ms'";
-    let variables = [("DOGWATCH_KAFKA__BOOTSTRAP_SERVERS", "env:1"), ("DOGWATCH_KAFKA__PARTITIONS", "4"), ("DOGWATCH_CACHE", "x")];
-    let config = load(toml, &variables, &[("kafka.bootstrap_servers", "flag:1".into())]).unwrap();
+    let variables = [
+        ("DOGWATCH_KAFKA__BOOTSTRAP_SERVERS", "env:1"),
+        ("DOGWATCH_KAFKA__PARTITIONS", "4"),
+        ("DOGWATCH_CACHE", "x"),
+    ];
+    let config = load(
+        toml,
+        &variables,
+        &[("kafka.bootstrap_servers", "flag:1".into())],
+    )
+    .unwrap();
     assert_eq!(config.kafka.bootstrap_servers, "flag:1");
     assert_eq!(config.kafka.partitions, 4);
     assert_eq!(config.kafka.linger, Duration::from_millis(5));
@@ -49,7 +64,10 @@ fn the_environment_sets_lists_tags_and_options() {
 
 #[test]
 fn unknown_keys_are_refused_with_the_nearest() {
-    assert_eq!(refusal("hostid = 'x'"), "unknown configuration key hostid: did you mean host_id?");
+    assert_eq!(
+        refusal("hostid = 'x'"),
+        "unknown configuration key hostid: did you mean host_id?"
+    );
     assert_eq!(
         refusal("[kafka]\nbootstrap_server = 'x'"),
         "unknown configuration key kafka.bootstrap_server: did you mean kafka.bootstrap_servers?"
@@ -65,7 +83,10 @@ fn values_out_of_range_are_refused_with_the_range() {
         ("[kafka]\nqueue_bytes = '12 parsecs'", "12 parsecs"),
         ("[kafka]\ntopic_prefix = 'a b'", "kafka.topic_prefix"),
         ("[kafka]\npartitions = 0", "at least 1"),
-        ("[containers]\nmode = 'all'", "off, lifecycle, normal or full"),
+        (
+            "[containers]\nmode = 'all'",
+            "off, lifecycle, normal or full",
+        ),
         ("[containers]\nmetadata_patience = '1h'", "at most 10s"),
         ("[redaction]\narguments = ['(']", "redaction.arguments"),
         ("[metrics]\nlisten = 'here'", "metrics.listen"),
@@ -78,6 +99,8 @@ fn values_out_of_range_are_refused_with_the_range() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = Config::load(Some(Path::new("/nowhere/sensor.toml")), &[]).unwrap_err().to_string();
+    let error = Config::load(Some(Path::new("/nowhere/sensor.toml")), &[])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("/nowhere/sensor.toml"), "{error}");
 }

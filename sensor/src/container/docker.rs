@@ -51,7 +51,9 @@ pub struct Docker {
 impl Docker {
     /// Docker's files below `root`.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// Reads what Docker knows of a container.
@@ -63,19 +65,34 @@ impl Docker {
         let config: ConfigFile = read_json(&folder.join("config.v2.json"))?;
         let host: HostFile = read_json(&folder.join("hostconfig.json"))?;
         // The image's names are a convenience: without them the container is known nevertheless.
-        let images = config.driver.as_deref().map(|driver| self.root.join("image").join(driver).join("repositories.json"));
-        let repositories: RepositoriesFile = images.and_then(|path| read_json(&path).ok()).unwrap_or_default();
+        let images = config.driver.as_deref().map(|driver| {
+            self.root
+                .join("image")
+                .join(driver)
+                .join("repositories.json")
+        });
+        let repositories: RepositoriesFile = images
+            .and_then(|path| read_json(&path).ok())
+            .unwrap_or_default();
         Ok(parse(membership, config, host, &repositories))
     }
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DockerError> {
-    let unreadable = |source| DockerError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |source| DockerError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
     if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
-        return Err(DockerError::TooLarge { path: path.to_owned() });
+        return Err(DockerError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
-    serde_json::from_slice(&bytes).map_err(|source| DockerError::Unparsable { path: path.to_owned(), source })
+    serde_json::from_slice(&bytes).map_err(|source| DockerError::Unparsable {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The part of `config.v2.json` that is used.
@@ -148,7 +165,12 @@ struct RepositoriesFile {
     repositories: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-fn parse(membership: &Membership, file: ConfigFile, host: HostFile, images: &RepositoriesFile) -> Container {
+fn parse(
+    membership: &Membership,
+    file: ConfigFile,
+    host: HostFile,
+    images: &RepositoriesFile,
+) -> Container {
     let reference = Reference::split(&file.config.image, images, &file.image);
     let running = file.state.running;
     let healthcheck = file.config.healthcheck.and_then(|check| check.test);
@@ -174,7 +196,10 @@ fn parse(membership: &Membership, file: ConfigFile, host: HostFile, images: &Rep
         command: Some(file.config.cmd.unwrap_or_default()),
         healthcheck: healthcheck_arguments(healthcheck, file.config.shell),
         user: Some(file.config.user),
-        mounts: mounts(file.mount_points.unwrap_or_default(), host.tmpfs.unwrap_or_default()),
+        mounts: mounts(
+            file.mount_points.unwrap_or_default(),
+            host.tmpfs.unwrap_or_default(),
+        ),
         cgroup_path: membership.path.clone(),
         source: "docker_files".into(),
     }
@@ -187,7 +212,9 @@ fn healthcheck_arguments(test: Option<Vec<Text>>, shell: Option<Vec<Text>>) -> O
     match &**kind {
         "CMD" => Some(rest.to_vec()),
         "CMD-SHELL" => {
-            let shell = shell.filter(|shell| !shell.is_empty()).unwrap_or_else(|| vec!["/bin/sh".into(), "-c".into()]);
+            let shell = shell
+                .filter(|shell| !shell.is_empty())
+                .unwrap_or_else(|| vec!["/bin/sh".into(), "-c".into()]);
             Some(shell.into_iter().chain(rest.iter().cloned()).collect())
         }
         _ => None,
@@ -222,9 +249,18 @@ impl Reference {
     /// Splits a reference; an image named by its id is looked up, a digest that is not given too.
     fn split(reference: &str, images: &RepositoriesFile, image_id: &str) -> Self {
         let is_id = reference.starts_with("sha256:")
-            || (reference.len() >= 12 && image_id.trim_start_matches("sha256:").starts_with(reference));
-        let reference = if is_id { known_name(images, image_id) } else { Some(reference) };
-        let Some(reference) = reference.filter(|reference| !reference.is_empty()) else { return Self::default() };
+            || (reference.len() >= 12
+                && image_id
+                    .trim_start_matches("sha256:")
+                    .starts_with(reference));
+        let reference = if is_id {
+            known_name(images, image_id)
+        } else {
+            Some(reference)
+        };
+        let Some(reference) = reference.filter(|reference| !reference.is_empty()) else {
+            return Self::default();
+        };
         let (name, digest) = match reference.split_once('@') {
             Some((name, digest)) => (name, Some(Text::from(digest))),
             None => (reference, None),
@@ -235,7 +271,11 @@ impl Reference {
             None => (name, digest.is_none().then(|| "latest".into())),
         };
         let digest = digest.or_else(|| known_digest(images, repository, image_id));
-        Self { repository: Some(repository.into()), tag, digest }
+        Self {
+            repository: Some(repository.into()),
+            tag,
+            digest,
+        }
     }
 }
 
@@ -250,7 +290,9 @@ fn known_name<'a>(images: &'a RepositoriesFile, image_id: &str) -> Option<&'a st
 
 /// The digest the image was pulled by; Docker leaves `docker.io/` and `library/` out of its names.
 fn known_digest(images: &RepositoriesFile, repository: &str, image_id: &str) -> Option<Text> {
-    let plain = repository.trim_start_matches("docker.io/").trim_start_matches("library/");
+    let plain = repository
+        .trim_start_matches("docker.io/")
+        .trim_start_matches("library/");
     images
         .repositories
         .get(plain)

@@ -40,26 +40,75 @@ fn raw(kind: u16, boot_ns: u64, ret: i64, fixed: &[u64], texts: &[&str]) -> Vec<
 }
 
 fn clock(second: u64) -> Fact {
-    Fact::Clock(Reading { boot_ns: second * SECOND_NS, wall_ns: (second * SECOND_NS) as i64 })
+    Fact::Clock(Reading {
+        boot_ns: second * SECOND_NS,
+        wall_ns: (second * SECOND_NS) as i64,
+    })
 }
 
 /// A capture of three seconds: one process, a container made and removed, a failed exec, some drops.
 fn write_capture(path: &Path) {
-    let host = Host { host_id: "h".into(), sensor_run: "r".into(), mnt_ns: 1, pid_ns: 1, ..Host::default() };
+    let host = Host {
+        host_id: "h".into(),
+        sensor_run: "r".into(),
+        mnt_ns: 1,
+        pid_ns: 1,
+        ..Host::default()
+    };
     let cgroup = format!("/docker/{}", "cd".repeat(32));
     let mut writer = capture::Writer::create(path, &host).unwrap();
     writer.fact(&clock(100)).unwrap();
-    let shell = Running { pid: 10, start_ticks: 1_000, cgroup_id: 1, comm: b"sh".to_vec(), argv: b"sh\0".to_vec(), ..Running::default() };
+    let shell = Running {
+        pid: 10,
+        start_ticks: 1_000,
+        cgroup_id: 1,
+        comm: b"sh".to_vec(),
+        argv: b"sh\0".to_vec(),
+        ..Running::default()
+    };
     writer.fact(&Fact::Running(Box::new(shell))).unwrap();
-    writer.record(&raw(KIND_CGROUP, 100 * SECOND_NS + 1, 0, &[7, 1], &[&cgroup])).unwrap();
-    writer.fact(&Fact::Container(Box::new(Known::unknown(&membership(&cgroup).unwrap())))).unwrap();
-    writer.record(&raw(KIND_EXEC_FAILED, 100 * SECOND_NS + 2, -2, &[0], &["/bin/nothing"])).unwrap();
+    writer
+        .record(&raw(
+            KIND_CGROUP,
+            100 * SECOND_NS + 1,
+            0,
+            &[7, 1],
+            &[&cgroup],
+        ))
+        .unwrap();
+    writer
+        .fact(&Fact::Container(Box::new(Known::unknown(
+            &membership(&cgroup).unwrap(),
+        ))))
+        .unwrap();
+    writer
+        .record(&raw(
+            KIND_EXEC_FAILED,
+            100 * SECOND_NS + 2,
+            -2,
+            &[0],
+            &["/bin/nothing"],
+        ))
+        .unwrap();
     writer.record(b"not a record").unwrap();
     writer.fact(&Fact::Unparsed(1)).unwrap();
     let dropped = BTreeMap::from([("open".into(), 5)]);
-    writer.fact(&Fact::Counters(Counters { dropped, ..Counters::default() })).unwrap();
+    writer
+        .fact(&Fact::Counters(Counters {
+            dropped,
+            ..Counters::default()
+        }))
+        .unwrap();
     writer.fact(&clock(102)).unwrap();
-    writer.record(&raw(KIND_CGROUP, 102 * SECOND_NS + 1, 0, &[7, 0], &[&cgroup])).unwrap();
+    writer
+        .record(&raw(
+            KIND_CGROUP,
+            102 * SECOND_NS + 1,
+            0,
+            &[7, 0],
+            &[&cgroup],
+        ))
+        .unwrap();
     writer.fact(&clock(103)).unwrap();
     writer.finish().unwrap();
 }
@@ -67,18 +116,31 @@ fn write_capture(path: &Path) {
 fn replay(path: &Path) -> (Result<Summary, SensorError>, Vec<LogRecord>) {
     let (sender, receiver): (_, Receiver<LogRecord>) = local::channel(1_000);
     let config = Config::check(RawConfig::default()).unwrap();
-    let ended = run(config, Input::Replay(path.to_owned()), Output::Local(sender), Shutdown::new());
+    let ended = run(
+        config,
+        Input::Replay(path.to_owned()),
+        Output::Local(sender),
+        Shutdown::new(),
+    );
     (ended, receiver.into_iter().collect())
 }
 
 fn events(records: &[LogRecord]) -> Vec<Event> {
-    let events = records.iter().filter(|record| record.topic == Topic::Events);
-    events.map(|record| Event::decode_framed(&record.value).unwrap()).collect()
+    let events = records
+        .iter()
+        .filter(|record| record.topic == Topic::Events);
+    events
+        .map(|record| Event::decode_framed(&record.value).unwrap())
+        .collect()
 }
 
 fn statuses(records: &[LogRecord]) -> Vec<SensorStatus> {
-    let statuses = records.iter().filter(|record| record.topic == Topic::Sensors);
-    statuses.map(|record| SensorStatus::decode_framed(&record.value).unwrap()).collect()
+    let statuses = records
+        .iter()
+        .filter(|record| record.topic == Topic::Sensors);
+    statuses
+        .map(|record| SensorStatus::decode_framed(&record.value).unwrap())
+        .collect()
 }
 
 #[test]
@@ -92,21 +154,51 @@ fn a_capture_goes_through_all_stages() {
     let types: Vec<_> = events.iter().map(|event| &*event.evt_type).collect();
     assert_eq!(
         types,
-        ["running", "cgroup_mkdir", "container", "execve", "mark", "cgroup_rmdir", "container", "mark", "mark"],
+        [
+            "running",
+            "cgroup_mkdir",
+            "container",
+            "execve",
+            "mark",
+            "cgroup_rmdir",
+            "container",
+            "mark",
+            "mark"
+        ],
         "marks at 102, 103 and at the end"
     );
-    assert!(events.iter().enumerate().all(|(seq, event)| event.seq == seq as i64), "numbered without a gap");
-    assert!(events.iter().all(|event| &*event.host_id == "h" && &*event.sensor_run == "r"));
+    assert!(
+        events
+            .iter()
+            .enumerate()
+            .all(|(seq, event)| event.seq == seq as i64),
+        "numbered without a gap"
+    );
+    assert!(
+        events
+            .iter()
+            .all(|event| &*event.host_id == "h" && &*event.sensor_run == "r")
+    );
     assert!(records.iter().all(|record| record.key.starts_with('h')));
     let losses = events.last().unwrap().evt_losses.as_ref().unwrap();
     assert_eq!((losses["ring_full"], losses["unparsed"]), (5, 1));
-    assert_eq!((summary.events, summary.losses["ring_full"]), (events.len() as u64, 5));
+    assert_eq!(
+        (summary.events, summary.losses["ring_full"]),
+        (events.len() as u64, 5)
+    );
     let statuses = statuses(&records);
     let names: Vec<_> = statuses.iter().map(|status| &*status.status).collect();
     assert_eq!(names, ["hello", "loss", "goodbye"]);
-    let told: Vec<_> = statuses[1].losses.iter().map(|loss| (&*loss.class, &*loss.kind, loss.count)).collect();
+    let told: Vec<_> = statuses[1]
+        .losses
+        .iter()
+        .map(|loss| (&*loss.class, &*loss.kind, loss.count))
+        .collect();
     assert_eq!(told, [("ring_full", "open", 5), ("unparsed", "any", 1)]);
-    assert_eq!(statuses[2].goodbye_signal.as_deref(), Some("the input ended"));
+    assert_eq!(
+        statuses[2].goodbye_signal.as_deref(),
+        Some("the input ended")
+    );
 }
 
 #[test]
@@ -126,10 +218,26 @@ fn a_damaged_capture_is_used_up_to_the_damage() {
     std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
     let (ended, records) = replay(&path);
     let error = ended.unwrap_err();
-    assert!(error.to_string().contains("is damaged at offset"), "{error}");
+    assert!(
+        error.to_string().contains("is damaged at offset"),
+        "{error}"
+    );
     assert_eq!(error.exit_code(), 1);
-    let types: Vec<_> = events(&records).iter().map(|event| event.evt_type.to_string()).collect();
-    assert_eq!(types[..6], ["running", "cgroup_mkdir", "container", "execve", "mark", "cgroup_rmdir"]);
+    let types: Vec<_> = events(&records)
+        .iter()
+        .map(|event| event.evt_type.to_string())
+        .collect();
+    assert_eq!(
+        types[..6],
+        [
+            "running",
+            "cgroup_mkdir",
+            "container",
+            "execve",
+            "mark",
+            "cgroup_rmdir"
+        ]
+    );
 }
 
 #[test]
@@ -141,7 +249,13 @@ fn an_output_that_is_gone_ends_the_run() {
     drop(receiver);
     let config = Config::check(RawConfig::default()).unwrap();
     let shutdown = Shutdown::new();
-    run(config, Input::Replay(path), Output::Local(sender), shutdown.clone()).unwrap();
+    run(
+        config,
+        Input::Replay(path),
+        Output::Local(sender),
+        shutdown.clone(),
+    )
+    .unwrap();
     assert!(shutdown.reason().is_some());
 }
 
@@ -153,7 +267,13 @@ fn a_broker_that_does_not_answer_is_named() {
     let mut raw = RawConfig::default();
     raw.kafka.bootstrap_servers = "127.0.0.1:1".into();
     raw.kafka.start_timeout = std::time::Duration::from_millis(300);
-    let error = run(Config::check(raw).unwrap(), Input::Replay(path), Output::Kafka, Shutdown::new()).unwrap_err();
+    let error = run(
+        Config::check(raw).unwrap(),
+        Input::Replay(path),
+        Output::Kafka,
+        Shutdown::new(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
     assert_eq!(error.exit_code(), 3);
 }

@@ -72,7 +72,10 @@ pub(crate) fn on_arrival(arrival: &Arrival<'_>) -> Stage {
     if arrival.init_of_container || arrival.init_of_pidns || first_without_init {
         return Stage::Entrypoint;
     }
-    if arrival.healthcheck.is_some_and(|check| !check.is_empty() && check == arrival.arguments) {
+    if arrival
+        .healthcheck
+        .is_some_and(|check| !check.is_empty() && check == arrival.arguments)
+    {
         return Stage::Healthcheck;
     }
     Stage::Exec
@@ -103,11 +106,17 @@ mod tests {
         check(|a| a.in_host_mntns = true, Stage::Runtime);
         check(|a| a.init_of_pidns = true, Stage::Entrypoint);
         check(|a| a.init_of_container = true, Stage::Entrypoint);
-        check(|a| (a.shares_host_pidns, a.entrypoint_seen) = (true, false), Stage::Entrypoint);
+        check(
+            |a| (a.shares_host_pidns, a.entrypoint_seen) = (true, false),
+            Stage::Entrypoint,
+        );
         check(|a| a.shares_host_pidns = true, Stage::Exec);
         check(|a| a.healthcheck = Some(a.arguments), Stage::Healthcheck);
         check(|a| a.healthcheck = Some(&[]), Stage::Exec);
-        check(|a| (a.healthcheck, a.init_of_pidns) = (Some(a.arguments), true), Stage::Entrypoint);
+        check(
+            |a| (a.healthcheck, a.init_of_pidns) = (Some(a.arguments), true),
+            Stage::Entrypoint,
+        );
     }
 
     #[test]

@@ -6,7 +6,14 @@ use proptest::prelude::*;
 const SECOND_NS: u64 = 1_000_000_000;
 
 fn process(pid: u32, start_ns: u64, parent: Option<Id>) -> Process {
-    let mut process = Process::new(Id::new(pid, start_ns), format!("key{pid}").into(), start_ns, 0, 0, 1);
+    let mut process = Process::new(
+        Id::new(pid, start_ns),
+        format!("key{pid}").into(),
+        start_ns,
+        0,
+        0,
+        1,
+    );
     process.parent = parent;
     process
 }
@@ -27,7 +34,10 @@ fn chain(table: &mut ProcessTable, length: u32) -> Vec<Id> {
 }
 
 fn ancestor_pids(table: &ProcessTable, id: Id) -> Vec<u32> {
-    table.ancestors(table.find(id).unwrap()).map(|ancestor| ancestor.id.pid).collect()
+    table
+        .ancestors(table.find(id).unwrap())
+        .map(|ancestor| ancestor.id.pid)
+        .collect()
 }
 
 #[test]
@@ -79,7 +89,10 @@ fn a_session_leader_is_not_younger_than_its_session() {
     let mut member = process(9, 9 * SECOND_NS, None);
     member.sid = Some(5);
     table.insert(process(5, 5 * SECOND_NS, None));
-    assert_eq!(table.session_leader(&member).map(|leader| leader.id.pid), Some(5));
+    assert_eq!(
+        table.session_leader(&member).map(|leader| leader.id.pid),
+        Some(5)
+    );
     table.insert(process(5, 10 * SECOND_NS, None));
     assert!(table.session_leader(&member).is_none());
 }

@@ -24,7 +24,12 @@ use super::{Handed, Kind};
 use crate::config::KafkaConfig;
 
 /// Topics a sensor writes to.
-const TOPICS: [Topic; 4] = [Topic::Events, Topic::Sensors, Topic::Containers, Topic::Schemas];
+const TOPICS: [Topic; 4] = [
+    Topic::Events,
+    Topic::Sensors,
+    Topic::Containers,
+    Topic::Schemas,
+];
 
 /// Why Kafka cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +38,9 @@ pub enum KafkaError {
     #[error("could not set up the Kafka client: {0}; see kafka.options")]
     Options(#[source] ClientError),
     /// Nobody answers: the environment's fault; the sensor may be started again later.
-    #[error("could not reach Kafka at {servers} within {waited:?}: {reason}; check kafka.bootstrap_servers and the network")]
+    #[error(
+        "could not reach Kafka at {servers} within {waited:?}: {reason}; check kafka.bootstrap_servers and the network"
+    )]
     Unreachable {
         /// The configured servers.
         servers: String,
@@ -43,7 +50,9 @@ pub enum KafkaError {
         reason: String,
     },
     /// The broker does not let us in, or not do what is needed.
-    #[error("Kafka at {servers} refused: {reason}; check the user and its rights in kafka.options and the broker's ACLs")]
+    #[error(
+        "Kafka at {servers} refused: {reason}; check the user and its rights in kafka.options and the broker's ACLs"
+    )]
     Unauthorised {
         /// The configured servers.
         servers: String,
@@ -51,7 +60,9 @@ pub enum KafkaError {
         reason: String,
     },
     /// A topic is missing and may not be made.
-    #[error("topic {topic} does not exist and could not be made: {reason}; make it with message.timestamp.type=LogAppendTime")]
+    #[error(
+        "topic {topic} does not exist and could not be made: {reason}; make it with message.timestamp.type=LogAppendTime"
+    )]
     MissingTopic {
         /// Its name.
         topic: String,
@@ -59,7 +70,9 @@ pub enum KafkaError {
         reason: String,
     },
     /// A topic is not set up as it must be.
-    #[error("topic {topic} has {setting}={found}, but needs {needed}: set it with kafka-configs --alter --add-config {setting}={needed}")]
+    #[error(
+        "topic {topic} has {setting}={found}, but needs {needed}: set it with kafka-configs --alter --add-config {setting}={needed}"
+    )]
     WrongTopic {
         /// Its name.
         topic: String,
@@ -136,14 +149,26 @@ impl KafkaSink {
     pub fn connect(config: &KafkaConfig) -> Result<Self, KafkaError> {
         let context = Context::default();
         let reports = context.0.clone();
-        let producer = ThreadedProducer::from_config_and_context(&producer_config(config), context).map_err(KafkaError::Options)?;
+        let producer = ThreadedProducer::from_config_and_context(&producer_config(config), context)
+            .map_err(KafkaError::Options)?;
         let topics = Topics::new(config.topic_prefix.as_str());
-        let names = TOPICS.into_iter().map(|topic| (topic, topics.name(topic))).collect();
-        let sink = Self { producer, reports, names, drain_timeout: config.drain_timeout };
+        let names = TOPICS
+            .into_iter()
+            .map(|topic| (topic, topics.name(topic)))
+            .collect();
+        let sink = Self {
+            producer,
+            reports,
+            names,
+            drain_timeout: config.drain_timeout,
+        };
         let deadline = Instant::now() + config.start_timeout;
         let present = sink.topics_present(config, deadline)?;
         let admin = Admin::new(config)?;
-        let missing: Vec<Topic> = TOPICS.into_iter().filter(|topic| !present.contains(&sink.names[topic])).collect();
+        let missing: Vec<Topic> = TOPICS
+            .into_iter()
+            .filter(|topic| !present.contains(&sink.names[topic]))
+            .collect();
         if !missing.is_empty() {
             admin.create(&missing, &sink.names, deadline)?;
         }
@@ -152,17 +177,42 @@ impl KafkaSink {
         Ok(sink)
     }
 
-    fn topics_present(&self, config: &KafkaConfig, deadline: Instant) -> Result<Vec<String>, KafkaError> {
+    fn topics_present(
+        &self,
+        config: &KafkaConfig,
+        deadline: Instant,
+    ) -> Result<Vec<String>, KafkaError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             // All topics are asked for: naming one would make the broker create it with its own settings.
-            let wait = left.min(Duration::from_secs(2)).max(Duration::from_millis(100));
+            let wait = left
+                .min(Duration::from_secs(2))
+                .max(Duration::from_millis(100));
             match self.producer.client().fetch_metadata(None, wait) {
-                Ok(metadata) => return Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()),
+                Ok(metadata) => {
+                    return Ok(metadata
+                        .topics()
+                        .iter()
+                        .map(|topic| topic.name().to_owned())
+                        .collect());
+                }
                 Err(error) => {
-                    let last = self.reports.last_error.lock().ok().and_then(|last| last.clone());
-                    if let Some((RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed, reason)) = last {
-                        return Err(KafkaError::Unauthorised { servers: config.bootstrap_servers.clone(), reason });
+                    let last = self
+                        .reports
+                        .last_error
+                        .lock()
+                        .ok()
+                        .and_then(|last| last.clone());
+                    if let Some((
+                        RDKafkaErrorCode::Authentication
+                        | RDKafkaErrorCode::SaslAuthenticationFailed,
+                        reason,
+                    )) = last
+                    {
+                        return Err(KafkaError::Unauthorised {
+                            servers: config.bootstrap_servers.clone(),
+                            reason,
+                        });
                     }
                     if left.is_zero() {
                         return Err(KafkaError::Unreachable {
@@ -184,16 +234,25 @@ impl KafkaSink {
             (Container::fingerprint(), Container::SCHEMA),
         ];
         for (fingerprint, schema) in schemas {
-            self.send(Topic::Schemas, &fingerprint.to_string(), schema.as_bytes(), Kind::Any);
+            self.send(
+                Topic::Schemas,
+                &fingerprint.to_string(),
+                schema.as_bytes(),
+                Kind::Any,
+            );
         }
     }
 
     /// Hands a record to librdkafka's queue.
     pub fn send(&self, topic: Topic, key: &str, value: &[u8], kind: Kind) -> Handed {
-        let record = BaseRecord::with_opaque_to(&self.names[&topic], kind as usize).key(key).payload(value);
+        let record = BaseRecord::with_opaque_to(&self.names[&topic], kind as usize)
+            .key(key)
+            .payload(value);
         match self.producer.send(record) {
             Ok(()) => Handed::Over,
-            Err((ClientError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Handed::QueueFull,
+            Err((ClientError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                Handed::QueueFull
+            }
             Err(_) => Handed::Refused,
         }
     }
@@ -201,15 +260,25 @@ impl KafkaSink {
     /// Reports of records that did not arrive, since the last call.
     pub fn undelivered(&self) -> (Vec<(Kind, u64)>, Option<String>) {
         let counts = Kind::ALL.into_iter().zip(&self.reports.undelivered);
-        let lost = counts.map(|(kind, count)| (kind, count.swap(0, Ordering::Relaxed))).filter(|(_, count)| *count > 0);
+        let lost = counts
+            .map(|(kind, count)| (kind, count.swap(0, Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0);
         let lost: Vec<_> = lost.collect();
-        let reason = self.reports.last_undelivered.lock().ok().and_then(|mut last| last.take());
+        let reason = self
+            .reports
+            .last_undelivered
+            .lock()
+            .ok()
+            .and_then(|mut last| last.take());
         (lost, reason)
     }
 
     /// The error after which an idempotent producer sends nothing more.
     pub fn fatal(&self) -> Option<KafkaError> {
-        self.producer.client().fatal_error().map(|(_, reason)| KafkaError::Fatal(reason))
+        self.producer
+            .client()
+            .fatal_error()
+            .map(|(_, reason)| KafkaError::Fatal(reason))
     }
 
     /// Waits for the queue to empty; returns how many records are left.
@@ -228,8 +297,14 @@ fn producer_config(config: &KafkaConfig) -> ClientConfig {
         .set("partitioner", "murmur2_random")
         .set("compression.type", &config.compression)
         .set("linger.ms", config.linger.as_millis().to_string())
-        .set("queue.buffering.max.kbytes", (config.queue_bytes / 1024).to_string())
-        .set("queue.buffering.max.messages", config.queue_records.to_string())
+        .set(
+            "queue.buffering.max.kbytes",
+            (config.queue_bytes / 1024).to_string(),
+        )
+        .set(
+            "queue.buffering.max.messages",
+            config.queue_records.to_string(),
+        )
         // Records wait in the bounded queue, not against a clock: an outage loses nothing before it is full.
         .set("message.timeout.ms", "0");
     client
@@ -258,21 +333,41 @@ impl<'a> Admin<'a> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .map_err(|error| KafkaError::Fatal(format!("could not start its runtime: {error}")))?;
-        Ok(Self { client, runtime, config })
+        Ok(Self {
+            client,
+            runtime,
+            config,
+        })
     }
 
-    fn create(&self, missing: &[Topic], names: &BTreeMap<Topic, String>, deadline: Instant) -> Result<(), KafkaError> {
-        let refused = |topic: &str, reason: String| KafkaError::MissingTopic { topic: topic.to_owned(), reason };
+    fn create(
+        &self,
+        missing: &[Topic],
+        names: &BTreeMap<Topic, String>,
+        deadline: Instant,
+    ) -> Result<(), KafkaError> {
+        let refused = |topic: &str, reason: String| KafkaError::MissingTopic {
+            topic: topic.to_owned(),
+            reason,
+        };
         if !self.config.create_topics {
-            return Err(refused(&names[&missing[0]], "kafka.create_topics is false".into()));
+            return Err(refused(
+                &names[&missing[0]],
+                "kafka.create_topics is false".into(),
+            ));
         }
-        let settings: Vec<_> = missing.iter().map(|topic| (names[topic].as_str(), topic.settings())).collect();
+        let settings: Vec<_> = missing
+            .iter()
+            .map(|topic| (names[topic].as_str(), topic.settings()))
+            .collect();
         let new_topics: Vec<NewTopic<'_>> = settings
             .iter()
             .map(|(name, settings)| {
                 let replication = TopicReplication::Fixed(self.config.replication_factor);
                 let topic = NewTopic::new(name, self.config.partitions, replication);
-                settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
+                settings
+                    .iter()
+                    .fold(topic, |topic, (key, value)| topic.set(key, value))
             })
             .collect();
         let results = self
@@ -291,8 +386,14 @@ impl<'a> Admin<'a> {
 
     /// Append time is what windows and lateness stand on: a topic that takes the sender's word is refused.
     fn check(&self, names: &BTreeMap<Topic, String>, deadline: Instant) -> Result<(), KafkaError> {
-        let resources: Vec<_> = names.values().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let described = match self.runtime.block_on(self.client.describe_configs(&resources, &options(deadline))) {
+        let resources: Vec<_> = names
+            .values()
+            .map(|name| ResourceSpecifier::Topic(name))
+            .collect();
+        let described = match self
+            .runtime
+            .block_on(self.client.describe_configs(&resources, &options(deadline)))
+        {
             Ok(described) => described,
             Err(error) => {
                 tracing::warn!(%error, "could not check the topics' settings");
@@ -309,9 +410,17 @@ impl<'a> Admin<'a> {
                 }
             };
             for (setting, needed) in topic.settings() {
-                let Some(found) = resource.get(setting).and_then(|entry| entry.value.clone()) else { continue };
+                let Some(found) = resource.get(setting).and_then(|entry| entry.value.clone())
+                else {
+                    continue;
+                };
                 if setting == "message.timestamp.type" && found != needed {
-                    return Err(KafkaError::WrongTopic { topic: name.clone(), setting, found, needed });
+                    return Err(KafkaError::WrongTopic {
+                        topic: name.clone(),
+                        setting,
+                        found,
+                        needed,
+                    });
                 }
             }
         }
@@ -320,6 +429,10 @@ impl<'a> Admin<'a> {
 }
 
 fn options(deadline: Instant) -> AdminOptions {
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-    AdminOptions::new().request_timeout(Some(Timeout::After(left))).operation_timeout(Some(Timeout::After(left)))
+    let left = deadline
+        .saturating_duration_since(Instant::now())
+        .max(Duration::from_secs(1));
+    AdminOptions::new()
+        .request_timeout(Some(Timeout::After(left)))
+        .operation_timeout(Some(Timeout::After(left)))
 }

@@ -24,11 +24,18 @@ pub(super) fn arguments(argv: &[u8], redactor: &Redactor, escaped: &mut bool) ->
     let argv = argv.strip_suffix(b"\0").unwrap_or(argv);
     let raw: Vec<Text> = match argv {
         b"" => Vec::new(),
-        _ => argv.split(|&byte| byte == 0).map(|argument| text(argument, escaped)).collect(),
+        _ => argv
+            .split(|&byte| byte == 0)
+            .map(|argument| text(argument, escaped))
+            .collect(),
     };
     let mut told = raw.clone();
     let redacted = redactor.redact(&mut told);
-    let mut program = Program { redacted, cmdline: Some(told.join(" ").into()), ..Program::default() };
+    let mut program = Program {
+        redacted,
+        cmdline: Some(told.join(" ").into()),
+        ..Program::default()
+    };
     let mut rest = told.into_iter();
     program.arg0 = rest.next();
     program.args = Some(rest.collect());
@@ -50,16 +57,24 @@ pub(super) fn set_running(process: &mut Process, running: &Running, escaped: &mu
     process.mnt_ns = running.mnt_ns;
     process.pid_ns = running.pid_ns;
     process.comm = Some(text(&running.comm, escaped));
-    process.inner_ids = running.inner_uid.zip(running.inner_gid).map(|(uid, gid)| InnerIds {
-        uid,
-        gid,
-        host_uid: running.uid,
-        host_gid: running.gid,
-    });
+    process.inner_ids = running
+        .inner_uid
+        .zip(running.inner_gid)
+        .map(|(uid, gid)| InnerIds {
+            uid,
+            gid,
+            host_uid: running.uid,
+            host_gid: running.gid,
+        });
 }
 
 /// Where the executable came from (`proc_exe_from`).
-pub(super) fn origin(exec: &Exec, in_container: bool, in_host_mntns: bool, known: Option<&Container>) -> &'static str {
+pub(super) fn origin(
+    exec: &Exec,
+    in_container: bool,
+    in_host_mntns: bool,
+    known: Option<&Container>,
+) -> &'static str {
     let file = &exec.file;
     let memory = [TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&file.fs_magic);
     // The kernel names such files `memfd:<name>`; they have no folder.
@@ -79,7 +94,10 @@ pub(super) fn origin(exec: &Exec, in_container: bool, in_host_mntns: bool, known
         return "mount";
     }
     // Other storage drivers copy the image before the start: what changed since is the container's own.
-    match known.filter(|container| container.source.starts_with("docker")).and_then(|container| container.start_ns) {
+    match known
+        .filter(|container| container.source.starts_with("docker"))
+        .and_then(|container| container.start_ns)
+    {
         Some(start_ns) if file.ctime_ns > start_ns => "upper",
         Some(_) => "image",
         None => "unknown",
@@ -93,25 +111,86 @@ mod tests {
 
     fn check(file: FileIdentity, path: &str, in_container: bool, expected: &str) {
         let known = Container {
-            mounts: vec![crate::container::Mount { destination: "/data".into(), ..Default::default() }],
+            mounts: vec![crate::container::Mount {
+                destination: "/data".into(),
+                ..Default::default()
+            }],
             source: "docker_files".into(),
             start_ns: Some(1_000),
             ..Container::default()
         };
-        let exec = Exec { file, path: path.as_bytes().to_vec(), ..Exec::default() };
-        assert_eq!(origin(&exec, in_container, false, Some(&known)), expected, "{path}");
+        let exec = Exec {
+            file,
+            path: path.as_bytes().to_vec(),
+            ..Exec::default()
+        };
+        assert_eq!(
+            origin(&exec, in_container, false, Some(&known)),
+            expected,
+            "{path}"
+        );
     }
 
     #[test]
     fn executables_tell_where_they_came_from() {
-        let file = FileIdentity { fs_magic: OVERLAYFS_MAGIC, nlink: 1, ..FileIdentity::default() };
+        let file = FileIdentity {
+            fs_magic: OVERLAYFS_MAGIC,
+            nlink: 1,
+            ..FileIdentity::default()
+        };
         check(file, "/bin/sh", true, "image");
-        check(FileIdentity { overlay_upper: true, ..file }, "/tmp/x", true, "upper");
-        check(FileIdentity { fs_magic: TMPFS_MAGIC, ..file }, "/dev/shm/x", true, "mount");
-        check(FileIdentity { fs_magic: 0xef53, ..file }, "/data/x", true, "mount");
-        check(FileIdentity { fs_magic: 0xef53, ctime_ns: 5_000, ..file }, "/tmp/x", true, "upper");
-        check(FileIdentity { fs_magic: 0xef53, ctime_ns: 500, ..file }, "/bin/x", true, "image");
-        let memory = FileIdentity { fs_magic: TMPFS_MAGIC, nlink: 0, ..FileIdentity::default() };
+        check(
+            FileIdentity {
+                overlay_upper: true,
+                ..file
+            },
+            "/tmp/x",
+            true,
+            "upper",
+        );
+        check(
+            FileIdentity {
+                fs_magic: TMPFS_MAGIC,
+                ..file
+            },
+            "/dev/shm/x",
+            true,
+            "mount",
+        );
+        check(
+            FileIdentity {
+                fs_magic: 0xef53,
+                ..file
+            },
+            "/data/x",
+            true,
+            "mount",
+        );
+        check(
+            FileIdentity {
+                fs_magic: 0xef53,
+                ctime_ns: 5_000,
+                ..file
+            },
+            "/tmp/x",
+            true,
+            "upper",
+        );
+        check(
+            FileIdentity {
+                fs_magic: 0xef53,
+                ctime_ns: 500,
+                ..file
+            },
+            "/bin/x",
+            true,
+            "image",
+        );
+        let memory = FileIdentity {
+            fs_magic: TMPFS_MAGIC,
+            nlink: 0,
+            ..FileIdentity::default()
+        };
         check(memory, "/memfd:x", true, "memfd");
         check(memory, "memfd:x (deleted)", false, "memfd");
         check(memory, "/dev/shm/x", true, "mount");
@@ -121,9 +200,16 @@ mod tests {
     #[test]
     fn arguments_are_split_joined_and_redacted() {
         let redactor = Redactor::new(true, &[]).unwrap();
-        let Arguments { raw, program } = arguments(b"app\0\0--password\0x\0", &redactor, &mut false);
-        assert_eq!(raw.iter().map(|text| &**text).collect::<Vec<_>>(), ["app", "", "--password", "x"]);
-        assert_eq!(program.cmdline.as_deref(), Some("app  --password [redacted]"));
+        let Arguments { raw, program } =
+            arguments(b"app\0\0--password\0x\0", &redactor, &mut false);
+        assert_eq!(
+            raw.iter().map(|text| &**text).collect::<Vec<_>>(),
+            ["app", "", "--password", "x"]
+        );
+        assert_eq!(
+            program.cmdline.as_deref(),
+            Some("app  --password [redacted]")
+        );
         assert!(program.redacted);
         assert!(arguments(b"", &redactor, &mut false).raw.is_empty());
     }

@@ -44,7 +44,12 @@ pub(super) fn set_process(event: &mut Event, process: &Process, host: &Host, clo
 }
 
 /// Parent, ancestors, and the session's first process.
-pub(super) fn set_lineage(event: &mut Event, process: &Process, table: &ProcessTable, clock: &Clock) {
+pub(super) fn set_lineage(
+    event: &mut Event,
+    process: &Process,
+    table: &ProcessTable,
+    clock: &Clock,
+) {
     event.proc_ppid = process.parent.map(|parent| i64::from(parent.pid));
     let ancestors: Vec<&Process> = table.ancestors(process).collect();
     if let Some(parent) = ancestors.first() {
@@ -56,16 +61,42 @@ pub(super) fn set_lineage(event: &mut Event, process: &Process, table: &ProcessT
         event.proc_ppid_ts = Some(clock.wall_ns(parent.start_ns));
     }
     let texts = |of: fn(&Process) -> Option<Text>| -> Option<Vec<Text>> {
-        Some(ancestors.iter().map(|ancestor| of(ancestor).unwrap_or_default()).collect())
+        Some(
+            ancestors
+                .iter()
+                .map(|ancestor| of(ancestor).unwrap_or_default())
+                .collect(),
+        )
     };
     event.proc_aname = texts(|ancestor| ancestor.comm.clone());
     event.proc_akey = texts(|ancestor| Some(ancestor.key.clone()));
     event.proc_aexepath = texts(exepath);
-    event.proc_acmdline = texts(|ancestor| Some(cut(&cmdline(ancestor)?, ANCESTOR_CMDLINE_BYTES_MAX)));
-    event.proc_apid = Some(ancestors.iter().map(|ancestor| i64::from(ancestor.id.pid)).collect());
-    event.proc_auid = Some(ancestors.iter().map(|ancestor| i64::from(ancestor.uid)).collect());
-    event.proc_apid_ts = Some(ancestors.iter().map(|ancestor| clock.wall_ns(ancestor.start_ns)).collect());
-    event.evt_redacted |= ancestors.iter().any(|ancestor| ancestor.program.as_ref().is_some_and(|program| program.redacted));
+    event.proc_acmdline =
+        texts(|ancestor| Some(cut(&cmdline(ancestor)?, ANCESTOR_CMDLINE_BYTES_MAX)));
+    event.proc_apid = Some(
+        ancestors
+            .iter()
+            .map(|ancestor| i64::from(ancestor.id.pid))
+            .collect(),
+    );
+    event.proc_auid = Some(
+        ancestors
+            .iter()
+            .map(|ancestor| i64::from(ancestor.uid))
+            .collect(),
+    );
+    event.proc_apid_ts = Some(
+        ancestors
+            .iter()
+            .map(|ancestor| clock.wall_ns(ancestor.start_ns))
+            .collect(),
+    );
+    event.evt_redacted |= ancestors.iter().any(|ancestor| {
+        ancestor
+            .program
+            .as_ref()
+            .is_some_and(|program| program.redacted)
+    });
     if let Some(leader) = table.session_leader(process) {
         event.proc_skey = Some(leader.key.clone());
         event.proc_sname = leader.comm.clone();
@@ -83,7 +114,11 @@ fn cmdline(process: &Process) -> Option<Text> {
 }
 
 /// Users and groups, named by the container's own databases.
-pub(super) fn set_users(event: &mut Event, process: &Process, users: &HashMap<Option<Text>, Users>) {
+pub(super) fn set_users(
+    event: &mut Event,
+    process: &Process,
+    users: &HashMap<Option<Text>, Users>,
+) {
     let own = users.get(&process.container);
     let uid = process.inner_uid();
     let gid = process.inner_gid();
@@ -93,5 +128,7 @@ pub(super) fn set_users(event: &mut Event, process: &Process, users: &HashMap<Op
     event.group_gid = gid.map(i64::from);
     event.group_name = gid.and_then(|gid| own?.groups.get(&gid).cloned());
     event.user_loginuid = process.login_uid.map(i64::from);
-    event.user_loginname = process.login_uid.and_then(|uid| users.get(&None)?.users.get(&uid).cloned());
+    event.user_loginname = process
+        .login_uid
+        .and_then(|uid| users.get(&None)?.users.get(&uid).cloned());
 }

@@ -34,7 +34,14 @@ struct Place {
 
 impl Places {
     pub fn new(waiting_max: usize, patient: bool) -> Self {
-        Self { cgroups: HashMap::new(), known: HashMap::new(), waiting: VecDeque::new(), waiting_max, patient, overflowed: 0 }
+        Self {
+            cgroups: HashMap::new(),
+            known: HashMap::new(),
+            waiting: VecDeque::new(),
+            waiting_max,
+            patient,
+            overflowed: 0,
+        }
     }
 
     /// A cgroup that exists already.
@@ -48,10 +55,17 @@ impl Places {
     }
 
     fn enter(&mut self, id: u64, path: &str, made: bool) {
-        let Some(membership) = membership(path) else { return };
+        let Some(membership) = membership(path) else {
+            return;
+        };
         let own_cgroup = *membership.path == *path;
         if own_cgroup || !self.known.contains_key(&membership.id) {
-            let place = Place { container: Container::unknown(&membership), awaited: true, made, entrypoint_seen: false };
+            let place = Place {
+                container: Container::unknown(&membership),
+                awaited: true,
+                made,
+                entrypoint_seen: false,
+            };
             // The same container started again is as new: its init is another process.
             self.known.insert(membership.id.clone(), place);
         }
@@ -102,7 +116,9 @@ impl Places {
     }
 
     pub fn has_entrypoint(&self, id: &Text) -> bool {
-        self.known.get(id).is_some_and(|place| place.entrypoint_seen)
+        self.known
+            .get(id)
+            .is_some_and(|place| place.entrypoint_seen)
     }
 
     pub fn entrypoint_seen(&mut self, id: &Text) {
@@ -132,7 +148,14 @@ impl Places {
         match self.known.get(id) {
             Some(place) => rows::set_container(&mut event, &place.container),
             // Removed while a process of it still ended.
-            None => rows::set_container(&mut event, &Container { id: id.clone(), runtime: "other".into(), ..Container::default() }),
+            None => rows::set_container(
+                &mut event,
+                &Container {
+                    id: id.clone(),
+                    runtime: "other".into(),
+                    ..Container::default()
+                },
+            ),
         }
         out.push(Row::Event(Box::new(event)));
     }

@@ -13,7 +13,13 @@ use crate::fact::Host;
 use crate::text::text;
 
 /// Columns every event has.
-pub(super) fn base(host: &Host, boot_ns: u64, wall_ns: i64, evt_type: &str, category: &str) -> Event {
+pub(super) fn base(
+    host: &Host,
+    boot_ns: u64,
+    wall_ns: i64,
+    evt_type: &str,
+    category: &str,
+) -> Event {
     Event {
         host_id: host.host_id.clone(),
         host_name: host.host_name.clone(),
@@ -54,7 +60,9 @@ pub(super) fn set_header(event: &mut Event, header: &Header, hook: &str) {
 
 fn set_result(event: &mut Event, ret: i64) {
     event.evt_rawres = Some(ret);
-    let errno = u32::try_from(-ret).ok().filter(|&errno| (1..4096).contains(&errno));
+    let errno = u32::try_from(-ret)
+        .ok()
+        .filter(|&errno| (1..4096).contains(&errno));
     event.evt_failed = errno.is_some();
     (event.evt_outcome, event.evt_res) = match errno {
         Some(errno) => ("failed".into(), Some(errno::name(errno).as_ref().into())),
@@ -94,19 +102,46 @@ pub(super) fn set_record(event: &mut Event, record: &Record) {
     let mut escaped = false;
     match record {
         Record::ExecFailed { path, .. } => {
-            event.evt_args = Some(BTreeMap::from([("filename".into(), text(path, &mut escaped))]));
+            event.evt_args = Some(BTreeMap::from([(
+                "filename".into(),
+                text(path, &mut escaped),
+            )]));
             event.evt_path_source = Some("user_memory".into());
         }
-        Record::Exit { header, status, counters } => set_exit(event, header, *status, counters),
+        Record::Exit {
+            header,
+            status,
+            counters,
+        } => set_exit(event, header, *status, counters),
         Record::Open { .. } => set_open(event, record, &mut escaped),
-        Record::Connect { fd, socket, asked, header } => {
-            set_connect(event, *fd, socket, asked, header.flags.unresolved, &mut escaped);
+        Record::Connect {
+            fd,
+            socket,
+            asked,
+            header,
+        } => {
+            set_connect(
+                event,
+                *fd,
+                socket,
+                asked,
+                header.flags.unresolved,
+                &mut escaped,
+            );
         }
         Record::Cgroup { id, path, .. } => {
             let path = text(path, &mut escaped);
-            event.evt_args = Some(BTreeMap::from([("cgroup_id".into(), id.to_string().into()), ("path".into(), path)]));
+            event.evt_args = Some(BTreeMap::from([
+                ("cgroup_id".into(), id.to_string().into()),
+                ("path".into(), path),
+            ]));
         }
-        Record::Namespace { ns_flags, mnt_ns, pid_ns, .. } => {
+        Record::Namespace {
+            ns_flags,
+            mnt_ns,
+            pid_ns,
+            ..
+        } => {
             event.evt_args = Some(BTreeMap::from([
                 ("flags".into(), namespace_flags(*ns_flags).into()),
                 ("mnt_ns".into(), mnt_ns.to_string().into()),
@@ -130,11 +165,18 @@ const NAMESPACE_FLAGS: &[(u64, &str)] = &[
 ];
 
 fn namespace_flags(flags: u64) -> String {
-    if flags == 0 { "any".into() } else { flag_names(flags, NAMESPACE_FLAGS) }
+    if flags == 0 {
+        "any".into()
+    } else {
+        flag_names(flags, NAMESPACE_FLAGS)
+    }
 }
 
 fn flag_names(flags: u64, names: &[(u64, &str)]) -> String {
-    let set = names.iter().filter(|(bits, _)| flags & bits == *bits).map(|(_, name)| *name);
+    let set = names
+        .iter()
+        .filter(|(bits, _)| flags & bits == *bits)
+        .map(|(_, name)| *name);
     set.collect::<Vec<_>>().join("|")
 }
 
@@ -178,11 +220,28 @@ const O_CREAT: u64 = 0o100;
 fn open_flags(flags: u64) -> String {
     let access = ["O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"][(flags & 3) as usize];
     let rest = flag_names(flags, OPEN_FLAGS);
-    if rest.is_empty() { access.to_owned() } else { format!("{access}|{rest}") }
+    if rest.is_empty() {
+        access.to_owned()
+    } else {
+        format!("{access}|{rest}")
+    }
 }
 
 fn set_open(event: &mut Event, record: &Record, escaped: &mut bool) {
-    let Record::Open { header, call, open_flags: flags, mode, file, path, raw, base, .. } = record else { return };
+    let Record::Open {
+        header,
+        call,
+        open_flags: flags,
+        mode,
+        file,
+        path,
+        raw,
+        base,
+        ..
+    } = record
+    else {
+        return;
+    };
     let for_path_only = flags & O_PATH != 0;
     event.evt_is_open_read = !for_path_only && matches!(flags & 3, 0 | 2);
     event.evt_is_open_write = !for_path_only && matches!(flags & 3, 1..=3);
@@ -191,7 +250,11 @@ fn set_open(event: &mut Event, record: &Record, escaped: &mut bool) {
     event.fd_mode = event.evt_is_open_create.then_some(i64::from(*mode));
     let raw = text(raw, escaped);
     let resolved = !path.is_empty();
-    let name = if resolved { text(path, escaped) } else { below(&text(base, escaped), &raw) };
+    let name = if resolved {
+        text(path, escaped)
+    } else {
+        below(&text(base, escaped), &raw)
+    };
     event.evt_unresolved |= !resolved;
     event.evt_path_source = Some(if resolved { "kernel" } else { "user_memory" }.into());
     if header.ret >= 0 {
@@ -214,7 +277,11 @@ fn below(base: &str, raw: &Text) -> Text {
 
 fn set_file_name(event: &mut Event, name: Text) {
     if let Some((directory, file)) = name.rsplit_once('/') {
-        event.fd_directory = Some(if directory.is_empty() { "/".into() } else { directory.into() });
+        event.fd_directory = Some(if directory.is_empty() {
+            "/".into()
+        } else {
+            directory.into()
+        });
         event.fd_filename = Some(file.into());
     } else {
         event.fd_filename = Some(name.clone());
@@ -328,7 +395,10 @@ pub(super) fn set_exec(event: &mut Event, exec: &Exec, origin: &str) {
     event.proc_exe_ino = Some(exec.file.ino as i64);
     event.proc_exe_ino_mtime = Some(exec.file.mtime_ns);
     event.proc_exe_ino_ctime = Some(exec.file.ctime_ns);
-    let [stdin, stdout, stderr] = exec.stdio.each_ref().map(|stdio| stream(stdio, &mut escaped));
+    let [stdin, stdout, stderr] = exec
+        .stdio
+        .each_ref()
+        .map(|stdio| stream(stdio, &mut escaped));
     set_streams(event, [stdin, stdout, stderr]);
     event.evt_escaped |= escaped;
 }
@@ -345,20 +415,35 @@ fn set_streams(event: &mut Event, [stdin, stdout, stderr]: [Stream; 3]) {
 fn stream(stdio: &Stdio, escaped: &mut bool) -> Stream {
     match stdio {
         Stdio::Closed => (Some("closed".into()), None),
-        Stdio::File { mode, rdev, fs_magic, path } => {
+        Stdio::File {
+            mode,
+            rdev,
+            fs_magic,
+            path,
+        } => {
             let path = text(path, escaped);
             let kind = file_type(*mode, *rdev, *fs_magic, &path);
-            (Some(kind.into()), Some(path).filter(|path| !path.is_empty()))
+            (
+                Some(kind.into()),
+                Some(path).filter(|path| !path.is_empty()),
+            )
         }
-        Stdio::Socket(socket) => match (address(socket.family, &socket.local), address(socket.family, &socket.remote)) {
+        Stdio::Socket(socket) => match (
+            address(socket.family, &socket.local),
+            address(socket.family, &socket.remote),
+        ) {
             (Some(local), Some(remote)) => {
                 let kind = if remote.is_ipv4() { "ipv4" } else { "ipv6" };
-                let name = format!("{local}:{}->{remote}:{}", socket.local_port, socket.remote_port);
+                let name = format!(
+                    "{local}:{}->{remote}:{}",
+                    socket.local_port, socket.remote_port
+                );
                 (Some(kind.into()), Some(name.into()))
             }
-            _ if i32::from(socket.family) == libc::AF_UNIX => {
-                (Some("unix".into()), Some(text(&socket.unix_path, escaped)).filter(|path| !path.is_empty()))
-            }
+            _ if i32::from(socket.family) == libc::AF_UNIX => (
+                Some("unix".into()),
+                Some(text(&socket.unix_path, escaped)).filter(|path| !path.is_empty()),
+            ),
             _ => (Some("other".into()), None),
         },
     }
@@ -368,7 +453,9 @@ fn stream(stdio: &Stdio, escaped: &mut bool) -> Stream {
 pub(super) fn set_scanned_stdio(event: &mut Event, links: &[Option<Vec<u8>>; 3]) {
     let mut escaped = false;
     let streams = links.each_ref().map(|link| {
-        let Some(link) = link else { return (None, None) };
+        let Some(link) = link else {
+            return (None, None);
+        };
         let name = text(link, &mut escaped);
         let kind = match &*name {
             "/dev/null" => Some("null"),
@@ -415,7 +502,11 @@ pub(super) fn set_container(event: &mut Event, container: &Container) {
 
 /// Where the file lies on the host: the path itself in the host's mount namespace, else through a mount of the container.
 fn set_host_name(event: &mut Event, container: Option<&Container>) {
-    let Some(name) = event.fd_name.as_ref().filter(|name| event.evt_category.as_ref() == "file" && name.starts_with('/')) else {
+    let Some(name) = event
+        .fd_name
+        .as_ref()
+        .filter(|name| event.evt_category.as_ref() == "file" && name.starts_with('/'))
+    else {
         return;
     };
     event.fd_host_name = if event.proc_in_host_mntns == Some(true) {

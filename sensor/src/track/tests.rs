@@ -30,7 +30,13 @@ impl Bench {
     }
 
     fn with_queue(metadata_queue_events: usize) -> Self {
-        let host = Host { host_id: "h".into(), boot_id: "b".into(), mnt_ns: HOST_MNT, pid_ns: HOST_PIDNS, ..Host::default() };
+        let host = Host {
+            host_id: "h".into(),
+            boot_id: "b".into(),
+            mnt_ns: HOST_MNT,
+            pid_ns: HOST_PIDNS,
+            ..Host::default()
+        };
         let options = TrackOptions {
             processes_max: 100,
             keep_after_exit: Duration::from_secs(1),
@@ -39,8 +45,15 @@ impl Bench {
             patient: true,
             redactor: Redactor::new(true, &[]).unwrap(),
         };
-        let mut bench = Self { tracker: Tracker::new(host, options), rows: Vec::new(), now_ns: 100 * SECOND_NS };
-        bench.fact(Fact::Clock(Reading { boot_ns: bench.now_ns, wall_ns: bench.now_ns as i64 }));
+        let mut bench = Self {
+            tracker: Tracker::new(host, options),
+            rows: Vec::new(),
+            now_ns: 100 * SECOND_NS,
+        };
+        bench.fact(Fact::Clock(Reading {
+            boot_ns: bench.now_ns,
+            wall_ns: bench.now_ns as i64,
+        }));
         bench
     }
 
@@ -83,20 +96,44 @@ impl Bench {
 
     fn fork(&mut self, parent: u32, child_pid: u32, cgroup_id: u64, (mnt_ns, pid_ns): (u32, u32)) {
         let header = self.header(parent, self.cgroup(parent));
-        let child_cgroup_id = if cgroup_id == 0 { header.cgroup_id } else { cgroup_id };
-        let child = Identity { mnt_ns, pid_ns, ..identity(parent) };
+        let child_cgroup_id = if cgroup_id == 0 {
+            header.cgroup_id
+        } else {
+            cgroup_id
+        };
+        let child = Identity {
+            mnt_ns,
+            pid_ns,
+            ..identity(parent)
+        };
         let child_start_ns = u64::from(child_pid) * SECOND_NS;
-        self.record(Record::Fork { header, child_pid, child_vpid: child_pid, child_start_ns, child_cgroup_id, child });
+        self.record(Record::Fork {
+            header,
+            child_pid,
+            child_vpid: child_pid,
+            child_start_ns,
+            child_cgroup_id,
+            child,
+        });
     }
 
     fn cgroup(&self, pid: u32) -> u64 {
-        self.tracker.table.with_pid(pid).map_or(HOST_CGROUP, |process| process.cgroup_id)
+        self.tracker
+            .table
+            .with_pid(pid)
+            .map_or(HOST_CGROUP, |process| process.cgroup_id)
     }
 
     fn enter(&mut self, by: u32, pid: u32, to_id: u64) {
         let header = self.header(by, self.cgroup(by));
         let start_ns = u64::from(pid) * SECOND_NS;
-        self.record(Record::CgroupMove { header, pid, start_ns, to_id, path: Vec::new() });
+        self.record(Record::CgroupMove {
+            header,
+            pid,
+            start_ns,
+            to_id,
+            path: Vec::new(),
+        });
     }
 
     fn exec(&mut self, pid: u32, vpid: u32, (mnt_ns, pid_ns): (u32, u32), argv: &str) -> Event {
@@ -104,20 +141,53 @@ impl Bench {
         header.vpid = vpid;
         let mut argv = argv.replace(' ', "\0").into_bytes();
         argv.push(0);
-        let parent = self.tracker.table.with_pid(pid).and_then(|process| process.parent).map_or(0, |parent| parent.pid);
-        let identity = Identity { mnt_ns, pid_ns, ..identity(parent) };
+        let parent = self
+            .tracker
+            .table
+            .with_pid(pid)
+            .and_then(|process| process.parent)
+            .map_or(0, |parent| parent.pid);
+        let identity = Identity {
+            mnt_ns,
+            pid_ns,
+            ..identity(parent)
+        };
         let argv_bytes = argv.len() as u32;
-        self.record(Record::Exec(Box::new(Exec { header, identity, argv, argv_bytes, path: b"/bin/x".to_vec(), ..Exec::default() })));
+        self.record(Record::Exec(Box::new(Exec {
+            header,
+            identity,
+            argv,
+            argv_bytes,
+            path: b"/bin/x".to_vec(),
+            ..Exec::default()
+        })));
         self.last()
     }
 
     fn open(&mut self, pid: u32, path: &str, ret: i64, open_flags: u64) -> Event {
         let mut header = self.header(pid, self.cgroup(pid));
         header.ret = ret;
-        let (path, raw) = if ret < 0 { (Vec::new(), path.into()) } else { (path.into(), path.into()) };
-        let file = FileIdentity { mode: 0o100644, ..FileIdentity::default() };
+        let (path, raw) = if ret < 0 {
+            (Vec::new(), path.into())
+        } else {
+            (path.into(), path.into())
+        };
+        let file = FileIdentity {
+            mode: 0o100644,
+            ..FileIdentity::default()
+        };
         let call = OpenCall::Openat;
-        self.record(Record::Open { header, call, open_flags, mode: 0, file, path, raw, base: b"/work".to_vec(), mnt_ns: BOX_MNT });
+        self.record(Record::Open {
+            header,
+            call,
+            open_flags,
+            mode: 0,
+            file,
+            path,
+            raw,
+            base: b"/work".to_vec(),
+            mnt_ns: BOX_MNT,
+        });
         self.last()
     }
 
@@ -126,7 +196,12 @@ impl Bench {
         self.running(10, 0);
         let header = self.header(10, HOST_CGROUP);
         let path = format!("/docker/{}", id()).into_bytes();
-        self.record(Record::Cgroup { header, made: true, id: BOX_CGROUP, path });
+        self.record(Record::Cgroup {
+            header,
+            made: true,
+            id: BOX_CGROUP,
+            path,
+        });
         let healthcheck = healthcheck.map(|check| check.split(' ').map(Text::from).collect());
         self.fact(Fact::Container(Box::new(known(healthcheck))));
         self.fork(10, 11, 0, (HOST_MNT, HOST_PIDNS));
@@ -145,12 +220,20 @@ impl Bench {
     }
 
     fn of_type(&self, evt_type: &str) -> Vec<&Event> {
-        self.events().filter(|event| *event.evt_type == *evt_type).collect()
+        self.events()
+            .filter(|event| *event.evt_type == *evt_type)
+            .collect()
     }
 }
 
 fn identity(parent_pid: u32) -> Identity {
-    Identity { parent_pid, parent_start_ns: u64::from(parent_pid) * SECOND_NS, comm: b"x".to_vec(), loginuid: u32::MAX, ..Identity::default() }
+    Identity {
+        parent_pid,
+        parent_start_ns: u64::from(parent_pid) * SECOND_NS,
+        comm: b"x".to_vec(),
+        loginuid: u32::MAX,
+        ..Identity::default()
+    }
 }
 
 fn known(healthcheck: Option<Vec<Text>>) -> Container {
@@ -158,7 +241,11 @@ fn known(healthcheck: Option<Vec<Text>>) -> Container {
     container.name = Some("web".into());
     container.source = "docker_files".into();
     container.healthcheck = healthcheck;
-    container.mounts = vec![crate::container::Mount { source: Some("/srv".into()), destination: "/data".into(), ..Default::default() }];
+    container.mounts = vec![crate::container::Mount {
+        source: Some("/srv".into()),
+        destination: "/data".into(),
+        ..Default::default()
+    }];
     container
 }
 
@@ -175,17 +262,37 @@ fn run_exec_and_healthcheck_are_told_apart() {
     bench.container(Some("/bin/sh -c true"));
     assert_eq!(stage(&bench.exec(11, 11, OUTSIDE, "runc init")), "runtime");
     let entry = bench.exec(11, 1, INSIDE, "web --password x");
-    assert_eq!((stage(&entry), &*entry.container_id, entry.container_name.as_deref()), ("entrypoint", &id()[..12], Some("web")));
-    assert_eq!(entry.proc_cmdline.as_deref(), Some("web --password [redacted]"));
+    assert_eq!(
+        (
+            stage(&entry),
+            &*entry.container_id,
+            entry.container_name.as_deref()
+        ),
+        ("entrypoint", &id()[..12], Some("web"))
+    );
+    assert_eq!(
+        entry.proc_cmdline.as_deref(),
+        Some("web --password [redacted]")
+    );
     assert!(entry.evt_redacted);
     bench.fork(11, 12, 0, INSIDE);
-    assert_eq!(stage(&bench.exec(12, 2, INSIDE, "/bin/sh -c true")), "entrypoint");
-    for (pid, argv, expected) in [(20, "/bin/sh -c true", "healthcheck"), (21, "/bin/sh -c id", "exec")] {
+    assert_eq!(
+        stage(&bench.exec(12, 2, INSIDE, "/bin/sh -c true")),
+        "entrypoint"
+    );
+    for (pid, argv, expected) in [
+        (20, "/bin/sh -c true", "healthcheck"),
+        (21, "/bin/sh -c id", "exec"),
+    ] {
         bench.fork(10, pid, 0, OUTSIDE);
         bench.enter(10, pid, BOX_CGROUP);
         assert_eq!(stage(&bench.exec(pid, 5, INSIDE, argv)), expected, "{argv}");
         bench.fork(pid, pid + 10, 0, INSIDE);
-        assert_eq!(stage(&bench.exec(pid + 10, 6, INSIDE, "cat")), expected, "a child of {argv}");
+        assert_eq!(
+            stage(&bench.exec(pid + 10, 6, INSIDE, "cat")),
+            expected,
+            "a child of {argv}"
+        );
     }
     assert!(bench.of_type("container_move").is_empty());
     assert_eq!(stage(&bench.of_type("running")[0].clone()), "host");
@@ -200,12 +307,27 @@ fn who_leaves_its_container_is_told_and_keeps_its_origin() {
     let moved = bench.of_type("container_move");
     assert_eq!(moved.len(), 1);
     let arguments = moved[0].evt_args.as_ref().unwrap();
-    assert_eq!((&*arguments["from"], &*arguments["to"]), (&id()[..12], "host"));
+    assert_eq!(
+        (&*arguments["from"], &*arguments["to"]),
+        (&id()[..12], "host")
+    );
     bench.fork(11, 12, 0, OUTSIDE);
     let escaped = bench.exec(12, 12, OUTSIDE, "sh");
-    assert_eq!((&*escaped.container_id, escaped.container_origin_id.as_deref()), ("host", Some(&id()[..12])));
-    assert_eq!((stage(&escaped), escaped.proc_in_host_mntns), ("entrypoint", Some(true)));
-    assert_eq!(bench.open(12, "/etc/crontab", 3, 1).fd_host_name.as_deref(), Some("/etc/crontab"));
+    assert_eq!(
+        (
+            &*escaped.container_id,
+            escaped.container_origin_id.as_deref()
+        ),
+        ("host", Some(&id()[..12]))
+    );
+    assert_eq!(
+        (stage(&escaped), escaped.proc_in_host_mntns),
+        ("entrypoint", Some(true))
+    );
+    assert_eq!(
+        bench.open(12, "/etc/crontab", 3, 1).fd_host_name.as_deref(),
+        Some("/etc/crontab")
+    );
 }
 
 #[test]
@@ -215,7 +337,13 @@ fn a_child_made_into_the_hosts_cgroup_has_left_too() {
     bench.exec(11, 1, INSIDE, "sh");
     bench.fork(11, 12, HOST_CGROUP, INSIDE);
     assert_eq!(bench.of_type("container_move").len(), 1);
-    assert_eq!(bench.exec(12, 12, INSIDE, "sh").container_origin_id.as_deref(), Some(&id()[..12]));
+    assert_eq!(
+        bench
+            .exec(12, 12, INSIDE, "sh")
+            .container_origin_id
+            .as_deref(),
+        Some(&id()[..12])
+    );
 }
 
 #[test]
@@ -230,8 +358,17 @@ fn lineage_goes_with_every_event() {
     assert_eq!(open.proc_pcmdline.as_deref(), Some("web"));
     assert_eq!(open.proc_key, proc_key("h", "b", 12, 1_200));
     assert_eq!(open.proc_pkey, Some(proc_key("h", "b", 11, 1_100)));
-    assert_eq!((&*open.evt_outcome, open.evt_res.as_deref(), open.fd_num), ("failed", Some("EACCES"), None));
-    assert_eq!((open.fd_host_name.as_deref(), open.evt_path_source.as_deref()), (Some("/srv/x"), Some("user_memory")));
+    assert_eq!(
+        (&*open.evt_outcome, open.evt_res.as_deref(), open.fd_num),
+        ("failed", Some("EACCES"), None)
+    );
+    assert_eq!(
+        (
+            open.fd_host_name.as_deref(),
+            open.evt_path_source.as_deref()
+        ),
+        (Some("/srv/x"), Some("user_memory"))
+    );
     assert!(open.evt_unresolved);
 }
 
@@ -240,13 +377,32 @@ fn names_and_flags_of_opens() {
     let mut bench = Bench::new();
     bench.running(10, 0);
     let failed = bench.open(10, "a/../b", -2, 0o1101);
-    assert_eq!((failed.fd_name.as_deref(), failed.fd_nameraw.as_deref()), (Some("/work/a/../b"), Some("a/../b")));
+    assert_eq!(
+        (failed.fd_name.as_deref(), failed.fd_nameraw.as_deref()),
+        (Some("/work/a/../b"), Some("a/../b"))
+    );
     assert_eq!(failed.fd_flags.as_deref(), Some("O_WRONLY|O_CREAT|O_TRUNC"));
-    assert_eq!((failed.evt_is_open_read, failed.evt_is_open_write, failed.evt_is_open_create), (false, true, true));
+    assert_eq!(
+        (
+            failed.evt_is_open_read,
+            failed.evt_is_open_write,
+            failed.evt_is_open_create
+        ),
+        (false, true, true)
+    );
     let path_only = bench.open(10, "/x", 3, 0o10000002);
     assert!(!path_only.evt_is_open_read && !path_only.evt_is_open_write);
-    assert_eq!((path_only.fd_directory.as_deref(), path_only.fd_filename.as_deref()), (Some("/"), Some("x")));
-    assert_eq!((path_only.fd_type.as_deref(), path_only.fd_nameraw), (Some("file"), None));
+    assert_eq!(
+        (
+            path_only.fd_directory.as_deref(),
+            path_only.fd_filename.as_deref()
+        ),
+        (Some("/"), Some("x"))
+    );
+    assert_eq!(
+        (path_only.fd_type.as_deref(), path_only.fd_nameraw),
+        (Some("file"), None)
+    );
 }
 
 #[test]
@@ -254,31 +410,61 @@ fn peers_of_connections() {
     let mut bench = Bench::new();
     bench.running(10, 0);
     let peer = |port| {
-        let mut socket = SocketAddresses { family: 2, socket_type: 1, protocol: 6, remote_port: port, ..SocketAddresses::default() };
+        let mut socket = SocketAddresses {
+            family: 2,
+            socket_type: 1,
+            protocol: 6,
+            remote_port: port,
+            ..SocketAddresses::default()
+        };
         socket.remote[..4].copy_from_slice(&[10, 0, 0, 9]);
         socket
     };
     let mut connect = |ret: i64, socket: SocketAddresses, asked: SocketAddresses| {
         let mut header = bench.header(10, HOST_CGROUP);
         header.ret = ret;
-        bench.record(Record::Connect { header, fd: 3, socket, asked });
+        bench.record(Record::Connect {
+            header,
+            fd: 3,
+            socket,
+            asked,
+        });
         bench.last()
     };
     let mut local = peer(443);
     local.local_port = 50_000;
     local.local[..4].copy_from_slice(&[10, 0, 0, 2]);
     let made = connect(0, local, SocketAddresses::default());
-    assert_eq!(made.fd_name.as_deref(), Some("10.0.0.2:50000->10.0.0.9:443"));
-    assert_eq!((made.fd_l4proto.as_deref(), made.fd_addr_source.as_deref()), (Some("tcp"), Some("kernel")));
+    assert_eq!(
+        made.fd_name.as_deref(),
+        Some("10.0.0.2:50000->10.0.0.9:443")
+    );
+    assert_eq!(
+        (made.fd_l4proto.as_deref(), made.fd_addr_source.as_deref()),
+        (Some("tcp"), Some("kernel"))
+    );
     let refused = connect(-111, peer(0), peer(9));
-    assert_eq!((refused.fd_sport, refused.evt_res.as_deref()), (Some(9), Some("ECONNREFUSED")));
+    assert_eq!(
+        (refused.fd_sport, refused.evt_res.as_deref()),
+        (Some(9), Some("ECONNREFUSED"))
+    );
     assert_eq!(refused.fd_addr_source.as_deref(), Some("user_memory"));
     let under_way = connect(-115, peer(80), SocketAddresses::default());
-    assert_eq!((&*under_way.evt_outcome, under_way.evt_failed), ("attempted", false));
-    let mut mapped = SocketAddresses { family: 10, remote_port: 80, ..peer(80) };
+    assert_eq!(
+        (&*under_way.evt_outcome, under_way.evt_failed),
+        ("attempted", false)
+    );
+    let mut mapped = SocketAddresses {
+        family: 10,
+        remote_port: 80,
+        ..peer(80)
+    };
     mapped.remote = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 9];
     let mapped = connect(0, mapped, SocketAddresses::default());
-    assert_eq!((mapped.fd_sip.as_deref(), mapped.fd_family.as_deref()), (Some("10.0.0.9"), Some("ipv4")));
+    assert_eq!(
+        (mapped.fd_sip.as_deref(), mapped.fd_family.as_deref()),
+        (Some("10.0.0.9"), Some("ipv4"))
+    );
 }
 
 /// A container's cgroup is made and one process is in it, but nothing is known yet.
@@ -286,7 +472,12 @@ fn awaited(queue: usize) -> Bench {
     let mut bench = Bench::with_queue(queue);
     bench.running(10, 0);
     let header = bench.header(10, HOST_CGROUP);
-    bench.record(Record::Cgroup { header, made: true, id: BOX_CGROUP, path: format!("/docker/{}", id()).into_bytes() });
+    bench.record(Record::Cgroup {
+        header,
+        made: true,
+        id: BOX_CGROUP,
+        path: format!("/docker/{}", id()).into_bytes(),
+    });
     bench.enter(10, 10, BOX_CGROUP);
     bench
 }
@@ -300,10 +491,18 @@ fn events_wait_for_what_is_known_and_no_longer() {
     }
     assert_eq!(bench.rows.len(), before, "two wait");
     bench.open_quietly(10);
-    assert_eq!(bench.last().container_name, None, "the third goes out with the id alone");
+    assert_eq!(
+        bench.last().container_name,
+        None,
+        "the third goes out with the id alone"
+    );
     assert_eq!(bench.tracker.overflows().1, 1);
     bench.fact(Fact::Container(Box::new(known(None))));
-    let names: Vec<_> = bench.of_type("open").iter().map(|event| event.container_name.clone()).collect();
+    let names: Vec<_> = bench
+        .of_type("open")
+        .iter()
+        .map(|event| event.container_name.clone())
+        .collect();
     assert_eq!(names, [None, Some("web".into()), Some("web".into())]);
 }
 
@@ -313,7 +512,17 @@ impl Bench {
         let file = FileIdentity::default();
         let call = OpenCall::Open;
         let path = b"/x".to_vec();
-        self.record(Record::Open { header, call, open_flags: 0, mode: 0, file, raw: path.clone(), path, base: Vec::new(), mnt_ns: 0 });
+        self.record(Record::Open {
+            header,
+            call,
+            open_flags: 0,
+            mode: 0,
+            file,
+            raw: path.clone(),
+            path,
+            base: Vec::new(),
+            mnt_ns: 0,
+        });
     }
 }
 
@@ -322,10 +531,22 @@ fn a_containers_life_is_told_in_band() {
     let mut bench = awaited(2);
     bench.fact(Fact::Container(Box::new(known(None))));
     bench.fact(Fact::Container(Box::new(known(None))));
-    bench.fact(Fact::Container(Box::new(Container { name: Some("db".into()), ..known(None) })));
+    bench.fact(Fact::Container(Box::new(Container {
+        name: Some("db".into()),
+        ..known(None)
+    })));
     let header = bench.header(10, HOST_CGROUP);
-    bench.record(Record::Cgroup { header, made: false, id: BOX_CGROUP, path: format!("/docker/{}", id()).into_bytes() });
-    let actions: Vec<_> = bench.of_type("container").iter().map(|event| event.evt_args.as_ref().unwrap()["action"].to_string()).collect();
+    bench.record(Record::Cgroup {
+        header,
+        made: false,
+        id: BOX_CGROUP,
+        path: format!("/docker/{}", id()).into_bytes(),
+    });
+    let actions: Vec<_> = bench
+        .of_type("container")
+        .iter()
+        .map(|event| event.evt_args.as_ref().unwrap()["action"].to_string())
+        .collect();
     assert_eq!(actions, ["start", "running", "change", "stop"]);
     let records: Vec<_> = bench
         .rows
@@ -335,7 +556,14 @@ fn a_containers_life_is_told_in_band() {
             Row::Event(_) => None,
         })
         .collect();
-    assert_eq!(records, [("running", Some("web")), ("running", Some("db")), ("removed", Some("db"))]);
+    assert_eq!(
+        records,
+        [
+            ("running", Some("web")),
+            ("running", Some("db")),
+            ("removed", Some("db"))
+        ]
+    );
     assert_eq!(bench.tracker.known().1, 0);
 }
 
@@ -343,12 +571,24 @@ fn a_containers_life_is_told_in_band() {
 fn users_are_named_by_their_own_container() {
     let mut bench = Bench::new();
     bench.container(None);
-    bench.fact(Fact::Users { container: Some(id().into()), users: Users::parse("app:x:0:0:", "staff:x:0:") });
-    bench.fact(Fact::Users { container: None, users: Users::parse("root:x:0:0:", "") });
+    bench.fact(Fact::Users {
+        container: Some(id().into()),
+        users: Users::parse("app:x:0:0:", "staff:x:0:"),
+    });
+    bench.fact(Fact::Users {
+        container: None,
+        users: Users::parse("root:x:0:0:", ""),
+    });
     let inside = bench.exec(11, 1, INSIDE, "web");
-    assert_eq!((inside.user_name.as_deref(), inside.group_name.as_deref()), (Some("app"), Some("staff")));
+    assert_eq!(
+        (inside.user_name.as_deref(), inside.group_name.as_deref()),
+        (Some("app"), Some("staff"))
+    );
     bench.fork(10, 30, 0, OUTSIDE);
-    assert_eq!(bench.exec(30, 30, OUTSIDE, "sh").user_name.as_deref(), Some("root"));
+    assert_eq!(
+        bench.exec(30, 30, OUTSIDE, "sh").user_name.as_deref(),
+        Some("root")
+    );
 }
 
 #[test]
@@ -360,7 +600,17 @@ fn a_process_never_heard_of_is_taken_in() {
         header.ret = 3;
         let (call, file) = (OpenCall::Open, FileIdentity::default());
         let path = b"/x".to_vec();
-        bench.record(Record::Open { header, call, open_flags: 0, mode: 0, file, raw: path.clone(), path, base: Vec::new(), mnt_ns: 0 });
+        bench.record(Record::Open {
+            header,
+            call,
+            open_flags: 0,
+            mode: 0,
+            file,
+            raw: path.clone(),
+            path,
+            base: Vec::new(),
+            mnt_ns: 0,
+        });
         bench.last()
     };
     assert_eq!((stage(&open), open.proc_name.as_deref()), ("exec", None));
@@ -370,7 +620,13 @@ fn a_process_never_heard_of_is_taken_in() {
 #[test]
 fn a_step_of_the_clock_is_an_event() {
     let mut bench = Bench::new();
-    bench.fact(Fact::Clock(Reading { boot_ns: 101 * SECOND_NS, wall_ns: 41 * SECOND_NS as i64 }));
-    assert_eq!(&*bench.last().evt_args.as_ref().unwrap()["moved_ns"], "-60000000000");
+    bench.fact(Fact::Clock(Reading {
+        boot_ns: 101 * SECOND_NS,
+        wall_ns: 41 * SECOND_NS as i64,
+    }));
+    assert_eq!(
+        &*bench.last().evt_args.as_ref().unwrap()["moved_ns"],
+        "-60000000000"
+    );
     assert_eq!(bench.last().ts, 41 * SECOND_NS as i64);
 }

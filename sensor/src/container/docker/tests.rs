@@ -50,20 +50,53 @@ fn read(config: &str, host: &str) -> Result<Container, DockerError> {
 fn everything_docker_knows_is_read() {
     let container = read(&config("reg.example:5000/team/app:7", true), HOST).unwrap();
     assert_eq!(container.name.as_deref(), Some("c-probe"));
-    assert_eq!(container.image.as_deref(), Some("reg.example:5000/team/app:7"));
+    assert_eq!(
+        container.image.as_deref(),
+        Some("reg.example:5000/team/app:7")
+    );
     assert_eq!(container.image_id.as_deref(), Some(&IMAGE[7..]));
-    assert_eq!(container.repository.as_deref(), Some("reg.example:5000/team/app"));
+    assert_eq!(
+        container.repository.as_deref(),
+        Some("reg.example:5000/team/app")
+    );
     assert_eq!(container.tag.as_deref(), Some("7"));
     assert_eq!(container.digest.as_deref(), Some("sha256:feed"));
-    assert_eq!((container.privileged, container.host_pid, container.host_network), (Some(true), Some(true), Some(true)));
+    assert_eq!(
+        (
+            container.privileged,
+            container.host_pid,
+            container.host_network
+        ),
+        (Some(true), Some(true), Some(true))
+    );
     assert_eq!(container.init_pid, Some(16805));
     assert_eq!(container.start_ns, Some(1_795_479_024_395_726_199));
-    assert_eq!(container.healthcheck.as_deref(), Some(&["/bin/sh".into(), "-c".into(), "test -f /etc/passwd".into()][..]));
-    assert_eq!(container.command.as_deref(), Some(&["sleep".into(), "1000".into()][..]));
+    assert_eq!(
+        container.healthcheck.as_deref(),
+        Some(&["/bin/sh".into(), "-c".into(), "test -f /etc/passwd".into()][..])
+    );
+    assert_eq!(
+        container.command.as_deref(),
+        Some(&["sleep".into(), "1000".into()][..])
+    );
     assert_eq!(container.user.as_deref(), Some("app"));
-    assert_eq!((container.pod_name(), container.pod_namespace()), (Some("web-0".into()), Some("shop".into())));
-    let mounts: Vec<_> = container.mounts.iter().map(|m| (&*m.destination, &*m.kind, m.writable)).collect();
-    assert_eq!(mounts, [("/data", "bind", true), ("/vol", "volume", false), ("/scratch", "tmpfs", false)]);
+    assert_eq!(
+        (container.pod_name(), container.pod_namespace()),
+        (Some("web-0".into()), Some("shop".into()))
+    );
+    let mounts: Vec<_> = container
+        .mounts
+        .iter()
+        .map(|m| (&*m.destination, &*m.kind, m.writable))
+        .collect();
+    assert_eq!(
+        mounts,
+        [
+            ("/data", "bind", true),
+            ("/vol", "volume", false),
+            ("/scratch", "tmpfs", false)
+        ]
+    );
     assert_eq!(&*container.source, "docker_files");
 }
 
@@ -78,19 +111,52 @@ fn references_are_split() {
     let images: RepositoriesFile = serde_json::from_str(&repositories()).unwrap();
     let check = |reference: &str, expected: (Option<&str>, Option<&str>, Option<&str>)| {
         let split = Reference::split(reference, &images, IMAGE);
-        assert_eq!((split.repository.as_deref(), split.tag.as_deref(), split.digest.as_deref()), expected, "{reference}");
+        assert_eq!(
+            (
+                split.repository.as_deref(),
+                split.tag.as_deref(),
+                split.digest.as_deref()
+            ),
+            expected,
+            "{reference}"
+        );
     };
     check("busybox", (Some("busybox"), Some("latest"), None));
-    check("docker.io/library/nginx:1.27", (Some("docker.io/library/nginx"), Some("1.27"), None));
-    check("localhost:5000/x", (Some("localhost:5000/x"), Some("latest"), None));
-    check("nginx@sha256:abcd", (Some("nginx"), None, Some("sha256:abcd")));
-    check("c1ce6196c988", (Some("reg.example:5000/team/app"), Some("7"), Some("sha256:feed")));
-    check(IMAGE, (Some("reg.example:5000/team/app"), Some("7"), Some("sha256:feed")));
+    check(
+        "docker.io/library/nginx:1.27",
+        (Some("docker.io/library/nginx"), Some("1.27"), None),
+    );
+    check(
+        "localhost:5000/x",
+        (Some("localhost:5000/x"), Some("latest"), None),
+    );
+    check(
+        "nginx@sha256:abcd",
+        (Some("nginx"), None, Some("sha256:abcd")),
+    );
+    check(
+        "c1ce6196c988",
+        (
+            Some("reg.example:5000/team/app"),
+            Some("7"),
+            Some("sha256:feed"),
+        ),
+    );
+    check(
+        IMAGE,
+        (
+            Some("reg.example:5000/team/app"),
+            Some("7"),
+            Some("sha256:feed"),
+        ),
+    );
 }
 
 #[test]
 fn a_missing_or_broken_file_is_named() {
-    let gone = Docker::new(Path::new("/nowhere")).read(&membership(&format!("/docker/{ID}")).unwrap()).unwrap_err();
+    let gone = Docker::new(Path::new("/nowhere"))
+        .read(&membership(&format!("/docker/{ID}")).unwrap())
+        .unwrap_err();
     assert!(gone.to_string().contains("config.v2.json"), "{gone}");
     let broken = read("{\"State\":", HOST).unwrap_err();
     assert!(matches!(broken, DockerError::Unparsable { .. }), "{broken}");
