@@ -32,15 +32,22 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
   AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
   AND coalesce(proc_stage, '') <> 'runtime'
   AND (
+    -- Below any root: a mount of the host's at /mnt/host/etc/shadow is no less.
     (
-      -- Below any root: a mount of the host's at /mnt/host/etc/shadow is no less.
       regexp_like(
         concat(fd_name, ' ', fd_host_name),
-        '/etc/(g?shadow([-~]|\.[a-z0-9]+)?|sudoers|sudoers\.d/[^ ]+|security/opasswd|krb5\.keytab|ssh/ssh_host_[a-z0-9]+_key|kubernetes/(admin|controller-manager|kubelet|scheduler|super-admin)\.conf|kubernetes/pki/[^ ]+\.key)( |$)|/\.ssh/(id_[a-z0-9_]+|identity)( |$)|(^| )/(proc/kcore|dev/k?mem)( |$)'
+        '/etc/(g?shadow([-~]|\.[a-z0-9]+)?|sudoers|sudoers\.d/[^ ]+|security/opasswd|krb5\.keytab|kubernetes/(admin|controller-manager|kubelet|scheduler|super-admin)\.conf|kubernetes/pki/[^ ]+\.key)( |$)|(^| )/(proc/kcore|dev/k?mem)( |$)'
       )
       AND NOT (
-        coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers)
+        coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
         AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/openssh|/ssh|/systemd)?)/[^/]+$')
+      )
+    )
+    OR (
+      regexp_like(concat(fd_name, ' ', fd_host_name), '/\.ssh/(id_[a-z0-9_]+|identity)( |$)|/etc/ssh/ssh_host_[a-z0-9]+_key( |$)')
+      AND NOT (
+        coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers WHERE reads = 'keys')
+        AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/openssh|/ssh)?)/[^/]+$')
       )
     )
     OR (

@@ -33,5 +33,9 @@ WHERE evt_type IN ('execve', 'execveat')
   AND (
     proc_exe_from = 'upper'
     -- The inode's own time of change, which no program can set back.
-    OR (proc_exe_from IN ('mount', 'unknown') AND proc_exe_ino_ctime > container_start_ts)
+    -- Runtimes say the start a moment after the first process has begun, and what is said comes later still.
+    OR (
+      proc_exe_from IN ('mount', 'unknown')
+      AND proc_exe_ino_ctime > coalesce(container_start_ts - INTERVAL '1 second', ts - INTERVAL '10 seconds')
+    )
   )

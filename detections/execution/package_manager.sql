@@ -1,6 +1,6 @@
 -- title = "Package manager in a container"
 -- description = "A package manager ran in a running container, or its database was changed by something else, as by a renamed one. Packages belong into the image; an intruder installs tools."
--- message = "{program} changes packages in container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
+-- message = "package manager {program} in container {container} ({container_image}), run as {user_name}, started by {proc_pname}: {proc_cmdline}"
 -- severity = "medium"
 -- status = "stable"
 -- risk = 55
@@ -38,10 +38,10 @@ WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2', 'creat')
         OR (
           regexp_like(
             concat(proc_name, ' ', array_to_string(proc_args, ' ')),
-            '^(\S+ )*(\S*/)?(pip[0-9.]*|pipx|npm|npm-cli\.js|yarn|yarn\.js|pnpm|gem[0-9.]*|cpan|cpanm|conda|mamba|cargo|composer|luarocks|easy_install)( -\S+)* (install|add|i|ci|require|update|upgrade)( |$)'
+            '^(\S+ )*(\S*/)?(pip[0-9.]*|pipx|npm|npm-cli\.js|yarn|yarn\.js|pnpm|gem[0-9.]*|cpan|cpanm|conda|mamba|cargo|composer|luarocks|easy_install|uv|bun|go|poetry|pipenv)( -\S+)* (install|add|i|ci|require|update|upgrade)( |$)'
           )
           AND (
-            regexp_like(proc_name, '^(pip|npm|yarn|pnpm|gem|cpan|conda|mamba|cargo|composer|luarocks|easy_install)')
+            regexp_like(proc_name, '^(pip[0-9.]*|pipx|npm|yarn|pnpm|gem[0-9.]*|cpanm?|conda|mamba|cargo|composer|luarocks|easy_install|uv|bun|go|poetry|pipenv)$')
             OR regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|node|ruby|perl|php|lua)')
           )
         )

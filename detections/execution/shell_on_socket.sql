@@ -1,12 +1,12 @@
 -- title = "Shell whose standard streams are a socket"
--- description = "A shell was started whose input, output or errors go to a network connection: the shape of reverse and bind shells, whatever made it (bash's /dev/tcp, nc -e, socat, python, perl, php, a compiled payload). An interactive shell between pipes is what a relay such as mkfifo and nc leaves of one."
+-- description = "A shell was started whose input, output or errors go to a network connection: the shape of reverse and bind shells, whatever made it (bash's /dev/tcp, nc -e, socat, python, perl, php, a compiled payload). A relay (socat, ncat, mkfifo and nc, php's proc_open) puts pipes between: a shell between pipes that the relay started, that one of them has a name in the file system, or that is told to be interactive counts as well."
 -- message = "{shell} talks to {peer} from container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
 -- severity = "critical"
 -- status = "stable"
 -- risk = 95
 -- attack = ["T1059.004", "T1095"]
 -- false_positives = ["services that hand a connection to a script, such as inetd, CGI and git daemons", "tools that drive an interactive shell through pipes (docker exec -i with sh -i)"]
--- blind_spots = ["relays that give the shell a pseudo-terminal; shell_with_terminal sees those in containers", "relays over pipes whose shell is not asked to be interactive", "sockets of other families than IPv4 and IPv6"]
+-- blind_spots = ["relays that give the shell a pseudo-terminal; shell_with_terminal sees those in containers", "relays of other names over pipes without a name", "sockets of other families than IPv4 and IPv6"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1095/"]
 -- response = "Cut the container off the network, keep its file system and the process tree, and block the peer."
 -- dedup_key = ["shell", "proc_pkey"]
@@ -19,7 +19,7 @@ SELECT
     WHEN proc_stdin_type IN ('ipv4', 'ipv6') THEN proc_stdin_name
     WHEN proc_stdout_type IN ('ipv4', 'ipv6') THEN proc_stdout_name
     WHEN proc_stderr_type IN ('ipv4', 'ipv6') THEN proc_stderr_name
-    ELSE 'a pipe'
+    ELSE concat(proc_pname, ' through a ', proc_stdin_type)
   END AS peer,
   proc_stdin_type,
   proc_stdout_type,
@@ -43,11 +43,20 @@ WHERE evt_type IN ('execve', 'execveat')
     OR proc_stdout_type IN ('ipv4', 'ipv6')
     OR proc_stderr_type IN ('ipv4', 'ipv6')
     OR (
+      proc_stdin_type IN ('pipe', 'unix')
+      AND proc_stdout_type IN ('pipe', 'unix')
+      AND proc_pname IN (SELECT name FROM relays)
+    )
+    OR (
       container_id <> 'host'
       AND proc_stdin_type = 'pipe'
       AND proc_stdout_type = 'pipe'
       AND coalesce(proc_tty, 0) = 0
-      AND regexp_like(array_to_string(proc_args, ' '), '(^| )-[abd-zA-Z]*i[abd-zA-Z]*( |$)')
+      AND (
+        proc_stdin_name LIKE '/_%'
+        OR proc_stdout_name LIKE '/_%'
+        OR regexp_like(array_to_string(proc_args, ' '), '(^| )-[abd-zA-Z]*i[abd-zA-Z]*( |$)')
+      )
     )
   )
   AND coalesce(proc_stage, '') <> 'runtime'
