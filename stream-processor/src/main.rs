@@ -69,12 +69,12 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn load(options: Options) -> Result<Config, ConfigError> {
+fn load(options: Options) -> anyhow::Result<Config> {
     let overrides = Overrides {
         bootstrap_servers: options.kafka,
         detections_folder: options.detections,
     };
-    Config::load(options.config.as_deref(), overrides)
+    Ok(Config::load(options.config.as_deref(), overrides)?)
 }
 
 fn run(options: Options) -> anyhow::Result<()> {

@@ -48,6 +48,9 @@ use crate::source::{
 use crate::step::{Partition, Position, Step};
 use crate::topics::{self, TopicError, TopicReport};
 
+#[cfg(test)]
+mod tests;
+
 /// How soon a failed commit is seen when no input comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -109,7 +109,7 @@ impl SchemaLookup {
     /// Takes what the client has to log; between look-ups nobody else does.
     pub fn tend(&self) {
         // Without an assignment no record can come.
-        while self.consumer.poll(Duration::ZERO).is_some() {}
+        kafka::tend(&self.consumer);
     }
 
     /// Forgets a schema that cannot be used: its fingerprint counts as not found.

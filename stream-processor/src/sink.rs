@@ -235,13 +235,11 @@ impl Publish {
             },
             Writer::Local(sender) => {
                 report_dead_letters(step);
-                match step
-                    .alerts
-                    .iter()
-                    .try_for_each(|alert| sender.send(alert.clone()))
-                {
-                    Ok(()) => at_least_once::commit_offsets(step, input),
-                    Err(_) => Attempt::Stop(SinkError::ReaderGone),
+                let mut alerts = step.alerts.iter();
+                if alerts.all(|alert| sender.send(alert.clone()).is_ok()) {
+                    at_least_once::commit_offsets(step, input)
+                } else {
+                    Attempt::Stop(SinkError::ReaderGone)
                 }
             }
             Writer::File(path, file) => {
