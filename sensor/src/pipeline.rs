@@ -196,15 +196,16 @@ fn open(config: &Config, input: Input, shutdown: &Shutdown) -> Result<(Origin, H
         Input::Recorded(path) => Some(path),
         Input::Kernel => None,
     };
-    let host = host::identify(config)?;
     let hierarchy = Hierarchy::find()?;
     let modes = gather::modes(&gather::walk(&hierarchy.mount), &config.containers);
-    let gatherer = Gatherer::new(config.containers.clone(), &hierarchy.mount, host.mnt_ns);
     let probe = Probe::load(&ProbeOptions {
         hierarchy: Some(hierarchy),
         modes,
         ..config.probe_options()
     })?;
+    let host = host::identify(config)?;
+    let cgroup_root = &probe.hierarchy().mount;
+    let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns);
     // Threads made from here on, librdkafka's included, inherit what is left.
     drop_capabilities()?;
     let capture = capture_path

@@ -56,7 +56,7 @@ mod tests {
         fn a_cut_never_exceeds_its_limit(given in ".*", bytes_max in 0usize..64) {
             let whole = Text::from(given.as_str());
             let short = cut(&whole, bytes_max);
-            prop_assert!(short.len() <= bytes_max.max(0) || short == whole);
+            prop_assert!(short.len() <= bytes_max);
             prop_assert!(whole.starts_with(&*short));
         }
     }

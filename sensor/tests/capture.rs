@@ -19,8 +19,10 @@ use dogwatch_sensor::pipeline::{self, Input, Output, Shutdown};
 const LAST_WORDS: &str = "last words of the capture test";
 
 fn config() -> Config {
-    let mut raw = RawConfig::default();
-    raw.state_file = String::new();
+    let mut raw = RawConfig {
+        state_file: String::new(),
+        ..RawConfig::default()
+    };
     raw.containers.host_mode = "normal".into();
     Config::check(raw).unwrap()
 }

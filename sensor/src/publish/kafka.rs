@@ -174,6 +174,7 @@ impl KafkaSink {
         }
         admin.check(&sink.names, deadline)?;
         sink.publish_schemas();
+        sink.prove_write(config, deadline)?;
         Ok(sink)
     }
 
@@ -240,6 +241,20 @@ impl KafkaSink {
                 schema.as_bytes(),
                 Kind::Any,
             );
+        }
+    }
+
+    /// Whoever may not write learns it now, not from losses.
+    fn prove_write(&self, config: &KafkaConfig, deadline: Instant) -> Result<(), KafkaError> {
+        let servers = config.bootstrap_servers.clone();
+        let left = deadline.saturating_duration_since(Instant::now());
+        // What did not arrive in time waits in the queue like any record.
+        let _ = self.producer.flush(left.max(Duration::from_secs(1)));
+        match self.undelivered() {
+            (lost, Some(reason)) if !lost.is_empty() => {
+                Err(KafkaError::Unauthorised { servers, reason })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -377,6 +392,15 @@ impl<'a> Admin<'a> {
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((
+                    topic,
+                    code @ (RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::ClusterAuthorizationFailed),
+                )) => {
+                    let servers = self.config.bootstrap_servers.clone();
+                    let reason = format!("making topic {topic}: {code}");
+                    return Err(KafkaError::Unauthorised { servers, reason });
+                }
                 Err((topic, code)) => return Err(refused(&topic, code.to_string())),
             }
         }
