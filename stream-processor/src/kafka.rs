@@ -168,7 +168,6 @@ pub fn reach(config: &Config) -> Result<(BaseConsumer<ErrorKeeper>, Metadata), F
     let client: BaseConsumer<ErrorKeeper> = base(&config.kafka)
         .create_with_context(ErrorKeeper::default())
         .map_err(|error| Fault::of("make a Kafka client", &error))?;
-    let servers = || config.kafka.bootstrap_servers.clone();
     let started = Instant::now();
     loop {
         let error = match client.fetch_metadata(None, Duration::from_secs(1)) {
@@ -180,25 +179,19 @@ pub fn reach(config: &Config) -> Result<(BaseConsumer<ErrorKeeper>, Metadata), F
             .context()
             .last()
             .unwrap_or((RDKafkaErrorCode::BrokerTransportFailure, error.to_string()));
+        use RDKafkaErrorCode as Code;
+        let servers = config.kafka.bootstrap_servers.clone();
+        let late = started.elapsed() >= PATIENCE;
         match code {
-            RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
-                return Err(Fault::Unauthenticated {
-                    servers: servers(),
-                    reason,
-                });
+            Code::Authentication | Code::SaslAuthenticationFailed => {
+                return Err(Fault::Unauthenticated { servers, reason });
             }
-            RDKafkaErrorCode::SSL => {
-                return Err(Fault::Tls {
-                    servers: servers(),
-                    reason,
-                });
+            Code::SSL => return Err(Fault::Tls { servers, reason }),
+            // A listener without TLS just hangs up during the handshake.
+            _ if late && reason.contains("SSL_HANDSHAKE") => {
+                return Err(Fault::Tls { servers, reason });
             }
-            _ if started.elapsed() >= PATIENCE => {
-                return Err(Fault::Unreachable {
-                    servers: servers(),
-                    reason,
-                });
-            }
+            _ if late => return Err(Fault::Unreachable { servers, reason }),
             _ => {}
         }
     }
