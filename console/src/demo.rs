@@ -129,6 +129,11 @@ fn attack(
     ];
     let plan = Plan::new(&options.watch, Input::Kernel, &overrides, shutdown)?;
     introduce(&printer, &plan)?;
+    if let Some(address) = &options.watch.kafka {
+        printer.note(&format!(
+            "through {address}: the first alert waits until the consumer group has formed"
+        ))?;
+    }
     let patience = if options.watch.kafka.is_some() {
         BROKER_PATIENCE
     } else {

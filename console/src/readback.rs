@@ -2,7 +2,7 @@
 //!
 //! It joins no group and commits nothing: whoever else reads the topic does not notice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::records::Alert;
@@ -14,6 +14,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
+
+/// Pause before a topic is looked at again that had no leaders.
+const LEADERLESS_PAUSE: Duration = Duration::from_millis(100);
 
 /// The alerts' topic cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +102,23 @@ impl ReadBack {
 }
 
 /// The ends of a topic's partitions: resolved here and now, so that nothing said from now on is missed.
+///
+/// A topic made just now has no leaders for a moment.
 fn ends(
+    consumer: &BaseConsumer<ErrorKeeper>,
+    topic: &str,
+) -> Result<TopicPartitionList, KafkaError> {
+    let deadline = Instant::now() + kafka::PATIENCE;
+    loop {
+        match ends_now(consumer, topic) {
+            Ok(ends) if ends.count() > 0 => return Ok(ends),
+            result if Instant::now() > deadline => return result,
+            _ => std::thread::sleep(LEADERLESS_PAUSE),
+        }
+    }
+}
+
+fn ends_now(
     consumer: &BaseConsumer<ErrorKeeper>,
     topic: &str,
 ) -> Result<TopicPartitionList, KafkaError> {

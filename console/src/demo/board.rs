@@ -99,15 +99,20 @@ impl Board {
                 row.expected()
             );
         }
-        let missed = self.rows.iter().filter(|row| !row.passed()).count();
+        let not_run = self.rows.iter().filter(|row| !row.ran).count();
+        let missed = self
+            .rows
+            .iter()
+            .filter(|row| row.ran && !row.passed())
+            .count();
         let total = self.rows.len();
-        let verdict = match missed {
-            0 => colour.paint("1;32", &format!("all {total} steps came out as expected")),
-            _ => colour.paint(
-                "1;31",
-                &format!("{missed} of {total} steps did not come out as expected"),
-            ),
+        let verdict = match (missed, not_run) {
+            (0, 0) => format!("all {total} steps came out as expected"),
+            (0, _) => format!("{not_run} of {total} steps were not run"),
+            _ => format!("{missed} of {total} steps did not come out as expected"),
         };
+        let code = if self.passed() { "1;32" } else { "1;31" };
+        let verdict = colour.paint(code, &verdict);
         text + &verdict + "\n"
     }
 }
@@ -274,10 +279,11 @@ all 2 steps came out as expected
     fn step_that_did_not_run_is_not_passed() {
         let board = Board::new(&STEPS);
         assert!(!board.passed());
+        let table = board.table(Colour::Plain);
         assert!(
-            board
-                .table(Colour::Plain)
-                .contains("a check that must stay silent  not run ")
+            table.contains("a check that must stay silent  not run "),
+            "{table}"
         );
+        assert!(table.ends_with("2 of 2 steps were not run\n"), "{table}");
     }
 }
