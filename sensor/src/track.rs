@@ -622,10 +622,10 @@ impl Tracker {
         join::set_process(&mut event, process, &self.host, &self.clock);
         join::set_lineage(&mut event, process, &self.table, &self.clock);
         join::set_users(&mut event, process, &self.users);
-        event.proc_in_host_mntns = process.mnt_ns.map(|mnt_ns| mnt_ns == self.host.mnt_ns);
         event.container_nested_id = self.places.nested(process.cgroup_id).map(|id| short(id));
         let container = process.container.clone();
-        self.places.send(event, container, out);
+        self.places
+            .send(event, container, process.origin.as_ref(), out);
     }
 }
 

@@ -127,10 +127,16 @@ impl Places {
         }
     }
 
-    /// Sends an event of a process in `container`, or lets it wait.
-    pub fn send(&mut self, mut event: Event, container: Option<Text>, out: &mut Vec<Row>) {
+    /// Sends an event of a process in `container` (that it has left: `origin`), or lets it wait.
+    pub fn send(
+        &mut self,
+        mut event: Event,
+        container: Option<Text>,
+        origin: Option<&Text>,
+        out: &mut Vec<Row>,
+    ) {
         let Some(id) = container else {
-            rows::set_host_place(&mut event);
+            rows::set_host_place(&mut event, origin.and_then(|id| self.container(id)));
             out.push(Row::Event(Box::new(event)));
             return;
         };

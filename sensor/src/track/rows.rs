@@ -472,10 +472,10 @@ pub(super) fn set_scanned_stdio(event: &mut Event, links: &[Option<Vec<u8>>; 3])
     event.evt_escaped |= escaped;
 }
 
-/// Columns of a process that is in no container.
-pub(super) fn set_host_place(event: &mut Event) {
+/// Columns of a process that is in no container; one that left its container still has that one's mounts.
+pub(super) fn set_host_place(event: &mut Event, origin: Option<&Container>) {
     event.container_type = Some("host".into());
-    set_host_name(event, None);
+    set_host_name(event, origin);
 }
 
 /// Columns of a container.

@@ -304,6 +304,8 @@ fn who_leaves_its_container_is_told_and_keeps_its_origin() {
     bench.container(None);
     bench.exec(11, 1, INSIDE, "sh");
     bench.enter(11, 11, HOST_CGROUP);
+    let through_mount = bench.open(11, "/data/x", 3, 1);
+    assert_eq!(through_mount.fd_host_name.as_deref(), Some("/srv/x"));
     let moved = bench.of_type("container_move");
     assert_eq!(moved.len(), 1);
     let arguments = moved[0].evt_args.as_ref().unwrap();
