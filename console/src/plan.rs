@@ -47,10 +47,10 @@ pub enum PlanError {
     Load(#[from] LoadError),
     /// The sensor's configuration was refused.
     #[error(transparent)]
-    Sensor(#[from] SensorConfigError),
+    Sensor(#[from] Box<SensorConfigError>),
     /// What the sensor's section `[kafka]` says does not do for the processor.
     #[error("the processor cannot use the sensor's [kafka] settings")]
-    Processor(#[from] ProcessorConfigError),
+    Processor(#[from] Box<ProcessorConfigError>),
     /// The broker cannot be read.
     #[error(transparent)]
     ReadBack(#[from] ReadBackError),
@@ -89,7 +89,7 @@ impl Plan {
                 .iter()
                 .map(|address| ("kafka.bootstrap_servers", address.clone())),
         );
-        let sensor = SensorConfig::load(options.config.as_deref(), &overrides)?;
+        let sensor = SensorConfig::load(options.config.as_deref(), &overrides).map_err(Box::new)?;
         let folder = locate::detections(options.detections.as_deref())?;
         let LoadReport { set, refused } = DetectionSet::load(&folder)?;
         let road = if options.kafka.is_some() {
@@ -97,7 +97,8 @@ impl Plan {
         } else {
             Road::Process
         };
-        let processor = ProcessorConfig::check(processor_settings(&sensor, folder, road))?;
+        let processor =
+            ProcessorConfig::check(processor_settings(&sensor, folder, road)).map_err(Box::new)?;
         Ok(Self {
             sensor,
             input,

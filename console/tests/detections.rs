@@ -1,5 +1,7 @@
 //! `dogwatch detections` on folders made for the test: whole outputs and exit codes.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
 use std::path::Path;
 use std::process::Command;
 

@@ -1,5 +1,7 @@
 //! The demo without privileges: it replays the recorded attack, says so and why, and finds every step.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,0 +1,68 @@
+//! The live demo on this machine's kernel: every step found, and nothing left behind.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn demo(target: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dogwatch"));
+    let detections = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
+    command
+        .arg("demo")
+        .arg("--detections")
+        .arg(detections)
+        .args(["--with", target]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Cgroups of demos that are there now.
+fn cgroups() -> Vec<PathBuf> {
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    let own = hierarchies.map(|entry| entry.path().join("dogwatch-demo"));
+    own.chain([PathBuf::from("/sys/fs/cgroup/dogwatch-demo")])
+        .filter(|path| path.exists())
+        .collect()
+}
+
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn attack_in_namespaces_is_found_and_leaves_nothing() {
+    let output = demo("namespaces").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("all 8 steps came out as expected"), "{text}");
+    assert!(!text.contains("NOT LIVE"), "{text}");
+    assert_eq!(cgroups(), Vec::<PathBuf>::new());
+}
+
+#[test]
+#[ignore = "needs root, a kernel that loads eBPF, and Docker"]
+fn interrupted_attack_in_docker_leaves_no_container() {
+    let mut child = demo("docker").spawn().unwrap();
+    let name = format!("dogwatch-demo-{}", child.id());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|line| line.starts_with("step 2"))
+        .unwrap();
+    // SAFETY: kill takes numbers; the child was not waited for yet, so its id is its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+    let last = lines.map(Result::unwrap).last().unwrap();
+    assert!(last.ends_with("steps were not run"), "{last}");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let left = Command::new("docker")
+        .args(["ps", "--all", "--quiet", "--filter"])
+        .arg(format!("name={name}"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    let left = Command::new("docker")
+        .args(["images", "--quiet", &name])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}
