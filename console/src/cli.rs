@@ -72,7 +72,7 @@ pub struct Watch {
     #[arg(long, value_name = "DIR")]
     pub detections: Option<PathBuf>,
 
-    /// Settings of the sensor (see sensor.toml); with --kafka its section [kafka] holds for the processor too
+    /// Settings of the sensor (see sensor.toml); with --kafka its kafka section holds for the processor too
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 

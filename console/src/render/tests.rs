@@ -1,3 +1,5 @@
+//! Alerts and summaries as whole texts.
+
 use super::*;
 
 fn reverse_shell() -> Alert {
