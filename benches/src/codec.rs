@@ -14,8 +14,18 @@ use std::hint::black_box;
 
 /// Columns of a usual set of detections: what projection leaves.
 const PROJECTION: [&str; 12] = [
-    "evt_type", "evt_outcome", "container_id", "container_name", "proc_name", "proc_exepath",
-    "proc_cmdline", "proc_stage", "proc_tty", "fd_name", "fd_sip", "evt_is_open_write",
+    "evt_type",
+    "evt_outcome",
+    "container_id",
+    "container_name",
+    "proc_name",
+    "proc_exepath",
+    "proc_cmdline",
+    "proc_stage",
+    "proc_tty",
+    "fd_name",
+    "fd_sip",
+    "evt_is_open_write",
 ];
 
 /// Runs the comparison over `count` events, `runs` times each, and returns the table.
@@ -27,30 +37,57 @@ pub fn run(count: usize, runs: usize) -> Result<Table> {
     let messages = framed(&events);
     let bytes: usize = messages.iter().map(Vec::len).sum();
     let schema = Schema::parse_str(Event::SCHEMA)?;
-    let mut table = Table::new(&["codec", "ns/event (median)", "ns/event (best)", "ratio to ours"]);
-    table.note(format!("{count} events of {} bytes on average, framed", bytes / count));
+    let mut table = Table::new(&[
+        "codec",
+        "ns/event (median)",
+        "ns/event (best)",
+        "ratio to ours",
+    ]);
+    table.note(format!(
+        "{count} events of {} bytes on average, framed",
+        bytes / count
+    ));
 
     let mut row = |name: &str, base: Option<f64>, work: &mut dyn FnMut()| {
         let times = cpu_time(runs, work);
         let median = times.median_ns(count);
-        table.row([name.to_owned(), format!("{median:.0}"), format!("{:.0}", times.best_ns(count)), format!("{:.1}", median / base.unwrap_or(median))]);
+        table.row([
+            name.to_owned(),
+            format!("{median:.0}"),
+            format!("{:.0}", times.best_ns(count)),
+            format!("{:.1}", median / base.unwrap_or(median)),
+        ]);
         median
     };
     let mut buffer = Vec::with_capacity(bytes);
     let encode = row("encode: ours", None, &mut || {
         buffer.clear();
-        events.iter().for_each(|event| event.encode_framed(&mut buffer));
+        events
+            .iter()
+            .for_each(|event| event.encode_framed(&mut buffer));
         black_box(&buffer);
     });
-    row("encode: apache-avro, serde", Some(encode), &mut || encode_by_apache(&schema, &events));
-
-    let decode = row("decode: ours, all columns", None, &mut || drop(black_box(decode_ours(&messages, None))));
-    row("decode: ours, 12 columns", Some(decode), &mut || drop(black_box(decode_ours(&messages, Some(&PROJECTION)))));
-    row("decode: apache-avro, Value", Some(decode), &mut || decode_by_apache(&schema, &messages));
-    let mut arrow_reader = arrow_decoder(count)?;
-    row("decode: arrow-avro, Utf8, all columns", Some(decode), &mut || {
-        drop(black_box(decode_by_arrow(&mut arrow_reader, &messages)));
+    row("encode: apache-avro, serde", Some(encode), &mut || {
+        encode_by_apache(&schema, &events)
     });
+
+    let decode = row("decode: ours, all columns", None, &mut || {
+        drop(black_box(decode_ours(&messages, None)))
+    });
+    row("decode: ours, 12 columns", Some(decode), &mut || {
+        drop(black_box(decode_ours(&messages, Some(&PROJECTION))))
+    });
+    row("decode: apache-avro, Value", Some(decode), &mut || {
+        decode_by_apache(&schema, &messages)
+    });
+    let mut arrow_reader = arrow_decoder(count)?;
+    row(
+        "decode: arrow-avro, Utf8, all columns",
+        Some(decode),
+        &mut || {
+            drop(black_box(decode_by_arrow(&mut arrow_reader, &messages)));
+        },
+    );
     Ok(table)
 }
 
@@ -75,16 +112,22 @@ fn decode_ours(messages: &[Vec<u8>], projection: Option<&[&str]>) -> RecordBatch
 }
 
 fn encode_by_apache(schema: &Schema, events: &[Event]) {
-    let writer = apache_avro::GenericDatumWriter::builder(schema).build().expect("the schema is ours");
+    let writer = apache_avro::writer::datum::GenericDatumWriter::builder(schema)
+        .build()
+        .expect("the schema is ours");
     let mut buffer = Vec::new();
     for event in events {
-        writer.write_ser(&mut buffer, event).expect("the event fits its schema");
+        writer
+            .write_ser(&mut buffer, event)
+            .expect("the event fits its schema");
     }
     black_box(buffer);
 }
 
 fn decode_by_apache(schema: &Schema, messages: &[Vec<u8>]) {
-    let reader = apache_avro::GenericDatumReader::builder(schema).build().expect("the schema is ours");
+    let reader = apache_avro::reader::datum::GenericDatumReader::builder(schema)
+        .build()
+        .expect("the schema is ours");
     for message in messages {
         let (_, mut datum) = framing::split(message).expect("the message is ours");
         black_box(reader.read_value(&mut datum).expect("the message is ours"));
@@ -108,5 +151,8 @@ fn decode_by_arrow(decoder: &mut arrow_avro::reader::Decoder, messages: &[Vec<u8
         let read = decoder.decode(message).expect("the message is ours");
         assert_eq!(read, message.len(), "arrow-avro read the whole message");
     }
-    decoder.flush().expect("the batch is whole").expect("the batch is not empty")
+    decoder
+        .flush()
+        .expect("the batch is whole")
+        .expect("the batch is not empty")
 }

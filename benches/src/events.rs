@@ -13,10 +13,22 @@ const HOSTS: usize = 64;
 const CONTAINERS: usize = 60;
 const PROGRAMS: [(&str, &str, &str); 6] = [
     ("nginx", "/usr/sbin/nginx", "nginx: worker process"),
-    ("java", "/usr/bin/java", "java -Xmx512m -jar /srv/app/orders.jar --port 8080"),
-    ("postgres", "/usr/lib/postgresql/15/bin/postgres", "postgres: writer process"),
+    (
+        "java",
+        "/usr/bin/java",
+        "java -Xmx512m -jar /srv/app/orders.jar --port 8080",
+    ),
+    (
+        "postgres",
+        "/usr/lib/postgresql/15/bin/postgres",
+        "postgres: writer process",
+    ),
     ("node", "/usr/local/bin/node", "node /srv/app/server.js"),
-    ("python3", "/usr/bin/python3.11", "python3 -m gunicorn app:application --workers 4"),
+    (
+        "python3",
+        "/usr/bin/python3.11",
+        "python3 -m gunicorn app:application --workers 4",
+    ),
     ("sh", "/usr/bin/dash", "sh -c /srv/app/cleanup.sh"),
 ];
 /// First second of the synthetic time, an arbitrary instant of 2026.
@@ -90,7 +102,13 @@ fn one(seq: usize, random: &mut StdRng) -> Event {
 }
 
 fn opened(event: &mut Event, random: &mut StdRng) {
-    const FOLDERS: [&str; 5] = ["/srv/app/data", "/var/log/app", "/tmp", "/etc", "/usr/lib/x86_64-linux-gnu"];
+    const FOLDERS: [&str; 5] = [
+        "/srv/app/data",
+        "/var/log/app",
+        "/tmp",
+        "/etc",
+        "/usr/lib/x86_64-linux-gnu",
+    ];
     let folder = FOLDERS.choose(random).expect("the list is not empty");
     let file = format!("part-{:04}.dat", random.random_range(0..400));
     event.evt_type = "openat".into();
@@ -107,7 +125,12 @@ fn opened(event: &mut Event, random: &mut StdRng) {
 }
 
 fn connected(event: &mut Event, random: &mut StdRng) {
-    let server = format!("10.{}.{}.{}", random.random_range(0..4), random.random_range(0..20), random.random_range(1..20));
+    let server = format!(
+        "10.{}.{}.{}",
+        random.random_range(0..4),
+        random.random_range(0..20),
+        random.random_range(1..20)
+    );
     event.evt_type = "connect".into();
     event.evt_category = "net".into();
     event.fd_type = text("ipv4");

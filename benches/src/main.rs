@@ -38,11 +38,17 @@ enum Benchmark {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let (events, runs) = if arguments.smoke { (1024, 3) } else { (8192, 15) };
+    let (events, runs) = if arguments.smoke {
+        (1024, 3)
+    } else {
+        (8192, 15)
+    };
     let table = match arguments.benchmark {
         Benchmark::Codec => codec::run(events, runs)?,
         Benchmark::Matching => matching::run(events, runs)?,
-        Benchmark::Throughput => stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 })?,
+        Benchmark::Throughput => {
+            stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 })?
+        }
         Benchmark::Latency if arguments.smoke => stream::latency(2_000, 2)?,
         Benchmark::Latency => stream::latency(20_000, 20)?,
     };

@@ -45,7 +45,9 @@ pub fn run(count: usize, runs: usize) -> Result<Table> {
         })
         .median_ns(count);
         let peer = cpu_time(runs.div_ceil(3), || {
-            runtime.block_on(ask_one_by_one(&batch, number)).expect("the queries are sound");
+            runtime
+                .block_on(ask_one_by_one(&batch, number))
+                .expect("the queries are sound");
         })
         .median_ns(count);
         table.row([
@@ -72,7 +74,11 @@ fn records(count: usize) -> Vec<InputRecord> {
             value,
         }
     };
-    events::synthetic(count, 2).into_iter().enumerate().map(record).collect()
+    events::synthetic(count, 2)
+        .into_iter()
+        .enumerate()
+        .map(record)
+        .collect()
 }
 
 fn whole_batch(records: &[InputRecord]) -> Result<RecordBatch> {
@@ -88,7 +94,11 @@ fn engine(number: usize) -> Result<Engine> {
     let folder = tempfile::tempdir()?;
     detections::write(folder.path(), number)?;
     let report = DetectionSet::load(folder.path())?;
-    anyhow::ensure!(report.refused.is_empty(), "a synthetic detection was refused: {:?}", report.refused);
+    anyhow::ensure!(
+        report.refused.is_empty(),
+        "a synthetic detection was refused: {:?}",
+        report.refused
+    );
     Engine::new(report.set, AlertMode::Test).context("could not make the engine")
 }
 
@@ -97,7 +107,9 @@ async fn ask_one_by_one(batch: &RecordBatch, number: usize) -> Result<()> {
     context.register_batch("events", batch.clone())?;
     for detection in 0..number {
         let condition = detections::condition(detection);
-        let sql = format!("SELECT container_id, container_name, proc_name, proc_cmdline FROM events WHERE {condition}");
+        let sql = format!(
+            "SELECT container_id, container_name, proc_name, proc_cmdline FROM events WHERE {condition}"
+        );
         black_box(context.sql(&sql).await?.collect().await?);
     }
     Ok(())

@@ -34,14 +34,21 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub fn throughput(count: usize) -> Result<Table> {
     let broker = Broker::start();
     let mut table = Table::new(&["reader", "events/s", "ratio to the bare consumer"]);
-    table.note(format!("{count} events preloaded in 8 partitions of one broker on the same machine"));
+    table.note(format!(
+        "{count} events preloaded in 8 partitions of one broker on the same machine"
+    ));
     let folder = tempfile::tempdir()?;
     let sentinels = preload(&broker, folder.path(), count)?;
     let bare = bare_consumer(&broker, count)?;
     table.row(["bare consumer".into(), format!("{bare:.0}"), "1.00".into()]);
     for number in [1, 10, 100] {
-        let rate = count as f64 / processor(&broker, folder.path(), number, &sentinels)?.as_secs_f64();
-        table.row([format!("processor, {number} detections"), format!("{rate:.0}"), format!("{:.2}", rate / bare)]);
+        let rate =
+            count as f64 / processor(&broker, folder.path(), number, &sentinels)?.as_secs_f64();
+        table.row([
+            format!("processor, {number} detections"),
+            format!("{rate:.0}"),
+            format!("{:.2}", rate / bare),
+        ]);
     }
     Ok(table)
 }
@@ -57,7 +64,13 @@ pub fn latency(rate: usize, seconds: usize) -> Result<Table> {
         let mut times = timed_alerts(delivery, rate, seconds)?;
         times.sort_by(f64::total_cmp);
         let at = |share: f64| format!("{:.1}", times[((times.len() - 1) as f64 * share) as usize]);
-        table.row([delivery.into(), times.len().to_string(), at(0.5), at(0.99), at(1.0)]);
+        table.row([
+            delivery.into(),
+            times.len().to_string(),
+            at(0.5),
+            at(0.99),
+            at(1.0),
+        ]);
     }
     Ok(table)
 }
@@ -117,7 +130,11 @@ fn start_processor(broker: &Broker, folder: &Path, delivery: &str, group: &str) 
         .env("DOGWATCH_METRICS__LISTEN", "")
         .env("DOGWATCH_DELIVERY", delivery)
         .env("DOGWATCH_KAFKA__GROUP_ID", group);
-    let mut process = Process::start("dogwatch-processor", &mut command, &folder.join(format!("{group}.log")));
+    let mut process = Process::start(
+        "dogwatch-processor",
+        &mut command,
+        &folder.join(format!("{group}.log")),
+    );
     process.wait_for_text("assigned", PATIENCE);
     process
 }
@@ -135,7 +152,12 @@ fn bare_consumer(broker: &Broker, count: usize) -> Result<f64> {
 }
 
 /// Time from the start of the processor's reading to the last sentinel's committed alert.
-fn processor(broker: &Broker, folder: &Path, number: usize, sentinels: &BTreeSet<String>) -> Result<Duration> {
+fn processor(
+    broker: &Broker,
+    folder: &Path,
+    number: usize,
+    sentinels: &BTreeSet<String>,
+) -> Result<Duration> {
     write_detections(folder, number)?;
     let group = format!("bench-{number}");
     let alerts = consumer(broker, &format!("{group}-alerts"), Topic::Alerts)?;
@@ -192,7 +214,10 @@ fn send_paced(address: &str, rate: usize, seconds: usize, each: usize) {
         event.encode_framed(&mut message);
         publisher.send(&topic, &event.host_id, &message);
         let due = Duration::from_secs_f64(index as f64 / rate as f64);
-        if let Some(early) = due.checked_sub(start.elapsed()).filter(|early| early.as_millis() > 0) {
+        if let Some(early) = due
+            .checked_sub(start.elapsed())
+            .filter(|early| early.as_millis() > 0)
+        {
             std::thread::sleep(early);
         }
     }
@@ -213,5 +238,7 @@ fn consumer(broker: &Broker, group: &str, topic: Topic) -> Result<BaseConsumer> 
 }
 
 fn now_ns() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_nanos() as i64)
 }

@@ -43,6 +43,8 @@ impl fmt::Display for Table {
             writeln!(f, "| {} |", row.join(" | "))?;
         }
         writeln!(f)?;
-        self.notes.iter().try_for_each(|note| writeln!(f, "{note}."))
+        self.notes
+            .iter()
+            .try_for_each(|note| writeln!(f, "{note}."))
     }
 }

@@ -24,18 +24,14 @@ pub fn command(name: &str) -> Command {
 /// # Panics
 /// As [`command`].
 pub fn path(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("a test knows its own path");
-    let profile = test
-        .parent()
-        .and_then(|deps| deps.parent())
-        .expect("tests lie in target/<profile>/deps");
-    let path = profile.join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run cargo build --release --workspace",
-        path.display()
-    );
-    path
+    // Tests lie in target/<profile>/deps, benchmarks in target/<profile> like our programs.
+    let own = env::current_exe().expect("a program knows its own path");
+    let path = own
+        .ancestors()
+        .skip(1)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    path.unwrap_or_else(|| panic!("{name} is missing: run cargo build --release --workspace"))
 }
 
 /// Starts a processor that reads `detections`, reports to `log` and says nothing to Prometheus.

@@ -1,3 +1,5 @@
+//! Records survive the way through bytes; hostile bytes never panic.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -47,7 +47,7 @@ fn reference() -> String {
         };
         let name = Topics::new("dogwatch").name(topic);
         writeln!(out, "\n## {}: topic `{name}`\n", contract.name).unwrap();
-        writeln!(out, "{}", record.doc.as_deref().unwrap()).unwrap();
+        writeln!(out, "{}", sentences(record.doc.as_deref().unwrap())).unwrap();
         writeln!(out, "Key: {}.", key(topic)).unwrap();
         if topic.cleanup() == Cleanup::Compact {
             writeln!(out, "Compacted: the newest record of each key stays.").unwrap();
@@ -62,7 +62,7 @@ fn reference() -> String {
                         out,
                         "\n### {}\n\n{}",
                         nested.name.name(),
-                        nested.doc.as_deref().unwrap()
+                        sentences(nested.doc.as_deref().unwrap())
                     )
                     .unwrap();
                     table(&mut out, &nested);
@@ -72,6 +72,11 @@ fn reference() -> String {
         }
     }
     out
+}
+
+/// One sentence a line, as all our Markdown.
+fn sentences(doc: &str) -> String {
+    doc.replace(". ", ".\n")
 }
 
 fn key(topic: Topic) -> &'static str {

@@ -1,3 +1,5 @@
+//! What goes on after the capabilities are given up, and what is said where they are missing.
+
 use std::path::Path;
 use std::thread;
 

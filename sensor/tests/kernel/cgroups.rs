@@ -1,3 +1,5 @@
+//! Cgroups made, removed and moved into, and their modes.
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 

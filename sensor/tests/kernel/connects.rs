@@ -1,3 +1,5 @@
+//! Connections: made, refused, in progress; over IPv4, IPv6 and unix sockets; through the 32-bit entry.
+
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};

@@ -1,3 +1,5 @@
+//! Execs: what ran, with which arguments, from which file, on which standard streams.
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,3 +1,5 @@
+//! Opens: the file really opened, failures, repeats, and what is published always.
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Forks, exits with their counters, and changes of namespace.
+
 use dogwatch_ebpf::record::Record;
 use dogwatch_sensor::probe::{Mode, ProbeOptions};
 

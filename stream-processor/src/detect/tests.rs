@@ -1,3 +1,5 @@
+//! What is accepted, what is refused with which mend, and that the plans say what plain SQL says.
+
 use std::fs;
 
 use super::*;

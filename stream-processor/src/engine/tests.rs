@@ -1,3 +1,5 @@
+//! The engine is a function of the log: however it is cut into steps, it says the same.
+
 use std::fs;
 
 use dogwatch_schemas::records::Event;
