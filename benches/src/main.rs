@@ -10,6 +10,7 @@ mod detections;
 mod events;
 mod matching;
 mod measure;
+mod sensor;
 mod stream;
 mod table;
 
@@ -34,6 +35,8 @@ enum Benchmark {
     Throughput,
     /// Time from an event's append to its committed alert, over a real broker.
     Latency,
+    /// What a sensor costs while containers work; needs root and Docker.
+    Sensor,
 }
 
 fn main() -> Result<()> {
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
         Benchmark::Throughput => {
             stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 })?
         }
+        Benchmark::Sensor => sensor::run(if arguments.smoke { 2 } else { 30 })?,
         Benchmark::Latency if arguments.smoke => stream::latency(2_000, 2)?,
         Benchmark::Latency => stream::latency(20_000, 20)?,
     };

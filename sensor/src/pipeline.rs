@@ -374,6 +374,17 @@ impl Stage {
         }
         self.status("hello", None);
         self.remember(None);
+        let (processes, containers) = self.tracker.known();
+        tracing::info!(
+            host_id = %self.host.host_id,
+            containers,
+            processes,
+            not_delivered = self.not_delivered.len(),
+            "watching"
+        );
+        for sentence in &self.not_delivered {
+            tracing::warn!("{sentence}");
+        }
     }
 
     /// Published up to here, and lost so far.
