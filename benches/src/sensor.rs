@@ -41,7 +41,7 @@ const WORKLOADS: [Workload; 4] = [
     Workload {
         name: "a web server that forks, one client as fast as it goes",
         containers: 1,
-        line: "busybox httpd -p 127.0.0.1:8080 -h /etc; exec /bin/bash -c 'while :; do exec 3<>/dev/tcp/127.0.0.1/8080; \
+        line: "busybox httpd -p 127.0.0.1:8080 -h /etc; exec /usr/bin/bash -c 'while :; do exec 3<>/dev/tcp/127.0.0.1/8080; \
                printf \"GET /passwd HTTP/1.0\\r\\n\\r\\n\" >&3; while read -r line <&3; do :; done; exec 3>&-; done'",
     },
     Workload {

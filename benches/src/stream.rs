@@ -14,7 +14,7 @@ use dogwatch_tests::programs;
 use dogwatch_tests::publish::Publisher;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -144,7 +144,7 @@ fn bare_consumer(broker: &Broker, count: usize) -> Result<f64> {
     let mut read = 0;
     let mut start = None;
     while read < count {
-        let message = consumer.poll(PATIENCE).context("the topic ended early")??;
+        let message = next(&consumer)?;
         start.get_or_insert_with(Instant::now);
         read += usize::from(message.payload().is_some());
     }
@@ -167,7 +167,7 @@ fn processor(
     // The runs' sentinels give the same alerts: those of earlier runs are told apart by the time they were said.
     let started_at = now_ns();
     while !missing.is_empty() {
-        let message = alerts.poll(PATIENCE).context("an alert is missing")??;
+        let message = next(&alerts)?;
         let alert = Alert::decode_framed(message.payload().unwrap_or_default())?;
         if alert.alert_ts >= started_at {
             missing.remove(&*alert.host_id);
@@ -191,7 +191,7 @@ fn timed_alerts(delivery: &str, rate: usize, seconds: usize) -> Result<Vec<f64>>
     let expected = rate * seconds / EACH;
     let mut times = Vec::with_capacity(expected);
     while times.len() < expected {
-        let message = alerts.poll(PATIENCE).context("an alert is missing")??;
+        let message = next(&alerts)?;
         let alert = Alert::decode_framed(message.payload().unwrap_or_default())?;
         let appended = alert.ingest_ts.context("the topic stamps append time")?;
         times.push((now_ns() - appended) as f64 / 1e6);
@@ -235,6 +235,17 @@ fn consumer(broker: &Broker, group: &str, topic: Topic) -> Result<BaseConsumer> 
         .create()?;
     consumer.subscribe(&[&Topics::new("dogwatch").name(topic)])?;
     Ok(consumer)
+}
+
+/// Waits for the next message; a poll also ends without one when the client only had something to log.
+fn next(consumer: &BaseConsumer) -> Result<BorrowedMessage<'_>> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(message) = consumer.poll(Duration::from_secs(1)) {
+            return Ok(message?);
+        }
+    }
+    anyhow::bail!("no message came for {PATIENCE:?}")
 }
 
 fn now_ns() -> i64 {
