@@ -30,17 +30,23 @@ def consumer(arguments, isolation):
         "enable.partition.eof": True,
         "auto.offset.reset": "earliest",
         "isolation.level": isolation,
+        # Brokers that come and go are part of the tests, not of their output.
+        "log_level": 2,
     })
 
 
 def assign_all(client, topic, deadline_s):
-    """Assigns every partition of the topic, waiting until it exists; returns their number."""
+    """Assigns every partition of the topic, waiting until broker and topic are there; returns their number."""
     while True:
-        found = client.list_topics(topic, timeout=10).topics[topic]
-        if found.error is None and found.partitions:
-            break
+        try:
+            found = client.list_topics(topic, timeout=10).topics[topic]
+            reason = found.error
+            if reason is None and found.partitions:
+                break
+        except kafka.KafkaException as error:
+            reason = error
         if time.monotonic() > deadline_s:
-            sys.exit(f"topic {topic} is not there: {found.error}")
+            sys.exit(f"topic {topic} is not there: {reason}")
         time.sleep(0.1)
     client.assign([kafka.TopicPartition(topic, number, kafka.OFFSET_BEGINNING) for number in found.partitions])
     return len(found.partitions)

@@ -23,24 +23,32 @@ pub fn image() -> &'static str {
     MADE.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder for the image");
         lay_out(folder.path());
-        import(folder.path(), IMAGE);
+        import(folder.path(), IMAGE, &[]);
     });
     IMAGE
 }
 
-/// Makes an image of a folder's content.
+/// Makes an image of a folder's content; `changes` are lines of a Dockerfile such as `ENTRYPOINT`.
 ///
 /// # Panics
 /// When Docker refuses it.
-pub fn import(folder: &Path, image: &str) {
+pub fn import(folder: &Path, image: &str, changes: &[&str]) {
     let archive = tempfile::NamedTempFile::new().expect("a file for the archive");
-    run(Command::new("tar")
+    let mut tar = Command::new("tar");
+    run(tar
         .arg("-C")
         .arg(folder)
         .arg("-cf")
         .arg(archive.path())
         .arg("."));
-    docker(&["import", &archive.path().to_string_lossy(), image]);
+    let path = archive.path().to_string_lossy();
+    let changes = changes.iter().flat_map(|line| ["--change", line]);
+    let arguments: Vec<&str> = ["import"]
+        .into_iter()
+        .chain(changes)
+        .chain([&*path, image])
+        .collect();
+    docker(&arguments);
 }
 
 /// Copies programs with all that they load into a folder, as our own images are made.
@@ -198,7 +206,11 @@ fn lay_out(folder: &Path) {
     fs::set_permissions(folder.join("etc/shadow"), shadow).expect("its permissions can be set");
 }
 
-fn run(command: &mut Command) {
+/// Runs a program to its end.
+///
+/// # Panics
+/// When it fails.
+pub fn run(command: &mut Command) {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));

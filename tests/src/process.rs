@@ -78,6 +78,13 @@ impl Process {
         self.wait(patience)
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child
+            .try_wait()
+            .expect("the process can be waited for")
+    }
+
     /// Waits until it ends.
     ///
     /// # Panics
@@ -98,10 +105,7 @@ impl Process {
     pub fn wait_for_text(&mut self, text: &str, patience: Duration) {
         let start = std::time::Instant::now();
         while !self.log().contains(text) {
-            let ended = self
-                .child
-                .try_wait()
-                .expect("the process can be waited for");
+            let ended = self.ended();
             let late = start.elapsed() > patience;
             if ended.is_some() || late {
                 panic!(

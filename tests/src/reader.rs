@@ -12,6 +12,9 @@ use serde_json::Value;
 use crate::process::die_with_thread;
 use crate::{cache, wait};
 
+/// How many records a failed wait shows.
+const SUMMARY_LINES: usize = 40;
+
 /// A Kafka record as the reader prints it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Message {
@@ -156,18 +159,31 @@ impl Follower {
             .extend(self.lines.try_iter().map(|line| parsed(&line)));
     }
 
+    /// The last records, a line each: enough to see what came instead.
     fn summary(&self) -> String {
-        let described = self
+        let line = |message: &Message| {
+            let fields = [
+                "detection_id",
+                "message",
+                "status",
+                "evt_type",
+                "proc_stage",
+                "proc_cmdline",
+            ];
+            let texts = fields.map(|field| message.text(field));
+            format!("  {} {}", message.text("container_name"), texts.join(" "))
+        };
+        let last: Vec<_> = self
             .seen
             .iter()
-            .map(|message| match message.text("detection_id") {
-                "" => message.value.to_string(),
-                detection => format!("{detection}: {}", message.text("message")),
-            });
+            .rev()
+            .take(SUMMARY_LINES)
+            .map(line)
+            .collect();
         format!(
-            "{} records:\n{}",
+            "{} records, the last ones first:\n{}",
             self.seen.len(),
-            described.collect::<Vec<_>>().join("\n")
+            last.join("\n")
         )
     }
 }

@@ -1,6 +1,6 @@
 //! What a user may get wrong or may lack: each a message that names the place and the mend, and its exit code.
 //!
-//! 2 = usage or configuration, 3 = the environment lacks something.
+//! 1 = failure while running, 2 = usage or configuration, 3 = the environment lacks something.
 
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -258,7 +258,7 @@ fn a_broker_that_does_not_know_us_or_does_not_let_us_is_named() {
         &strange,
     );
     // `guest` may log in, and nothing else: topics may not be created.
-    let powerless = ["dogwatch.", "authoriz", "not"];
+    let powerless = ["dogwatch.", "authoriz"];
     refused(
         with_password(&mut processor(&run), "guest", "guest"),
         3,
@@ -391,11 +391,11 @@ fn a_damaged_capture_is_named() {
         let file = folder.path().join(name);
         fs::write(&file, bytes).unwrap();
         let file = file.to_str().unwrap();
-        refused(&mut sensor(&["replay", file]), 2, &[file]);
+        refused(&mut sensor(&["replay", file]), 1, &[file, "not a capture"]);
     }
     refused(
         &mut sensor(&["replay", "/nowhere/capture"]),
-        2,
+        1,
         &["/nowhere/capture"],
     );
 }

