@@ -1,7 +1,7 @@
 //! Where alerts go: Kafka, a channel of this process, or a file of JSON lines.
 //!
 //! A step is published whole. What fails for a passing reason is tried again, the same step, with
-//! growing pauses; after [`RETRY_PAUSES`] the pipeline stops with the reason and has lost nothing:
+//! growing pauses; after `RETRY_PAUSES` the pipeline stops with the reason and has lost nothing:
 //! the input's offsets were not committed.
 
 use std::io::Write;

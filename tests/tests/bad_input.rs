@@ -2,6 +2,8 @@
 //!
 //! 1 = failure while running, 2 = usage or configuration, 3 = the environment lacks something.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;

@@ -5,6 +5,8 @@
 //! point and the same variables, made of this machine's Java and the jars from the cache.
 //! A Docker older than 23 does not know the capabilities BPF and PERFMON; there SYS_ADMIN stands for both.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};

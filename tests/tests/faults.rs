@@ -2,6 +2,8 @@
 //!
 //! The broker is real, the events are made by hand, so that what must come out is known exactly.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The broker goes away while the sensor watches: nothing is lost that the bound allows, the rest is counted to the event.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

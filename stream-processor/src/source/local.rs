@@ -20,7 +20,7 @@ const WAIT: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Starts the thread that moves records from `log` into batches, until the sensor's side is dropped.
-/// On a shutdown it first empties the log, for at most [`DRAIN`].
+/// On a shutdown it first empties the log, for at most `DRAIN`.
 ///
 /// # Errors
 /// [`SourceError::Thread`] when the system has none.

@@ -50,7 +50,7 @@ pub fn decide(wanted: Option<i64>, low: i64, high: i64) -> Start {
 /// `wanted` offers offsets known better than the committed ones.
 ///
 /// # Errors
-/// The client's last error when the brokers did not answer within [`PATIENCE`], or on `shutdown`.
+/// The client's last error when the brokers did not answer within `PATIENCE`, or on `shutdown`.
 pub fn place<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     list: &mut TopicPartitionList,
