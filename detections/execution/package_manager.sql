@@ -14,7 +14,13 @@ SELECT
   container_id,
   coalesce(container_name, container_id) AS container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  -- pip and npm are scripts: the file that runs is their interpreter, the kernel's name is theirs.
+  CASE
+    WHEN evt_type IN ('execve', 'execveat')
+      AND regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|node|ruby|perl|php|lua)|^(a|ba|da|k)?sh$')
+      THEN proc_name
+    ELSE program(proc_exepath, proc_exe, proc_args)
+  END AS program,
   fd_name AS database_file,
   proc_exepath,
   proc_cmdline,
