@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1003.008", "T1552.001", "T1552.004"]
 -- false_positives = ["backup and scanning agents", "start scripts that read keys and credentials with cat"]
--- blind_spots = ["reads that were refused", "files linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process"]
+-- blind_spots = ["reads that were refused", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process"]
 -- references = ["https://attack.mitre.org/techniques/T1003/008/", "https://attack.mitre.org/techniques/T1552/001/"]
 -- response = "Find out who asked for it. Treat what the file holds as known to others: change passwords, keys and tokens."
 -- dedup_key = ["file", "program"]

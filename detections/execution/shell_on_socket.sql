@@ -6,7 +6,7 @@
 -- risk = 95
 -- attack = ["T1059.004", "T1095"]
 -- false_positives = ["services that hand a connection to a script, such as inetd, CGI and git daemons", "tools that drive an interactive shell through pipes (docker exec -i with sh -i)"]
--- blind_spots = ["relays that give the shell a pseudo-terminal; shell_with_terminal sees those in containers", "relays of other names over pipes without a name", "sockets of other families than IPv4 and IPv6"]
+-- blind_spots = ["relays that give the shell a pseudo-terminal; shell_with_terminal sees those in containers", "relays of other names over pipes without a name", "a shell that is not interactive, between two pipes without a name (cat fifo | sh | nc)", "sockets of other families than IPv4 and IPv6"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1095/"]
 -- response = "Cut the container off the network, keep its file system and the process tree, and block the peer."
 -- dedup_key = ["shell", "proc_pkey"]
