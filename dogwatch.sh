@@ -25,6 +25,7 @@ curl curl
 /usr/include/openssl/ssl.h libssl-dev
 /usr/include/sasl/sasl.h libsasl2-dev
 /usr/include/zlib.h zlib1g-dev
+curl-config libcurl4-openssl-dev
 '
 demo_needs='
 dockerd docker.io
