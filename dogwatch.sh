@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs what Dogwatch needs, builds it, and runs its demo or its tests, on Debian and Ubuntu.
+# Installs what Dogwatch needs, builds it, and runs its demo, tests or benchmarks, on Debian and Ubuntu.
 #
 #   ./dogwatch.sh demo [--yes]      installs what is missing, builds, runs the demo
 #   ./dogwatch.sh test [--yes]      installs what is missing, builds, runs every test
-#   ./dogwatch.sh install [--yes]   only installs what the two need
+#   ./dogwatch.sh bench [--yes]     installs what is missing, builds, runs every benchmark in its small form
+#   ./dogwatch.sh install [--yes]   only installs what these need
 #
 # It asks once before it changes anything; --yes answers for scripts.
 # Only the package manager, the demo and the tests run as root; what is compiled is compiled as the user.
@@ -42,7 +43,7 @@ shellcheck shellcheck
 '
 
 usage() {
-    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
 }
 
 say() {
@@ -115,7 +116,7 @@ megabytes_of() {
 
 # --- installing ---
 
-# Says what will be done and asks once. $1: demo, test or install.
+# Says what will be done and asks once. $1: the command.
 consent() {
     packages=$(missing_packages "$build_needs $demo_needs")
     [ "$1" = demo ] || packages=$(missing_packages "$build_needs $demo_needs $test_needs")
@@ -227,7 +228,7 @@ stop_docker() {
     docker_pid=
 }
 
-# --- the two commands ---
+# --- the commands ---
 
 build() {
     say "building; the first time takes 20 to 40 minutes on two cores"
@@ -255,7 +256,16 @@ test_all() {
         export "CARGO_TARGET_${triple}_RUNNER=sudo -E"
     fi
     say "running the tests"
-    cargo test --release --workspace -- --include-ignored
+    cargo test --release --workspace --no-fail-fast -- --include-ignored
+}
+
+bench() {
+    build
+    start_docker || fail "the benchmarks need Docker"
+    for benchmark in codec matching throughput latency sensor; do
+        say "benchmark $benchmark, small: shows that it works, not how fast anything is"
+        as_root env XDG_CACHE_HOME="${cache%/*}" "$target/release/dogwatch-bench" --smoke "$benchmark"
+    done
 }
 
 main() {
@@ -263,7 +273,7 @@ main() {
     yes=0
     [ "${2:-}" != --yes ] || yes=1
     case $command in
-        demo | test | install) ;;
+        demo | test | bench | install) ;;
         *) usage >&2; exit 2 ;;
     esac
     [ $# -le $((1 + yes)) ] || { usage >&2; exit 2; }
@@ -282,6 +292,7 @@ main() {
     case $command in
         demo) demo ;;
         test) test_all ;;
+        bench) bench ;;
     esac
 }
 

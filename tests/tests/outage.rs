@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dogwatch_tests::broker::Broker;
@@ -21,6 +22,7 @@ const OUTAGE: Duration = Duration::from_secs(5);
 #[ignore = "needs root, Docker and Kafka: ./dogwatch.sh test"]
 fn a_short_outage_loses_nothing() {
     const FILES: usize = 4000;
+    let _alone = alone();
     let mut broker = Broker::start();
     let folder = tempfile::tempdir().unwrap();
     let sensor = started(&broker, &[], folder.path());
@@ -43,6 +45,7 @@ fn a_short_outage_loses_nothing() {
 #[ignore = "needs root, Docker and Kafka: ./dogwatch.sh test"]
 fn what_does_not_fit_the_queue_is_counted_to_the_event() {
     const FILES: usize = 20_000;
+    let _alone = alone();
     let mut broker = Broker::start();
     let folder = tempfile::tempdir().unwrap();
     let sensor = started(&broker, &[("KAFKA__QUEUE_RECORDS", "2000")], folder.path());
@@ -78,6 +81,13 @@ fn what_does_not_fit_the_queue_is_counted_to_the_event() {
         all,
         "said to be lost, and missing ({missing_containers} of containers)"
     );
+}
+
+/// A sensor sees every container of the host: these tests would fill each other's queues.
+fn alone() -> MutexGuard<'static, ()> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    // The other test's failure is not this one's.
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn started(broker: &Broker, settings: &[(&str, &str)], folder: &Path) -> Process {
