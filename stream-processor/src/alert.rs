@@ -109,6 +109,9 @@ pub(crate) fn build(
         incomplete,
         losses: incomplete.then(|| origin.losses.clone()),
         mode: origin.mode.name().into(),
+        activity: "create".into(),
+        window_state: None,
+        clock_stepped: false,
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewArray};
 use arrow::datatypes::Int64Type;
@@ -60,6 +60,8 @@ pub struct StepOutput {
     pub alerts: Vec<Alert>,
     /// The records that cannot be used.
     pub dead_letters: Vec<DeadLetter>,
+    /// The rows that came after their windows had closed.
+    pub late: Vec<LateRow>,
     /// The records whose schema is not known: look it up, register it, and hand them in again.
     pub unknown_schemas: Vec<(Fingerprint, InputRecord)>,
     /// Events that a detection could not judge; the other detections did.
@@ -81,6 +83,60 @@ pub struct Failure {
     pub error: String,
 }
 
+/// A row that came after a window had closed that it belongs to; detections on single events saw it nevertheless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateRow {
+    /// The record as it came.
+    pub record: InputRecord,
+    /// The detections whose windows miss it, by name.
+    pub detections: Vec<String>,
+    /// By how much its time is behind its host's watermark, nanoseconds.
+    pub late_ns: i64,
+}
+
+/// A piece of a task's state as it goes to the topic of states: at most 512 KiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRecord {
+    /// Its name in the task; a later piece of the same name replaces it.
+    pub key: String,
+    /// Its bytes; none when the piece is over.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What windows may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowOptions {
+    /// A host not heard of for so long, of its partition's ingest time, has its windows closed.
+    pub host_silence: Duration,
+    /// Most keys a group of detections counts in one task and pane.
+    pub keys_max: usize,
+    /// Most memory that the operators of one plan may take, bytes.
+    pub memory_bytes_max: usize,
+}
+
+impl Default for WindowOptions {
+    fn default() -> Self {
+        Self {
+            host_silence: Duration::from_secs(600),
+            keys_max: 100_000,
+            memory_bytes_max: 1 << 30,
+        }
+    }
+}
+
+/// How large the state of all tasks is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StateSize {
+    /// Open panes.
+    pub panes: u64,
+    /// Keys in them.
+    pub keys: u64,
+    /// Bytes of their states.
+    pub bytes: u64,
+    /// What they may grow to, by the caps.
+    pub bound_bytes: u64,
+}
+
 /// What a step counted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct StepCounts {
@@ -94,6 +150,8 @@ pub struct StepCounts {
     pub repeated: u64,
     /// Records that never came, by gaps in sensors' counts.
     pub missing: u64,
+    /// Rows that came too late for a window.
+    pub late: u64,
 }
 
 /// Runs a set of detections over the log.
@@ -159,6 +217,57 @@ impl Engine {
     /// Forgets what it knows of a partition that is no longer its own.
     pub fn forget_partition(&mut self, partition: i32) {
         self.history.forget(partition);
+    }
+
+    /// Says what windows may take.
+    #[must_use]
+    pub fn with_windows(self, _options: WindowOptions) -> Self {
+        self
+    }
+
+    /// What changed in a task since the last call, or all of it.
+    ///
+    /// # Errors
+    /// When a piece cannot be written.
+    pub fn checkpoint(
+        &mut self,
+        _partition: i32,
+        _full: bool,
+    ) -> Result<Vec<StateRecord>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// Takes a task over as its last checkpoint left it. What is read below `live_from` was said before: it is replayed muted.
+    ///
+    /// # Errors
+    /// When a piece cannot be read.
+    pub fn restore(
+        &mut self,
+        _partition: i32,
+        _state: BTreeMap<String, Vec<u8>>,
+        _live_from: i64,
+    ) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Says whether a task waits for time to pass: an idle partition needs a mark to get on.
+    #[must_use]
+    pub fn waits(&self, _partition: i32) -> bool {
+        false
+    }
+
+    /// How large the state of all tasks is.
+    #[must_use]
+    pub fn state_size(&self) -> StateSize {
+        StateSize::default()
+    }
+
+    /// Ends a bounded input: every open window closes.
+    ///
+    /// # Errors
+    /// When the last step fails as a whole.
+    pub fn finish(&mut self, _now_ns: i64) -> Result<StepOutput, EngineError> {
+        Ok(StepOutput::default())
     }
 
     /// Takes the next records, each partition's in the order of its offsets.
