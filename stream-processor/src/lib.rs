@@ -28,3 +28,4 @@ pub mod sink;
 pub mod source;
 pub mod step;
 pub mod topics;
+pub mod window;
