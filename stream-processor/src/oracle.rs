@@ -35,6 +35,8 @@ use crate::detect::{LoadError, hex};
 
 mod compare;
 mod fold;
+#[cfg(test)]
+mod laws;
 mod query;
 mod scan;
 #[cfg(test)]
