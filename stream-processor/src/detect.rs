@@ -23,7 +23,7 @@ pub(crate) mod aggregates;
 mod batch;
 mod check;
 mod filter;
-mod functions;
+pub(crate) mod functions;
 mod general;
 mod header;
 pub(crate) mod json;
@@ -39,11 +39,11 @@ pub(crate) mod windowed;
 
 pub(crate) use batch::{Match, project, take_rows};
 pub use header::{Dedup, Header, Severity, Status};
+pub(crate) use lists::{Lists, load as load_lists};
 pub use message::Template;
 pub use sql_file::{Refusal, SqlFile};
 pub(crate) use sql_file::{hex, unhex};
 
-use lists::Lists;
 use plan::Plan;
 use session::{EVENTS, Session, column_names};
 use sql_file::Fault;
