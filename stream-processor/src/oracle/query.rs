@@ -37,7 +37,7 @@ use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
 use super::OracleError;
-use crate::detect::{Lists, SqlFile, Template, functions, json};
+use crate::detect::{Lists, SqlFile, Template, aggregates, functions, json};
 
 /// The hidden column: which row of the caller's this is.
 const PLACE: &str = "_place";
@@ -334,11 +334,13 @@ impl Planned {
         let relation = Arc::new(Mutex::new(None));
         let mut scalars = SessionStateDefaults::default_scalar_functions();
         scalars.extend(functions::all());
+        let mut aggregate_functions = SessionStateDefaults::default_aggregate_functions();
+        aggregate_functions.extend(aggregates::all());
         let state = SessionStateBuilder::new()
             .with_config(SessionConfig::new().with_target_partitions(1))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(scalars)
-            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_aggregate_functions(aggregate_functions)
             .with_table_functions(relations(events, &relation))
             .build();
         let session = SessionContext::new_with_state(state);
