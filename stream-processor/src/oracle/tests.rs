@@ -10,7 +10,7 @@ use super::*;
 
 const SECOND: i64 = 1_000_000_000;
 
-const HEADER: &str = r#"-- title = "t"
+pub(super) const HEADER: &str = r#"-- title = "t"
 -- description = "d"
 -- message = "m"
 -- severity = "low"
@@ -32,7 +32,7 @@ fn oracle(detections: &[(&str, &str, &str)]) -> (Oracle, tempfile::TempDir) {
 }
 
 /// A log from lines of `partition host run seq ts ingest type name [cmdline]`, times in seconds, `-` for none.
-pub(super) fn log(lines: &str) -> Vec<InputRecord> {
+fn log(lines: &str) -> Vec<InputRecord> {
     let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
     let records = lines.enumerate().map(|(offset, line)| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -251,6 +251,7 @@ fn which_having_is_monotone() {
     }
     for no in [
         "count(*) = 3",
+        "count(*) >= 0",
         "count(*) < 3",
         "sum(proc_pid) > 3",
         "count(*) > 1 OR count(*) > 3",
