@@ -178,14 +178,13 @@ fn read_events(file: &Path, partition: i32) -> Result<Vec<InputRecord>, String> 
         event.seq = line;
         let mut value = Vec::new();
         event.encode_framed(&mut value);
-        let key = event.host_id.as_bytes().to_vec();
         records.push(InputRecord {
             topic: Topic::Events,
             partition,
             offset: line,
             ingest_ts_ns: None,
-            key,
-            value,
+            key: event.host_id.as_bytes().to_vec().into(),
+            value: value.into(),
         });
     }
     Ok(records)
