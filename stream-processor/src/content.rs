@@ -286,14 +286,13 @@ fn read_events(file: &Path) -> Result<Vec<InputRecord>, String> {
         event.seq = line;
         let mut value = Vec::new();
         event.encode_framed(&mut value);
-        let key = event.host_id.as_bytes().to_vec();
         records.push(InputRecord {
             topic: Topic::Events,
             partition: PARTITION,
             offset: line,
             ingest_ts_ns,
-            key,
-            value,
+            key: event.host_id.as_bytes().to_vec().into(),
+            value: value.into(),
         });
     }
     Ok(records)

@@ -302,8 +302,8 @@ fn write_log(happenings: &[Happening], ingest: bool) -> Vec<InputRecord> {
             partition,
             offset: 0,
             ingest_ts_ns: None,
-            key: key.as_bytes().to_vec(),
-            value,
+            key: key.as_bytes().to_vec().into(),
+            value: value.into(),
         };
         let place = push(record);
         if !garbage && !matches!(happening.what, What::Forged) {
@@ -483,6 +483,7 @@ fn engine(folder: &Path) -> Engine {
     Engine::new(report.set, AlertMode::Test)
         .expect("an engine")
         .with_windows(options)
+        .expect("windows")
 }
 
 /// All differences between what the engine said on its way and what the oracle says.

@@ -53,8 +53,8 @@ fn log(lines: &str) -> Vec<InputRecord> {
             partition: partition.parse().expect("a partition"),
             offset: offset as i64,
             ingest_ts_ns: (*ingest != "-").then(|| seconds(ingest)),
-            key: host.as_bytes().to_vec(),
-            value,
+            key: host.as_bytes().to_vec().into(),
+            value: value.into(),
         }
     });
     records.collect()
@@ -439,7 +439,7 @@ fn what_cannot_be_used_is_named_and_moves_no_time() {
         0 a r 3 99 - execve sh
         0 a r 4 2  - execve sh
     ");
-    records[1].key = b"b".to_vec();
+    records[1].key = b"b".to_vec().into();
     records[2].value.truncate(12);
     records[3].topic = Topic::Alerts;
     let said = oracle.run(&records, Input::Bounded).expect("an answer");
