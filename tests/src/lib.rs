@@ -10,6 +10,7 @@ pub mod broker;
 pub mod cache;
 pub mod docker;
 pub mod events;
+pub mod offsets;
 pub mod process;
 pub mod programs;
 pub mod publish;
