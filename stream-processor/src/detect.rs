@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 mod batch;
 mod check;
 mod filter;
-mod functions;
+pub(crate) mod functions;
 mod general;
 mod header;
 pub(crate) mod json;
@@ -36,11 +36,11 @@ mod tests;
 
 pub(crate) use batch::{Match, project, take_rows};
 pub use header::{Header, Severity, Status};
+pub(crate) use lists::{Lists, load as load_lists};
 pub use message::Template;
 pub(crate) use sql_file::hex;
 pub use sql_file::{Refusal, SqlFile};
 
-use lists::Lists;
 use plan::Plan;
 use session::{EVENTS, Session, column_names};
 use sql_file::Fault;

@@ -21,6 +21,7 @@ pub mod detect;
 pub mod engine;
 pub mod kafka;
 pub mod metrics;
+pub mod oracle;
 pub mod pipeline;
 pub mod schema_lookup;
 pub mod shutdown;

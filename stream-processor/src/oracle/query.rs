@@ -1,0 +1,669 @@
+//! A detection's own SQL text over plain tables, and nothing of the engine's planning.
+//!
+//! ```text
+//! file ─► header's times, SQL ─► logical plan ─┬─ below the GROUP BY ─► which rows pass WHERE
+//!                                              └─ with the keys beside the result ─► the rows of one window
+//! ```
+//! `tumble` and `hop` are tables here: the caller puts rows in, each with the window it is to count in, and runs the text.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::catalog::{TableFunction, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, Result, ScalarValue, not_impl_err, plan_err};
+use datafusion::datasource::MemTable;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{SendableRecordBatchStream, SessionStateDefaults, TaskContext};
+use datafusion::logical_expr::{
+    Aggregate, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::runtime::Runtime;
+
+use super::OracleError;
+use crate::detect::{Lists, SqlFile, Template, functions, json};
+
+/// The hidden column: which row of the caller's this is.
+const PLACE: &str = "_place";
+/// Longest text that enters a window, bytes.
+const TEXT_BYTES_MAX: usize = 1_024;
+
+/// How time is cut into windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Windows {
+    pub slide_ns: i64,
+    pub size_ns: i64,
+}
+
+impl Windows {
+    /// The starts of the windows that a time lies in.
+    pub fn starts(self, time_ns: i64) -> impl Iterator<Item = i64> {
+        let newest = time_ns.div_euclid(self.slide_ns) * self.slide_ns;
+        (0..self.size_ns / self.slide_ns).map(move |back| newest - back * self.slide_ns)
+    }
+}
+
+/// How repeats are folded, as the header says it.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Folding {
+    #[serde(default)]
+    pub key: Vec<String>,
+    #[serde(default, with = "humantime_serde")]
+    pub period: Option<Duration>,
+    pub limit: Option<u64>,
+}
+
+/// What of a header has to do with time; the rest is not the oracle's.
+#[derive(Deserialize)]
+struct Header {
+    message: String,
+    #[serde(default, with = "humantime_serde")]
+    lateness: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    out_of_orderness: Option<Duration>,
+    #[serde(default)]
+    dedup: Folding,
+}
+
+/// One detection as its file says it.
+pub(super) struct Query {
+    pub detection_id: String,
+    pub content_hash: String,
+    pub message: Template,
+    pub folding: Folding,
+    /// How far a window waits beyond its end.
+    pub delay_ns: i64,
+    pub shape: Shape,
+    table: Arc<Swap>,
+    session: SessionContext,
+    runtime: Arc<Runtime>,
+}
+
+/// What a query reads.
+pub(super) enum Shape {
+    /// Single events.
+    Events(Arc<dyn ExecutionPlan>),
+    /// Windows.
+    Windows(Box<Grouped>),
+}
+
+/// A query over windows, cut into what the oracle asks of it.
+pub(super) struct Grouped {
+    pub windows: Windows,
+    /// HAVING only ever turns true as rows come, and every result row is an alert.
+    pub monotone: bool,
+    /// Which of the group's keys are not the window itself, in GROUP BY order.
+    identity: Vec<usize>,
+    /// Name of each key, where it is a plain column.
+    key_names: Vec<String>,
+    passing: Arc<dyn ExecutionPlan>,
+    result: Arc<dyn ExecutionPlan>,
+}
+
+/// One row of a result.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    /// What the SELECT yields.
+    pub row: Map<String, Value>,
+    /// The group's keys without the window, as one compact JSON array; empty on single events.
+    pub keys: String,
+    /// The key `container_id`, where it is one.
+    pub container_id: Option<String>,
+}
+
+impl Query {
+    /// Reads and plans a file.
+    pub fn load(
+        file: &Path,
+        lists: &Lists,
+        events: &SchemaRef,
+        runtime: &Arc<Runtime>,
+    ) -> Result<Self, OracleError> {
+        let text =
+            std::fs::read_to_string(file).map_err(|error| OracleError::file(file, &error))?;
+        let sql_file = SqlFile::parse(&text);
+        let header: Header =
+            toml::from_str(&sql_file.header).map_err(|error| OracleError::file(file, &error))?;
+        let message =
+            Template::parse(&header.message).map_err(|error| OracleError::file(file, &error))?;
+        let delay = header.lateness.unwrap_or_default()
+            + header.out_of_orderness.unwrap_or(Duration::from_secs(1));
+        let planned = plan_shape(&text, lists, events, runtime);
+        let (shape, table, session) = planned.map_err(|error| OracleError::file(file, &error))?;
+        Ok(Self {
+            detection_id: file
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            content_hash: sql_file.content_hash,
+            message,
+            folding: header.dedup,
+            delay_ns: i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX),
+            shape,
+            table,
+            session,
+            runtime: Arc::clone(runtime),
+        })
+    }
+
+    /// What the query says of events.
+    pub fn of_events(&self, rows: &RecordBatch) -> Result<Vec<Answer>> {
+        let Shape::Events(plan) = &self.shape else {
+            return plan_err!("the query reads windows");
+        };
+        let mut answers = Vec::new();
+        for batch in self.run(plan, rows, &[])? {
+            answers.extend((0..batch.num_rows()).map(|row| answer(&batch, row, &[], &[])));
+        }
+        Ok(answers)
+    }
+
+    /// Which of the rows pass WHERE, each in its window.
+    pub fn passing(&self, rows: &RecordBatch, starts: &[i64]) -> Result<Vec<usize>> {
+        let grouped = self.grouped()?;
+        let mut places = Vec::new();
+        for batch in self.run(&grouped.passing, rows, starts)? {
+            let column = batch.column(0).as_primitive::<Int64Type>();
+            places.extend(column.values().iter().map(|place| *place as usize));
+        }
+        places.sort_unstable();
+        Ok(places)
+    }
+
+    /// What the query says of the rows of one window.
+    pub fn of_window(&self, rows: &RecordBatch, start: i64) -> Result<Vec<Answer>> {
+        let grouped = self.grouped()?;
+        let starts = vec![start; rows.num_rows()];
+        let mut answers = Vec::new();
+        for batch in self.run(&grouped.result, rows, &starts)? {
+            answers.extend(
+                (0..batch.num_rows())
+                    .map(|row| answer(&batch, row, &grouped.key_names, &grouped.identity)),
+            );
+        }
+        Ok(answers)
+    }
+
+    fn grouped(&self) -> Result<&Grouped> {
+        match &self.shape {
+            Shape::Windows(grouped) => Ok(grouped),
+            Shape::Events(_) => plan_err!("the query reads single events"),
+        }
+    }
+
+    /// Runs a plan over these rows; `starts` holds the window of each.
+    fn run(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        rows: &RecordBatch,
+        starts: &[i64],
+    ) -> Result<Vec<RecordBatch>> {
+        let size_ns = match &self.shape {
+            Shape::Windows(grouped) => grouped.windows.size_ns,
+            Shape::Events(_) => 0,
+        };
+        let columns = self.table.schema.fields().iter().map(|field| {
+            Ok(match field.name().as_str() {
+                PLACE => {
+                    Arc::new(Int64Array::from_iter_values(0..rows.num_rows() as i64)) as ArrayRef
+                }
+                "window_start" => timestamps(starts.iter().copied()),
+                "window_end" => timestamps(starts.iter().map(|start| start + size_ns)),
+                name => Arc::clone(rows.column(rows.schema_ref().index_of(name)?)),
+            })
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        let batch = RecordBatch::try_new_with_options(
+            Arc::clone(&self.table.schema),
+            columns.collect::<Result<Vec<_>>>()?,
+            &options,
+        )?;
+        self.table.put(batch);
+        let plan = reset_plan_states(Arc::clone(plan))?;
+        self.runtime
+            .block_on(collect(plan, self.session.task_ctx()))
+    }
+}
+
+fn timestamps(times: impl Iterator<Item = i64>) -> ArrayRef {
+    let times: arrow::array::TimestampNanosecondArray = times.map(Some).collect();
+    Arc::new(times.with_timezone("+00:00"))
+}
+
+/// A row of a result: the SELECT's columns, then the keys.
+fn answer(batch: &RecordBatch, row: usize, key_names: &[String], identity: &[usize]) -> Answer {
+    let named: Vec<(&str, ArrayRef)> = batch
+        .schema_ref()
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .map(|(field, column)| (field.name().as_str(), Arc::clone(column)))
+        .collect();
+    let (selected, keys) = named.split_at(named.len() - key_names.len());
+    let key = |index: &usize| json::value(keys[*index].1.as_ref(), row);
+    let container = identity
+        .iter()
+        .find(|index| key_names[**index] == "container_id");
+    Answer {
+        row: json::row(selected, row),
+        keys: Value::Array(identity.iter().map(key).collect()).to_string(),
+        container_id: container.and_then(|index| key(index).as_str().map(str::to_owned)),
+    }
+}
+
+/// Plans the text twice: over all columns to learn which it names, then over these.
+fn plan_shape(
+    sql: &str,
+    lists: &Lists,
+    events: &SchemaRef,
+    runtime: &Arc<Runtime>,
+) -> Result<(Shape, Arc<Swap>, SessionContext)> {
+    let first = Planned::new(sql, lists, events, runtime)?;
+    let names = column_names(&first.logical)?;
+    let fields = events.fields().iter();
+    let narrow: Vec<_> = fields
+        .filter(|field| names.contains(field.name()))
+        .cloned()
+        .collect();
+    let planned = Planned::new(sql, lists, &Arc::new(Schema::new(narrow)), runtime)?;
+    let physical =
+        |plan: &LogicalPlan| runtime.block_on(planned.session.state().create_physical_plan(plan));
+    let Some((table, windows)) = planned.relation else {
+        let shape = Shape::Events(physical(&planned.logical)?);
+        return Ok((shape, planned.events, planned.session));
+    };
+    let Some(aggregate) = find_aggregate(&planned.logical) else {
+        return plan_err!("a query over windows needs a GROUP BY");
+    };
+    let keys: Vec<Column> = aggregate
+        .schema
+        .columns()
+        .into_iter()
+        .take(aggregate.group_expr.len())
+        .collect();
+    let is_window =
+        |column: &Column| ["window_start", "window_end"].contains(&column.name.as_str());
+    let place = aggregate
+        .input
+        .schema()
+        .qualified_field_with_unqualified_name(PLACE)?;
+    let passing = LogicalPlanBuilder::from(aggregate.input.as_ref().clone())
+        .project([Expr::Column(Column::from(place))])?
+        .build()?;
+    let result = carry_keys(&planned.logical, &keys)?;
+    let grouped = Grouped {
+        windows,
+        monotone: monotone(&planned.logical, aggregate),
+        identity: (0..keys.len())
+            .filter(|index| !is_window(&keys[*index]))
+            .collect(),
+        key_names: keys.iter().map(|key| key.name.clone()).collect(),
+        passing: physical(&passing)?,
+        result: physical(&result)?,
+    };
+    Ok((Shape::Windows(Box::new(grouped)), table, planned.session))
+}
+
+/// A text, planned over a table of given columns.
+struct Planned {
+    logical: LogicalPlan,
+    events: Arc<Swap>,
+    relation: Option<(Arc<Swap>, Windows)>,
+    session: SessionContext,
+}
+
+impl Planned {
+    fn new(sql: &str, lists: &Lists, events: &SchemaRef, runtime: &Arc<Runtime>) -> Result<Self> {
+        let relation = Arc::new(Mutex::new(None));
+        let mut scalars = SessionStateDefaults::default_scalar_functions();
+        scalars.extend(functions::all());
+        let state = SessionStateBuilder::new()
+            .with_config(SessionConfig::new().with_target_partitions(1))
+            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_scalar_functions(scalars)
+            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_table_functions(relations(events, &relation))
+            .build();
+        let session = SessionContext::new_with_state(state);
+        let table = Swap::new(events.fields().iter().cloned().collect());
+        session.register_table("events", table.provider()?)?;
+        for (name, rows) in lists {
+            let list = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]])?;
+            session.register_table(name.as_str(), Arc::new(list))?;
+        }
+        let logical = runtime.block_on(session.state().create_logical_plan(sql))?;
+        let relation = relation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        Ok(Self {
+            logical,
+            events: table,
+            relation,
+            session,
+        })
+    }
+}
+
+/// The relation that a text named, left by its table function.
+type Named = Arc<Mutex<Option<(Arc<Swap>, Windows)>>>;
+
+fn relations(events: &SchemaRef, named: &Named) -> HashMap<String, Arc<TableFunction>> {
+    let relation = |name: &str| {
+        let function = Relation {
+            events: Arc::clone(events),
+            named: Arc::clone(named),
+        };
+        let table = TableFunction::new(name.to_owned(), Arc::new(function));
+        (name.to_owned(), Arc::new(table))
+    };
+    HashMap::from([relation("tumble"), relation("hop")])
+}
+
+/// `tumble(events, size)` and `hop(events, slide, size)`: one table, to be filled later.
+#[derive(Debug)]
+struct Relation {
+    events: SchemaRef,
+    named: Named,
+}
+
+impl TableFunctionImpl for Relation {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let spans: Vec<i64> = args.exprs().iter().filter_map(nanoseconds).collect();
+        let (Some(slide_ns), Some(size_ns)) = (spans.first().copied(), spans.last().copied())
+        else {
+            return plan_err!("a relation of windows needs an interval");
+        };
+        let timestamp = DataType::Timestamp(TimeUnit::Nanosecond, Some("+00:00".into()));
+        let mut fields: Vec<_> = self.events.fields().iter().cloned().collect();
+        for name in ["window_start", "window_end"] {
+            fields.push(Arc::new(Field::new(name, timestamp.clone(), false)));
+        }
+        fields.push(Arc::new(Field::new(PLACE, DataType::Int64, false)));
+        let table = Swap::new(fields);
+        let provider = table.provider()?;
+        *self.named.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((table, Windows { slide_ns, size_ns }));
+        Ok(provider)
+    }
+}
+
+fn nanoseconds(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(span)), _) => {
+            Some(i64::from(span.days) * 86_400_000_000_000 + span.nanoseconds)
+        }
+        _ => None,
+    }
+}
+
+/// Whether HAVING is a conjunction of counts that are to reach a number, and nothing after it drops a row.
+fn monotone(plan: &LogicalPlan, aggregate: &Aggregate) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => monotone(&projection.input, aggregate),
+        LogicalPlan::Filter(filter) => {
+            matches!(filter.input.as_ref(), LogicalPlan::Aggregate(_))
+                && reaches(&filter.predicate, aggregate)
+        }
+        _ => false,
+    }
+}
+
+fn reaches(predicate: &Expr, aggregate: &Aggregate) -> bool {
+    let Expr::BinaryExpr(binary) = predicate else {
+        return false;
+    };
+    match binary.op {
+        Operator::And => reaches(&binary.left, aggregate) && reaches(&binary.right, aggregate),
+        Operator::Gt | Operator::GtEq => {
+            counts(&binary.left, aggregate) && matches!(*binary.right, Expr::Literal(..))
+        }
+        Operator::Lt | Operator::LtEq => {
+            counts(&binary.right, aggregate) && matches!(*binary.left, Expr::Literal(..))
+        }
+        _ => false,
+    }
+}
+
+/// Whether an expression is the aggregate's `count(..)`.
+fn counts(expr: &Expr, aggregate: &Aggregate) -> bool {
+    let Expr::Column(column) = expr else {
+        return false;
+    };
+    aggregate.aggr_expr.iter().any(|candidate| {
+        let named = candidate.schema_name().to_string() == column.name;
+        let mut inner = candidate;
+        while let Expr::Alias(alias) = inner {
+            inner = &alias.expr;
+        }
+        named && matches!(inner, Expr::AggregateFunction(call) if call.func.name() == "count")
+    })
+}
+
+fn find_aggregate(plan: &LogicalPlan) -> Option<&Aggregate> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => Some(aggregate),
+        _ => plan.inputs().into_iter().find_map(find_aggregate),
+    }
+}
+
+/// Puts the group's keys behind the result's columns, and cuts the texts that enter the window.
+fn carry_keys(plan: &LogicalPlan, keys: &[Column]) -> Result<LogicalPlan> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => cut_texts(aggregate),
+        LogicalPlan::Projection(projection) => {
+            let input = carry_keys(&projection.input, keys)?;
+            let carried = keys.iter().enumerate().map(|(index, key)| {
+                let name = format!("_key{index}");
+                let below = input.schema().has_column_with_unqualified_name(&name);
+                let column = if below {
+                    Column::new_unqualified(&name)
+                } else {
+                    key.clone()
+                };
+                Expr::Column(column).alias(name)
+            });
+            let exprs: Vec<Expr> = projection.expr.iter().cloned().chain(carried).collect();
+            LogicalPlanBuilder::from(input).project(exprs)?.build()
+        }
+        LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => {
+            let input = carry_keys(plan.inputs()[0], keys)?;
+            plan.with_new_exprs(plan.expressions(), vec![input])
+        }
+        other => not_impl_err!("the oracle knows no {} above a GROUP BY", other.display()),
+    }
+}
+
+/// The same aggregate, of texts that are cut; its columns keep their names.
+fn cut_texts(aggregate: &Aggregate) -> Result<LogicalPlan> {
+    let input = &aggregate.input;
+    let cut = |expr: Expr| match expr.get_type(input.schema()) {
+        Ok(kind) if kind.is_string() => ScalarUDF::from(Cut::new()).call(vec![expr]),
+        _ => expr,
+    };
+    let groups = aggregate.group_expr.iter().enumerate();
+    let groups: Vec<Expr> = groups
+        .map(|(index, expr)| cut(expr.clone()).alias(format!("_in{index}")))
+        .collect();
+    let calls = aggregate.aggr_expr.iter().enumerate().map(|(index, expr)| {
+        let mut call = expr.clone();
+        while let Expr::Alias(alias) = call {
+            call = *alias.expr;
+        }
+        if let Expr::AggregateFunction(call) = &mut call {
+            call.params.args = call.params.args.drain(..).map(cut).collect();
+        }
+        call.alias(format!("_in{}", groups.len() + index))
+    });
+    let calls: Vec<Expr> = calls.collect();
+    let cut = Aggregate::try_new(Arc::clone(input), groups, calls)?;
+    let named = aggregate.schema.columns().into_iter().enumerate();
+    let named = named.map(|(index, column)| {
+        Expr::Column(Column::new_unqualified(format!("_in{index}")))
+            .alias_qualified(column.relation, column.name)
+    });
+    LogicalPlanBuilder::from(LogicalPlan::Aggregate(cut))
+        .project(named)?
+        .build()
+}
+
+/// Names of all columns in a plan's expressions.
+fn column_names(plan: &LogicalPlan) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::Column(column) | Expr::OuterReferenceColumn(_, column) = part {
+                    names.insert(column.name.clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        if let LogicalPlan::Join(join) = node {
+            let sides = join.on.iter().flat_map(|(left, right)| [left, right]);
+            for side in sides {
+                names.extend(
+                    side.column_refs()
+                        .into_iter()
+                        .map(|column| column.name.clone()),
+                );
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(names)
+}
+
+/// A table whose one batch is exchanged before each run.
+#[derive(Debug)]
+struct Swap {
+    schema: SchemaRef,
+    rows: Mutex<RecordBatch>,
+}
+
+impl Swap {
+    fn new(fields: Vec<Arc<Field>>) -> Arc<Self> {
+        let schema = Arc::new(Schema::new(fields));
+        Arc::new(Self {
+            rows: Mutex::new(RecordBatch::new_empty(Arc::clone(&schema))),
+            schema,
+        })
+    }
+
+    fn provider(self: &Arc<Self>) -> Result<Arc<dyn TableProvider>> {
+        let table = StreamingTable::try_new(Arc::clone(&self.schema), vec![Arc::clone(self) as _])?;
+        Ok(Arc::new(table))
+    }
+
+    fn put(&self, rows: RecordBatch) {
+        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+    }
+}
+
+impl PartitionStream for Swap {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let rows = self
+            .rows
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let stream = futures::stream::iter([Ok(rows)]);
+        Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.schema),
+            stream,
+        ))
+    }
+}
+
+/// Cuts a text to the bytes that enter a window, at a character.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Cut {
+    signature: Signature,
+}
+
+impl Cut {
+    fn new() -> Self {
+        Self {
+            signature: Signature::any(1, Volatility::Immutable),
+        }
+    }
+}
+
+impl ScalarUDFImpl for Cut {
+    fn name(&self) -> &str {
+        "_cut"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        Ok(arguments[0].clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let values = args.args[0].to_array(args.number_rows)?;
+        let kind = values.data_type().clone();
+        let texts = cast(&values, &DataType::Utf8View)?;
+        let cut: StringViewArray = texts
+            .as_string_view()
+            .iter()
+            .map(|text| text.map(|text| &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]))
+            .collect();
+        Ok(ColumnarValue::Array(cast(&cut, &kind)?))
+    }
+}
+
+/// The lists of a folder of detections; what is broken there is the loader's to refuse.
+pub(super) fn lists(folder: &Path) -> Result<Lists, OracleError> {
+    let mut files = Vec::new();
+    let below = folder.join("lists");
+    if below.is_dir() {
+        crate::detect::find_files(&below, "csv", &mut files)?;
+    }
+    let (lists, refused) = crate::detect::load_lists(&files);
+    match refused.into_iter().next() {
+        None => Ok(lists),
+        Some(refusal) => Err(OracleError::Refused(refusal)),
+    }
+}
+
+/// The column of a batch that holds texts, by name.
+pub(super) fn texts<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a StringViewArray> {
+    Ok(rows
+        .column(rows.schema_ref().index_of(name)?)
+        .as_string_view())
+}
+
+/// Groups things by a key, in the order of keys.
+pub(super) fn grouped_by<K: Ord, V>(
+    pairs: impl IntoIterator<Item = (K, V)>,
+) -> BTreeMap<K, Vec<V>> {
+    let mut groups = BTreeMap::<K, Vec<V>>::new();
+    for (key, value) in pairs {
+        groups.entry(key).or_default().push(value);
+    }
+    groups
+}

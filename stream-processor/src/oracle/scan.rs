@@ -1,0 +1,203 @@
+//! The scan: one pass over the log, row by row, that writes beside each row what time it is for its host.
+//!
+//! | column | says |
+//! | --- | --- |
+//! | `time` | `least(ts, ingest_ts)` |
+//! | `high` | the host's highest time before this row; none at a segment's first |
+//! | `flush` | up to which start the host's windows were closed by its silence |
+//! | `segment` | the stretch of the log between two steps of the host's clock |
+//!
+//! Nothing here knows windows or detections.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, TimestampNanosecondType};
+use datafusion::common::Result;
+
+use super::query::texts;
+use crate::decode::InputRecord;
+
+/// How far a new run may be behind its host's time before the clock counts as stepped back.
+const STEP_NS: i64 = 1_000_000_000;
+const SECOND_NS: i64 = 1_000_000_000;
+
+/// A row that counts: neither sent again nor of a record that cannot be used.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    /// Its place in the batch.
+    pub index: usize,
+    pub partition: i32,
+    pub offset: i64,
+    pub host: String,
+    pub time: i64,
+    /// Mark rows move time, no more.
+    pub mark: bool,
+    pub high: Option<i64>,
+    pub flush: Option<i64>,
+    pub segment: usize,
+    /// Its place among the segment's ticks.
+    pub tick: usize,
+    /// The host's high after it.
+    pub high_after: i64,
+    /// Hosts that this row's ingest time showed to be silent.
+    pub silenced: Vec<String>,
+    /// The row begins a segment that is not its host's first.
+    pub stepped: bool,
+}
+
+/// A stretch of one host's log in which time runs forward.
+#[derive(Debug, Default)]
+pub(super) struct Segment {
+    pub partition: i32,
+    pub host: String,
+    /// Empty for the first, else `<sensor_run>/<seq>` of its first row.
+    pub name: String,
+    /// All that moved its time, in order.
+    pub ticks: Vec<Tick>,
+}
+
+/// One thing that moved a segment's time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tick {
+    /// Which row it came with, by place among the scan's rows.
+    pub row: usize,
+    pub kind: TickKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TickKind {
+    /// The host's high is this now.
+    High(i64),
+    /// The host was silent: whatever is open closes.
+    Silence,
+    /// The segment is over.
+    Step,
+}
+
+/// What the scan wrote.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub rows: Vec<Row>,
+    pub segments: Vec<Segment>,
+    /// Records whose key is not their host, by place in the batch.
+    pub forged: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Host {
+    high: Option<i64>,
+    flush: Option<i64>,
+    ingest: Option<i64>,
+    segment: usize,
+    silent: bool,
+    /// Last seq of each run.
+    runs: BTreeMap<String, i64>,
+}
+
+/// Scans the decoded records of a log; row `n` of the batch is `records[n]`.
+pub(super) fn scan(
+    batch: &RecordBatch,
+    records: &[InputRecord],
+    host_silence_ns: i64,
+) -> Result<Scan> {
+    let (host_ids, runs) = (texts(batch, "host_id")?, texts(batch, "sensor_run")?);
+    let types = texts(batch, "evt_type")?;
+    let column = |name: &str| batch.schema_ref().index_of(name).map(|at| batch.column(at));
+    let seqs = column("seq")?.as_primitive::<Int64Type>();
+    let times = column("ts")?.as_primitive::<TimestampNanosecondType>();
+    let mut scan = Scan::default();
+    let mut hosts: BTreeMap<(i32, String), Host> = BTreeMap::new();
+    let mut seconds: BTreeMap<i32, i64> = BTreeMap::new();
+    for (index, record) in records.iter().enumerate() {
+        let (host_id, run, seq) = (host_ids.value(index), runs.value(index), seqs.value(index));
+        if record.key != host_id.as_bytes() {
+            scan.forged.push(index);
+            continue;
+        }
+        let (partition, row) = (record.partition, scan.rows.len());
+        let key = (partition, host_id.to_owned());
+        let known = hosts.get(&key).and_then(|host| host.runs.get(run));
+        if known.is_some_and(|last| seq <= *last) {
+            continue;
+        }
+        let new_run = known.is_none();
+
+        // Silence first: it was there before this row.
+        let mut silenced = Vec::new();
+        if let Some(ingest) = record.ingest_ts_ns {
+            let second = ingest.div_euclid(SECOND_NS);
+            let newest = seconds.entry(partition).or_insert(i64::MIN);
+            if second > *newest {
+                *newest = second;
+                for ((_, name), host) in hosts.range_mut(of_partition(partition)) {
+                    let since = host.ingest.map(|last| ingest.saturating_sub(last));
+                    if since.is_some_and(|since| since > host_silence_ns) && !host.silent {
+                        host.silent = true;
+                        host.flush = host.high;
+                        silenced.push(name.clone());
+                        let kind = TickKind::Silence;
+                        scan.segments[host.segment].ticks.push(Tick { row, kind });
+                    }
+                }
+            }
+        }
+
+        let time = times
+            .value(index)
+            .min(record.ingest_ts_ns.unwrap_or(i64::MAX));
+        let first = !hosts.contains_key(&key);
+        let host = hosts.entry(key).or_default();
+        let stepped = host.high.is_some_and(|high| {
+            types.value(index) == "clock_step" && time < high
+                || new_run && time < high.saturating_sub(STEP_NS)
+        });
+        if stepped {
+            let kind = TickKind::Step;
+            scan.segments[host.segment].ticks.push(Tick { row, kind });
+        }
+        if first || stepped {
+            host.segment = scan.segments.len();
+            (host.high, host.flush) = (None, None);
+            scan.segments.push(Segment {
+                partition,
+                host: host_id.to_owned(),
+                name: if first {
+                    String::new()
+                } else {
+                    format!("{run}/{seq}")
+                },
+                ticks: Vec::new(),
+            });
+        }
+        host.runs.insert(run.to_owned(), seq);
+        host.ingest = record.ingest_ts_ns.or(host.ingest);
+        host.silent = false;
+        let high_after = host.high.map_or(time, |high| high.max(time));
+        let ticks = &mut scan.segments[host.segment].ticks;
+        scan.rows.push(Row {
+            index,
+            partition,
+            offset: record.offset,
+            host: host_id.to_owned(),
+            time,
+            mark: types.value(index) == "mark",
+            high: host.high,
+            flush: host.flush,
+            segment: host.segment,
+            tick: ticks.len(),
+            high_after,
+            silenced,
+            stepped,
+        });
+        let kind = TickKind::High(high_after);
+        ticks.push(Tick { row, kind });
+        host.high = Some(high_after);
+    }
+    Ok(scan)
+}
+
+fn of_partition(partition: i32) -> std::ops::Range<(i32, String)> {
+    // No partition is the last number there is.
+    (partition, String::new())..(partition + 1, String::new())
+}
