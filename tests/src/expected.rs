@@ -10,18 +10,54 @@ use dogwatch_stream_processor::alert::AlertMode;
 use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
 use dogwatch_stream_processor::engine::{Engine, WindowOptions};
+use dogwatch_stream_processor::oracle::{self, Input, Oracle};
 
 use crate::reader::RawRecord;
 
 /// How many differences are kept to be shown.
-const SHOWN_MAX: usize = 5;
+const SHOWN_MAX: usize = 8;
 
-/// The alerts that a log must yield, in no order.
+/// What stands for a part of an alert that was too large for its topic.
+const TRUNCATED: &str = r#"{"truncated":true}"#;
+
+/// What a log must yield.
+#[derive(Debug)]
+pub struct Expected {
+    /// As the oracle has it.
+    pub oracle: oracle::Expected,
+    /// As our own engine has it, with all fields, when nothing happens to it: one step, no pause, no restart.
+    pub undisturbed: Vec<Alert>,
+    /// Partition and offset of what is no event, or claims another host than its key's.
+    pub unreadable: BTreeSet<(i32, i64)>,
+    /// Files that the engine refuses.
+    pub refused: Vec<String>,
+}
+
+/// Says what a log must yield.
 ///
 /// # Panics
 /// When the detections cannot be loaded or the log cannot be judged.
-pub fn expected(detections: &Path, log: &[RawRecord], host_silence: Duration) -> Vec<Alert> {
+pub fn expected(detections: &Path, log: &[RawRecord], host_silence: Duration) -> Expected {
+    let records: Vec<InputRecord> = log.iter().map(input_record).collect();
     let report = DetectionSet::load(detections).expect("the detections are there");
+    let loaded: BTreeSet<String> = report
+        .set
+        .iter()
+        .map(|detection| detection.id.clone())
+        .collect();
+    let oracle = Oracle::load(detections).expect("the oracle reads the detections");
+    let oracle = oracle.with_host_silence(host_silence);
+    let mut oracle = oracle
+        .run(&records, Input::Live)
+        .expect("the oracle judges the log");
+    // One that is refused is told as such, not as thousands of missing alerts.
+    oracle
+        .alerts
+        .retain(|alert| loaded.contains(&alert.detection_id));
+    for late in &mut oracle.late {
+        late.detections.retain(|id| loaded.contains(id));
+    }
+    oracle.late.retain(|late| !late.detections.is_empty());
     let options = WindowOptions {
         host_silence,
         ..WindowOptions::default()
@@ -29,8 +65,16 @@ pub fn expected(detections: &Path, log: &[RawRecord], host_silence: Duration) ->
     let mut engine = Engine::new(report.set, AlertMode::Live)
         .expect("the detections can be run")
         .with_windows(options);
-    let output = engine.step(log.iter().map(input_record).collect());
-    output.expect("the log can be judged").alerts
+    let undisturbed = engine
+        .step(records)
+        .expect("the engine judges the log")
+        .alerts;
+    Expected {
+        oracle,
+        undisturbed,
+        unreadable: unreadable(log),
+        refused: report.refused.iter().map(ToString::to_string).collect(),
+    }
 }
 
 fn input_record(record: &RawRecord) -> InputRecord {
@@ -44,19 +88,17 @@ fn input_record(record: &RawRecord) -> InputRecord {
     }
 }
 
-/// Where the records lie that must become dead letters: what is no event, or another host's.
-pub fn unreadable(log: &[RawRecord]) -> BTreeSet<(i32, i64)> {
+fn unreadable(log: &[RawRecord]) -> BTreeSet<(i32, i64)> {
     let is_bad = |record: &&RawRecord| {
         let event = Event::decode_framed(&record.value);
         event.map_or(true, |event| event.host_id.as_bytes() != record.key)
     };
-    log.iter()
-        .filter(is_bad)
-        .map(|record| (record.partition, record.offset))
+    let bad = log.iter().filter(is_bad);
+    bad.map(|record| (record.partition, record.offset))
         .collect()
 }
 
-/// How two piles of alerts differ; each word under an identity counts.
+/// How what was said differs from what must be; each word under an identity counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Words that must be there.
@@ -67,7 +109,7 @@ pub struct Difference {
     pub extra: usize,
     /// Words that are there more than once.
     pub double: usize,
-    /// Words whose content is another one.
+    /// Words that are right, but come in a wrong order or say something else.
     pub changed: usize,
     /// Some of these, for people.
     pub shown: Vec<String>,
@@ -78,139 +120,139 @@ impl Difference {
     pub fn none(&self) -> bool {
         (self.missing, self.extra, self.double, self.changed) == (0, 0, 0, 0)
     }
-
-    fn show(&mut self, what: &str, alert: &Alert) {
-        if self.shown.len() < SHOWN_MAX {
-            let Alert {
-                alert_id,
-                detection_id,
-                host_id,
-                container_id,
-                row,
-                ..
-            } = alert;
-            let window = alert
-                .window_start
-                .map_or_else(String::new, |start| format!(" window {start}"));
-            let word = Word::of(alert);
-            let row: String = row.chars().take(300).collect();
-            self.shown.push(format!(
-                "{what} {detection_id} {host_id} {container_id}{window} {} {:?} folded {}: {alert_id} {row}",
-                word.activity, word.window_state, word.folded
-            ));
-        }
-    }
 }
 
 /// What tells the words under one identity apart.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Word {
-    alert_id: String,
-    activity: String,
-    window_state: Option<String>,
-    folded: i64,
-}
+type Word = (String, String, Option<String>, i64);
 
-impl Word {
-    fn of(alert: &Alert) -> Word {
-        Word {
-            alert_id: alert.alert_id.to_string(),
-            activity: alert.activity.to_string(),
-            window_state: alert.window_state.as_deref().map(str::to_owned),
-            folded: alert.folded,
-        }
-    }
-}
-
-/// Compares what must be there with what is.
-pub fn compare(expected: &[Alert], found: &[Alert]) -> Difference {
+/// Compares what must be said with what was; both in the order of their log.
+pub fn compare(expected: &Expected, found: &[Alert]) -> Difference {
+    let due = counted(expected.oracle.alerts.iter().map(|alert| {
+        let oracle::Alert {
+            alert_id,
+            activity,
+            window_state,
+            folded,
+            ..
+        } = alert;
+        (
+            alert_id.clone(),
+            activity.clone(),
+            window_state.clone(),
+            *folded,
+        )
+    }));
+    let there = counted(found.iter().map(word));
     let mut difference = Difference {
-        expected: expected.len(),
+        expected: expected.oracle.alerts.len(),
         ..Difference::default()
     };
-    let (due, there) = (by_word(expected), by_word(found));
-    for (word, alerts) in &due {
-        let Some(copies) = there.get(word) else {
-            difference.missing += alerts.len();
-            difference.show("missing", alerts[0]);
-            continue;
-        };
-        if copies.len() > alerts.len() {
-            difference.double += copies.len() - alerts.len();
-            difference.show("double", copies[0]);
-        }
-        if copies.len() < alerts.len() {
-            difference.missing += alerts.len() - copies.len();
-            difference.show("missing", alerts[0]);
-        }
-        if let Some(other) = copies.iter().find(|copy| !says_the_same(alerts[0], copy)) {
-            difference.changed += 1;
-            difference.show("expected", alerts[0]);
-            difference.show("but found", other);
-        }
+    for (word, times) in &due {
+        let found = there.get(word).copied().unwrap_or(0);
+        difference.missing += times.saturating_sub(found);
+        difference.double += found.saturating_sub(*times);
     }
-    for (word, copies) in &there {
-        if !due.contains_key(word) {
-            difference.extra += copies.len();
-            difference.show("extra", copies[0]);
-        }
-    }
+    let asked_for = |word: &Word| due.contains_key(word);
+    difference.extra = there
+        .iter()
+        .filter(|(word, _)| !asked_for(word))
+        .map(|(_, times)| times)
+        .sum();
+    let whole: Vec<Alert> = found
+        .iter()
+        .map(|alert| whole(alert, &expected.undisturbed))
+        .collect();
+    let mut shown = oracle::compare(&expected.oracle.alerts, &whole);
+    let changed = shown
+        .iter()
+        .filter(|line| line.starts_with("differs"))
+        .count();
+    let disturbed = disturbed(&expected.undisturbed, &whole);
+    difference.changed = if difference.none() {
+        changed.max(disturbed.len())
+    } else {
+        changed
+    };
+    shown.extend(disturbed);
+    shown.truncate(SHOWN_MAX);
+    difference.shown = shown;
     difference
 }
 
-fn by_word(alerts: &[Alert]) -> BTreeMap<Word, Vec<&Alert>> {
-    let mut words: BTreeMap<Word, Vec<&Alert>> = BTreeMap::new();
-    for alert in alerts {
-        words.entry(Word::of(alert)).or_default().push(alert);
+fn word(alert: &Alert) -> Word {
+    let state = alert.window_state.as_ref().map(ToString::to_string);
+    (
+        alert.alert_id.to_string(),
+        alert.activity.to_string(),
+        state,
+        alert.folded,
+    )
+}
+
+fn counted(words: impl Iterator<Item = Word>) -> BTreeMap<Word, usize> {
+    let mut counts = BTreeMap::new();
+    for word in words {
+        *counts.entry(word).or_default() += 1;
     }
-    words
+    counts
 }
 
-/// All but when it was said, and the last digits of floats, must be the same; what was cut away to fit the topic need not.
-fn says_the_same(expected: &Alert, found: &Alert) -> bool {
-    let same_row = found.row == expected.row
-        || &*found.row == TRUNCATED
-        || numbers_close(&expected.row, &found.row);
-    same_row
-        && found.detection_id == expected.detection_id
-        && found.host_id == expected.host_id
-        && found.container_id == expected.container_id
-        && found.dedup_key == expected.dedup_key
-        && found.window_start == expected.window_start
-        && found.window_end == expected.window_end
-        && found.clock_stepped == expected.clock_stepped
-        && found.incomplete == expected.incomplete
-        && found.delayed == expected.delayed
-        && found.event_ts == expected.event_ts
-}
-
-/// What stands for a part of an alert that was too large for its topic.
-const TRUNCATED: &str = r#"{"truncated":true}"#;
-
-fn numbers_close(left: &str, right: &str) -> bool {
-    let parse = |text| serde_json::from_str::<serde_json::Value>(text);
-    match (parse(left), parse(right)) {
-        (Ok(left), Ok(right)) => close(&left, &right),
-        _ => false,
+/// An alert with what was cut away to fit its topic.
+fn whole(alert: &Alert, undisturbed: &[Alert]) -> Alert {
+    let cut = |text: &str| text == TRUNCATED;
+    if !cut(&alert.row) && !alert.evidence.iter().any(|evidence| cut(&evidence.row)) {
+        return alert.clone();
     }
+    let original = undisturbed.iter().find(|other| word(other) == word(alert));
+    original.map_or_else(
+        || alert.clone(),
+        |original| Alert {
+            alert_ts: alert.alert_ts,
+            ..original.clone()
+        },
+    )
 }
 
-fn close(left: &serde_json::Value, right: &serde_json::Value) -> bool {
-    use serde_json::Value as Json;
-    match (left, right) {
-        (Json::Object(left), Json::Object(right)) => {
-            left.len() == right.len()
-                && left
-                    .iter()
-                    .all(|(key, value)| right.get(key).is_some_and(|other| close(value, other)))
-        }
-        (Json::Number(left), Json::Number(right)) if left.is_f64() || right.is_f64() => {
-            let (left, right) = (
-                left.as_f64().unwrap_or(f64::NAN),
-                right.as_f64().unwrap_or(f64::NAN),
-            );
-            (left - right).abs() <= 1e-9 * left.abs().max(right.abs()).max(1.0)
-        }
-        _ => left == right,
+/// Alerts whose fields are not those that the engine says when nothing happens to it.
+fn disturbed(undisturbed: &[Alert], found: &[Alert]) -> Vec<String> {
+    let due: BTreeMap<Word, &Alert> = undisturbed
+        .iter()
+        .map(|alert| (word(alert), alert))
+        .collect();
+    let other = |alert: &Alert| {
+        let due = due.get(&word(alert))?;
+        let (due, there) = (comparable(due), comparable(alert));
+        let differing = there
+            .iter()
+            .zip(&due)
+            .filter(|(there, due)| there.1 != due.1);
+        let fields: Vec<String> = differing
+            .map(|(there, due)| format!("{} is {}, undisturbed it is {}", there.0, there.1, due.1))
+            .collect();
+        (!fields.is_empty()).then(|| {
+            format!(
+                "differs: {} {}: {}",
+                alert.detection_id,
+                alert.alert_id,
+                fields.join("; ")
+            )
+        })
+    };
+    found.iter().filter_map(other).collect()
+}
+
+/// Its fields but for when it was said, what the topic of evidence is called, and rows, whose floats the oracle compares.
+fn comparable(alert: &Alert) -> Vec<(String, serde_json::Value)> {
+    let mut alert = alert.clone();
+    alert.alert_ts = 0;
+    alert.row = "".into();
+    alert.message = "".into();
+    alert
+        .evidence
+        .iter_mut()
+        .for_each(|evidence| evidence.topic = "".into());
+    match serde_json::to_value(&alert) {
+        Ok(serde_json::Value::Object(fields)) => fields.into_iter().collect(),
+        _ => Vec::new(),
     }
 }

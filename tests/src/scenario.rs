@@ -144,6 +144,8 @@ pub struct Outcome {
     pub strange: usize,
     /// Records that nobody can read.
     pub unreadable: usize,
+    /// Rows that came after their windows.
+    pub late: usize,
     /// How often a processor's own fault struck.
     pub struck: BTreeMap<String, usize>,
     /// What else must not be.
@@ -185,6 +187,9 @@ impl Outcome {
         let mut notes: Vec<String> = struck.chain(self.notes.iter().cloned()).collect();
         if self.unreadable > 0 {
             notes.push(format!("{} dead letters", self.unreadable));
+        }
+        if self.late > 0 {
+            notes.push(format!("{} late", self.late));
         }
         if self.strange > 0 {
             notes.push(format!("**{} strange among the aborted**", self.strange));

@@ -18,7 +18,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::site::Site;
 use super::{Act, Outcome, Scenario, Settings};
-use crate::expected::{compare, expected, unreadable};
+use crate::expected::{compare, expected};
 use crate::load::{Writer, base_now_ns};
 use crate::process::Process;
 use crate::reader::{Isolation, RawRecord, raw};
@@ -68,6 +68,7 @@ fn joined(mut before: Outcome, after: Outcome) -> Outcome {
     before.aborted += after.aborted;
     before.strange += after.strange;
     before.unreadable += after.unreadable;
+    before.late += after.late;
     for (fault, times) in after.struck {
         *before.struck.entry(fault).or_default() += times;
     }
@@ -164,12 +165,11 @@ impl<'a> Run<'a> {
     fn create_topics(&self) {
         let copies = self.site.copies() as i32;
         let partitions = self.scenario.load.partitions as i32;
-        let (events, alerts) = (
-            self.names.name(Topic::Events),
-            self.names.name(Topic::Alerts),
-        );
+        // The one with the limit last.
+        let topics = [Topic::Events, Topic::Late, Topic::Alerts];
+        let named = topics.map(|topic| (topic, self.names.name(topic)));
         let mut new = Vec::new();
-        for (topic, name) in [(Topic::Events, &events), (Topic::Alerts, &alerts)] {
+        for (topic, name) in &named {
             let mut made = NewTopic::new(name, partitions, TopicReplication::Fixed(copies));
             for (setting, value) in topic.settings() {
                 made = made.set(setting, value);
@@ -177,8 +177,8 @@ impl<'a> Run<'a> {
             new.push(made);
         }
         let limit = self.scenario.alert_bytes_max.map(|bytes| bytes.to_string());
-        if let Some(limit) = &limit {
-            new[1] = new.remove(1).set("max.message.bytes", limit);
+        if let (Some(limit), Some(alerts)) = (&limit, new.pop()) {
+            new.push(alerts.set("max.message.bytes", limit));
         }
         let admin: AdminClient<DefaultClientContext> =
             self.client().create().expect("a client can be made");
@@ -524,38 +524,51 @@ impl<'a> Run<'a> {
         });
         let due = expected(&detections(), &log, self.scenario.host_silence);
         let alerts = alerts_of(&read(Topic::Alerts, Isolation::Committed));
-        let difference = compare(&due, &alerts);
-        let ids = |alerts: &[Alert]| -> BTreeSet<String> {
-            alerts
-                .iter()
-                .map(|alert| alert.alert_id.to_string())
-                .collect()
-        };
-        let due_ids = ids(&due);
         let uncommitted = alerts_of(&read(Topic::Alerts, Isolation::Uncommitted));
         let letters = read(Topic::DeadLetters, Isolation::Committed);
+        let late = read(Topic::Late, Isolation::Committed);
+        let due_ids: BTreeSet<_> = due
+            .oracle
+            .alerts
+            .iter()
+            .map(|alert| alert.alert_id.clone())
+            .collect();
         let outcome = &mut self.outcome;
         outcome.records = log.len();
-        outcome.alerts = difference;
+        outcome.alerts = compare(&due, &alerts);
         outcome.aborted = uncommitted.len().saturating_sub(alerts.len());
         outcome.strange = ids(&uncommitted).difference(&due_ids).count();
         outcome.ids = ids(&alerts);
-        let bad = unreadable(&log);
-        outcome.unreadable = bad.len();
-        let piles = (
-            contents(&log, |record| {
-                bad.contains(&(record.partition, record.offset))
-            }),
-            contents(&letters, |_| true),
-        );
-        if piles.0 != piles.1 {
-            outcome.failures.push(format!(
-                "{} dead letters where {} are due",
-                letters.len(),
-                bad.len()
-            ));
+        outcome.unreadable = due.unreadable.len();
+        outcome.late = due.oracle.late.len();
+        let late_at: BTreeSet<_> = due
+            .oracle
+            .late
+            .iter()
+            .map(|late| (late.partition, late.offset))
+            .collect();
+        for (what, places, there) in [
+            ("dead letters", &due.unreadable, &letters),
+            ("late rows", &late_at, &late),
+        ] {
+            let due = contents(&log, |record| {
+                places.contains(&(record.partition, record.offset))
+            });
+            if due != contents(there, |_| true) {
+                outcome.failures.push(format!(
+                    "{} {what} where {} are due",
+                    there.len(),
+                    places.len()
+                ));
+            }
         }
-        if due.is_empty() {
+        if let Some(first) = due.refused.first() {
+            let count = due.refused.len();
+            outcome
+                .failures
+                .push(format!("{count} detections refused, the first: {first}"));
+        }
+        if due.oracle.alerts.is_empty() {
             outcome
                 .failures
                 .push("the load asks for no alert".to_owned());
@@ -588,6 +601,13 @@ fn alerts_of(records: &[RawRecord]) -> Vec<Alert> {
     let decoded =
         |record: &RawRecord| Alert::decode_framed(&record.value).expect("an alert is an alert");
     records.iter().map(decoded).collect()
+}
+
+fn ids(alerts: &[Alert]) -> BTreeSet<String> {
+    alerts
+        .iter()
+        .map(|alert| alert.alert_id.to_string())
+        .collect()
 }
 
 /// How often each content occurs.
