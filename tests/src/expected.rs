@@ -11,6 +11,7 @@ use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
 use dogwatch_stream_processor::engine::{Engine, WindowOptions};
 use dogwatch_stream_processor::oracle::{self, Input, Oracle};
+use serde_json::Value;
 
 use crate::reader::RawRecord;
 
@@ -220,14 +221,21 @@ fn disturbed(undisturbed: &[Alert], found: &[Alert]) -> Vec<String> {
         .map(|alert| (word(alert), alert))
         .collect();
     let other = |alert: &Alert| {
-        let due = due.get(&word(alert))?;
-        let (due, there) = (comparable(due), comparable(alert));
-        let differing = there
-            .iter()
-            .zip(&due)
-            .filter(|(there, due)| there.1 != due.1);
+        let (due, there) = (comparable(due.get(&word(alert))?), comparable(alert));
+        let names: BTreeSet<&String> = due.keys().chain(there.keys()).collect();
+        let differing = names
+            .into_iter()
+            .filter(|name| there.get(*name) != due.get(*name));
+        let shown =
+            |value: Option<&Value>| value.map_or_else(|| "none".to_owned(), Value::to_string);
         let fields: Vec<String> = differing
-            .map(|(there, due)| format!("{} is {}, undisturbed it is {}", there.0, there.1, due.1))
+            .map(|name| {
+                format!(
+                    "{name} is {}, undisturbed it is {}",
+                    shown(there.get(name)),
+                    shown(due.get(name))
+                )
+            })
             .collect();
         (!fields.is_empty()).then(|| {
             format!(
@@ -242,7 +250,7 @@ fn disturbed(undisturbed: &[Alert], found: &[Alert]) -> Vec<String> {
 }
 
 /// Its fields but for when it was said, what the topic of evidence is called, and rows, whose floats the oracle compares.
-fn comparable(alert: &Alert) -> Vec<(String, serde_json::Value)> {
+fn comparable(alert: &Alert) -> serde_json::Map<String, Value> {
     let mut alert = alert.clone();
     alert.alert_ts = 0;
     alert.row = "".into();
@@ -252,7 +260,74 @@ fn comparable(alert: &Alert) -> Vec<(String, serde_json::Value)> {
         .iter_mut()
         .for_each(|evidence| evidence.topic = "".into());
     match serde_json::to_value(&alert) {
-        Ok(serde_json::Value::Object(fields)) => fields.into_iter().collect(),
-        _ => Vec::new(),
+        Ok(Value::Object(fields)) => fields,
+        _ => unreachable!("a record is an object"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events;
+
+    /// A log of one host with two intruders, and what must come of it.
+    fn two_intruders() -> Expected {
+        let record = |seq: i64| {
+            let mut value = Vec::new();
+            events::exec("host-a", seq, events::INTRUDER).encode_framed(&mut value);
+            RawRecord {
+                partition: 0,
+                offset: seq,
+                append_ms: Some(1_790_000_000_000),
+                key: b"host-a".to_vec(),
+                value,
+            }
+        };
+        let mut log = vec![record(0), record(1), record(2)];
+        log[1].key = b"host-b".to_vec();
+        expected(events::detections().path(), &log, Duration::from_secs(600))
+    }
+
+    fn counts(difference: &Difference) -> [usize; 5] {
+        let Difference {
+            expected,
+            missing,
+            extra,
+            double,
+            changed,
+            ..
+        } = *difference;
+        [expected, missing, extra, double, changed]
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_counted() {
+        let due = two_intruders();
+        assert_eq!(due.unreadable, BTreeSet::from([(0, 1)]));
+        let said = due.undisturbed.clone();
+        assert_eq!(counts(&compare(&due, &said)), [2, 0, 0, 0, 0]);
+        assert_eq!(counts(&compare(&due, &said[1..])), [2, 1, 0, 0, 0]);
+        let twice = [&said[..], &said[..1]].concat();
+        assert_eq!(counts(&compare(&due, &twice)), [2, 0, 0, 1, 0]);
+        let mut other = said.clone();
+        other[0].alert_id = "another".into();
+        assert_eq!(counts(&compare(&due, &other)), [2, 1, 1, 0, 0]);
+        // What the oracle knows, and what only the undisturbed engine does.
+        let mut another_row = said.clone();
+        another_row[1].row = r#"{"container_id":"elsewhere"}"#.into();
+        assert_eq!(counts(&compare(&due, &another_row)), [2, 0, 0, 0, 1]);
+        let mut incomplete = said.clone();
+        incomplete[1].incomplete = true;
+        let difference = compare(&due, &incomplete);
+        assert_eq!(counts(&difference), [2, 0, 0, 0, 1]);
+        assert!(
+            difference.shown[0].contains("incomplete is true"),
+            "{:?}",
+            difference.shown
+        );
+        // What was cut to fit the topic is as good as whole.
+        let mut cut = said;
+        cut[0].row = TRUNCATED.into();
+        assert!(compare(&due, &cut).none());
     }
 }

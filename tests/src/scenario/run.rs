@@ -79,7 +79,13 @@ fn joined(mut before: Outcome, after: Outcome) -> Outcome {
     alerts.double += others.double;
     alerts.changed += others.changed;
     alerts.shown.extend(others.shown);
-    before.failures.extend(after.failures);
+    let known = |failure: &String| before.failures.contains(failure);
+    let news: Vec<String> = after
+        .failures
+        .into_iter()
+        .filter(|failure| !known(failure))
+        .collect();
+    before.failures.extend(news);
     before.notes.extend(after.notes);
     before.folder = before.folder.or(after.folder);
     before
