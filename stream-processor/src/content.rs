@@ -6,20 +6,32 @@
 //! | `<name>.alerts.jsonl` | what the detection must say of them, one alert a line, in order |
 //!
 //! Lines of events that are empty or start with `#` are left out. An event's `seq` is the number of its line, whatever it says;
-//! an expected alert names it, so that a reader finds the event. The events run through the engine as they would from the log.
+//! an expected alert of a single event names it, so that a reader finds the event. The alert of a window names the window, and
+//! whether it is said early (`open`) or at the close. Windows go by the events' `ts`; `_ingest_ts`, which is no column, is when
+//! the broker appended the event (none where it is left out). The file's end closes what is open.
+//!
+//! Every file runs through the engine at once and record by record, and through the [`oracle`](crate::oracle): all must say the
+//! same.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::alert::AlertMode;
 use crate::decode::InputRecord;
 use crate::detect::{Detection, DetectionSet, LoadError, Refusal};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, StepOutput};
+use crate::oracle::{self, Input, Late, Oracle, OracleError};
+
+/// Each file is a log of its own, one after the other.
+const PARTITION: i32 = 0;
+/// What in a line of events is no column: the broker's time, nanoseconds.
+const INGEST_TS: &str = "_ingest_ts";
 
 /// What became of one detection's examples.
 #[derive(Debug)]
@@ -60,6 +72,9 @@ pub enum ContentError {
     /// The engine cannot be made, or failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The oracle cannot be asked.
+    #[error(transparent)]
+    Oracle(#[from] OracleError),
     /// The expected alerts could not be written.
     #[error("could not write {}", file.display())]
     Write {
@@ -74,11 +89,39 @@ pub enum ContentError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExpectedAlert {
-    /// Line of the event.
-    event: i64,
+    /// Line of the event; none on windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<i64>,
+    /// Start of the window, nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_start: Option<i64>,
+    /// End of the window, nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_end: Option<i64>,
+    /// `open` or `closed` on windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_state: Option<String>,
+    /// `create`, which need not be written, or `update`.
+    #[serde(default = "create", skip_serializing_if = "creates")]
+    activity: String,
+    /// How many repeats it counts.
+    #[serde(default, skip_serializing_if = "none")]
+    folded: i64,
     message: String,
     /// What the SELECT yields.
     row: Value,
+}
+
+fn create() -> String {
+    "create".to_owned()
+}
+
+fn creates(activity: &str) -> bool {
+    activity == "create"
+}
+
+fn none(count: &i64) -> bool {
+    *count == 0
 }
 
 /// Runs the examples of every detection in a folder; with `update`, writes what they say as what is expected.
@@ -89,15 +132,20 @@ struct ExpectedAlert {
 /// When the folder holds no detections, or expected alerts cannot be written.
 pub fn test(folder: &Path, update: bool) -> Result<ContentReport, ContentError> {
     let report = DetectionSet::load(folder)?;
-    let mut engine = Engine::new(report.set, AlertMode::Test)?;
-    let detections: Vec<(String, PathBuf)> = engine
-        .detections()
+    let detections: Vec<(String, PathBuf)> = report
+        .set
         .iter()
         .map(|detection| (detection.id.clone(), detection.file.clone()))
         .collect();
+    let files = detections.iter().map(|(_, file)| file.as_path());
+    let mut examples = Examples {
+        oracle: Oracle::load_files(folder, files)?,
+        engine: Engine::new(report.set, AlertMode::Test)?,
+        update,
+    };
     let mut results = Vec::new();
-    for (partition, (id, file)) in (0..).zip(detections) {
-        results.push(test_one(&mut engine, partition, id, &file, update)?);
+    for (id, file) in detections {
+        results.push(examples.test(id, &file)?);
     }
     Ok(ContentReport {
         results,
@@ -105,67 +153,124 @@ pub fn test(folder: &Path, update: bool) -> Result<ContentReport, ContentError> 
     })
 }
 
-fn test_one(
-    engine: &mut Engine,
-    partition: i32,
-    detection_id: String,
-    file: &Path,
+/// What runs the examples.
+struct Examples {
+    engine: Engine,
+    oracle: Oracle,
     update: bool,
-) -> Result<ContentResult, ContentError> {
-    let mut result = ContentResult {
-        detection_id,
-        events: 0,
-        alerts: 0,
-        problems: Vec::new(),
-    };
-    let records = match read_events(&file.with_extension("events.jsonl"), partition) {
-        Ok(records) => records,
-        Err(problem) => {
-            result.problems.push(problem);
-            return Ok(result);
+}
+
+/// What a detection said of its examples.
+#[derive(Default)]
+struct Said {
+    alerts: Vec<Alert>,
+    late: Vec<Late>,
+    problems: Vec<String>,
+}
+
+impl Examples {
+    fn test(&mut self, detection_id: String, file: &Path) -> Result<ContentResult, ContentError> {
+        let mut result = ContentResult {
+            detection_id,
+            events: 0,
+            alerts: 0,
+            problems: Vec::new(),
+        };
+        let records = match read_events(&file.with_extension("events.jsonl")) {
+            Ok(records) => records,
+            Err(problem) => {
+                result.problems.push(problem);
+                return Ok(result);
+            }
+        };
+        result.events = records.len();
+        let whole = self.run(&result.detection_id, &records, usize::MAX)?;
+        let single = self.run(&result.detection_id, &records, 1)?;
+        let oracle = self
+            .oracle
+            .run_of(&result.detection_id, &records, Input::Bounded)?;
+        result.problems.extend(whole.problems.iter().cloned());
+        for (how, said) in [("in one step", &whole), ("in many steps", &single)] {
+            let differences = oracle::compare(&oracle.alerts, &said.alerts)
+                .into_iter()
+                .chain(oracle::compare_order(&oracle.alerts, &said.alerts))
+                .chain(oracle::compare_late(&oracle.late, &said.late));
+            let problems =
+                differences.map(|difference| format!("{how}, held to the oracle: {difference}"));
+            result.problems.extend(problems);
         }
-    };
-    result.events = records.len();
-    let output = engine.step(records)?;
-    result.problems.extend(
-        output
-            .dead_letters
-            .iter()
-            .map(|letter| format!("line {}: {}", letter.record.offset, letter.error)),
-    );
-    result.problems.extend(
-        output
-            .failures
-            .iter()
-            .map(|failure| format!("line {}: {}", failure.offset, failure.error)),
-    );
-    let own: Vec<ExpectedAlert> = output
-        .alerts
-        .iter()
-        .filter(|alert| *alert.detection_id == *result.detection_id)
-        .map(expected)
-        .collect();
-    result.alerts = own.len();
-    if own.is_empty() {
-        result.problems.push("no event is a hit".to_owned());
+        let own: Vec<ExpectedAlert> = whole.alerts.iter().map(expected_alert).collect();
+        result.alerts = own.len();
+        if own.is_empty() {
+            result.problems.push("no event is a hit".to_owned());
+        }
+        // A window's near miss is a key that stays below, which no count of events tells.
+        let windows = own.iter().any(|alert| alert.window_start.is_some());
+        if !windows && own.len() == result.events {
+            result.problems.push("no event is a near miss".to_owned());
+        }
+        let expected_file = file.with_extension("alerts.jsonl");
+        if self.update {
+            write_expected(&expected_file, &own).map_err(|source| ContentError::Write {
+                file: expected_file,
+                source,
+            })?;
+        } else {
+            compare(&expected_file, &own, &mut result.problems);
+        }
+        Ok(result)
     }
-    if own.len() == result.events {
-        result.problems.push("no event is a near miss".to_owned());
+
+    /// Runs the records as a log of their own, so many a step, to its end.
+    fn run(
+        &mut self,
+        detection_id: &str,
+        records: &[InputRecord],
+        records_a_step: usize,
+    ) -> Result<Said, ContentError> {
+        let mut said = Said::default();
+        for records in records.chunks(records_a_step) {
+            said.take(detection_id, self.engine.step(records.to_vec())?);
+        }
+        said.take(detection_id, self.engine.finish(0)?);
+        self.engine.forget_partition(PARTITION);
+        Ok(said)
     }
-    let expected_file = file.with_extension("alerts.jsonl");
-    if update {
-        write_expected(&expected_file, &own).map_err(|source| ContentError::Write {
-            file: expected_file,
-            source,
-        })?;
-    } else {
-        compare(&expected_file, &own, &mut result.problems);
+}
+
+impl Said {
+    /// Adds what a step said, of this detection alone.
+    fn take(&mut self, detection_id: &str, output: StepOutput) {
+        let own = |id: &str| id == detection_id;
+        self.alerts.extend(
+            output
+                .alerts
+                .into_iter()
+                .filter(|alert| own(&alert.detection_id)),
+        );
+        let late = output
+            .late
+            .into_iter()
+            .filter(|late| late.detections.iter().any(|id| own(id)));
+        self.late.extend(late.map(|late| Late {
+            partition: late.record.partition,
+            offset: late.record.offset,
+            detections: vec![detection_id.to_owned()],
+        }));
+        self.problems.extend(
+            output
+                .dead_letters
+                .iter()
+                .map(|letter| format!("line {}: {}", letter.record.offset, letter.error)),
+        );
+        let failures = output.failures.iter();
+        self.problems
+            .extend(failures.map(|failure| format!("line {}: {}", failure.offset, failure.error)));
     }
-    Ok(result)
 }
 
 /// The events of a file as records of a log of their own; a line's number is its seq and offset.
-fn read_events(file: &Path, partition: i32) -> Result<Vec<InputRecord>, String> {
+fn read_events(file: &Path) -> Result<Vec<InputRecord>, String> {
     let text = fs::read_to_string(file)
         .map_err(|error| format!("could not read {}: {error}", file.display()))?;
     let mut records = Vec::new();
@@ -173,17 +278,20 @@ fn read_events(file: &Path, partition: i32) -> Result<Vec<InputRecord>, String> 
         .zip(text.lines())
         .filter(|(_, text)| !text.trim().is_empty() && !text.starts_with('#'))
     {
-        let mut event: Event = serde_json::from_str(text)
-            .map_err(|error| format!("{}:{line}: {error}", file.display()))?;
+        let explain = |error| format!("{}:{line}: {error}", file.display());
+        let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(explain)?;
+        let ingest_ts = fields.remove(INGEST_TS).unwrap_or_default();
+        let ingest_ts_ns: Option<i64> = serde_json::from_value(ingest_ts).map_err(explain)?;
+        let mut event: Event = serde_json::from_value(Value::Object(fields)).map_err(explain)?;
         event.seq = line;
         let mut value = Vec::new();
         event.encode_framed(&mut value);
         let key = event.host_id.as_bytes().to_vec();
         records.push(InputRecord {
             topic: Topic::Events,
-            partition,
+            partition: PARTITION,
             offset: line,
-            ingest_ts_ns: None,
+            ingest_ts_ns,
             key,
             value,
         });
@@ -191,9 +299,15 @@ fn read_events(file: &Path, partition: i32) -> Result<Vec<InputRecord>, String> 
     Ok(records)
 }
 
-fn expected(alert: &Alert) -> ExpectedAlert {
+fn expected_alert(alert: &Alert) -> ExpectedAlert {
+    let event = alert.evidence.first().map_or(0, |evidence| evidence.seq);
     ExpectedAlert {
-        event: alert.evidence.first().map_or(0, |evidence| evidence.seq),
+        event: alert.window_start.is_none().then_some(event),
+        window_start: alert.window_start,
+        window_end: alert.window_end,
+        window_state: alert.window_state.as_ref().map(ToString::to_string),
+        activity: alert.activity.to_string(),
+        folded: alert.folded,
         message: alert.message.to_string(),
         row: serde_json::from_str(&alert.row).unwrap_or_default(),
     }
@@ -213,24 +327,39 @@ fn compare(file: &Path, alerts: &[ExpectedAlert], problems: &mut Vec<String>) {
         Ok(text) => text,
         Err(error) => return problems.push(format!("could not read {}: {error}", file.display())),
     };
-    let mut wanted = Vec::new();
-    for (line, text) in (1..).zip(text.lines()) {
+    let mut surplus = alerts.to_vec();
+    let lines = (1..)
+        .zip(text.lines())
+        .filter(|(_, text)| !text.trim().is_empty());
+    for (line, text) in lines {
         match serde_json::from_str::<ExpectedAlert>(text) {
-            Ok(alert) => wanted.push(alert),
+            Ok(wanted) => match surplus.iter().position(|alert| *alert == wanted) {
+                Some(place) => drop(surplus.remove(place)),
+                None => problems.push(format!("expected, but not said: {wanted}")),
+            },
             Err(error) => problems.push(format!("{}:{line}: {error}", file.display())),
         }
     }
-    for missing in wanted.iter().filter(|alert| !alerts.contains(alert)) {
-        problems.push(format!(
-            "line {}: expected, but not said: {} {}",
-            missing.event, missing.message, missing.row
-        ));
-    }
-    for surplus in alerts.iter().filter(|alert| !wanted.contains(alert)) {
-        problems.push(format!(
-            "line {}: said, but not expected: {} {}",
-            surplus.event, surplus.message, surplus.row
-        ));
+    problems.extend(
+        surplus
+            .iter()
+            .map(|alert| format!("said, but not expected: {alert}")),
+    );
+}
+
+impl fmt::Display for ExpectedAlert {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.event, self.window_start) {
+            (Some(event), _) => write!(formatter, "line {event}: ")?,
+            (None, start) => {
+                let state = self.window_state.as_deref().unwrap_or_default();
+                write!(formatter, "window {}, {state}: ", start.unwrap_or_default())?;
+            }
+        }
+        if self.folded > 0 {
+            write!(formatter, "{} folded: ", self.folded)?;
+        }
+        write!(formatter, "{} {}", self.message, self.row)
     }
 }
 
@@ -302,5 +431,43 @@ mod tests {
         for detection in report.set.iter() {
             assert_eq!(lint(detection), Vec::<String>::new(), "{}", detection.id);
         }
+    }
+
+    /// What is said to be wrong with a detection on execve of these examples.
+    fn problems(events: &str, alerts: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tactic = folder.path().join("execution");
+        fs::create_dir_all(&tactic).expect("a folder");
+        let query = "-- title = \"t\"\n-- description = \"d\"\n-- message = \"{proc_name}\"\n-- severity = \"low\"\n\
+                     -- status = \"stable\"\nSELECT proc_name FROM events WHERE evt_type = 'execve'\n";
+        fs::write(tactic.join("d.sql"), query).expect("a detection");
+        fs::write(tactic.join("d.events.jsonl"), events).expect("events");
+        fs::write(tactic.join("d.alerts.jsonl"), alerts).expect("alerts");
+        let report = test(folder.path(), false).expect("a report");
+        assert_eq!(report.refused, Vec::new());
+        let [result] = &report.results[..] else {
+            panic!("one detection")
+        };
+        result.problems.clone()
+    }
+
+    const HIT: &str = "{\"evt_type\": \"execve\", \"proc_name\": \"sh\", \"_ingest_ts\": 7}\n";
+    const MISS: &str = "# no execve\n{\"evt_type\": \"open\"}\n";
+    const ALERT: &str = "{\"event\":1,\"message\":\"sh\",\"row\":{\"proc_name\":\"sh\"}}\n";
+
+    #[test]
+    fn what_is_wrong_with_examples_is_named() {
+        fn check(events: &str, alerts: &str, words: &str) {
+            let problems = problems(events, alerts);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].contains(words), "{problems:?}");
+        }
+        let examples = format!("{HIT}{MISS}");
+        assert_eq!(problems(&examples, ALERT), Vec::<String>::new());
+        check(HIT, ALERT, "no event is a near miss");
+        check(&examples, "", "said, but not expected: line 1: sh {");
+        let two = format!("{ALERT}{ALERT}");
+        check(&examples, &two, "expected, but not said: line 1: sh {");
+        check("{\"evt_type\": 1}", "", "events.jsonl:1: invalid type");
     }
 }

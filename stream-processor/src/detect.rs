@@ -19,6 +19,7 @@ use datafusion::common::DataFusionError;
 use datafusion::datasource::empty::EmptyTable;
 use tokio::runtime::Runtime;
 
+pub(crate) mod aggregates;
 mod batch;
 mod check;
 mod filter;

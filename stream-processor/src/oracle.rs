@@ -31,10 +31,12 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::decode::{Decoder, InputRecord, events_schema};
-use crate::detect::{LoadError, Refusal, hex};
+use crate::detect::{LoadError, hex};
 
 mod compare;
 mod fold;
+#[cfg(test)]
+mod laws;
 mod query;
 mod scan;
 #[cfg(test)]
@@ -149,9 +151,6 @@ pub enum OracleError {
     /// The folder cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A list is broken.
-    #[error("{0}")]
-    Refused(Refusal),
     /// A detection's file is broken, or holds what the oracle does not know.
     #[error("could not use {}: {reason}", file.display())]
     File {
@@ -195,15 +194,27 @@ impl Oracle {
     /// # Errors
     /// When a file of the folder cannot be used.
     pub fn load(folder: &Path) -> Result<Self, OracleError> {
+        let mut files = Vec::new();
+        crate::detect::find_files(folder, "sql", &mut files)?;
+        Self::load_files(folder, files.iter().map(PathBuf::as_path))
+    }
+
+    /// Reads these detections, with the lists of their folder.
+    ///
+    /// Must be called from a plain thread, not from an async task.
+    ///
+    /// # Errors
+    /// When a file cannot be used; broken lists are the detections' trouble that name them.
+    pub fn load_files<'a>(
+        folder: &Path,
+        files: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<Self, OracleError> {
         let lists = query::lists(folder)?;
         let events = events_schema();
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime: Arc<Runtime> = Arc::new(runtime.map_err(LoadError::Runtime)?);
-        let mut files = Vec::new();
-        crate::detect::find_files(folder, "sql", &mut files)?;
-        let queries = files
-            .iter()
-            .map(|file| Query::load(file, &lists, &events, &runtime));
+        let load = |file: &Path| Query::load(file, &lists, &events, &runtime);
+        let queries = files.into_iter().map(load);
         let mut queries = queries.collect::<Result<Vec<_>, _>>()?;
         queries.sort_by(|left, right| left.detection_id.cmp(&right.detection_id));
         Ok(Self {
@@ -227,14 +238,6 @@ impl Oracle {
         self
     }
 
-    /// Leaves one detection and drops the others.
-    #[must_use]
-    pub fn only(mut self, detection_id: &str) -> Self {
-        self.queries
-            .retain(|query| query.detection_id == detection_id);
-        self
-    }
-
     /// Says what a log should have said; its partitions may be mixed, each must be in the order of its offsets.
     ///
     /// Must be called from a plain thread, not from an async task.
@@ -242,6 +245,33 @@ impl Oracle {
     /// # Errors
     /// When a schema or a query cannot be used at all.
     pub fn run(&self, records: &[InputRecord], input: Input) -> Result<Expected, OracleError> {
+        self.ask(self.queries.iter(), records, input)
+    }
+
+    /// As [`Oracle::run`], of one detection.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_of(
+        &self,
+        detection_id: &str,
+        records: &[InputRecord],
+        input: Input,
+    ) -> Result<Expected, OracleError> {
+        let queries = self.queries.iter();
+        self.ask(
+            queries.filter(|query| query.detection_id == detection_id),
+            records,
+            input,
+        )
+    }
+
+    fn ask<'a>(
+        &self,
+        queries: impl Iterator<Item = &'a Query>,
+        records: &[InputRecord],
+        input: Input,
+    ) -> Result<Expected, OracleError> {
         let mut expected = Expected::default();
         let (table, records) = self.decode(records, &mut expected)?;
         let silence_ns = i64::try_from(self.host_silence.as_nanos()).unwrap_or(i64::MAX);
@@ -254,7 +284,7 @@ impl Oracle {
         let log = Log { table, scan, input };
         let mut candidates = Vec::new();
         let mut late = Vec::new();
-        for query in &self.queries {
+        for query in queries {
             match &query.shape {
                 Shape::Events(_) => log.of_events(query, &mut candidates)?,
                 Shape::Windows(grouped) => {

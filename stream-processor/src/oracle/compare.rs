@@ -244,7 +244,7 @@ fn differ(expected: &Found, found: &Found) -> Option<String> {
 }
 
 /// Equal, floats up to the tolerance.
-fn alike(left: &Value, right: &Value) -> bool {
+pub(super) fn alike(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(left), Value::Number(right)) if left.is_f64() || right.is_f64() => {
             let (left, right) = (

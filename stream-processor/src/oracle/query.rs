@@ -643,11 +643,7 @@ pub(super) fn lists(folder: &Path) -> Result<Lists, OracleError> {
     if below.is_dir() {
         crate::detect::find_files(&below, "csv", &mut files)?;
     }
-    let (lists, refused) = crate::detect::load_lists(&files);
-    match refused.into_iter().next() {
-        None => Ok(lists),
-        Some(refusal) => Err(OracleError::Refused(refusal)),
-    }
+    Ok(crate::detect::load_lists(&files).0)
 }
 
 /// The column of a batch that holds texts, by name.

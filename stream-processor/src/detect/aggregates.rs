@@ -1,0 +1,346 @@
+#![allow(dead_code, unused_imports)]
+//! The aggregates that windows allow, and the two that DataFusion does not have.
+//!
+//! An aggregate is allowed when its state is bounded, merging states is associative and commutative, and the merged result
+//! is that of one pass: then panes, batches, crashes and moves cannot change an answer. Tests hold each to these laws.
+//!
+//! | function | says |
+//! | --- | --- |
+//! | `sample(value, k)` | up to `k` distinct values as a list, the smallest ones as text |
+//! | `distinct_count(value, cap)` | what `count(DISTINCT value)` becomes in a window: exact up to `cap`, then `cap` |
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::mem::size_of;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, UInt64Type};
+use datafusion::common::utils::SingleRowListArrayBuilder;
+use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility,
+};
+use datafusion::physical_expr::expressions::Literal;
+
+/// Most values `sample` keeps.
+const SAMPLE_MAX: i64 = 20;
+
+/// Values that a distinct count tells apart at least; more where its threshold needs it.
+pub(crate) const DISTINCT_CAP: i64 = 256;
+/// Most values that a distinct count tells apart: 8 bytes each, in each key and pane.
+pub(crate) const DISTINCT_CAP_MAX: i64 = 10_000;
+
+/// Bytes of the state of `approx_distinct`: HyperLogLog registers.
+const APPROX_DISTINCT_BYTES: u64 = 16 << 10;
+/// Longest text that enters a window, bytes.
+pub(crate) const TEXT_BYTES_MAX: usize = 1_024;
+
+/// Every function of this module.
+pub(crate) fn all() -> Vec<Arc<AggregateUDF>> {
+    vec![
+        Arc::new(AggregateUDF::from(Keep::sample())),
+        Arc::new(AggregateUDF::from(Keep::distinct_count())),
+    ]
+}
+
+/// `distinct_count` by itself, for rewriting `count(DISTINCT ..)`.
+pub(crate) fn distinct_count() -> Arc<AggregateUDF> {
+    Arc::new(AggregateUDF::from(Keep::distinct_count()))
+}
+
+/// Bytes of one key's state at most, when the aggregate is allowed in windows; else the reason and the mend.
+///
+/// `text`: whether its value is text. `size`: the literal second argument, where it has one.
+pub(crate) fn state_bytes(
+    name: &str,
+    distinct: bool,
+    text: bool,
+    size: Option<i64>,
+) -> Result<u64, (String, String)> {
+    const NUMBER: u64 = 8;
+    let value = if text { TEXT_BYTES_MAX as u64 } else { NUMBER };
+    match (name, distinct) {
+        ("count", false) => Ok(NUMBER),
+        ("count", true) | ("distinct_count", _) => {
+            Ok(NUMBER * size.unwrap_or(DISTINCT_CAP).unsigned_abs())
+        }
+        ("sum", false) => Ok(NUMBER),
+        ("bit_and" | "bit_or" | "bit_xor" | "bool_and" | "bool_or", _) => Ok(NUMBER),
+        ("min" | "max", _) => Ok(value),
+        ("avg", false) => Ok(2 * NUMBER),
+        ("stddev" | "stddev_pop" | "var" | "var_pop", false) => Ok(3 * NUMBER),
+        ("approx_distinct", _) => Ok(APPROX_DISTINCT_BYTES),
+        ("first_value" | "last_value", _) => Ok(value + 3 * NUMBER),
+        ("sample", _) => Ok(value * size.unwrap_or(SAMPLE_MAX).unsigned_abs()),
+        (name, true) => Err((
+            format!("{name}(DISTINCT ..) keeps every value it has seen"),
+            "use count(DISTINCT ..), or the aggregate without DISTINCT".to_owned(),
+        )),
+        ("array_agg" | "string_agg", _) => Err((
+            format!("{name} keeps every value it has seen"),
+            "use sample(value, 5), which keeps up to 5 distinct values".to_owned(),
+        )),
+        ("median" | "percentile_cont" | "quantile_cont", _) => Err((
+            format!("{name} keeps every value it has seen"),
+            "use avg with stddev, or min and max".to_owned(),
+        )),
+        ("approx_percentile_cont" | "approx_percentile_cont_with_weight" | "approx_median", _) => Err((
+            format!("{name} hangs on the order in which states are merged, so a replay would not say the same"),
+            "use avg with stddev, or min and max".to_owned(),
+        )),
+        (name, _) => Err((
+            format!("{name} is none of the aggregates of windows"),
+            "use count, sum, min, max, avg, stddev, var, bool_and, bool_or, bit_and, bit_or, bit_xor, approx_distinct, first_value, last_value or sample".to_owned(),
+        )),
+    }
+}
+
+/// An aggregate that keeps a bounded set of distinct values: always the smallest, so order does not matter.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Keep {
+    what: What,
+    signature: Signature,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum What {
+    /// The values themselves, as text.
+    Texts,
+    /// A hash of each, to count them.
+    Hashes,
+}
+
+impl Keep {
+    fn sample() -> Self {
+        Self {
+            what: What::Texts,
+            signature: Signature::user_defined(Volatility::Immutable),
+        }
+    }
+
+    fn distinct_count() -> Self {
+        Self {
+            what: What::Hashes,
+            signature: Signature::user_defined(Volatility::Immutable),
+        }
+    }
+
+    fn most(&self) -> i64 {
+        match self.what {
+            What::Texts => SAMPLE_MAX,
+            What::Hashes => DISTINCT_CAP_MAX,
+        }
+    }
+}
+
+impl AggregateUDFImpl for Keep {
+    fn name(&self) -> &str {
+        match self.what {
+            What::Texts => "sample",
+            What::Hashes => "distinct_count",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, argument_types: &[DataType]) -> Result<Vec<DataType>> {
+        match argument_types {
+            [value, size] if !value.is_nested() && size.is_integer() => {
+                Ok(vec![DataType::Utf8View, DataType::Int64])
+            }
+            _ => plan_err!(
+                "{} takes a value and a number from 1 to {}",
+                self.name(),
+                self.most()
+            ),
+        }
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(match self.what {
+            What::Texts => list_of(DataType::Utf8View),
+            What::Hashes => DataType::Int64,
+        })
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        let size = args
+            .exprs
+            .get(1)
+            .and_then(|expr| expr.downcast_ref::<Literal>())
+            .and_then(|literal| match literal.value() {
+                ScalarValue::Int64(size) => *size,
+                _ => None,
+            })
+            .filter(|size| (1..=self.most()).contains(size));
+        let Some(size) = size else {
+            return exec_err!(
+                "{} takes its size as a number from 1 to {}",
+                self.name(),
+                self.most()
+            );
+        };
+        let size = size as usize;
+        Ok(match self.what {
+            What::Texts => Box::new(Texts {
+                size,
+                values: BTreeSet::new(),
+            }),
+            What::Hashes => Box::new(Hashes {
+                size,
+                values: Vec::new(),
+            }),
+        })
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        let item = match self.what {
+            What::Texts => DataType::Utf8View,
+            What::Hashes => DataType::UInt64,
+        };
+        Ok(vec![Arc::new(Field::new(args.name, list_of(item), true))])
+    }
+
+    fn default_value(&self, data_type: &DataType) -> Result<ScalarValue> {
+        match self.what {
+            What::Texts => ScalarValue::try_from(data_type),
+            What::Hashes => Ok(ScalarValue::Int64(Some(0))),
+        }
+    }
+}
+
+fn list_of(item: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new_list_field(item, true)))
+}
+
+/// Keeps the smallest texts.
+#[derive(Debug)]
+struct Texts {
+    size: usize,
+    values: BTreeSet<Box<str>>,
+}
+
+impl Texts {
+    fn take(&mut self, text: &str) {
+        let full = self.values.len() >= self.size;
+        if full && self.values.last().is_some_and(|last| text >= &**last) {
+            return;
+        }
+        if self.values.insert(text.into()) && full {
+            self.values.pop_last();
+        }
+    }
+
+    fn list(&self) -> ScalarValue {
+        let texts = self.values.iter().map(|text| Some(&**text));
+        let values = arrow::array::StringViewArray::from_iter(texts);
+        SingleRowListArrayBuilder::new(Arc::new(values)).build_list_scalar()
+    }
+}
+
+impl Accumulator for Texts {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let texts = cast(&values[0], &DataType::Utf8View)?;
+        texts
+            .as_string_view()
+            .iter()
+            .flatten()
+            .for_each(|text| self.take(text));
+        Ok(())
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        for list in states[0].as_list::<i32>().iter().flatten() {
+            self.update_batch(&[list])?;
+        }
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        Ok(vec![self.list()])
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        Ok(self.list())
+    }
+
+    fn size(&self) -> usize {
+        let texts: usize = self
+            .values
+            .iter()
+            .map(|text| text.len() + 2 * size_of::<usize>())
+            .sum();
+        size_of::<Self>() + texts
+    }
+}
+
+/// Keeps the smallest hashes, in order.
+#[derive(Debug)]
+struct Hashes {
+    size: usize,
+    values: Vec<u64>,
+}
+
+impl Hashes {
+    fn take(&mut self, hash: u64) {
+        if self.values.len() >= self.size && self.values.last().is_some_and(|last| hash >= *last) {
+            return;
+        }
+        if let Err(place) = self.values.binary_search(&hash) {
+            self.values.insert(place, hash);
+            self.values.truncate(self.size);
+        }
+    }
+}
+
+impl Accumulator for Hashes {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let texts = cast(&values[0], &DataType::Utf8View)?;
+        texts
+            .as_string_view()
+            .iter()
+            .flatten()
+            .for_each(|text| self.take(hash(text)));
+        Ok(())
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        for list in states[0].as_list::<i32>().iter().flatten() {
+            for hash in list.as_primitive::<UInt64Type>().values() {
+                self.take(*hash);
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        let values = arrow::array::UInt64Array::from(self.values.clone());
+        Ok(vec![
+            SingleRowListArrayBuilder::new(Arc::new(values)).build_list_scalar(),
+        ])
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        Ok(ScalarValue::Int64(Some(self.values.len() as i64)))
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.values.capacity() * size_of::<u64>()
+    }
+}
+
+/// A hash that stays the same over versions and machines: states outlive both. Of 10,000 values two collide once in 4 * 10^11.
+fn hash(text: &str) -> u64 {
+    #[expect(
+        deprecated,
+        reason = "SipHash 2-4 by name; the hasher that replaces it may change"
+    )]
+    let mut hasher = std::hash::SipHasher::new_with_keys(0x646f_6777, 0x6174_6368);
+    std::hash::Hasher::write(&mut hasher, text.as_bytes());
+    std::hash::Hasher::finish(&hasher)
+}
