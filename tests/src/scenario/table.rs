@@ -530,3 +530,79 @@ fn rights_withdrawn() -> Scenario {
         ..Scenario::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dogwatch_schemas::topics::Topic;
+    use dogwatch_stream_processor::decode::InputRecord;
+    use dogwatch_stream_processor::oracle::{Expected, Input, Oracle};
+
+    use super::*;
+    use crate::cache;
+    use crate::load::Generator;
+
+    /// What the usual load asks for, by the oracle alone.
+    fn asked_for() -> Expected {
+        let base_ns = 1_790_000_000_000_000_000;
+        let mut generator = Generator::new(&Load::default(), base_ns, 1);
+        let mut rows: Vec<_> = (0..Load::default().seconds)
+            .flat_map(|_| generator.next_second())
+            .collect();
+        rows.extend(generator.closing());
+        let record = |(offset, row): (usize, crate::load::Row)| InputRecord {
+            topic: Topic::Events,
+            partition: row.partition,
+            offset: offset as i64,
+            ingest_ts_ns: Some(base_ns + 3_600_000_000_000),
+            key: row.key.into_bytes(),
+            value: row.value,
+        };
+        let records: Vec<_> = rows.into_iter().enumerate().map(record).collect();
+        let oracle = Oracle::load(&cache::repository().join("tests/detections"));
+        let expected = oracle
+            .expect("the detections can be read")
+            .run(&records, Input::Live);
+        expected.expect("the load can be judged")
+    }
+
+    #[test]
+    fn the_load_asks_for_every_kind_of_word() {
+        let expected = asked_for();
+        let mut words: BTreeMap<String, usize> = BTreeMap::new();
+        for alert in &expected.alerts {
+            let state = alert.window_state.as_deref().unwrap_or("event");
+            let folded = if alert.folded > 0 { " folded" } else { "" };
+            *words
+                .entry(format!("{} {state}{folded}", alert.detection_id))
+                .or_default() += 1;
+        }
+        let due = [
+            "busiest_containers closed",
+            "failed_opens closed",
+            "failed_opens open",
+            "intruder event",
+            "intruder_folded event",
+            "intruder_folded event folded",
+            "many_ports closed",
+            "many_ports open",
+            "many_programs closed",
+            "many_programs open",
+            "many_programs_folded closed",
+            "many_programs_folded open",
+            "many_programs_folded open folded",
+            "some_opens closed",
+        ];
+        let missing: Vec<_> = due
+            .iter()
+            .filter(|word| !words.contains_key(**word))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?} are missing in {words:#?}");
+        assert!(
+            expected.late.len() > 10,
+            "{} rows are late",
+            expected.late.len()
+        );
+    }
+}
