@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             }
             Err(_) => {
                 println!(
-                    "| {} | | | | | | | | | **did not come to an end** |",
+                    "| {} | | | | | | | | | | **did not come to an end** |",
                     scenario.name
                 );
                 failed.push(format!("{}: see the message above", scenario.name));

@@ -47,6 +47,8 @@ pub struct Scenario {
     pub may_end: bool,
     /// Faults that must have struck by themselves, and not for lack of an occasion.
     pub hooks: Vec<&'static str>,
+    /// Whether words may be said again after a crash, as with `delivery = "at_least_once"`; never others.
+    pub repeats: bool,
     /// Largest message of the topic of alerts.
     pub alert_bytes_max: Option<usize>,
     /// A host not heard of for so long has its windows closed.
@@ -65,6 +67,7 @@ impl Default for Scenario {
             acts: Vec::new(),
             may_end: false,
             hooks: Vec::new(),
+            repeats: false,
             alert_bytes_max: None,
             host_silence: Duration::from_secs(600),
         }
@@ -167,8 +170,8 @@ impl Outcome {
     }
 
     /// The names of the columns of [`Outcome::row`].
-    pub const HEADING: &str = "| scenario | records | alerts | missing | extra | double | changed | aborted | seconds | notes |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
+    pub const HEADING: &str = "| scenario | records | alerts | missing | extra | double | changed | disturbed | aborted | seconds | notes |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
     /// A row of a Markdown table.
     pub fn row(&self) -> String {
@@ -178,6 +181,7 @@ impl Outcome {
             extra,
             double,
             changed,
+            disturbed,
             ..
         } = &self.alerts;
         let struck = self
@@ -196,7 +200,7 @@ impl Outcome {
         }
         notes.extend(self.failures.iter().map(|failure| format!("**{failure}**")));
         format!(
-            "| {} | {} | {expected} | {missing} | {extra} | {double} | {changed} | {} | {:.0} | {} |",
+            "| {} | {} | {expected} | {missing} | {extra} | {double} | {changed} | {disturbed} | {} | {:.0} | {} |",
             self.name,
             self.records,
             self.aborted,

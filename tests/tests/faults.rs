@@ -240,6 +240,8 @@ macro_rules! scenarios {
 
 scenarios! {
     killed_at_random_points: "killed", "needs Kafka: ./dogwatch.sh test";
+    another_takes_over: "taken over", "needs Kafka: ./dogwatch.sh test";
+    at_least_once_repeats_and_never_invents: "at least once", "needs Kafka: ./dogwatch.sh test";
     frozen_between_steps: "frozen between steps", "needs Kafka: ./dogwatch.sh test";
     frozen_in_a_transaction: "frozen in a transaction", "needs Kafka: ./dogwatch.sh test";
     processors_come_and_go: "come and go", "needs Kafka: ./dogwatch.sh test";

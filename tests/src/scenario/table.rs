@@ -28,6 +28,8 @@ pub fn scenarios(form: Form, seed: u64) -> Vec<Scenario> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut all = vec![
         killed(form, &mut random),
+        taken_over(form, &mut random),
+        at_least_once(form, &mut random),
         frozen_between_steps(form, &mut random),
         frozen_in_a_transaction(form),
         come_and_go(form, &mut random),
@@ -94,6 +96,50 @@ fn killed(form: Form, random: &mut StdRng) -> Scenario {
             "during_restore",
             "before_commit_checkpoint",
         ],
+        ..Scenario::default()
+    }
+}
+
+/// One of two is killed, without a name in the group: the other takes over what it has stored.
+fn taken_over(form: Form, random: &mut StdRng) -> Scenario {
+    let mut acts = vec![
+        Act::Start("a", None),
+        Act::Start("b", None),
+        Act::Reads("a"),
+        Act::Reads("b"),
+    ];
+    for round in 0..if form == Form::Short { 2 } else { 10 } {
+        let name = if round % 2 == 0 { "a" } else { "b" };
+        acts.extend([moment(random, 1000, 3000), Act::Kill(name)]);
+        acts.extend([
+            Act::Wait(TOO_LONG),
+            Act::Start(name, None),
+            Act::Reads(name),
+        ]);
+    }
+    Scenario {
+        name: "taken over",
+        acts,
+        ..Scenario::default()
+    }
+}
+
+/// The mode for lower latency may say again what it has said, and nothing else.
+fn at_least_once(form: Form, random: &mut StdRng) -> Scenario {
+    let mut acts = Vec::new();
+    for _ in 0..if form == Form::Short { 3 } else { 20 } {
+        acts.extend([
+            Act::Start("a", None),
+            moment(random, 300, 4000),
+            Act::Kill("a"),
+        ]);
+    }
+    Scenario {
+        name: "at least once",
+        settings: vec![("DELIVERY", "at_least_once".to_owned())],
+        instances: true,
+        acts,
+        repeats: true,
         ..Scenario::default()
     }
 }
