@@ -9,7 +9,7 @@
 -- blind_spots = ["connections of programs that a shell starts, such as nc or curl", "shells of a configured healthcheck", "connections taken over from another process; shell_on_socket sees a shell that starts on one"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1048/"]
 -- response = "Look at the command line and at the peer. If the script is not yours: cut the container off the network and keep its file system."
--- dedup_key = ["shell", "peer_ip", "peer_port"]
+-- dedup = { key = ["shell", "peer_ip", "peer_port"] }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,

@@ -9,7 +9,7 @@
 -- blind_spots = ["reads that were refused", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process"]
 -- references = ["https://attack.mitre.org/techniques/T1003/008/", "https://attack.mitre.org/techniques/T1552/001/"]
 -- response = "Find out who asked for it. Treat what the file holds as known to others: change passwords, keys and tokens."
--- dedup_key = ["file", "program"]
+-- dedup = { key = ["file", "program"] }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,

@@ -9,7 +9,7 @@
 -- blind_spots = ["code loaded into a running process", "scripts called by a relative path after a change of folder inside a shell", "scripts read from standard input"]
 -- references = ["https://attack.mitre.org/techniques/T1620/", "https://attack.mitre.org/techniques/T1027/011/"]
 -- response = "Stop the container before the process ends, if its memory can be kept; look at what brought the program there."
--- dedup_key = ["what"]
+-- dedup = { key = ["what"] }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,

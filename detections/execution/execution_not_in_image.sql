@@ -9,7 +9,7 @@
 -- blind_spots = ["scripts: what is executed is their interpreter, which is the image's", "files that were on a volume before the container's start", "programs that a loader of the image was told to load"]
 -- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1204/003/"]
 -- response = "Keep the file and its hash, look at how it came there (the process tree, downloads before it), stop the container and start it anew from the image."
--- dedup_key = ["proc_exepath"]
+-- dedup = { key = ["proc_exepath"] }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,

@@ -9,7 +9,7 @@
 -- blind_spots = ["package managers that are renamed and keep no database of the distribution's", "packages unpacked by other programs"]
 -- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1072/"]
 -- response = "Ask who installs software there and move it into the image. If nobody does: look at what was installed and what ran next."
--- dedup_key = ["program", "proc_skey"]
+-- dedup = { key = ["program", "proc_skey"] }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,

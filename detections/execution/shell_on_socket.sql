@@ -9,7 +9,7 @@
 -- blind_spots = ["relays that give the shell a pseudo-terminal; shell_with_terminal sees those in containers", "relays of other names over pipes without a name", "a shell that is not interactive, between two pipes without a name (cat fifo | sh | nc)", "sockets of other families than IPv4 and IPv6"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1095/"]
 -- response = "Cut the container off the network, keep its file system and the process tree, and block the peer."
--- dedup_key = ["shell", "proc_pkey"]
+-- dedup = { key = ["shell", "proc_pkey"] }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,

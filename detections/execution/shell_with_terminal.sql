@@ -9,7 +9,7 @@
 -- blind_spots = ["shells built or renamed so that neither file, link nor argument tells them; execution_not_in_image sees those brought into the container", "system(3) calls of a service whose container has a terminal", "shells of a configured healthcheck"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1609/"]
 -- response = "Ask who opened it. If nobody did: pause the container, keep its file system, and look at what the session's processes did."
--- dedup_key = ["proc_skey", "proc_sid"]
+-- dedup = { key = ["proc_skey", "proc_sid"] }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,

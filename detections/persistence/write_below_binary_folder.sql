@@ -9,7 +9,7 @@
 -- blind_spots = ["files moved or linked there from the same file system", "writes that were refused", "writes through a descriptor that was opened for reading, or by the kernel for io_uring", "package managers of the image; package_manager sees them"]
 -- references = ["https://attack.mitre.org/techniques/T1554/", "https://attack.mitre.org/techniques/T1036/005/"]
 -- response = "Compare the file with the image's. If it is not yours: stop the container, keep its file system, and start it anew from the image."
--- dedup_key = ["file"]
+-- dedup = { key = ["file"] }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,

@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::detect::{Detection, hex};
+use crate::engine::tasks::SlotOwner;
+use crate::window::{Overflow, Word};
 
 /// An event older than this when the broker appends it makes its alerts `delayed`, nanoseconds.
 const DELAYED_AFTER_NS: i64 = 60_000_000_000;
@@ -115,6 +117,149 @@ pub(crate) fn build(
     }
 }
 
+/// Whose window speaks, and when.
+#[derive(Debug, Clone)]
+pub(crate) struct WindowOrigin<'a> {
+    pub owner: &'a SlotOwner,
+    pub topic: &'a str,
+    pub partition: i32,
+    pub alert_ts_ns: i64,
+    pub mode: AlertMode,
+    pub losses: &'a BTreeMap<Text, i64>,
+}
+
+/// Builds the alert of a window.
+///
+/// One that has just crossed its threshold is told by the event that made it cross, which is given then.
+pub(crate) fn build_window(
+    detection: &Detection,
+    word: &Word,
+    event: Option<(&Event, &Origin<'_>)>,
+    origin: &WindowOrigin<'_>,
+) -> Alert {
+    let mut alert = match event {
+        Some((event, origin)) => build(detection, event, &word.values, origin),
+        None => {
+            let mut event = Event {
+                host_id: origin.owner.host_id.clone(),
+                host_name: origin.owner.host_name.clone(),
+                ts: word.last_time,
+                ..Event::default()
+            };
+            event.container_id = key_text(word, "container_id").unwrap_or_default();
+            event.container_full_id = key_text(word, "container_full_id");
+            event.container_name = key_text(word, "container_name");
+            event.container_image = key_text(word, "container_image");
+            event.container_image_repository = key_text(word, "container_image_repository");
+            event.k8s_pod_name = key_text(word, "k8s_pod_name");
+            event.k8s_ns_name = key_text(word, "k8s_ns_name");
+            event.proc_key = key_text(word, "proc_key").unwrap_or_default();
+            event.proc_name = key_text(word, "proc_name");
+            let single = Origin {
+                topic: origin.topic,
+                partition: origin.partition,
+                offset: -1,
+                ingest_ts_ns: None,
+                alert_ts_ns: origin.alert_ts_ns,
+                mode: origin.mode,
+                losses: origin.losses,
+            };
+            let mut alert = build(detection, &event, &word.values, &single);
+            // The rows themselves are not kept.
+            alert.evidence.clear();
+            alert
+        }
+    };
+    alert.alert_id = window_identity(detection, word, origin.owner);
+    alert.dedup_key = window_dedup_key(detection, word, origin.owner);
+    alert.window_start = Some(word.start);
+    alert.window_end = Some(word.end);
+    alert.window_state = Some(if word.closed { "closed" } else { "open" }.into());
+    alert.clock_stepped = word.stepped;
+    if word.closed && word.repeated {
+        alert.activity = "update".into();
+    }
+    if word.overflow > 0 {
+        alert.incomplete = true;
+        let losses = alert.losses.get_or_insert_default();
+        losses.insert("keys_over_cap".into(), word.overflow as i64);
+    }
+    alert
+}
+
+/// Builds the alert that says that a group of detections counts no further keys in a pane.
+pub(crate) fn build_overflow(
+    detections: &[&str],
+    overflow: &Overflow,
+    keys_max: usize,
+    origin: &WindowOrigin<'_>,
+) -> Alert {
+    let names = detections.join(", ");
+    let start = overflow.start.to_string();
+    let partition = origin.partition.to_string();
+    let identity = digest([STATE_OVERFLOW, &names, &partition, &start], 16);
+    let row = serde_json::json!({
+        "detections": detections, "partition": origin.partition, "keys_max": keys_max,
+        "window_start": overflow.start, "window_end": overflow.end,
+    });
+    Alert {
+        alert_id: identity.as_str().into(),
+        dedup_key: format!("{STATE_OVERFLOW}/{}", digest([&*names, &partition], 8)).into(),
+        message: format!(
+            "{names}: {keys_max} keys in partition {partition} and one pane of their windows are counted, rows of further keys are not"
+        )
+        .into(),
+        detection_id: STATE_OVERFLOW.into(),
+        detection_title: "Windows are full".into(),
+        detection_description: "More keys came in one pane than windows.keys_max allows; what these detections say of it is incomplete. Somebody may be flooding them.".into(),
+        detection_status: "stable".into(),
+        severity: "medium".into(),
+        priority: "Warning".into(),
+        risk: 45,
+        response: Some("Look at which key grows; raise windows.keys_max if the fleet is this large.".into()),
+        event_ts: overflow.start,
+        alert_ts: origin.alert_ts_ns,
+        window_start: Some(overflow.start),
+        window_end: Some(overflow.end),
+        window_state: Some("open".into()),
+        host_id: origin.owner.host_id.clone(),
+        host_name: origin.owner.host_name.clone(),
+        row: row.to_string().into(),
+        incomplete: true,
+        mode: origin.mode.name().into(),
+        activity: "create".into(),
+        ..Alert::default()
+    }
+}
+
+/// What stands for a detection where the engine itself speaks of its windows.
+const STATE_OVERFLOW: &str = "state_overflow";
+
+fn key_text(word: &Word, column: &str) -> Option<Text> {
+    word.columns.get(column)?.as_str().map(Into::into)
+}
+
+/// 32 hexadecimal digits of the SHA-256 over detection id, content hash, host, keys, start and stretch of the host's time.
+fn window_identity(detection: &Detection, word: &Word, owner: &SlotOwner) -> Text {
+    let start = word.start.to_string();
+    let parts = [
+        detection.id.as_str(),
+        &detection.content_hash,
+        "window",
+        &owner.host_id,
+        &word.keys,
+        &start,
+        &owner.segment,
+    ];
+    digest(parts, 16).into()
+}
+
+/// As for single events; the container is the key of that name, where there is one.
+fn window_dedup_key(detection: &Detection, word: &Word, owner: &SlotOwner) -> Text {
+    let container = key_text(word, "container_id").unwrap_or_default();
+    dedup_key_of(detection, &owner.host_id, &container, &word.values)
+}
+
 /// 32 hexadecimal digits of the SHA-256 over detection id, content hash, host id, sensor run and seq, joined by NUL.
 fn identity(detection: &Detection, event: &Event) -> Text {
     let seq = event.seq.to_string();
@@ -133,13 +278,23 @@ fn identity(detection: &Detection, event: &Event) -> Text {
 
 /// The detection's id and 16 hexadecimal digits over host, container and the columns that the header names.
 fn dedup_key(detection: &Detection, event: &Event, row: &Map<String, Value>) -> Text {
+    dedup_key_of(detection, &event.host_id, &event.container_id, row)
+}
+
+fn dedup_key_of(
+    detection: &Detection,
+    host_id: &str,
+    container_id: &str,
+    row: &Map<String, Value>,
+) -> Text {
     let values = detection
         .header
-        .dedup_key
+        .dedup
+        .key
         .iter()
         .map(|column| row.get(column).map_or_else(String::new, Value::to_string));
     let values: Vec<String> = values.collect();
-    let parts = [&*event.host_id, &*event.container_id]
+    let parts = [host_id, container_id]
         .into_iter()
         .chain(values.iter().map(String::as_str));
     format!("{}/{}", detection.id, digest(parts, 8)).into()

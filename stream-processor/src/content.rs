@@ -386,7 +386,7 @@ pub fn lint(detection: &Detection) -> Vec<String> {
         ("false_positives", header.false_positives.is_empty()),
         ("blind_spots", header.blind_spots.is_empty()),
         ("references", header.references.is_empty()),
-        ("dedup_key", header.dedup_key.is_empty()),
+        ("dedup", header.dedup.key.is_empty()),
         ("response", header.response.is_none()),
     ];
     remarks.extend(

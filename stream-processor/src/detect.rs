@@ -3,11 +3,11 @@
 //! ```text
 //! <tactic>/<name>.sql ─► sql_file ─► header ─┐
 //! lists/<name>.csv ────► lists ──► session ─► check ─► plan ─┬─► filter
-//!                                                            └─► general
+//!                                                            ├─► general
+//!                                                            └─► windowed
 //! ```
 //! A file that cannot be loaded is refused with line, reason and mend; the others load.
 //! Nothing here knows Kafka, Avro or a clock: what a detection says of an event hangs on the event and the lists.
-//! Detections over windows will be a third kind of plan beside filter and general.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,13 +34,15 @@ mod session;
 mod sql_file;
 #[cfg(test)]
 mod tests;
+pub(crate) mod window;
+pub(crate) mod windowed;
 
 pub(crate) use batch::{Match, project, take_rows};
-pub use header::{Header, Severity, Status};
+pub use header::{Dedup, Header, Severity, Status};
 pub(crate) use lists::{Lists, load as load_lists};
 pub use message::Template;
-pub(crate) use sql_file::hex;
 pub use sql_file::{Refusal, SqlFile};
+pub(crate) use sql_file::{hex, unhex};
 
 use plan::Plan;
 use session::{EVENTS, Session, column_names};
@@ -79,10 +81,10 @@ impl Detection {
         self.plan.columns()
     }
 
-    /// True when its query is a filter; others cost a plan's run for each batch.
+    /// True unless its query costs a plan's run of its own for each batch.
     #[must_use]
     pub fn filters(&self) -> bool {
-        matches!(self.plan, Plan::Filter(_))
+        !matches!(self.plan, Plan::General(_))
     }
 }
 
@@ -243,15 +245,20 @@ impl<'a> Loader<'a> {
         header.check_columns(&sql_file, &outputs)?;
         let replan =
             |session: &Session| check(session).map_err(|fault| DataFusionError::Plan(fault.reason));
+        let source = plan::Source {
+            file: &sql_file,
+            header: &header,
+            columns: &columns,
+        };
         let plan = Plan::try_new(
             &self.session,
             checked,
+            &source,
             &self.events,
             &self.lists,
             &self.runtime,
             replan,
-        )
-        .map_err(|error| check::explain(&sql_file, &error, &columns))?;
+        )?;
         let content_hash = sql_file.content_hash;
         Ok(Detection {
             id,

@@ -1,40 +1,64 @@
 //! The engine: records of the log in, alerts out, one step at a time.
 //!
 //! ```text
-//! records ─► decode ─► history (marks, repeats, keys) ─► matcher ─► decode matches whole ─► alert
+//!                                                 ┌─► matcher: single events ─┐
+//! records ─► decode ─► tasks (repeats, hosts' time) ─┤                            ├─► alert ─► fold
+//!                                                 └─► windows: panes, closes ───┘
 //! ```
 //! What it says of a record is a function of the log before it and of the loaded detections: not of how the records were
 //! cut into steps, nor of which partitions share one. It does no I/O; the clock only stamps `alert_ts`.
-//! Panes, baselines and sequences will stand between `history` and `matcher`, with their state beside `History`.
+//! Its state is a task's: [`Engine::checkpoint`] gives it as records, [`Engine::restore`] takes them back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewArray};
-use arrow::datatypes::Int64Type;
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, StringViewArray, TimestampNanosecondArray,
+};
+use arrow::datatypes::{Int64Type, TimestampNanosecondType};
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::decode::SchemaError;
-use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::records::{Alert, Event};
 use serde_json::Value;
 
-use crate::alert::{self, AlertMode, Origin};
+use crate::alert::{self, AlertMode, Origin, WindowOrigin};
 use crate::decode::{DeadLetter, Decoded, Decoder, InputRecord, RejectError, events_schema};
 use crate::detect::{DetectionSet, json};
+use crate::window::{
+    self, Bound, Missed, Overflow, Progress, Rows, Shown, WindowOutput, Windows, Word,
+};
 
-mod history;
+mod fold;
 mod matcher;
+pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 
-use history::{History, Losses, Place};
+use fold::{Folds, Verdict, with_prefix};
 use matcher::{Found, Matcher, Unjudged};
+use tasks::{End, EndKind, Heard, Losses, Place, SlotOwner, Tasks, partition_of};
 
 /// Columns that the engine itself reads.
-const OWN_COLUMNS: [&str; 5] = ["host_id", "sensor_run", "seq", "evt_type", "evt_losses"];
+const OWN_COLUMNS: [&str; 7] = [
+    "host_id",
+    "host_name",
+    "sensor_run",
+    "seq",
+    "ts",
+    "evt_type",
+    "evt_losses",
+];
+
+/// What the names of stored hosts begin with.
+const HOSTS: &str = "hosts/";
+/// Hosts in one stored piece: with many runs some 1 to 2 kB each, 512 KiB at most together.
+const HOSTS_PER_PIECE: usize = 250;
+/// Rows of this type say that the clock was stepped.
+const CLOCK_STEP: &str = "clock_step";
 
 /// Rows of this type say how far a sensor has got; SQL does not see them.
 const MARK: &str = "mark";
@@ -48,9 +72,12 @@ pub enum EngineError {
     /// A batch could not be built.
     #[error("could not build the step's batch")]
     Batch(#[from] ArrowError),
-    /// A batch could not be routed to the detections.
-    #[error("could not route the step's batch")]
+    /// A batch could not be routed to the detections, or their windows could not take it.
+    #[error("could not run the detections over the step's batch")]
     Route(#[from] DataFusionError),
+    /// The state could not be written or read.
+    #[error("could not store or restore the state of a task")]
+    State(#[from] serde_json::Error),
 }
 
 /// What came of a step.
@@ -161,14 +188,20 @@ pub struct Engine {
     evidence_topic: Text,
     decoder: Decoder,
     matcher: Matcher,
-    history: History,
+    tasks: Tasks,
+    windows: Windows,
+    options: WindowOptions,
+    folds: Folds,
+    /// Offsets below which a partition's records are replayed, muted: what they say was said before.
+    live_from: BTreeMap<i32, i64>,
 }
 
 impl Engine {
     /// Makes an engine; sensors of this version need no schema registered.
     ///
     /// # Errors
-    /// When the schema of events cannot be compiled for the columns that the detections read.
+    /// When the schema of events cannot be compiled for the columns that the detections read, or their windows' operators
+    /// cannot be made.
     pub fn new(set: DetectionSet, mode: AlertMode) -> Result<Self, EngineError> {
         let mut columns: BTreeSet<&str> = set
             .iter()
@@ -177,14 +210,30 @@ impl Engine {
         columns.extend(OWN_COLUMNS);
         let decoder = Decoder::new(&columns)?;
         let matcher = Matcher::new(&set, &events_schema());
+        let options = WindowOptions::default();
         Ok(Self {
             decoder,
             matcher,
+            tasks: Tasks::new(options.host_silence),
+            windows: Windows::new(&set, &events_schema(), &options)?,
+            options,
+            folds: Folds::default(),
+            live_from: BTreeMap::new(),
             set,
             mode,
             evidence_topic: "local".into(),
-            history: History::default(),
         })
+    }
+
+    /// Says what windows may take; before the first step.
+    ///
+    /// # Errors
+    /// When the windows' operators cannot be made.
+    pub fn with_windows(mut self, options: WindowOptions) -> Result<Self, EngineError> {
+        self.tasks = Tasks::new(options.host_silence);
+        self.windows = Windows::new(&self.set, &events_schema(), &options)?;
+        self.options = options;
+        Ok(self)
     }
 
     /// Names the topic that evidence is said to come from: a Kafka topic, `local` (the default) or `capture`.
@@ -198,6 +247,12 @@ impl Engine {
     #[must_use]
     pub fn detections(&self) -> &DetectionSet {
         &self.set
+    }
+
+    /// How much memory each detection over windows can take in one task, by name.
+    #[must_use]
+    pub fn bounds(&self) -> Vec<(&str, Bound)> {
+        bounds(&self.set, self.options.keys_max)
     }
 
     /// Makes a writer's schema of events known, as JSON.
@@ -216,13 +271,10 @@ impl Engine {
 
     /// Forgets what it knows of a partition that is no longer its own.
     pub fn forget_partition(&mut self, partition: i32) {
-        self.history.forget(partition);
-    }
-
-    /// Says what windows may take.
-    #[must_use]
-    pub fn with_windows(self, _options: WindowOptions) -> Self {
-        self
+        self.tasks.forget(partition);
+        self.windows.forget(partition);
+        self.folds.forget(partition);
+        self.live_from.remove(&partition);
     }
 
     /// What changed in a task since the last call, or all of it.
@@ -231,43 +283,102 @@ impl Engine {
     /// When a piece cannot be written.
     pub fn checkpoint(
         &mut self,
-        _partition: i32,
-        _full: bool,
+        partition: i32,
+        full: bool,
     ) -> Result<Vec<StateRecord>, EngineError> {
-        Ok(Vec::new())
+        let mut records = self.windows.store(partition, full)?;
+        records.extend(self.folds.store(partition, full)?);
+        let hosts = self.tasks.store(partition, HOSTS_PER_PIECE)?;
+        records.extend(
+            hosts
+                .into_iter()
+                .enumerate()
+                .map(|(piece, hosts)| StateRecord {
+                    key: format!("{HOSTS}{piece:06}"),
+                    value: Some(hosts),
+                }),
+        );
+        Ok(records)
     }
 
     /// Takes a task over as its last checkpoint left it. What is read below `live_from` was said before: it is replayed muted.
+    /// Returns how many pieces of windows are dropped because no detection keeps such states any more.
     ///
     /// # Errors
     /// When a piece cannot be read.
     pub fn restore(
         &mut self,
-        _partition: i32,
-        _state: BTreeMap<String, Vec<u8>>,
-        _live_from: i64,
-    ) -> Result<(), EngineError> {
-        Ok(())
+        partition: i32,
+        state: BTreeMap<String, Vec<u8>>,
+        live_from: i64,
+    ) -> Result<usize, EngineError> {
+        self.forget_partition(partition);
+        let hosts: Vec<&[u8]> = with_prefix(&state, HOSTS)
+            .map(|(_, hosts)| hosts.as_slice())
+            .collect();
+        self.tasks.restore(partition, &hosts)?;
+        let slots = self.tasks.slots(partition);
+        let dropped = self.windows.restore(&self.set, partition, &state, &slots)?;
+        self.folds.restore(partition, &state)?;
+        self.live_from.insert(partition, live_from);
+        Ok(dropped)
     }
 
     /// Says whether a task waits for time to pass: an idle partition needs a mark to get on.
     #[must_use]
-    pub fn waits(&self, _partition: i32) -> bool {
-        false
+    pub fn waits(&self, partition: i32) -> bool {
+        self.windows.waits(partition) || self.folds.waits(partition)
     }
 
     /// How large the state of all tasks is.
     #[must_use]
     pub fn state_size(&self) -> StateSize {
-        StateSize::default()
+        let (panes, keys, bytes) = self.windows.size();
+        let tasks = self.tasks.partitions().len() as u64;
+        let bounds = self.bounds();
+        let bound_bytes = bounds.iter().map(|(_, bound)| bound.bytes()).sum::<u64>();
+        StateSize {
+            panes,
+            keys,
+            bytes,
+            bound_bytes: bound_bytes.saturating_mul(tasks),
+        }
     }
 
     /// Ends a bounded input: every open window closes.
     ///
     /// # Errors
     /// When the last step fails as a whole.
-    pub fn finish(&mut self, _now_ns: i64) -> Result<StepOutput, EngineError> {
-        Ok(StepOutput::default())
+    pub fn finish(&mut self, now_ns: i64) -> Result<StepOutput, EngineError> {
+        let mut output = StepOutput::default();
+        let slots: Vec<(i64, i64)> = self
+            .tasks
+            .partitions()
+            .into_iter()
+            .flat_map(|partition| self.tasks.slots(partition))
+            .map(|(slot, (high, _))| (slot, high))
+            .collect();
+        let highs: BTreeMap<i64, i64> = slots.iter().copied().collect();
+        let numbers: Vec<i64> = highs.keys().copied().collect();
+        let windows = self.windows.finish(&self.set, &numbers, u32::MAX)?;
+        let mut said = Vec::new();
+        for slot in &numbers {
+            said.extend(self.end_periods(*slot, i64::MAX));
+        }
+        let mut candidates: Vec<Candidate> = windows
+            .words
+            .iter()
+            .map(|word| self.window_candidate(word, None, highs[&word.slot], now_ns))
+            .collect();
+        candidates.sort_by(|left, right| left.order.cmp(&right.order));
+        for candidate in candidates {
+            said.extend(self.fold(candidate));
+        }
+        for slot in &numbers {
+            said.extend(self.end_periods(*slot, i64::MAX));
+        }
+        output.alerts = said;
+        Ok(output)
     }
 
     /// Takes the next records, each partition's in the order of its offsets.
@@ -311,35 +422,90 @@ impl Engine {
         now_ns: i64,
         output: &mut StepOutput,
     ) -> Result<Vec<InputRecord>, EngineError> {
-        let decoded = self.decoder.decode(records)?;
+        let mut decoded = self.decoder.decode(records)?;
         let columns = Columns::of(&decoded)?;
         let admitted = self.admit(&decoded, &columns, output);
-        let rows: Vec<u32> = admitted.keys().copied().collect();
+        let rows: Vec<u32> = admitted.shown.iter().map(|shown| shown.row).collect();
         let (found, unjudged) =
             self.matcher
                 .run(&self.set, &decoded.batch, columns.event_type, &rows)?;
+        let windows = if self.windows.is_empty() {
+            WindowOutput::default()
+        } else {
+            let rows = Rows {
+                batch: &decoded.batch,
+                event_types: columns.event_type,
+                shown: &admitted.shown,
+                progress: &admitted.progress,
+                ends: self.tasks.ends(),
+            };
+            self.windows.step(&self.set, &rows)?
+        };
+        let heard = |record: &InputRecord| !self.muted(record);
         output.failures.extend(
             unjudged
                 .iter()
+                .filter(|unjudged| heard(&decoded.records[unjudged.row as usize]))
                 .map(|unjudged| self.failure(&decoded, unjudged)),
         );
-        self.alerts(&decoded, &admitted, &found, now_ns, output);
-        output.dead_letters.extend(decoded.dead_letters);
+        for (row, missed) in windows.late.iter() {
+            let record = &decoded.records[*row as usize];
+            if heard(record) {
+                output.counts.late += 1;
+                output.late.push(self.late_row(record, missed));
+            }
+        }
+        self.say(&decoded, &admitted, &found, &windows, now_ns, output);
+        let letters = std::mem::take(&mut decoded.dead_letters);
+        output.dead_letters.extend(
+            letters
+                .into_iter()
+                .filter(|letter| !self.muted(&letter.record)),
+        );
         output.unknown_schemas.extend(decoded.unknown_schemas);
+        self.unmute(&decoded.records);
         Ok(decoded.rest)
     }
 
-    /// Rows that detections may see, each with what its sensor said is lost so far.
+    /// Whether a record is only replayed.
+    fn muted(&self, record: &InputRecord) -> bool {
+        self.live_from
+            .get(&record.partition)
+            .is_some_and(|live_from| record.offset < *live_from)
+    }
+
+    /// Forgets where replays ended that are over.
+    fn unmute(&mut self, records: &[InputRecord]) {
+        if self.live_from.is_empty() {
+            return;
+        }
+        for record in records {
+            if !self.muted(record) {
+                self.live_from.remove(&record.partition);
+            }
+        }
+    }
+
+    /// Rows that detections may see, each with its place in time and what its sensor said is lost so far.
     fn admit(
         &mut self,
         decoded: &Decoded,
         columns: &Columns<'_>,
         output: &mut StepOutput,
-    ) -> BTreeMap<u32, Arc<Losses>> {
-        let mut admitted = BTreeMap::new();
+    ) -> Admitted {
+        self.tasks.begin_batch();
+        let keeps_time = !self.windows.is_empty()
+            || self
+                .set
+                .iter()
+                .any(|detection| detection.header.dedup.period.is_some());
+        let mut admitted = Admitted::default();
         for (row, record) in decoded.records.iter().enumerate() {
             let (host_id, sensor_run) = (columns.host_id.value(row), columns.sensor_run.value(row));
-            if record.key != host_id.as_bytes() {
+            if *record.key != *host_id.as_bytes() {
+                if self.muted(record) {
+                    continue;
+                }
                 let key = String::from_utf8_lossy(&record.key).into_owned();
                 let error = RejectError::KeyDisagrees {
                     host_id: host_id.to_owned(),
@@ -351,47 +517,149 @@ impl Engine {
                 });
                 continue;
             }
-            match self.history.take(
-                record.partition,
-                record.offset,
+            let event_type = columns.event_type.value(row);
+            let heard = Heard {
+                partition: record.partition,
+                offset: record.offset,
+                row: row as u32,
                 host_id,
                 sensor_run,
-                columns.seq.value(row),
-            ) {
+                seq: columns.seq.value(row),
+                ts: columns.ts.value(row),
+                ingest_ts: record.ingest_ts_ns,
+                clock_step: event_type == CLOCK_STEP,
+            };
+            let moment = match self.tasks.take(&heard) {
                 Place::Repeated => {
                     output.counts.repeated += 1;
                     continue;
                 }
-                Place::New { missing } => output.counts.missing += missing,
+                Place::New { missing, moment } => {
+                    output.counts.missing += missing;
+                    moment
+                }
+            };
+            self.tasks
+                .note_name(record.partition, columns.host_name.value(row));
+            if keeps_time {
+                admitted
+                    .progress
+                    .note(row as u32, moment.slot, moment.high_after);
             }
-            if columns.event_type.value(row) == MARK {
+            if event_type == MARK {
                 output.counts.marks += 1;
-                self.history.note_losses(
-                    record.partition,
-                    host_id,
-                    sensor_run,
-                    columns.losses(row),
-                );
+                self.tasks
+                    .note_losses(record.partition, columns.losses(row));
                 continue;
             }
             output.counts.events += 1;
-            admitted.insert(
-                row as u32,
-                self.history.losses(record.partition, host_id, sensor_run),
-            );
+            admitted.shown.push(Shown {
+                row: row as u32,
+                moment,
+            });
+            admitted.losses.push(self.tasks.losses(record.partition));
         }
         admitted
     }
 
-    /// Builds the alerts of what was found; each matched event is decoded whole once.
-    fn alerts(
+    fn late_row(&self, record: &InputRecord, missed: &Missed) -> LateRow {
+        let mut detections: Vec<String> = missed
+            .detections
+            .iter()
+            .map(|detection| self.set.at(*detection).id.clone())
+            .collect();
+        detections.sort_unstable();
+        LateRow {
+            record: record.clone(),
+            detections,
+            late_ns: missed.late_ns,
+        }
+    }
+
+    /// Builds the alerts of what was found, folds their repeats, and says what is left, in the order of the log.
+    fn say(
         &mut self,
         decoded: &Decoded,
-        admitted: &BTreeMap<u32, Arc<Losses>>,
+        admitted: &Admitted,
         found: &[Found],
+        windows: &WindowOutput,
         now_ns: i64,
         output: &mut StepOutput,
     ) {
+        let mut candidates = self.single_candidates(decoded, admitted, found, now_ns, output);
+        for word in &windows.words {
+            let time = admitted.time_of(word, self.tasks.ends());
+            let event = if word.closed {
+                None
+            } else {
+                match self
+                    .decoder
+                    .decode_whole(&decoded.records[word.row as usize])
+                {
+                    Ok(event) => Some((event, word.row)),
+                    Err(_) => None,
+                }
+            };
+            let event = event.map(|(event, row)| {
+                (
+                    event,
+                    &decoded.records[row as usize],
+                    admitted.losses_of(row),
+                )
+            });
+            candidates.push(self.window_candidate(word, event, time, now_ns));
+        }
+        candidates.extend(
+            windows
+                .overflows
+                .iter()
+                .map(|overflow| self.overflow_candidate(overflow, now_ns)),
+        );
+        candidates.sort_by(|left, right| left.order.cmp(&right.order));
+        let mut ends = self.tasks.ends().to_vec().into_iter().peekable();
+        let mut said: Vec<(u32, Alert)> = Vec::new();
+        for candidate in candidates {
+            let row = candidate.order.row;
+            while let Some(end) = ends.next_if(|end| end.row <= row) {
+                said.extend(
+                    self.end_periods(end.slot, i64::MAX)
+                        .into_iter()
+                        .map(|alert| (end.row, alert)),
+                );
+            }
+            said.extend(self.end_due(&admitted.progress, candidate.slot, candidate.time));
+            said.extend(self.fold(candidate).map(|alert| (row, alert)));
+        }
+        for end in ends {
+            said.extend(
+                self.end_periods(end.slot, i64::MAX)
+                    .into_iter()
+                    .map(|alert| (end.row, alert)),
+            );
+        }
+        for (slot, high) in admitted.progress.highs() {
+            said.extend(self.end_due(&admitted.progress, slot, high));
+        }
+        said.sort_by_key(|(row, _)| *row);
+        let heard = said
+            .into_iter()
+            .filter(|(row, _)| !self.muted(&decoded.records[*row as usize]));
+        output.alerts.extend(heard.map(|(_, mut alert)| {
+            alert.alert_ts = now_ns;
+            alert
+        }));
+    }
+
+    /// The alerts of single events; each matched event is decoded whole once.
+    fn single_candidates(
+        &mut self,
+        decoded: &Decoded,
+        admitted: &Admitted,
+        found: &[Found],
+        now_ns: i64,
+        output: &mut StepOutput,
+    ) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
         for of_one_row in found.chunk_by(|(_, left), (_, right)| left.row == right.row) {
             let row = of_one_row[0].1.row;
             let record = &decoded.records[row as usize];
@@ -405,20 +673,152 @@ impl Engine {
                     continue;
                 }
             };
-            let origin = Origin {
-                topic: &self.evidence_topic,
-                partition: record.partition,
-                offset: record.offset,
-                ingest_ts_ns: record.ingest_ts_ns,
-                alert_ts_ns: now_ns,
-                mode: self.mode,
-                losses: &admitted[&row],
+            let losses = admitted.losses_of(row);
+            let Some(shown) = admitted.shown_at(row) else {
+                continue;
             };
-            let alerts = of_one_row.iter().map(|(detection, found)| {
-                alert::build(self.set.at(*detection), &event, &found.values, &origin)
-            });
-            output.alerts.extend(alerts);
+            for (detection, found) in of_one_row {
+                let origin = self.origin(record, losses, now_ns);
+                let own = self.set.at(*detection);
+                candidates.push(Candidate {
+                    order: Order::of(row, Class::Single, i64::MIN, &own.id, ""),
+                    slot: shown.moment.slot,
+                    time: shown.moment.high_after,
+                    detection: Some(*detection),
+                    repeated: false,
+                    early: false,
+                    alert: alert::build(own, &event, &found.values, &origin),
+                });
+            }
         }
+        candidates
+    }
+
+    fn origin<'a>(&'a self, record: &InputRecord, losses: &'a Losses, now_ns: i64) -> Origin<'a> {
+        Origin {
+            topic: &self.evidence_topic,
+            partition: record.partition,
+            offset: record.offset,
+            ingest_ts_ns: record.ingest_ts_ns,
+            alert_ts_ns: now_ns,
+            mode: self.mode,
+            losses,
+        }
+    }
+
+    /// The alert of a window; `event` is the one that made it cross its threshold, where it is not over yet.
+    fn window_candidate(
+        &self,
+        word: &Word,
+        event: Option<(Event, &InputRecord, &Losses)>,
+        time: i64,
+        now_ns: i64,
+    ) -> Candidate {
+        let own = self.set.at(word.detection);
+        let owner = self.tasks.owner(word.slot);
+        let losses = self.tasks.losses_of(word.slot).unwrap_or_default();
+        let origin = self.window_origin(&owner, word.slot, &losses, now_ns);
+        let event = event
+            .as_ref()
+            .map(|(event, record, losses)| (event, self.origin(record, losses, now_ns)));
+        let event = event.as_ref().map(|(event, origin)| (*event, origin));
+        let class = if word.closed {
+            Class::Close
+        } else {
+            Class::Early
+        };
+        Candidate {
+            order: Order::of(word.row, class, word.end, &own.id, &word.keys),
+            slot: word.slot,
+            time,
+            detection: Some(word.detection),
+            repeated: word.closed && word.repeated,
+            early: !word.closed,
+            alert: alert::build_window(own, word, event, &origin),
+        }
+    }
+
+    fn overflow_candidate(&self, overflow: &Overflow, now_ns: i64) -> Candidate {
+        let owner = self.tasks.owner(overflow.slot);
+        let losses = Losses::new();
+        let origin = self.window_origin(&owner, overflow.slot, &losses, now_ns);
+        let mut names: Vec<&str> = overflow
+            .detections
+            .iter()
+            .map(|detection| self.set.at(*detection).id.as_str())
+            .collect();
+        names.sort_unstable();
+        Candidate {
+            order: Order::of(overflow.row, Class::Early, overflow.end, "", ""),
+            slot: overflow.slot,
+            time: i64::MIN,
+            detection: None,
+            repeated: false,
+            early: false,
+            alert: alert::build_overflow(&names, overflow, self.options.keys_max, &origin),
+        }
+    }
+
+    fn window_origin<'a>(
+        &'a self,
+        owner: &'a SlotOwner,
+        slot: i64,
+        losses: &'a Losses,
+        now_ns: i64,
+    ) -> WindowOrigin<'a> {
+        WindowOrigin {
+            owner,
+            topic: &self.evidence_topic,
+            partition: partition_of(slot),
+            alert_ts_ns: now_ns,
+            mode: self.mode,
+            losses,
+        }
+    }
+
+    /// Says an alert or counts it.
+    fn fold(&mut self, candidate: Candidate) -> Option<Alert> {
+        let Some(detection) = candidate.detection else {
+            return Some(candidate.alert);
+        };
+        let partition = partition_of(candidate.slot);
+        if candidate.repeated {
+            // The last word on a window follows its first.
+            let counted = self.folds.was_counted(partition, &candidate.alert.alert_id);
+            return (!counted).then_some(candidate.alert);
+        }
+        let dedup = &self.set.at(detection).header.dedup;
+        match self
+            .folds
+            .take(candidate.slot, candidate.time, dedup, &candidate.alert)
+        {
+            Verdict::Say => Some(candidate.alert),
+            Verdict::Count => {
+                if candidate.early {
+                    self.folds
+                        .count_window(partition, &candidate.alert.alert_id);
+                }
+                None
+            }
+        }
+    }
+
+    /// Ends the periods of a slot up to a time; each with the row that ended it.
+    fn end_due(&mut self, progress: &Progress, slot: i64, time: i64) -> Vec<(u32, Alert)> {
+        if !self.folds.due(slot, time) {
+            return Vec::new();
+        }
+        let row = |end: i64| progress.reaches(slot, end, u32::MAX).unwrap_or(0);
+        let ended = self.folds.end(slot, time);
+        ended
+            .into_iter()
+            .map(|(end, alert)| (row(end), alert))
+            .collect()
+    }
+
+    fn end_periods(&mut self, slot: i64, until: i64) -> Vec<Alert> {
+        let ended = self.folds.end(slot, until);
+        ended.into_iter().map(|(_, alert)| alert).collect()
     }
 
     fn failure(&self, decoded: &Decoded, unjudged: &Unjudged) -> Failure {
@@ -432,9 +832,108 @@ impl Engine {
     }
 }
 
+/// How much memory each detection over windows can take in one task, by name.
+#[must_use]
+pub fn bounds(set: &DetectionSet, keys_max: usize) -> Vec<(&str, Bound)> {
+    set.iter()
+        .filter_map(|detection| Some((detection.id.as_str(), window::bound(detection, keys_max)?)))
+        .collect()
+}
+
+/// The rows of a batch that detections may see, and how time went on in it.
+#[derive(Debug, Default)]
+struct Admitted {
+    shown: Vec<Shown>,
+    /// What the sensor of each shown row said is lost so far.
+    losses: Vec<Option<Arc<Losses>>>,
+    progress: Progress,
+}
+
+/// What is not lost.
+static NO_LOSSES: Losses = Losses::new();
+
+impl Admitted {
+    fn place(&self, row: u32) -> Option<usize> {
+        self.shown
+            .binary_search_by_key(&row, |shown| shown.row)
+            .ok()
+    }
+
+    fn shown_at(&self, row: u32) -> Option<&Shown> {
+        self.place(row).map(|place| &self.shown[place])
+    }
+
+    fn losses_of(&self, row: u32) -> &Losses {
+        let losses = self
+            .place(row)
+            .and_then(|place| self.losses[place].as_deref());
+        losses.unwrap_or(&NO_LOSSES)
+    }
+
+    /// The host's time after the row that made a window speak.
+    fn time_of(&self, word: &Word, ends: &[End]) -> i64 {
+        let ended = ends
+            .iter()
+            .find(|end| end.row == word.row && end.slot == word.slot);
+        match ended.map(|end| end.kind) {
+            Some(EndKind::Silence { flush_high }) => flush_high,
+            Some(EndKind::Step { high }) => high,
+            None => self.progress.at(word.slot, word.row).unwrap_or(word.end),
+        }
+    }
+}
+
+/// An alert before its repeats are folded.
+#[derive(Debug)]
+struct Candidate {
+    order: Order,
+    slot: i64,
+    /// Its host's time after the row that caused it.
+    time: i64,
+    /// The detection's place in the set; none where the engine itself speaks.
+    detection: Option<usize>,
+    /// The last word on a window that spoke before.
+    repeated: bool,
+    /// The first word on a window that is not over.
+    early: bool,
+    alert: Alert,
+}
+
+/// What a row causes, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Close,
+    Early,
+    Single,
+}
+
+/// Where an alert stands among others: by the row that caused it, never by how rows were cut into steps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    row: u32,
+    class: Class,
+    end: i64,
+    detection: String,
+    keys: String,
+}
+
+impl Order {
+    fn of(row: u32, class: Class, end: i64, detection: &str, keys: &str) -> Self {
+        Self {
+            row,
+            class,
+            end,
+            detection: detection.to_owned(),
+            keys: keys.to_owned(),
+        }
+    }
+}
+
 /// The columns that the engine itself reads.
 struct Columns<'a> {
     host_id: &'a StringViewArray,
+    host_name: &'a StringViewArray,
+    ts: &'a TimestampNanosecondArray,
     sensor_run: &'a StringViewArray,
     seq: &'a Int64Array,
     event_type: &'a StringViewArray,
@@ -452,6 +951,8 @@ impl<'a> Columns<'a> {
         };
         Ok(Self {
             host_id: column("host_id")?.as_string_view(),
+            host_name: column("host_name")?.as_string_view(),
+            ts: column("ts")?.as_primitive::<TimestampNanosecondType>(),
             sensor_run: column("sensor_run")?.as_string_view(),
             seq: column("seq")?.as_primitive::<Int64Type>(),
             event_type: column("evt_type")?.as_string_view(),

@@ -29,3 +29,4 @@ pub mod sink;
 pub mod source;
 pub mod step;
 pub mod topics;
+pub mod window;

@@ -1,4 +1,3 @@
-#![allow(dead_code, unused_imports)]
 //! The aggregates that windows allow, and the two that DataFusion does not have.
 //!
 //! An aggregate is allowed when its state is bounded, merging states is associative and commutative, and the merged result
@@ -14,7 +13,7 @@ use std::fmt::Debug;
 use std::mem::size_of;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, UInt64Type};
 use datafusion::common::utils::SingleRowListArrayBuilder;
@@ -335,7 +334,7 @@ impl Accumulator for Hashes {
 }
 
 /// A hash that stays the same over versions and machines: states outlive both. Of 10,000 values two collide once in 4 * 10^11.
-fn hash(text: &str) -> u64 {
+pub(crate) fn hash(text: &str) -> u64 {
     #[expect(
         deprecated,
         reason = "SipHash 2-4 by name; the hasher that replaces it may change"

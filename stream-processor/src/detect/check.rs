@@ -1,4 +1,4 @@
-//! What a detection's query may be: one SELECT whose answer for an event hangs on that event and the lists alone.
+//! What a detection's query may be: one SELECT over single events and the lists, or over windows of events.
 //!
 //! Parsing and planning are DataFusion's; this module says no to what it would plan but we cannot promise,
 //! and turns its errors into file, line, reason and mend.
@@ -11,8 +11,12 @@ use datafusion::sql::sqlparser::ast;
 
 use super::session::{EVENTS, Session};
 use super::sql_file::{Fault, SqlFile, nearest};
+use super::window::{find_scan, names_window, spec_of};
 
-/// Parses and plans a file's query, and refuses what is not a detection on single events.
+/// What to write instead of a query that would need memory without bound.
+const USE_A_WINDOW: &str = "put the condition into WHERE, or count over a window: FROM tumble(events, INTERVAL '1 minute') ... GROUP BY window_start, window_end, container_id";
+
+/// Parses and plans a file's query, and refuses what needs memory without bound or would not say the same again.
 pub(crate) fn plan(
     session: &Session,
     file: &SqlFile,
@@ -26,6 +30,9 @@ pub(crate) fn plan(
         .map_err(|error| explain(file, &error, columns))?;
     for reference in &references {
         let table = reference.table();
+        if reference.schema().is_none() && names_window(table) {
+            continue;
+        }
         if reference.schema().is_some() || !tables.contains(&table) {
             let mend = match nearest(table, tables.iter().copied()) {
                 Some(known) => format!("did you mean {known}?"),
@@ -42,6 +49,10 @@ pub(crate) fn plan(
         .wait(state.statement_to_plan(statement))
         .map_err(|error| explain(file, &error, columns))?;
     check_functions(&plan, file)?;
+    if find_scan(&plan).is_some() {
+        check_window_shape(&plan, file)?;
+        return Ok(plan);
+    }
     check_shape(&plan, file)?;
     if scans_of_events(&plan) != 1 {
         let reason = "the query does not read events exactly once";
@@ -200,12 +211,11 @@ fn check_shape(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
     if scans_of_events(plan) == 0 {
         return Ok(());
     }
-    let windows = "detections on single events only, for now: put the condition into WHERE";
     let refuse = |keyword: &str, what: &str| {
         Err(Fault::new(
             file.line_of(keyword),
             format!("{what} over events needs memory without bound"),
-            windows,
+            USE_A_WINDOW,
         ))
     };
     if subqueries_read_events(plan).map_err(|error| explain(file, &error, &[]))? {
@@ -244,6 +254,66 @@ fn check_shape(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
         .try_for_each(|input| check_shape(input, file))
 }
 
+/// Refuses what stands over a window and is no GROUP BY with what follows it.
+fn check_window_shape(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
+    let refuse = |keyword: &str, what: &str, mend: &str| {
+        Err(Fault::new(
+            file.line_of(keyword),
+            format!("{what} over a window cannot be kept in bounded memory"),
+            mend,
+        ))
+    };
+    if subqueries_read_events(plan).map_err(|error| explain(file, &error, &[]))? {
+        return refuse(
+            "select",
+            "a subquery on events",
+            "ask lists in subqueries, events once in FROM",
+        );
+    }
+    let one_select = "write one SELECT ... FROM the window WHERE ... GROUP BY ... HAVING ...";
+    match plan {
+        LogicalPlan::TableScan(_)
+        | LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_) => {}
+        LogicalPlan::Aggregate(aggregate) => {
+            if contains_aggregate(&aggregate.input) {
+                return refuse("group by", "a GROUP BY of a GROUP BY", one_select);
+            }
+        }
+        LogicalPlan::Join(_) => {
+            return refuse(
+                "join",
+                "a join without a bound",
+                "ask lists as column IN (SELECT value FROM a_list); joins of events come with sequences",
+            );
+        }
+        LogicalPlan::Window(_) => return refuse("over", "a window function", one_select),
+        LogicalPlan::Distinct(_) => {
+            return refuse(
+                "distinct",
+                "SELECT DISTINCT",
+                "GROUP BY the columns instead",
+            );
+        }
+        LogicalPlan::Union(_) => return refuse("union", "UNION", one_select),
+        other => {
+            let name = other.display().to_string();
+            let operator = name.split([':', ' ']).next().unwrap_or("an operator");
+            return refuse("select", operator, one_select);
+        }
+    }
+    plan.inputs()
+        .into_iter()
+        .try_for_each(|input| check_window_shape(input, file))
+}
+
+fn contains_aggregate(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Aggregate(_)) || plan.inputs().into_iter().any(contains_aggregate)
+}
+
 /// How often the plan reads events, subqueries not counted.
 pub(crate) fn scans_of_events(plan: &LogicalPlan) -> usize {
     let own = matches!(plan, LogicalPlan::TableScan(scan) if scan.table_name.table() == EVENTS);
@@ -260,8 +330,8 @@ fn subqueries_read_events(plan: &LogicalPlan) -> PlanResult<bool> {
     let mut reads = false;
     plan.apply_subqueries(|subquery| {
         subquery.apply_with_subqueries(|node| {
-            reads |=
-                matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == EVENTS);
+            reads |= matches!(node, LogicalPlan::TableScan(scan)
+                if scan.table_name.table() == EVENTS || spec_of(scan).is_some());
             Ok(TreeNodeRecursion::Continue)
         })
     })?;

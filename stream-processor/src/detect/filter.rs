@@ -24,10 +24,52 @@ use super::session::Session;
 
 /// `SELECT outputs FROM events WHERE predicate`.
 pub(crate) struct FilterPlan {
-    /// The values of `evt_type` without which the predicate is never true; none = any may do.
-    pub event_types: Option<BTreeSet<String>>,
-    predicate: Option<BoundExpr>,
+    /// The rows that match.
+    pub predicate: Predicate,
     outputs: Vec<(String, BoundExpr)>,
+}
+
+/// A condition on single events.
+pub(crate) struct Predicate {
+    /// The values of `evt_type` without which it is never true; none = any may do.
+    pub event_types: Option<BTreeSet<String>>,
+    /// What it says, for comparing it with others; empty where it is always true.
+    pub text: String,
+    expr: Option<BoundExpr>,
+}
+
+impl Predicate {
+    /// Binds a condition to the columns of events; none is always true.
+    pub fn new(session: &Session, expr: Option<Expr>, schema: &DFSchema) -> Result<Self> {
+        let expr = expr
+            .map(|expr| simplify(session, expr, schema))
+            .transpose()?;
+        Ok(Self {
+            event_types: expr.as_ref().and_then(necessary_event_types),
+            text: expr.as_ref().map(ToString::to_string).unwrap_or_default(),
+            expr: expr
+                .map(|expr| BoundExpr::new(session, expr, schema))
+                .transpose()?,
+        })
+    }
+
+    /// The columns it reads.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.expr.iter().flat_map(BoundExpr::columns)
+    }
+
+    /// The columns it reads, as a schema; none where it is always true.
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        self.expr.as_ref().map(|expr| &expr.schema)
+    }
+
+    /// The rows of a batch for which it is true.
+    pub fn rows(&self, batch: &RecordBatch) -> Result<Vec<u32>> {
+        match &self.expr {
+            Some(expr) => Ok(true_rows(expr.evaluate(batch)?.as_ref())),
+            None => Ok((0..batch.num_rows() as u32).collect()),
+        }
+    }
 }
 
 impl FilterPlan {
@@ -42,12 +84,8 @@ impl FilterPlan {
         };
         let schema = DFSchema::try_from(Arc::clone(events))?;
         let bind = |expr: Expr| BoundExpr::new(session, expr, &schema);
-        let predicate = predicate
-            .map(|expr| simplify(session, expr, &schema))
-            .transpose()?;
         Ok(Some(Self {
-            event_types: predicate.as_ref().and_then(necessary_event_types),
-            predicate: predicate.map(bind).transpose()?,
+            predicate: Predicate::new(session, predicate, &schema)?,
             outputs: outputs
                 .into_iter()
                 .map(|(name, expr)| Ok((name, bind(expr)?)))
@@ -57,24 +95,13 @@ impl FilterPlan {
 
     /// The columns of events it reads.
     pub fn columns(&self) -> BTreeSet<&str> {
-        let outputs = self.outputs.iter().map(|(_, output)| output);
-        let exprs = self.predicate.iter().chain(outputs);
-        exprs
-            .flat_map(|expr| {
-                expr.schema
-                    .fields()
-                    .iter()
-                    .map(|field| field.name().as_str())
-            })
-            .collect()
+        let outputs = self.outputs.iter().flat_map(|(_, output)| output.columns());
+        self.predicate.columns().chain(outputs).collect()
     }
 
     /// The events of a batch that match, in its order.
     pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
-        let rows = match &self.predicate {
-            Some(predicate) => true_rows(predicate.evaluate(batch)?.as_ref()),
-            None => (0..batch.num_rows() as u32).collect(),
-        };
+        let rows = self.predicate.rows(batch)?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -93,13 +120,14 @@ impl FilterPlan {
 }
 
 /// An expression and the columns it needs, in the order it knows them by.
-struct BoundExpr {
+pub(crate) struct BoundExpr {
     expr: Arc<dyn PhysicalExpr>,
     schema: SchemaRef,
 }
 
 impl BoundExpr {
-    fn new(session: &Session, expr: Expr, events: &DFSchema) -> Result<Self> {
+    /// Binds an expression to the columns of events.
+    pub fn new(session: &Session, expr: Expr, events: &DFSchema) -> Result<Self> {
         let expr = simplify(session, expr, events)?;
         let expr = session.context.state().create_physical_expr(expr, events)?;
         let mut indices: Vec<usize> = collect_columns(&expr)
@@ -115,7 +143,16 @@ impl BoundExpr {
         })
     }
 
-    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+    /// The columns it reads.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+    }
+
+    /// Its value for each row of a batch that has its columns.
+    pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
         let own = project(batch, &self.schema)?;
         self.expr.evaluate(&own)?.into_array(batch.num_rows())
     }
@@ -179,7 +216,7 @@ fn flatten(plan: &LogicalPlan) -> Option<(Vec<(String, Expr)>, Option<Expr>)> {
 }
 
 /// The expression with plain column names; none when it holds a subquery.
-fn unqualified(expr: &Expr) -> Option<Expr> {
+pub(super) fn unqualified(expr: &Expr) -> Option<Expr> {
     let has_subquery = |expr: &Expr| {
         matches!(
             expr,

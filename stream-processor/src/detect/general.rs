@@ -26,7 +26,7 @@ use super::lists::Lists;
 use super::session::Session;
 
 /// The hidden column; users' queries are planned against a table that does not have it.
-const ROW: &str = "_row";
+pub(super) const ROW: &str = "_row";
 
 /// A cached plan over the batch of the moment.
 pub(crate) struct GeneralPlan {
@@ -48,10 +48,7 @@ impl GeneralPlan {
         let mut fields = narrow.fields().to_vec();
         fields.push(Arc::new(Field::new(ROW, DataType::Int64, false)));
         let schema = Arc::new(Schema::new(fields));
-        let source = Arc::new(CurrentBatch {
-            batch: Mutex::new(RecordBatch::new_empty(Arc::clone(&schema))),
-            schema,
-        });
+        let source = CurrentBatch::new(schema);
         let table =
             StreamingTable::try_new(Arc::clone(&source.schema), vec![Arc::clone(&source) as _])?;
         let session = Session::new(Arc::new(table), lists, runtime)?;
@@ -131,12 +128,30 @@ impl GeneralPlan {
 
 /// A table of one batch that is exchanged before each run.
 #[derive(Debug)]
-struct CurrentBatch {
+pub(crate) struct CurrentBatch {
     schema: SchemaRef,
     batch: Mutex<RecordBatch>,
 }
 
 impl CurrentBatch {
+    /// An empty table of this schema.
+    pub fn new(schema: SchemaRef) -> Arc<Self> {
+        Arc::new(Self {
+            batch: Mutex::new(RecordBatch::new_empty(Arc::clone(&schema))),
+            schema,
+        })
+    }
+
+    /// The table's schema.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Exchanges the batch, whose schema is the table's.
+    pub fn set(&self, batch: RecordBatch) {
+        *self.batch.lock().unwrap_or_else(PoisonError::into_inner) = batch;
+    }
+
     fn hold(&self, batch: &RecordBatch) -> Result<()> {
         let rows = Int64Array::from_iter_values(0..batch.num_rows() as i64);
         let own = Arc::new(Schema::new(
@@ -144,15 +159,13 @@ impl CurrentBatch {
         ));
         let mut columns = project(batch, &own)?.columns().to_vec();
         columns.push(Arc::new(rows));
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
-        *self.batch.lock().unwrap_or_else(PoisonError::into_inner) = batch;
+        self.set(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
         Ok(())
     }
 
     /// Lets go of the batch: one string of it would keep a whole step's messages in memory.
-    fn release(&self) {
-        *self.batch.lock().unwrap_or_else(PoisonError::into_inner) =
-            RecordBatch::new_empty(Arc::clone(&self.schema));
+    pub fn release(&self) {
+        self.set(RecordBatch::new_empty(Arc::clone(&self.schema)));
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a detection says of itself: its header, read from TOML and checked.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::message::Template;
@@ -102,11 +104,26 @@ struct RawHeader {
     references: Vec<String>,
     response: Option<String>,
     #[serde(default)]
-    dedup_key: Vec<String>,
+    dedup: RawDedup,
+    #[serde(default, with = "humantime_serde")]
+    lateness: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    out_of_orderness: Option<Duration>,
+}
+
+/// The table `dedup` as it stands in the file.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDedup {
+    #[serde(default)]
+    key: Vec<String>,
+    #[serde(default, with = "humantime_serde")]
+    period: Option<Duration>,
+    limit: Option<u64>,
 }
 
 /// Keys a header may have; what `deny_unknown_fields` refuses is compared to them.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 17] = [
     "title",
     "description",
     "message",
@@ -118,8 +135,34 @@ const KEYS: [&str; 12] = [
     "blind_spots",
     "references",
     "response",
-    "dedup_key",
+    "dedup",
+    "lateness",
+    "out_of_orderness",
+    "key",
+    "period",
+    "limit",
 ];
+
+/// How far behind its host's newest row a row may be and still be in time, where the header says nothing.
+const OUT_OF_ORDERNESS: Duration = Duration::from_secs(1);
+/// Most of it: a window waits for it before it closes.
+const OUT_OF_ORDERNESS_MAX: Duration = Duration::from_secs(60);
+/// Most that a window may wait beyond that.
+const LATENESS_MAX: Duration = Duration::from_secs(600);
+/// The periods in which repeats may be folded.
+const PERIODS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3_600);
+
+/// How repeats of an alert are folded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dedup {
+    /// Columns of the result by which repeats are told, beside detection, host and container.
+    pub key: Vec<String>,
+    /// How long repeats are folded after the first alert; none = every alert is sent.
+    pub period: Option<Duration>,
+    /// How many alerts of a period are sent before the rest is folded.
+    pub limit: u64,
+}
 
 /// A checked header.
 #[derive(Debug, Clone)]
@@ -146,8 +189,12 @@ pub struct Header {
     pub references: Vec<String>,
     /// What to do about an alert.
     pub response: Option<String>,
-    /// Columns of the result by which repeats are folded, beside detection, host and container.
-    pub dedup_key: Vec<String>,
+    /// How repeats are folded.
+    pub dedup: Dedup,
+    /// How long a window stays open for late rows, beyond `out_of_orderness`.
+    pub lateness: Duration,
+    /// How far behind its host's newest row a row may be and still be in time.
+    pub out_of_orderness: Duration,
 }
 
 impl Header {
@@ -185,6 +232,24 @@ impl Header {
                 "write it as T1059 or T1059.004",
             ));
         }
+        let lateness = raw.lateness.unwrap_or_default();
+        let out_of_orderness = raw.out_of_orderness.unwrap_or(OUT_OF_ORDERNESS);
+        for (key, span, most) in [
+            ("lateness", lateness, LATENESS_MAX),
+            ("out_of_orderness", out_of_orderness, OUT_OF_ORDERNESS_MAX),
+        ] {
+            if span > most {
+                return Err(Fault::new(
+                    line(key),
+                    format!("{key} is {span:?}: windows would stay in memory for too long"),
+                    format!("give at most {most:?}; later rows go to the topic of late rows"),
+                ));
+            }
+        }
+        let dedup = raw
+            .dedup
+            .checked()
+            .map_err(|(reason, mend)| Fault::new(line("dedup"), reason, mend))?;
         let message = Template::parse(&raw.message).map_err(|reason| {
             Fault::new(
                 line("message"),
@@ -204,7 +269,9 @@ impl Header {
             blind_spots: raw.blind_spots,
             references: raw.references,
             response: raw.response,
-            dedup_key: raw.dedup_key,
+            dedup,
+            lateness,
+            out_of_orderness,
         })
     }
 
@@ -212,9 +279,10 @@ impl Header {
     pub(crate) fn check_columns(&self, file: &SqlFile, columns: &[String]) -> Result<(), Fault> {
         let in_message = self.message.columns().map(|column| ("message", column));
         let in_key = self
-            .dedup_key
+            .dedup
+            .key
             .iter()
-            .map(|column| ("dedup_key", column.as_str()));
+            .map(|column| ("dedup", column.as_str()));
         for (key, column) in in_message.chain(in_key) {
             if !columns.iter().any(|known| known == column) {
                 let mend = match nearest(column, columns.iter().map(String::as_str)) {
@@ -226,6 +294,33 @@ impl Header {
             }
         }
         Ok(())
+    }
+}
+
+impl RawDedup {
+    /// Checks it; the error is the reason and the mend.
+    fn checked(self) -> Result<Dedup, (String, String)> {
+        if let Some(period) = self.period.filter(|period| !PERIODS.contains(period)) {
+            let reason = format!("dedup has a period of {period:?}");
+            return Err((reason, "give a period from 1 s to 7 days".to_owned()));
+        }
+        if self.limit == Some(0) {
+            return Err((
+                "dedup has a limit of 0, so nothing would ever be said".to_owned(),
+                "give a limit of 1 or more".to_owned(),
+            ));
+        }
+        if self.limit.is_some() && self.period.is_none() {
+            return Err((
+                "dedup has a limit and no period".to_owned(),
+                "add a period such as period = \"1h\"".to_owned(),
+            ));
+        }
+        Ok(Dedup {
+            key: self.key,
+            period: self.period,
+            limit: self.limit.unwrap_or(1),
+        })
     }
 }
 
@@ -302,7 +397,7 @@ mod tests {
 -- attack = ["T1059.004"]
 -- false_positives = []
 -- blind_spots = []
--- dedup_key = ["a"]
+-- dedup = { key = ["a"] }
 SELECT a FROM events
 "#;
 
@@ -322,7 +417,9 @@ SELECT a FROM events
         let header = Header::parse(&file).expect("good");
         assert_eq!(header.severity, Severity::Low);
         assert_eq!(header.severity.priority(), "Notice");
-        assert_eq!(header.dedup_key, ["a"]);
+        assert_eq!(header.dedup.key, ["a"]);
+        assert_eq!((header.dedup.period, header.dedup.limit), (None, 1));
+        assert_eq!(header.out_of_orderness, OUT_OF_ORDERNESS);
         header.check_columns(&file, &["a".into()]).expect("good");
     }
 
@@ -363,7 +460,7 @@ SELECT a FROM events
             "[\"a\"]",
             "[\"b\"]",
             10,
-            "dedup_key names b, which the SELECT does not yield",
+            "dedup names b, which the SELECT does not yield",
             "add b to the SELECT",
         );
         check(

@@ -3,6 +3,7 @@
 //! ```text
 //! SELECT ... FROM events WHERE ...      ──► FilterPlan: expressions on just their columns, routed by evt_type
 //! anything else on single events        ──► GeneralPlan: the cached plan over a one-batch table
+//! SELECT ... FROM a window GROUP BY ... ──► WindowedPlan: cut at its GROUP BY, kept as partial states
 //! ```
 //! What a query asks of lists alone, such as `column IN (SELECT ... FROM a_list)`, is asked once, at load: most detections
 //! are filters.
@@ -13,21 +14,35 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::{InList, InSubquery};
 use datafusion::logical_expr::{Expr, LogicalPlan, Subquery};
 use tokio::runtime::Runtime;
 
 use super::batch::Match;
+use super::check;
 use super::filter::FilterPlan;
 use super::general::GeneralPlan;
+use super::header::Header;
 use super::lists::Lists;
 use super::session::Session;
+use super::sql_file::{Fault, SqlFile};
+use super::window::find_scan;
+use super::windowed::WindowedPlan;
 
 /// A detection's query, ready to run.
 pub(crate) enum Plan {
     Filter(FilterPlan),
     General(GeneralPlan),
+    Windowed(Box<WindowedPlan>),
+}
+
+/// What of a file its plan hangs on.
+pub(crate) struct Source<'a> {
+    pub file: &'a SqlFile,
+    pub header: &'a Header,
+    /// Names of the columns of events, for what is misspelt.
+    pub columns: &'a [&'a str],
 }
 
 impl Plan {
@@ -35,12 +50,31 @@ impl Plan {
     pub fn try_new(
         session: &Session,
         checked: LogicalPlan,
+        source: &Source<'_>,
+        events: &SchemaRef,
+        lists: &Lists,
+        runtime: &Arc<Runtime>,
+        replan: impl Fn(&Session) -> Result<LogicalPlan>,
+    ) -> std::result::Result<Self, Fault> {
+        let explain = |error: DataFusionError| check::explain(source.file, &error, source.columns);
+        let inlined = inline_lists(session, checked).map_err(explain)?;
+        if find_scan(&inlined).is_some() {
+            let windowed =
+                WindowedPlan::try_new(session, &inlined, events, source.file, source.header)
+                    .map_err(explain)??;
+            return Ok(Self::Windowed(Box::new(windowed)));
+        }
+        Self::on_single_events(session, inlined, events, lists, runtime, replan).map_err(explain)
+    }
+
+    fn on_single_events(
+        session: &Session,
+        inlined: LogicalPlan,
         events: &SchemaRef,
         lists: &Lists,
         runtime: &Arc<Runtime>,
         replan: impl Fn(&Session) -> Result<LogicalPlan>,
     ) -> Result<Self> {
-        let inlined = inline_lists(session, checked)?;
         if let Some(filter) = FilterPlan::try_new(session, &inlined, events)? {
             return Ok(Self::Filter(filter));
         }
@@ -52,8 +86,9 @@ impl Plan {
     /// The values of `evt_type` without which the query yields nothing; none = it may match any.
     pub fn event_types(&self) -> Option<&BTreeSet<String>> {
         match self {
-            Self::Filter(plan) => plan.event_types.as_ref(),
+            Self::Filter(plan) => plan.predicate.event_types.as_ref(),
             Self::General(_) => None,
+            Self::Windowed(plan) => plan.predicate.event_types.as_ref(),
         }
     }
 
@@ -62,14 +97,24 @@ impl Plan {
         match self {
             Self::Filter(plan) => plan.columns(),
             Self::General(plan) => plan.columns().collect(),
+            Self::Windowed(plan) => plan.columns(),
         }
     }
 
-    /// The events of a batch that match, in the batch's order, each once.
+    /// The plan over windows, where it is one.
+    pub fn windowed(&self) -> Option<&WindowedPlan> {
+        match self {
+            Self::Windowed(plan) => Some(plan),
+            Self::Filter(_) | Self::General(_) => None,
+        }
+    }
+
+    /// The events of a batch that match, in the batch's order, each once; a window matches no single event.
     pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
         match self {
             Self::Filter(plan) => plan.run(batch),
             Self::General(plan) => plan.run(batch),
+            Self::Windowed(_) => Ok(Vec::new()),
         }
     }
 }

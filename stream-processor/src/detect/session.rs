@@ -1,6 +1,7 @@
 //! The SQL engine as detections see it: the table `events`, the lists, immutable functions, nothing else.
 //!
-//! No file, no external table, no table function is to be had: those parts of the engine are not registered at all.
+//! No file and no external table is to be had: those parts of the engine are not registered at all.
+//! The only table functions are the relations of windows, `tumble` and `hop`.
 
 use std::sync::Arc;
 
@@ -9,14 +10,16 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::Result;
 use datafusion::datasource::MemTable;
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::runtime::Runtime;
 
-use super::functions;
 use super::lists::Lists;
+use super::window::{self, WindowTables};
+use super::{aggregates, functions};
 
 /// Name of the table of events.
 pub(crate) const EVENTS: &str = "events";
@@ -36,6 +39,18 @@ impl Session {
         lists: &Lists,
         runtime: Arc<Runtime>,
     ) -> Result<Self> {
+        let planned_only: WindowTables =
+            Arc::new(|_, schema| Ok(Arc::new(EmptyTable::new(schema))));
+        Self::with_windows(events, lists, runtime, &planned_only)
+    }
+
+    /// As [`Session::new`], with the tables that stand for relations of windows.
+    pub fn with_windows(
+        events: Arc<dyn TableProvider>,
+        lists: &Lists,
+        runtime: Arc<Runtime>,
+        windows: &WindowTables,
+    ) -> Result<Self> {
         let mut config = SessionConfig::new()
             .with_target_partitions(1)
             .with_information_schema(false);
@@ -43,12 +58,15 @@ impl Session {
         config.options_mut().sql_parser.collect_spans = true;
         let mut scalar_functions = SessionStateDefaults::default_scalar_functions();
         scalar_functions.extend(functions::all());
+        let mut aggregate_functions = SessionStateDefaults::default_aggregate_functions();
+        aggregate_functions.extend(aggregates::all());
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(scalar_functions)
-            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_aggregate_functions(aggregate_functions)
             .with_window_functions(SessionStateDefaults::default_window_functions())
+            .with_table_functions(window::table_functions(&events.schema(), windows))
             .build();
         let context = SessionContext::new_with_state(state);
         context.register_table(EVENTS, events)?;
@@ -57,6 +75,14 @@ impl Session {
             context.register_table(name.as_str(), Arc::new(table))?;
         }
         Ok(Self { context, runtime })
+    }
+
+    /// The same surroundings, for another holder.
+    pub fn again(&self) -> Self {
+        Self {
+            context: self.context.clone(),
+            runtime: Arc::clone(&self.runtime),
+        }
     }
 
     /// Waits for something of the engine's; must not be called from an async task.

@@ -21,7 +21,7 @@ fn engine(predicates: &[&str]) -> Engine {
         let text = format!(
             "-- title = \"t\"\n-- description = \"d\"\n-- message = \"{{proc_name}} in {{container_id}}\"\n\
              -- severity = \"high\"\n-- status = \"stable\"\n-- risk = 70\n-- attack = [\"T1059\"]\n\
-             -- false_positives = [\"none\"]\n-- blind_spots = []\n-- response = \"look\"\n-- dedup_key = [\"proc_name\"]\n\
+             -- false_positives = [\"none\"]\n-- blind_spots = []\n-- response = \"look\"\n-- dedup = {{ key = [\"proc_name\"] }}\n\
              SELECT container_id, proc_name, ts FROM events WHERE {predicate}"
         );
         fs::write(folder.path().join(format!("tactic/d{index}.sql")), text).expect("a detection");

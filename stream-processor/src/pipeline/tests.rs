@@ -21,7 +21,7 @@ const DETECTION: &str = r#"-- title = "Every exec"
 -- blind_spots = []
 -- references = []
 -- response = "none"
--- dedup_key = []
+-- dedup = { key = [] }
 SELECT proc_name FROM events WHERE evt_type = 'execve'
 "#;
 

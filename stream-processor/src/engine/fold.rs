@@ -1,0 +1,261 @@
+//! Folding of repeats: the first alerts of a period are said, the rest is counted, and the count is said at the period's end.
+//!
+//! Periods run in the host's own time, so what is folded does not hang on when it was read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use dogwatch_schemas::Text;
+use dogwatch_schemas::records::Alert;
+use serde::{Deserialize, Serialize};
+
+use super::StateRecord;
+use super::tasks::partition_of;
+use crate::detect::{Dedup, hex, unhex};
+
+/// Most periods that run in a task; beyond them alerts are said unfolded.
+const PERIODS_MAX: usize = 20_000;
+/// What the names of stored periods begin with.
+const PERIOD: &str = "fold/";
+/// What the names of stored first words begin with that were counted and not said.
+const COUNTED: &str = "counted/";
+
+/// What becomes of an alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Say,
+    Count,
+}
+
+/// The periods of all tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Folds {
+    slots: HashMap<i64, BTreeMap<Text, Period>>,
+    running: HashMap<i32, usize>,
+    /// Ids of windows whose first word was counted: their last word is not said either.
+    counted: HashMap<i32, BTreeSet<Text>>,
+    /// What changed since a task's last checkpoint.
+    dirty: BTreeSet<(i64, Text)>,
+    dirty_counted: BTreeSet<(i32, Text)>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Period {
+    end: i64,
+    said: u64,
+    folded: i64,
+    /// The first alert, framed, as hexadecimal digits where it is stored.
+    #[serde(with = "digits")]
+    first: Vec<u8>,
+}
+
+mod digits {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::hex(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::unhex(&text).ok_or_else(|| D::Error::custom("no hexadecimal digits"))
+    }
+}
+
+impl Folds {
+    /// Takes an alert of a detection that folds, at its host's time; periods that are over by then must have been ended.
+    pub fn take(&mut self, slot: i64, time: i64, dedup: &Dedup, alert: &Alert) -> Verdict {
+        let Some(period) = dedup.period else {
+            return Verdict::Say;
+        };
+        let key = &alert.dedup_key;
+        let slots = self.slots.entry(slot).or_default();
+        let Some(known) = slots.get_mut(key) else {
+            let running = self.running.entry(partition_of(slot)).or_default();
+            if *running < PERIODS_MAX {
+                *running += 1;
+                let mut first = Vec::new();
+                alert.encode_framed(&mut first);
+                let length = i64::try_from(period.as_nanos()).unwrap_or(i64::MAX);
+                let begun = Period {
+                    end: time.saturating_add(length),
+                    said: 1,
+                    folded: 0,
+                    first,
+                };
+                slots.insert(key.clone(), begun);
+                self.dirty.insert((slot, key.clone()));
+            }
+            return Verdict::Say;
+        };
+        self.dirty.insert((slot, key.clone()));
+        if known.said < dedup.limit {
+            known.said += 1;
+            return Verdict::Say;
+        }
+        known.folded += 1;
+        Verdict::Count
+    }
+
+    /// Notes that the first word of a window was counted.
+    pub fn count_window(&mut self, partition: i32, alert_id: &Text) {
+        self.counted
+            .entry(partition)
+            .or_default()
+            .insert(alert_id.clone());
+        self.dirty_counted.insert((partition, alert_id.clone()));
+    }
+
+    /// Whether the first word of a window that speaks again was counted; it is forgotten then.
+    pub fn was_counted(&mut self, partition: i32, alert_id: &Text) -> bool {
+        let counted = self.counted.get_mut(&partition);
+        let known = counted.is_some_and(|counted| counted.remove(alert_id));
+        if known {
+            self.dirty_counted.insert((partition, alert_id.clone()));
+        }
+        known
+    }
+
+    /// Ends a slot's periods up to a time; returns what is to be said of each that counted, with its end.
+    pub fn end(&mut self, slot: i64, until: i64) -> Vec<(i64, Alert)> {
+        let Some(periods) = self.slots.get_mut(&slot) else {
+            return Vec::new();
+        };
+        let over: Vec<Text> = periods
+            .iter()
+            .filter(|(_, period)| period.end <= until)
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut summaries = Vec::new();
+        for key in over {
+            if let Some(period) = periods.remove(&key) {
+                if let Some(running) = self.running.get_mut(&partition_of(slot)) {
+                    *running = running.saturating_sub(1);
+                }
+                summaries.extend(period.summary().map(|alert| (period.end, alert)));
+                self.dirty.insert((slot, key));
+            }
+        }
+        if periods.is_empty() {
+            self.slots.remove(&slot);
+        }
+        summaries
+    }
+
+    /// Whether any of a slot's periods is over at a time.
+    pub fn due(&self, slot: i64, time: i64) -> bool {
+        let periods = self.slots.get(&slot);
+        periods.is_some_and(|periods| periods.values().any(|period| period.end <= time))
+    }
+
+    /// Whether a partition has periods that run.
+    pub fn waits(&self, partition: i32) -> bool {
+        self.running.get(&partition).is_some_and(|count| *count > 0)
+    }
+
+    /// Forgets a partition.
+    pub fn forget(&mut self, partition: i32) {
+        self.slots
+            .retain(|slot, _| partition_of(*slot) != partition);
+        self.running.remove(&partition);
+        self.counted.remove(&partition);
+        self.dirty
+            .retain(|(slot, _)| partition_of(*slot) != partition);
+        self.dirty_counted.retain(|(of, _)| *of != partition);
+    }
+
+    /// What changed in a partition since the last call, or all of it.
+    pub fn store(&mut self, partition: i32, full: bool) -> serde_json::Result<Vec<StateRecord>> {
+        let mut records = Vec::new();
+        if full {
+            let own = self
+                .slots
+                .iter()
+                .filter(|(slot, _)| partition_of(**slot) == partition);
+            let all =
+                own.flat_map(|(slot, periods)| periods.keys().map(|key| (*slot, key.clone())));
+            self.dirty.extend(all);
+            let counted = self.counted.get(&partition).into_iter().flatten();
+            self.dirty_counted
+                .extend(counted.map(|id| (partition, id.clone())));
+        }
+        let (own, others) = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .partition(|(slot, _)| partition_of(*slot) == partition);
+        self.dirty = others;
+        for (slot, key) in own {
+            let period = self.slots.get(&slot).and_then(|periods| periods.get(&key));
+            records.push(StateRecord {
+                key: format!("{PERIOD}{}/{key}", slot as u32),
+                value: period.map(serde_json::to_vec).transpose()?,
+            });
+        }
+        let (own, others) = std::mem::take(&mut self.dirty_counted)
+            .into_iter()
+            .partition(|(of, _)| *of == partition);
+        self.dirty_counted = others;
+        for (_, id) in own {
+            let known = self
+                .counted
+                .get(&partition)
+                .is_some_and(|counted| counted.contains(&id));
+            records.push(StateRecord {
+                key: format!("{COUNTED}{id}"),
+                value: known.then(|| b"1".to_vec()),
+            });
+        }
+        Ok(records)
+    }
+
+    /// Takes a partition's stored periods back.
+    pub fn restore(
+        &mut self,
+        partition: i32,
+        state: &BTreeMap<String, Vec<u8>>,
+    ) -> serde_json::Result<()> {
+        for (key, value) in with_prefix(state, PERIOD) {
+            let Some((slot, dedup_key)) = key.split_once('/') else {
+                continue;
+            };
+            let Ok(number) = slot.parse::<u32>() else {
+                continue;
+            };
+            let slot = (i64::from(partition) << 32) | i64::from(number);
+            let period = serde_json::from_slice(value)?;
+            self.slots
+                .entry(slot)
+                .or_default()
+                .insert(dedup_key.into(), period);
+            *self.running.entry(partition).or_default() += 1;
+        }
+        let counted = with_prefix(state, COUNTED)
+            .map(|(id, _)| Text::from(id))
+            .collect();
+        self.counted.insert(partition, counted);
+        Ok(())
+    }
+}
+
+/// The records whose name begins with a prefix, without it.
+pub(super) fn with_prefix<'a>(
+    state: &'a BTreeMap<String, Vec<u8>>,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a Vec<u8>)> {
+    state
+        .range(prefix.to_owned()..)
+        .map_while(move |(key, value)| Some((key.strip_prefix(prefix)?, value)))
+}
+
+impl Period {
+    /// The first alert again, with the number of those that were counted; none when none were.
+    fn summary(&self) -> Option<Alert> {
+        if self.folded == 0 {
+            return None;
+        }
+        // Written by this version, or by one whose alerts this one cannot read: then the count is lost, not the alerts.
+        let mut alert = Alert::decode_framed(&self.first).ok()?;
+        alert.activity = "update".into();
+        alert.folded = self.folded;
+        Some(alert)
+    }
+}

@@ -1,0 +1,669 @@
+//! What a task knows of its log: each host's time, its sensor's runs, and what these say is lost.
+//!
+//! ```text
+//! record ─► repeated? ─► silence of other hosts ─► clock stepped back? ─► the host's time before it, and after it
+//! ```
+//! It is a function of the log alone, so it can be stored with the offsets and comes out the same on a replay, however the
+//! log is cut. Time is per host: a host that drains its backlog is late for nobody. A row's time is its event time, or the
+//! broker's where that is earlier: a clock that runs ahead opens no window in the future.
+//! Its size is bounded: of more than [`HOSTS_MAX`] hosts the half not heard of for longest is forgotten, of more than
+//! [`RUNS_MAX`] runs of a host's sensors the oldest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dogwatch_schemas::Text;
+use serde::{Deserialize, Serialize};
+
+/// Most hosts remembered for a partition.
+const HOSTS_MAX: usize = 16_384;
+/// Most runs of sensors remembered for a host: with two sensors under one host id, both are.
+const RUNS_MAX: usize = 8;
+/// A sensor's new run that begins this far behind its host's time began after the clock was put back, nanoseconds.
+const RESTART_STEP_NS: i64 = 1_000_000_000;
+const SECOND_NS: i64 = 1_000_000_000;
+
+/// Events lost, by class.
+pub(crate) type Losses = BTreeMap<Text, i64>;
+
+/// What a record is, as far as time is concerned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heard<'a> {
+    pub partition: i32,
+    pub offset: i64,
+    /// Its row in the batch.
+    pub row: u32,
+    pub host_id: &'a str,
+    pub sensor_run: &'a str,
+    pub seq: i64,
+    pub ts: i64,
+    pub ingest_ts: Option<i64>,
+    /// Whether it says that the clock was stepped.
+    pub clock_step: bool,
+}
+
+/// What a record is to the log before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The next of its run; so many before it never came.
+    New { missing: u64, moment: Moment },
+    /// Sent again: it was in the log before.
+    Repeated,
+}
+
+/// A row's place in its host's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// Its host and the stretch of its time between two steps back of the clock.
+    pub slot: i64,
+    /// Its time.
+    pub time: i64,
+    /// The host's time before it.
+    pub high: i64,
+    /// Windows that start up to here are closed because the host had been silent.
+    pub flush_high: i64,
+    /// The host's time after it.
+    pub high_after: i64,
+}
+
+/// Why windows are closed before their time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndKind {
+    /// The host's clock was stepped back from this time.
+    Step { high: i64 },
+    /// The host was silent; windows that start up to here are closed.
+    Silence { flush_high: i64 },
+}
+
+/// The end of a host's windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The row of the batch that brings it.
+    pub row: u32,
+    pub slot: i64,
+    pub kind: EndKind,
+}
+
+/// Whose time a slot is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SlotOwner {
+    pub host_id: Text,
+    pub host_name: Text,
+    /// Name of the stretch: empty before the first step back, then the row that stepped, `RUN/SEQ`.
+    pub segment: Text,
+}
+
+/// The partition of a slot.
+pub(crate) fn partition_of(slot: i64) -> i32 {
+    (slot >> 32) as i32
+}
+
+/// The tasks of an engine.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    tasks: HashMap<i32, Task>,
+    host_silence_ns: i64,
+    /// What ended since it was last asked.
+    ends: Vec<End>,
+    /// Slots that ended before: their windows are fired now, nobody asks for them again.
+    past: HashMap<i64, SlotOwner>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Task {
+    hosts: Vec<Host>,
+    #[serde(skip)]
+    by_id: HashMap<Text, usize>,
+    /// The latest second of ingest.
+    second: Option<i64>,
+    next_slot: u32,
+    /// The host of the last record: rows of one host come together.
+    #[serde(skip)]
+    last: usize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Host {
+    host_id: Text,
+    host_name: Text,
+    slot: u32,
+    segment: Text,
+    high: i64,
+    flush_high: i64,
+    ingest: Option<i64>,
+    flushed: bool,
+    offset: i64,
+    runs: Vec<Run>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Run {
+    sensor_run: Text,
+    seq: i64,
+    offset: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    losses: Option<Arc<Losses>>,
+}
+
+impl Tasks {
+    /// No tasks yet; a host not heard of for `host_silence` has its windows closed.
+    pub fn new(host_silence: Duration) -> Self {
+        Self {
+            tasks: HashMap::new(),
+            host_silence_ns: i64::try_from(host_silence.as_nanos()).unwrap_or(i64::MAX),
+            ends: Vec::new(),
+            past: HashMap::new(),
+        }
+    }
+
+    /// Begins a batch: what ended in the one before is settled.
+    pub fn begin_batch(&mut self) {
+        self.past.clear();
+        self.ends.clear();
+    }
+
+    /// What ended in this batch, by row.
+    pub fn ends(&self) -> &[End] {
+        &self.ends
+    }
+
+    /// Takes the next record of a partition.
+    pub fn take(&mut self, heard: &Heard<'_>) -> Place {
+        let task = self.tasks.entry(heard.partition).or_default();
+        let index = task.host(heard, &mut self.past, &mut self.ends);
+        if task.hosts[index].repeats(heard) {
+            return Place::Repeated;
+        }
+        task.close_silent(heard, self.host_silence_ns, &mut self.ends);
+        let time = heard
+            .ingest_ts
+            .map_or(heard.ts, |ingest| heard.ts.min(ingest));
+        let host = &mut task.hosts[index];
+        let (missing, new_run) = host.count(heard);
+        let back = if heard.clock_step {
+            time < host.high
+        } else {
+            new_run && time < host.high.saturating_sub(RESTART_STEP_NS)
+        };
+        if back {
+            let slot = slot(heard.partition, host.slot);
+            self.ends.push(End {
+                row: heard.row,
+                slot,
+                kind: EndKind::Step { high: host.high },
+            });
+            self.past.insert(slot, host.owner());
+            host.slot = task.next_slot;
+            task.next_slot += 1;
+            host.segment = format!("{}/{}", heard.sensor_run, heard.seq).into();
+            (host.high, host.flush_high) = (i64::MIN, i64::MIN);
+        }
+        let high = host.high;
+        host.high = high.max(time);
+        host.offset = heard.offset;
+        if heard.ingest_ts.is_some() {
+            host.ingest = heard.ingest_ts;
+        }
+        host.flushed = false;
+        Place::New {
+            missing,
+            moment: Moment {
+                slot: slot(heard.partition, host.slot),
+                time,
+                high,
+                flush_high: host.flush_high,
+                high_after: host.high,
+            },
+        }
+    }
+
+    /// Notes the name of the host of the record taken last.
+    pub fn note_name(&mut self, partition: i32, host_name: &str) {
+        if let Some(host) = self.last_host(partition)
+            && &*host.host_name != host_name
+        {
+            host.host_name = host_name.into();
+        }
+    }
+
+    /// Notes what the run of the record taken last says is lost so far.
+    pub fn note_losses(&mut self, partition: i32, losses: Losses) {
+        if let Some(run) = self
+            .last_host(partition)
+            .and_then(|host| host.runs.last_mut())
+        {
+            run.losses = (!losses.is_empty()).then(|| Arc::new(losses));
+        }
+    }
+
+    /// What the run of the record taken last said is lost, up to there.
+    pub fn losses(&self, partition: i32) -> Option<Arc<Losses>> {
+        let task = self.tasks.get(&partition)?;
+        task.hosts.get(task.last)?.runs.last()?.losses.clone()
+    }
+
+    /// What any run of a slot's host said is lost: its windows are incomplete.
+    pub fn losses_of(&self, slot: i64) -> Option<Arc<Losses>> {
+        let task = self.tasks.get(&partition_of(slot))?;
+        let host = task.hosts.iter().find(|host| host.slot == slot as u32)?;
+        host.runs.last()?.losses.clone()
+    }
+
+    /// Whose time a slot is.
+    pub fn owner(&self, slot: i64) -> SlotOwner {
+        if let Some(owner) = self.past.get(&slot) {
+            return owner.clone();
+        }
+        let task = self.tasks.get(&partition_of(slot));
+        let host = task.and_then(|task| task.hosts.iter().find(|host| host.slot == slot as u32));
+        host.map(Host::owner).unwrap_or_else(|| SlotOwner {
+            host_id: Text::default(),
+            host_name: Text::default(),
+            segment: Text::default(),
+        })
+    }
+
+    /// The slots of a partition that are alive, each with its host's time and what silence has closed.
+    pub fn slots(&self, partition: i32) -> HashMap<i64, (i64, i64)> {
+        let hosts = self
+            .tasks
+            .get(&partition)
+            .into_iter()
+            .flat_map(|task| &task.hosts);
+        hosts
+            .map(|host| (slot(partition, host.slot), (host.high, host.flush_high)))
+            .collect()
+    }
+
+    /// The partitions that were heard of.
+    pub fn partitions(&self) -> Vec<i32> {
+        let mut partitions: Vec<i32> = self.tasks.keys().copied().collect();
+        partitions.sort_unstable();
+        partitions
+    }
+
+    /// Forgets a partition that is no longer this engine's.
+    pub fn forget(&mut self, partition: i32) {
+        self.tasks.remove(&partition);
+    }
+
+    /// A task as it is stored, in pieces of so many hosts.
+    pub fn store(&self, partition: i32, hosts_max: usize) -> serde_json::Result<Vec<Vec<u8>>> {
+        let Some(task) = self.tasks.get(&partition) else {
+            return Ok(Vec::new());
+        };
+        let mut pieces = Vec::new();
+        for hosts in task.hosts.chunks(hosts_max.max(1)) {
+            pieces.push(serde_json::to_vec(&StoredTask {
+                hosts,
+                second: task.second,
+                next_slot: task.next_slot,
+            })?);
+        }
+        Ok(pieces)
+    }
+
+    /// Takes pieces of a stored task back.
+    pub fn restore(&mut self, partition: i32, pieces: &[&[u8]]) -> serde_json::Result<()> {
+        let mut task = Task::default();
+        for piece in pieces {
+            let stored: Task = serde_json::from_slice(piece)?;
+            task.hosts.extend(stored.hosts);
+            task.second = stored.second;
+            task.next_slot = stored.next_slot;
+        }
+        task.index();
+        self.tasks.insert(partition, task);
+        Ok(())
+    }
+
+    fn last_host(&mut self, partition: i32) -> Option<&mut Host> {
+        let task = self.tasks.get_mut(&partition)?;
+        let last = task.last;
+        task.hosts.get_mut(last)
+    }
+}
+
+/// A [`Task`] by reference.
+#[derive(Serialize)]
+struct StoredTask<'a> {
+    hosts: &'a [Host],
+    second: Option<i64>,
+    next_slot: u32,
+}
+
+fn slot(partition: i32, number: u32) -> i64 {
+    (i64::from(partition) << 32) | i64::from(number)
+}
+
+impl Task {
+    /// The place of the record's host.
+    fn host(
+        &mut self,
+        heard: &Heard<'_>,
+        past: &mut HashMap<i64, SlotOwner>,
+        ends: &mut Vec<End>,
+    ) -> usize {
+        let known = self.hosts.get(self.last);
+        if known.is_none_or(|host| &*host.host_id != heard.host_id) {
+            self.last = match self.by_id.get(heard.host_id) {
+                Some(index) => *index,
+                None => self.add(heard, past, ends),
+            };
+        }
+        self.last
+    }
+
+    fn add(
+        &mut self,
+        heard: &Heard<'_>,
+        past: &mut HashMap<i64, SlotOwner>,
+        ends: &mut Vec<End>,
+    ) -> usize {
+        if self.hosts.len() >= HOSTS_MAX {
+            self.forget_half(heard, past, ends);
+        }
+        let index = self.hosts.len();
+        self.hosts.push(Host {
+            host_id: heard.host_id.into(),
+            host_name: Text::default(),
+            slot: self.next_slot,
+            segment: Text::default(),
+            high: i64::MIN,
+            flush_high: i64::MIN,
+            ingest: None,
+            flushed: false,
+            offset: heard.offset,
+            runs: Vec::new(),
+        });
+        self.next_slot += 1;
+        self.by_id.insert(heard.host_id.into(), index);
+        index
+    }
+
+    /// Forgets the hosts not heard of for longest; their windows close.
+    fn forget_half(
+        &mut self,
+        heard: &Heard<'_>,
+        past: &mut HashMap<i64, SlotOwner>,
+        ends: &mut Vec<End>,
+    ) {
+        let mut offsets: Vec<i64> = self.hosts.iter().map(|host| host.offset).collect();
+        offsets.sort_unstable();
+        let middle = offsets[offsets.len() / 2];
+        for host in self.hosts.iter().filter(|host| host.offset < middle) {
+            let slot = slot(heard.partition, host.slot);
+            past.insert(slot, host.owner());
+            ends.push(End {
+                row: heard.row,
+                slot,
+                kind: EndKind::Silence {
+                    flush_high: host.high,
+                },
+            });
+        }
+        self.hosts.retain(|host| host.offset >= middle);
+        self.index();
+    }
+
+    fn index(&mut self) {
+        let places = self.hosts.iter().enumerate();
+        self.by_id = places
+            .map(|(index, host)| (host.host_id.clone(), index))
+            .collect();
+        self.last = 0;
+    }
+
+    /// Closes the windows of hosts that were silent for too long; looked at once a second of ingest time.
+    fn close_silent(&mut self, heard: &Heard<'_>, host_silence_ns: i64, ends: &mut Vec<End>) {
+        let Some(ingest) = heard.ingest_ts else {
+            return;
+        };
+        let second = ingest.div_euclid(SECOND_NS);
+        if self.second.is_some_and(|last| second <= last) {
+            return;
+        }
+        self.second = Some(second);
+        for host in &mut self.hosts {
+            let silent = host
+                .ingest
+                .is_some_and(|last| ingest.saturating_sub(last) > host_silence_ns);
+            if silent && !host.flushed {
+                host.flushed = true;
+                host.flush_high = host.high;
+                ends.push(End {
+                    row: heard.row,
+                    slot: slot(heard.partition, host.slot),
+                    kind: EndKind::Silence {
+                        flush_high: host.high,
+                    },
+                });
+            }
+        }
+    }
+}
+
+impl Host {
+    fn owner(&self) -> SlotOwner {
+        SlotOwner {
+            host_id: self.host_id.clone(),
+            host_name: self.host_name.clone(),
+            segment: self.segment.clone(),
+        }
+    }
+
+    fn run(&self, sensor_run: &str) -> Option<usize> {
+        self.runs
+            .iter()
+            .rposition(|run| &*run.sensor_run == sensor_run)
+    }
+
+    /// Whether the log has had the record before; a log that was wound back is read again.
+    fn repeats(&self, heard: &Heard<'_>) -> bool {
+        self.run(heard.sensor_run).is_some_and(|run| {
+            let run = &self.runs[run];
+            heard.offset > run.offset && heard.seq <= run.seq
+        })
+    }
+
+    /// Counts the record to its run, which becomes the last; returns how many are missing before it, and whether it is new.
+    fn count(&mut self, heard: &Heard<'_>) -> (u64, bool) {
+        let Some(index) = self.run(heard.sensor_run) else {
+            if self.runs.len() >= RUNS_MAX {
+                self.runs.remove(0);
+            }
+            self.runs.push(Run {
+                sensor_run: heard.sensor_run.into(),
+                seq: heard.seq,
+                offset: heard.offset,
+                losses: None,
+            });
+            return (0, true);
+        };
+        let last = self.runs.len() - 1;
+        self.runs.swap(index, last);
+        let run = &mut self.runs[last];
+        let missing = if heard.offset > run.offset {
+            heard.seq.abs_diff(run.seq) - 1
+        } else {
+            0
+        };
+        (run.seq, run.offset) = (heard.seq, heard.offset);
+        (missing, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: i64 = SECOND_NS;
+
+    struct Log(Tasks);
+
+    impl Log {
+        fn new() -> Self {
+            Self(Tasks::new(Duration::from_secs(600)))
+        }
+
+        /// Takes a record of partition 0; times in seconds.
+        fn take(
+            &mut self,
+            offset: i64,
+            host: &str,
+            run: &str,
+            seq: i64,
+            ts: i64,
+            ingest: i64,
+        ) -> Place {
+            self.heard(offset, host, run, seq, ts, ingest, false)
+        }
+
+        #[expect(clippy::too_many_arguments, reason = "a record in a line")]
+        fn heard(
+            &mut self,
+            offset: i64,
+            host: &str,
+            run: &str,
+            seq: i64,
+            ts: i64,
+            ingest: i64,
+            step: bool,
+        ) -> Place {
+            self.0.take(&Heard {
+                partition: 0,
+                offset,
+                row: offset as u32,
+                host_id: host,
+                sensor_run: run,
+                seq,
+                ts: ts * S,
+                ingest_ts: Some(ingest * S),
+                clock_step: step,
+            })
+        }
+    }
+
+    fn moment(place: Place) -> Moment {
+        match place {
+            Place::New { moment, .. } => moment,
+            Place::Repeated => panic!("repeated"),
+        }
+    }
+
+    #[test]
+    fn what_was_sent_again_is_known_and_moves_nothing() {
+        let mut log = Log::new();
+        moment(log.take(0, "host", "a", 7, 10, 10));
+        moment(log.take(1, "host", "a", 8, 11, 11));
+        assert_eq!(log.take(2, "host", "a", 7, 99, 99), Place::Repeated);
+        assert_eq!(log.take(3, "host", "a", 8, 99, 99), Place::Repeated);
+        assert_eq!(moment(log.take(4, "host", "b", 0, 12, 12)).high, 11 * S);
+        let Place::New { missing, .. } = log.take(5, "host", "a", 12, 13, 13) else {
+            panic!("repeated")
+        };
+        assert_eq!(missing, 3);
+    }
+
+    #[test]
+    fn time_is_the_hosts_own_and_never_the_future() {
+        let mut log = Log::new();
+        let year = 365 * 86_400;
+        assert_eq!(moment(log.take(0, "a", "r", 0, year, 100)).time, 100 * S);
+        assert_eq!(moment(log.take(1, "b", "r", 0, 40, 101)).high, i64::MIN);
+        let next = moment(log.take(2, "a", "r", 1, 90, 102));
+        assert_eq!(
+            (next.high, next.time, next.high_after),
+            (100 * S, 90 * S, 100 * S)
+        );
+    }
+
+    #[test]
+    fn a_step_back_begins_a_stretch_of_its_own() {
+        let mut log = Log::new();
+        let before = moment(log.take(0, "a", "r", 0, 100, 100));
+        let after = moment(log.heard(1, "a", "r", 1, 40, 101, true));
+        assert_ne!(before.slot, after.slot);
+        assert_eq!(after.high, i64::MIN);
+        assert_eq!(
+            log.0.ends(),
+            [End {
+                row: 1,
+                slot: before.slot,
+                kind: EndKind::Step { high: 100 * S }
+            }]
+        );
+        assert_eq!(&*log.0.owner(before.slot).segment, "");
+        assert_eq!(&*log.0.owner(after.slot).segment, "r/1");
+        // A new sensor a second behind is no step, one far behind is.
+        let run = moment(log.take(2, "a", "s", 0, 39, 102));
+        assert_eq!(run.slot, after.slot);
+        assert_ne!(moment(log.take(3, "a", "t", 0, 10, 103)).slot, after.slot);
+    }
+
+    #[test]
+    fn a_silent_host_is_closed_once_by_the_others() {
+        let mut log = Log::new();
+        let silent = moment(log.take(0, "a", "r", 0, 100, 100));
+        log.take(1, "b", "r", 0, 100, 100);
+        log.take(2, "b", "r", 1, 700, 700);
+        assert_eq!(log.0.ends(), []);
+        log.take(3, "b", "r", 2, 701, 701);
+        log.take(4, "b", "r", 3, 702, 702);
+        let kind = EndKind::Silence {
+            flush_high: 100 * S,
+        };
+        assert_eq!(
+            log.0.ends(),
+            [End {
+                row: 3,
+                slot: silent.slot,
+                kind
+            }]
+        );
+        assert_eq!(
+            moment(log.take(5, "a", "r", 1, 101, 703)).flush_high,
+            100 * S
+        );
+    }
+
+    #[test]
+    fn a_stored_task_goes_on_where_it_was() {
+        let mut log = Log::new();
+        for (offset, host) in [(0, "a"), (1, "b"), (2, "c")] {
+            log.take(offset, host, "r", 5, 100, 100);
+        }
+        log.0
+            .note_losses(0, Losses::from([("ring_full".into(), 3)]));
+        let pieces = log.0.store(0, 2).expect("stored");
+        assert_eq!(pieces.len(), 2);
+        let mut again = Log::new();
+        let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+        again.0.restore(0, &pieces).expect("restored");
+        assert_eq!(again.take(3, "c", "r", 5, 101, 101), Place::Repeated);
+        assert_eq!(
+            again
+                .0
+                .losses(0)
+                .and_then(|losses| losses.get("ring_full").copied()),
+            Some(3)
+        );
+        let new = moment(again.take(4, "d", "r", 0, 101, 101));
+        assert_eq!(new.slot, 3);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_newest_stay() {
+        let mut log = Log::new();
+        for offset in 0..3 * HOSTS_MAX as i64 {
+            log.take(offset, &offset.to_string(), "a", 0, 1, 1);
+            assert!(log.0.tasks[&0].hosts.len() <= HOSTS_MAX);
+        }
+        let last = 3 * HOSTS_MAX as i64 - 1;
+        assert_eq!(
+            log.take(last + 1, &last.to_string(), "a", 0, 1, 1),
+            Place::Repeated
+        );
+    }
+}

@@ -1,0 +1,258 @@
+//! Detections over windows: partial aggregates a pane, finished when a host's time has passed the window.
+//!
+//! ```text
+//! rows ─► WHERE of each detection ─► panes of their group ─► states (partial, merged) ─► window over: HAVING, SELECT ─► words
+//! ```
+//! Detections with equal keys, delay and commensurate windows are one [`group::Group`]: they share panes, keys and equal
+//! aggregates. A window is made of panes as long as the group's shortest slide, so hopping windows share them.
+//! A window closes by its host's own time ([`crate::engine`] tells it for each row), never by a clock; what is said does not
+//! hang on how the log is cut into batches. There is no input or output here.
+
+use std::collections::{BTreeMap, HashMap};
+
+use arrow::array::{RecordBatch, StringViewArray};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use serde_json::{Map, Value};
+
+use crate::detect::DetectionSet;
+use crate::detect::window::WindowSpec;
+use crate::engine::tasks::{End, Moment};
+use crate::engine::{StateRecord, WindowOptions};
+
+mod bound;
+mod early;
+mod group;
+mod pane;
+mod plans;
+mod store;
+
+pub use bound::Bound;
+pub(crate) use bound::bound;
+
+use group::Group;
+use plans::Workbench;
+
+/// A row that detections may see, and its place in its host's time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    /// Its row in the batch.
+    pub row: u32,
+    pub moment: Moment,
+}
+
+/// What a window has to say.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Word {
+    /// The row of the batch that made it speak.
+    pub row: u32,
+    /// Whether it is over, or only has crossed its threshold.
+    pub closed: bool,
+    /// The detection's place in the set.
+    pub detection: usize,
+    pub slot: i64,
+    pub start: i64,
+    pub end: i64,
+    /// What the rows were grouped by, as one compact JSON array.
+    pub keys: String,
+    /// The keys that are plain columns, by name.
+    pub columns: Map<String, Value>,
+    /// What the SELECT yields.
+    pub values: Map<String, Value>,
+    /// Whether a step of the clock closed it.
+    pub stepped: bool,
+    /// Rows not counted because the cap on keys was reached.
+    pub overflow: u64,
+    /// Time of its last row, nanoseconds.
+    pub last_time: i64,
+    /// Whether it had crossed its threshold before it was over.
+    pub repeated: bool,
+}
+
+/// A group of detections that has as many keys in a pane as it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Overflow {
+    /// The first row that was not counted.
+    pub row: u32,
+    pub slot: i64,
+    /// The detections of the group, by place in the set.
+    pub detections: Vec<usize>,
+    pub start: i64,
+    pub end: i64,
+}
+
+/// What a row was too late for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Missed {
+    /// The detections, by place in the set.
+    pub detections: Vec<usize>,
+    /// How far its host's time had passed it, nanoseconds.
+    pub late_ns: i64,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct WindowOutput {
+    pub words: Vec<Word>,
+    pub overflows: Vec<Overflow>,
+    /// By row of the batch.
+    pub late: BTreeMap<u32, Missed>,
+}
+
+/// How far each host's time got in a batch: rows and the time after each, by slot.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(HashMap<i64, Vec<(u32, i64)>>);
+
+impl Progress {
+    /// Notes that a host's time is `high` after a row.
+    pub fn note(&mut self, row: u32, slot: i64, high: i64) {
+        let steps = self.0.entry(slot).or_default();
+        if steps.last().is_none_or(|(_, last)| high > *last) {
+            steps.push((row, high));
+        }
+    }
+
+    /// The time of a slot's host after a row; none when it had not gone on by then.
+    pub fn at(&self, slot: i64, row: u32) -> Option<i64> {
+        let steps = self.0.get(&slot)?;
+        let past = steps.partition_point(|(at, _)| *at <= row);
+        Some(steps.get(past.checked_sub(1)?)?.1)
+    }
+
+    /// The slots whose time went on, each with its latest time.
+    pub fn highs(&self) -> Vec<(i64, i64)> {
+        let mut highs: Vec<(i64, i64)> = self
+            .0
+            .iter()
+            .filter_map(|(slot, steps)| Some((*slot, steps.last()?.1)))
+            .collect();
+        highs.sort_unstable();
+        highs
+    }
+
+    /// The slots whose time went on.
+    pub fn slots(&self) -> impl Iterator<Item = i64> {
+        self.0.keys().copied()
+    }
+
+    /// The first row below `before` after which a slot's time is at least `high`.
+    pub fn reaches(&self, slot: i64, high: i64, before: u32) -> Option<u32> {
+        let steps = self.0.get(&slot)?;
+        let (row, _) = steps.get(steps.partition_point(|(_, at)| *at < high))?;
+        (*row < before).then_some(*row)
+    }
+}
+
+/// A batch as windows see it.
+pub(crate) struct Rows<'a> {
+    pub batch: &'a RecordBatch,
+    pub event_types: &'a StringViewArray,
+    pub shown: &'a [Shown],
+    pub progress: &'a Progress,
+    pub ends: &'a [End],
+}
+
+/// All windows of an engine.
+pub(crate) struct Windows {
+    groups: Vec<Group>,
+    workbench: Workbench,
+}
+
+impl Windows {
+    /// Groups a set's detections over windows; `events` is the schema of the table.
+    ///
+    /// # Errors
+    /// When the operators cannot be made.
+    pub fn new(set: &DetectionSet, events: &SchemaRef, options: &WindowOptions) -> Result<Self> {
+        let workbench = Workbench::new(options.memory_bytes_max)?;
+        let groups = group::arrange(set)
+            .into_iter()
+            .map(|members| Group::new(&workbench, set, &members, events, options.keys_max))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { groups, workbench })
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Takes the next rows.
+    ///
+    /// # Errors
+    /// When an operator fails.
+    pub fn step(&mut self, set: &DetectionSet, rows: &Rows<'_>) -> Result<WindowOutput> {
+        let mut output = WindowOutput::default();
+        for group in &mut self.groups {
+            group.step(&self.workbench, set, rows, &mut output)?;
+        }
+        Ok(output)
+    }
+
+    /// Closes every open window of some slots, at a row.
+    ///
+    /// # Errors
+    /// When an operator fails.
+    pub fn finish(&mut self, set: &DetectionSet, slots: &[i64], row: u32) -> Result<WindowOutput> {
+        let mut output = WindowOutput::default();
+        for group in &mut self.groups {
+            group.finish(&self.workbench, set, slots, row, &mut output)?;
+        }
+        Ok(output)
+    }
+
+    /// Forgets a partition that is no longer this engine's.
+    pub fn forget(&mut self, partition: i32) {
+        self.groups
+            .iter_mut()
+            .for_each(|group| group.forget(partition));
+    }
+
+    /// Whether a partition has open windows.
+    pub fn waits(&self, partition: i32) -> bool {
+        self.groups.iter().any(|group| group.waits(partition))
+    }
+
+    /// Open panes, keys in them, bytes of their states.
+    pub fn size(&self) -> (u64, u64, u64) {
+        let sizes = self.groups.iter().map(Group::size);
+        sizes.fold((0, 0, 0), |sum, size| {
+            (sum.0 + size.0, sum.1 + size.1, sum.2 + size.2)
+        })
+    }
+
+    /// What changed in a partition since the last call, or all of it.
+    ///
+    /// # Errors
+    /// When states cannot be merged or written.
+    pub fn store(&mut self, partition: i32, full: bool) -> Result<Vec<StateRecord>> {
+        let mut records = Vec::new();
+        for group in &mut self.groups {
+            records.extend(group.store(&self.workbench, partition, full)?);
+        }
+        Ok(records)
+    }
+
+    /// Takes a partition's stored panes back; `highs` is the time of each of its slots.
+    /// Returns how many pieces belong to no group any more.
+    ///
+    /// # Errors
+    /// When a piece cannot be read.
+    pub fn restore(
+        &mut self,
+        set: &DetectionSet,
+        partition: i32,
+        state: &BTreeMap<String, Vec<u8>>,
+        slots: &HashMap<i64, (i64, i64)>,
+    ) -> Result<usize> {
+        let mut taken = 0;
+        for group in &mut self.groups {
+            taken += group.restore(&self.workbench, set, partition, state, slots)?;
+        }
+        let panes = state
+            .range(store::PREFIX.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(store::PREFIX))
+            .count();
+        Ok(panes - taken)
+    }
+}

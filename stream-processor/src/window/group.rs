@@ -1,0 +1,1309 @@
+//! Detections over windows that share panes: equal keys, equal delay, and windows that one pane divides.
+//!
+//! Their aggregates stand side by side in one state, each under the condition of its detection; equal ones stand there once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewBuilder,
+    TimestampNanosecondArray,
+};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::functions_aggregate::{count::count_udaf, min_max::max_udaf};
+use datafusion::physical_expr::aggregate::AggregateExprBuilder;
+use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::aggregates::PhysicalGroupBy;
+use serde_json::{Map, Value};
+
+use super::early::Early;
+use super::pane::{Pane, rows_of, slots};
+use super::plans::{Phases, Workbench};
+use super::{Missed, Overflow, Rows, WindowOutput, Word};
+use crate::detect::aggregates::TEXT_BYTES_MAX;
+use crate::detect::window::{PANES_MAX, WindowSpec, floor_to};
+use crate::detect::windowed::{Argument, GroupColumn, WindowedPlan};
+use crate::detect::{DetectionSet, json, project, take_rows};
+use crate::engine::tasks::{EndKind, Moment, partition_of};
+
+/// Columns of states before the keys: pane and slot.
+pub(super) const FIXED_COLUMNS: usize = 2;
+
+/// Puts a set's detections over windows into groups; each is a list of places in the set.
+pub(super) fn arrange(set: &DetectionSet) -> Vec<Vec<usize>> {
+    let mut alike: BTreeMap<(Vec<&str>, i64), Vec<(WindowSpec, usize)>> = BTreeMap::new();
+    for (place, detection) in set.iter().enumerate() {
+        if let Some(plan) = detection.plan.windowed() {
+            let keys = plan.keys.iter().map(|key| key.text.as_str()).collect();
+            let members = alike.entry((keys, plan.delay_ns)).or_default();
+            members.push((plan.spec, place));
+        }
+    }
+    let mut groups = Vec::new();
+    for mut members in alike.into_values() {
+        members.sort_by_key(|(spec, place)| (spec.slide_ns, *place));
+        let mut panes: Vec<(i64, Vec<usize>)> = Vec::new();
+        for (spec, place) in members {
+            let fits =
+                |pane_ns: i64| spec.slide_ns % pane_ns == 0 && spec.size_ns / pane_ns <= PANES_MAX;
+            match panes.iter_mut().find(|(pane_ns, _)| fits(*pane_ns)) {
+                Some((_, group)) => group.push(place),
+                None => panes.push((spec.slide_ns, vec![place])),
+            }
+        }
+        groups.extend(panes.into_iter().map(|(_, group)| group));
+    }
+    groups
+}
+
+/// A detection in its group.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// Its place in the set.
+    pub detection: usize,
+    pub spec: WindowSpec,
+    /// Its condition on rows, among the group's.
+    predicate: usize,
+    /// Its aggregates, among the group's.
+    pub aggregates: Vec<usize>,
+    /// The group's aggregate that counts its rows.
+    pub rows: usize,
+    /// The group's aggregate that holds the time of its last row.
+    last_time: usize,
+}
+
+/// A condition under which an aggregate counts a row: that of a detection and perhaps one FILTER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Condition {
+    predicate: usize,
+    /// Where its FILTER stands: member and aggregate.
+    filter: Option<(usize, usize)>,
+    text: String,
+}
+
+/// Where an input column's values come from.
+#[derive(Debug, Clone, Copy)]
+enum InputColumn {
+    Key(usize),
+    /// Member, its aggregate, and the argument of it; arguments of its order follow the others.
+    Argument(usize, usize, usize),
+    Time,
+    Condition(usize),
+}
+
+/// An open window of a slot: end, start and which of the group's windows it is.
+pub(super) type Open = (i64, i64, WindowSpec);
+
+/// A window that is over for a slot.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    spec: WindowSpec,
+    start: i64,
+    slot: i64,
+    row: u32,
+    stepped: bool,
+}
+
+/// Detections that share panes.
+pub(super) struct Group {
+    pub members: Vec<Member>,
+    specs: Vec<WindowSpec>,
+    pub pane_ns: i64,
+    delay_ns: i64,
+    keys_max: usize,
+    /// Members whose condition stands for all equal ones.
+    predicates: Vec<usize>,
+    conditions: Vec<Condition>,
+    columns: Vec<InputColumn>,
+    pub input_schema: SchemaRef,
+    /// The columns of events that keys and arguments read.
+    needed: SchemaRef,
+    pub keys: usize,
+    pub phases: Phases,
+    /// What each of the group's aggregates says, under which its states are stored.
+    pub labels: Vec<String>,
+    /// Where each aggregate's state begins in states.
+    pub state_columns: Vec<usize>,
+    /// For each aggregate, the input columns of its condition and of its first argument, where it has them.
+    pub call_inputs: Vec<(Option<usize>, Option<usize>)>,
+    pub panes: BTreeMap<i64, Pane>,
+    pub open: HashMap<i64, BTreeSet<Open>>,
+    pub early: Early,
+    /// Name of the group's states.
+    pub hash: String,
+    /// Panes that are over since a partition's last checkpoint: the keys of their stored pieces.
+    pub over: Vec<(i32, String)>,
+    pub next_piece: u64,
+}
+
+/// The plan of a member.
+pub(super) fn plan_of(set: &DetectionSet, detection: usize) -> &WindowedPlan {
+    set.at(detection)
+        .plan
+        .windowed()
+        .expect("groups are made of detections over windows")
+}
+
+impl Group {
+    pub fn new(
+        bench: &Workbench,
+        set: &DetectionSet,
+        places: &[usize],
+        events: &SchemaRef,
+        keys_max: usize,
+    ) -> Result<Self> {
+        Layout::of(set, places).into_group(bench, set, events, keys_max)
+    }
+
+    /// Takes the next rows.
+    pub fn step(
+        &mut self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        rows: &Rows<'_>,
+        output: &mut WindowOutput,
+    ) -> Result<()> {
+        let matched = self.matched(set, rows)?;
+        let candidates: Vec<usize> = (0..rows.shown.len())
+            .filter(|shown| matched.iter().any(|matches| matches[*shown]))
+            .collect();
+        let mut from = 0;
+        loop {
+            let mut included = Vec::new();
+            let mut until = candidates.len();
+            for (place, shown) in candidates.iter().enumerate().skip(from) {
+                let moment = &rows.shown[*shown].moment;
+                match self.place(moment) {
+                    Fate::Counts => included.push(*shown),
+                    Fate::Misses { closed, counts } => {
+                        // What it is late for is due but has not spoken yet: it must not count there.
+                        let due = closed
+                            .iter()
+                            .any(|window| self.is_open(moment.slot, window));
+                        if due && place > from {
+                            until = place;
+                            break;
+                        }
+                        self.miss(rows, *shown, &matched, &closed, output);
+                        if counts {
+                            included.push(*shown);
+                        }
+                    }
+                }
+            }
+            let before = candidates
+                .get(until)
+                .map_or(u32::MAX, |shown| rows.shown[*shown].row);
+            self.fold(bench, set, rows, &matched, &included, output)?;
+            let due = self.due(rows, before);
+            self.fire(bench, set, due, output)?;
+            if until == candidates.len() {
+                return Ok(());
+            }
+            from = until;
+        }
+    }
+
+    /// Closes all windows of some slots.
+    pub fn finish(
+        &mut self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        slots: &[i64],
+        row: u32,
+        output: &mut WindowOutput,
+    ) -> Result<()> {
+        let mut due = Vec::new();
+        for slot in slots {
+            let open = self.open.remove(slot).unwrap_or_default();
+            due.extend(open.into_iter().map(|(_, start, spec)| Due {
+                spec,
+                start,
+                slot: *slot,
+                row,
+                stepped: false,
+            }));
+        }
+        self.fire(bench, set, due, output)
+    }
+
+    /// For each distinct condition, which of the shown rows it is true for.
+    fn matched(&self, set: &DetectionSet, rows: &Rows<'_>) -> Result<Vec<Vec<bool>>> {
+        let mut by_type: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (place, shown) in rows.shown.iter().enumerate() {
+            let event_type = rows.event_types.value(shown.row as usize);
+            by_type.entry(event_type).or_default().push(place);
+        }
+        self.predicates
+            .iter()
+            .map(|member| {
+                let predicate = &plan_of(set, self.members[*member].detection).predicate;
+                let mut matches = vec![false; rows.shown.len()];
+                let mut routed: Vec<usize> = match &predicate.event_types {
+                    Some(types) => types
+                        .iter()
+                        .filter_map(|event_type| by_type.get(event_type.as_str()))
+                        .flatten()
+                        .copied()
+                        .collect(),
+                    None => (0..rows.shown.len()).collect(),
+                };
+                let Some(schema) = predicate.schema() else {
+                    routed.iter().for_each(|place| matches[*place] = true);
+                    return Ok(matches);
+                };
+                if routed.is_empty() {
+                    return Ok(matches);
+                }
+                routed.sort_unstable();
+                let indices: Vec<u32> = routed.iter().map(|place| rows.shown[*place].row).collect();
+                let narrow = take_rows(&project(rows.batch, schema)?, &indices)?;
+                for row in predicate.rows(&narrow)? {
+                    matches[routed[row as usize]] = true;
+                }
+                Ok(matches)
+            })
+            .collect()
+    }
+
+    /// Which windows a row counts in. Opens those that it is the first row of.
+    fn place(&mut self, moment: &Moment) -> Fate {
+        let in_time = self.specs.iter().all(|spec| {
+            let last = floor_to(moment.time, spec.slide_ns);
+            let first = last - spec.size_ns + spec.slide_ns;
+            !self.closed(first, first + spec.size_ns, moment)
+        });
+        let pane = self
+            .panes
+            .entry(floor_to(moment.time, self.pane_ns))
+            .or_default();
+        if in_time {
+            if pane.slots.insert(moment.slot) {
+                let open = self.open.entry(moment.slot).or_default();
+                for spec in &self.specs {
+                    open.extend(
+                        spec.starts(moment.time)
+                            .map(|start| (start + spec.size_ns, start, *spec)),
+                    );
+                }
+            }
+            return Fate::Counts;
+        }
+        let windows: Vec<Open> = self
+            .specs
+            .iter()
+            .flat_map(|spec| {
+                spec.starts(moment.time)
+                    .map(|start| (start + spec.size_ns, start, *spec))
+            })
+            .collect();
+        let (closed, still_open): (Vec<Open>, Vec<Open>) = windows
+            .into_iter()
+            .partition(|(end, start, _)| self.closed(*start, *end, moment));
+        let pane_start = floor_to(moment.time, self.pane_ns);
+        let counts = !still_open.is_empty();
+        if counts {
+            let pane = self.panes.entry(pane_start).or_default();
+            if pane.slots.insert(moment.slot) {
+                self.open.entry(moment.slot).or_default().extend(still_open);
+            }
+        } else if self
+            .panes
+            .get(&pane_start)
+            .is_some_and(|pane| pane.slots.is_empty())
+        {
+            self.panes.remove(&pane_start);
+        }
+        Fate::Misses { closed, counts }
+    }
+
+    /// Whether a window is closed at a row.
+    fn closed(&self, start: i64, end: i64, moment: &Moment) -> bool {
+        end.saturating_add(self.delay_ns) <= moment.high || start <= moment.flush_high
+    }
+
+    fn is_open(&self, slot: i64, window: &Open) -> bool {
+        self.open
+            .get(&slot)
+            .is_some_and(|open| open.contains(window))
+    }
+
+    /// Notes what a row was too late for.
+    fn miss(
+        &self,
+        rows: &Rows<'_>,
+        shown: usize,
+        matched: &[Vec<bool>],
+        closed: &[Open],
+        output: &mut WindowOutput,
+    ) {
+        let moment = &rows.shown[shown].moment;
+        for member in &self.members {
+            let late = closed.iter().any(|(_, _, spec)| *spec == member.spec);
+            if late && matched[member.predicate][shown] {
+                let missed: &mut Missed = output.late.entry(rows.shown[shown].row).or_default();
+                missed.detections.push(member.detection);
+                missed.late_ns = missed.late_ns.max(moment.high.saturating_sub(moment.time));
+            }
+        }
+    }
+
+    /// Adds rows to their panes.
+    fn fold(
+        &mut self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        rows: &Rows<'_>,
+        matched: &[Vec<bool>],
+        included: &[usize],
+        output: &mut WindowOutput,
+    ) -> Result<()> {
+        if included.is_empty() {
+            return Ok(());
+        }
+        let mut input = self.input(set, rows, matched, included)?;
+        let mut input_rows: Vec<u32> = included
+            .iter()
+            .map(|shown| rows.shown[*shown].row)
+            .collect();
+        let mut states = self.phases.partial(bench, input.clone())?;
+        if let Some(admitted) = self.admit(bench, &input, &states, &input_rows, output)? {
+            input = filter_record_batch(&input, &admitted)?;
+            input_rows = input_rows
+                .iter()
+                .zip(admitted.iter())
+                .filter(|(_, admitted)| *admitted == Some(true))
+                .map(|(row, _)| *row)
+                .collect();
+            states = self.phases.partial(bench, input.clone())?;
+        }
+        self.cross(bench, set, &input, &input_rows, &states, output)?;
+        for state in states {
+            self.push(bench, &state)?;
+        }
+        Ok(())
+    }
+
+    /// Lets early firing look at the rows before they are in the panes.
+    fn cross(
+        &mut self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        input: &RecordBatch,
+        input_rows: &[u32],
+        states: &[RecordBatch],
+        output: &mut WindowOutput,
+    ) -> Result<()> {
+        if self.early.is_idle() {
+            return Ok(());
+        }
+        let mut early = std::mem::take(&mut self.early);
+        let crossings = early.look(self, input, input_rows, states);
+        self.early = early;
+        for crossing in crossings? {
+            let groups = self
+                .phases
+                .finish(bench, crossing.states(self, bench, input)?)?;
+            let spec = self.members[crossing.member].spec;
+            let overflow = self.overflow(crossing.start, &spec, crossing.slot);
+            for group in &groups {
+                for mut word in self.results(set, crossing.member, group)? {
+                    word.row = crossing.row;
+                    word.closed = false;
+                    word.overflow = overflow;
+                    self.early.fire(crossing.member, &word);
+                    output.words.push(word);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds states to their panes.
+    pub fn push(&mut self, bench: &Workbench, state: &RecordBatch) -> Result<()> {
+        for (start, piece) in by_pane(state)? {
+            self.early.count(start, &piece)?;
+            let pane = self.panes.entry(start).or_default();
+            let partitions: BTreeSet<i32> = slots(&piece)
+                .iter()
+                .map(|slot| partition_of(*slot))
+                .collect();
+            for partition in partitions {
+                let own = rows_of(&piece, |slot| partition_of(slot) == partition)?;
+                pane.fresh.entry(partition).or_default().extend(own);
+            }
+            pane.push(&self.phases, bench, piece)?;
+        }
+        Ok(())
+    }
+
+    /// Which rows may count under the cap on keys; none when all may.
+    fn admit(
+        &mut self,
+        bench: &Workbench,
+        input: &RecordBatch,
+        states: &[RecordBatch],
+        input_rows: &[u32],
+        output: &mut WindowOutput,
+    ) -> Result<Option<BooleanArray>> {
+        let mut new: BTreeMap<(i64, i32), usize> = BTreeMap::new();
+        for state in states {
+            for (start, slot) in pane_starts(state).iter().zip(slots(state)) {
+                *new.entry((*start, partition_of(*slot))).or_default() += 1;
+            }
+        }
+        let mut full = Vec::new();
+        for ((start, partition), count) in new {
+            let Some(pane) = self.panes.get_mut(&start) else {
+                continue;
+            };
+            if pane.keys_at_most(partition) + count <= self.keys_max {
+                continue;
+            }
+            pane.merge_all(&self.phases, bench)?;
+            if pane.keys_at_most(partition) + count > self.keys_max {
+                full.push((start, partition));
+            }
+        }
+        if full.is_empty() {
+            return Ok(None);
+        }
+        self.admit_in_order(input, input_rows, &full, output)
+            .map(Some)
+    }
+
+    /// Admits keys in the order of the log until a pane is full.
+    fn admit_in_order(
+        &mut self,
+        input: &RecordBatch,
+        input_rows: &[u32],
+        full: &[(i64, i32)],
+        output: &mut WindowOutput,
+    ) -> Result<BooleanArray> {
+        let converter = self.early.converter();
+        let encoded = converter.encode(input)?;
+        let mut known: HashMap<(i64, i32), std::collections::HashSet<Vec<u8>>> = HashMap::new();
+        for (start, partition) in full {
+            let keys = known.entry((*start, *partition)).or_default();
+            for piece in self
+                .panes
+                .get(start)
+                .into_iter()
+                .flat_map(|pane| &pane.pieces)
+            {
+                let rows = converter.encode(piece)?;
+                let own = slots(piece)
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, slot)| partition_of(**slot) == *partition);
+                keys.extend(own.map(|(row, _)| rows.row(row).as_ref().to_vec()));
+            }
+        }
+        let mut admitted = Vec::with_capacity(input.num_rows());
+        for (row, (start, slot)) in pane_starts(input).iter().zip(slots(input)).enumerate() {
+            let place = (*start, partition_of(*slot));
+            let Some(keys) = known.get_mut(&place) else {
+                admitted.push(true);
+                continue;
+            };
+            let key = encoded.row(row);
+            let fits = keys.contains(key.as_ref())
+                || (keys.len() < self.keys_max && keys.insert(key.as_ref().to_vec()));
+            admitted.push(fits);
+            if !fits && let Some(pane) = self.panes.get_mut(start) {
+                let dropped = pane.overflow.entry(place.1).or_default();
+                *dropped += 1;
+                if *dropped == 1 {
+                    output.overflows.push(Overflow {
+                        row: input_rows[row],
+                        slot: *slot,
+                        detections: self.members.iter().map(|member| member.detection).collect(),
+                        start: *start,
+                        end: *start + self.pane_ns,
+                    });
+                }
+            }
+        }
+        Ok(BooleanArray::from(admitted))
+    }
+
+    /// The rows as the operators take them.
+    fn input(
+        &self,
+        set: &DetectionSet,
+        rows: &Rows<'_>,
+        matched: &[Vec<bool>],
+        included: &[usize],
+    ) -> Result<RecordBatch> {
+        let indices: Vec<u32> = included
+            .iter()
+            .map(|shown| rows.shown[*shown].row)
+            .collect();
+        let narrow = take_rows(&project(rows.batch, &self.needed)?, &indices)?;
+        let moments = || included.iter().map(|shown| &rows.shown[*shown].moment);
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(
+                moments().map(|moment| floor_to(moment.time, self.pane_ns)),
+            )),
+            Arc::new(Int64Array::from_iter_values(
+                moments().map(|moment| moment.slot),
+            )),
+        ];
+        for column in &self.columns {
+            columns.push(match column {
+                InputColumn::Key(key) => {
+                    let plan = plan_of(set, self.members[0].detection);
+                    cut(plan.keys[*key].expr.evaluate(&narrow)?)
+                }
+                InputColumn::Argument(member, call, argument) => {
+                    let plan = plan_of(set, self.members[*member].detection);
+                    let argument = argument_of(plan, *call, *argument);
+                    let expr = argument.expr().expect("only expressions have columns");
+                    cut(expr.evaluate(&narrow)?)
+                }
+                InputColumn::Time => Arc::new(Int64Array::from_iter_values(
+                    moments().map(|moment| moment.time),
+                )),
+                InputColumn::Condition(condition) => {
+                    let condition = &self.conditions[*condition];
+                    let flags = &matched[condition.predicate];
+                    let own =
+                        BooleanArray::from_iter(included.iter().map(|shown| Some(flags[*shown])));
+                    match condition.filter {
+                        None => Arc::new(own),
+                        Some((member, call)) => {
+                            let plan = plan_of(set, self.members[member].detection);
+                            let filter = plan.aggregates[call].filter.as_ref();
+                            let verdicts = filter_values(filter, &narrow)?;
+                            Arc::new(arrow::compute::and_kleene(&own, &verdicts)?)
+                        }
+                    }
+                }
+            });
+        }
+        Ok(RecordBatch::try_new(
+            Arc::clone(&self.input_schema),
+            columns,
+        )?)
+    }
+
+    /// The windows that the rows below `before` have closed.
+    fn due(&mut self, rows: &Rows<'_>, before: u32) -> Vec<Due> {
+        let mut due = Vec::new();
+        for end in rows.ends.iter().filter(|end| end.row <= before) {
+            let Some(open) = self.open.get_mut(&end.slot) else {
+                continue;
+            };
+            let (closed, rest): (BTreeSet<Open>, BTreeSet<Open>) = std::mem::take(open)
+                .into_iter()
+                .partition(|(window_end, start, _)| {
+                    // What time had closed before that row is not closed by it.
+                    let by_time = rows.progress.reaches(
+                        end.slot,
+                        window_end.saturating_add(self.delay_ns),
+                        end.row,
+                    );
+                    by_time.is_none()
+                        && match end.kind {
+                            EndKind::Step { .. } => true,
+                            EndKind::Silence { flush_high } => *start <= flush_high,
+                        }
+                });
+            *open = rest;
+            due.extend(closed.into_iter().map(|(_, start, spec)| Due {
+                spec,
+                start,
+                slot: end.slot,
+                row: end.row,
+                stepped: matches!(end.kind, EndKind::Step { .. }),
+            }));
+        }
+        for slot in rows.progress.slots() {
+            let Some(open) = self.open.get_mut(&slot) else {
+                continue;
+            };
+            while let Some((end, start, spec)) = open.first().copied() {
+                let closes_at = end.saturating_add(self.delay_ns);
+                let Some(row) = rows.progress.reaches(slot, closes_at, before) else {
+                    break;
+                };
+                open.pop_first();
+                due.push(Due {
+                    spec,
+                    start,
+                    slot,
+                    row,
+                    stepped: false,
+                });
+            }
+        }
+        due
+    }
+
+    /// Lets windows that are over speak, and lets go of panes that nobody needs any more.
+    fn fire(
+        &mut self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        due: Vec<Due>,
+        output: &mut WindowOutput,
+    ) -> Result<()> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut by_spec: BTreeMap<WindowSpec, BTreeMap<i64, HashMap<i64, Due>>> = BTreeMap::new();
+        for window in &due {
+            let starts = by_spec.entry(window.spec).or_default();
+            starts
+                .entry(window.start)
+                .or_default()
+                .insert(window.slot, *window);
+        }
+        for (spec, starts) in by_spec {
+            let mut states = Vec::new();
+            for (start, slots) in &starts {
+                states.extend(self.states_of(spec, *start, |slot| slots.contains_key(&slot))?);
+            }
+            if states.is_empty() {
+                continue;
+            }
+            let finished = self.phases.finish(bench, states)?;
+            for groups in &finished {
+                for member in 0..self.members.len() {
+                    if self.members[member].spec != spec {
+                        continue;
+                    }
+                    for mut word in self.results(set, member, groups)? {
+                        let Some(window) = starts
+                            .get(&word.start)
+                            .and_then(|slots| slots.get(&word.slot))
+                        else {
+                            continue;
+                        };
+                        word.row = window.row;
+                        word.stepped = window.stepped;
+                        word.overflow = self.overflow(word.start, &spec, word.slot);
+                        word.repeated = self.early.has_fired(member, &word);
+                        output.words.push(word);
+                    }
+                }
+            }
+        }
+        self.release(&due);
+        Ok(())
+    }
+
+    /// The states of a window, of some slots.
+    fn states_of(
+        &self,
+        spec: WindowSpec,
+        start: i64,
+        wanted: impl Fn(i64) -> bool,
+    ) -> Result<Vec<RecordBatch>> {
+        let mut states = Vec::new();
+        for (_, pane) in self.panes.range(start..start + spec.size_ns) {
+            for piece in &pane.pieces {
+                let own = rows_of(piece, &wanted)?;
+                states.extend(own.map(|own| in_window(&own, start)).transpose()?);
+            }
+        }
+        Ok(states)
+    }
+
+    /// The finished groups of a window as it is now, of some slots.
+    pub fn groups_of(
+        &self,
+        bench: &Workbench,
+        spec: WindowSpec,
+        start: i64,
+        wanted: impl Fn(i64) -> bool,
+    ) -> Result<Vec<RecordBatch>> {
+        self.phases
+            .finish(bench, self.states_of(spec, start, wanted)?)
+    }
+
+    /// The windows over a pane that a slot's time has not closed.
+    pub fn still_open(&self, pane: i64, high: i64, flush_high: i64) -> Vec<Open> {
+        let windows = self.specs.iter().flat_map(|spec| {
+            spec.starts(pane)
+                .map(|start| (start + spec.size_ns, start, *spec))
+        });
+        windows
+            .filter(|(end, start, _)| {
+                end.saturating_add(self.delay_ns) > high && *start > flush_high
+            })
+            .collect()
+    }
+
+    /// Rows that a window's panes did not count because of the cap.
+    fn overflow(&self, start: i64, spec: &WindowSpec, slot: i64) -> u64 {
+        self.panes
+            .range(start..start + spec.size_ns)
+            .filter_map(|(_, pane)| pane.overflow.get(&partition_of(slot)))
+            .sum()
+    }
+
+    /// What one detection says of finished groups.
+    pub fn results(
+        &self,
+        set: &DetectionSet,
+        member: usize,
+        groups: &RecordBatch,
+    ) -> Result<Vec<Word>> {
+        let member = &self.members[member];
+        let plan = plan_of(set, member.detection);
+        let counts = self.aggregate_column(groups, member.rows);
+        let counts = counts.as_primitive::<Int64Type>();
+        let own: BooleanArray = counts
+            .iter()
+            .map(|count| Some(count.unwrap_or(0) > 0))
+            .collect();
+        if own.true_count() == 0 {
+            return Ok(Vec::new());
+        }
+        let own = filter_record_batch(groups, &own)?;
+        let mut words = Vec::new();
+        if !plan.result.limited {
+            self.result(plan, member, &own, &mut words)?;
+            return Ok(words);
+        }
+        let windows: BTreeSet<(i64, i64)> = pane_starts(&own)
+            .iter()
+            .copied()
+            .zip(slots(&own).iter().copied())
+            .collect();
+        for window in windows {
+            let mask: BooleanArray = pane_starts(&own)
+                .iter()
+                .zip(slots(&own))
+                .map(|(start, slot)| Some((*start, *slot) == window))
+                .collect();
+            self.result(plan, member, &filter_record_batch(&own, &mask)?, &mut words)?;
+        }
+        Ok(words)
+    }
+
+    fn result(
+        &self,
+        plan: &WindowedPlan,
+        member: &Member,
+        groups: &RecordBatch,
+        words: &mut Vec<Word>,
+    ) -> Result<()> {
+        let timestamps = |plus: i64| -> ArrayRef {
+            let starts = pane_starts(groups).iter().map(|start| start + plus);
+            Arc::new(TimestampNanosecondArray::from_iter_values(starts).with_timezone("+00:00"))
+        };
+        let columns = plan
+            .result
+            .columns
+            .iter()
+            .map(|column| match column {
+                GroupColumn::WindowStart => timestamps(0),
+                GroupColumn::WindowEnd => timestamps(member.spec.size_ns),
+                GroupColumn::Key(key) => Arc::clone(groups.column(FIXED_COLUMNS + key)),
+                GroupColumn::Aggregate(call) => {
+                    self.aggregate_column(groups, member.aggregates[*call])
+                }
+            })
+            .collect();
+        let last_times = self.aggregate_column(groups, member.last_time);
+        let last_times = last_times.as_primitive::<Int64Type>();
+        for found in plan.result.run(columns, groups.num_rows())? {
+            let row = found.group;
+            let start = pane_starts(groups)[row];
+            let keys: Vec<Value> = (0..self.keys)
+                .map(|key| json::value(groups.column(FIXED_COLUMNS + key).as_ref(), row))
+                .collect();
+            let named = plan.keys.iter().zip(&keys);
+            let columns: Map<String, Value> = named
+                .filter_map(|(key, value)| Some((key.column.clone()?, value.clone())))
+                .collect();
+            words.push(Word {
+                row: 0,
+                closed: true,
+                detection: member.detection,
+                slot: slots(groups)[row],
+                start,
+                end: start + member.spec.size_ns,
+                keys: Value::Array(keys).to_string(),
+                columns,
+                values: found.values,
+                stepped: false,
+                overflow: 0,
+                last_time: if last_times.is_valid(row) {
+                    last_times.value(row)
+                } else {
+                    start
+                },
+                repeated: false,
+            });
+        }
+        Ok(())
+    }
+
+    fn aggregate_column(&self, groups: &RecordBatch, aggregate: usize) -> ArrayRef {
+        Arc::clone(groups.column(FIXED_COLUMNS + self.keys + aggregate))
+    }
+
+    /// Lets go of what only closed windows needed.
+    fn release(&mut self, due: &[Due]) {
+        let mut touched: BTreeSet<(i64, i64)> = BTreeSet::new();
+        for window in due {
+            let panes = self
+                .panes
+                .range(window.start..window.start + window.spec.size_ns);
+            touched.extend(panes.map(|(start, _)| (*start, window.slot)));
+        }
+        for (start, slot) in touched {
+            let needed = self.open.get(&slot).is_some_and(|open| {
+                open.iter()
+                    .any(|(end, from, _)| *from <= start && start < *end)
+            });
+            if let Some(pane) = self.panes.get_mut(&start)
+                && !needed
+            {
+                pane.slots.remove(&slot);
+                if pane.slots.is_empty() {
+                    self.drop_pane(start);
+                }
+            }
+        }
+        self.open.retain(|_, open| !open.is_empty());
+        for window in due {
+            self.early.close(window.start, window.spec, window.slot);
+        }
+    }
+
+    fn drop_pane(&mut self, start: i64) {
+        let Some(pane) = self.panes.remove(&start) else {
+            return;
+        };
+        self.early.drop_pane(start);
+        for (partition, pieces) in &pane.stored {
+            self.over.extend(
+                pieces
+                    .iter()
+                    .map(|piece| (*partition, super::store::key(&self.hash, start, *piece))),
+            );
+        }
+    }
+
+    /// Forgets a partition.
+    pub fn forget(&mut self, partition: i32) {
+        for pane in self.panes.values_mut() {
+            // Filtering fails only where memory does.
+            if pane.forget(partition).is_err() {
+                pane.pieces.clear();
+            }
+        }
+        self.panes.retain(|_, pane| !pane.slots.is_empty());
+        self.open.retain(|slot, _| partition_of(*slot) != partition);
+        self.over.retain(|(of, _)| *of != partition);
+        self.early.forget(partition);
+    }
+
+    /// Whether a partition has open windows.
+    pub fn waits(&self, partition: i32) -> bool {
+        self.open
+            .keys()
+            .any(|slot| partition_of(*slot) == partition)
+    }
+
+    /// Panes, keys and bytes.
+    pub fn size(&self) -> (u64, u64, u64) {
+        let mut keys = 0;
+        let mut bytes = self.early.bytes();
+        for piece in self.panes.values().flat_map(|pane| &pane.pieces) {
+            keys += piece.num_rows() as u64;
+            bytes += piece.get_array_memory_size() as u64;
+        }
+        (self.panes.len() as u64, keys, bytes)
+    }
+}
+
+/// What becomes of a row.
+enum Fate {
+    /// It counts in all its windows.
+    Counts,
+    /// It is too late for some; whether it counts in others.
+    Misses { closed: Vec<Open>, counts: bool },
+}
+
+/// The start of each row's pane, or window.
+pub(super) fn pane_starts(batch: &RecordBatch) -> &[i64] {
+    batch.column(0).as_primitive::<Int64Type>().values()
+}
+
+/// States by the pane they belong to.
+fn by_pane(state: &RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
+    let starts = pane_starts(state);
+    let distinct: BTreeSet<i64> = starts.iter().copied().collect();
+    if distinct.len() == 1 {
+        return Ok(distinct
+            .into_iter()
+            .map(|start| (start, state.clone()))
+            .collect());
+    }
+    distinct
+        .into_iter()
+        .map(|start| {
+            let mask: BooleanArray = starts.iter().map(|own| Some(*own == start)).collect();
+            Ok((start, filter_record_batch(state, &mask)?))
+        })
+        .collect()
+}
+
+/// States of a pane as part of a window.
+pub(super) fn in_window(state: &RecordBatch, start: i64) -> Result<RecordBatch> {
+    let mut columns = state.columns().to_vec();
+    columns[0] = Arc::new(Int64Array::from_value(start, state.num_rows()));
+    Ok(RecordBatch::try_new(state.schema(), columns)?)
+}
+
+/// An argument of a call; those of its order follow the others.
+fn argument_of(plan: &WindowedPlan, call: usize, argument: usize) -> &Argument {
+    let call = &plan.aggregates[call];
+    match call.arguments.get(argument) {
+        Some(argument) => argument,
+        None => &call.order_by[argument - call.arguments.len()].0,
+    }
+}
+
+fn filter_values(filter: Option<&Argument>, rows: &RecordBatch) -> Result<BooleanArray> {
+    match filter {
+        Some(Argument::Expr { expr, .. }) => Ok(expr.evaluate(rows)?.as_boolean().clone()),
+        Some(Argument::Literal(ScalarValue::Boolean(value))) => {
+            Ok(std::iter::repeat_n(*value, rows.num_rows()).collect())
+        }
+        _ => Ok(std::iter::repeat_n(Some(true), rows.num_rows()).collect()),
+    }
+}
+
+/// Cuts texts that are too long for a window.
+fn cut(values: ArrayRef) -> ArrayRef {
+    let Some(texts) = values.as_string_view_opt() else {
+        return values;
+    };
+    let long = |view: &u128| *view as u32 as usize > TEXT_BYTES_MAX;
+    if !texts.views().iter().any(long) {
+        return values;
+    }
+    let mut builder = StringViewBuilder::with_capacity(texts.len());
+    for text in texts {
+        builder.append_option(text.map(|text| &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]));
+    }
+    Arc::new(builder.finish())
+}
+
+/// A group while it is put together.
+struct Layout {
+    members: Vec<Member>,
+    specs: BTreeSet<WindowSpec>,
+    predicates: Vec<usize>,
+    conditions: Vec<Condition>,
+    columns: Vec<InputColumn>,
+    fields: Vec<Field>,
+    /// Expression arguments by what they say: their column.
+    arguments: HashMap<String, usize>,
+    calls: Vec<Call>,
+}
+
+/// One of the group's aggregates.
+struct Call {
+    label: String,
+    source: CallSource,
+    condition: usize,
+}
+
+#[derive(Clone, Copy)]
+enum CallSource {
+    /// Member and its aggregate.
+    Own(usize, usize),
+    Rows,
+    LastTime(usize),
+}
+
+impl Layout {
+    fn of(set: &DetectionSet, places: &[usize]) -> Self {
+        let mut layout = Self {
+            members: Vec::new(),
+            specs: BTreeSet::new(),
+            predicates: Vec::new(),
+            conditions: Vec::new(),
+            columns: Vec::new(),
+            fields: vec![
+                Field::new("_pane", DataType::Int64, false),
+                Field::new("_slot", DataType::Int64, false),
+            ],
+            arguments: HashMap::new(),
+            calls: Vec::new(),
+        };
+        for (key, spec) in plan_of(set, places[0]).keys.iter().enumerate() {
+            layout.column(
+                InputColumn::Key(key),
+                &format!("k{key}"),
+                spec.data_type.clone(),
+            );
+        }
+        let time = layout.column(InputColumn::Time, "_time", DataType::Int64);
+        for detection in places {
+            layout.add_member(set, *detection, time);
+        }
+        layout
+    }
+
+    /// Adds a column of the operators' input; returns its place.
+    fn column(&mut self, column: InputColumn, name: &str, data_type: DataType) -> usize {
+        self.columns.push(column);
+        self.fields.push(Field::new(name, data_type, true));
+        self.fields.len() - 1
+    }
+
+    fn add_member(&mut self, set: &DetectionSet, detection: usize, time: usize) {
+        let plan = plan_of(set, detection);
+        let member = self.members.len();
+        let same = |other: &usize| {
+            plan_of(set, self.members[*other].detection).predicate.text == plan.predicate.text
+        };
+        let predicate = self.predicates.iter().position(same).unwrap_or_else(|| {
+            self.predicates.push(member);
+            self.predicates.len() - 1
+        });
+        self.specs.insert(plan.spec);
+        self.members.push(Member {
+            detection,
+            spec: plan.spec,
+            predicate,
+            aggregates: Vec::new(),
+            rows: 0,
+            last_time: 0,
+        });
+        let bare = self.condition(predicate, None, String::new());
+        let predicate_text = &plan.predicate.text;
+        let rows = self.call(format!("rows if {predicate_text}"), CallSource::Rows, bare);
+        let last_time = self.call(
+            format!("last time if {predicate_text}"),
+            CallSource::LastTime(time),
+            bare,
+        );
+        let mut aggregates = Vec::new();
+        for (place, call) in plan.aggregates.iter().enumerate() {
+            let ordered = call.order_by.iter().map(|(argument, ..)| argument);
+            for (index, argument) in call.arguments.iter().chain(ordered).enumerate() {
+                if let Argument::Expr {
+                    text, data_type, ..
+                } = argument
+                    && !self.arguments.contains_key(text)
+                {
+                    let column = InputColumn::Argument(member, place, index);
+                    let name = format!("x{}", self.arguments.len());
+                    let column = self.column(column, &name, data_type.clone());
+                    self.arguments.insert(text.clone(), column);
+                }
+            }
+            let filter = match &call.filter {
+                None => (None, String::new()),
+                Some(Argument::Expr { text, .. }) => (Some((member, place)), text.clone()),
+                Some(Argument::Literal(value)) => (Some((member, place)), value.to_string()),
+            };
+            let condition = self.condition(predicate, filter.0, filter.1.clone());
+            let label = format!("{} if {predicate_text} and {}", call.text, filter.1);
+            aggregates.push(self.call(label, CallSource::Own(member, place), condition));
+        }
+        let own = &mut self.members[member];
+        (own.aggregates, own.rows, own.last_time) = (aggregates, rows, last_time);
+    }
+
+    fn condition(
+        &mut self,
+        predicate: usize,
+        filter: Option<(usize, usize)>,
+        text: String,
+    ) -> usize {
+        let same = |other: &Condition| other.predicate == predicate && other.text == text;
+        if let Some(place) = self.conditions.iter().position(same) {
+            return place;
+        }
+        self.conditions.push(Condition {
+            predicate,
+            filter,
+            text,
+        });
+        self.conditions.len() - 1
+    }
+
+    fn call(&mut self, label: String, source: CallSource, condition: usize) -> usize {
+        if let Some(place) = self.calls.iter().position(|call| call.label == label) {
+            return place;
+        }
+        self.calls.push(Call {
+            label,
+            source,
+            condition,
+        });
+        self.calls.len() - 1
+    }
+
+    fn into_group(
+        mut self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        events: &SchemaRef,
+        keys_max: usize,
+    ) -> Result<Group> {
+        // One condition for all: rows for which it is not true do not come this far.
+        let conditional = self.conditions.len() > 1;
+        let mut flags = Vec::new();
+        if conditional {
+            for condition in 0..self.conditions.len() {
+                let name = format!("f{condition}");
+                flags.push(self.column(
+                    InputColumn::Condition(condition),
+                    &name,
+                    DataType::Boolean,
+                ));
+            }
+        }
+        let plan = plan_of(set, self.members[0].detection);
+        let keys = plan.keys.len();
+        let delay_ns = plan.delay_ns;
+        let schema = Arc::new(Schema::new(self.fields.clone()));
+        let column = |place: usize| -> Arc<dyn PhysicalExpr> {
+            Arc::new(Column::new(schema.field(place).name(), place))
+        };
+        let mut built = Vec::new();
+        let mut filters = Vec::new();
+        let mut call_inputs = Vec::new();
+        let mut state_columns = Vec::new();
+        let mut next_state = FIXED_COLUMNS + keys;
+        for (place, call) in self.calls.iter().enumerate() {
+            let function = self.build_call(set, call, place, &schema)?;
+            state_columns.push(next_state);
+            next_state += function.state_fields()?.len();
+            let argument = match call.source {
+                CallSource::Own(member, own) => {
+                    match plan_of(set, self.members[member].detection).aggregates[own]
+                        .arguments
+                        .first()
+                    {
+                        Some(Argument::Expr { text, .. }) => Some(self.arguments[text]),
+                        _ => None,
+                    }
+                }
+                CallSource::Rows | CallSource::LastTime(_) => None,
+            };
+            let flag = conditional.then(|| flags[call.condition]);
+            call_inputs.push((flag, argument));
+            filters.push(flag.map(column));
+            built.push(Arc::new(function));
+        }
+        let group_by = (0..FIXED_COLUMNS + keys)
+            .map(|place| (column(place), schema.field(place).name().clone()))
+            .collect();
+        let phases = Phases::new(
+            bench,
+            Arc::clone(&schema),
+            PhysicalGroupBy::new_single(group_by),
+            built,
+            filters,
+        )?;
+        let mut names = BTreeSet::new();
+        for member in &self.members {
+            names.extend(
+                plan_of(set, member.detection)
+                    .columns()
+                    .into_iter()
+                    .map(str::to_owned),
+            );
+        }
+        let needed = events
+            .fields()
+            .iter()
+            .filter(|field| names.contains(field.name()));
+        let pane_ns = self
+            .specs
+            .iter()
+            .map(|spec| spec.slide_ns)
+            .min()
+            .unwrap_or(1);
+        let labels: Vec<String> = self.calls.into_iter().map(|call| call.label).collect();
+        let hash = super::store::group_hash(&plan.keys, pane_ns, delay_ns);
+        let mut group = Group {
+            specs: self.specs.into_iter().collect(),
+            pane_ns,
+            delay_ns,
+            keys_max,
+            predicates: self.predicates,
+            conditions: self.conditions,
+            columns: self.columns,
+            needed: Arc::new(Schema::new(needed.cloned().collect::<Vec<_>>())),
+            keys,
+            early: Early::default(),
+            members: self.members,
+            input_schema: schema,
+            phases,
+            labels,
+            state_columns,
+            call_inputs,
+            panes: BTreeMap::new(),
+            open: HashMap::new(),
+            hash,
+            over: Vec::new(),
+            next_piece: 0,
+        };
+        group.early = Early::new(&group, set)?;
+        Ok(group)
+    }
+
+    fn build_call(
+        &self,
+        set: &DetectionSet,
+        call: &Call,
+        place: usize,
+        schema: &SchemaRef,
+    ) -> Result<datafusion::physical_expr::aggregate::AggregateFunctionExpr> {
+        let column = |place: usize| -> Arc<dyn PhysicalExpr> {
+            Arc::new(Column::new(schema.field(place).name(), place))
+        };
+        let argument = |argument: &Argument| -> Arc<dyn PhysicalExpr> {
+            match argument {
+                Argument::Literal(value) => Arc::new(Literal::new(value.clone())),
+                Argument::Expr { text, .. } => column(self.arguments[text]),
+            }
+        };
+        let builder = match call.source {
+            CallSource::Rows => {
+                let one = Arc::new(Literal::new(ScalarValue::Int64(Some(1))));
+                AggregateExprBuilder::new(count_udaf(), vec![one])
+            }
+            CallSource::LastTime(time) => AggregateExprBuilder::new(max_udaf(), vec![column(time)]),
+            CallSource::Own(member, place) => {
+                let own = &plan_of(set, self.members[member].detection).aggregates[place];
+                let order_by = own
+                    .order_by
+                    .iter()
+                    .map(|(by, ascending, nulls_first)| PhysicalSortExpr {
+                        expr: argument(by),
+                        options: arrow::compute::SortOptions {
+                            descending: !ascending,
+                            nulls_first: *nulls_first,
+                        },
+                    })
+                    .collect();
+                AggregateExprBuilder::new(
+                    Arc::clone(&own.function),
+                    own.arguments.iter().map(argument).collect(),
+                )
+                .order_by(order_by)
+            }
+        };
+        builder
+            .schema(Arc::clone(schema))
+            .alias(format!("a{place}"))
+            .build()
+    }
+}

@@ -1,0 +1,208 @@
+//! The operators of one group of detections: DataFusion's own aggregation, cut into its phases.
+//!
+//! ```text
+//! rows ─► partial ─► states ─┬─► reduce ─► fewer states
+//!                            └─► finish ─► groups
+//! ```
+//! The plans are made once and run over batches that are exchanged. They run under a finite memory pool, and without a disk
+//! to spill to: what does not fit is an error, never a silent detour.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::Result;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use tokio::runtime::Runtime;
+
+/// Where plans run: one thread, one bounded pool of memory.
+pub(crate) struct Workbench {
+    context: SessionContext,
+    runtime: Runtime,
+}
+
+impl Workbench {
+    /// Makes the pool.
+    pub fn new(memory_bytes_max: usize) -> Result<Self> {
+        let environment = RuntimeEnvBuilder::new()
+            .with_memory_limit(memory_bytes_max, 1.0)
+            .with_disk_manager_builder(
+                DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
+            )
+            .build_arc()?;
+        let mut config = SessionConfig::new()
+            .with_target_partitions(1)
+            // One batch out of each run: slices of one would keep it whole.
+            .with_batch_size(1 << 20);
+        // Rows that are passed through unaggregated would be right, but not few.
+        config
+            .options_mut()
+            .execution
+            .skip_partial_aggregation_probe_rows_threshold = usize::MAX;
+        Ok(Self {
+            context: SessionContext::new_with_config_rt(config, environment),
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .build()
+                .map_err(datafusion::common::DataFusionError::IoError)?,
+        })
+    }
+
+    fn run(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {
+        // Without the reset each run leaves metrics.
+        let plan = reset_plan_states(Arc::clone(plan))?;
+        self.runtime
+            .block_on(collect(plan, self.context.task_ctx()))
+    }
+}
+
+/// The phases of one aggregation.
+pub(crate) struct Phases {
+    rows: Arc<Batches>,
+    states: Arc<Batches>,
+    partial: Arc<dyn ExecutionPlan>,
+    reduce: Arc<dyn ExecutionPlan>,
+    finish: Arc<dyn ExecutionPlan>,
+}
+
+impl Phases {
+    /// Makes the phases over rows of a schema.
+    pub fn new(
+        workbench: &Workbench,
+        rows: SchemaRef,
+        group_by: PhysicalGroupBy,
+        calls: Vec<Arc<AggregateFunctionExpr>>,
+        filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
+    ) -> Result<Self> {
+        let (rows_source, rows_scan) = Batches::scan(workbench, Arc::clone(&rows))?;
+        let partial = Arc::new(AggregateExec::try_new(
+            AggregateMode::Partial,
+            group_by.clone(),
+            calls.clone(),
+            filters,
+            rows_scan,
+            Arc::clone(&rows),
+        )?);
+        let (states, states_scan) = Batches::scan(workbench, partial.schema())?;
+        let over_states = |mode| {
+            let filters = vec![None; calls.len()];
+            let plan = AggregateExec::try_new(
+                mode,
+                group_by.as_final(),
+                calls.clone(),
+                filters,
+                Arc::clone(&states_scan),
+                Arc::clone(&rows),
+            )?;
+            Ok::<_, datafusion::common::DataFusionError>(Arc::new(plan) as Arc<dyn ExecutionPlan>)
+        };
+        Ok(Self {
+            reduce: over_states(AggregateMode::PartialReduce)?,
+            finish: over_states(AggregateMode::Final)?,
+            rows: rows_source,
+            states,
+            partial,
+        })
+    }
+
+    /// The schema of states.
+    pub fn state_schema(&self) -> SchemaRef {
+        self.partial.schema()
+    }
+
+    /// States of rows: one for each group, more only where memory was short.
+    pub fn partial(&self, workbench: &Workbench, rows: RecordBatch) -> Result<Vec<RecordBatch>> {
+        self.rows.run(workbench, vec![rows], &self.partial)
+    }
+
+    /// Merges states of equal groups.
+    pub fn reduce(
+        &self,
+        workbench: &Workbench,
+        states: Vec<RecordBatch>,
+    ) -> Result<Vec<RecordBatch>> {
+        self.states.run(workbench, states, &self.reduce)
+    }
+
+    /// Finishes states: one row for each group.
+    pub fn finish(
+        &self,
+        workbench: &Workbench,
+        states: Vec<RecordBatch>,
+    ) -> Result<Vec<RecordBatch>> {
+        self.states.run(workbench, states, &self.finish)
+    }
+}
+
+/// A table of the batches of the moment.
+#[derive(Debug)]
+struct Batches {
+    schema: SchemaRef,
+    batches: Mutex<Vec<RecordBatch>>,
+}
+
+impl Batches {
+    fn scan(
+        workbench: &Workbench,
+        schema: SchemaRef,
+    ) -> Result<(Arc<Self>, Arc<dyn ExecutionPlan>)> {
+        let batches = Arc::new(Self {
+            schema: Arc::clone(&schema),
+            batches: Mutex::default(),
+        });
+        let table = StreamingTable::try_new(schema, vec![Arc::clone(&batches) as _])?;
+        let state = workbench.context.state();
+        let scan = workbench
+            .runtime
+            .block_on(table.scan(&state, None, &[], None))?;
+        Ok((batches, scan))
+    }
+
+    fn run(
+        &self,
+        workbench: &Workbench,
+        batches: Vec<RecordBatch>,
+        plan: &Arc<dyn ExecutionPlan>,
+    ) -> Result<Vec<RecordBatch>> {
+        self.set(batches);
+        let results = workbench.run(plan);
+        self.set(Vec::new());
+        let mut results = results?;
+        results.retain(|batch| batch.num_rows() > 0);
+        Ok(results)
+    }
+
+    fn set(&self, batches: Vec<RecordBatch>) {
+        *self.batches.lock().unwrap_or_else(PoisonError::into_inner) = batches;
+    }
+}
+
+impl PartitionStream for Batches {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let batches = self
+            .batches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let stream = futures::stream::iter(batches.into_iter().map(Ok));
+        Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.schema),
+            stream,
+        ))
+    }
+}

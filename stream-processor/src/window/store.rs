@@ -1,0 +1,309 @@
+//! Panes as records of the topic of states.
+//!
+//! A checkpoint writes what came to a pane since the one before, as one more piece; a pane with many pieces is written whole
+//! and the pieces are ended. A piece is an Arrow IPC stream that says which aggregates its states are of.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use datafusion::common::Result;
+use sha2::{Digest, Sha256};
+
+use super::group::{FIXED_COLUMNS, Group, pane_starts};
+use super::pane::{rows_of, slots};
+use super::plans::Workbench;
+use crate::detect::windowed::Key;
+use crate::detect::{DetectionSet, hex};
+use crate::engine::StateRecord;
+use crate::engine::tasks::partition_of;
+
+/// What the names of panes' pieces begin with.
+pub(super) const PREFIX: &str = "pane/";
+/// Most bytes of a piece; the topic's limit is above.
+const PIECE_BYTES_MAX: usize = 480 << 10;
+/// Pieces of a pane before it is written whole again.
+const PIECES_MAX: usize = 16;
+/// Key of a piece's schema under which its aggregates stand.
+const LABELS: &str = "dogwatch.labels";
+/// Key of a piece's schema under which stands how many rows were not counted.
+const OVERFLOW: &str = "dogwatch.overflow";
+/// States are DataFusion's own: another version may lay them out otherwise.
+const STATES_OF: &str = datafusion::DATAFUSION_VERSION;
+
+/// Name of a piece.
+pub(super) fn key(group: &str, start: i64, piece: u64) -> String {
+    format!("{PREFIX}{group}/{start}/{piece}")
+}
+
+/// Name of the states of a group: what they are grouped by and how time is cut.
+pub(super) fn group_hash(keys: &[Key], pane_ns: i64, delay_ns: i64) -> String {
+    let mut hash = Sha256::new();
+    for key in keys {
+        hash.update(key.text.as_bytes());
+        hash.update([0]);
+    }
+    hash.update(format!("{pane_ns} {delay_ns} {STATES_OF}"));
+    hex(&hash.finalize()[..8])
+}
+
+impl Group {
+    /// What changed in a partition since the last call, or all of it.
+    pub fn store(
+        &mut self,
+        bench: &Workbench,
+        partition: i32,
+        full: bool,
+    ) -> Result<Vec<StateRecord>> {
+        let mut records = Vec::new();
+        let (over, others) = std::mem::take(&mut self.over)
+            .into_iter()
+            .partition(|(of, _)| *of == partition);
+        self.over = others;
+        records.extend(
+            over.into_iter()
+                .map(|(_, key)| StateRecord { key, value: None }),
+        );
+        let starts: Vec<i64> = self.panes.keys().copied().collect();
+        for start in starts {
+            let Some(pane) = self.panes.get_mut(&start) else {
+                continue;
+            };
+            let fresh = pane.fresh.remove(&partition).unwrap_or_default();
+            let stored = pane.stored.entry(partition).or_default();
+            let whole = full || stored.len() >= PIECES_MAX;
+            if fresh.is_empty() && !whole {
+                continue;
+            }
+            let states = if whole {
+                let ended = std::mem::take(stored);
+                records.extend(ended.iter().map(|piece| StateRecord {
+                    key: key(&self.hash, start, *piece),
+                    value: None,
+                }));
+                let mut own = Vec::new();
+                for piece in &pane.pieces {
+                    own.extend(rows_of(piece, |slot| partition_of(slot) == partition)?);
+                }
+                own
+            } else {
+                fresh
+            };
+            if states.is_empty() {
+                continue;
+            }
+            let overflow = pane.overflow.get(&partition).copied().unwrap_or(0);
+            for state in self.phases.reduce(bench, states)? {
+                for value in self.encode(&state, overflow)? {
+                    let piece = self.next_piece;
+                    self.next_piece += 1;
+                    if let Some(pane) = self.panes.get_mut(&start) {
+                        pane.stored.entry(partition).or_default().insert(piece);
+                    }
+                    records.push(StateRecord {
+                        key: key(&self.hash, start, piece),
+                        value: Some(value),
+                    });
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// States as pieces that are not too large.
+    fn encode(&self, states: &RecordBatch, overflow: u64) -> Result<Vec<Vec<u8>>> {
+        let metadata = HashMap::from([
+            (LABELS.to_owned(), self.labels_text()),
+            (OVERFLOW.to_owned(), overflow.to_string()),
+        ]);
+        let schema = states.schema().as_ref().clone().with_metadata(metadata);
+        let mut pieces = Vec::new();
+        let mut waiting = vec![states.clone()];
+        while let Some(states) = waiting.pop() {
+            let value = encode_stream(&schema, &states)?;
+            if value.len() <= PIECE_BYTES_MAX || states.num_rows() <= 1 {
+                pieces.push(value);
+                continue;
+            }
+            let half = states.num_rows() / 2;
+            waiting.push(states.slice(half, states.num_rows() - half));
+            waiting.push(states.slice(0, half));
+        }
+        Ok(pieces)
+    }
+
+    /// What the states are of, as text; names of detections are not in it.
+    fn labels_text(&self) -> String {
+        serde_json::to_string(&self.labels).unwrap_or_default()
+    }
+
+    /// Takes a partition's pieces back; `slots` holds each slot's time and what silence has closed.
+    /// Returns how many pieces were this group's.
+    pub fn restore(
+        &mut self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        partition: i32,
+        state: &BTreeMap<String, Vec<u8>>,
+        live: &HashMap<i64, (i64, i64)>,
+    ) -> Result<usize> {
+        let prefix = format!("{PREFIX}{}/", self.hash);
+        let mut taken = 0;
+        let own = state
+            .range(prefix.clone()..)
+            .take_while(|(key, _)| key.starts_with(&prefix));
+        for (key, value) in own {
+            let Some((start, piece)) = parse(&key[prefix.len()..]) else {
+                continue;
+            };
+            self.next_piece = self.next_piece.max(piece + 1);
+            let Some((states, overflow)) = self.decode(value)? else {
+                self.over.push((partition, key.clone()));
+                continue;
+            };
+            taken += 1;
+            for states in states {
+                self.take_back(bench, partition, start, states, overflow, live)?;
+            }
+            match self.panes.get_mut(&start) {
+                Some(pane) => {
+                    pane.fresh.remove(&partition);
+                    pane.stored.entry(partition).or_default().insert(piece);
+                }
+                None => self.over.push((partition, key.clone())),
+            }
+        }
+        self.recall(bench, set, partition)?;
+        Ok(taken)
+    }
+
+    /// Reads a piece; none when it is of other aggregates.
+    fn decode(&self, value: &[u8]) -> Result<Option<(Vec<RecordBatch>, u64)>> {
+        let reader = StreamReader::try_new(Cursor::new(value), None)?;
+        let stored = reader.schema();
+        let labels: Vec<String> = stored
+            .metadata()
+            .get(LABELS)
+            .and_then(|labels| serde_json::from_str(labels).ok())
+            .unwrap_or_default();
+        if labels != self.labels {
+            return Ok(None);
+        }
+        let overflow = stored
+            .metadata()
+            .get(OVERFLOW)
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(0);
+        let schema = self.phases.state_schema();
+        let mut batches = Vec::new();
+        for batch in reader {
+            let batch = batch?;
+            batches.push(RecordBatch::try_new(
+                Arc::clone(&schema),
+                batch.columns().to_vec(),
+            )?);
+        }
+        Ok(Some((batches, overflow)))
+    }
+
+    /// Puts states back into their pane and opens the windows that their slots have not closed.
+    fn take_back(
+        &mut self,
+        bench: &Workbench,
+        partition: i32,
+        start: i64,
+        states: RecordBatch,
+        overflow: u64,
+        live: &HashMap<i64, (i64, i64)>,
+    ) -> Result<()> {
+        debug_assert!(pane_starts(&states).iter().all(|own| *own == start));
+        let distinct: HashSet<i64> = slots(&states).iter().copied().collect();
+        let mut waiting = HashSet::new();
+        for slot in distinct {
+            let Some((high, flush_high)) = live.get(&slot) else {
+                continue;
+            };
+            let open = self.still_open(start, *high, *flush_high);
+            if !open.is_empty() {
+                self.open.entry(slot).or_default().extend(open);
+                waiting.insert(slot);
+            }
+        }
+        let known = self.panes.contains_key(&start);
+        if waiting.is_empty() && !known {
+            return Ok(());
+        }
+        self.push(bench, &states)?;
+        if let Some(pane) = self.panes.get_mut(&start) {
+            pane.slots.extend(waiting);
+            pane.overflow.insert(partition, overflow);
+        }
+        Ok(())
+    }
+
+    /// What had fired before the checkpoint: the windows whose thresholds are reached.
+    fn recall(&mut self, bench: &Workbench, set: &DetectionSet, partition: i32) -> Result<()> {
+        if self.early.is_idle() {
+            return Ok(());
+        }
+        let mut windows: BTreeMap<(super::WindowSpec, i64), HashSet<i64>> = BTreeMap::new();
+        for (slot, open) in &self.open {
+            if partition_of(*slot) == partition {
+                for (_, start, spec) in open {
+                    windows.entry((*spec, *start)).or_default().insert(*slot);
+                }
+            }
+        }
+        for ((spec, start), slots) in windows {
+            let groups = self.groups_of(bench, spec, start, |slot| slots.contains(&slot))?;
+            for member in 0..self.members.len() {
+                if self.members[member].spec != spec {
+                    continue;
+                }
+                for batch in &groups {
+                    for word in self.results(set, member, batch)? {
+                        self.early.fire(member, &word);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The columns that states have before their aggregates' are fixed by the group's name.
+const _: () = assert!(FIXED_COLUMNS == 2);
+
+fn encode_stream(schema: &Schema, states: &RecordBatch) -> Result<Vec<u8>> {
+    let states = RecordBatch::try_new(Arc::new(schema.clone()), states.columns().to_vec())?;
+    let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
+    writer.write(&gathered(&states)?)?;
+    writer.finish()?;
+    Ok(writer.into_inner()?)
+}
+
+/// A copy that holds no more than its rows: views into a larger batch would be written with all of it.
+fn gathered(states: &RecordBatch) -> Result<RecordBatch> {
+    let columns = states
+        .columns()
+        .iter()
+        .map(|column| {
+            use arrow::array::AsArray;
+            match column.as_string_view_opt() {
+                Some(texts) => Arc::new(texts.gc()) as arrow::array::ArrayRef,
+                None => Arc::clone(column),
+            }
+        })
+        .collect();
+    Ok(RecordBatch::try_new(states.schema(), columns)?)
+}
+
+/// Start and number of a piece from the end of its name.
+fn parse(rest: &str) -> Option<(i64, u64)> {
+    let (start, piece) = rest.split_once('/')?;
+    Some((start.parse().ok()?, piece.parse().ok()?))
+}
