@@ -70,8 +70,8 @@ fn records(count: usize) -> Vec<InputRecord> {
             partition: 0,
             offset: offset as i64,
             ingest_ts_ns: Some(event.ts),
-            key: event.host_id.as_bytes().to_vec(),
-            value,
+            key: event.host_id.as_bytes().to_vec().into(),
+            value: value.into(),
         }
     };
     events::synthetic(count, 2)

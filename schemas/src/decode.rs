@@ -33,7 +33,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use columns::{Column, Failure, Texts};
-use plan::Plan;
+use plan::{Action, Plan};
 use reader::Record;
 use std::collections::BTreeMap;
 use std::mem;
@@ -212,7 +212,7 @@ impl BatchDecoder {
             .get(&fingerprint)
             .ok_or(DecodeError::UnknownSchema(fingerprint))?;
         let texts_len = self.texts.len();
-        match append_row(plan, datum, &mut self.columns, &mut self.texts) {
+        match append_row(plan, datum, self.rows, &mut self.columns, &mut self.texts) {
             Ok(()) => {
                 self.rows += 1;
                 Ok(())
@@ -237,29 +237,52 @@ impl BatchDecoder {
     /// Returns the rows pushed so far as one batch and starts the next.
     pub fn finish(&mut self) -> RecordBatch {
         let texts = Buffer::from_vec(self.texts.take());
+        let rows = mem::take(&mut self.rows);
         let fields = self.schema.fields().iter();
-        let arrays = self
-            .columns
-            .iter_mut()
-            .zip(fields)
-            .map(|(column, field)| column.finish(field.data_type(), &texts));
-        let options = RecordBatchOptions::new().with_row_count(Some(mem::take(&mut self.rows)));
+        let arrays = self.columns.iter_mut().zip(fields).map(|(column, field)| {
+            column.fill_up(rows);
+            column.finish(field.data_type(), &texts)
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(self.schema.clone(), arrays.collect(), &options)
             .expect("columns were made from this schema and hold one value a row")
     }
 }
 
-/// Runs a plan over a record's bytes; of an error it says the field.
+/// Runs a plan over a record's bytes, which become a row of this number; of an error it says the field.
 fn append_row<'p>(
     plan: &'p Plan,
     datum: &[u8],
+    row: usize,
     columns: &mut [Column],
     texts: &mut Texts,
 ) -> Result<(), (Failure, Option<&'p str>)> {
     let mut input = Input::new(datum);
-    for (index, step) in plan.steps.iter().enumerate() {
-        columns::apply(step, columns, &mut input, texts)
-            .map_err(|failure| (failure, plan.field(index)))?;
+    let mut index = 0;
+    while let Some(field) = plan.fields.get(index) {
+        let in_field = |failure: Failure| (failure, Some(field.name.as_str()));
+        if field.optional_run > 0 {
+            let nulls = input.pass_zeros(field.optional_run);
+            if nulls > 0 {
+                index += nulls;
+                continue;
+            }
+        }
+        index += 1;
+        // A null may also be written in a longer form.
+        if field.optional_run > 0 && !input.optional().map_err(|error| in_field(error.into()))? {
+            continue;
+        }
+        match &field.action {
+            Action::Read(column, read) => columns[*column].read_row(row, read, &mut input, texts),
+            Action::Skip(skip) => columns::pass(skip, &mut input).map_err(Failure::from),
+        }
+        .map_err(in_field)?;
+    }
+    for (column, constant) in &plan.fills {
+        columns[*column]
+            .fill(constant, texts)
+            .map_err(|failure| (failure, None))?;
     }
     input.end().map_err(|error| (error.into(), None))
 }

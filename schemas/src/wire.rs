@@ -67,7 +67,31 @@ impl<'a> Input<'a> {
         self.long_of_many_bytes()
     }
 
+    /// Eight bytes at a time: seven bits of each are moved together by three shifts; the ninth and tenth are added.
     fn long_of_many_bytes(&mut self) -> Result<i64, WireError> {
+        let Some((word, rest)) = self.left.split_first_chunk::<8>() else {
+            return self.long_byte_by_byte();
+        };
+        let word = u64::from_le_bytes(*word);
+        let continued = ends(word);
+        if continued < 8 {
+            self.left = &self.left[continued + 1..];
+            // The bytes past the last one are shifted out.
+            return Ok(unzigzag(
+                gather(word << (56 - 8 * continued)) >> (49 - 7 * continued),
+            ));
+        }
+        match *rest {
+            [ninth, ..] if ninth < 0x80 => {
+                self.left = &rest[1..];
+                Ok(unzigzag(gather(word) | u64::from(ninth) << 56))
+            }
+            _ => self.long_byte_by_byte(),
+        }
+    }
+
+    /// The plain way: near the end of the bytes, for ten bytes, and for what is wrong.
+    fn long_byte_by_byte(&mut self) -> Result<i64, WireError> {
         let mut value = 0u64;
         for (index, &byte) in self.left.iter().take(10).enumerate() {
             let bits = u64::from(byte & 0x7f);
@@ -98,6 +122,50 @@ impl<'a> Input<'a> {
             1 => Ok(true),
             branch => Err(WireError::Branch(branch)),
         }
+    }
+
+    /// Passes over an int or a long.
+    ///
+    /// # Errors
+    /// As [`Self::long`].
+    #[inline]
+    pub fn pass_long(&mut self) -> Result<(), WireError> {
+        if let Some((&byte, rest)) = self.left.split_first()
+            && byte < 0x80
+        {
+            self.left = rest;
+            return Ok(());
+        }
+        if let Some(word) = self.left.first_chunk::<8>() {
+            let continued = ends(u64::from_le_bytes(*word));
+            if continued < 8 {
+                self.left = &self.left[continued + 1..];
+                return Ok(());
+            }
+        }
+        self.long_byte_by_byte().map(|_| ())
+    }
+
+    /// Passes over bytes of 0, at most so many, and returns how many there were.
+    /// In the binary form a run of nulls in unions `["null", T]` is a run of such bytes.
+    #[inline]
+    pub fn pass_zeros(&mut self, count_max: usize) -> usize {
+        let mut count = 0;
+        while count < count_max {
+            let left = &self.left[count..];
+            let zeros = match left.first_chunk::<8>() {
+                // Of a word of zeros this is 8.
+                Some(word) => u64::from_le_bytes(*word).trailing_zeros() as usize / 8,
+                None => left.iter().take_while(|byte| **byte == 0).count(),
+            };
+            count += zeros;
+            if zeros < 8 {
+                break;
+            }
+        }
+        let count = count.min(count_max);
+        self.left = &self.left[count..];
+        count
     }
 
     /// Reads a boolean.
@@ -327,6 +395,20 @@ fn write_long(value: i64, out: &mut Vec<u8>) {
     }
     bytes[length] = rest as u8;
     out.extend_from_slice(&bytes[..=length]);
+}
+
+/// How many of a word's bytes, from the lowest, say that another one follows.
+#[inline]
+fn ends(word: u64) -> usize {
+    (!word & 0x8080_8080_8080_8080).trailing_zeros() as usize / 8
+}
+
+/// Moves the seven low bits of each of eight bytes together.
+#[inline]
+fn gather(word: u64) -> u64 {
+    let pairs = (word & 0x007f_007f_007f_007f) | ((word & 0x7f00_7f00_7f00_7f00) >> 1);
+    let fours = (pairs & 0x0000_3fff_0000_3fff) | ((pairs & 0x3fff_0000_3fff_0000) >> 2);
+    (fours & 0x0fff_ffff) | ((fours & 0x0fff_ffff_0000_0000) >> 4)
 }
 
 #[inline]

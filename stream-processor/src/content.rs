@@ -286,14 +286,13 @@ fn read_events(file: &Path) -> Result<Vec<InputRecord>, String> {
         event.seq = line;
         let mut value = Vec::new();
         event.encode_framed(&mut value);
-        let key = event.host_id.as_bytes().to_vec();
         records.push(InputRecord {
             topic: Topic::Events,
             partition: PARTITION,
             offset: line,
             ingest_ts_ns,
-            key,
-            value,
+            key: event.host_id.as_bytes().to_vec().into(),
+            value: value.into(),
         });
     }
     Ok(records)
@@ -386,7 +385,10 @@ pub fn lint(detection: &Detection) -> Vec<String> {
         ("false_positives", header.false_positives.is_empty()),
         ("blind_spots", header.blind_spots.is_empty()),
         ("references", header.references.is_empty()),
-        ("dedup", header.dedup.key.is_empty()),
+        (
+            "dedup",
+            header.dedup.key.is_empty() && header.dedup.period.is_none(),
+        ),
         ("response", header.response.is_none()),
     ];
     remarks.extend(

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::framing;
@@ -37,9 +38,22 @@ pub struct InputRecord {
     /// When the broker appended it, nanoseconds since 1970; none where there is no broker.
     pub ingest_ts_ns: Option<i64>,
     /// The key: the host id.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// The framed record.
-    pub value: Vec<u8>,
+    pub value: Bytes,
+}
+
+impl InputRecord {
+    /// The same record in memory of its own.
+    /// As read it is a slice of its batch's buffer and holds all of that: what outlives its step must not.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self {
+            key: Bytes::copy_from_slice(&self.key),
+            value: Bytes::copy_from_slice(&self.value),
+            ..*self
+        }
+    }
 }
 
 /// A record that cannot be used, with the reason; nothing is dropped silently.
@@ -49,6 +63,17 @@ pub struct DeadLetter {
     pub record: InputRecord,
     /// Why it cannot be used.
     pub error: RejectError,
+}
+
+impl DeadLetter {
+    /// Sets a record apart, in memory of its own.
+    #[must_use]
+    pub fn new(record: &InputRecord, error: RejectError) -> Self {
+        Self {
+            record: record.detached(),
+            error,
+        }
+    }
 }
 
 /// Why a record cannot be used.
@@ -160,22 +185,21 @@ impl Decoder {
         while let Some(record) = records.next() {
             if record.topic != Topic::Events {
                 let error = RejectError::NoTable(record.topic);
-                dead_letters.push(DeadLetter { record, error });
+                dead_letters.push(DeadLetter::new(&record, error));
                 continue;
             }
             match self.narrow.push(&record.value) {
                 Ok(()) => rows.push(record),
                 Err(DecodeError::UnknownSchema(fingerprint)) => {
-                    unknown_schemas.push((fingerprint, record))
+                    unknown_schemas.push((fingerprint, record.detached()))
                 }
                 Err(DecodeError::BatchFull { rows }) if rows > 0 => {
                     rest = std::iter::once(record).chain(records).collect();
                     break;
                 }
-                Err(error) => dead_letters.push(DeadLetter {
-                    record,
-                    error: RejectError::Undecodable(error),
-                }),
+                Err(error) => {
+                    dead_letters.push(DeadLetter::new(&record, RejectError::Undecodable(error)))
+                }
             }
         }
         let batch = add_log_columns(&self.narrow.finish(), &rows)?;

@@ -37,6 +37,8 @@ mod compare;
 mod fold;
 #[cfg(test)]
 mod laws;
+#[cfg(test)]
+mod property;
 mod query;
 mod scan;
 #[cfg(test)]

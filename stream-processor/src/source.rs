@@ -23,6 +23,7 @@ pub mod assignments;
 pub mod capture;
 pub mod group;
 pub mod local;
+mod native;
 pub mod placement;
 
 /// Most records in one batch; a batch is of one partition.

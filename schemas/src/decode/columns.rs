@@ -161,6 +161,40 @@ impl Column {
         }
     }
 
+    /// Appends the value at the front of the input as this row; rows that were left out are null.
+    #[inline]
+    pub fn read_row(
+        &mut self,
+        row: usize,
+        read: &Read,
+        input: &mut Input<'_>,
+        texts: &mut Texts,
+    ) -> Result<(), Failure> {
+        if self.nulls.is_some() {
+            self.fill_up(row);
+        }
+        self.read(read, input, texts)
+    }
+
+    /// Makes the rows that were left out null, up to this many rows.
+    pub fn fill_up(&mut self, rows: usize) {
+        let missing = rows.saturating_sub(self.len());
+        if missing > 0 {
+            self.append_nulls(missing);
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.values {
+            Values::Text(views) => views.len(),
+            Values::Long(values) => values.len(),
+            Values::Boolean(values) => values.len(),
+            Values::List { offsets, .. } | Values::Map { offsets, .. } => offsets.len() - 1,
+            // A record without fields has no column; its children are as long as it.
+            Values::Record(columns) => columns.first().map_or(0, Self::len),
+        }
+    }
+
     /// Appends the value at the front of the input.
     fn read(
         &mut self,
@@ -173,7 +207,7 @@ impl Column {
                 if input.optional()? {
                     return self.read(some, input, texts);
                 }
-                self.append_null();
+                self.append_nulls(1);
                 return Ok(());
             }
             (Read::Union(branches), _) => {
@@ -184,7 +218,7 @@ impl Column {
                 return self.read(read.ok_or(WireError::Branch(branch))?, input, texts);
             }
             (Read::Null, _) => {
-                self.append_null();
+                self.append_nulls(1);
                 return Ok(());
             }
             (Read::Text, Values::Text(views)) => views.push(texts.view(utf8(input)?)?),
@@ -221,16 +255,17 @@ impl Column {
         Ok(())
     }
 
-    fn fill(&mut self, constant: &Constant, texts: &mut Texts) -> Result<(), Failure> {
+    /// Appends a default.
+    pub fn fill(&mut self, constant: &Constant, texts: &mut Texts) -> Result<(), Failure> {
         match (constant, &mut self.values) {
             (Constant::Null, _) => {
-                self.append_null();
+                self.append_nulls(1);
                 return Ok(());
             }
             (Constant::Text(text), Values::Text(views)) => views.push(texts.view(text.as_bytes())?),
             (Constant::Long(value), Values::Long(values)) => values.push(*value),
             (Constant::Boolean(value), Values::Boolean(values)) => values.append(*value),
-            (Constant::Empty, Values::List { .. } | Values::Map { .. }) => self.append_empty(),
+            (Constant::Empty, Values::List { .. } | Values::Map { .. }) => self.append_empty(1),
             _ => unreachable!("defaults are checked against their type when the schema is read"),
         }
         if let Some(nulls) = &mut self.nulls {
@@ -239,24 +274,26 @@ impl Column {
         Ok(())
     }
 
-    fn append_null(&mut self) {
-        self.append_empty();
+    fn append_nulls(&mut self, count: usize) {
+        self.append_empty(count);
         if let Some(nulls) = &mut self.nulls {
-            nulls.append_null();
+            nulls.append_n_nulls(count);
         }
     }
 
-    /// Appends the value that stands below a null, without saying whether it is one.
-    fn append_empty(&mut self) {
+    /// Appends the value that stands below a null so many times, without saying whether it is one.
+    fn append_empty(&mut self, count: usize) {
         match &mut self.values {
-            Values::Text(views) => views.push(0),
-            Values::Long(values) => values.push(0),
-            Values::Boolean(values) => values.append(false),
+            Values::Text(views) => views.resize(views.len() + count, 0),
+            Values::Long(values) => values.resize(values.len() + count, 0),
+            Values::Boolean(values) => values.append_n(count, false),
             Values::List { offsets, .. } | Values::Map { offsets, .. } => {
-                offsets.push(last(offsets))
+                offsets.resize(offsets.len() + count, last(offsets));
             }
-            // A child that takes no nulls gets an empty value, which the parent's null covers.
-            Values::Record(columns) => columns.iter_mut().for_each(Self::append_null),
+            // A child that takes no nulls gets empty values, which the parent's nulls cover.
+            Values::Record(columns) => columns
+                .iter_mut()
+                .for_each(|column| column.append_nulls(count)),
         }
     }
 
@@ -329,9 +366,8 @@ impl Keys {
     }
 }
 
-/// Does with one field what the plan says.
-#[inline]
-pub(super) fn apply(
+/// Does with one field of a nested record what the plan says.
+fn apply(
     step: &Step,
     columns: &mut [Column],
     input: &mut Input<'_>,
@@ -345,11 +381,11 @@ pub(super) fn apply(
 }
 
 /// Passes over a value.
-fn pass(skip: &Skip, input: &mut Input<'_>) -> Result<(), WireError> {
+pub(super) fn pass(skip: &Skip, input: &mut Input<'_>) -> Result<(), WireError> {
     match skip {
         Skip::Nothing => {}
         Skip::Varint => {
-            input.long()?;
+            input.pass_long()?;
         }
         Skip::Boolean => {
             input.boolean()?;

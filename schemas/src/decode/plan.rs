@@ -1,7 +1,7 @@
 //! A writer's schema compiled against the reader's: what to do with each field, in the writer's order.
 
 use super::SchemaError;
-use super::reader::{Field, Kind, Record, Type};
+use super::reader::{self, Kind, Record, Type};
 use crate::canonical::canonical_form;
 use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, NamesRef, RecordSchema, ResolvedSchema, UuidSchema};
@@ -14,12 +14,35 @@ pub(super) const DEPTH_MAX: usize = 64;
 
 /// How a writer's records become rows.
 pub(super) struct Plan {
-    pub steps: Vec<Step>,
-    /// The writer's fields, in the order of the steps that read or skip them.
-    fields: Vec<String>,
+    /// One for each of the writer's fields, in their order.
+    pub fields: Vec<Field>,
+    /// Columns that the writer has no field for, and what fills them; those that are null are not here.
+    pub fills: Vec<(usize, Constant)>,
 }
 
-/// What is done with one field.
+/// What is done with one of the record's own fields.
+///
+/// Most are unions of null and another type, and most of these are null.
+/// A null asks nothing of us: columns are filled up with nulls when they next get a value.
+/// So a run of nulls is passed over as what it is, a run of zero bytes, whether its fields are read or not.
+pub(super) struct Field {
+    /// How many fields from this one on are such unions; 0 = this one is none.
+    pub optional_run: usize,
+    /// What is done with the value; in such a union, when it is not null.
+    pub action: Action,
+    /// The field's name.
+    pub name: String,
+}
+
+/// What is done with a value.
+pub(super) enum Action {
+    /// Read it into the column of this index.
+    Read(usize, Read),
+    /// Pass over it.
+    Skip(Skip),
+}
+
+/// What is done with one field of a record inside the record.
 pub(super) enum Step {
     /// Read it into the column of this index.
     Read(usize, Read),
@@ -89,18 +112,35 @@ impl Plan {
             types_left: TYPES_MAX,
             depth: 0,
         };
-        let steps = compiler.record(record, reader, "")?;
-        let fields = record
-            .fields
-            .iter()
-            .map(|field| field.name.clone())
-            .collect();
-        Ok(Self { steps, fields })
-    }
-
-    /// Returns the writer's field that a step handles.
-    pub fn field(&self, step: usize) -> Option<&str> {
-        self.fields.get(step).map(String::as_str)
+        let mut names = record.fields.iter().map(|field| field.name.clone());
+        let mut plan = Self {
+            fields: Vec::with_capacity(record.fields.len()),
+            fills: Vec::new(),
+        };
+        for step in compiler.record(record, reader, "")? {
+            let (optional, action) = match step {
+                Step::Read(column, Read::Optional(some)) => (true, Action::Read(column, *some)),
+                Step::Read(column, read) => (false, Action::Read(column, read)),
+                Step::Skip(Skip::Optional(some)) => (true, Action::Skip(*some)),
+                Step::Skip(skip) => (false, Action::Skip(skip)),
+                Step::Fill(_, Constant::Null) => continue,
+                Step::Fill(column, constant) => {
+                    plan.fills.push((column, constant));
+                    continue;
+                }
+            };
+            plan.fields.push(Field {
+                optional_run: usize::from(optional),
+                action,
+                name: names.next().unwrap_or_default(),
+            });
+        }
+        let mut run = 0;
+        for field in plan.fields.iter_mut().rev() {
+            run = if field.optional_run > 0 { run + 1 } else { 0 };
+            field.optional_run = run;
+        }
+        Ok(plan)
     }
 }
 
@@ -310,7 +350,7 @@ impl Compiler<'_> {
 }
 
 /// Finds the reader's field for a writer's: by its name, else by an alias.
-fn column_of(writer: &str, fields: &[Field]) -> Option<usize> {
+fn column_of(writer: &str, fields: &[reader::Field]) -> Option<usize> {
     let by_name = fields.iter().position(|field| field.name == writer);
     by_name.or_else(|| {
         fields

@@ -8,6 +8,7 @@ mod container_files;
 mod damage;
 mod differential;
 mod events_reference;
+mod null_runs;
 mod resolution;
 mod semantics;
 mod support;

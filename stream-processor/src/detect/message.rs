@@ -65,11 +65,23 @@ impl Template {
                 Part::Column(column) => match row.get(column) {
                     None | Some(Value::Null) => message.push_str("<unknown>"),
                     Some(Value::String(text)) => push_printable(&mut message, text),
+                    Some(Value::Array(values)) => {
+                        let texts: Vec<String> = values.iter().map(plain).collect();
+                        push_printable(&mut message, &texts.join(", "));
+                    }
                     Some(value) => push_printable(&mut message, &value.to_string()),
                 },
             }
         }
         message
+    }
+}
+
+/// A value as a reader expects it: text without quotes.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
     }
 }
 
@@ -108,6 +120,7 @@ mod tests {
         check("{{{a}}}", r#"{"a": true}"#, "{true}");
         check("{a}{b}", r#"{"a": null}"#, "<unknown><unknown>");
         check("plain", "{}", "plain");
+        check("{a}", r#"{"a": ["sh -c id", 7]}"#, "sh -c id, 7");
     }
 
     #[test]

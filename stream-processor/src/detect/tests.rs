@@ -153,7 +153,7 @@ fn the_message_may_only_name_what_is_selected() {
 
 #[test]
 fn what_is_no_query_on_single_events_is_refused() {
-    let over = "detections on single events only";
+    let over = "FROM tumble(events";
     check_refused(
         "SELECT container_id FROM events WHERE",
         1,

@@ -28,6 +28,7 @@ pub(crate) const WINDOW_END: &str = "window_end";
 const SIZE_MIN: Duration = Duration::from_secs(1);
 /// The longest window: longer memories are baselines.
 const SIZE_MAX: Duration = Duration::from_secs(24 * 3_600);
+const SECOND_NS: i64 = 1_000_000_000;
 /// Most windows a row lies in, which is how many panes a window is made of.
 pub(crate) const PANES_MAX: i64 = 60;
 
@@ -119,10 +120,16 @@ pub(crate) fn interval(ns: i64) -> String {
     }
 }
 
-/// The slide nearest to `slide_ns` that cuts `size_ns` into whole parts, at most [`PANES_MAX`] of them.
+/// The slide nearest to `slide_ns` that cuts `size_ns` into whole parts, at most [`PANES_MAX`] of them; of whole seconds
+/// where the window is.
 fn nearest_slide(slide_ns: i64, size_ns: i64) -> i64 {
+    let unit = if size_ns % SECOND_NS == 0 {
+        SECOND_NS
+    } else {
+        1
+    };
     (1..=PANES_MAX)
-        .filter(|parts| size_ns % parts == 0)
+        .filter(|parts| size_ns % (parts * unit) == 0)
         .map(|parts| size_ns / parts)
         .min_by_key(|slide| slide.abs_diff(slide_ns))
         .unwrap_or(size_ns)
@@ -304,7 +311,7 @@ mod tests {
             assert!(refused.to_string().contains(mend), "{refused}");
         }
         check(7, 60, "INTERVAL '6 seconds'");
-        check(45, 60, "INTERVAL '30 seconds'");
+        check(45, 60, "INTERVAL '1 minute'");
         check(1, 300, "INTERVAL '5 seconds'");
         check(0, 60, "more than nothing");
         check(200_000, 200_000, "24 hours");

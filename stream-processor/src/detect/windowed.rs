@@ -21,6 +21,8 @@ use datafusion::logical_expr::{
     Aggregate, AggregateUDF, BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder,
     Operator, SortExpr, TableScan,
 };
+use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use serde_json::{Map, Value};
@@ -670,6 +672,9 @@ impl ResultPlan {
         let above = rebuild_above(analyzed, &scan, &mut limited)?;
         let session = session.again();
         let state = session.context.state();
+        // Some functions are written for the simplified form only. Other rules would look for the scan's own names.
+        let simplify = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
+        let above = simplify.optimize(above, &state, |_, _| {})?;
         let plan = session.wait(state.query_planner().create_physical_plan(&above, &state))?;
         Ok(Self {
             session,

@@ -46,14 +46,14 @@ fn event(value: Value) -> Event {
 fn record(offset: i64, event: &Event) -> InputRecord {
     let mut value = Vec::new();
     event.encode_framed(&mut value);
-    let key = event.host_id.as_bytes().to_vec();
+    let key = event.host_id.as_bytes().to_vec().into();
     InputRecord {
         topic: Topic::Events,
         partition: 3,
         offset,
         ingest_ts_ns: Some(2_000),
         key,
-        value,
+        value: value.into(),
     }
 }
 
@@ -192,13 +192,15 @@ fn bad_records_are_set_apart_and_the_good_ones_pass() {
     let mut truncated = good(1);
     truncated.value.truncate(40);
     let mut garbage = good(2);
-    garbage.value = b"not avro".to_vec();
+    garbage.value = "not avro".into();
     let mut empty = good(3);
     empty.value.clear();
     let mut unknown = good(4);
-    unknown.value[2] ^= 0xff;
+    unknown.value = [&good(4).value[..2], &[0; 8], &good(4).value[10..]]
+        .concat()
+        .into();
     let mut forged = good(5);
-    forged.key = b"host-2".to_vec();
+    forged.key = "host-2".into();
     let mut elsewhere = good(6);
     elsewhere.topic = Topic::Sensors;
     let output = engine
@@ -261,7 +263,8 @@ fn a_newer_sensors_events_are_read_once_their_schema_is_known() {
         &[0],
         &old.value[10..],
     ]
-    .concat();
+    .concat()
+    .into();
     assert_eq!(engine.unknown_schema(&new), Some(newer));
     let output = engine.step(vec![new]).expect("a step");
     let (fingerprint, record) = output

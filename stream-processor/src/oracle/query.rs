@@ -37,6 +37,7 @@ use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
 use super::OracleError;
+use crate::detect::aggregates::all as own_aggregates;
 use crate::detect::{Lists, SqlFile, Template, functions, json};
 
 /// The hidden column: which row of the caller's this is.
@@ -334,11 +335,13 @@ impl Planned {
         let relation = Arc::new(Mutex::new(None));
         let mut scalars = SessionStateDefaults::default_scalar_functions();
         scalars.extend(functions::all());
+        let mut aggregates = SessionStateDefaults::default_aggregate_functions();
+        aggregates.extend(own_aggregates());
         let state = SessionStateBuilder::new()
             .with_config(SessionConfig::new().with_target_partitions(1))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(scalars)
-            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_aggregate_functions(aggregates)
             .with_table_functions(relations(events, &relation))
             .build();
         let session = SessionContext::new_with_state(state);
@@ -430,16 +433,19 @@ fn reaches(predicate: &Expr, aggregate: &Aggregate) -> bool {
     let Expr::BinaryExpr(binary) = predicate else {
         return false;
     };
-    match binary.op {
-        Operator::And => reaches(&binary.left, aggregate) && reaches(&binary.right, aggregate),
-        Operator::Gt | Operator::GtEq => {
-            counts(&binary.left, aggregate) && matches!(*binary.right, Expr::Literal(..))
+    let (column, number, least) = match binary.op {
+        Operator::And => {
+            return reaches(&binary.left, aggregate) && reaches(&binary.right, aggregate);
         }
-        Operator::Lt | Operator::LtEq => {
-            counts(&binary.right, aggregate) && matches!(*binary.left, Expr::Literal(..))
-        }
-        _ => false,
-    }
+        Operator::Gt => (&binary.left, &binary.right, 0),
+        Operator::GtEq => (&binary.left, &binary.right, 1),
+        Operator::Lt => (&binary.right, &binary.left, 0),
+        Operator::LtEq => (&binary.right, &binary.left, 1),
+        _ => return false,
+    };
+    // What every group reaches is no threshold.
+    counts(column, aggregate)
+        && matches!(number.as_ref(), Expr::Literal(ScalarValue::Int64(Some(number)), _) if *number >= least)
 }
 
 /// Whether an expression is the aggregate's `count(..)`.

@@ -10,7 +10,7 @@ use super::*;
 
 const SECOND: i64 = 1_000_000_000;
 
-const HEADER: &str = r#"-- title = "t"
+pub(super) const HEADER: &str = r#"-- title = "t"
 -- description = "d"
 -- message = "m"
 -- severity = "low"
@@ -32,7 +32,7 @@ fn oracle(detections: &[(&str, &str, &str)]) -> (Oracle, tempfile::TempDir) {
 }
 
 /// A log from lines of `partition host run seq ts ingest type name [cmdline]`, times in seconds, `-` for none.
-pub(super) fn log(lines: &str) -> Vec<InputRecord> {
+fn log(lines: &str) -> Vec<InputRecord> {
     let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
     let records = lines.enumerate().map(|(offset, line)| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -53,8 +53,8 @@ pub(super) fn log(lines: &str) -> Vec<InputRecord> {
             partition: partition.parse().expect("a partition"),
             offset: offset as i64,
             ingest_ts_ns: (*ingest != "-").then(|| seconds(ingest)),
-            key: host.as_bytes().to_vec(),
-            value,
+            key: host.as_bytes().to_vec().into(),
+            value: value.into(),
         }
     });
     records.collect()
@@ -251,6 +251,7 @@ fn which_having_is_monotone() {
     }
     for no in [
         "count(*) = 3",
+        "count(*) >= 0",
         "count(*) < 3",
         "sum(proc_pid) > 3",
         "count(*) > 1 OR count(*) > 3",
@@ -438,7 +439,7 @@ fn what_cannot_be_used_is_named_and_moves_no_time() {
         0 a r 3 99 - execve sh
         0 a r 4 2  - execve sh
     ");
-    records[1].key = b"b".to_vec();
+    records[1].key = b"b".to_vec().into();
     records[2].value.truncate(12);
     records[3].topic = Topic::Alerts;
     let said = oracle.run(&records, Input::Bounded).expect("an answer");

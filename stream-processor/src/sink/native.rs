@@ -3,7 +3,7 @@
 //! rdkafka flushes before a commit by polling an empty queue in slices of 100 ms, while the delivery
 //! reports go to the producer's own thread: 105 ms a transaction instead of 5. Called directly,
 //! librdkafka flushes by itself and returns at once. And rdkafka hides generation and member of the group metadata.
-//! All `unsafe` code of this crate is here.
+//! All `unsafe` code of the sinks is here.
 
 use std::ffi::CStr;
 use std::time::Duration;

@@ -277,8 +277,8 @@ mod tests {
             partition: 3,
             offset: 77,
             ingest_ts_ns: None,
-            key: b"host".to_vec(),
-            value: vec![7; 500],
+            key: "host".into(),
+            value: vec![7; 500].into(),
         };
         let letter = DeadLetter {
             record,

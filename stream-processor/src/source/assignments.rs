@@ -59,6 +59,11 @@ impl Assignments {
         }
     }
 
+    /// Returns the partitions that are owned.
+    pub fn partitions(&self) -> Vec<Partition> {
+        self.lock().partitions.keys().copied().collect()
+    }
+
     /// Returns the epoch of a partition that is owned.
     pub fn epoch(&self, partition: Partition) -> Option<u64> {
         self.lock()

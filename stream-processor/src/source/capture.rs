@@ -145,7 +145,7 @@ fn record(offset: i64, key: Vec<u8>, value: Vec<u8>) -> InputRecord {
         partition: 0,
         offset,
         ingest_ts_ns: None,
-        key,
-        value,
+        key: key.into(),
+        value: value.into(),
     }
 }

@@ -5,23 +5,25 @@
 //! `range`, which gives equal partition numbers of all topics to one member.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use dogwatch_schemas::topics::Topics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::assignments::Assignments;
+use super::native::{Message, MessageQueue};
 use super::placement::place;
 use super::{BATCH_BYTES, BATCH_ROWS_MAX, Batch, Gap, Settled, SourceError, SourceMessage};
 use crate::config::Config;
@@ -32,8 +34,11 @@ use crate::shutdown::Shutdown;
 use crate::step::{Partition, Position};
 use crate::topics::INPUTS;
 
-/// How long one poll waits for a first record; also how soon a shutdown is seen.
-const POLL: Duration = Duration::from_millis(50);
+/// How long one read waits for a first record; also how soon a rebalance or a shutdown is seen.
+const READ: Duration = Duration::from_millis(20);
+
+/// How often the partitions' queues are forwarded anew: see [`MessageQueue::forward`] for what may undo it.
+const FORWARD_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Repeats of one error of the client are logged at most this often.
 const ERROR_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -56,6 +61,8 @@ pub struct GroupContext {
     names: Topics,
     sender: Sender<SourceMessage>,
     shutdown: Shutdown,
+    /// Where the partitions' messages go while the poll thread reads.
+    queue: Mutex<Option<Arc<MessageQueue>>>,
 }
 
 impl GroupInput {
@@ -75,6 +82,7 @@ impl GroupInput {
             names: names.clone(),
             sender,
             shutdown,
+            queue: Mutex::default(),
         };
         let action = format!("join group {}", config.kafka.group_id);
         let fault = |error: KafkaError| Fault::of(&action, &error);
@@ -149,21 +157,64 @@ impl GroupInput {
     }
 
     fn poll_until_shutdown(&self, context: &GroupContext) -> Result<(), PollEnd> {
-        let mut gathered = Gathered::default();
+        let queue = Arc::new(MessageQueue::new(&self.consumer));
+        let _open = context.open(&queue);
         let mut errors = ErrorLog::default();
+        let mut forwarded_at = Instant::now();
         while !context.shutdown.triggered() && !self.finished.load(Ordering::Acquire) {
-            let wait = if gathered.records.is_empty() {
-                POLL
-            } else {
-                Duration::ZERO
-            };
-            match self.consumer.poll(wait) {
-                Some(Ok(message)) => gathered.add(self, &message, context)?,
+            match self.consumer.poll(Duration::ZERO) {
+                None => {}
                 Some(Err(error)) => self.handle(error, context, &mut errors)?,
-                None => gathered.hand_on(context)?,
+                // Forwarded before its first fetch, a partition never delivers here; its order would be lost.
+                Some(Ok(_)) => return Err(PollEnd::Refused(KafkaError::Canceled)),
+            }
+            if forwarded_at.elapsed() >= FORWARD_INTERVAL {
+                context.forward(&self.consumer, &self.assignments.partitions());
+                forwarded_at = Instant::now();
+            }
+            self.read(&queue, context, &mut errors)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is there and hands it on, a batch for each run of one partition.
+    fn read(
+        &self,
+        queue: &MessageQueue,
+        context: &GroupContext,
+        errors: &mut ErrorLog,
+    ) -> Result<(), PollEnd> {
+        let messages = queue.read(READ, BATCH_ROWS_MAX);
+        for run in messages.as_slice().chunk_by(|one, next| {
+            one.error().is_none() && next.error().is_none() && one.is_neighbour_of(next)
+        }) {
+            match run[0].error() {
+                Some(error) => self.handle(error, context, errors)?,
+                None => self.hand_on(run, context)?,
             }
         }
-        gathered.hand_on(context)
+        Ok(())
+    }
+
+    fn hand_on(&self, run: &[Message], context: &GroupContext) -> Result<(), PollEnd> {
+        let Some(topic) = run[0].topic().and_then(|name| self.names.topic(name)) else {
+            return Ok(());
+        };
+        let partition = (topic, run[0].partition());
+        // What a closed assignment still delivers is read again by the next owner.
+        let Some(epoch) = self.assignments.epoch(partition) else {
+            return Ok(());
+        };
+        let mut rest = run;
+        while !rest.is_empty() {
+            let (of_batch, later) = rest.split_at(count_of_batch(rest));
+            rest = later;
+            context
+                .sender
+                .send(SourceMessage::Batch(batch(partition, epoch, of_batch)))
+                .map_err(|_| PollEnd::StepThreadGone)?;
+        }
+        Ok(())
     }
 
     fn handle(
@@ -218,79 +269,83 @@ fn explain(error: &KafkaError, kafka: &crate::config::RawKafka) -> SourceError {
     }
 }
 
-/// Records of one partition and epoch, on their way into a batch.
-#[derive(Default)]
-struct Gathered {
-    from: Option<(Partition, u64)>,
-    records: Vec<InputRecord>,
-    bytes: usize,
-}
-
-impl Gathered {
-    fn add(
-        &mut self,
-        input: &GroupInput,
-        message: &BorrowedMessage<'_>,
-        context: &GroupContext,
-    ) -> Result<(), PollEnd> {
-        let Some(topic) = input.names.topic(message.topic()) else {
-            return Ok(());
-        };
-        let partition = (topic, message.partition());
-        // What a closed assignment still delivers is read again by the next owner.
-        let Some(epoch) = input.assignments.epoch(partition) else {
-            return Ok(());
-        };
-        if self.from != Some((partition, epoch)) {
-            self.hand_on(context)?;
-            self.from = Some((partition, epoch));
+/// Copies messages of one partition into a batch: all keys and values into one buffer.
+fn batch(partition: Partition, epoch: u64, messages: &[Message]) -> Batch {
+    let sizes = messages
+        .iter()
+        .map(|message| message.key().len() + message.payload().len());
+    let mut buffer = Vec::with_capacity(sizes.sum());
+    let mut places = Vec::with_capacity(messages.len());
+    let mut key = 0..0;
+    for message in messages {
+        // Neighbours are often of one host: they share the key.
+        if buffer[key.clone()] != *message.key() {
+            key = append(&mut buffer, message.key());
         }
-        let value = message.payload().unwrap_or_default().to_vec();
-        self.bytes += value.len();
-        self.records.push(InputRecord {
-            topic,
-            partition: message.partition(),
-            offset: message.offset(),
-            ingest_ts_ns: append_time_ns(message),
-            key: message.key().unwrap_or_default().to_vec(),
-            value,
-        });
-        if self.records.len() >= BATCH_ROWS_MAX || self.bytes >= BATCH_BYTES {
-            self.hand_on(context)?;
-        }
-        Ok(())
+        places.push((key.clone(), append(&mut buffer, message.payload())));
     }
-
-    fn hand_on(&mut self, context: &GroupContext) -> Result<(), PollEnd> {
-        let gathered = std::mem::take(self);
-        let Some((partition, epoch)) = gathered.from else {
-            return Ok(());
-        };
-        if gathered.records.is_empty() {
-            return Ok(());
-        }
-        metrics::read(gathered.records.len(), gathered.bytes);
-        let batch = Batch {
-            partition,
-            epoch: Some(epoch),
-            records: gathered.records,
-        };
-        context
-            .sender
-            .send(SourceMessage::Batch(batch))
-            .map_err(|_| PollEnd::StepThreadGone)
+    let buffer = Bytes::from(buffer);
+    let record = |(message, (key, value)): (&Message, (Range<usize>, Range<usize>))| InputRecord {
+        topic: partition.0,
+        partition: partition.1,
+        offset: message.offset(),
+        ingest_ts_ns: message.append_time_ns(),
+        key: buffer.slice(key),
+        value: buffer.slice(value),
+    };
+    metrics::read(messages.len(), buffer.len());
+    Batch {
+        partition,
+        epoch: Some(epoch),
+        records: messages.iter().zip(places).map(record).collect(),
     }
 }
 
-/// The broker's time of the record; none for records written before the topic stamped it.
-fn append_time_ns(message: &BorrowedMessage<'_>) -> Option<i64> {
-    match message.timestamp() {
-        Timestamp::LogAppendTime(ms) => ms.checked_mul(1_000_000),
-        Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
+fn append(buffer: &mut Vec<u8>, bytes: &[u8]) -> Range<usize> {
+    let start = buffer.len();
+    buffer.extend_from_slice(bytes);
+    start..buffer.len()
+}
+
+/// How many of the messages, at least one, make a batch of at most [`BATCH_BYTES`].
+fn count_of_batch(messages: &[Message]) -> usize {
+    let mut bytes = 0;
+    let fits = |message: &&Message| {
+        bytes += message.payload().len();
+        bytes <= BATCH_BYTES
+    };
+    messages.iter().take_while(fits).count().max(1)
+}
+
+/// Closes the context's queue on drop, so that no partition holds on to it longer than the consumer lives.
+struct Open<'a>(&'a GroupContext);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.set_queue(None);
     }
 }
 
 impl GroupContext {
+    /// Has the partitions that are assigned from now on deliver to `queue`, until the returned value is dropped.
+    fn open(&self, queue: &Arc<MessageQueue>) -> Open<'_> {
+        self.set_queue(Some(queue.clone()));
+        Open(self)
+    }
+
+    fn set_queue(&self, queue: Option<Arc<MessageQueue>>) {
+        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = queue;
+    }
+
+    fn forward(&self, consumer: &BaseConsumer<Self>, partitions: &[Partition]) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queue.as_ref() {
+            for (topic, partition) in partitions {
+                queue.forward(consumer, &self.names.name(*topic), *partition);
+            }
+        }
+    }
+
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
         if let Err(error) = self.place(consumer, list, &TopicPartitionList::new()) {
             let fault = Fault::of("learn where to begin in the assigned partitions", &error);
@@ -299,6 +354,7 @@ impl GroupContext {
         }
         let partitions = self.partitions(list);
         self.assignments.assign(&partitions);
+        self.forward(consumer, &partitions);
         self.tell(SourceMessage::Assigned(partitions));
         let assigned = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(list),

@@ -70,8 +70,8 @@ fn batch(first: LogRecord, log: &Receiver<LogRecord>, offset: &mut i64) -> Batch
                 partition: 0,
                 offset: *offset,
                 ingest_ts_ns: Some(record.ingest_ts_ns),
-                key: record.key.as_bytes().to_vec(),
-                value: record.value,
+                key: record.key.as_bytes().to_vec().into(),
+                value: record.value.into(),
             });
             *offset += 1;
         }

@@ -1,0 +1,30 @@
+-- title = "Shells again and again in a container"
+-- description = "Shells were started in a container by programs other than shells, several within five minutes: commands sent one by one through a web shell or an injected command."
+-- message = "{count} shells in five minutes in container {container} ({container_image}), started by {parents}: {samples}"
+-- severity = "medium"
+-- status = "experimental"
+-- risk = 50
+-- attack = ["T1059.004", "T1505.003"]
+-- false_positives = ["services that run a shell for each job", "scripts of administrators"]
+-- blind_spots = ["a single shell that stays open; shell_with_terminal and shell_on_socket see it", "shells that are renamed"]
+-- references = ["https://attack.mitre.org/techniques/T1505/003/"]
+-- response = "Look at what the parents are and what was asked for: the first command of an intruder is often id, whoami or uname."
+-- dedup = { key = [], period = "1h" }
+SELECT
+  window_start,
+  window_end,
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  count(*) AS count,
+  sample(proc_pname, 5) AS parents,
+  sample(proc_cmdline, 5) AS samples
+FROM hop(events, INTERVAL '1 minute', INTERVAL '5 minutes')
+WHERE evt_type IN ('execve', 'execveat')
+  AND evt_outcome = 'success'
+  AND container_id <> 'host'
+  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
+  AND coalesce(proc_pname, '') NOT IN (SELECT name FROM shells)
+GROUP BY window_start, window_end, container_id, container_name, container_image
+HAVING count(*) >= 5

@@ -1,0 +1,30 @@
+-- title = "Mass change of files in a container"
+-- description = "One program in a container opened hundreds of different files for writing within a minute: files are encrypted, wiped or defaced."
+-- message = "{program} in container {container} ({container_image}) wrote {files} different files in a minute, in folders such as {folders}"
+-- severity = "high"
+-- status = "experimental"
+-- risk = 70
+-- attack = ["T1486", "T1485", "T1565.001"]
+-- false_positives = ["package managers, builds and archives being unpacked", "databases that make many small files"]
+-- blind_spots = ["files changed through memory maps or renamed only", "fewer than 200 files a minute"]
+-- references = ["https://attack.mitre.org/techniques/T1486/", "https://attack.mitre.org/techniques/T1485/"]
+-- response = "Stop the container, keep its file system and its volumes, and compare a few of the files with a backup."
+-- dedup = { key = ["program"], period = "1h" }
+SELECT
+  window_start,
+  window_end,
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  proc_name AS program,
+  count(DISTINCT fd_name) AS files,
+  sample(fd_directory, 5) AS folders
+FROM tumble(events, INTERVAL '1 minute')
+WHERE evt_type IN ('open', 'openat', 'openat2', 'creat')
+  AND evt_is_open_write
+  AND evt_outcome = 'success'
+  AND container_id <> 'host'
+  AND coalesce(fd_type, '') = 'file'
+  AND coalesce(proc_stage, '') <> 'runtime'
+GROUP BY window_start, window_end, container_id, container_name, container_image, proc_name
+HAVING count(DISTINCT fd_name) >= 200
