@@ -65,7 +65,8 @@ pub fn expected(detections: &Path, log: &[RawRecord], host_silence: Duration) ->
     };
     let mut engine = Engine::new(report.set, AlertMode::Live)
         .expect("the detections can be run")
-        .with_windows(options);
+        .with_windows(options)
+        .expect("the windows can be run");
     let undisturbed = engine
         .step(records)
         .expect("the engine judges the log")
