@@ -50,14 +50,26 @@ impl Broker {
     /// # Panics
     /// When Kafka's jars are not in the cache or the broker does not come up.
     pub fn start() -> Broker {
-        Broker::start_with(Options::default())
+        Broker::start_as(Options::default())
+    }
+
+    /// Starts a broker with lines added to its configuration.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    pub fn start_with(access: Access, extra: &str) -> Broker {
+        Broker::start_as(Options {
+            access,
+            extra,
+            side: None,
+        })
     }
 
     /// Starts a broker that is not quite usual.
     ///
     /// # Panics
     /// As [`Broker::start`].
-    pub fn start_with(options: Options<'_>) -> Broker {
+    pub fn start_as(options: Options<'_>) -> Broker {
         let [controller] = free_ports();
         let mut broker = Broker::new(options, 1, &[controller]);
         broker.resume();

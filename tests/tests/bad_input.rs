@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use dogwatch_tests::broker::{Access, Broker, Options};
+use dogwatch_tests::broker::{Access, Broker};
 use dogwatch_tests::process::Process;
 use dogwatch_tests::{events, programs};
 
@@ -239,10 +239,7 @@ fn the_sensor_names_a_broker_that_does_not_answer() {
 #[test]
 #[ignore = "needs root and Kafka: ./dogwatch.sh test"]
 fn a_broker_that_does_not_know_us_or_does_not_let_us_is_named() {
-    let broker = Broker::start_with(Options {
-        access: Access::Passwords,
-        ..Options::default()
-    });
+    let broker = Broker::start_with(Access::Passwords, "");
     let detections = events::detections();
     let run = [
         "run",

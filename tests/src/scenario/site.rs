@@ -32,14 +32,14 @@ impl Site {
         };
         match place {
             Place::Shared => Site::Shared(shared().to_owned()),
-            Place::Own => Site::Own(Broker::start_with(usual)),
+            Place::Own => Site::Own(Broker::start_as(usual)),
             Place::Three => Site::Three(Cluster::start(ABORT_SOON)),
             Place::Namespace => {
                 let namespace = Namespace::make();
                 let side = Some(namespace.outside());
-                Site::Namespace(Broker::start_with(Options { side, ..usual }), namespace)
+                Site::Namespace(Broker::start_as(Options { side, ..usual }), namespace)
             }
-            Place::Passwords => Site::Passwords(Broker::start_with(Options {
+            Place::Passwords => Site::Passwords(Broker::start_as(Options {
                 access: Access::Passwords,
                 side: Some(Ipv4Addr::LOCALHOST),
                 ..usual
@@ -158,7 +158,7 @@ fn shared() -> &'static str {
         let (gone, is_gone) = channel();
         // What a thread starts dies with it, and a test's thread ends before the next test.
         std::thread::spawn(move || {
-            let broker = Broker::start_with(Options {
+            let broker = Broker::start_as(Options {
                 extra: ABORT_SOON,
                 ..Options::default()
             });
