@@ -3,6 +3,7 @@
 #
 #   ./dogwatch.sh demo [--yes]      installs what is missing, builds, runs the demo
 #   ./dogwatch.sh test [--yes]      installs what is missing, builds, runs every test
+#   ./dogwatch.sh faults [--yes]    installs what is missing, builds, runs the fault scenarios in their long form
 #   ./dogwatch.sh bench [--yes]     installs what is missing, builds, runs every benchmark in its small form
 #   ./dogwatch.sh install [--yes]   only installs what these need
 #
@@ -37,13 +38,14 @@ test_needs='
 java default-jre-headless
 mvn maven
 kcat kcat
+ip iproute2
 python3-venv python3-venv
 docker-compose docker-compose docker-compose-v2
 shellcheck shellcheck
 '
 
 usage() {
-    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
 }
 
 say() {
@@ -259,6 +261,12 @@ test_all() {
     cargo test --release --workspace --no-fail-fast -- --include-ignored
 }
 
+faults() {
+    build
+    say "running the fault scenarios in their long form"
+    as_root env XDG_CACHE_HOME="${cache%/*}" "$target/release/dogwatch-faults"
+}
+
 bench() {
     build
     start_docker || fail "the benchmarks need Docker"
@@ -273,7 +281,7 @@ main() {
     yes=0
     [ "${2:-}" != --yes ] || yes=1
     case $command in
-        demo | test | bench | install) ;;
+        demo | test | faults | bench | install) ;;
         *) usage >&2; exit 2 ;;
     esac
     [ $# -le $((1 + yes)) ] || { usage >&2; exit 2; }
@@ -292,6 +300,7 @@ main() {
     case $command in
         demo) demo ;;
         test) test_all ;;
+        faults) faults ;;
         bench) bench ;;
     esac
 }

@@ -3,15 +3,19 @@
 Knows nothing of Dogwatch but what is documented: records are Avro in single-object encoding, and the writers' schemas
 stand in the topic `<prefix>.schemas`. Shares no code with Dogwatch except librdkafka.
 
-    read_topic.py --kafka HOST:PORT --topic dogwatch.alerts [--isolation read_uncommitted] [--follow]
+    read_topic.py --kafka HOST:PORT --topic dogwatch.alerts [--isolation read_uncommitted] [--follow | --raw]
 
 Without --follow it ends at the end of every partition. A record that is not Avro is printed with "value": null and its
 bytes as "hex".
+With --raw it decodes nothing and prints no JSON, but for each record: partition (4 bytes, big-endian like all numbers),
+offset (8), time in milliseconds (8), 1 where that is the broker's (1), length and bytes of the key, length and bytes of
+the value (4 each); a length of -1 is null.
 """
 
 import argparse
 import io
 import json
+import struct
 import sys
 import time
 
@@ -121,16 +125,39 @@ def described(message, schemas):
     }
 
 
+def framed(data):
+    return struct.pack(">i", -1) if data is None else struct.pack(">i", len(data)) + data
+
+
+def write_raw(client, partitions, output):
+    ended = set()
+    while len(ended) < partitions:
+        # A million records come this way: not one call each.
+        for message in client.consume(10_000, 1.0):
+            if message.error() is None:
+                kind, timestamp_ms = message.timestamp()
+                numbers = (message.partition(), message.offset(), timestamp_ms, kind == kafka.TIMESTAMP_LOG_APPEND_TIME)
+                output.write(struct.pack(">iqqB", *numbers) + framed(message.key()) + framed(message.value()))
+            elif message.error().code() == kafka.KafkaError._PARTITION_EOF:
+                ended.add(message.partition())
+            elif not message.error().retriable():
+                print(message.error(), file=sys.stderr)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--topic", required=True)
     parser.add_argument("--isolation", default="read_committed")
     parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--raw", action="store_true")
     arguments = parser.parse_args()
     client = consumer(arguments, arguments.isolation)
-    schemas = Schemas(arguments)
     partitions = assign_all(client, arguments.topic, time.monotonic() + 60)
+    if arguments.raw:
+        write_raw(client, partitions, sys.stdout.buffer)
+        return
+    schemas = Schemas(arguments)
     for message in messages(client, partitions, arguments.follow):
         print(json.dumps(described(message, schemas), default=str), flush=True)
 

@@ -1,7 +1,7 @@
-//! A real Apache Kafka (KRaft, one node) on free loopback ports, from the jars in the cache.
+//! A real Apache Kafka (KRaft) on free loopback ports, from the jars in the cache: one node, or a cluster of three.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -12,15 +12,27 @@ use crate::process::Process;
 use crate::{cache, wait};
 
 /// How long a broker may take to answer; it takes 3 s on an idle machine.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Who may talk to a broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Access {
     /// Everybody, without a password.
+    #[default]
     Open,
     /// SASL/PLAIN: `admin` may do everything, `guest` (password `guest`) nothing.
     Passwords,
+}
+
+/// What is not usual about a broker.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Who may talk to it.
+    pub access: Access,
+    /// An address of this machine for a second listener, which asks nobody for a password; see [`Broker::side_address`].
+    pub side: Option<Ipv4Addr>,
+    /// Lines added to its configuration.
+    pub extra: &'a str,
 }
 
 /// A broker with its data; both go when it is dropped.
@@ -28,6 +40,7 @@ pub enum Access {
 pub struct Broker {
     folder: TempDir,
     port: u16,
+    side: Option<(Ipv4Addr, u16)>,
     process: Option<Process>,
 }
 
@@ -37,7 +50,7 @@ impl Broker {
     /// # Panics
     /// When Kafka's jars are not in the cache or the broker does not come up.
     pub fn start() -> Broker {
-        Broker::start_with(Access::Open, "")
+        Broker::start_as(Options::default())
     }
 
     /// Starts a broker with lines added to its configuration.
@@ -45,29 +58,44 @@ impl Broker {
     /// # Panics
     /// As [`Broker::start`].
     pub fn start_with(access: Access, extra: &str) -> Broker {
+        Broker::start_as(Options {
+            access,
+            extra,
+            side: None,
+        })
+    }
+
+    /// Starts a broker that is not quite usual.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    pub fn start_as(options: Options<'_>) -> Broker {
+        let [controller] = free_ports();
+        let mut broker = Broker::new(options, 1, &[controller]);
+        broker.resume();
+        broker
+    }
+
+    /// Lays out node `id` of those whose controllers listen on these ports.
+    fn new(options: Options<'_>, id: usize, controllers: &[u16]) -> Broker {
         let folder = tempfile::Builder::new()
             .prefix("dogwatch-kafka-")
             .tempdir()
             .expect("a folder for the broker");
-        let [port, controller] = free_ports();
-        let configuration = configuration(
-            access,
+        let [port, side_port] = free_ports();
+        let broker = Broker {
             port,
-            controller,
-            &folder.path().join("data").to_string_lossy(),
-        );
-        fs::write(
-            folder.path().join("server.properties"),
-            configuration + extra,
-        )
-        .expect("its configuration is written");
-        let mut broker = Broker {
+            side: options.side.map(|address| (address, side_port)),
             folder,
-            port,
             process: None,
         };
+        let configuration = broker.configuration(options.access, id, controllers);
+        fs::write(
+            broker.file("server.properties"),
+            configuration + options.extra,
+        )
+        .expect("its configuration is written");
         broker.format();
-        broker.resume();
         broker
     }
 
@@ -76,13 +104,30 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// What clients of the second listener connect to.
+    ///
+    /// # Panics
+    /// When the broker has none.
+    pub fn side_address(&self) -> String {
+        let (address, port) = self.side.expect("the broker was started with a side");
+        format!("{address}:{port}")
+    }
+
     /// Ends the broker in order (SIGTERM); its data stays.
     ///
     /// # Panics
     /// When it is not running or does not end in time.
     pub fn pause(&mut self) {
         let process = self.process.take().expect("the broker is running");
-        process.stop(Duration::from_secs(30));
+        process.stop(Duration::from_secs(60));
+    }
+
+    /// Kills the broker (SIGKILL); its data stays as it is on disk.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn crash(&mut self) {
+        self.process.take().expect("the broker is running").crash();
     }
 
     /// Starts the broker again on the same port with the same data.
@@ -90,15 +135,25 @@ impl Broker {
     /// # Panics
     /// When it does not come up.
     pub fn resume(&mut self) {
-        let log = self.folder.path().join("broker.log");
+        self.launch();
+        self.wait_until_up();
+    }
+
+    fn launch(&mut self) {
+        let log = self.file("broker.log");
+        // A broker that was there before has said already what the start waits for.
+        let _ = fs::rename(&log, self.file("broker.before.log"));
         let mut command = java("kafka.Kafka");
         command.arg(self.file("server.properties"));
-        let mut process = Process::start("kafka", &mut command, &log);
+        self.process = Some(Process::start("kafka", &mut command, &log));
+    }
+
+    fn wait_until_up(&mut self) {
+        let process = self.process.as_mut().expect("the broker was launched");
         process.wait_for_text("Kafka Server started", START_PATIENCE);
         wait::until("the broker's port", START_PATIENCE, || {
             TcpStream::connect(self.address()).ok()
         });
-        self.process = Some(process);
     }
 
     /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.TopicCommand`, and returns what it printed.
@@ -106,14 +161,19 @@ impl Broker {
     /// # Panics
     /// When it fails.
     pub fn tool(&self, class: &str, arguments: &[&str]) -> String {
+        // Where there is a side, it is the one that needs no password.
+        let address = self
+            .side
+            .map_or_else(|| self.address(), |_| self.side_address());
         let output = java(class)
-            .args(["--bootstrap-server", &self.address()])
+            .args(["--bootstrap-server", &address])
             .args(arguments)
             .output();
         let output = output.expect("java can be started");
         assert!(
             output.status.success(),
-            "{class} failed: {}",
+            "{class} failed: {}{}",
+            String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -135,6 +195,97 @@ impl Broker {
     fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+
+    fn configuration(&self, access: Access, id: usize, controllers: &[u16]) -> String {
+        let protocol = match access {
+            Access::Open => "PLAINTEXT",
+            Access::Passwords => "SASL_PLAINTEXT",
+        };
+        let voters: Vec<String> = (1..)
+            .zip(controllers)
+            .map(|(id, port)| format!("{id}@127.0.0.1:{port}"))
+            .collect();
+        let mut clients = format!("CLIENT://{}", self.address());
+        if self.side.is_some() {
+            clients += &format!(",SIDE://{}", self.side_address());
+        }
+        let copies = controllers.len();
+        // Two of three, one of one.
+        let in_sync_min = copies.div_ceil(2);
+        let mut lines = format!(
+            "process.roles=broker,controller\n\
+             node.id={id}\n\
+             controller.quorum.voters={voters}\n\
+             listeners={clients},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners={clients}\n\
+             inter.broker.listener.name=CLIENT\n\
+             controller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=CLIENT:{protocol},SIDE:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             log.dirs={data}\n\
+             offsets.topic.replication.factor={copies}\n\
+             offsets.topic.num.partitions=1\n\
+             transaction.state.log.replication.factor={copies}\n\
+             transaction.state.log.min.isr={in_sync_min}\n\
+             transaction.state.log.num.partitions=1\n\
+             min.insync.replicas={in_sync_min}\n\
+             group.initial.rebalance.delay.ms=0\n\
+             auto.create.topics.enable=false\n",
+            voters = voters.join(","),
+            controller = controllers[id - 1],
+            data = self.file("data").display(),
+        );
+        if access == Access::Passwords {
+            lines += "sasl.enabled.mechanisms=PLAIN\n\
+                 sasl.mechanism.inter.broker.protocol=PLAIN\n\
+                 listener.name.client.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+                 username=\"admin\" password=\"admin\" user_admin=\"admin\" user_guest=\"guest\";\n\
+                 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                 super.users=User:admin;User:ANONYMOUS\n";
+        }
+        lines
+    }
+}
+
+/// Three brokers that keep every partition three times and take a record when two have it.
+#[derive(Debug)]
+pub struct Cluster {
+    brokers: Vec<Broker>,
+}
+
+/// A lost broker is noticed within three seconds instead of nine.
+const NOTICE_SOON: &str = "broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\nreplica.lag.time.max.ms=5000\n";
+
+impl Cluster {
+    /// Starts three brokers, with lines added to the configuration of each, and waits until all answer.
+    ///
+    /// # Panics
+    /// As [`Broker::start`].
+    pub fn start(extra: &str) -> Cluster {
+        let controllers: [u16; 3] = free_ports();
+        let extra = format!("{NOTICE_SOON}{extra}");
+        let options = Options {
+            extra: &extra,
+            ..Options::default()
+        };
+        let mut brokers: Vec<Broker> = (1..=3)
+            .map(|id| Broker::new(options, id, &controllers))
+            .collect();
+        // Each waits for a majority before it says that it has started.
+        brokers.iter_mut().for_each(Broker::launch);
+        brokers.iter_mut().for_each(Broker::wait_until_up);
+        Cluster { brokers }
+    }
+
+    /// What clients connect to.
+    pub fn address(&self) -> String {
+        let addresses: Vec<String> = self.brokers.iter().map(Broker::address).collect();
+        addresses.join(",")
+    }
+
+    /// One of its brokers, counted from 0.
+    pub fn broker(&mut self, index: usize) -> &mut Broker {
+        &mut self.brokers[index]
+    }
 }
 
 /// The JVM's first compiler alone starts sooner and leaves the cores to what is tested.
@@ -148,40 +299,6 @@ fn java(class: &str) -> Command {
     ]);
     command.arg(cache::path("kafka").join("*")).arg(class);
     command
-}
-
-fn configuration(access: Access, port: u16, controller: u16, data: &str) -> String {
-    let protocol = match access {
-        Access::Open => "PLAINTEXT",
-        Access::Passwords => "SASL_PLAINTEXT",
-    };
-    let mut lines = format!(
-        "process.roles=broker,controller\n\
-         node.id=1\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners=CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=CLIENT://127.0.0.1:{port}\n\
-         inter.broker.listener.name=CLIENT\n\
-         controller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=CLIENT:{protocol},CONTROLLER:PLAINTEXT\n\
-         log.dirs={data}\n\
-         offsets.topic.replication.factor=1\n\
-         offsets.topic.num.partitions=1\n\
-         transaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\n\
-         transaction.state.log.num.partitions=1\n\
-         group.initial.rebalance.delay.ms=0\n\
-         auto.create.topics.enable=false\n"
-    );
-    if access == Access::Passwords {
-        lines += "sasl.enabled.mechanisms=PLAIN\n\
-             sasl.mechanism.inter.broker.protocol=PLAIN\n\
-             listener.name.client.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
-             username=\"admin\" password=\"admin\" user_admin=\"admin\" user_guest=\"guest\";\n\
-             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
-             super.users=User:admin;User:ANONYMOUS\n";
-    }
-    lines
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {

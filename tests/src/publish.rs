@@ -40,11 +40,25 @@ impl Publisher {
     /// # Panics
     /// When the client refuses it for another reason.
     pub fn send(&self, topic: &str, key: &str, value: &[u8]) {
+        self.hand_over(|| BaseRecord::to(topic).key(key).payload(value));
+    }
+
+    /// As [`Publisher::send`], to a partition of the test's choice.
+    ///
+    /// # Panics
+    /// As [`Publisher::send`].
+    pub fn send_to(&self, topic: &str, partition: i32, key: &str, value: &[u8]) {
+        self.hand_over(|| {
+            BaseRecord::to(topic)
+                .partition(partition)
+                .key(key)
+                .payload(value)
+        });
+    }
+
+    fn hand_over<'a>(&self, record: impl Fn() -> BaseRecord<'a, str, [u8]>) {
         loop {
-            match self
-                .producer
-                .send(BaseRecord::to(topic).key(key).payload(value))
-            {
+            match self.producer.send(record()) {
                 Ok(()) => break,
                 Err((
                     KafkaError::MessageProduction(rdkafka::types::RDKafkaErrorCode::QueueFull),
@@ -52,7 +66,7 @@ impl Publisher {
                 )) => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                Err((error, _)) => panic!("could not publish to {topic}: {error}"),
+                Err((error, _)) => panic!("could not publish: {error}"),
             }
         }
         self.sent.fetch_add(1, Ordering::Relaxed);
@@ -63,8 +77,16 @@ impl Publisher {
     /// # Panics
     /// When a record was refused or is not acknowledged in time.
     pub fn flush(&self) {
+        self.flush_within(Duration::from_secs(30));
+    }
+
+    /// As [`Publisher::flush`], with a patience that outlasts what the test does to the broker.
+    ///
+    /// # Panics
+    /// As [`Publisher::flush`].
+    pub fn flush_within(&self, patience: Duration) {
         self.producer
-            .flush(Duration::from_secs(30))
+            .flush(patience)
             .expect("the broker takes what was published");
         let deliveries = self.producer.context();
         let refused = deliveries

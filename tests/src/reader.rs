@@ -69,6 +69,81 @@ pub fn committed(address: &str, topic: &str) -> Vec<Message> {
         .collect()
 }
 
+/// Whether records of transactions that were not committed are read, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Only what was committed.
+    Committed,
+    /// Also what is open or was aborted.
+    Uncommitted,
+}
+
+/// A record as it lies in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRecord {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// When the broker appended it, milliseconds since 1970; none where the producer's time stands there.
+    pub append_ms: Option<i64>,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// Reads a topic to its end, byte by byte; in a partition in the order of offsets.
+///
+/// # Panics
+/// When the reader fails.
+pub fn raw(address: &str, topic: &str, isolation: Isolation) -> Vec<RawRecord> {
+    let mut command = command(address, topic);
+    command.arg("--raw");
+    if isolation == Isolation::Uncommitted {
+        command.args(["--isolation", "read_uncommitted"]);
+    }
+    let output = command.output().expect("python can be started");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "could not read {topic}: {errors}");
+    let mut rest = &output.stdout[..];
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        records.push(raw_record(&mut rest));
+    }
+    records
+}
+
+fn raw_record(rest: &mut &[u8]) -> RawRecord {
+    let partition = i32::from_be_bytes(taken(rest));
+    let offset = i64::from_be_bytes(taken(rest));
+    let timestamp_ms = i64::from_be_bytes(taken(rest));
+    let [is_append] = taken(rest);
+    RawRecord {
+        partition,
+        offset,
+        append_ms: (is_append == 1).then_some(timestamp_ms),
+        key: raw_bytes(rest),
+        value: raw_bytes(rest),
+    }
+}
+
+fn raw_bytes(rest: &mut &[u8]) -> Vec<u8> {
+    // Null is as good as empty for us.
+    let length = usize::try_from(i32::from_be_bytes(taken(rest))).unwrap_or(0);
+    let (bytes, after) = rest.split_at(length);
+    *rest = after;
+    bytes.to_vec()
+}
+
+fn taken<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
+    let (bytes, after) = rest
+        .split_first_chunk()
+        .expect("the reader writes whole records");
+    *rest = after;
+    *bytes
+}
+
 /// Follows a topic while a test goes on; ends when dropped.
 #[derive(Debug)]
 pub struct Follower {

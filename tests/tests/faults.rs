@@ -1,13 +1,11 @@
 //! What goes wrong on the way to the processor, in it and behind it, and what must come out nevertheless.
 //!
-//! The broker is real, the events are made by hand, so that what must come out is known exactly.
+//! Events made by hand first, of which it is known exactly what must come out; then the scenarios of
+//! [`dogwatch_tests::scenario`] in their short form. `./dogwatch.sh faults` runs the long one.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
-use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dogwatch_schemas::records::Event;
 use dogwatch_schemas::{Fingerprint, framing};
@@ -16,8 +14,7 @@ use dogwatch_tests::events::{self, INTRUDER};
 use dogwatch_tests::programs;
 use dogwatch_tests::publish::Publisher;
 use dogwatch_tests::reader::{Follower, Message, committed};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use dogwatch_tests::scenario::{self, table};
 use serde_json::Value;
 
 /// How long the processor may take for what it does at once; most of it is its start.
@@ -192,145 +189,6 @@ fn newer_record(schema: &apache_avro::Schema, event: &Event) -> Vec<u8> {
     record
 }
 
-#[test]
-#[ignore = "needs Kafka: ./dogwatch.sh test"]
-fn a_killed_processor_neither_loses_nor_repeats_an_alert() {
-    const ROUNDS: usize = 10;
-    let seed: u64 =
-        std::env::var("TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("TEST_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let broker = Broker::start();
-    let folder = tempfile::tempdir().unwrap();
-    let detections = events::detections();
-    let log = folder.path().join("processor.log");
-    let start =
-        |instance| programs::processor(&broker.address(), detections.path(), instance, &log);
-
-    let publisher = Publisher::new(&broker.address());
-    let mut expected = BTreeMap::new();
-    let mut seq = 0;
-    for round in 0..ROUNDS {
-        let processor = start(Some("crashing"));
-        // Events keep coming while it runs, so that it dies in the middle of a step.
-        let moments = random.random_range(5..60);
-        for _ in 0..moments {
-            publish_some(&publisher, &mut random, &mut seq, &mut expected);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        println!(
-            "round {round}: killed after {} ms, {} alerts due",
-            moments * 50,
-            expected.len()
-        );
-        processor.crash();
-    }
-    publisher.flush();
-
-    // The last one is a stranger to the broker: it must wait for what the dead one left open.
-    let mut alerts = Follower::start(&broker.address(), "dogwatch.alerts");
-    let processor = start(None);
-    alerts.wait_for_count(expected.len(), PATIENCE);
-    assert!(processor.stop(PATIENCE).success());
-    assert_alerts(&broker, &expected);
-    assert!(committed(&broker.address(), "dogwatch.dead-letters").is_empty());
-}
-
-#[test]
-#[ignore = "needs Kafka: ./dogwatch.sh test"]
-fn a_crash_between_offsets_and_commit_neither_loses_nor_repeats_an_alert() {
-    let broker = Broker::start();
-    let folder = tempfile::tempdir().unwrap();
-    let detections = events::detections();
-    let publisher = Publisher::new(&broker.address());
-    let mut random = StdRng::seed_from_u64(1);
-    let (mut seq, mut expected) = (0, BTreeMap::new());
-    let mut doomed = crashing_processor(&broker, detections.path(), folder.path());
-    // It is told to die in its second transaction with something to say.
-    let start = Instant::now();
-    let status = loop {
-        publish_some(&publisher, &mut random, &mut seq, &mut expected);
-        std::thread::sleep(Duration::from_millis(50));
-        if let Some(status) = doomed.ended() {
-            break status;
-        }
-        assert!(start.elapsed() < PATIENCE, "it lives: {}", doomed.log());
-    };
-    assert_eq!(status.signal(), Some(libc::SIGABRT), "{}", doomed.log());
-    publisher.flush();
-
-    let log = folder.path().join("processor.log");
-    let processor =
-        programs::processor(&broker.address(), detections.path(), Some("crashing"), &log);
-    Follower::start(&broker.address(), "dogwatch.alerts").wait_for_count(expected.len(), PATIENCE);
-    assert!(processor.stop(PATIENCE).success());
-    assert_alerts(&broker, &expected);
-}
-
-fn crashing_processor(
-    broker: &Broker,
-    detections: &Path,
-    folder: &Path,
-) -> dogwatch_tests::process::Process {
-    let mut command = programs::command("dogwatch-processor");
-    command
-        .args(["run", "--kafka", &broker.address(), "--detections"])
-        .arg(detections);
-    command
-        .env("DOGWATCH_METRICS__LISTEN", "")
-        .env("DOGWATCH_KAFKA__INSTANCE", "crashing");
-    command.env("DOGWATCH_FAULT", "after_send_offsets:2");
-    dogwatch_tests::process::Process::start(
-        "dogwatch-processor",
-        &mut command,
-        &folder.join("doomed.log"),
-    )
-}
-
-/// Publishes a handful of events on several hosts, and notes in `expected` which must become an alert.
-fn publish_some(
-    publisher: &Publisher,
-    random: &mut StdRng,
-    seq: &mut i64,
-    expected: &mut BTreeMap<(String, i64), usize>,
-) {
-    for _ in 0..100 {
-        *seq += 1;
-        let host = format!("host-{}", random.random_range(0..6));
-        let name = if random.random_ratio(1, 20) {
-            INTRUDER
-        } else {
-            "nginx"
-        };
-        publisher.send(
-            "dogwatch.events",
-            &host,
-            &framed(&events::exec(&host, *seq, name)),
-        );
-        if name == INTRUDER {
-            expected.insert((host, *seq), 1);
-        }
-    }
-}
-
-/// Compares what a reader of committed records finds with what must be there, each once.
-fn assert_alerts(broker: &Broker, expected: &BTreeMap<(String, i64), usize>) {
-    let mut found = BTreeMap::new();
-    for alert in committed(&broker.address(), "dogwatch.alerts") {
-        *found.entry(evidence(&alert)).or_insert(0) += 1;
-    }
-    let missing: Vec<_> = expected
-        .keys()
-        .filter(|event| !found.contains_key(event))
-        .collect();
-    let repeated: Vec<_> = found.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(
-        missing.is_empty() && repeated.is_empty(),
-        "missing {missing:?}, repeated {repeated:?}"
-    );
-    assert_eq!(&found, expected);
-}
-
 /// Host and number of the event that an alert came from.
 fn evidence(alert: &Message) -> (String, i64) {
     let event = &alert.value["evidence"][0];
@@ -348,4 +206,60 @@ fn framed(event: &Event) -> Vec<u8> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+// --- scenarios ---
+
+/// Runs a scenario in its short form. `TEST_SEED` makes the same load and the same moments again.
+fn check(name: &str) {
+    let seed = std::env::var("TEST_SEED").map_or_else(
+        |_| rand::random::<u32>().into(),
+        |seed| seed.parse().unwrap(),
+    );
+    println!("TEST_SEED={seed}");
+    let scenarios = table::scenarios(table::Form::Short, seed);
+    let chosen = scenarios.iter().find(|scenario| scenario.name == name);
+    let outcome = scenario::run(chosen.expect("the table has it"), seed);
+    assert!(outcome.passed(), "TEST_SEED={seed}\n{}", outcome.trouble());
+    println!("{}", outcome.row());
+}
+
+/// A test for each scenario, and the list of those that have one.
+macro_rules! scenarios {
+    ($($test:ident: $name:literal, $needs:literal;)*) => {
+        $(
+            #[test]
+            #[ignore = $needs]
+            fn $test() {
+                check($name);
+            }
+        )*
+        const TESTED: &[&str] = &[$($name),*];
+    };
+}
+
+scenarios! {
+    killed_at_random_points: "killed", "needs Kafka: ./dogwatch.sh test";
+    another_takes_over: "taken over", "needs Kafka: ./dogwatch.sh test";
+    at_least_once_repeats_and_never_invents: "at least once", "needs Kafka: ./dogwatch.sh test";
+    frozen_between_steps: "frozen between steps", "needs Kafka: ./dogwatch.sh test";
+    frozen_in_a_transaction: "frozen in a transaction", "needs Kafka: ./dogwatch.sh test";
+    processors_come_and_go: "come and go", "needs Kafka: ./dogwatch.sh test";
+    the_broker_is_killed: "broker killed", "needs Kafka: ./dogwatch.sh test";
+    one_of_three_brokers_is_lost: "one of three brokers lost", "needs Kafka: ./dogwatch.sh test";
+    the_cable_is_cut: "cable cut", "needs root and Kafka: ./dogwatch.sh test";
+    a_host_is_offline_for_ten_minutes: "host offline for ten minutes", "needs Kafka: ./dogwatch.sh test";
+    clocks_go_wrong: "clocks", "needs Kafka: ./dogwatch.sh test";
+    a_partition_goes_silent: "silent partition", "needs Kafka: ./dogwatch.sh test";
+    batches_of_every_size_say_the_same: "batch sizes", "needs Kafka: ./dogwatch.sh test";
+    poisoned_records_cost_no_good_one: "poisoned records", "needs Kafka: ./dogwatch.sh test";
+    alerts_too_large_for_the_broker_are_cut: "alerts too large for the broker", "needs Kafka: ./dogwatch.sh test";
+    withdrawn_rights_lose_nothing: "rights withdrawn", "needs Kafka: ./dogwatch.sh test";
+}
+
+#[test]
+fn every_scenario_has_a_test() {
+    let all = table::scenarios(table::Form::Short, 0);
+    let names: Vec<_> = all.iter().map(|scenario| scenario.name).collect();
+    assert_eq!(names, TESTED);
 }
