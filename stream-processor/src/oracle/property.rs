@@ -712,3 +712,33 @@ fn random_logs_have_everything_in_them() {
         );
     }
 }
+
+/// More hosts than a task remembers: those forgotten do not come back with a restart.
+#[test]
+fn a_task_that_forgot_hosts_is_stored_without_them() {
+    let folder = folder();
+    let record = |offset: i64| {
+        let host_id = format!("host-{offset:06}");
+        let event = json!({"host_id": &host_id, "sensor_run": "r", "seq": 0, "ts": BEGIN_NS, "evt_type": "mark"});
+        let event: Event = serde_json::from_value(event).expect("an event");
+        let mut value = Vec::new();
+        event.encode_framed(&mut value);
+        InputRecord {
+            topic: Topic::Events,
+            partition: 0,
+            offset,
+            ingest_ts_ns: Some(BEGIN_NS),
+            key: host_id.into_bytes().into(),
+            value: value.into(),
+        }
+    };
+    let log: Vec<InputRecord> = (0..16_400).map(record).collect();
+    let mut processor = Processor::new(folder.path(), &log);
+    processor.step(16_000);
+    processor.checkpoint(false);
+    processor.step(usize::MAX / 2);
+    processor.checkpoint(true);
+    assert!(processor.stored[&0].len() < 16_000);
+    processor.crash();
+    processor.checkpoint(true);
+}
