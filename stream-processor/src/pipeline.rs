@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
-use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
 
 use crate::alert::AlertMode;
@@ -60,6 +60,9 @@ mod tests;
 
 /// How soon a failed commit is seen when no input comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How soon it is seen that the source's thread has ended.
+const CLOSE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Bytes of checkpoints after which a step takes no further one: alerts wait for what is written with them.
 const CHECKPOINT_STEP_BYTES: u64 = 4 << 20;
@@ -297,7 +300,12 @@ fn prepare_topics(
         tracing::info!(topic, "topic created");
     }
     let lookup = SchemaLookup::open(config, names.name(Topic::Schemas))?;
-    lookup.publish(config, &[(Alert::fingerprint(), Alert::SCHEMA)])?;
+    // Events too: this program writes marks.
+    let own = [
+        (Alert::fingerprint(), Alert::SCHEMA),
+        (Event::fingerprint(), Event::SCHEMA),
+    ];
+    lookup.publish(config, &own)?;
     Ok((Some(report), Some(lookup)))
 }
 
@@ -328,11 +336,14 @@ impl Opened {
         })
     }
 
-    /// Ends the source's thread. Without a receiver its next send fails, and no rebalance waits any more.
+    /// Ends the source's thread. It may wait for room in the channel, or in a rebalance for a message that lies
+    /// in it to be settled: what still comes is dropped until the thread has ended.
     fn close(self) {
-        drop(self.messages);
         if let Some(group) = &self.group {
             group.finished.store(true, Ordering::Release);
+        }
+        while !self.thread.is_finished() {
+            let _ = self.messages.recv_timeout(CLOSE_LOOK_INTERVAL);
         }
         // A panic there was reported by the panic hook; nothing is left to do for it.
         let _ = self.thread.join();
@@ -750,7 +761,7 @@ impl Steps {
         }
         let partitions: Vec<Partition> =
             assigned.iter().map(|assigned| assigned.partition).collect();
-        metrics::partitions(self.tasks.len());
+        metrics::partitions(self.tasks.count());
         metrics::restored(count, records, started.elapsed());
         tracing::info!(partitions = ?numbers(&partitions), records, took = ?started.elapsed(), "partitions assigned");
         group.resume(&partitions);
@@ -886,7 +897,7 @@ impl Steps {
             self.engine.forget_partition(partition.1);
             self.next.taken_over.remove(partition);
         }
-        metrics::partitions(self.tasks.len());
+        metrics::partitions(self.tasks.count());
         tracing::info!(partitions = ?numbers(partitions), "partitions given back");
     }
 

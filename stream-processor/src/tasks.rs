@@ -141,7 +141,7 @@ impl Tasks {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.tasks.len()
     }
 

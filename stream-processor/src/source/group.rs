@@ -55,7 +55,7 @@ pub struct GroupInput {
     /// The topics' names.
     pub names: Topics,
     /// Set when the step thread is done, also where it failed: the poll thread ends, the consumer may leave the group.
-    pub finished: AtomicBool,
+    pub finished: Arc<AtomicBool>,
 }
 
 /// Sees rebalances, statistics and errors of the group's consumer.
@@ -68,6 +68,7 @@ pub struct GroupContext {
     queue: Mutex<Option<Arc<MessageQueue>>>,
     /// Where reading began in the partitions: the client knows no position before the first record.
     begun: Mutex<BTreeMap<Partition, i64>>,
+    finished: Arc<AtomicBool>,
 }
 
 impl GroupInput {
@@ -82,6 +83,7 @@ impl GroupInput {
     ) -> Result<Arc<Self>, SourceError> {
         let names = Topics::new(config.kafka.topic_prefix.as_str());
         let assignments = Arc::new(Assignments::default());
+        let finished = Arc::new(AtomicBool::new(false));
         let context = GroupContext {
             assignments: assignments.clone(),
             names: names.clone(),
@@ -89,6 +91,7 @@ impl GroupInput {
             shutdown,
             queue: Mutex::default(),
             begun: Mutex::default(),
+            finished: finished.clone(),
         };
         let action = format!("join group {}", config.kafka.group_id);
         let fault = |error: KafkaError| Fault::of(&action, &error);
@@ -103,7 +106,7 @@ impl GroupInput {
             consumer,
             assignments,
             names,
-            finished: AtomicBool::new(false),
+            finished,
         }))
     }
 
@@ -304,7 +307,7 @@ impl GroupInput {
                 element.set_offset(Offset::Offset(next))?;
             }
         }
-        for (name, number, from, to) in skip_gaps(&self.consumer, &mut list, &context.shutdown)? {
+        for (name, number, from, to) in skip_gaps(&self.consumer, &mut list, &|| context.ends())? {
             context.state_gap(&name, number, from, to);
         }
         self.consumer.assign(&list)
@@ -405,10 +408,10 @@ impl GroupContext {
     }
 
     fn assign(&self, consumer: &BaseConsumer<Self>, wanted: &mut TopicPartitionList) {
-        let placed = match place(consumer, wanted, &self.shutdown) {
+        let placed = match place(consumer, wanted, &|| self.ends()) {
             Ok(placed) => placed,
             // The end comes next, and nothing of these was read.
-            Err(_) if self.shutdown.triggered() => {
+            Err(_) if self.ends() => {
                 self.report("leave the assigned partitions", consumer.unassign());
                 return;
             }
@@ -464,6 +467,11 @@ impl GroupContext {
             }));
         }
         assigned
+    }
+
+    /// Says whether nothing that is read now is of use any more. A consumer that is being closed still calls back.
+    fn ends(&self) -> bool {
+        self.shutdown.triggered() || self.finished.load(Ordering::Acquire)
     }
 
     fn begun_at(&self, name: &str, number: i32) -> Option<i64> {

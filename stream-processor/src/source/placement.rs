@@ -10,7 +10,6 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::checkpoint::{Head, MemoryError};
-use crate::shutdown::Shutdown;
 
 /// How long the look-up may take. It runs inside a rebalance, which the group ends after
 /// `max.poll.interval.ms` (5 minutes). It covers what it has to wait for: a broker that restarts,
@@ -90,16 +89,16 @@ pub fn go_on(next: i64, low: i64, high: i64) -> (i64, Option<i64>) {
 /// Sets the offsets of `list` to where reading begins, and returns that.
 ///
 /// # Errors
-/// The client's last error when the brokers did not answer within `PATIENCE`, or on `shutdown`.
+/// The client's last error when the brokers did not answer within `PATIENCE`, or when it was `given_up`.
 pub fn place<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     list: &mut TopicPartitionList,
-    shutdown: &Shutdown,
+    given_up: &dyn Fn() -> bool,
 ) -> KafkaResult<Vec<(String, i32, Start)>> {
     if list.count() == 0 {
         return Ok(Vec::new());
     }
-    let committed = patiently(shutdown, || committed(consumer, list))?;
+    let committed = patiently(given_up, || committed(consumer, list))?;
     let mut starts = Vec::new();
     for element in &mut list.elements() {
         let (topic, partition) = (element.topic().to_owned(), element.partition());
@@ -108,7 +107,7 @@ pub fn place<C: ConsumerContext>(
             Offset::Offset(offset) => Some((offset, Head::of_metadata(found.metadata()))),
             _ => None,
         });
-        let (low, high) = bounds(consumer, &topic, partition, shutdown)?;
+        let (low, high) = bounds(consumer, &topic, partition, given_up)?;
         let start = decide(committed, low, high);
         element.set_offset(Offset::Offset(start.at))?;
         starts.push((topic, partition, start));
@@ -124,7 +123,7 @@ pub fn place<C: ConsumerContext>(
 pub fn skip_gaps<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     list: &mut TopicPartitionList,
-    shutdown: &Shutdown,
+    given_up: &dyn Fn() -> bool,
 ) -> KafkaResult<Vec<(String, i32, i64, i64)>> {
     let mut gaps = Vec::new();
     for element in &mut list.elements() {
@@ -132,7 +131,7 @@ pub fn skip_gaps<C: ConsumerContext>(
             continue;
         };
         let (topic, partition) = (element.topic().to_owned(), element.partition());
-        let (low, high) = bounds(consumer, &topic, partition, shutdown)?;
+        let (low, high) = bounds(consumer, &topic, partition, given_up)?;
         let (at, missed_from) = go_on(next, low, high);
         element.set_offset(Offset::Offset(at))?;
         if let Some(from) = missed_from {
@@ -146,9 +145,9 @@ fn bounds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     partition: i32,
-    shutdown: &Shutdown,
+    given_up: &dyn Fn() -> bool,
 ) -> KafkaResult<(i64, i64)> {
-    patiently(shutdown, || {
+    patiently(given_up, || {
         consumer.fetch_watermarks(topic, partition, Duration::from_secs(10))
     })
 }
@@ -166,14 +165,14 @@ fn committed<C: ConsumerContext>(
     Ok(committed)
 }
 
-fn patiently<T>(shutdown: &Shutdown, ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
+fn patiently<T>(given_up: &dyn Fn() -> bool, ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
     let started = Instant::now();
     loop {
         let error = match ask() {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        if started.elapsed() > PATIENCE || shutdown.triggered() || forbidden(&error) {
+        if started.elapsed() > PATIENCE || given_up() || forbidden(&error) {
             return Err(error);
         }
         tracing::debug!(%error, "could not learn where to begin, asking again");
