@@ -6,7 +6,7 @@
 SELECT container_id, count(*) AS connections, stddev(fd_sport) AS spread
 FROM tumble(events, INTERVAL '30 seconds')
 WHERE evt_type = 'connect'
-GROUP BY container_id
+GROUP BY window_start, window_end, container_id
 HAVING count(*) >= 10
 ORDER BY count(*) DESC, container_id
 LIMIT 2

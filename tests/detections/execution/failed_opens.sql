@@ -13,5 +13,5 @@ SELECT
   avg(fd_num) AS number
 FROM tumble(events, INTERVAL '1 minute')
 WHERE evt_type = 'openat'
-GROUP BY container_id, proc_key
+GROUP BY container_id, window_start, window_end, proc_key
 HAVING count(*) FILTER (WHERE evt_outcome = 'failed') >= 12

@@ -7,5 +7,5 @@
 SELECT container_id, count(DISTINCT fd_sport) AS ports, min(fd_sport) AS lowest
 FROM hop(events, INTERVAL '30 seconds', INTERVAL '1 minute')
 WHERE evt_type = 'connect'
-GROUP BY container_id
+GROUP BY container_id, window_start, window_end
 HAVING count(DISTINCT fd_sport) >= 24

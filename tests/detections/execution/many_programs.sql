@@ -6,5 +6,5 @@
 SELECT container_id, window_start, count(*) AS programs, max(proc_pid) AS last_pid
 FROM tumble(events, INTERVAL '10 seconds')
 WHERE evt_type = 'execve'
-GROUP BY container_id, window_start
+GROUP BY window_start, window_end, container_id
 HAVING count(*) >= 25

@@ -7,5 +7,5 @@
 SELECT container_id, count(*) AS programs
 FROM tumble(events, INTERVAL '10 seconds')
 WHERE evt_type = 'execve'
-GROUP BY container_id
+GROUP BY container_id, window_start, window_end
 HAVING count(*) > 20
