@@ -70,6 +70,10 @@ struct Watch {
     asks: Vec<(usize, i64)>,
 }
 
+/// One count for each tracked, by key.
+type Counts = HashMap<Key, Box<[i64]>>;
+/// A window of a slot.
+type SlotWindow = (WindowSpec, i64, i64);
 /// A window of a key, of a detection.
 type Place = (usize, i64, Key);
 
@@ -80,9 +84,9 @@ pub(super) struct Early {
     watches: Vec<Watch>,
     converter: Option<KeyConverter>,
     /// By pane and partition, by key: one count for each tracked.
-    counts: BTreeMap<(i64, i32), HashMap<Key, Box<[i64]>>>,
+    counts: BTreeMap<(i64, i32), Counts>,
     /// What has spoken: by window and slot, the member and its keys.
-    fired: HashMap<(WindowSpec, i64, i64), HashSet<(usize, String)>>,
+    fired: HashMap<SlotWindow, HashSet<(usize, String)>>,
     /// Where a distinct count at most reached its number and exactly did not: how much it must be to be looked at again.
     again: HashMap<Place, i64>,
 }
@@ -502,7 +506,7 @@ impl Early {
     /// Bytes of the counts.
     pub fn bytes(&self) -> u64 {
         let each = 8 * self.tracked.len() as u64 + 2 * size_of::<Key>() as u64;
-        let of = |counts: &HashMap<Key, Box<[i64]>>| {
+        let of = |counts: &Counts| {
             let keys: u64 = counts.keys().map(|key| key.len() as u64).sum();
             keys + counts.len() as u64 * each
         };

@@ -34,7 +34,8 @@ pub(super) const FIXED_COLUMNS: usize = 2;
 
 /// Puts a set's detections over windows into groups; each is a list of places in the set.
 pub(super) fn arrange(set: &DetectionSet) -> Vec<Vec<usize>> {
-    let mut alike: BTreeMap<(Vec<&str>, i64), Vec<(WindowSpec, usize)>> = BTreeMap::new();
+    type Alike<'a> = (Vec<&'a str>, i64);
+    let mut alike: BTreeMap<Alike<'_>, Vec<(WindowSpec, usize)>> = BTreeMap::new();
     for (place, detection) in set.iter().enumerate() {
         if let Some(plan) = detection.plan.windowed() {
             let keys = plan.keys.iter().map(|key| key.text.as_str()).collect();
