@@ -147,6 +147,8 @@ pub enum DetectionsAction {
     List(Folder),
     /// Check that every file loads: header, SQL, columns; exits with 1 when one is refused
     Lint(Folder),
+    /// Print how each detection is run, and the most memory that one over windows can take
+    Explain(Folder),
     /// Run every detection over the events beside it (NAME.events.jsonl) and compare with the alerts it must give
     /// (NAME.alerts.jsonl); exits with 1 and prints the difference when they are not the same
     Test(Test),

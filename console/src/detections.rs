@@ -7,6 +7,7 @@ use std::path::Path;
 
 use dogwatch_stream_processor::content::{self, ContentError, ContentReport};
 use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
+use dogwatch_stream_processor::engine::{self, WindowOptions};
 
 /// What to print, and whether all was well.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,6 +78,55 @@ pub fn lint(folder: &Path) -> Result<Report, LoadError> {
         text,
         "{} loaded{}",
         count(set.len(), "detection"),
+        refusals(&refused)
+    );
+    Ok(Report {
+        text,
+        passed: refused.is_empty(),
+    })
+}
+
+/// Says how each detection of a folder is run, and what those over windows can take of memory at most.
+///
+/// # Errors
+/// [`LoadError`] when the folder cannot be read or holds none.
+pub fn explain(folder: &Path) -> Result<Report, LoadError> {
+    let LoadReport { set, refused } = DetectionSet::load(folder)?;
+    let bounds = engine::bounds(&set, WindowOptions::default().keys_max);
+    let mut text = String::new();
+    for detection in set.iter() {
+        let _ = writeln!(text, "{}", detection.id);
+        let events = detection.event_types().map_or_else(
+            || "every event".to_owned(),
+            |types| types.iter().cloned().collect::<Vec<_>>().join(", "),
+        );
+        let _ = writeln!(text, "  looks at  {events}");
+        match bounds.iter().find(|(id, _)| *id == detection.id) {
+            Some((_, bound)) => {
+                for line in bound.to_string().lines() {
+                    let _ = writeln!(text, "  {line}");
+                }
+            }
+            None => {
+                let _ = writeln!(text, "  keeps     nothing: single events");
+            }
+        }
+        let dedup = &detection.header.dedup;
+        if let Some(period) = dedup.period {
+            let _ = writeln!(
+                text,
+                "  folds     all but {} in {period:?}",
+                count(dedup.limit as usize, "alert")
+            );
+        }
+    }
+    let total: u64 = bounds.iter().map(|(_, bound)| bound.bytes()).sum();
+    let _ = writeln!(
+        text,
+        "{}, {} over windows: {} MiB a task at most, by the caps{}",
+        count(set.len(), "detection"),
+        bounds.len(),
+        total.div_ceil(1 << 20),
         refusals(&refused)
     );
     Ok(Report {

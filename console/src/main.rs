@@ -47,11 +47,14 @@ fn judge(options: &Detections) -> ExitCode {
         Ok(match &options.action {
             DetectionsAction::List(_) => detections::list(&folder)?,
             DetectionsAction::Lint(_) => detections::lint(&folder)?,
+            DetectionsAction::Explain(_) => detections::explain(&folder)?,
             DetectionsAction::Test(test) => detections::test(&folder, test.update)?,
         })
     };
     let named = match &options.action {
-        DetectionsAction::List(folder) | DetectionsAction::Lint(folder) => folder,
+        DetectionsAction::List(folder)
+        | DetectionsAction::Lint(folder)
+        | DetectionsAction::Explain(folder) => folder,
         DetectionsAction::Test(test) => &test.folder,
     };
     match run(named) {

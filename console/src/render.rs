@@ -208,6 +208,18 @@ fn detection(alert: &Alert) -> String {
 /// What a reader must know before trusting the alert's silence about something.
 fn notes(alert: &Alert) -> Vec<String> {
     let mut notes = Vec::new();
+    match alert.window_state.as_deref() {
+        Some("open") => {
+            notes.push("its window is still open: what stands here is what made it fire".to_owned())
+        }
+        Some("closed") if alert.activity == "update".into() => {
+            notes.push("its window is over: these are the final figures".to_owned());
+        }
+        _ => {}
+    }
+    if alert.clock_stepped {
+        notes.push("a step of the host's clock closed its window".to_owned());
+    }
     if alert.folded > 0 {
         notes.push(format!("stands for {} more of its kind", alert.folded));
     }

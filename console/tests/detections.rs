@@ -114,6 +114,26 @@ fn update_writes_what_comes_out() {
 }
 
 #[test]
+fn explain_prints_the_bound_of_windows() {
+    let query = "SELECT window_start, container_id, count(*) AS count, 'x' AS proc_name \
+        FROM tumble(events, INTERVAL '1 minute') WHERE evt_type = 'execve' \
+        GROUP BY window_start, window_end, container_id HAVING count(*) >= 3\n";
+    let folder = folder(query);
+    let (code, text) = detections(&["explain"], folder.path());
+    assert_eq!(code, 0, "{text}");
+    for expected in [
+        "looks at  execve",
+        "windows   tumble 1 minute, close 1 second after their end",
+        "keys      container_id",
+        "fires     at the row that crosses its threshold",
+        "3 panes x 100000 keys x ",
+        "1 detection, 1 over windows: ",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+}
+
+#[test]
 fn folder_without_detections_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (code, text) = detections(&["list"], folder.path());

@@ -33,7 +33,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use columns::{Column, Failure, Texts};
-use plan::{Action, Plan};
+use plan::{Action, Plan, Skip};
 use reader::Record;
 use std::collections::BTreeMap;
 use std::mem;
@@ -259,32 +259,62 @@ fn append_row<'p>(
 ) -> Result<(), (Failure, Option<&'p str>)> {
     let mut input = Input::new(datum);
     let mut index = 0;
-    while let Some(field) = plan.fields.get(index) {
-        let in_field = |failure: Failure| (failure, Some(field.name.as_str()));
+    read_fields(plan, &mut input, &mut index, row, columns, texts)
+        .map_err(|failure| (failure, plan.fields.get(index).map(|f| f.name.as_str())))?;
+    for (column, constant) in &plan.fills {
+        let filled = columns[*column].fill(constant, texts);
+        filled.map_err(|failure| (failure, None))?;
+    }
+    input.end().map_err(|error| (error.into(), None))
+}
+
+/// Walks over the record's fields; `index` is the one it is at.
+fn read_fields(
+    plan: &Plan,
+    input: &mut Input<'_>,
+    index: &mut usize,
+    row: usize,
+    columns: &mut [Column],
+    texts: &mut Texts,
+) -> Result<(), Failure> {
+    // A copy that is lent to inlined functions only stays in registers: half of this walk would be loads and stores.
+    let mut here = input.clone();
+    while let Some(field) = plan.fields.get(*index) {
         if field.optional_run > 0 {
-            let nulls = input.pass_zeros(field.optional_run);
+            let nulls = here.pass_zeros(field.optional_run);
             if nulls > 0 {
-                index += nulls;
+                *index += nulls;
+                continue;
+            }
+            // A null may also be written in a longer form.
+            if !here.optional()? {
+                *index += 1;
                 continue;
             }
         }
-        index += 1;
-        // A null may also be written in a longer form.
-        if field.optional_run > 0 && !input.optional().map_err(|error| in_field(error.into()))? {
-            continue;
-        }
         match &field.action {
-            Action::Read(column, read) => columns[*column].read_row(row, read, &mut input, texts),
-            Action::Skip(skip) => columns::pass(skip, &mut input).map_err(Failure::from),
+            Action::Skip(Skip::Bytes) => {
+                here.bytes()?;
+            }
+            Action::Skip(Skip::Varint) => here.pass_long()?,
+            Action::Skip(Skip::Boolean) => {
+                here.boolean()?;
+            }
+            Action::Skip(skip) => {
+                input.clone_from(&here);
+                columns::pass(skip, input)?;
+                here.clone_from(input);
+            }
+            Action::Read(column, read) => {
+                input.clone_from(&here);
+                columns[*column].read_row(row, read, input, texts)?;
+                here.clone_from(input);
+            }
         }
-        .map_err(in_field)?;
+        *index += 1;
     }
-    for (column, constant) in &plan.fills {
-        columns[*column]
-            .fill(constant, texts)
-            .map_err(|failure| (failure, None))?;
-    }
-    input.end().map_err(|error| (error.into(), None))
+    *input = here;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub enum Topic {
     Late,
     /// Every Avro schema that a sensor or processor writes with, as JSON.
     Schemas,
+    /// What tasks remember: checkpoints, each in the partition of its task's number; internal.
+    State,
 }
 
 /// What the key of a topic's records is.
@@ -32,6 +34,8 @@ pub enum Key {
     Fingerprint,
     /// The key that the record came with.
     Original,
+    /// A piece of a task's state, by a name that only the writer understands.
+    StatePiece,
 }
 
 /// What the broker removes.
@@ -43,9 +47,20 @@ pub enum Cleanup {
     Compact,
 }
 
+/// Checkpoints replace each other every few seconds: small segments, cleaned early, keep the topic near the size of
+/// what it holds. What is younger than ten minutes stays whatever replaced it: a checkpoint that a crash left without
+/// its end must not have cost the one before it. A tombstone outlives any restore by far.
+const STATE_SETTINGS: [(&str, &str); 5] = [
+    ("segment.bytes", "67108864"),
+    ("segment.ms", "600000"),
+    ("min.cleanable.dirty.ratio", "0.1"),
+    ("min.compaction.lag.ms", "600000"),
+    ("delete.retention.ms", "3600000"),
+];
+
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Events,
         Self::Sensors,
         Self::Containers,
@@ -53,6 +68,7 @@ impl Topic {
         Self::DeadLetters,
         Self::Late,
         Self::Schemas,
+        Self::State,
     ];
 
     /// Returns the name without prefix.
@@ -70,17 +86,29 @@ impl Topic {
         self.row().2
     }
 
+    /// Says whether its partition numbers are those of the tasks: such topics have equal partition counts.
+    pub fn by_task(self) -> bool {
+        self.key() == Key::HostId || self == Self::State
+    }
+
     /// Returns the settings it is created with and checked for, by Kafka's names.
     /// Every topic stamps the broker's time, which is `ingest_ts`: a sensor's clock cannot forge it.
-    pub fn settings(self) -> [(&'static str, &'static str); 2] {
+    pub fn settings(self) -> Vec<(&'static str, &'static str)> {
         let cleanup = match self.cleanup() {
             Cleanup::Delete => "delete",
             Cleanup::Compact => "compact",
         };
-        [
+        let mut settings = vec![
             ("cleanup.policy", cleanup),
             ("message.timestamp.type", "LogAppendTime"),
-        ]
+        ];
+        match self {
+            // A dead letter is its original and headers, so is a late row: these take more than the others do.
+            Self::DeadLetters | Self::Late => settings.push(("max.message.bytes", "4194304")),
+            Self::State => settings.extend(STATE_SETTINGS),
+            _ => {}
+        }
+        settings
     }
 
     fn row(self) -> (&'static str, Key, Cleanup) {
@@ -92,6 +120,7 @@ impl Topic {
             Self::DeadLetters => ("dead-letters", Key::Original, Cleanup::Delete),
             Self::Late => ("late", Key::Original, Cleanup::Delete),
             Self::Schemas => ("schemas", Key::Fingerprint, Cleanup::Compact),
+            Self::State => ("state", Key::StatePiece, Cleanup::Compact),
         }
     }
 }
@@ -148,7 +177,13 @@ mod tests {
             .into_iter()
             .filter(|t| t.cleanup() == Cleanup::Compact)
             .collect();
-        assert_eq!(compacted, [Topic::Containers, Topic::Schemas]);
+        assert_eq!(compacted, [Topic::Containers, Topic::Schemas, Topic::State]);
+    }
+
+    #[test]
+    fn state_lies_in_the_partition_of_its_task() {
+        let by_task: Vec<_> = Topic::ALL.into_iter().filter(|t| t.by_task()).collect();
+        assert_eq!(by_task, [Topic::Events, Topic::Sensors, Topic::State]);
     }
 
     #[test]

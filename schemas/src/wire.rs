@@ -188,9 +188,24 @@ impl<'a> Input<'a> {
     /// When the length is negative or more than what is left.
     #[inline]
     pub fn bytes(&mut self) -> Result<&'a [u8], WireError> {
-        let length = self.long()?;
+        // Half of all texts are shorter than 64 bytes, nearly all others shorter than 8,192.
+        let (length, rest) = match *self.left {
+            [byte, ref rest @ ..] if byte < 0x80 => (unzigzag(u64::from(byte)), rest),
+            [low, high, ref rest @ ..] if high < 0x80 => {
+                let value = u64::from(low & 0x7f) | u64::from(high) << 7;
+                (unzigzag(value), rest)
+            }
+            _ => {
+                let mut after = self.clone();
+                (after.long()?, after.left)
+            }
+        };
         let count = usize::try_from(length).map_err(|_| WireError::Length(length))?;
-        self.take(count).map_err(|_| WireError::Length(length))
+        let (bytes, rest) = rest
+            .split_at_checked(count)
+            .ok_or(WireError::Length(length))?;
+        self.left = rest;
+        Ok(bytes)
     }
 
     /// Reads a text.

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use config::{Environment, File, FileFormat, Source, Value, ValueKind};
@@ -90,6 +92,10 @@ pub struct RawConfig {
     pub detections: RawDetections,
     /// How input is cut into steps.
     pub step: RawStep,
+    /// How often what tasks remember is stored.
+    pub checkpoint: RawCheckpoint,
+    /// What windows may take.
+    pub windows: RawWindows,
     /// Where Prometheus reads.
     pub metrics: RawMetrics,
     /// What is logged, and how.
@@ -147,6 +153,30 @@ pub struct RawStep {
     pub idle_commit_interval: Duration,
 }
 
+/// Section `[checkpoint]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawCheckpoint {
+    /// A task with new input stores what it remembers this often.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// It does so earlier after this much input.
+    pub input_bytes: u64,
+}
+
+/// Section `[windows]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawWindows {
+    /// A host not heard of for so long has its windows closed.
+    #[serde(with = "humantime_serde")]
+    pub host_silence: Duration,
+    /// Most keys counted in one task and pane by detections that share their state.
+    pub keys_max: usize,
+    /// Most memory one window's plan may take.
+    pub memory_bytes_max: usize,
+}
+
 /// Section `[metrics]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -184,6 +214,8 @@ impl Default for RawConfig {
             kafka: RawKafka::default(),
             detections: RawDetections::default(),
             step: RawStep::default(),
+            checkpoint: RawCheckpoint::default(),
+            windows: RawWindows::default(),
             metrics: RawMetrics::default(),
             log: RawLog::default(),
         }
@@ -225,6 +257,25 @@ impl Default for RawStep {
     }
 }
 
+impl Default for RawCheckpoint {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
+            input_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Default for RawWindows {
+    fn default() -> Self {
+        Self {
+            host_silence: Duration::from_secs(600),
+            keys_max: 100_000,
+            memory_bytes_max: 1 << 30,
+        }
+    }
+}
+
 impl Default for RawMetrics {
     fn default() -> Self {
         Self {
@@ -253,6 +304,10 @@ pub struct Config {
     pub detections_folder: PathBuf,
     /// How input is cut into steps.
     pub step: RawStep,
+    /// How often what tasks remember is stored.
+    pub checkpoint: RawCheckpoint,
+    /// What windows may take.
+    pub windows: RawWindows,
     /// Where Prometheus reads; `None` = nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// What is logged, and how.
@@ -262,11 +317,26 @@ pub struct Config {
 }
 
 /// A crash at a named point, for tests of recovery: `DOGWATCH_FAULT=after_send_offsets:3`
-/// kills the process in its third transaction, after the offsets were sent and before the commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// strikes the third time the process comes there. Clones count together.
+#[derive(Debug, Clone)]
 pub struct Fault {
-    /// The transaction to die in, counted from 1.
-    pub transaction: u64,
+    point: FaultPoint,
+    /// Times the point is passed unharmed.
+    spared: u64,
+    passed: Arc<AtomicU64>,
+}
+
+/// Where a [`Fault`] strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultPoint {
+    /// `after_send_offsets:N` kills the process in its Nth transaction, with the offsets sent and not committed.
+    AfterSendOffsets,
+    /// `before_commit_checkpoint:N` kills it in the Nth step that holds a checkpoint, with all sent and not committed.
+    BeforeCommitCheckpoint,
+    /// `during_restore:N` kills it when it has read the Nth task's state and not yet taken it over.
+    DuringRestore,
+    /// `stop_in_transaction:N` stops it (SIGSTOP) in its Nth transaction, with the offsets sent and not committed.
+    StopInTransaction,
 }
 
 /// Values from flags; they win over file and environment.
@@ -342,6 +412,8 @@ impl Config {
             kafka: raw.kafka,
             detections_folder: raw.detections.folder,
             step: raw.step,
+            checkpoint: raw.checkpoint,
+            windows: raw.windows,
             metrics_listen,
             log: raw.log,
             fault: None,
@@ -353,14 +425,34 @@ impl Config {
 
 impl Fault {
     fn parse(text: &str) -> Result<Self, ConfigError> {
-        text.strip_prefix("after_send_offsets:")
-            .and_then(|count| count.parse().ok())
-            .map(|transaction| Self { transaction })
-            .ok_or_else(|| ConfigError::Value {
+        let point = |name: &str| match name {
+            "after_send_offsets" => Some(FaultPoint::AfterSendOffsets),
+            "before_commit_checkpoint" => Some(FaultPoint::BeforeCommitCheckpoint),
+            "during_restore" => Some(FaultPoint::DuringRestore),
+            "stop_in_transaction" => Some(FaultPoint::StopInTransaction),
+            _ => None,
+        };
+        let parsed = text.split_once(':').and_then(|(name, count)| {
+            let spared = count.parse::<u64>().ok()?.checked_sub(1)?;
+            Some((point(name)?, spared))
+        });
+        let Some((point, spared)) = parsed else {
+            return Err(ConfigError::Value {
                 key: "DOGWATCH_FAULT",
-                expected: "after_send_offsets:N (for tests only)",
+                expected: "after_send_offsets:N, before_commit_checkpoint:N, during_restore:N or stop_in_transaction:N with N from 1 (for tests only)",
                 found: format!("{text:?}"),
-            })
+            });
+        };
+        Ok(Self {
+            point,
+            spared,
+            passed: Arc::default(),
+        })
+    }
+
+    /// Counts that the process comes to `point`, and says whether the fault strikes now.
+    pub fn strikes(&self, point: FaultPoint) -> bool {
+        point == self.point && self.passed.fetch_add(1, Ordering::Relaxed) == self.spared
     }
 }
 
@@ -371,7 +463,7 @@ fn dotted(options: BTreeMap<String, String>) -> BTreeMap<String, String> {
 }
 
 /// librdkafka options that named settings, or exactly-once itself, decide.
-const DECIDED: [(&str, &str); 16] = [
+const DECIDED: [(&str, &str); 17] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers"),
     ("metadata.broker.list", "set kafka.bootstrap_servers"),
     ("group.id", "set kafka.group_id"),
@@ -392,6 +484,10 @@ const DECIDED: [(&str, &str); 16] = [
         "expired input is counted and stated, never skipped silently",
     ),
     ("isolation.level", "recovery needs read_committed"),
+    (
+        "enable.partition.eof",
+        "the end of a partition must be noticed",
+    ),
     ("enable.idempotence", "both delivery modes need it"),
     ("acks", "both delivery modes need all"),
     ("partitioner", "all producers must agree on murmur2_random"),
@@ -473,6 +569,52 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
         if wait > Duration::from_secs(10) {
             return refuse(key, "at most 10s", format!("{wait:?}"));
         }
+    }
+    check_checkpoint(&raw.checkpoint)?;
+    check_windows(&raw.windows)
+}
+
+fn check_checkpoint(checkpoint: &RawCheckpoint) -> Result<(), ConfigError> {
+    let interval = checkpoint.interval;
+    if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&interval) {
+        return Err(ConfigError::Value {
+            key: "checkpoint.interval",
+            expected: "between 100ms and 10m",
+            found: format!("{interval:?}"),
+        });
+    }
+    if !(65_536..=(16 << 30)).contains(&checkpoint.input_bytes) {
+        return Err(ConfigError::Value {
+            key: "checkpoint.input_bytes",
+            expected: "between 65536 and 17179869184",
+            found: checkpoint.input_bytes.to_string(),
+        });
+    }
+    Ok(())
+}
+
+fn check_windows(windows: &RawWindows) -> Result<(), ConfigError> {
+    let silence = windows.host_silence;
+    if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&silence) {
+        return Err(ConfigError::Value {
+            key: "windows.host_silence",
+            expected: "between 1s and 24h",
+            found: format!("{silence:?}"),
+        });
+    }
+    if !(1..=10_000_000).contains(&windows.keys_max) {
+        return Err(ConfigError::Value {
+            key: "windows.keys_max",
+            expected: "between 1 and 10000000",
+            found: windows.keys_max.to_string(),
+        });
+    }
+    if !((16 << 20)..=(1 << 40)).contains(&windows.memory_bytes_max) {
+        return Err(ConfigError::Value {
+            key: "windows.memory_bytes_max",
+            expected: "between 16777216 and 1099511627776",
+            found: windows.memory_bytes_max.to_string(),
+        });
     }
     Ok(())
 }
@@ -585,5 +727,38 @@ mod tests {
         refused("[metrics]\nlisten = 'here'", "metrics.listen");
         refused("delivery = 'twice'", "twice");
         refused("[step]\nrows_max = 0", "step.rows_max");
+        refused("[checkpoint]\ninterval = '0s'", "checkpoint.interval");
+        refused(
+            "[checkpoint]\ninput_bytes = 1",
+            "checkpoint.input_bytes must be between 65536",
+        );
+        refused("[windows]\nhost_silence = '0s'", "windows.host_silence");
+        refused("[windows]\nkeys_max = 0", "windows.keys_max");
+        refused(
+            "[windows]\nmemory_bytes_max = 1000",
+            "windows.memory_bytes_max",
+        );
+    }
+
+    #[test]
+    fn a_fault_strikes_once_where_and_when_it_was_asked_for() {
+        let fault = Fault::parse("during_restore:2").unwrap();
+        let struck: Vec<bool> = (0..4)
+            .map(|_| fault.clone().strikes(FaultPoint::DuringRestore))
+            .collect();
+        assert_eq!(struck, [false, true, false, false]);
+        let other = Fault::parse("stop_in_transaction:1").unwrap();
+        assert!(!other.strikes(FaultPoint::AfterSendOffsets));
+        assert!(other.strikes(FaultPoint::StopInTransaction));
+        for text in [
+            "",
+            "after_send_offsets",
+            "after_send_offsets:0",
+            "never:1",
+            "during_restore:x",
+            "during_restore:1:2",
+        ] {
+            assert!(Fault::parse(text).is_err(), "{text:?}");
+        }
     }
 }

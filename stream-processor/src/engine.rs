@@ -194,6 +194,8 @@ pub struct Engine {
     folds: Folds,
     /// Offsets below which a partition's records are replayed, muted: what they say was said before.
     live_from: BTreeMap<i32, i64>,
+    /// In how many pieces each task's hosts are stored.
+    host_pieces: BTreeMap<i32, usize>,
 }
 
 impl Engine {
@@ -219,6 +221,7 @@ impl Engine {
             options,
             folds: Folds::default(),
             live_from: BTreeMap::new(),
+            host_pieces: BTreeMap::new(),
             set,
             mode,
             evidence_topic: "local".into(),
@@ -275,6 +278,7 @@ impl Engine {
         self.windows.forget(partition);
         self.folds.forget(partition);
         self.live_from.remove(&partition);
+        self.host_pieces.remove(&partition);
     }
 
     /// What changed in a task since the last call, or all of it.
@@ -289,15 +293,13 @@ impl Engine {
         let mut records = self.windows.store(partition, full)?;
         records.extend(self.folds.store(partition, full)?);
         let hosts = self.tasks.store(partition, HOSTS_PER_PIECE)?;
-        records.extend(
-            hosts
-                .into_iter()
-                .enumerate()
-                .map(|(piece, hosts)| StateRecord {
-                    key: format!("{HOSTS}{piece:06}"),
-                    value: Some(hosts),
-                }),
-        );
+        let stored = self.host_pieces.insert(partition, hosts.len()).unwrap_or(0);
+        let fewer = hosts.len()..stored.max(hosts.len());
+        let pieces = hosts.into_iter().map(Some).chain(fewer.map(|_| None));
+        records.extend(pieces.enumerate().map(|(piece, value)| StateRecord {
+            key: format!("{HOSTS}{piece:06}"),
+            value,
+        }));
         Ok(records)
     }
 
@@ -317,6 +319,7 @@ impl Engine {
             .map(|(_, hosts)| hosts.as_slice())
             .collect();
         self.tasks.restore(partition, &hosts)?;
+        self.host_pieces.insert(partition, hosts.len());
         let slots = self.tasks.slots(partition);
         let dropped = self.windows.restore(&self.set, partition, &state, &slots)?;
         self.folds.restore(partition, &state)?;
@@ -368,7 +371,7 @@ impl Engine {
         let mut candidates: Vec<Candidate> = windows
             .words
             .iter()
-            .map(|word| self.window_candidate(word, None, highs[&word.slot], now_ns))
+            .map(|word| self.window_candidate(word, None, (word.slot, highs[&word.slot]), now_ns))
             .collect();
         candidates.sort_by(|left, right| left.order.cmp(&right.order));
         for candidate in candidates {
@@ -588,7 +591,7 @@ impl Engine {
     ) {
         let mut candidates = self.single_candidates(decoded, admitted, found, now_ns, output);
         for word in &windows.words {
-            let time = admitted.time_of(word, self.tasks.ends());
+            let place = admitted.fold_place(word, self.tasks.ends());
             let event = if word.closed {
                 None
             } else {
@@ -607,7 +610,7 @@ impl Engine {
                     admitted.losses_of(row),
                 )
             });
-            candidates.push(self.window_candidate(word, event, time, now_ns));
+            candidates.push(self.window_candidate(word, event, place, now_ns));
         }
         candidates.extend(
             windows
@@ -711,7 +714,7 @@ impl Engine {
         &self,
         word: &Word,
         event: Option<(Event, &InputRecord, &Losses)>,
-        time: i64,
+        (slot, time): (i64, i64),
         now_ns: i64,
     ) -> Candidate {
         let own = self.set.at(word.detection);
@@ -729,7 +732,7 @@ impl Engine {
         };
         Candidate {
             order: Order::of(word.row, class, word.end, &own.id, &word.keys),
-            slot: word.slot,
+            slot,
             time,
             detection: Some(word.detection),
             repeated: word.closed && word.repeated,
@@ -870,16 +873,25 @@ impl Admitted {
         losses.unwrap_or(&NO_LOSSES)
     }
 
-    /// The host's time after the row that made a window speak.
-    fn time_of(&self, word: &Word, ends: &[End]) -> i64 {
-        let ended = ends
-            .iter()
-            .find(|end| end.row == word.row && end.slot == word.slot);
-        match ended.map(|end| end.kind) {
-            Some(EndKind::Silence { flush_high }) => flush_high,
-            Some(EndKind::Step { high }) => high,
-            None => self.progress.at(word.slot, word.row).unwrap_or(word.end),
-        }
+    /// The slot in whose periods the word of a window is folded, and the host's time after the row that made it speak.
+    fn fold_place(&self, word: &Word, ends: &[End]) -> (i64, i64) {
+        let of_word = || {
+            ends.iter()
+                .filter(|end| end.row == word.row && end.slot == word.slot)
+        };
+        // What a step closes is said in the time that begins with it: nothing would end a period of the time that is over.
+        let stepped = of_word().find_map(|end| match end.kind {
+            EndKind::Step { high, next } => Some((next, high)),
+            EndKind::Silence { .. } => None,
+        });
+        let silent = of_word().find_map(|end| match end.kind {
+            EndKind::Silence { flush_high } => Some(flush_high),
+            EndKind::Step { .. } => None,
+        });
+        stepped.unwrap_or_else(|| {
+            let time = self.progress.at(word.slot, word.row).or(silent);
+            (word.slot, time.unwrap_or(word.end))
+        })
     }
 }
 

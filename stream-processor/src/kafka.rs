@@ -261,6 +261,8 @@ pub fn consumer(config: &Config) -> ClientConfig {
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
+        // Says when a partition was read to its end, whatever lies there.
+        .set("enable.partition.eof", "true")
         .set("statistics.interval.ms", "5000");
     // A fetch that meets a full queue waits this long; the default is a second.
     default(&mut client, kafka, "fetch.queue.backoff.ms", "10");
@@ -282,6 +284,10 @@ pub fn producer(config: &Config, batch_bytes: usize) -> ClientConfig {
         .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
         .set("batch.size", batch_bytes.min(1_000_000).to_string());
     default(&mut client, kafka, "linger.ms", "0");
+    // Checkpoints are large and compress well; lz4 costs an alert next to nothing.
+    if !kafka.options.contains_key("compression.codec") {
+        default(&mut client, kafka, "compression.type", "lz4");
+    }
     // A step that follows at once meets the markers of the last transaction: ask again soon.
     default(&mut client, kafka, "retry.backoff.ms", "5");
     client

@@ -10,23 +10,29 @@
 //! the reading back, and nothing is dropped between them. While one step commits, the next is matched.
 //! [`pipeline::run`] joins the stages; everything between source and sink is a function of the input.
 //!
-//! Deliberately absent: unbounded query plans, tasks for each partition (partitions share one batch),
-//! and state that outlives the process. What a restart forgets is said in [`pipeline`].
+//! What tasks remember goes to the topic of states in the same transaction and is read back by whoever takes a task
+//! over ([`checkpoint`], [`restore`]); there is no state on disk that could disagree with it.
+//!
+//! Deliberately absent: unbounded query plans and threads for each partition (partitions share one batch).
 
 pub mod alert;
+pub mod checkpoint;
 pub mod config;
 pub mod content;
 pub mod decode;
 pub mod detect;
 pub mod engine;
+pub mod idle;
 pub mod kafka;
 pub mod metrics;
 pub mod oracle;
 pub mod pipeline;
+pub mod restore;
 pub mod schema_lookup;
 pub mod shutdown;
 pub mod sink;
 pub mod source;
 pub mod step;
+pub mod tasks;
 pub mod topics;
 pub mod window;

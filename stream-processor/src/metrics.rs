@@ -6,7 +6,8 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::engine::{Failure, StepCounts};
+use crate::checkpoint::Checkpoint;
+use crate::engine::{Failure, StateSize, StepCounts};
 use crate::source::Gap;
 use crate::step::Step;
 
@@ -73,6 +74,61 @@ fn describe() {
     describe_histogram!(
         "dogwatch_detect_step_seconds",
         "Time to decode and match one step."
+    );
+    describe_counter!(
+        "dogwatch_detect_late_rows_total",
+        "Rows that came after a window of theirs had closed."
+    );
+    describe_gauge!(
+        "dogwatch_detect_watermark_delay_seconds",
+        "How far the watermarks are behind the rows' arrival, at most, in the last step."
+    );
+    describe_gauge!("dogwatch_window_panes", "Open panes.");
+    describe_gauge!("dogwatch_window_keys", "Keys in open panes.");
+    describe_gauge!("dogwatch_window_state_bytes", "Bytes of the tasks' state.");
+    describe_gauge!(
+        "dogwatch_window_state_bound_bytes",
+        "What the tasks' state may grow to, by the caps."
+    );
+    describe_counter!(
+        "dogwatch_window_marks_total",
+        "Marks written to silent partitions."
+    );
+    describe_counter!(
+        "dogwatch_checkpoint_taken_total",
+        "Checkpoints taken, by kind."
+    );
+    describe_counter!(
+        "dogwatch_checkpoint_records_total",
+        "Records of checkpoints."
+    );
+    describe_counter!(
+        "dogwatch_checkpoint_bytes_total",
+        "Bytes of checkpoints, before compression."
+    );
+    describe_histogram!(
+        "dogwatch_checkpoint_seconds",
+        "Time to hand out one task's checkpoint, before it is published."
+    );
+    describe_counter!(
+        "dogwatch_restore_tasks_total",
+        "Tasks taken over with their state."
+    );
+    describe_counter!(
+        "dogwatch_restore_records_total",
+        "Records of state read back."
+    );
+    describe_histogram!(
+        "dogwatch_restore_seconds",
+        "Time to read the state of the tasks assigned together and take it over."
+    );
+    describe_counter!(
+        "dogwatch_restore_cold_starts_total",
+        "Tasks that began without their state, which was committed and could not be used."
+    );
+    describe_counter!(
+        "dogwatch_publish_start_overs_total",
+        "Times that producer and consumer were made anew after the broker had given them up."
     );
     describe_gauge!("dogwatch_detect_detections", "Detections loaded.");
     describe_gauge!("dogwatch_detect_refused", "Detection files refused.");
@@ -141,6 +197,55 @@ pub fn counted(counts: &StepCounts) {
     counter!("dogwatch_detect_events_total").increment(counts.events);
     counter!("dogwatch_detect_repeated_total").increment(counts.repeated);
     counter!("dogwatch_detect_missing_total").increment(counts.missing);
+    counter!("dogwatch_detect_late_rows_total").increment(counts.late);
+}
+
+/// Sets how far the watermarks are behind the rows' arrival.
+pub fn watermark_delay(seconds: f64) {
+    gauge!("dogwatch_detect_watermark_delay_seconds").set(seconds);
+}
+
+/// Sets how large the tasks' state is.
+pub fn state_size(size: &StateSize) {
+    gauge!("dogwatch_window_panes").set(size.panes as f64);
+    gauge!("dogwatch_window_keys").set(size.keys as f64);
+    gauge!("dogwatch_window_state_bytes").set(size.bytes as f64);
+    gauge!("dogwatch_window_state_bound_bytes").set(size.bound_bytes as f64);
+}
+
+/// Counts a mark written to a silent partition.
+pub fn marked() {
+    counter!("dogwatch_window_marks_total").increment(1);
+}
+
+/// Counts a checkpoint.
+pub fn checkpoint(taken: &Checkpoint, took: Duration) {
+    let kind = if taken.manifest.full {
+        "full"
+    } else {
+        "change"
+    };
+    counter!("dogwatch_checkpoint_taken_total", "kind" => kind).increment(1);
+    counter!("dogwatch_checkpoint_records_total").increment(taken.manifest.records);
+    counter!("dogwatch_checkpoint_bytes_total").increment(taken.manifest.bytes);
+    histogram!("dogwatch_checkpoint_seconds").record(took);
+}
+
+/// Counts tasks taken over with their state.
+pub fn restored(tasks: usize, records: u64, took: Duration) {
+    counter!("dogwatch_restore_tasks_total").increment(tasks as u64);
+    counter!("dogwatch_restore_records_total").increment(records);
+    histogram!("dogwatch_restore_seconds").record(took);
+}
+
+/// Counts a task that began without its state.
+pub fn cold_start() {
+    counter!("dogwatch_restore_cold_starts_total").increment(1);
+}
+
+/// Counts that producer and consumer were made anew.
+pub fn started_over() {
+    counter!("dogwatch_publish_start_overs_total").increment(1);
 }
 
 /// Counts events that a detection could not judge.

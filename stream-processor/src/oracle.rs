@@ -36,14 +36,14 @@ use crate::detect::{LoadError, hex};
 mod compare;
 mod fold;
 #[cfg(test)]
-mod laws;
-#[cfg(test)]
 mod property;
 mod query;
 mod scan;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use compare::alike;
 pub use compare::{Found, compare, compare_late, compare_order};
 
 use fold::{Candidate, FoldKey};

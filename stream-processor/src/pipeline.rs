@@ -4,17 +4,20 @@
 //! `rows_max` when more are waiting, so steps grow under load and stay quick without. Steps that say
 //! nothing leave only positions, which are committed at the next alert or after `idle_commit_interval`.
 //!
-//! # What a restart forgets
-//! Alerts are of single events and their identity comes from the event, so offsets in the transaction
-//! suffice: what was committed is not read again, what was not is read again and says the same.
-//! The engine's own memory is not stored yet. For each partition it forgets, at a restart or a rebalance:
-//! - the last `seq` of each sensor's run: a record the sensor sent twice, once before and once after,
-//!   is not recognised as a repeat and yields the same alert (same `alert_id`) again;
-//!   a gap between the two is not counted as missing;
-//! - the losses that marks announced: alerts between the restart and the host's next mark
-//!   (one second) are not flagged `incomplete`.
 //!
-//! Both become exact when checkpoints store this memory beside the offsets.
+//! # What a restart remembers
+//! Every `checkpoint.interval` a step also holds what the engine remembers of a task: last `seq` of each sensor's run,
+//! losses, windows, folds ([`crate::checkpoint`]). Each commit names the last checkpoint in its offset's metadata.
+//! Whoever takes a partition over reads that checkpoint, begins where it ends, and replays muted up to the committed
+//! offset. So nothing is forgotten: what a task says is the same, whoever says it and however often that one fell.
+//! Where a checkpoint is lost or written by a newer version, the task begins empty at the committed offset, which is
+//! an error in the log and in the metrics; alerts on single events are not affected.
+//!
+//! # When the broker gives this process up
+//! A process that stood still (SIGSTOP, a suspended machine) finds its transaction aborted, its producer fenced or its
+//! membership gone. Nothing of it was committed, so producer and consumer are made anew and the tasks are taken over
+//! from what is committed, as after a restart. Only when the group says that another process took the same
+//! `kafka.instance` over does this one end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -22,30 +25,34 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
-use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
 
 use crate::alert::AlertMode;
-use crate::config::{Config, RawStep};
+use crate::checkpoint::{Head, MemoryError, Progress, Restored};
+use crate::config::{Config, Delivery, FaultPoint};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
 use crate::detect::{DetectionSet, LoadError, Refusal};
-use crate::engine::{Engine, EngineError, StepOutput};
+use crate::engine::{Engine, EngineError, StepOutput, WindowOptions};
+use crate::idle::{self, Marks};
 use crate::kafka::Fault;
 use crate::metrics;
+use crate::restore::{self, Memories};
 use crate::schema_lookup::SchemaLookup;
 use crate::shutdown::Shutdown;
 use crate::sink::publisher::Publisher;
-use crate::sink::{Outcome, Publish, Sink, SinkError};
+use crate::sink::{Outcome, Publish, Sink, SinkError, transactional_id};
 use crate::source::group::GroupInput;
 use crate::source::{
-    Batch, Gap, QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, local,
+    Assigned, Batch, Gap, QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, local,
 };
-use crate::step::{Partition, Position, Step};
+use crate::step::{Partition, Step};
+use crate::tasks::{Task, Tasks};
 use crate::topics::{self, TopicError, TopicReport};
 
 #[cfg(test)]
@@ -53,6 +60,21 @@ mod tests;
 
 /// How soon a failed commit is seen when no input comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How soon it is seen that the source's thread has ended.
+const CLOSE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Bytes of checkpoints after which a step takes no further one: alerts wait for what is written with them.
+const CHECKPOINT_STEP_BYTES: u64 = 4 << 20;
+
+/// How often producer and consumer are made anew without a step being committed; then the reason is another.
+const START_OVERS_MAX: u32 = 3;
+
+/// How often the size of the state is measured.
+const SIZE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon the broker looks for transactions that timed out: transaction.abort.timed.out.transaction.cleanup.interval.ms.
+const BROKER_SCAN: Duration = Duration::from_secs(10);
 
 /// Why the processor did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +146,8 @@ pub struct Summary {
     pub missing: u64,
     /// Offsets that expired before they were read.
     pub expired: u64,
+    /// Rows that came too late for a window.
+    pub late: u64,
 }
 
 /// Runs until the source ends or `shutdown` is triggered; drains and commits before it returns.
@@ -147,18 +171,23 @@ pub fn run(
         Source::Local(_) => "local".to_owned(),
         Source::Capture(_) => "capture".to_owned(),
     };
-    let engine = Engine::new(set, AlertMode::Live)?.with_evidence_topic(&evidence_topic);
+    let engine = Engine::new(set, AlertMode::Live)?
+        .with_evidence_topic(&evidence_topic)
+        .with_windows(WindowOptions {
+            host_silence: config.windows.host_silence,
+            keys_max: config.windows.keys_max,
+            memory_bytes_max: config.windows.memory_bytes_max,
+        })?;
     let kafka = matches!(source, Source::Kafka) || matches!(sink, Sink::Kafka);
+    let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));
+    let bounded = matches!(source, Source::Capture(_));
     let (limits, lookup) = if kafka {
         prepare_topics(config, &names)?
     } else {
         (None, None)
     };
-    let mut publish = Publish::open(sink, config, limits.as_ref())?;
-    let opened = Opened::open(source, config, shutdown)?;
-    if let Some(group) = &opened.group {
-        publish.commit_to(group.clone());
-    }
+    let id = transactional_id(config);
+    let mut stages = Stages::open(source, sink, config, limits.as_ref(), &id, shutdown)?;
     tracing::info!(
         detections,
         refused = refused.len(),
@@ -169,22 +198,68 @@ pub fn run(
         instance = config.kafka.instance,
         "processor started"
     );
+    if kafka {
+        announce_standstill(config);
+    }
     let mut steps = Steps {
         engine,
         lookup,
-        group: opened.group.clone(),
-        publisher: Publisher::start(publish)?,
-        settings: config.step.clone(),
+        marks: through_kafka.then(|| Marks::new(config, names)),
+        stores: through_kafka,
+        bounded,
+        config: config.clone(),
+        shutdown: shutdown.clone(),
         gathered: Gathered::default(),
         next: Step::default(),
         committed_at: Instant::now(),
-        assigned: BTreeSet::new(),
+        start_overs: 0,
+        sized_at: None,
+        tasks: Tasks::new(config.checkpoint.clone(), config.windows.host_silence),
         summary: Summary::default(),
     };
-    let result = steps.run(&opened.messages);
-    opened.close();
-    steps.publisher.stop();
-    result.map(|()| steps.summary)
+    loop {
+        let result = steps.run(&mut stages);
+        let over = match result {
+            Err(error) if through_kafka && steps.may_start_over(&stages, &error) => error,
+            result => {
+                stages.close();
+                return result.map(|()| steps.summary);
+            }
+        };
+        tracing::warn!(%over, "the broker gave this processor up while it stood still, taking its tasks over anew");
+        metrics::started_over();
+        stages.close();
+        steps.forget();
+        stages = Stages::open(
+            Source::Kafka,
+            Sink::Kafka,
+            config,
+            limits.as_ref(),
+            &id,
+            shutdown,
+        )?;
+    }
+}
+
+/// Says how long the tasks of a killed processor stand still, which the configuration decides.
+fn announce_standstill(config: &Config) {
+    let (session, transaction) = (
+        config.kafka.session_timeout,
+        config.kafka.transaction_timeout,
+    );
+    let others = match config.delivery {
+        Delivery::ExactlyOnce => session + transaction + BROKER_SCAN,
+        Delivery::AtLeastOnce => session,
+    };
+    let restarted = match &config.kafka.instance {
+        Some(_) => Duration::ZERO,
+        None => others,
+    };
+    tracing::info!(
+        after_restart = ?restarted,
+        before_others_go_on = ?others,
+        "should this processor be killed, its tasks stand still at most so long, and for the restore"
+    );
 }
 
 /// Loads the detections and says what was refused.
@@ -225,7 +300,12 @@ fn prepare_topics(
         tracing::info!(topic, "topic created");
     }
     let lookup = SchemaLookup::open(config, names.name(Topic::Schemas))?;
-    lookup.publish(config, &[(Alert::fingerprint(), Alert::SCHEMA)])?;
+    // Events too: this program writes marks.
+    let own = [
+        (Alert::fingerprint(), Alert::SCHEMA),
+        (Event::fingerprint(), Event::SCHEMA),
+    ];
+    lookup.publish(config, &own)?;
     Ok((Some(report), Some(lookup)))
 }
 
@@ -256,14 +336,54 @@ impl Opened {
         })
     }
 
-    /// Ends the source's thread. Without a receiver its next send fails, and no rebalance waits any more.
+    /// Ends the source's thread. It may wait for room in the channel, or in a rebalance for a message that lies
+    /// in it to be settled: what still comes is dropped until the thread has ended.
     fn close(self) {
-        drop(self.messages);
         if let Some(group) = &self.group {
             group.finished.store(true, Ordering::Release);
         }
+        while !self.thread.is_finished() {
+            let _ = self.messages.recv_timeout(CLOSE_LOOK_INTERVAL);
+        }
         // A panic there was reported by the panic hook; nothing is left to do for it.
         let _ = self.thread.join();
+    }
+}
+
+/// The stages around the steps: the input's thread and the publishing thread.
+struct Stages {
+    opened: Opened,
+    publisher: Publisher,
+}
+
+impl Stages {
+    /// Opens the sink first: what an earlier producer left open is aborted before its offsets are asked for.
+    fn open(
+        source: Source,
+        sink: Sink,
+        config: &Config,
+        limits: Option<&TopicReport>,
+        id: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Self, ProcessorError> {
+        let mut publish = Publish::open(sink, config, limits, id)?;
+        let opened = Opened::open(source, config, shutdown)?;
+        if let Some(group) = &opened.group {
+            publish.commit_to(group.clone());
+        }
+        Ok(Self {
+            opened,
+            publisher: Publisher::start(publish)?,
+        })
+    }
+
+    fn group(&self) -> Option<&Arc<GroupInput>> {
+        self.opened.group.as_ref()
+    }
+
+    fn close(self) {
+        self.opened.close();
+        self.publisher.stop();
     }
 }
 
@@ -271,7 +391,8 @@ impl Opened {
 #[derive(Default)]
 struct Gathered {
     records: Vec<InputRecord>,
-    positions: BTreeMap<Partition, Position>,
+    /// Bytes of them, of each task.
+    bytes: BTreeMap<Partition, u64>,
     since: Option<Instant>,
 }
 
@@ -279,14 +400,22 @@ struct Gathered {
 struct Steps {
     engine: Engine,
     lookup: Option<SchemaLookup>,
-    group: Option<Arc<GroupInput>>,
-    publisher: Publisher,
-    settings: RawStep,
+    /// Where silent partitions are marked.
+    marks: Option<Marks>,
+    /// Whether what tasks remember is stored.
+    stores: bool,
+    /// Whether the input has an end at which every window closes.
+    bounded: bool,
+    config: Config,
+    shutdown: Shutdown,
     gathered: Gathered,
     /// What is matched and not yet handed to the publishing thread.
     next: Step,
     committed_at: Instant,
-    assigned: BTreeSet<Partition>,
+    /// How often producer and consumer were made anew since a step was committed.
+    start_overs: u32,
+    sized_at: Option<Instant>,
+    tasks: Tasks,
     summary: Summary,
 }
 
@@ -297,109 +426,128 @@ enum Then {
 }
 
 impl Steps {
-    fn run(&mut self, messages: &Receiver<SourceMessage>) -> Result<(), ProcessorError> {
+    fn run(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
+        let messages = stages.opened.messages.clone();
         loop {
-            match self.receive(messages) {
+            match self.receive(stages, &messages) {
                 Ok(message) => {
-                    if let Then::End = self.handle(message)? {
+                    if let Then::End = self.handle(message, stages)? {
                         return Ok(());
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 // The source's thread died of a panic, which the panic hook reported.
-                Err(RecvTimeoutError::Disconnected) => return self.drain(),
+                Err(RecvTimeoutError::Disconnected) => return self.drain(stages),
             }
-            note(self.publisher.look()?);
-            self.step_when_due()?;
+            self.note(stages.publisher.look()?);
+            self.step_when_due(stages)?;
         }
     }
 
-    /// Waits for a message until something is due: a step, a commit, or a look at the step in flight.
+    /// Waits for a message until something is due: a step, a commit, a checkpoint, a mark, or a look at the step in flight.
     fn receive(
         &self,
+        stages: &Stages,
         messages: &Receiver<SourceMessage>,
     ) -> Result<SourceMessage, RecvTimeoutError> {
         let step_due = self
             .gathered
             .since
-            .map(|since| since + self.settings.linger);
+            .map(|since| since + self.config.step.linger);
         let commit_due =
-            (!self.next.empty()).then(|| self.committed_at + self.settings.idle_commit_interval);
-        let look_due = self
+            (!self.next.empty()).then(|| self.committed_at + self.config.step.idle_commit_interval);
+        let look_due = stages
             .publisher
             .busy()
             .then(|| Instant::now() + LOOK_INTERVAL);
-        match [step_due, commit_due, look_due].into_iter().flatten().min() {
+        let checkpoint_due = self.tasks.next_checkpoint().filter(|_| self.stores);
+        let mark_due = self.tasks.next_mark().filter(|_| self.marks.is_some());
+        let due = [step_due, commit_due, look_due, checkpoint_due, mark_due];
+        match due.into_iter().flatten().min() {
             Some(due) => messages.recv_deadline(due),
             None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
     }
 
-    fn handle(&mut self, message: SourceMessage) -> Result<Then, ProcessorError> {
+    fn handle(
+        &mut self,
+        message: SourceMessage,
+        stages: &mut Stages,
+    ) -> Result<Then, ProcessorError> {
         match message {
-            SourceMessage::Batch(batch) => self.gather(batch),
+            SourceMessage::Batch(batch) => self.gather(batch, stages),
             SourceMessage::Schema(_, schema) => {
                 self.engine.register_schema(&schema)?;
             }
-            SourceMessage::Assigned(partitions) => self.take(&partitions),
+            SourceMessage::Assigned(assigned) => self.take_over(assigned, stages)?,
             SourceMessage::Revoked(partitions, _settled) => {
                 self.drop_gathered(&partitions);
-                self.submit()?;
-                self.settle()?;
+                // The next owner then has nothing to replay.
+                self.checkpoint(self.tasks.behind(), u64::MAX)?;
+                self.submit(stages)?;
+                self.settle(stages)?;
                 self.give(&partitions);
             }
             SourceMessage::Lost(partitions, _settled) => {
                 self.drop_gathered(&partitions);
-                self.next
-                    .positions
-                    .retain(|partition, _| !partitions.contains(partition));
-                self.settle()?;
+                // Assignments are lost as a whole: what is matched has no owner but the next one's reading.
+                self.next = Step::default();
+                self.settle(stages)?;
                 self.give(&partitions);
             }
             SourceMessage::Gap(gap) => self.state_gap(&gap),
             SourceMessage::Failed(error) => {
-                self.drain()?;
+                self.drain(stages)?;
                 return Err(error.into());
             }
             SourceMessage::End => {
-                self.drain()?;
+                self.drain(stages)?;
+                if self.bounded {
+                    self.finish(stages)?;
+                }
                 return Ok(Then::End);
             }
         }
         Ok(Then::Continue)
     }
 
-    fn gather(&mut self, batch: Batch) {
-        if let (Some(epoch), Some(group)) = (batch.epoch, &self.group) {
-            // Read before a rebalance: the partition's next owner reads it again.
-            if !group.assignments.takes(batch.partition, epoch) {
+    fn gather(&mut self, batch: Batch, stages: &Stages) {
+        let now = Instant::now();
+        let mut records = batch.records;
+        if let (Some(epoch), Some(group)) = (batch.epoch, stages.group()) {
+            // Read before a rebalance, or never taken over: the partition's next owner reads it again.
+            let task = self
+                .tasks
+                .task(batch.partition)
+                .filter(|task| task.epoch == epoch);
+            let Some(task) = task.filter(|_| group.assignments.takes(batch.partition, epoch))
+            else {
                 return;
-            }
-            if let Some(last) = batch.records.last() {
-                let position = Position {
-                    epoch,
-                    next: last.offset + 1,
-                };
-                self.gathered.positions.insert(batch.partition, position);
-            }
+            };
+            records = task.gather(records, idle::HOST_ID.as_bytes(), now);
+            let bytes: u64 = records.iter().map(|record| record.value.len() as u64).sum();
+            *self.gathered.bytes.entry(batch.partition).or_default() += bytes;
         }
-        if !batch.records.is_empty() {
-            self.gathered.since.get_or_insert_with(Instant::now);
-            self.gathered.records.extend(batch.records);
+        if !records.is_empty() {
+            self.gathered.since.get_or_insert(now);
+            self.gathered.records.extend(records);
         }
     }
 
-    fn step_when_due(&mut self) -> Result<(), ProcessorError> {
+    fn step_when_due(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         let lingered = self
             .gathered
             .since
-            .is_some_and(|since| since.elapsed() >= self.settings.linger);
-        if lingered || self.gathered.records.len() >= self.settings.rows_max {
+            .is_some_and(|since| since.elapsed() >= self.config.step.linger);
+        if lingered || self.gathered.records.len() >= self.config.step.rows_max {
             self.step()?;
         }
-        let commit_due = self.committed_at.elapsed() >= self.settings.idle_commit_interval;
-        if !self.next.silent() || (commit_due && !self.next.empty()) {
-            self.submit()?;
+        let now = Instant::now();
+        self.checkpoint(self.tasks.checkpoints_due(now), CHECKPOINT_STEP_BYTES)?;
+        self.mark_silent(stages, now);
+        let commit_due = self.committed_at.elapsed() >= self.config.step.idle_commit_interval;
+        if self.next.urgent() || (commit_due && !self.next.empty()) {
+            self.submit(stages)?;
         }
         Ok(())
     }
@@ -420,9 +568,57 @@ impl Steps {
         self.find_schemas(&gathered.records)?;
         let output = self.engine.step(gathered.records)?;
         metrics::matched(count, started.elapsed());
-        self.next.positions.extend(gathered.positions);
+        for (partition, bytes) in gathered.bytes {
+            let Some(task) = self.tasks.task(partition) else {
+                continue;
+            };
+            task.process(bytes);
+            if task.live() {
+                self.next.positions.insert(partition, task.position());
+            }
+        }
         self.take_output(output);
         Ok(())
+    }
+
+    /// Adds what tasks remember to the next step, until it has `bytes_max` of it.
+    fn checkpoint(&mut self, due: Vec<Partition>, bytes_max: u64) -> Result<(), ProcessorError> {
+        let mut bytes = 0;
+        for partition in due.into_iter().filter(|_| self.stores) {
+            let Some(task) = self.tasks.task(partition) else {
+                continue;
+            };
+            if bytes >= bytes_max {
+                break;
+            }
+            let started = Instant::now();
+            let records = self.engine.checkpoint(partition.1, task.progress.full())?;
+            let base = || format!("{:016x}", rand::random::<u64>());
+            let taken = task
+                .progress
+                .take(records, task.processed(), base, Instant::now());
+            metrics::checkpoint(&taken, started.elapsed());
+            bytes += taken.manifest.bytes;
+            self.next.positions.insert(partition, task.position());
+            self.next.checkpoints.insert(partition, taken);
+        }
+        Ok(())
+    }
+
+    /// Marks partitions that fell silent and whose windows wait for time to pass.
+    fn mark_silent(&mut self, stages: &Stages, now: Instant) {
+        let (Some(marks), Some(group)) = (&mut self.marks, stages.group()) else {
+            return;
+        };
+        for partition in self.tasks.silent(now) {
+            self.tasks.note_marked(partition, now);
+            if !group.assignments.at_end(partition) || !self.engine.waits(partition.1) {
+                continue;
+            }
+            if let Err(error) = marks.write(partition) {
+                tracing::warn!(%error, "could not mark a silent partition");
+            }
+        }
     }
 
     /// Makes the schemas of all records known before the first is matched, so their order stays.
@@ -460,6 +656,7 @@ impl Steps {
             error: RejectError::Undecodable(DecodeError::UnknownSchema(fingerprint)),
         };
         self.next.alerts.extend(output.alerts);
+        self.next.late.extend(output.late);
         self.next.dead_letters.extend(output.dead_letters);
         self.next
             .dead_letters
@@ -480,10 +677,11 @@ impl Steps {
         self.summary.records += output.counts.records;
         self.summary.repeated += output.counts.repeated;
         self.summary.missing += output.counts.missing;
+        self.summary.late += output.counts.late;
     }
 
     /// Hands what is matched to the publishing thread, when the step before it is committed.
-    fn submit(&mut self) -> Result<(), ProcessorError> {
+    fn submit(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         if self.next.empty() {
             return Ok(());
         }
@@ -491,49 +689,252 @@ impl Steps {
         if let Some(lookup) = &self.lookup {
             lookup.tend();
         }
+        self.measure();
         self.summary.alerts += step.alerts.len() as u64;
         for (class, count) in step.dead_letters_by_class() {
             *self.summary.dead_letters.entry(class).or_default() += count;
         }
         self.committed_at = Instant::now();
-        let outcome = self.publisher.submit(step)?;
-        note(outcome);
+        let outcome = stages.publisher.submit(step)?;
+        self.note(outcome);
         Ok(())
+    }
+
+    /// Measures the state, now and then.
+    fn measure(&mut self) {
+        let recent = |at: &Instant| at.elapsed() < SIZE_INTERVAL;
+        if !self.sized_at.as_ref().is_some_and(recent) {
+            metrics::state_size(&self.engine.state_size());
+            self.sized_at = Some(Instant::now());
+        }
     }
 
     /// Waits for the step in flight.
-    fn settle(&mut self) -> Result<(), ProcessorError> {
-        note(self.publisher.settle()?);
+    fn settle(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
+        let outcome = stages.publisher.settle()?;
+        self.note(outcome);
         Ok(())
     }
 
-    /// Matches, publishes and commits all that was read.
-    fn drain(&mut self) -> Result<(), ProcessorError> {
+    /// Matches, publishes and commits all that was read, and leaves nothing to replay.
+    fn drain(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         self.step()?;
-        self.submit()?;
-        self.settle()
+        self.checkpoint(self.tasks.behind(), u64::MAX)?;
+        self.submit(stages)?;
+        self.settle(stages)
     }
 
-    fn take(&mut self, partitions: &[Partition]) {
-        self.assigned.extend(partitions);
-        metrics::partitions(self.assigned.len());
-        tracing::info!(partitions = ?numbers(partitions), "partitions assigned");
+    /// Says what the windows hold that are still open at the end of a bounded input.
+    fn finish(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_ns = i64::try_from(since_epoch.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
+        let output = self.engine.finish(now_ns)?;
+        self.take_output(output);
+        self.submit(stages)?;
+        self.settle(stages)
+    }
+
+    /// Takes tasks over with what they remember, and lets their records come.
+    fn take_over(
+        &mut self,
+        assigned: Vec<Assigned>,
+        stages: &Stages,
+    ) -> Result<(), ProcessorError> {
+        let started = Instant::now();
+        let Some(group) = stages.group() else {
+            return Ok(());
+        };
+        let Some(mut memories) = self.recall(&assigned, group)? else {
+            tracing::info!("partitions went away, or the end came, while their state was read");
+            return Ok(());
+        };
+        let count = assigned.len();
+        let mut records = 0;
+        for (number, assigned) in assigned.iter().enumerate() {
+            let memory = memories.remove(&assigned.partition);
+            let taken_at = self.tasks.stagger(number, count, Instant::now());
+            records += memory
+                .as_ref()
+                .and_then(|memory| memory.as_ref().ok())
+                .map_or(0, |restored| restored.records);
+            self.begin(assigned, memory, taken_at)?;
+        }
+        let partitions: Vec<Partition> =
+            assigned.iter().map(|assigned| assigned.partition).collect();
+        metrics::partitions(self.tasks.count());
+        metrics::restored(count, records, started.elapsed());
+        tracing::info!(partitions = ?numbers(&partitions), records, took = ?started.elapsed(), "partitions assigned");
+        group.resume(&partitions);
+        Ok(())
+    }
+
+    /// Reads what the tasks remember; nothing when they are not ours any more, or the end came.
+    fn recall(
+        &self,
+        assigned: &[Assigned],
+        group: &GroupInput,
+    ) -> Result<Option<Memories>, ProcessorError> {
+        let head = |assigned: &Assigned| {
+            let memory = assigned.start.memory.as_ref();
+            let head = memory.ok().filter(|_| assigned.start.restores())?;
+            Some((assigned.partition, head.clone()))
+        };
+        let heads: BTreeMap<Partition, Head> = assigned.iter().filter_map(head).collect();
+        let wanted = || {
+            let ours =
+                |assigned: &Assigned| group.assignments.takes(assigned.partition, assigned.epoch);
+            assigned.iter().all(ours) && !self.shutdown.triggered()
+        };
+        if heads.is_empty() {
+            return Ok(Some(Memories::new()));
+        }
+        let memories = restore::restore(&self.config, &heads, wanted)?;
+        let fault = self.config.fault.as_ref();
+        let strikes = |_| fault.is_some_and(|fault| fault.strikes(FaultPoint::DuringRestore));
+        if heads.keys().any(strikes) {
+            tracing::error!("dying as DOGWATCH_FAULT asks");
+            std::process::abort();
+        }
+        Ok(memories)
+    }
+
+    /// Begins a task: with its memory, empty where there never was one, or empty with a complaint.
+    fn begin(
+        &mut self,
+        assigned: &Assigned,
+        memory: Option<Result<Restored, MemoryError>>,
+        taken_at: Instant,
+    ) -> Result<(), ProcessorError> {
+        let (partition, start) = (assigned.partition, &assigned.start);
+        self.engine.forget_partition(partition.1);
+        let memory = match (memory, &start.memory) {
+            (Some(memory), _) => memory.map(Some),
+            (None, Ok(_)) => Ok(None),
+            (None, Err(error)) => Err(error.clone()),
+        };
+        let now = Instant::now();
+        let begun = memory.and_then(|restored| self.resume(assigned, restored, taken_at, now));
+        let (mut task, head) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.begin_cold(assigned, &error)?;
+                let live_from = start.live_from;
+                let progress = Progress::begin(0, taken_at);
+                let task = Task::new(assigned.epoch, progress, live_from, live_from, now);
+                (task, Head::empty(live_from))
+            }
+        };
+        if self.config.delivery == Delivery::AtLeastOnce {
+            // Nobody is fenced here: what this process writes must not mix with what a zombie may write.
+            task.progress.begin_anew();
+        }
+        self.tasks.insert(partition, task);
+        self.next
+            .taken_over
+            .insert(partition, (assigned.epoch, head));
+        Ok(())
+    }
+
+    /// Hands the engine what a task remembered; nothing where it begins for the first time.
+    fn resume(
+        &mut self,
+        assigned: &Assigned,
+        restored: Option<Restored>,
+        taken_at: Instant,
+        now: Instant,
+    ) -> Result<(Task, Head), MemoryError> {
+        let (partition, start) = (assigned.partition, &assigned.start);
+        let begun = start.memory.clone()?;
+        let (progress, head, state) = match restored {
+            Some(restored) => (
+                Progress::resume(&restored, taken_at),
+                restored.manifest.head(begun.state),
+                restored.state,
+            ),
+            None => (Progress::begin(0, taken_at), begun, BTreeMap::new()),
+        };
+        // Where records come before the offsets, a checkpoint may be ahead of these: all it knows was said.
+        let live_from = start.live_from.max(head.input);
+        let dropped = self
+            .engine
+            .restore(partition.1, state, live_from)
+            .map_err(|error| MemoryError::Unreadable(error.to_string()))?;
+        if dropped > 0 {
+            tracing::warn!(
+                partition = partition.1,
+                pieces = dropped,
+                "state of windows that no detection has any more is dropped"
+            );
+        }
+        let task = Task::new(assigned.epoch, progress, head.input, live_from, now);
+        Ok((task, head))
+    }
+
+    /// Says that a task begins without what it remembered.
+    fn begin_cold(
+        &mut self,
+        assigned: &Assigned,
+        error: &MemoryError,
+    ) -> Result<(), ProcessorError> {
+        let ((topic, partition), start) = (assigned.partition, &assigned.start);
+        tracing::error!(
+            topic = topic.suffix(),
+            partition,
+            from = start.live_from,
+            reason = %error,
+            "what this task remembered cannot be used: it begins empty at the committed offset; windows and repeats that began before it are not seen whole"
+        );
+        metrics::cold_start();
+        self.engine.forget_partition(partition);
+        self.engine
+            .restore(partition, BTreeMap::new(), start.live_from)?;
+        Ok(())
     }
 
     fn give(&mut self, partitions: &[Partition]) {
         for partition in partitions {
-            self.assigned.remove(partition);
+            self.tasks.remove(*partition);
             self.engine.forget_partition(partition.1);
+            self.next.taken_over.remove(partition);
         }
-        metrics::partitions(self.assigned.len());
+        metrics::partitions(self.tasks.count());
         tracing::info!(partitions = ?numbers(partitions), "partitions given back");
+    }
+
+    /// Says whether the brokers gave this process up, nobody else took its place, and a new beginning may help.
+    fn may_start_over(&self, stages: &Stages, error: &ProcessorError) -> bool {
+        let given_up = match error {
+            ProcessorError::Sink(SinkError::Fenced { .. }) => true,
+            ProcessorError::Sink(SinkError::Exhausted { last, .. }) => {
+                matches!(**last, SinkError::NotAMember(_))
+            }
+            _ => false,
+        };
+        if !given_up || self.start_overs >= START_OVERS_MAX || self.shutdown.triggered() {
+            return false;
+        }
+        // A random name is nobody else's. Who took a given one over has fenced our membership too, which the
+        // group says at the next heartbeat; two may be lost.
+        let heartbeats = self.config.kafka.session_timeout * 3 / 5;
+        let replaced = |group: &Arc<GroupInput>| group.replaced(heartbeats);
+        self.config.kafka.instance.is_none() || !stages.group().is_some_and(replaced)
+    }
+
+    /// Forgets all tasks, and what was matched of them: they are taken over anew.
+    fn forget(&mut self) {
+        for (_, number) in self.tasks.clear() {
+            self.engine.forget_partition(number);
+        }
+        self.gathered = Gathered::default();
+        self.next = Step::default();
+        self.start_overs += 1;
     }
 
     fn drop_gathered(&mut self, partitions: &[Partition]) {
         let stays = |record: &InputRecord| !partitions.contains(&(record.topic, record.partition));
         self.gathered.records.retain(stays);
         self.gathered
-            .positions
+            .bytes
             .retain(|partition, _| !partitions.contains(partition));
     }
 
@@ -549,14 +950,18 @@ impl Steps {
         metrics::gap(gap);
         self.summary.expired += u64::try_from(gap.to - gap.from).unwrap_or(0);
     }
-}
 
-fn note(outcome: Option<Outcome>) {
-    if outcome == Some(Outcome::Superseded) {
-        metrics::superseded();
-        tracing::warn!(
-            "step dropped: its partitions went to another processor, which reads the same input"
-        );
+    fn note(&mut self, outcome: Option<Outcome>) {
+        match outcome {
+            Some(Outcome::Committed) => self.start_overs = 0,
+            Some(Outcome::Superseded) => {
+                metrics::superseded();
+                tracing::warn!(
+                    "step dropped: its partitions went to another processor, which reads the same input"
+                );
+            }
+            None => {}
+        }
     }
 }
 

@@ -122,11 +122,9 @@ impl SchemaLookup {
     /// # Errors
     /// [`Fault`] when the brokers do not take them.
     pub fn publish(&self, config: &Config, own: &[(Fingerprint, &str)]) -> Result<(), Fault> {
-        let record = |(fingerprint, schema): &(Fingerprint, &str)| Outgoing {
-            topic: self.topic.clone(),
-            key: fingerprint.to_string().into_bytes(),
-            value: schema.as_bytes().to_vec(),
-            headers: None,
+        let record = |(fingerprint, schema): &(Fingerprint, &str)| {
+            let key = fingerprint.to_string();
+            Outgoing::new(&self.topic, key.as_bytes(), schema.as_bytes().to_vec())
         };
         let missing = own
             .iter()

@@ -4,6 +4,7 @@
 //! growing pauses; after `RETRY_PAUSES` the pipeline stops with the reason and has lost nothing:
 //! the input's offsets were not committed.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,14 +14,16 @@ use std::time::{Duration, Instant};
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::Topics;
 
+use crate::checkpoint::Head;
 use crate::config::{Config, Delivery};
 use crate::kafka::Fault;
 use crate::metrics;
 use crate::source::group::GroupInput;
-use crate::step::Step;
+use crate::step::{Partition, Step};
 use crate::topics::TopicReport;
 
 mod at_least_once;
+mod heads;
 mod native;
 mod outgoing;
 mod producer;
@@ -29,9 +32,12 @@ mod transactions;
 
 use at_least_once::AtLeastOnce;
 pub(crate) use at_least_once::deliver;
-use outgoing::Encoder;
+use heads::Heads;
 pub(crate) use outgoing::Outgoing;
+use outgoing::{Encoded, Encoder};
+pub(crate) use producer::{RecordProducer, create as create_producer, send_all};
 use transactions::Transactions;
+pub(crate) use transactions::transactional_id;
 
 /// Pauses before each further attempt with the same step.
 const RETRY_PAUSES: [Duration; 3] = [
@@ -109,7 +115,8 @@ pub enum Outcome {
 
 /// What became of one attempt.
 enum Attempt {
-    Committed,
+    /// With what the commit says of the tasks' memory.
+    Committed(BTreeMap<Partition, Head>),
     Superseded,
     /// The coordinator does not know us: either a rebalance is about to be seen, or something is wrong.
     NotAMember(String),
@@ -117,9 +124,30 @@ enum Attempt {
     Stop(SinkError),
 }
 
+/// One step to be published.
+struct Work<'s> {
+    step: &'s Step,
+    encoded: &'s Encoded,
+    /// Whose offsets go with it.
+    input: Option<&'s Arc<GroupInput>>,
+    heads: &'s Heads,
+}
+
+impl Work<'_> {
+    /// What the commit says of the tasks' memory, when `offset` knows the place of each record that is asked for.
+    fn heads_placed(
+        &self,
+        offset: impl Fn(usize) -> Option<i64>,
+    ) -> Option<BTreeMap<Partition, Head>> {
+        let place = |partition| offset(*self.encoded.firsts.get(&partition)?);
+        self.heads.of_step(self.step, place)
+    }
+}
+
 /// An open sink.
 pub struct Publish {
     writer: Writer,
+    heads: Heads,
     /// Whose offsets go with the steps; none where the source has none.
     input: Option<Arc<GroupInput>>,
     /// How long a lost membership may take to be noticed.
@@ -135,7 +163,7 @@ enum Writer {
 }
 
 impl Publish {
-    /// Opens a sink; `limits` are those of the topics, where it is Kafka.
+    /// Opens a sink; `limits` are those of the topics, where it is Kafka, `id` names its transactions.
     ///
     /// # Errors
     /// [`SinkError`] when it cannot be written.
@@ -143,6 +171,7 @@ impl Publish {
         sink: Sink,
         config: &Config,
         limits: Option<&TopicReport>,
+        id: &str,
     ) -> Result<Self, SinkError> {
         let writer = match (sink, limits) {
             (Sink::Local(sender), _) => Writer::Local(sender),
@@ -160,10 +189,11 @@ impl Publish {
             (Sink::Kafka, limits) => {
                 let limits = limits.expect("the pipeline prepares the topics of a Kafka sink");
                 let encoder = Encoder::new(Topics::new(config.kafka.topic_prefix.as_str()), limits);
-                let batch_bytes = limits.alert_bytes_max.min(limits.dead_letter_bytes_max);
+                let batch_bytes = limits.batch_bytes_max();
                 match config.delivery {
                     Delivery::ExactlyOnce => {
-                        Writer::ExactlyOnce(encoder, Transactions::open(config, batch_bytes)?)
+                        let transactions = Transactions::open(config, id.to_owned(), batch_bytes)?;
+                        Writer::ExactlyOnce(encoder, transactions)
                     }
                     Delivery::AtLeastOnce => {
                         Writer::AtLeastOnce(encoder, AtLeastOnce::open(config, batch_bytes)?)
@@ -173,6 +203,7 @@ impl Publish {
         };
         Ok(Self {
             writer,
+            heads: Heads::default(),
             input: None,
             session_timeout: config.kafka.session_timeout,
         })
@@ -187,27 +218,29 @@ impl Publish {
     ///
     /// # Errors
     /// [`SinkError`] when no attempt succeeded.
-    pub fn publish(&mut self, step: &Step) -> Result<Outcome, SinkError> {
-        let records = match &self.writer {
+    pub fn publish(&mut self, mut step: Step) -> Result<Outcome, SinkError> {
+        let encoded = match &self.writer {
             Writer::ExactlyOnce(encoder, _) | Writer::AtLeastOnce(encoder, _) => {
-                encoder.encode(step)
+                encoder.encode(&mut step)
             }
-            Writer::Local(_) | Writer::File(..) => Vec::new(),
+            Writer::Local(_) | Writer::File(..) => Encoded::default(),
         };
+        self.heads.learn(&step);
         let mut pauses = RETRY_PAUSES.iter();
         loop {
             let started = Instant::now();
-            let error = match self.attempt(&records, step) {
-                Attempt::Committed => {
-                    metrics::committed(step, started.elapsed());
+            let error = match self.attempt(&encoded, &step) {
+                Attempt::Committed(heads) => {
+                    metrics::committed(&step, started.elapsed());
+                    self.heads.keep(&step, heads);
                     return Ok(Outcome::Committed);
                 }
-                Attempt::Superseded => return Ok(Outcome::Superseded),
+                Attempt::Superseded => return Ok(self.supersede(&step)),
                 Attempt::Stop(error) => return Err(error),
                 Attempt::Retry(error) => error,
                 Attempt::NotAMember(reason) => {
-                    if self.moves_away(step) {
-                        return Ok(Outcome::Superseded);
+                    if self.moves_away(&step) {
+                        return Ok(self.supersede(&step));
                     }
                     SinkError::NotAMember(reason)
                 }
@@ -225,27 +258,37 @@ impl Publish {
         }
     }
 
-    fn attempt(&mut self, records: &[Outgoing], step: &Step) -> Attempt {
-        let input = self.input.as_ref();
+    /// Drops a step; no later one of the same assignments may be committed over the gap.
+    fn supersede(&self, step: &Step) -> Outcome {
+        if let Some(input) = &self.input {
+            input.assignments.forfeit(&step.positions);
+        }
+        Outcome::Superseded
+    }
+
+    fn attempt(&mut self, encoded: &Encoded, step: &Step) -> Attempt {
+        let work = Work {
+            step,
+            encoded,
+            input: self.input.as_ref(),
+            heads: &self.heads,
+        };
         match &mut self.writer {
-            Writer::ExactlyOnce(_, transactions) => transactions.attempt(records, step, input),
-            Writer::AtLeastOnce(_, producer) => match producer.deliver(records) {
-                Ok(()) => at_least_once::commit_offsets(step, input),
-                Err(attempt) => attempt,
-            },
+            Writer::ExactlyOnce(_, transactions) => transactions.attempt(&work),
+            Writer::AtLeastOnce(_, producer) => producer.attempt(&work),
             Writer::Local(sender) => {
-                report_dead_letters(step);
+                report_unwritten(step);
                 let mut alerts = step.alerts.iter();
                 if alerts.all(|alert| sender.send(alert.clone()).is_ok()) {
-                    at_least_once::commit_offsets(step, input)
+                    at_least_once::commit_offsets(step, BTreeMap::new(), work.input)
                 } else {
                     Attempt::Stop(SinkError::ReaderGone)
                 }
             }
             Writer::File(path, file) => {
-                report_dead_letters(step);
+                report_unwritten(step);
                 match write_lines(file, &step.alerts) {
-                    Ok(()) => at_least_once::commit_offsets(step, input),
+                    Ok(()) => at_least_once::commit_offsets(step, BTreeMap::new(), work.input),
                     Err(source) => Attempt::Stop(SinkError::File {
                         path: path.clone(),
                         source,
@@ -255,13 +298,14 @@ impl Publish {
         }
     }
 
-    /// Waits for the rebalance that a refused membership announces; says whether it took the step's partitions.
+    /// Waits for the rebalance that a refused membership announces; says whether it takes the step's partitions.
+    /// One that waits for this very step takes them too: what is not committed is read again by the next owner.
     fn moves_away(&self, step: &Step) -> bool {
         let Some(input) = &self.input else {
             return false;
         };
         let deadline = Instant::now() + self.session_timeout;
-        while input.assignments.stands(&step.positions) {
+        while !input.assignments.moves(&step.positions) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -271,14 +315,22 @@ impl Publish {
     }
 }
 
-/// Without a topic of dead letters they are told in the log: counted, with the first as a sample.
-fn report_dead_letters(step: &Step) {
+/// Without topics of dead letters and late rows they are told in the log: counted, with the first as a sample.
+fn report_unwritten(step: &Step) {
     if let Some(first) = step.dead_letters.first() {
         tracing::warn!(
             records = step.dead_letters.len(),
             offset = first.record.offset,
             error = %first.error,
             "records could not be read"
+        );
+    }
+    if let Some(first) = step.late.first() {
+        tracing::info!(
+            rows = step.late.len(),
+            offset = first.record.offset,
+            detections = ?first.detections,
+            "rows came after their windows had closed"
         );
     }
 }

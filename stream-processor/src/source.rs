@@ -18,6 +18,7 @@ use dogwatch_schemas::topics::Topic;
 use crate::decode::InputRecord;
 use crate::kafka::Fault;
 use crate::step::Partition;
+use placement::Start;
 
 pub mod assignments;
 pub mod capture;
@@ -54,8 +55,8 @@ pub enum SourceMessage {
     Batch(Batch),
     /// A schema that the records to come were written with.
     Schema(Topic, String),
-    /// Partitions that are read from now on.
-    Assigned(Vec<Partition>),
+    /// Partitions that are read from now on, and where their memory is.
+    Assigned(Vec<Assigned>),
     /// Partitions that go to another processor: finish what is in flight, then drop `settled`.
     Revoked(Vec<Partition>, Settled),
     /// Partitions that are gone already: abort what is in flight, then drop `settled`.
@@ -66,6 +67,17 @@ pub enum SourceMessage {
     Failed(SourceError),
     /// All was read.
     End,
+}
+
+/// A partition that was taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// The partition.
+    pub partition: Partition,
+    /// Its assignment.
+    pub epoch: u64,
+    /// Where it begins.
+    pub start: Start,
 }
 
 /// Keeps a rebalance waiting until it is dropped.

@@ -8,7 +8,9 @@ use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::Topic;
 
+use crate::checkpoint::{Checkpoint, Head};
 use crate::decode::{DeadLetter, RejectError};
+use crate::engine::LateRow;
 
 /// One partition of an input topic.
 pub type Partition = (Topic, i32);
@@ -31,17 +33,28 @@ pub struct Step {
     pub alerts: Vec<Alert>,
     /// Records that could not be read.
     pub dead_letters: Vec<DeadLetter>,
+    /// Rows that came after their windows had closed.
+    pub late: Vec<LateRow>,
+    /// What tasks remember where the step ends.
+    pub checkpoints: BTreeMap<Partition, Checkpoint>,
+    /// Where the memory of tasks was when they were taken over, with the assignment, since the step before.
+    pub taken_over: BTreeMap<Partition, (u64, Head)>,
 }
 
 impl Step {
-    /// Says whether nothing but positions would be committed.
+    /// Says whether nothing but positions and state would be committed.
     pub fn silent(&self) -> bool {
-        self.alerts.is_empty() && self.dead_letters.is_empty()
+        self.alerts.is_empty() && self.dead_letters.is_empty() && self.late.is_empty()
     }
 
     /// Says whether the step holds neither output nor positions.
     pub fn empty(&self) -> bool {
         self.silent() && self.positions.is_empty()
+    }
+
+    /// Says whether the step should not wait for others: somebody waits for what it says, or it holds state.
+    pub fn urgent(&self) -> bool {
+        !self.silent() || !self.checkpoints.is_empty()
     }
 
     /// Counts the dead letters by class.

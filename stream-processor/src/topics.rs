@@ -1,11 +1,11 @@
 //! The topics this program needs: creates what is missing and may be created, checks what is there.
 //!
 //! What must hold is data in `dogwatch_schemas::topics`: the broker stamps append time on every
-//! topic, topics that are looked up by key are compacted, host-keyed topics have equal partition counts.
+//! topic, topics that are looked up by key are compacted, topics that are cut by task have equal partition counts.
 
 use std::collections::BTreeMap;
 
-use dogwatch_schemas::topics::{Key, Topic, Topics};
+use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -20,15 +20,17 @@ use crate::kafka::{self, Fault, PATIENCE};
 pub const INPUTS: [Topic; 1] = [Topic::Events];
 
 /// The topics that must exist before this program runs.
-const NEEDED: [Topic; 4] = [
+const NEEDED: [Topic; 6] = [
     Topic::Events,
     Topic::Alerts,
     Topic::DeadLetters,
+    Topic::Late,
     Topic::Schemas,
+    Topic::State,
 ];
 
-/// A dead letter is its original and headers: the topic takes more than the others do.
-const DEAD_LETTER_BYTES_MAX: &str = "4194304";
+/// Least that the topic of states must take, in bytes: a piece of 512 KiB with key, header and batch.
+const STATE_BYTES_MIN: usize = 600_000;
 
 /// Kafka's own limit where the topic's is not known, in bytes.
 const MESSAGE_BYTES_DEFAULT: usize = 1_000_000;
@@ -70,9 +72,19 @@ pub enum TopicError {
         /// What breaks otherwise.
         why: &'static str,
     },
-    /// Two topics keyed by host differ in partitions.
+    /// A piece of state does not fit into its topic.
     #[error(
-        "topics {first} and {second} are both keyed by host, but have {first_count} and {second_count} partitions; add partitions to the smaller one"
+        "topic {name} takes messages of at most {found} bytes, too few for a checkpoint; mend it: kafka-configs --alter --entity-type topics --entity-name {name} --add-config max.message.bytes=1048588"
+    )]
+    StateTooSmall {
+        /// The topic.
+        name: String,
+        /// Its limit.
+        found: usize,
+    },
+    /// Two topics that are cut by task differ in partitions.
+    #[error(
+        "topics {first} and {second} must have equal partition counts, one for each task, but have {first_count} and {second_count}; add partitions to the smaller one"
     )]
     Partitions {
         /// A topic.
@@ -102,6 +114,20 @@ pub struct TopicReport {
     pub alert_bytes_max: usize,
     /// Largest message of the topic of dead letters, in bytes.
     pub dead_letter_bytes_max: usize,
+    /// Largest message of the topic of late rows, in bytes.
+    pub late_bytes_max: usize,
+    /// Largest message of the topic of states, in bytes.
+    pub state_bytes_max: usize,
+}
+
+impl TopicReport {
+    /// The largest batch that every topic takes, in bytes.
+    pub fn batch_bytes_max(&self) -> usize {
+        self.alert_bytes_max
+            .min(self.dead_letter_bytes_max)
+            .min(self.late_bytes_max)
+            .min(self.state_bytes_max)
+    }
 }
 
 /// Creates what is missing, if `create`, and checks the rest.
@@ -131,10 +157,19 @@ pub fn prepare(config: &Config, create: bool) -> Result<TopicReport, TopicError>
         }
     }
     let bytes_max = |topic| message_bytes_max(settings.get(&names.name(topic)));
+    let state_bytes_max = bytes_max(Topic::State);
+    if state_bytes_max < STATE_BYTES_MIN {
+        return Err(TopicError::StateTooSmall {
+            name: names.name(Topic::State),
+            found: state_bytes_max,
+        });
+    }
     Ok(TopicReport {
         created: missing.into_iter().map(|topic| names.name(topic)).collect(),
         alert_bytes_max: bytes_max(Topic::Alerts),
         dead_letter_bytes_max: bytes_max(Topic::DeadLetters),
+        late_bytes_max: bytes_max(Topic::Late),
+        state_bytes_max,
     })
 }
 
@@ -149,13 +184,11 @@ fn partition_counts(metadata: &Metadata, names: &Topics) -> BTreeMap<Topic, usiz
 }
 
 fn check_partitions(counts: &BTreeMap<Topic, usize>, names: &Topics) -> Result<(), TopicError> {
-    let mut by_host = counts
-        .iter()
-        .filter(|(topic, _)| topic.key() == Key::HostId);
-    let Some((first, first_count)) = by_host.next() else {
+    let mut by_task = counts.iter().filter(|(topic, _)| topic.by_task());
+    let Some((first, first_count)) = by_task.next() else {
         return Ok(());
     };
-    match by_host.find(|(_, count)| *count != first_count) {
+    match by_task.find(|(_, count)| *count != first_count) {
         None => Ok(()),
         Some((second, second_count)) => Err(TopicError::Partitions {
             first: names.name(*first),
@@ -176,9 +209,9 @@ fn create_topics(
     if missing.is_empty() {
         return Ok(());
     }
-    // A host-keyed topic that is there decides for those that are not.
-    let host_keyed = counts.iter().find(|(topic, _)| topic.key() == Key::HostId);
-    let partitions = host_keyed.map_or(config.kafka.partitions, |(_, count)| *count as i32);
+    // A topic of the tasks that is there decides for those that are not.
+    let by_task = counts.iter().find(|(topic, _)| topic.by_task());
+    let partitions = by_task.map_or(config.kafka.partitions, |(_, count)| *count as i32);
     let full_names: Vec<String> = missing.iter().map(|topic| names.name(*topic)).collect();
     let new = missing.iter().zip(&full_names).map(|(topic, name)| {
         // Schemas are few and read whole: one partition keeps them in order.
@@ -191,9 +224,6 @@ fn create_topics(
         let mut new = NewTopic::new(name, partitions, replication);
         for (setting, value) in topic.settings() {
             new = new.set(setting, value);
-        }
-        if *topic == Topic::DeadLetters {
-            new = new.set("max.message.bytes", DEAD_LETTER_BYTES_MAX);
         }
         new
     });
@@ -277,6 +307,9 @@ fn check_settings(topic: Topic, name: &str, found: &ConfigResource) -> Result<()
             "cleanup.policy" if topic == Topic::Schemas => {
                 "so schemas expire and records become unreadable"
             }
+            "cleanup.policy" if topic == Topic::State => {
+                "so checkpoints expire and a restart begins with empty windows"
+            }
             _ => continue,
         };
         if value != expected {
@@ -311,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_keyed_topics_with_unequal_partitions_are_refused() {
+    fn topics_of_the_tasks_with_unequal_partitions_are_refused() {
         let names = Topics::new("dogwatch");
         let equal = BTreeMap::from([(Topic::Events, 8), (Topic::Sensors, 8), (Topic::Alerts, 3)]);
         assert!(check_partitions(&equal, &names).is_ok());
@@ -322,5 +355,11 @@ mod tests {
             "{message}"
         );
         assert!(message.contains("8 and 4"), "{message}");
+        let unequal = BTreeMap::from([(Topic::Events, 8), (Topic::State, 4)]);
+        let message = check_partitions(&unequal, &names).unwrap_err().to_string();
+        assert!(
+            message.contains("dogwatch.events and dogwatch.state"),
+            "{message}"
+        );
     }
 }

@@ -23,6 +23,8 @@ use crate::engine::{StateRecord, WindowOptions};
 mod bound;
 mod early;
 mod group;
+#[cfg(test)]
+mod laws;
 mod pane;
 mod plans;
 mod store;

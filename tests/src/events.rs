@@ -33,6 +33,32 @@ WHERE evt_type = 'execve'
     folder
 }
 
+/// The process name whose runs [`add_window`] counts.
+pub const BUSY: &str = "busy";
+
+/// Adds a detection over windows of ten seconds to a folder: how often a host ran [`BUSY`], said when the window closes.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn add_window(folder: &TempDir) {
+    let text = format!(
+        r#"-- title = "A busy host"
+-- description = "Counted, for tests."
+-- message = "{{runs}} runs"
+-- severity = "low"
+-- status = "stable"
+-- attack = ["T1059"]
+SELECT window_start, window_end, host_id, count(*) AS runs
+FROM tumble(events, INTERVAL '10 seconds')
+WHERE evt_type = 'execve'
+  AND proc_name = '{BUSY}'
+GROUP BY window_start, window_end, host_id
+HAVING count(*) < 1000000
+"#
+    );
+    fs::write(folder.path().join("execution/busy.sql"), text).expect("the detection is written");
+}
+
 /// A successful exec of `name` in a container of `host`; `seq` tells it from others of the host.
 pub fn exec(host: &str, seq: i64, name: &str) -> Event {
     Event {

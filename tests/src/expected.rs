@@ -85,8 +85,8 @@ fn input_record(record: &RawRecord) -> InputRecord {
         partition: record.partition,
         offset: record.offset,
         ingest_ts_ns: record.append_ms.map(|ms| ms * 1_000_000),
-        key: record.key.clone(),
-        value: record.value.clone(),
+        key: record.key.clone().into(),
+        value: record.value.clone().into(),
     }
 }
 

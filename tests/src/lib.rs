@@ -13,6 +13,7 @@ pub mod events;
 pub mod expected;
 pub mod load;
 pub mod network;
+pub mod offsets;
 pub mod process;
 pub mod programs;
 pub mod publish;

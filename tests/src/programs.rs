@@ -40,11 +40,25 @@ pub fn path(name: &str) -> PathBuf {
 /// # Panics
 /// When it cannot be started.
 pub fn processor(address: &str, detections: &Path, instance: Option<&str>, log: &Path) -> Process {
+    let settings = instance.map(|instance| ("KAFKA__INSTANCE", instance));
+    processor_with(address, detections, settings.as_slice(), log)
+}
+
+/// Starts a processor with further settings (`CHECKPOINT__INTERVAL`, without the prefix).
+///
+/// # Panics
+/// When it cannot be started.
+pub fn processor_with(
+    address: &str,
+    detections: &Path,
+    settings: &[(&str, &str)],
+    log: &Path,
+) -> Process {
     let mut command = command("dogwatch-processor");
     command.args(["run", "--kafka", address, "--detections"]);
     command.arg(detections).env("DOGWATCH_METRICS__LISTEN", "");
-    if let Some(instance) = instance {
-        command.env("DOGWATCH_KAFKA__INSTANCE", instance);
+    for (name, value) in settings {
+        command.env(format!("DOGWATCH_{name}"), value);
     }
     Process::start("dogwatch-processor", &mut command, log)
 }

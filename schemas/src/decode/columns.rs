@@ -84,7 +84,7 @@ impl Texts {
 
 /// A column under construction.
 pub(super) struct Column {
-    /// None where the column takes no nulls.
+    /// None where the column takes no nulls. It may end before the values do: the rows past its end hold a value.
     nulls: Option<NullBufferBuilder>,
     values: Values,
 }
@@ -170,7 +170,7 @@ impl Column {
         input: &mut Input<'_>,
         texts: &mut Texts,
     ) -> Result<(), Failure> {
-        if self.nulls.is_some() {
+        if self.nulls.is_some() && self.len() < row {
             self.fill_up(row);
         }
         self.read(read, input, texts)
@@ -249,9 +249,6 @@ impl Column {
             }
             _ => unreachable!("plans are compiled for the columns they fill"),
         }
-        if let Some(nulls) = &mut self.nulls {
-            nulls.append_non_null();
-        }
         Ok(())
     }
 
@@ -268,16 +265,22 @@ impl Column {
             (Constant::Empty, Values::List { .. } | Values::Map { .. }) => self.append_empty(1),
             _ => unreachable!("defaults are checked against their type when the schema is read"),
         }
-        if let Some(nulls) = &mut self.nulls {
-            nulls.append_non_null();
-        }
         Ok(())
     }
 
     fn append_nulls(&mut self, count: usize) {
+        self.note_values();
         self.append_empty(count);
         if let Some(nulls) = &mut self.nulls {
             nulls.append_n_nulls(count);
+        }
+    }
+
+    /// Notes that the rows since the last null hold a value.
+    fn note_values(&mut self) {
+        let rows = self.len();
+        if let Some(nulls) = &mut self.nulls {
+            nulls.append_n_non_nulls(rows - nulls.len());
         }
     }
 
@@ -299,6 +302,7 @@ impl Column {
 
     /// Returns the rows as an array and starts anew.
     pub fn finish(&mut self, data_type: &DataType, texts: &Buffer) -> ArrayRef {
+        self.note_values();
         let nulls = self.nulls.as_mut().and_then(NullBufferBuilder::finish);
         match (&mut self.values, data_type) {
             (Values::Text(views), _) => Arc::new(text_array(mem::take(views), texts, nulls)),

@@ -86,6 +86,7 @@ fn key(topic: Topic) -> &'static str {
         Key::DedupKey => "`dedup_key`",
         Key::Fingerprint => "the schema's fingerprint",
         Key::Original => "that of the original record",
+        Key::StatePiece => "name of a piece of state",
     }
 }
 

@@ -425,3 +425,108 @@ fn only_what_must_be_is_shown_to_a_detection() {
         some(&["fish", "sh"])
     );
 }
+
+#[test]
+fn the_examples_of_the_documentation_load() {
+    let page = include_str!("../../../docs/detections.md");
+    let examples: Vec<&str> = page
+        .split("```sql\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(examples.len() >= 3);
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(folder.path().join("tactic")).expect("a folder");
+    for (number, example) in examples.iter().enumerate() {
+        let file = folder.path().join(format!("tactic/example_{number}.sql"));
+        fs::write(file, example).expect("a file");
+    }
+    let report = DetectionSet::load(folder.path()).expect("detections");
+    assert_eq!(report.refused, Vec::new());
+    assert_eq!(report.set.len(), examples.len());
+}
+
+#[test]
+fn what_windows_cannot_keep_is_refused() {
+    let window = "FROM tumble(events, INTERVAL '1 minute')";
+    let keys = "GROUP BY window_start, container_id";
+    let check = |query: &str, line: usize, reason: &str, mend: &str| {
+        check_refused(query, line, reason, mend);
+    };
+    check(
+        "SELECT container_id, count(*) AS n\nFROM tumble(events)\nGROUP BY container_id",
+        1,
+        "without an end",
+        "INTERVAL '1 minute'",
+    );
+    check(
+        "SELECT container_id, count(*) AS n\nFROM hop(events, INTERVAL '7 seconds', INTERVAL '1 minute')\nGROUP BY window_start, container_id",
+        1,
+        "does not divide",
+        "",
+    );
+    check(
+        &format!("SELECT container_id, count(*) AS n\n{window}\nGROUP BY container_id"),
+        3,
+        "lacks the window",
+        "window_start",
+    );
+    check(
+        &format!(
+            "SELECT 'x' AS container_id, proc_name, count(*) AS n\n{window}\nGROUP BY window_start, proc_name"
+        ),
+        3,
+        "no key of one host",
+        "container_id",
+    );
+    check(
+        &format!("SELECT container_id\n{window}"),
+        1,
+        "keeps every row",
+        "GROUP BY",
+    );
+    for (aggregate, reason, mend) in [
+        ("array_agg(proc_name)", "keeps every value", "sample"),
+        ("median(proc_pid)", "keeps every value", "avg"),
+        (
+            "approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY proc_pid)",
+            "order in which states",
+            "avg",
+        ),
+        (
+            "first_value(proc_name)",
+            "whichever row comes first",
+            "ORDER BY ts, seq",
+        ),
+        (
+            "sum(DISTINCT proc_pid)",
+            "keeps every value",
+            "count(DISTINCT",
+        ),
+    ] {
+        check(
+            &format!("SELECT container_id, {aggregate} AS n\n{window}\n{keys}"),
+            1,
+            reason,
+            mend,
+        );
+    }
+    check(
+        &format!("SELECT container_id, count(*) AS n\n{window}\nWHERE ts > now()\n{keys}"),
+        3,
+        "does not give the same answer",
+        "ts and ingest_ts",
+    );
+    check(
+        &format!("SELECT container_id, count(*) AS n\n{window}\nWHERE random() < 0.5\n{keys}"),
+        3,
+        "does not give the same answer",
+        "ts and ingest_ts",
+    );
+    check(
+        "SELECT a.container_id, count(*) AS n\nFROM tumble(events, INTERVAL '1 minute') a\nJOIN tumble(events, INTERVAL '1 minute') b ON a.proc_key = b.proc_pkey\nGROUP BY a.window_start, a.container_id",
+        3,
+        "a join without a bound",
+        "lists",
+    );
+}

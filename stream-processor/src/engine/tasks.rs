@@ -70,8 +70,8 @@ pub(crate) struct Moment {
 /// Why windows are closed before their time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndKind {
-    /// The host's clock was stepped back from this time.
-    Step { high: i64 },
+    /// The host's clock was stepped back to this time; the slot goes on as the next.
+    Step { high: i64, next: i64 },
     /// The host was silent; windows that start up to here are closed.
     Silence { flush_high: i64 },
 }
@@ -191,7 +191,10 @@ impl Tasks {
             self.ends.push(End {
                 row: heard.row,
                 slot,
-                kind: EndKind::Step { high: host.high },
+                kind: EndKind::Step {
+                    high: time,
+                    next: self::slot(heard.partition, task.next_slot),
+                },
             });
             self.past.insert(slot, host.owner());
             host.slot = task.next_slot;
@@ -481,8 +484,9 @@ impl Host {
             });
             return (0, true);
         };
+        // The last heard of stands last, the others keep their order: the first is the one to forget.
+        self.runs[index..].rotate_left(1);
         let last = self.runs.len() - 1;
-        self.runs.swap(index, last);
         let run = &mut self.runs[last];
         let missing = if heard.offset > run.offset {
             heard.seq.abs_diff(run.seq) - 1
@@ -591,7 +595,10 @@ mod tests {
             [End {
                 row: 1,
                 slot: before.slot,
-                kind: EndKind::Step { high: 100 * S }
+                kind: EndKind::Step {
+                    high: 40 * S,
+                    next: after.slot
+                }
             }]
         );
         assert_eq!(&*log.0.owner(before.slot).segment, "");
@@ -626,6 +633,26 @@ mod tests {
             moment(log.take(5, "a", "r", 1, 101, 703)).flush_high,
             100 * S
         );
+    }
+
+    #[test]
+    fn of_many_runs_the_one_not_heard_of_for_longest_is_forgotten() {
+        let mut log = Log::new();
+        let runs = ["0", "1", "2", "3", "4", "5", "6", "7"];
+        assert_eq!(runs.len(), RUNS_MAX);
+        for (offset, run) in (0..).zip(runs) {
+            log.take(offset, "a", run, 5, 100, 100);
+        }
+        log.take(8, "a", "0", 6, 100, 100);
+        log.take(9, "a", "8", 0, 100, 100);
+        for (offset, run) in (10..).zip(["0", "7", "6", "2"]) {
+            assert_eq!(
+                log.take(offset, "a", run, 5, 100, 100),
+                Place::Repeated,
+                "{run}"
+            );
+        }
+        assert_ne!(log.take(20, "a", "1", 5, 100, 100), Place::Repeated);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What is found against what is expected: differences that a person can read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use dogwatch_schemas::records;
 use serde_json::Value;
 
-use super::{Alert, Late};
+use super::{Alert, Cause, Late};
 
 /// How far two floats may be apart, relative to the larger: sums of states add in another order than sums of rows.
 const TOLERANCE: f64 = 1e-9;
@@ -123,32 +123,42 @@ pub fn compare<'a>(
     differences
 }
 
-/// Compares the order of alerts inside each partition's log; summaries of one row may come in any order.
+/// Compares the order of alerts that are otherwise the same: each host's come in the order expected, and each partition's in
+/// the order of the rows that caused them. What one row causes for several hosts may come in any order.
 #[must_use]
 pub fn compare_order<'a>(
     expected: impl IntoIterator<Item = &'a Alert>,
     found: impl IntoIterator<Item = &'a records::Alert>,
 ) -> Option<String> {
-    let name = |found: &Found| {
-        let state = found.window_state.as_deref().unwrap_or("event");
-        format!(
-            "{} {} {state} {} {}",
-            found.alert_id, found.activity, found.folded, found.detection_id
-        )
-    };
-    let expected: Vec<String> = expected
-        .into_iter()
-        .map(|alert| name(&alert.into()))
-        .collect();
-    let found: Vec<String> = found.into_iter().map(|alert| name(&alert.into())).collect();
-    let place = expected
-        .iter()
-        .zip(&found)
-        .position(|(expected, found)| expected != found)?;
-    Some(format!(
-        "alert {place} in order is {}, expected was {}",
-        found[place], expected[place]
-    ))
+    let mut causes: BTreeMap<&str, VecDeque<(usize, Cause)>> = BTreeMap::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for alert in expected {
+        let place = places.entry(&alert.host_id).or_default();
+        *place += 1;
+        let words = causes.entry(&alert.alert_id).or_default();
+        words.push_back((*place, alert.cause));
+    }
+    let mut last_place: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut last_offset: BTreeMap<i32, i64> = BTreeMap::new();
+    for alert in found {
+        let Some((place, cause)) = causes
+            .get_mut(&*alert.alert_id)
+            .and_then(VecDeque::pop_front)
+        else {
+            continue;
+        };
+        let last_place = last_place.entry(&alert.host_id).or_default();
+        let last_offset = last_offset.entry(cause.partition).or_insert(i64::MIN);
+        if place < *last_place || cause.offset < *last_offset {
+            let word = text(&alert.into());
+            return Some(format!(
+                "out of order: {word}, which {}/{} causes",
+                cause.partition, cause.offset
+            ));
+        }
+        (*last_place, *last_offset) = (place, cause.offset);
+    }
+    None
 }
 
 /// Compares late rows: the same rows, each once, with the same detections.
@@ -244,7 +254,7 @@ fn differ(expected: &Found, found: &Found) -> Option<String> {
 }
 
 /// Equal, floats up to the tolerance.
-pub(super) fn alike(left: &Value, right: &Value) -> bool {
+pub(crate) fn alike(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(left), Value::Number(right)) if left.is_f64() || right.is_f64() => {
             let (left, right) = (

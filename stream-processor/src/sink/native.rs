@@ -152,6 +152,12 @@ pub fn flush<C: ProducerContext>(producer: &ThreadedProducer<C>, timeout: Durati
     code == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
+/// Stops this process as SIGSTOP does, until somebody sends SIGCONT; for tests.
+pub fn stop_this_process() {
+    // SAFETY: raise takes an integer and touches no memory of ours.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
 /// The group's member and generation at one moment.
 pub struct GroupMetadata(*mut native::rd_kafka_consumer_group_metadata_t);
 

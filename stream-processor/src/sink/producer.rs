@@ -1,11 +1,13 @@
 //! One Kafka producer: hands records over, and knows what became of them.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use super::outgoing::Outgoing;
@@ -14,14 +16,34 @@ use crate::kafka;
 /// A producer whose own thread serves delivery reports.
 pub type RecordProducer = ThreadedProducer<Deliveries>;
 
-/// Keeps the first failed delivery since it was last asked.
+/// What became of the records handed over since [`send_all`] was last called.
 #[derive(Debug, Default)]
-pub struct Deliveries(Mutex<Option<KafkaError>>);
+pub struct Deliveries(Mutex<Delivered>);
+
+#[derive(Debug, Default)]
+struct Delivered {
+    /// The first failed delivery.
+    failure: Option<KafkaError>,
+    /// Offsets of the records whose place matters, by their number among those handed over.
+    offsets: BTreeMap<usize, i64>,
+}
+
+/// Goes with a record: zero, or one more than its number when its place matters.
+type Mark = usize;
 
 impl Deliveries {
     /// Takes the first failure since the last call.
     pub fn take_failure(&self) -> Option<KafkaError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().failure.take()
+    }
+
+    /// Returns the offset of a delivered record whose place matters.
+    pub fn offset(&self, number: usize) -> Option<i64> {
+        self.lock().offsets.get(&number).copied()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Delivered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -36,12 +58,18 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = Mark;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert_with(|| error.clone());
+    fn delivery(&self, result: &DeliveryResult<'_>, mark: Mark) {
+        match result {
+            Ok(message) => {
+                if let Some(number) = mark.checked_sub(1) {
+                    self.lock().offsets.insert(number, message.offset());
+                }
+            }
+            Err((error, _)) => {
+                self.lock().failure.get_or_insert_with(|| error.clone());
+            }
         }
     }
 }
@@ -64,9 +92,9 @@ pub fn send_all(
     timeout: Duration,
 ) -> KafkaResult<()> {
     let deadline = Instant::now() + timeout;
-    producer.context().take_failure();
-    for record in records {
-        let mut message = message(record);
+    *producer.context().lock() = Delivered::default();
+    for (number, record) in records.iter().enumerate() {
+        let mut message = message(record, if record.placed { number + 1 } else { 0 });
         while let Err((error, refused)) = producer.send(message) {
             let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
             if !full || Instant::now() >= deadline {
@@ -79,10 +107,14 @@ pub fn send_all(
     Ok(())
 }
 
-fn message(record: &Outgoing) -> BaseRecord<'_, [u8], [u8]> {
-    let message = BaseRecord::to(&record.topic)
-        .payload(record.value.as_slice())
-        .key(record.key.as_slice());
+fn message(record: &Outgoing, mark: Mark) -> BaseRecord<'_, [u8], [u8], Mark> {
+    let mut message = BaseRecord::with_opaque_to(&record.topic, mark).key(record.key.as_slice());
+    if let Some(value) = &record.value {
+        message = message.payload(value.as_slice());
+    }
+    if let Some(partition) = record.partition {
+        message = message.partition(partition);
+    }
     match &record.headers {
         Some(headers) => message.headers(headers.clone()),
         None => message,

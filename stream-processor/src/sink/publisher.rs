@@ -26,7 +26,7 @@ impl Publisher {
         let (published, outcomes) = bounded(1);
         let run = move || {
             for step in to_publish {
-                if published.send(publish.publish(&step)).is_err() {
+                if published.send(publish.publish(step)).is_err() {
                     return;
                 }
             }

@@ -1,26 +1,27 @@
-//! Exactly once: alerts, dead letters and input offsets in one Kafka transaction.
+//! Exactly once: alerts, state, dead letters, late rows and input offsets in one Kafka transaction.
 //!
 //! ```text
 //! begin ─► records ─► group metadata ─► every epoch stands? ─► send offsets ─► commit
+//!             └ full checkpoint: wait for its place, which goes into the offsets' metadata
 //! ```
 //!
 //! The order is the fence. The metadata is read first and the epochs are checked after it: if a
 //! partition went away before the metadata was read, its epoch no longer stands; if it goes away
 //! later, the metadata's generation is outdated and the broker refuses the offsets.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::Producer;
 
 use super::native::{self, GroupMetadata, NativeError};
-use super::outgoing::Outgoing;
 use super::producer::{self, RecordProducer};
-use super::{Attempt, SinkError};
-use crate::config::{Config, Fault as TestFault};
+use super::{Attempt, SinkError, Work};
+use crate::checkpoint::Head;
+use crate::config::{Config, Fault as TestFault, FaultPoint};
 use crate::kafka::{self, Fault};
-use crate::source::group::GroupInput;
-use crate::step::Step;
+use crate::step::Partition;
 
 /// How long the start waits for the transaction coordinator: a broker that just started makes its topic first.
 const INIT_PATIENCE: Duration = Duration::from_secs(60);
@@ -31,7 +32,14 @@ pub struct Transactions {
     id: String,
     timeout: Duration,
     fault: Option<TestFault>,
-    transactions: u64,
+}
+
+/// Names the transactions of this process: stable where the configuration names the instance, random otherwise.
+pub fn transactional_id(config: &Config) -> String {
+    match &config.kafka.instance {
+        Some(instance) => format!("{}-{instance}", config.kafka.group_id),
+        None => format!("{}-{:016x}", config.kafka.group_id, rand::random::<u64>()),
+    }
 }
 
 impl Transactions {
@@ -41,11 +49,7 @@ impl Transactions {
     ///
     /// # Errors
     /// [`SinkError`] when the brokers refuse it.
-    pub fn open(config: &Config, batch_bytes: usize) -> Result<Self, SinkError> {
-        let id = match &config.kafka.instance {
-            Some(instance) => format!("{}-{instance}", config.kafka.group_id),
-            None => format!("{}-{:016x}", config.kafka.group_id, rand::random::<u64>()),
-        };
+    pub fn open(config: &Config, id: String, batch_bytes: usize) -> Result<Self, SinkError> {
         let timeout = config.kafka.transaction_timeout;
         let mut settings = kafka::producer(config, batch_bytes);
         settings
@@ -62,56 +66,70 @@ impl Transactions {
             producer,
             id,
             timeout,
-            fault: config.fault,
-            transactions: 0,
+            fault: config.fault.clone(),
         })
     }
 
     /// Publishes a step once; on failure the transaction is aborted.
-    pub fn attempt(
-        &mut self,
-        records: &[Outgoing],
-        step: &Step,
-        input: Option<&Arc<GroupInput>>,
-    ) -> Attempt {
-        self.transactions += 1;
+    pub fn attempt(&mut self, work: &Work<'_>) -> Attempt {
         let deadline = Instant::now() + self.timeout;
-        match self.transact(records, step, input, deadline) {
-            Ok(()) => Attempt::Committed,
+        match self.transact(work, deadline) {
+            Ok(heads) => Attempt::Committed(heads),
             Err(failure) => self.abort_after(failure),
         }
     }
 
     fn transact(
         &self,
-        records: &[Outgoing],
-        step: &Step,
-        input: Option<&Arc<GroupInput>>,
+        work: &Work<'_>,
         deadline: Instant,
-    ) -> Result<(), Failure> {
+    ) -> Result<BTreeMap<Partition, Head>, Failure> {
         native::begin_transaction(&self.producer)?;
-        producer::send_all(&self.producer, records, self.timeout)?;
-        if let Some(input) = input.filter(|_| !step.positions.is_empty()) {
+        producer::send_all(&self.producer, &work.encoded.records, self.timeout)?;
+        let mut heads = BTreeMap::new();
+        if let Some(input) = work.input.filter(|_| !work.step.positions.is_empty()) {
+            heads = self.heads(work)?;
             let metadata = GroupMetadata::of(&input.consumer).ok_or(Failure::NotAMember)?;
-            if !input.assignments.stands(&step.positions) {
+            if !input.assignments.stands(&work.step.positions) {
                 return Err(Failure::Moved);
             }
-            let offsets = input.offsets(&step.positions)?;
+            let offsets = input.offsets(&work.step.positions, &heads)?;
             repeat(deadline, || {
                 native::send_offsets(&self.producer, &offsets, &metadata, self.timeout)
             })?;
         }
-        if self
-            .fault
-            .is_some_and(|fault| fault.transaction == self.transactions)
+        self.fail_if_asked(work);
+        repeat(deadline, || {
+            native::commit_transaction(&self.producer, self.timeout)
+        })?;
+        Ok(heads)
+    }
+
+    /// What the offsets say of the tasks' memory. Only a full checkpoint has to be delivered before.
+    fn heads(&self, work: &Work<'_>) -> Result<BTreeMap<Partition, Head>, Failure> {
+        let in_time = work.encoded.firsts.is_empty() || native::flush(&self.producer, self.timeout);
+        let heads = work.heads_placed(|number| self.producer.context().offset(number));
+        heads.ok_or_else(|| match self.producer.context().take_failure() {
+            Some(error) => Failure::Kafka(error),
+            None => Failure::NotDelivered { in_time },
+        })
+    }
+
+    fn fail_if_asked(&self, work: &Work<'_>) {
+        let Some(fault) = &self.fault else {
+            return;
+        };
+        let checkpoint = !work.step.checkpoints.is_empty();
+        if fault.strikes(FaultPoint::AfterSendOffsets)
+            || checkpoint && fault.strikes(FaultPoint::BeforeCommitCheckpoint)
         {
             tracing::error!("dying as DOGWATCH_FAULT asks");
             std::process::abort();
         }
-        repeat(deadline, || {
-            native::commit_transaction(&self.producer, self.timeout)
-        })?;
-        Ok(())
+        if fault.strikes(FaultPoint::StopInTransaction) {
+            tracing::error!("stopping as DOGWATCH_FAULT asks");
+            native::stop_this_process();
+        }
     }
 
     fn abort_after(&self, failure: Failure) -> Attempt {
@@ -132,6 +150,14 @@ impl Transactions {
         match failure {
             Failure::Moved => Attempt::Superseded,
             Failure::NotAMember => Attempt::NotAMember("not a member of the group".to_owned()),
+            Failure::NotDelivered { in_time } => {
+                let why = if in_time {
+                    "its place is not known"
+                } else {
+                    "not confirmed in time"
+                };
+                self.retry(None, format!("a checkpoint was not delivered: {why}"))
+            }
             Failure::Native(error) if not_a_member(error.code) => Attempt::NotAMember(error.reason),
             Failure::Native(error) => self.retry(Some(error.code), error.reason),
             Failure::Kafka(error) => self.retry(error.rdkafka_error_code(), error.to_string()),
@@ -169,6 +195,10 @@ enum Failure {
     Moved,
     /// The group does not know us now.
     NotAMember,
+    /// A checkpoint's first record has no offset.
+    NotDelivered {
+        in_time: bool,
+    },
     Native(NativeError),
     Kafka(KafkaError),
 }

@@ -25,6 +25,10 @@ struct Ownership {
     epoch: u64,
     /// Commits still stand, but nothing more of it is taken into a step.
     leaving: bool,
+    /// A step of this assignment was dropped: no later one may be committed over the gap.
+    forfeited: bool,
+    /// All that the log holds was read.
+    at_end: bool,
 }
 
 impl Assignments {
@@ -35,6 +39,8 @@ impl Assignments {
         let ownership = Ownership {
             epoch: owned.last_epoch,
             leaving: false,
+            forfeited: false,
+            at_end: false,
         };
         owned
             .partitions
@@ -72,11 +78,37 @@ impl Assignments {
             .map(|ownership| ownership.epoch)
     }
 
+    /// Notes that a record was read, and returns the epoch of its partition when that is owned.
+    pub fn read(&self, partition: Partition) -> Option<u64> {
+        let mut owned = self.lock();
+        let ownership = owned.partitions.get_mut(&partition)?;
+        ownership.at_end = false;
+        Some(ownership.epoch)
+    }
+
+    /// Notes that all of a partition was read; the client names only its number.
+    pub fn reach_end(&self, number: i32) {
+        for ((_, partition), ownership) in &mut self.lock().partitions {
+            if *partition == number {
+                ownership.at_end = true;
+            }
+        }
+    }
+
+    /// Says whether all of a partition was read.
+    pub fn at_end(&self, partition: Partition) -> bool {
+        let owned = self.lock();
+        let ownership = owned.partitions.get(&partition);
+        ownership.is_some_and(|ownership| ownership.at_end)
+    }
+
     /// Says whether records read in `epoch` may still enter a step.
     pub fn takes(&self, partition: Partition, epoch: u64) -> bool {
         let owned = self.lock();
         let ownership = owned.partitions.get(&partition);
-        ownership.is_some_and(|ownership| ownership.epoch == epoch && !ownership.leaving)
+        ownership.is_some_and(|ownership| {
+            ownership.epoch == epoch && !ownership.leaving && !ownership.forfeited
+        })
     }
 
     /// Says whether a commit of all these positions stands.
@@ -84,9 +116,28 @@ impl Assignments {
         let owned = self.lock();
         let stands = |(partition, position): (&Partition, &Position)| {
             let ownership = owned.partitions.get(partition);
-            ownership.is_some_and(|ownership| ownership.epoch == position.epoch)
+            ownership
+                .is_some_and(|ownership| ownership.epoch == position.epoch && !ownership.forfeited)
         };
         positions.iter().all(stands)
+    }
+
+    /// Says whether a partition of these positions is gone, or about to go.
+    pub fn moves(&self, positions: &BTreeMap<Partition, Position>) -> bool {
+        let taken =
+            |(partition, position): (&Partition, &Position)| self.takes(*partition, position.epoch);
+        !positions.iter().all(taken)
+    }
+
+    /// Gives up what these positions were read under: their step was dropped, and one that was read after it
+    /// must not be committed over the gap.
+    pub fn forfeit(&self, positions: &BTreeMap<Partition, Position>) {
+        let mut owned = self.lock();
+        for (partition, position) in positions {
+            if let Some(ownership) = owned.partitions.get_mut(partition) {
+                ownership.forfeited |= ownership.epoch == position.epoch;
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Owned> {
@@ -128,6 +179,35 @@ mod tests {
         owned.release(&[P0]);
         assert!(!owned.stands(&positions(&[(P0, epoch), (P1, epoch)])));
         assert!(owned.stands(&positions(&[(P1, epoch)])));
+    }
+
+    #[test]
+    fn nothing_is_committed_over_a_dropped_step() {
+        let owned = Assignments::default();
+        owned.assign(&[P0, P1]);
+        let epoch = owned.epoch(P0).unwrap();
+        assert!(!owned.moves(&positions(&[(P0, epoch), (P1, epoch)])));
+        owned.leave(&[P0]);
+        assert!(owned.moves(&positions(&[(P0, epoch), (P1, epoch)])));
+        owned.forfeit(&positions(&[(P0, epoch)]));
+        assert!(!owned.stands(&positions(&[(P0, epoch)])));
+        owned.release(&[P0]);
+        owned.assign(&[P0]);
+        let epoch = owned.epoch(P0).unwrap();
+        assert!(owned.takes(P0, epoch) && owned.stands(&positions(&[(P0, epoch)])));
+        owned.forfeit(&positions(&[(P0, epoch - 1)]));
+        assert!(owned.takes(P0, epoch));
+    }
+
+    #[test]
+    fn the_end_of_a_partition_is_left_with_the_next_record() {
+        let owned = Assignments::default();
+        owned.assign(&[P0, P1]);
+        assert!(!owned.at_end(P0));
+        owned.reach_end(0);
+        assert!(owned.at_end(P0) && !owned.at_end(P1));
+        assert_eq!(owned.read(P0), owned.epoch(P0));
+        assert!(!owned.at_end(P0));
     }
 
     #[test]

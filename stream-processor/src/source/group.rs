@@ -24,8 +24,11 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::assignments::Assignments;
 use super::native::{Message, MessageQueue};
-use super::placement::place;
-use super::{BATCH_BYTES, BATCH_ROWS_MAX, Batch, Gap, Settled, SourceError, SourceMessage};
+use super::placement::{Start, place, skip_gaps};
+use super::{
+    Assigned, BATCH_BYTES, BATCH_ROWS_MAX, Batch, Gap, Settled, SourceError, SourceMessage,
+};
+use crate::checkpoint::Head;
 use crate::config::Config;
 use crate::decode::InputRecord;
 use crate::kafka::{self, Fault};
@@ -52,7 +55,7 @@ pub struct GroupInput {
     /// The topics' names.
     pub names: Topics,
     /// Set when the step thread is done, also where it failed: the poll thread ends, the consumer may leave the group.
-    pub finished: AtomicBool,
+    pub finished: Arc<AtomicBool>,
 }
 
 /// Sees rebalances, statistics and errors of the group's consumer.
@@ -63,6 +66,9 @@ pub struct GroupContext {
     shutdown: Shutdown,
     /// Where the partitions' messages go while the poll thread reads.
     queue: Mutex<Option<Arc<MessageQueue>>>,
+    /// Where reading began in the partitions: the client knows no position before the first record.
+    begun: Mutex<BTreeMap<Partition, i64>>,
+    finished: Arc<AtomicBool>,
 }
 
 impl GroupInput {
@@ -77,12 +83,15 @@ impl GroupInput {
     ) -> Result<Arc<Self>, SourceError> {
         let names = Topics::new(config.kafka.topic_prefix.as_str());
         let assignments = Arc::new(Assignments::default());
+        let finished = Arc::new(AtomicBool::new(false));
         let context = GroupContext {
             assignments: assignments.clone(),
             names: names.clone(),
             sender,
             shutdown,
             queue: Mutex::default(),
+            begun: Mutex::default(),
+            finished: finished.clone(),
         };
         let action = format!("join group {}", config.kafka.group_id);
         let fault = |error: KafkaError| Fault::of(&action, &error);
@@ -97,7 +106,7 @@ impl GroupInput {
             consumer,
             assignments,
             names,
-            finished: AtomicBool::new(false),
+            finished,
         }))
     }
 
@@ -128,21 +137,25 @@ impl GroupInput {
             .map_err(SourceError::Thread)
     }
 
-    /// Returns positions as the client takes them.
+    /// Returns positions as the client takes them, each with where its task's memory is.
     ///
     /// # Errors
     /// librdkafka's when it refuses one.
     pub fn offsets(
         &self,
         positions: &BTreeMap<Partition, Position>,
+        heads: &BTreeMap<Partition, Head>,
     ) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
         for ((topic, partition), position) in positions {
-            list.add_partition_offset(
-                &self.names.name(*topic),
-                *partition,
-                Offset::Offset(position.next),
-            )?;
+            let name = self.names.name(*topic);
+            list.add_partition_offset(&name, *partition, Offset::Offset(position.next))?;
+            if let (Some(head), Some(mut element)) = (
+                heads.get(&(*topic, *partition)),
+                list.find_partition(&name, *partition),
+            ) {
+                element.set_metadata(head.to_metadata());
+            }
         }
         Ok(list)
     }
@@ -151,9 +164,36 @@ impl GroupInput {
     ///
     /// # Errors
     /// The coordinator's.
-    pub fn commit(&self, positions: &BTreeMap<Partition, Position>) -> KafkaResult<()> {
+    pub fn commit(
+        &self,
+        positions: &BTreeMap<Partition, Position>,
+        heads: &BTreeMap<Partition, Head>,
+    ) -> KafkaResult<()> {
         self.consumer
-            .commit(&self.offsets(positions)?, CommitMode::Sync)
+            .commit(&self.offsets(positions, heads)?, CommitMode::Sync)
+    }
+
+    /// Lets records of partitions come that were held back while their memory was read.
+    pub fn resume(&self, partitions: &[Partition]) {
+        let resumed = self.consumer.resume(&list(&self.names, partitions));
+        // One that was taken away meanwhile is resumed when it comes back.
+        if let Err(error) = resumed {
+            tracing::debug!(%error, "could not resume partitions");
+        }
+    }
+
+    /// Waits whether the group says that another processor took this one's name over; it answers each heartbeat.
+    pub fn replaced(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            if self.consumer.client().fatal_error().is_some() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn poll_until_shutdown(&self, context: &GroupContext) -> Result<(), PollEnd> {
@@ -189,6 +229,11 @@ impl GroupInput {
             one.error().is_none() && next.error().is_none() && one.is_neighbour_of(next)
         }) {
             match run[0].error() {
+                Some(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) =>
+                {
+                    self.assignments.reach_end(run[0].partition());
+                }
                 Some(error) => self.handle(error, context, errors)?,
                 None => self.hand_on(run, context)?,
             }
@@ -202,7 +247,7 @@ impl GroupInput {
         };
         let partition = (topic, run[0].partition());
         // What a closed assignment still delivers is read again by the next owner.
-        let Some(epoch) = self.assignments.epoch(partition) else {
+        let Some(epoch) = self.assignments.read(partition) else {
             return Ok(());
         };
         let mut rest = run;
@@ -224,6 +269,10 @@ impl GroupInput {
         errors: &mut ErrorLog,
     ) -> Result<(), PollEnd> {
         use RDKafkaErrorCode as Code;
+        if let KafkaError::PartitionEOF(number) = error {
+            self.assignments.reach_end(number);
+            return Ok(());
+        }
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset) => {
                 self.start_over_the_gap(context).map_err(PollEnd::Refused)
@@ -248,7 +297,19 @@ impl GroupInput {
     fn start_over_the_gap(&self, context: &GroupContext) -> KafkaResult<()> {
         let mut list = self.consumer.assignment()?;
         let read = self.consumer.position()?;
-        context.place(&self.consumer, &mut list, &read)?;
+        for element in &mut list.elements() {
+            let known = read.find_partition(element.topic(), element.partition());
+            let next = match known.map(|known| known.offset()) {
+                Some(Offset::Offset(next)) => Some(next),
+                _ => context.begun_at(element.topic(), element.partition()),
+            };
+            if let Some(next) = next {
+                element.set_offset(Offset::Offset(next))?;
+            }
+        }
+        for (name, number, from, to) in skip_gaps(&self.consumer, &mut list, &|| context.ends())? {
+            context.state_gap(&name, number, from, to);
+        }
         self.consumer.assign(&list)
     }
 }
@@ -346,21 +407,88 @@ impl GroupContext {
         }
     }
 
-    fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
-        if let Err(error) = self.place(consumer, list, &TopicPartitionList::new()) {
-            let fault = Fault::of("learn where to begin in the assigned partitions", &error);
-            self.tell(SourceMessage::Failed(fault.into()));
-            return;
-        }
-        let partitions = self.partitions(list);
-        self.assignments.assign(&partitions);
-        self.forward(consumer, &partitions);
-        self.tell(SourceMessage::Assigned(partitions));
-        let assigned = match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
-            _ => consumer.assign(list),
+    fn assign(&self, consumer: &BaseConsumer<Self>, wanted: &mut TopicPartitionList) {
+        let placed = match place(consumer, wanted, &|| self.ends()) {
+            Ok(placed) => placed,
+            // The end comes next, and nothing of these was read.
+            Err(_) if self.ends() => {
+                self.report("leave the assigned partitions", consumer.unassign());
+                return;
+            }
+            Err(error) => {
+                let fault = Fault::of("learn where to begin in the assigned partitions", &error);
+                self.tell(SourceMessage::Failed(fault.into()));
+                return;
+            }
         };
-        self.report("take the assigned partitions", assigned);
+        let assigned = self.take_over(placed);
+        let (waiting, reading) = split(&assigned);
+        self.forward(
+            consumer,
+            &assigned
+                .iter()
+                .map(|assigned| assigned.partition)
+                .collect::<Vec<_>>(),
+        );
+        self.tell(SourceMessage::Assigned(assigned));
+        let taken = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(wanted),
+            _ => consumer.assign(wanted),
+        };
+        self.report("take the assigned partitions", taken);
+        // While the step thread reads what they remembered, polling goes on, so the group does not think us dead;
+        // and a pause outlives an assignment.
+        let held = consumer
+            .pause(&list(&self.names, &waiting))
+            .and_then(|()| consumer.resume(&list(&self.names, &reading)));
+        self.report("hold the assigned partitions back", held);
+    }
+
+    /// Makes partitions ours, and states what is missing in them.
+    fn take_over(&self, placed: Vec<(String, i32, Start)>) -> Vec<Assigned> {
+        let ours = |(name, number, start): (String, i32, Start)| {
+            Some(((self.names.topic(&name)?, number), start))
+        };
+        let starts: Vec<(Partition, Start)> = placed.into_iter().filter_map(ours).collect();
+        let partitions: Vec<Partition> = starts.iter().map(|(partition, _)| *partition).collect();
+        self.assignments.assign(&partitions);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut assigned = Vec::new();
+        for (partition, start) in starts {
+            if let Some(from) = start.missed_from {
+                self.state_gap(&self.names.name(partition.0), partition.1, from, start.at);
+            }
+            begun.insert(partition, start.at);
+            let epoch = self.assignments.epoch(partition);
+            assigned.extend(epoch.map(|epoch| Assigned {
+                partition,
+                epoch,
+                start,
+            }));
+        }
+        assigned
+    }
+
+    /// Says whether nothing that is read now is of use any more. A consumer that is being closed still calls back.
+    fn ends(&self) -> bool {
+        self.shutdown.triggered() || self.finished.load(Ordering::Acquire)
+    }
+
+    fn begun_at(&self, name: &str, number: i32) -> Option<i64> {
+        let partition = (self.names.topic(name)?, number);
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.get(&partition).copied()
+    }
+
+    fn state_gap(&self, name: &str, number: i32, from: i64, to: i64) {
+        if let Some(topic) = self.names.topic(name) {
+            let partition = (topic, number);
+            self.tell(SourceMessage::Gap(Gap {
+                partition,
+                from,
+                to,
+            }));
+        }
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
@@ -383,26 +511,6 @@ impl GroupContext {
         self.report("give partitions back", unassigned);
     }
 
-    /// Sets where reading begins and states what is missing.
-    fn place(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        list: &mut TopicPartitionList,
-        wanted: &TopicPartitionList,
-    ) -> KafkaResult<()> {
-        for (name, partition, start) in place(consumer, list, wanted, &self.shutdown)? {
-            if let (Some(topic), Some(from)) = (self.names.topic(&name), start.missed_from) {
-                let partition = (topic, partition);
-                self.tell(SourceMessage::Gap(Gap {
-                    partition,
-                    from,
-                    to: start.at,
-                }));
-            }
-        }
-        Ok(())
-    }
-
     fn partitions(&self, list: &TopicPartitionList) -> Vec<Partition> {
         let ours = |(name, partition): (String, i32)| Some((self.names.topic(&name)?, partition));
         list.to_topic_map().into_keys().filter_map(ours).collect()
@@ -418,6 +526,23 @@ impl GroupContext {
             self.tell(SourceMessage::Failed(Fault::of(action, &error).into()));
         }
     }
+}
+
+fn list(names: &Topics, partitions: &[Partition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in partitions {
+        list.add_partition(&names.name(*topic), *partition);
+    }
+    list
+}
+
+/// Tells partitions whose memory must be read first from those that begin at once.
+fn split(assigned: &[Assigned]) -> (Vec<Partition>, Vec<Partition>) {
+    let (waiting, reading): (Vec<&Assigned>, Vec<&Assigned>) = assigned
+        .iter()
+        .partition(|assigned| assigned.start.restores());
+    let numbers = |of: Vec<&Assigned>| of.iter().map(|assigned| assigned.partition).collect();
+    (numbers(waiting), numbers(reading))
 }
 
 impl ClientContext for GroupContext {

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::shutdown::Shutdown;
+use crate::checkpoint::{Head, MemoryError};
 
 /// How long the look-up may take. It runs inside a rebalance, which the group ends after
 /// `max.poll.interval.ms` (5 minutes). It covers what it has to wait for: a broker that restarts,
@@ -17,67 +17,139 @@ use crate::shutdown::Shutdown;
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Where to begin, and what is missing before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
     /// Offset of the first record to read.
     pub at: i64,
     /// The offset that should have been the first, if its record is gone.
     pub missed_from: Option<i64>,
+    /// The committed offset: what is before it was said, and is read for the windows' sake alone.
+    pub live_from: i64,
+    /// The checkpoint that knows the input before `at`; why there is none, otherwise.
+    pub memory: Result<Head, MemoryError>,
 }
 
-/// Decides where to begin in a partition that holds offsets `low..high`.
-///
-/// A group that is new here begins at the first record. So does one that stands outside of the log:
-/// behind it (input expired) or beyond its end (the topic was made anew).
-pub fn decide(wanted: Option<i64>, low: i64, high: i64) -> Start {
-    match wanted {
-        None => Start {
-            at: low,
-            missed_from: None,
-        },
-        Some(offset) if (low..=high).contains(&offset) => Start {
-            at: offset,
-            missed_from: None,
-        },
-        Some(offset) => Start {
-            at: low,
-            missed_from: Some(offset),
-        },
+impl Start {
+    /// Says whether the topic of states must be read before the first record.
+    pub fn restores(&self) -> bool {
+        self.memory.as_ref().is_ok_and(|head| head.number > 0)
     }
 }
 
-/// Sets the offsets of `list` to where reading begins and returns the places where records are missing.
-/// `wanted` offers offsets known better than the committed ones.
+/// What a group committed for a partition: an offset, and where the task's memory is.
+pub type Committed = (i64, Result<Head, MemoryError>);
+
+/// Decides where to begin in a partition that holds offsets `low..=high`.
+///
+/// A group that is new here begins at the first record. So does one that stands outside of the log:
+/// behind it (input expired) or beyond its end (the topic was made anew). One with a checkpoint begins where
+/// that one ends and comes to the committed offset again, muted.
+pub fn decide(committed: Option<Committed>, low: i64, high: i64) -> Start {
+    let Some((offset, memory)) = committed else {
+        return Start {
+            at: low,
+            missed_from: None,
+            live_from: low,
+            memory: Ok(Head::empty(low)),
+        };
+    };
+    if offset > high {
+        return Start {
+            at: low,
+            missed_from: Some(offset),
+            live_from: low,
+            memory: Err(MemoryError::OtherLog),
+        };
+    }
+    let memory = memory.and_then(|head| {
+        let fits = (0..=offset).contains(&head.input);
+        let reason = || format!("it ends at offset {}, beyond the committed one", head.input);
+        fits.then_some(())
+            .ok_or_else(|| MemoryError::Unreadable(reason()))?;
+        Ok(head)
+    });
+    let wanted = memory.as_ref().map_or(offset, |head| head.input);
+    Start {
+        at: wanted.max(low),
+        missed_from: (wanted < low).then_some(wanted),
+        live_from: offset.max(low),
+        memory,
+    }
+}
+
+/// Decides where to go on in a partition that is being read, and whose record `next` may be gone.
+pub fn go_on(next: i64, low: i64, high: i64) -> (i64, Option<i64>) {
+    if (low..=high).contains(&next) {
+        (next, None)
+    } else {
+        (low, Some(next))
+    }
+}
+
+/// Sets the offsets of `list` to where reading begins, and returns that.
 ///
 /// # Errors
-/// The client's last error when the brokers did not answer within `PATIENCE`, or on `shutdown`.
+/// The client's last error when the brokers did not answer within `PATIENCE`, or when it was `given_up`.
 pub fn place<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     list: &mut TopicPartitionList,
-    wanted: &TopicPartitionList,
-    shutdown: &Shutdown,
+    given_up: &dyn Fn() -> bool,
 ) -> KafkaResult<Vec<(String, i32, Start)>> {
     if list.count() == 0 {
         return Ok(Vec::new());
     }
-    let committed = patiently(shutdown, || committed(consumer, list))?;
-    let mut missed = Vec::new();
+    let committed = patiently(given_up, || committed(consumer, list))?;
+    let mut starts = Vec::new();
     for element in &mut list.elements() {
         let (topic, partition) = (element.topic().to_owned(), element.partition());
-        let known =
-            |list: &TopicPartitionList| match list.find_partition(&topic, partition)?.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            };
-        let watermarks = || consumer.fetch_watermarks(&topic, partition, Duration::from_secs(10));
-        let (low, high) = patiently(shutdown, watermarks)?;
-        let start = decide(known(wanted).or_else(|| known(&committed)), low, high);
+        let found = committed.find_partition(&topic, partition);
+        let committed = found.and_then(|found| match found.offset() {
+            Offset::Offset(offset) => Some((offset, Head::of_metadata(found.metadata()))),
+            _ => None,
+        });
+        let (low, high) = bounds(consumer, &topic, partition, given_up)?;
+        let start = decide(committed, low, high);
         element.set_offset(Offset::Offset(start.at))?;
-        if start.missed_from.is_some() {
-            missed.push((topic, partition, start));
+        starts.push((topic, partition, start));
+    }
+    Ok(starts)
+}
+
+/// Sets the offsets of `list`, which are those to read next, to where there are records;
+/// returns the partitions where some are gone, with the offset they were expected at and the one they begin at.
+///
+/// # Errors
+/// As [`place`].
+pub fn skip_gaps<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    list: &mut TopicPartitionList,
+    given_up: &dyn Fn() -> bool,
+) -> KafkaResult<Vec<(String, i32, i64, i64)>> {
+    let mut gaps = Vec::new();
+    for element in &mut list.elements() {
+        let Offset::Offset(next) = element.offset() else {
+            continue;
+        };
+        let (topic, partition) = (element.topic().to_owned(), element.partition());
+        let (low, high) = bounds(consumer, &topic, partition, given_up)?;
+        let (at, missed_from) = go_on(next, low, high);
+        element.set_offset(Offset::Offset(at))?;
+        if let Some(from) = missed_from {
+            gaps.push((topic, partition, from, at));
         }
     }
-    Ok(missed)
+    Ok(gaps)
+}
+
+fn bounds<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    given_up: &dyn Fn() -> bool,
+) -> KafkaResult<(i64, i64)> {
+    patiently(given_up, || {
+        consumer.fetch_watermarks(topic, partition, Duration::from_secs(10))
+    })
 }
 
 /// Reads the group's offsets. One that an open transaction holds comes as an error of its element:
@@ -93,14 +165,14 @@ fn committed<C: ConsumerContext>(
     Ok(committed)
 }
 
-fn patiently<T>(shutdown: &Shutdown, ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
+fn patiently<T>(given_up: &dyn Fn() -> bool, ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
     let started = Instant::now();
     loop {
         let error = match ask() {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        if started.elapsed() > PATIENCE || shutdown.triggered() || forbidden(&error) {
+        if started.elapsed() > PATIENCE || given_up() || forbidden(&error) {
             return Err(error);
         }
         tracing::debug!(%error, "could not learn where to begin, asking again");
@@ -121,17 +193,70 @@ fn forbidden(error: &KafkaError) -> bool {
 mod tests {
     use super::*;
 
-    fn check(wanted: Option<i64>, at: i64, missed_from: Option<i64>) {
-        assert_eq!(decide(wanted, 10, 20), Start { at, missed_from });
+    /// A committed offset with a checkpoint that ends at `input`.
+    fn committed(offset: i64, input: i64) -> Option<Committed> {
+        Some((offset, Ok(Head::empty(input))))
     }
 
     #[test]
-    fn reading_begins_where_the_group_stands_and_gaps_are_stated() {
-        check(None, 10, None);
-        check(Some(15), 15, None);
-        check(Some(10), 10, None);
-        check(Some(20), 20, None);
-        check(Some(3), 10, Some(3));
-        check(Some(21), 10, Some(21));
+    fn a_new_group_begins_at_the_first_record() {
+        let start = decide(None, 10, 20);
+        assert_eq!(
+            (start.at, start.missed_from, start.live_from),
+            (10, None, 10)
+        );
+        assert_eq!(start.memory, Ok(Head::empty(10)));
+    }
+
+    #[test]
+    fn reading_begins_where_the_checkpoint_ends_and_gaps_are_stated() {
+        let check = |offset, input, expected| {
+            let start = decide(committed(offset, input), 10, 20);
+            assert_eq!((start.at, start.missed_from, start.live_from), expected);
+            assert_eq!(start.memory, Ok(Head::empty(input)));
+        };
+        check(15, 15, (15, None, 15));
+        check(15, 12, (12, None, 15));
+        check(20, 10, (10, None, 20));
+        check(20, 20, (20, None, 20));
+        // Said before it expired, but the windows miss it.
+        check(15, 3, (10, Some(3), 15));
+        check(5, 3, (10, Some(3), 10));
+    }
+
+    #[test]
+    fn without_memory_reading_begins_at_the_committed_offset() {
+        let check = |memory: MemoryError| {
+            let start = decide(Some((15, Err(memory.clone()))), 10, 20);
+            assert_eq!(
+                (start.at, start.missed_from, start.live_from),
+                (15, None, 15)
+            );
+            assert_eq!(start.memory, Err(memory));
+            assert!(!start.restores());
+        };
+        check(MemoryError::None);
+        check(MemoryError::Newer { found: 9 });
+        let start = decide(committed(15, 16), 10, 20);
+        assert_eq!(start.at, 15);
+        assert!(matches!(start.memory, Err(MemoryError::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_topic_made_anew_is_read_from_its_first_record_with_no_memory() {
+        let start = decide(committed(21, 12), 10, 20);
+        assert_eq!(
+            (start.at, start.missed_from, start.live_from),
+            (10, Some(21), 10)
+        );
+        assert_eq!(start.memory, Err(MemoryError::OtherLog));
+    }
+
+    #[test]
+    fn reading_goes_on_over_a_gap() {
+        assert_eq!(go_on(15, 10, 20), (15, None));
+        assert_eq!(go_on(20, 10, 20), (20, None));
+        assert_eq!(go_on(3, 10, 20), (10, Some(3)));
+        assert_eq!(go_on(21, 10, 20), (10, Some(21)));
     }
 }

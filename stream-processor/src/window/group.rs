@@ -187,6 +187,10 @@ impl Group {
                             until = place;
                             break;
                         }
+                        if due {
+                            let due = self.due(rows, rows.shown[*shown].row);
+                            self.fire(bench, set, due, output)?;
+                        }
                         self.miss(rows, *shown, &matched, &closed, output);
                         if counts {
                             included.push(*shown);
@@ -900,9 +904,15 @@ impl Group {
                 pane.pieces.clear();
             }
         }
-        self.panes.retain(|_, pane| !pane.slots.is_empty());
-        self.open.retain(|slot, _| partition_of(*slot) != partition);
         self.over.retain(|(of, _)| *of != partition);
+        self.open.retain(|slot, _| partition_of(*slot) != partition);
+        // Other partitions may have stored what nobody needs any more: it is over for them.
+        let panes = self.panes.iter();
+        let empty: Vec<i64> = panes
+            .filter(|(_, pane)| pane.slots.is_empty())
+            .map(|(start, _)| *start)
+            .collect();
+        empty.into_iter().for_each(|start| self.drop_pane(start));
         self.early.forget(partition);
     }
 

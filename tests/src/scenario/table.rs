@@ -602,8 +602,8 @@ mod tests {
             partition: row.partition,
             offset: offset as i64,
             ingest_ts_ns: Some(base_ns + 3_600_000_000_000),
-            key: row.key.into_bytes(),
-            value: row.value,
+            key: row.key.into_bytes().into(),
+            value: row.value.into(),
         };
         let records: Vec<_> = rows.into_iter().enumerate().map(record).collect();
         let oracle = Oracle::load(&cache::repository().join("tests/detections"));

@@ -8,25 +8,25 @@ use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringViewArray,
     TimestampNanosecondArray,
 };
-use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
+use datafusion::common::Result;
 use datafusion::datasource::MemTable;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::SessionStateDefaults;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
-use proptest::sample::Index;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::compare::alike;
+use super::plans::{Phases, Workbench};
 use crate::detect::json;
+use crate::oracle::alike;
 
 /// Every aggregate that windows allow, over the columns of [`Sample`]'s table.
 const AGGREGATES: [&str; 30] = [
@@ -119,29 +119,22 @@ fn table(samples: &[Sample]) -> RecordBatch {
     RecordBatch::try_new(schema(), columns).expect("a table")
 }
 
-/// A plan's aggregate, to be run in any mode over given batches.
-struct Phases {
+/// A query's aggregate: in one pass by the SQL engine alone, and in the phases of windows.
+struct Aggregation {
     context: SessionContext,
     runtime: Runtime,
     aggregate: Arc<dyn ExecutionPlan>,
 }
 
-impl Phases {
+impl Aggregation {
     fn new(aggregates: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("a runtime");
-        let memory = RuntimeEnvBuilder::new().with_memory_limit(MEMORY_BYTES, 1.0);
-        let mut config = SessionConfig::new().with_target_partitions(1);
-        config
-            .options_mut()
-            .execution
-            .skip_partial_aggregation_probe_rows_threshold = usize::MAX;
         let mut functions = SessionStateDefaults::default_aggregate_functions();
         functions.extend(crate::detect::aggregates::all());
         let state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(Arc::new(memory.build().expect("an environment")))
+            .with_config(SessionConfig::new().with_target_partitions(1))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
             .with_aggregate_functions(functions)
@@ -170,43 +163,36 @@ impl Phases {
         self.aggregate.downcast_ref().expect("an aggregate")
     }
 
-    /// Runs the aggregate in a mode; the result is one batch.
-    fn run(
-        &self,
-        mode: AggregateMode,
-        input: &[RecordBatch],
-        input_schema: &SchemaRef,
-    ) -> RecordBatch {
+    /// The phases that windows run.
+    fn phases(&self, workbench: &Workbench) -> Phases {
         let aggregate = self.aggregate();
-        let source =
-            MemorySourceConfig::try_new_exec(&[input.to_vec()], Arc::clone(input_schema), None);
-        let merges = matches!(mode, AggregateMode::PartialReduce | AggregateMode::Final);
-        let (keys, filters) = if merges {
-            (
-                aggregate.group_expr().as_final(),
-                vec![None; aggregate.filter_expr().len()],
-            )
-        } else {
-            (
-                aggregate.group_expr().clone(),
-                aggregate.filter_expr().to_vec(),
-            )
-        };
-        let calls = aggregate.aggr_expr().to_vec();
+        let phases = Phases::new(
+            workbench,
+            aggregate.input_schema(),
+            aggregate.group_expr().clone(),
+            aggregate.aggr_expr().to_vec(),
+            aggregate.filter_expr().to_vec(),
+        );
+        phases.expect("phases")
+    }
+
+    /// The result in one pass.
+    fn whole(&self, rows: &RecordBatch) -> Vec<Value> {
+        let aggregate = self.aggregate();
+        let source = MemorySourceConfig::try_new_exec(&[vec![rows.clone()]], rows.schema(), None);
         let node = AggregateExec::try_new(
-            mode,
-            keys,
-            calls,
-            filters,
+            AggregateMode::Single,
+            aggregate.group_expr().clone(),
+            aggregate.aggr_expr().to_vec(),
+            aggregate.filter_expr().to_vec(),
             source.expect("a source"),
             aggregate.input_schema(),
         );
         let node = Arc::new(node.expect("a node"));
-        let schema = node.schema();
         let batches = self
             .runtime
             .block_on(collect(node, self.context.task_ctx()));
-        concat_batches(&schema, &batches.expect("a result")).expect("one batch")
+        answers(&batches.expect("a result"))
     }
 
     /// The rows as the aggregate takes them in.
@@ -232,20 +218,19 @@ fn stored(state: &RecordBatch) -> RecordBatch {
 }
 
 /// The rows of a result as JSON, by key.
-fn answers(batch: &RecordBatch) -> Vec<Value> {
-    let named: Vec<(String, ArrayRef)> = batch
-        .columns()
-        .iter()
-        .enumerate()
-        .map(|(index, column)| (index.to_string(), Arc::clone(column)))
-        .collect();
-    let named: Vec<(&str, ArrayRef)> = named
-        .iter()
-        .map(|(name, column)| (name.as_str(), Arc::clone(column)))
-        .collect();
-    let mut rows: Vec<Value> = (0..batch.num_rows())
-        .map(|row| Value::Object(json::row(&named, row)))
-        .collect();
+fn answers(batches: &[RecordBatch]) -> Vec<Value> {
+    let mut rows = Vec::new();
+    for batch in batches {
+        let names: Vec<String> = (0..batch.num_columns())
+            .map(|index| index.to_string())
+            .collect();
+        let named: Vec<(&str, ArrayRef)> = names
+            .iter()
+            .map(String::as_str)
+            .zip(batch.columns().iter().cloned())
+            .collect();
+        rows.extend((0..batch.num_rows()).map(|row| Value::Object(json::row(&named, row))));
+    }
     rows.sort_by_key(|row| row["0"].to_string());
     rows
 }
@@ -256,15 +241,15 @@ struct Way {
     /// Lengths of the batches, until the rows are used up.
     lengths: Vec<usize>,
     /// Merges: which state is taken as the first, and how many after it, in a ring.
-    merges: Vec<(Index, usize)>,
+    merges: Vec<(usize, usize)>,
     /// Where the last ring starts.
-    start: Index,
+    start: usize,
 }
 
 fn way() -> impl Strategy<Value = Way> {
-    let lengths = prop::collection::vec(0_usize..9, 1..9);
-    let merges = prop::collection::vec((any::<Index>(), 1_usize..5), 0..8);
-    (lengths, merges, any::<Index>()).prop_map(|(lengths, merges, start)| Way {
+    let lengths = prop::collection::vec(1_usize..9, 1..9);
+    let merges = prop::collection::vec((any::<usize>(), 1_usize..5), 0..8);
+    (lengths, merges, any::<usize>()).prop_map(|(lengths, merges, start)| Way {
         lengths,
         merges,
         start,
@@ -272,79 +257,67 @@ fn way() -> impl Strategy<Value = Way> {
 }
 
 /// The result when rows go this way.
-fn go(phases: &Phases, rows: &RecordBatch, way: &Way) -> RecordBatch {
+fn go(workbench: &Workbench, phases: &Phases, rows: &RecordBatch, way: &Way) -> Result<Vec<Value>> {
     let mut states = Vec::new();
     let (mut at, mut lengths) = (0, way.lengths.iter().cycle());
-    // A split into empty batches alone would go on for ever.
-    let mut empty = 0;
     while at < rows.num_rows() {
-        let mut length = (*lengths.next().expect("a cycle")).min(rows.num_rows() - at);
-        empty = if length == 0 { empty + 1 } else { 0 };
-        if empty > way.lengths.len() {
-            length = 1;
-        }
+        let length = *lengths.next().expect("a cycle");
+        let length = length.min(rows.num_rows() - at);
         let batch = rows.slice(at, length);
-        let state = phases.run(AggregateMode::Partial, &[batch], &rows.schema());
-        states.push(stored(&state));
+        states.extend(phases.partial(workbench, batch)?.iter().map(stored));
         at += length;
     }
-    if states.is_empty() {
-        return phases.run(AggregateMode::Single, &[], &rows.schema());
-    }
     for (first, more) in &way.merges {
-        let first = first.index(states.len());
+        if states.is_empty() {
+            break;
+        }
+        let first = first % states.len();
         states.rotate_left(first);
         let taken: Vec<RecordBatch> = states.drain(..(1 + more).min(states.len())).collect();
-        let schema = taken[0].schema();
-        states.push(stored(&phases.run(
-            AggregateMode::PartialReduce,
-            &taken,
-            &schema,
-        )));
+        states.extend(phases.reduce(workbench, taken)?.iter().map(stored));
     }
-    let start = way.start.index(states.len());
-    states.rotate_left(start);
-    phases.run(AggregateMode::Final, &states, &states[0].schema())
+    if !states.is_empty() {
+        let start = way.start % states.len();
+        states.rotate_left(start);
+    }
+    Ok(answers(&phases.finish(workbench, states)?))
 }
 
 fn check(aggregates: &str, cases: u32) {
-    let phases = Phases::new(aggregates);
-    let number = prop_oneof![4 => (-5_i64..6).prop_map(Some), 1 => (-1_000_000_007_i64..1_000_000_007).prop_map(Some), 1 => Just(None)];
+    let workbench = Workbench::new(MEMORY_BYTES).expect("a workbench");
+    let aggregation = Aggregation::new(aggregates);
+    let phases = aggregation.phases(&workbench);
+    let number = prop_oneof![
+        4 => (-5_i64..6).prop_map(Some),
+        1 => (-1_000_000_007_i64..1_000_000_007).prop_map(Some),
+        1 => Just(None),
+    ];
+    let text = prop::option::weighted(0.8, 0_u8..12);
     let float = prop::option::weighted(0.9, -1000_i32..1000);
-    let sample = (
-        0_u8..3,
-        number,
-        prop::option::weighted(0.8, 0_u8..12),
-        float,
-        prop::option::weighted(0.8, any::<bool>()),
-        any::<u8>(),
-    );
+    let flag = prop::option::weighted(0.8, any::<bool>());
+    let sample = (0_u8..3, number, text, float, flag, any::<u8>());
     let samples = prop::collection::vec(sample, 0..40);
     let config = ProptestConfig {
         cases,
+        failure_persistence: None,
         ..ProptestConfig::default()
     };
-    let outcome =
-        proptest::test_runner::TestRunner::new(config).run(&(samples, way()), |(samples, way)| {
-            let rows = phases.project(&table(&samples));
-            let expected = answers(&phases.run(
-                AggregateMode::Single,
-                std::slice::from_ref(&rows),
-                &rows.schema(),
-            ));
-            let found = answers(&go(&phases, &rows, &way));
-            prop_assert_eq!(expected.len(), found.len());
-            for (expected, found) in expected.iter().zip(&found) {
-                prop_assert!(
-                    near(expected, found),
-                    "{}: {} in one pass, {} in three",
-                    aggregates,
-                    expected,
-                    found
-                );
-            }
-            Ok(())
-        });
+    let outcome = TestRunner::new(config).run(&(samples, way()), |(samples, way)| {
+        let rows = aggregation.project(&table(&samples));
+        let expected = aggregation.whole(&rows);
+        let found = go(&workbench, &phases, &rows, &way).expect("a result");
+        prop_assert_eq!(expected.len(), found.len());
+        for (expected, found) in expected.iter().zip(&found) {
+            prop_assert!(
+                near(expected, found),
+                "{}: {} in one pass, {} in three",
+                aggregates,
+                expected,
+                found
+            );
+        }
+        Ok(())
+    });
     if let Err(error) = outcome {
         panic!("{aggregates}: {error}");
     }
@@ -381,6 +354,54 @@ fn our_own_aggregates_are_the_same_in_one_phase_and_in_three() {
     for aggregate in OWN {
         check(aggregate, cases());
     }
+}
+
+/// Too little memory is an error, never another answer.
+#[test]
+fn memory_that_is_short_changes_no_result() {
+    let aggregation = Aggregation::new(OWN[3]);
+    let row = |place: u16| -> Sample {
+        let place = usize::from(place);
+        let low = (place * 7 % 251) as u8;
+        let number = (place % 5 > 0).then_some(place as i64 % 11);
+        (
+            low,
+            number,
+            Some((place % 12) as u8),
+            None,
+            Some(place % 3 == 0),
+            low,
+        )
+    };
+    let rows = aggregation.project(&table(&(0..4_000).map(row).collect::<Vec<_>>()));
+    let expected = aggregation.whole(&rows);
+    let way = Way {
+        lengths: vec![1_500, 700],
+        merges: Vec::new(),
+        start: 0,
+    };
+    let (mut failed, mut right) = (0, 0);
+    for kibibytes in [1, 8, 32, 64, 128, 256, 512, 1_024, 4_096] {
+        let workbench = Workbench::new(kibibytes << 10).expect("a workbench");
+        let phases = aggregation.phases(&workbench);
+        match go(&workbench, &phases, &rows, &way) {
+            Ok(found) => {
+                assert!(
+                    expected
+                        .iter()
+                        .zip(&found)
+                        .all(|(one, other)| near(one, other))
+                );
+                assert_eq!(expected.len(), found.len(), "{kibibytes} KiB");
+                right += 1;
+            }
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(
+        failed > 0 && right > 0,
+        "{failed} failed, {right} were right"
+    );
 }
 
 #[test]

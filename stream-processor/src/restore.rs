@@ -1,0 +1,217 @@
+//! Reads what tasks remembered, from the topic of states.
+//!
+//! ```text
+//! heads (from the offsets' metadata) ─► dogwatch.state, each partition from S ─► fold to the named checkpoint
+//! ```
+//! The markers of one transaction reach the partitions one by one: the offsets may be committed while the checkpoint
+//! is still hidden from readers of committed records, and an open transaction of a zombie hides it for as long as the
+//! broker lets that stand. So "not there" is said only of a partition that was read to an end that hides nothing.
+//! That end is the broker's, not the last record's: markers and compacted records lie there too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dogwatch_schemas::topics::{Topic, Topics};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::checkpoint::{BASE_HEADER, Fold, Head, MemoryError, Restored};
+use crate::config::{Config, Delivery};
+use crate::kafka::{self, Fault, Logged};
+use crate::step::Partition;
+
+/// How long one poll waits; also how soon a rebalance or a shutdown is seen.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Pause before a broker that gave no answer is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the broker may take to say where a partition ends, before it is asked again.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What became of each task's memory.
+pub type Memories = BTreeMap<Partition, Result<Restored, MemoryError>>;
+
+/// Reads the memory of tasks, each from where its head says.
+/// Returns nothing when `wanted` says that it is not wanted any more: a rebalance or a shutdown came.
+///
+/// # Errors
+/// [`Fault`] when the topic may not be read. A broker that is away is waited for.
+pub fn restore(
+    config: &Config,
+    heads: &BTreeMap<Partition, Head>,
+    wanted: impl Fn() -> bool,
+) -> Result<Option<Memories>, Fault> {
+    let topic = Topics::new(config.kafka.topic_prefix.as_str()).name(Topic::State);
+    let action = format!("read topic {topic}");
+    let reader = Reader::open(config, topic).map_err(|error| Fault::of(&action, &error))?;
+    let task = |(partition, head): (&Partition, &Head)| {
+        let reading = Reading {
+            next: head.state,
+            fold: Ok(Fold::new(head.clone())),
+            done: false,
+        };
+        (partition.1, reading)
+    };
+    let mut readings: BTreeMap<i32, Reading> = heads.iter().map(task).collect();
+    while readings.values().any(|reading| !reading.done) {
+        match reader.pass(&mut readings, &wanted) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => {
+                let fault = Fault::of(&action, &error);
+                if fault.environment() {
+                    return Err(fault);
+                }
+                if !wanted() {
+                    return Ok(None);
+                }
+                tracing::warn!(%error, "could not read what the tasks remember, trying on");
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+    let memory = |partition: &Partition| {
+        let reading = readings.remove(&partition.1)?;
+        Some((*partition, reading.fold.and_then(Fold::finish)))
+    };
+    Ok(Some(heads.keys().filter_map(memory).collect()))
+}
+
+/// How far one partition was read.
+struct Reading {
+    next: i64,
+    fold: Result<Fold, MemoryError>,
+    done: bool,
+}
+
+impl Reading {
+    fn reached(&self) -> bool {
+        // What cannot be understood does not get better further on.
+        self.fold.as_ref().map_or(true, Fold::reached)
+    }
+
+    fn take(&mut self, message: &BorrowedMessage<'_>) {
+        self.next = message.offset() + 1;
+        if let Ok(fold) = &mut self.fold {
+            let key = message.key().unwrap_or_default();
+            if let Err(error) = fold.take(key, base(message), message.payload()) {
+                self.fold = Err(error);
+            }
+        }
+    }
+}
+
+fn base<'m>(message: &'m BorrowedMessage<'_>) -> Option<&'m [u8]> {
+    let mut headers = message.headers()?.iter();
+    headers.find(|header| header.key == BASE_HEADER)?.value
+}
+
+struct Reader {
+    topic: String,
+    committed: BaseConsumer<Logged>,
+    /// Sees what open transactions hold back.
+    all: BaseConsumer<Logged>,
+    /// Whether checkpoints beyond the named one count: where records come before the offsets.
+    newest: bool,
+}
+
+impl Reader {
+    fn open(config: &Config, topic: String) -> KafkaResult<Self> {
+        let consumer = |isolation: &str| {
+            // No group: nothing is committed, the offsets are ours.
+            kafka::base(&config.kafka)
+                .set("group.id", &config.kafka.group_id)
+                .set("enable.auto.commit", "false")
+                .set("auto.offset.reset", "earliest")
+                .set("enable.partition.eof", "true")
+                .set("isolation.level", isolation)
+                .set("fetch.queue.backoff.ms", "10")
+                // An empty end is answered after this time.
+                .set("fetch.wait.max.ms", "10")
+                .create_with_context(Logged)
+        };
+        Ok(Self {
+            topic,
+            committed: consumer("read_committed")?,
+            all: consumer("read_uncommitted")?,
+            newest: config.delivery == Delivery::AtLeastOnce,
+        })
+    }
+
+    /// Reads every partition that is not done up to the end it has now; says whether that is still wanted.
+    fn pass(
+        &self,
+        readings: &mut BTreeMap<i32, Reading>,
+        wanted: &impl Fn() -> bool,
+    ) -> KafkaResult<bool> {
+        let mut list = TopicPartitionList::new();
+        let mut bare = BTreeSet::new();
+        for (partition, reading) in readings.iter().filter(|(_, reading)| !reading.done) {
+            if self.hides_nothing(*partition)? {
+                bare.insert(*partition);
+            }
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(reading.next))?;
+        }
+        // Assigned anew, so an end that is reported is one of this pass.
+        self.committed.assign(&list)?;
+        let mut unread: BTreeSet<i32> = list
+            .elements()
+            .iter()
+            .map(|element| element.partition())
+            .collect();
+        while !unread.is_empty() {
+            if !wanted() {
+                return Ok(false);
+            }
+            match self.committed.poll(POLL) {
+                Some(Ok(message)) => {
+                    let partition = message.partition();
+                    if let Some(reading) = readings.get_mut(&partition)
+                        && unread.contains(&partition)
+                    {
+                        reading.take(&message);
+                        if reading.reached() && !self.newest {
+                            reading.done = true;
+                            unread.remove(&partition);
+                        }
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    if let Some(reading) = readings.get_mut(&partition) {
+                        reading.done |= reading.reached() || bare.contains(&partition);
+                    }
+                    unread.remove(&partition);
+                }
+                Some(Err(error)) if passing(&error) => {
+                    tracing::debug!(%error, "could not read states, trying on");
+                }
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
+        }
+        self.committed.unassign()?;
+        Ok(wanted())
+    }
+
+    /// Says whether no open transaction holds records of a partition back.
+    fn hides_nothing(&self, partition: i32) -> KafkaResult<bool> {
+        let end = |consumer: &BaseConsumer<Logged>| {
+            let bounds = consumer.fetch_watermarks(&self.topic, partition, END_PATIENCE);
+            bounds.map(|(_, end)| end)
+        };
+        // In this order: what is begun between the two is seen as hidden, never the other way round.
+        let stable = end(&self.committed)?;
+        Ok(end(&self.all)? == stable)
+    }
+}
+
+fn passing(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    !matches!(
+        error.rdkafka_error_code(),
+        Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed)
+    )
+}
