@@ -115,6 +115,20 @@ struct Run<'a> {
     outcome: Outcome,
 }
 
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        // The reason stands in the processors' logs.
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!(
+                "{}: logs in {}",
+                self.scenario.name,
+                self.folder.path().display()
+            );
+        }
+    }
+}
+
 impl<'a> Run<'a> {
     fn new(
         scenario: &'a Scenario,
@@ -163,9 +177,10 @@ impl<'a> Run<'a> {
         self.stop_all();
         self.judge();
         if !self.outcome.passed() {
-            self.outcome.folder = Some(self.folder.keep());
+            self.folder.disable_cleanup(true);
+            self.outcome.folder = Some(self.folder.path().to_owned());
         }
-        self.outcome
+        std::mem::take(&mut self.outcome)
     }
 
     /// Those that the load or the scenario needs to be different; processors make the others.
@@ -421,11 +436,8 @@ impl<'a> Run<'a> {
             }
             assert!(
                 start.elapsed() < PATIENCE,
-                "{}: the group is at {committed:?} of {ends:?}; logs in {}",
-                self.scenario.name,
-                std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"))
-                    .keep()
-                    .display()
+                "{}: the group is at {committed:?} of {ends:?}",
+                self.scenario.name
             );
             std::thread::sleep(Duration::from_millis(100));
         }

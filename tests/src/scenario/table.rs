@@ -53,7 +53,7 @@ pub fn scenarios(form: Form, seed: u64) -> Vec<Scenario> {
 }
 
 /// As often as a short scenario needs, so that there is something to come back to.
-const FREQUENT_CHECKPOINTS: [(&str, &str); 0] = [];
+const FREQUENT_CHECKPOINTS: [(&str, &str); 1] = [("CHECKPOINT__INTERVAL", "1s")];
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
