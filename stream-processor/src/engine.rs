@@ -371,7 +371,11 @@ impl Engine {
         let mut candidates: Vec<Candidate> = windows
             .words
             .iter()
-            .map(|word| self.window_candidate(word, None, (word.slot, highs[&word.slot]), now_ns))
+            .map(|word| {
+                let losses = self.tasks.losses_of(word.slot);
+                let place = (word.slot, highs[&word.slot]);
+                self.window_candidate(word, None, place, losses, now_ns)
+            })
             .collect();
         candidates.sort_by(|left, right| left.order.cmp(&right.order));
         for candidate in candidates {
@@ -551,8 +555,17 @@ impl Engine {
             }
             if event_type == MARK {
                 output.counts.marks += 1;
+                let before = self.tasks.losses(record.partition);
                 self.tasks
                     .note_losses(record.partition, columns.losses(row));
+                let after = self.tasks.losses(record.partition);
+                if before != after {
+                    let steps = admitted.loss_steps.entry(moment.slot).or_default();
+                    if steps.is_empty() {
+                        steps.push((0, before));
+                    }
+                    steps.push((row as u32, after));
+                }
                 continue;
             }
             output.counts.events += 1;
@@ -610,7 +623,10 @@ impl Engine {
                     admitted.losses_of(row),
                 )
             });
-            candidates.push(self.window_candidate(word, event, place, now_ns));
+            let losses = admitted
+                .losses_until(word.slot, word.row)
+                .unwrap_or_else(|| self.tasks.losses_of(word.slot));
+            candidates.push(self.window_candidate(word, event, place, losses, now_ns));
         }
         candidates.extend(
             windows
@@ -715,11 +731,12 @@ impl Engine {
         word: &Word,
         event: Option<(Event, &InputRecord, &Losses)>,
         (slot, time): (i64, i64),
+        losses: Option<Arc<Losses>>,
         now_ns: i64,
     ) -> Candidate {
         let own = self.set.at(word.detection);
         let owner = self.tasks.owner(word.slot);
-        let losses = self.tasks.losses_of(word.slot).unwrap_or_default();
+        let losses = losses.unwrap_or_default();
         let origin = self.window_origin(&owner, word.slot, &losses, now_ns);
         let event = event
             .as_ref()
@@ -849,8 +866,13 @@ struct Admitted {
     shown: Vec<Shown>,
     /// What the sensor of each shown row said is lost so far.
     losses: Vec<Option<Arc<Losses>>>,
+    /// Where marks changed what is lost, by slot: rows, the first of which stands for what was before.
+    loss_steps: BTreeMap<i64, Vec<LossStep>>,
     progress: Progress,
 }
+
+/// What is lost from a row on.
+type LossStep = (u32, Option<Arc<Losses>>);
 
 /// What is not lost.
 static NO_LOSSES: Losses = Losses::new();
@@ -871,6 +893,13 @@ impl Admitted {
             .place(row)
             .and_then(|place| self.losses[place].as_deref());
         losses.unwrap_or(&NO_LOSSES)
+    }
+
+    /// What a slot's host said is lost up to a row, where marks of this batch changed it.
+    fn losses_until(&self, slot: i64, row: u32) -> Option<Option<Arc<Losses>>> {
+        let steps = self.loss_steps.get(&slot)?;
+        let past = steps.partition_point(|(at, _)| *at <= row);
+        Some(steps[past.saturating_sub(1)].1.clone())
     }
 
     /// The slot in whose periods the word of a window is folded, and the host's time after the row that made it speak.
