@@ -226,7 +226,7 @@ pub fn run(
                 return result.map(|()| steps.summary);
             }
         };
-        tracing::warn!(%over, "the broker gave this processor up while it stood still, taking its tasks over anew");
+        tracing::warn!(%over, "the brokers gave this processor up, or its client the brokers, taking its tasks over anew");
         metrics::started_over();
         stages.close();
         steps.forget();
@@ -904,7 +904,7 @@ impl Steps {
     /// Says whether the brokers gave this process up, nobody else took its place, and a new beginning may help.
     fn may_start_over(&self, stages: &Stages, error: &ProcessorError) -> bool {
         let given_up = match error {
-            ProcessorError::Sink(SinkError::Fenced { .. }) => true,
+            ProcessorError::Sink(SinkError::Fenced { .. } | SinkError::Stuck { .. }) => true,
             ProcessorError::Sink(SinkError::Exhausted { last, .. }) => {
                 matches!(**last, SinkError::NotAMember(_))
             }

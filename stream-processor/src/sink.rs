@@ -25,6 +25,7 @@ use crate::topics::TopicReport;
 mod at_least_once;
 mod heads;
 mod native;
+mod offsets;
 mod outgoing;
 mod producer;
 pub mod publisher;
@@ -74,6 +75,16 @@ pub enum SinkError {
         timeout: Duration,
         /// librdkafka's words.
         reason: String,
+    },
+    /// The client does not come back from sending offsets.
+    #[error(
+        "the client did not come back from sending offsets as {id} within {timeout:?}: the group's coordinator went away; nothing is lost, start it again"
+    )]
+    Stuck {
+        /// The transactional id.
+        id: String,
+        /// How long the call may take.
+        timeout: Duration,
     },
     /// Every attempt with one step failed.
     #[error(

@@ -161,6 +161,9 @@ pub fn stop_this_process() {
 /// The group's member and generation at one moment.
 pub struct GroupMetadata(*mut native::rd_kafka_consumer_group_metadata_t);
 
+// SAFETY: a copy of plain values that belongs to whoever holds the pointer, and to no thread.
+unsafe impl Send for GroupMetadata {}
+
 impl GroupMetadata {
     /// Reads it; none when this consumer is not a member of a generation.
     pub fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {

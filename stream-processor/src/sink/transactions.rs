@@ -10,12 +10,14 @@
 //! later, the metadata's generation is outdated and the broker refuses the offsets.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 
 use super::native::{self, GroupMetadata, NativeError};
+use super::offsets::{OffsetSender, Stuck};
 use super::producer::{self, RecordProducer};
 use super::{Attempt, SinkError, Work};
 use crate::checkpoint::Head;
@@ -28,7 +30,8 @@ const INIT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A transactional producer.
 pub struct Transactions {
-    producer: RecordProducer,
+    producer: Arc<RecordProducer>,
+    offsets: OffsetSender,
     id: String,
     timeout: Duration,
     fault: Option<TestFault>,
@@ -62,7 +65,9 @@ impl Transactions {
             native::init_transactions(&producer, Duration::from_secs(5))
         })
         .map_err(|error| Fault::new(&action, Some(error.code), error.reason))?;
+        let producer = Arc::new(producer);
         Ok(Self {
+            offsets: OffsetSender::start(producer.clone()).map_err(SinkError::Thread)?,
             producer,
             id,
             timeout,
@@ -94,9 +99,7 @@ impl Transactions {
                 return Err(Failure::Moved);
             }
             let offsets = input.offsets(&work.step.positions, &heads)?;
-            repeat(deadline, || {
-                native::send_offsets(&self.producer, &offsets, &metadata, self.timeout)
-            })?;
+            self.offsets.send(offsets, metadata, self.timeout)??;
         }
         self.fail_if_asked(work);
         repeat(deadline, || {
@@ -133,10 +136,11 @@ impl Transactions {
     }
 
     fn abort_after(&self, failure: Failure) -> Attempt {
-        if let Failure::Native(error) = &failure
-            && error.fatal
-        {
-            return Attempt::Stop(self.explain(error));
+        match &failure {
+            Failure::Native(error) if error.fatal => return Attempt::Stop(self.explain(error)),
+            // Not even an abort is possible while another call is open.
+            Failure::Stuck => return Attempt::Stop(self.stuck()),
+            _ => {}
         }
         let deadline = Instant::now() + self.timeout;
         match repeat(deadline, || {
@@ -149,6 +153,7 @@ impl Transactions {
         }
         match failure {
             Failure::Moved => Attempt::Superseded,
+            Failure::Stuck => Attempt::Stop(self.stuck()),
             Failure::NotAMember => Attempt::NotAMember("not a member of the group".to_owned()),
             Failure::NotDelivered { in_time } => {
                 let why = if in_time {
@@ -170,6 +175,13 @@ impl Transactions {
         match fault {
             Fault::Unauthorised { .. } => Attempt::Stop(fault.into()),
             _ => Attempt::Retry(fault.into()),
+        }
+    }
+
+    fn stuck(&self) -> SinkError {
+        SinkError::Stuck {
+            id: self.id.clone(),
+            timeout: self.timeout,
         }
     }
 
@@ -199,8 +211,16 @@ enum Failure {
     NotDelivered {
         in_time: bool,
     },
+    /// The client does not come back from a call.
+    Stuck,
     Native(NativeError),
     Kafka(KafkaError),
+}
+
+impl From<Stuck> for Failure {
+    fn from(_: Stuck) -> Self {
+        Self::Stuck
+    }
 }
 
 impl From<NativeError> for Failure {
@@ -228,7 +248,7 @@ pub fn not_a_member(code: RDKafkaErrorCode) -> bool {
 }
 
 /// Makes a call again while librdkafka says that this may help, until `deadline`.
-fn repeat(
+pub(super) fn repeat(
     deadline: Instant,
     call: impl Fn() -> Result<(), NativeError>,
 ) -> Result<(), NativeError> {
