@@ -157,8 +157,17 @@ pub(crate) fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str])
         .map(|span| span.start.line as usize)
         .or_else(|| line_in(&text))
         .unwrap_or(file.query_line);
-    let reason: Vec<&str> = text.split_whitespace().collect();
-    Fault::new(line, reason.join(" "), "correct the query")
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let reason = words.join(" ");
+    // Our own relations say what to write instead.
+    if let Some((reason, mend)) = reason
+        .strip_prefix("Error during planning: ")
+        .and_then(|reason| reason.split_once("; "))
+        .filter(|(_, mend)| mend.starts_with("write ") || mend.starts_with("the nearest "))
+    {
+        return Fault::new(line, reason, mend);
+    }
+    Fault::new(line, reason, "correct the query")
 }
 
 /// The line that the SQL parser's message names as `Line: 3`.

@@ -463,7 +463,7 @@ fn what_windows_cannot_keep_is_refused() {
         "SELECT container_id, count(*) AS n\nFROM hop(events, INTERVAL '7 seconds', INTERVAL '1 minute')\nGROUP BY window_start, container_id",
         1,
         "does not divide",
-        "",
+        "the nearest that does is INTERVAL '6 seconds'",
     );
     check(
         &format!("SELECT container_id, count(*) AS n\n{window}\nGROUP BY container_id"),
