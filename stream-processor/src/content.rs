@@ -10,7 +10,7 @@
 //! whether it is said early (`open`) or at the close. Windows go by the events' `ts`; `_ingest_ts`, which is no column, is when
 //! the broker appended the event (none where it is left out). The file's end closes what is open.
 //!
-//! Every file runs through the engine at once and record by record, and through the [`oracle`](crate::oracle): all must say the
+//! Every file runs through the engine at once and record by record, and through the [`oracle`]: all must say the
 //! same.
 
 use std::fmt;

@@ -3,7 +3,7 @@
 //! ```text
 //! rows ─► WHERE of each detection ─► panes of their group ─► states (partial, merged) ─► window over: HAVING, SELECT ─► words
 //! ```
-//! Detections with equal keys, delay and commensurate windows are one [`group::Group`]: they share panes, keys and equal
+//! Detections with equal keys, delay and commensurate windows are one group: they share panes, keys and equal
 //! aggregates. A window is made of panes as long as the group's shortest slide, so hopping windows share them.
 //! A window closes by its host's own time ([`crate::engine`] tells it for each row), never by a clock; what is said does not
 //! hang on how the log is cut into batches. There is no input or output here.
