@@ -1,6 +1,6 @@
 //! Fault scenarios: a load, processors, what is done to them, and whether what came out is what the log asks for.
 //!
-//! A scenario is data ([`Scenario`]); [`run`] is the only thing that runs one; [`table`] lists those of the product.
+//! A scenario is data ([`Scenario`]); [`run()`] is the only thing that runs one; [`table`] lists those of the product.
 //!
 //! ```text
 //! Load ─► events ─► processors ◄── Act: kill, freeze, cut, lose a broker, withdraw a right ...
