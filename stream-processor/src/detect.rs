@@ -26,6 +26,7 @@ mod filter;
 pub(crate) mod functions;
 mod general;
 mod header;
+pub(crate) mod held;
 pub(crate) mod json;
 mod lists;
 mod message;

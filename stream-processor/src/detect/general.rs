@@ -4,23 +4,21 @@
 //! A hidden column `_row` travels through it and says which event a result came from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, internal_err, plan_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use tokio::runtime::Runtime;
 
 use super::batch::{Match, narrow, project};
 use super::check::scans_of_events;
+use super::held::HeldBatches;
 use super::json;
 use super::lists::Lists;
 use super::session::Session;
@@ -31,7 +29,7 @@ pub(super) const ROW: &str = "_row";
 /// A cached plan over the batch of the moment.
 pub(crate) struct GeneralPlan {
     session: Session,
-    source: Arc<CurrentBatch>,
+    source: Arc<HeldBatches>,
     plan: Arc<dyn ExecutionPlan>,
 }
 
@@ -48,7 +46,7 @@ impl GeneralPlan {
         let mut fields = narrow.fields().to_vec();
         fields.push(Arc::new(Field::new(ROW, DataType::Int64, false)));
         let schema = Arc::new(Schema::new(fields));
-        let source = CurrentBatch::new(schema);
+        let source = HeldBatches::new(schema);
         let table =
             StreamingTable::try_new(Arc::clone(&source.schema), vec![Arc::clone(&source) as _])?;
         let session = Session::new(Arc::new(table), lists, runtime)?;
@@ -81,15 +79,27 @@ impl GeneralPlan {
             .filter(|name| *name != ROW)
     }
 
+    /// The columns of a batch that the table has, and the hidden one.
+    fn with_row(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let schema = Arc::clone(&self.source.schema);
+        let own = Arc::new(Schema::new(
+            schema.fields()[..schema.fields().len() - 1].to_vec(),
+        ));
+        let mut columns = project(batch, &own)?.columns().to_vec();
+        let rows = Int64Array::from_iter_values(0..batch.num_rows() as i64);
+        columns.push(Arc::new(rows));
+        Ok(RecordBatch::try_new(schema, columns)?)
+    }
+
     /// The events of a batch that match; where a join yields several rows for one, the first in JSON's order stands.
     pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
-        self.source.hold(batch)?;
+        let held = self.with_row(batch)?;
         // Without the reset each run leaves metrics, and joins keep their build side.
         let plan = reset_plan_states(Arc::clone(&self.plan))?;
-        let results = self
-            .session
-            .wait(collect(plan, self.session.context.task_ctx()));
-        self.source.release();
+        let results = self.source.during(vec![held], || {
+            self.session
+                .wait(collect(plan, self.session.context.task_ctx()))
+        });
         let mut matches: BTreeMap<i64, (String, Match)> = BTreeMap::new();
         for result in results? {
             let rows = result
@@ -123,68 +133,6 @@ impl GeneralPlan {
             }
         }
         Ok(matches.into_values().map(|(_, found)| found).collect())
-    }
-}
-
-/// A table of one batch that is exchanged before each run.
-#[derive(Debug)]
-pub(crate) struct CurrentBatch {
-    schema: SchemaRef,
-    batch: Mutex<RecordBatch>,
-}
-
-impl CurrentBatch {
-    /// An empty table of this schema.
-    pub fn new(schema: SchemaRef) -> Arc<Self> {
-        Arc::new(Self {
-            batch: Mutex::new(RecordBatch::new_empty(Arc::clone(&schema))),
-            schema,
-        })
-    }
-
-    /// The table's schema.
-    pub fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    /// Exchanges the batch, whose schema is the table's.
-    pub fn set(&self, batch: RecordBatch) {
-        *self.batch.lock().unwrap_or_else(PoisonError::into_inner) = batch;
-    }
-
-    fn hold(&self, batch: &RecordBatch) -> Result<()> {
-        let rows = Int64Array::from_iter_values(0..batch.num_rows() as i64);
-        let own = Arc::new(Schema::new(
-            self.schema.fields()[..self.schema.fields().len() - 1].to_vec(),
-        ));
-        let mut columns = project(batch, &own)?.columns().to_vec();
-        columns.push(Arc::new(rows));
-        self.set(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
-        Ok(())
-    }
-
-    /// Lets go of the batch: one string of it would keep a whole step's messages in memory.
-    pub fn release(&self) {
-        self.set(RecordBatch::new_empty(Arc::clone(&self.schema)));
-    }
-}
-
-impl PartitionStream for CurrentBatch {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let batch = self
-            .batch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let stream = futures::stream::iter([Ok(batch)]);
-        Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(&self.schema),
-            stream,
-        ))
     }
 }
 

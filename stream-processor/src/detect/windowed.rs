@@ -29,8 +29,9 @@ use serde_json::{Map, Value};
 
 use super::aggregates::{self, DISTINCT_CAP, DISTINCT_CAP_MAX, TEXT_BYTES_MAX};
 use super::filter::{BoundExpr, Predicate, unqualified};
-use super::general::{CurrentBatch, ROW};
+use super::general::ROW;
 use super::header::Header;
+use super::held::HeldBatches;
 use super::json;
 use super::session::Session;
 use super::sql_file::{Fault, SqlFile};
@@ -492,18 +493,6 @@ impl Parts {
                 )));
             }
             function = aggregates::distinct_count();
-            if let Some(Argument::Expr {
-                expr: bound,
-                data_type,
-                text,
-            }) = arguments.pop()
-            {
-                arguments.push(Argument::Expr {
-                    expr: bound,
-                    data_type,
-                    text,
-                });
-            }
             arguments.push(Argument::Literal(ScalarValue::Int64(Some(DISTINCT_CAP))));
         }
         self.places.push(GroupColumn::Aggregate(self.calls.len()));
@@ -621,7 +610,7 @@ fn threshold(
 /// HAVING, SELECT, ORDER BY and LIMIT over finished groups.
 pub(crate) struct ResultPlan {
     session: Session,
-    source: Arc<CurrentBatch>,
+    source: Arc<HeldBatches>,
     plan: Arc<dyn ExecutionPlan>,
     /// Where the columns of its input come from.
     pub columns: Vec<GroupColumn>,
@@ -651,7 +640,7 @@ impl ResultPlan {
             .map(|(_, field)| Arc::clone(field))
             .collect();
         let schema = Arc::new(Schema::new(fields));
-        let source = CurrentBatch::new(Arc::clone(&schema));
+        let source = HeldBatches::new(Arc::clone(&schema));
         let table = StreamingTable::try_new(schema, vec![Arc::clone(&source) as _])?;
         let scan = LogicalPlan::TableScan(TableScan {
             table_name: "groups".into(),
@@ -690,13 +679,12 @@ impl ResultPlan {
     pub fn run(&self, groups: Vec<ArrayRef>, count: usize) -> Result<Vec<ResultRow>> {
         let mut columns = groups;
         columns.push(Arc::new(Int64Array::from_iter_values(0..count as i64)));
-        self.source
-            .set(RecordBatch::try_new(self.source.schema(), columns)?);
+        let groups = RecordBatch::try_new(Arc::clone(&self.source.schema), columns)?;
         let plan = reset_plan_states(Arc::clone(&self.plan))?;
-        let results = self
-            .session
-            .wait(collect(plan, self.session.context.task_ctx()));
-        self.source.release();
+        let results = self.source.during(vec![groups], || {
+            self.session
+                .wait(collect(plan, self.session.context.task_ctx()))
+        });
         let mut rows = Vec::new();
         for result in results? {
             let schema = result.schema();

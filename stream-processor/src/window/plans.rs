@@ -7,7 +7,7 @@
 //! The plans are made once and run over batches that are exchanged. They run under a finite memory pool, and without a disk
 //! to spill to: what does not fit is an error, never a silent detour.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -16,16 +16,15 @@ use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::runtime::Runtime;
+
+use crate::detect::held::HeldBatches;
 
 /// Where plans run: one thread, one bounded pool of memory.
 pub(crate) struct Workbench {
@@ -69,8 +68,8 @@ impl Workbench {
 
 /// The phases of one aggregation.
 pub(crate) struct Phases {
-    rows: Arc<Batches>,
-    states: Arc<Batches>,
+    rows: Arc<HeldBatches>,
+    states: Arc<HeldBatches>,
     partial: Arc<dyn ExecutionPlan>,
     reduce: Arc<dyn ExecutionPlan>,
     finish: Arc<dyn ExecutionPlan>,
@@ -85,7 +84,7 @@ impl Phases {
         calls: Vec<Arc<AggregateFunctionExpr>>,
         filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
     ) -> Result<Self> {
-        let (rows_source, rows_scan) = Batches::scan(workbench, Arc::clone(&rows))?;
+        let (rows_source, rows_scan) = scan(workbench, Arc::clone(&rows))?;
         let partial = Arc::new(AggregateExec::try_new(
             AggregateMode::Partial,
             group_by.clone(),
@@ -94,7 +93,7 @@ impl Phases {
             rows_scan,
             Arc::clone(&rows),
         )?);
-        let (states, states_scan) = Batches::scan(workbench, partial.schema())?;
+        let (states, states_scan) = scan(workbench, partial.schema())?;
         let over_states = |mode| {
             let filters = vec![None; calls.len()];
             let plan = AggregateExec::try_new(
@@ -123,7 +122,7 @@ impl Phases {
 
     /// States of rows: one for each group, more only where memory was short.
     pub fn partial(&self, workbench: &Workbench, rows: RecordBatch) -> Result<Vec<RecordBatch>> {
-        self.rows.run(workbench, vec![rows], &self.partial)
+        run(workbench, &self.rows, vec![rows], &self.partial)
     }
 
     /// Merges states of equal groups.
@@ -132,7 +131,7 @@ impl Phases {
         workbench: &Workbench,
         states: Vec<RecordBatch>,
     ) -> Result<Vec<RecordBatch>> {
-        self.states.run(workbench, states, &self.reduce)
+        run(workbench, &self.states, states, &self.reduce)
     }
 
     /// Finishes states: one row for each group.
@@ -141,68 +140,32 @@ impl Phases {
         workbench: &Workbench,
         states: Vec<RecordBatch>,
     ) -> Result<Vec<RecordBatch>> {
-        self.states.run(workbench, states, &self.finish)
+        run(workbench, &self.states, states, &self.finish)
     }
 }
 
-/// A table of the batches of the moment.
-#[derive(Debug)]
-struct Batches {
+/// A table of batches to come, and the plan that reads it.
+fn scan(
+    workbench: &Workbench,
     schema: SchemaRef,
-    batches: Mutex<Vec<RecordBatch>>,
+) -> Result<(Arc<HeldBatches>, Arc<dyn ExecutionPlan>)> {
+    let held = HeldBatches::new(Arc::clone(&schema));
+    let table = StreamingTable::try_new(schema, vec![Arc::clone(&held) as _])?;
+    let state = workbench.context.state();
+    let scan = workbench
+        .runtime
+        .block_on(table.scan(&state, None, &[], None))?;
+    Ok((held, scan))
 }
 
-impl Batches {
-    fn scan(
-        workbench: &Workbench,
-        schema: SchemaRef,
-    ) -> Result<(Arc<Self>, Arc<dyn ExecutionPlan>)> {
-        let batches = Arc::new(Self {
-            schema: Arc::clone(&schema),
-            batches: Mutex::default(),
-        });
-        let table = StreamingTable::try_new(schema, vec![Arc::clone(&batches) as _])?;
-        let state = workbench.context.state();
-        let scan = workbench
-            .runtime
-            .block_on(table.scan(&state, None, &[], None))?;
-        Ok((batches, scan))
-    }
-
-    fn run(
-        &self,
-        workbench: &Workbench,
-        batches: Vec<RecordBatch>,
-        plan: &Arc<dyn ExecutionPlan>,
-    ) -> Result<Vec<RecordBatch>> {
-        self.set(batches);
-        let results = workbench.run(plan);
-        self.set(Vec::new());
-        let mut results = results?;
-        results.retain(|batch| batch.num_rows() > 0);
-        Ok(results)
-    }
-
-    fn set(&self, batches: Vec<RecordBatch>) {
-        *self.batches.lock().unwrap_or_else(PoisonError::into_inner) = batches;
-    }
-}
-
-impl PartitionStream for Batches {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let batches = self
-            .batches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let stream = futures::stream::iter(batches.into_iter().map(Ok));
-        Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(&self.schema),
-            stream,
-        ))
-    }
+/// Runs a plan over batches of the table that it reads.
+fn run(
+    workbench: &Workbench,
+    table: &HeldBatches,
+    batches: Vec<RecordBatch>,
+    plan: &Arc<dyn ExecutionPlan>,
+) -> Result<Vec<RecordBatch>> {
+    let mut results = table.during(batches, || workbench.run(plan))?;
+    results.retain(|batch| batch.num_rows() > 0);
+    Ok(results)
 }
