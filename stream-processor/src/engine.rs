@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use crate::alert::{self, AlertMode, Origin, WindowOrigin};
 use crate::decode::{DeadLetter, Decoded, Decoder, InputRecord, RejectError, events_schema};
-use crate::detect::{DetectionSet, json};
+use crate::detect::{Detection, DetectionSet, json};
 use crate::window::{
     self, Bound, Missed, Overflow, Progress, Rows, Shown, WindowOutput, Windows, Word,
 };
@@ -192,6 +192,8 @@ pub struct Engine {
     windows: Windows,
     options: WindowOptions,
     folds: Folds,
+    /// Whether anything hangs on how time goes on: windows, or periods of folding.
+    keeps_time: bool,
     /// Offsets below which a partition's records are replayed, muted: what they say was said before.
     live_from: BTreeMap<i32, i64>,
     /// In how many pieces each task's hosts are stored.
@@ -213,11 +215,14 @@ impl Engine {
         let decoder = Decoder::new(&columns)?;
         let matcher = Matcher::new(&set, &events_schema());
         let options = WindowOptions::default();
+        let windows = Windows::new(&set, &events_schema(), &options)?;
+        let folds = |detection: &Detection| detection.header.dedup.period.is_some();
         Ok(Self {
+            keeps_time: !windows.is_empty() || set.iter().any(folds),
             decoder,
             matcher,
             tasks: Tasks::new(options.host_silence),
-            windows: Windows::new(&set, &events_schema(), &options)?,
+            windows,
             options,
             folds: Folds::default(),
             live_from: BTreeMap::new(),
@@ -366,7 +371,7 @@ impl Engine {
         let windows = self.windows.finish(&self.set, &numbers, u32::MAX)?;
         let mut said = Vec::new();
         for slot in &numbers {
-            said.extend(self.end_periods(*slot, i64::MAX));
+            said.extend(self.end_periods(*slot));
         }
         let mut candidates: Vec<Candidate> = windows
             .words
@@ -382,7 +387,7 @@ impl Engine {
             said.extend(self.fold(candidate));
         }
         for slot in &numbers {
-            said.extend(self.end_periods(*slot, i64::MAX));
+            said.extend(self.end_periods(*slot));
         }
         output.alerts = said;
         Ok(output)
@@ -501,27 +506,16 @@ impl Engine {
         output: &mut StepOutput,
     ) -> Admitted {
         self.tasks.begin_batch();
-        let keeps_time = !self.windows.is_empty()
-            || self
-                .set
-                .iter()
-                .any(|detection| detection.header.dedup.period.is_some());
         let mut admitted = Admitted::default();
         for (row, record) in decoded.records.iter().enumerate() {
             let (host_id, sensor_run) = (columns.host_id.value(row), columns.sensor_run.value(row));
             if *record.key != *host_id.as_bytes() {
-                if self.muted(record) {
-                    continue;
-                }
                 let key = String::from_utf8_lossy(&record.key).into_owned();
                 let error = RejectError::KeyDisagrees {
                     host_id: host_id.to_owned(),
                     key,
                 };
-                output.dead_letters.push(DeadLetter {
-                    record: record.clone(),
-                    error,
-                });
+                self.reject(record, error, output);
                 continue;
             }
             let event_type = columns.event_type.value(row);
@@ -548,7 +542,7 @@ impl Engine {
             };
             self.tasks
                 .note_name(record.partition, columns.host_name.value(row));
-            if keeps_time {
+            if self.keeps_time {
                 admitted
                     .progress
                     .note(row as u32, moment.slot, moment.high_after);
@@ -578,6 +572,13 @@ impl Engine {
         admitted
     }
 
+    /// Sets a record apart that cannot be used, unless that was said before.
+    fn reject(&self, record: &InputRecord, error: RejectError, output: &mut StepOutput) {
+        if !self.muted(record) {
+            output.dead_letters.push(DeadLetter::new(record, error));
+        }
+    }
+
     fn late_row(&self, record: &InputRecord, missed: &Missed) -> LateRow {
         let mut detections: Vec<String> = missed
             .detections
@@ -586,7 +587,7 @@ impl Engine {
             .collect();
         detections.sort_unstable();
         LateRow {
-            record: record.clone(),
+            record: record.detached(),
             detections,
             late_ns: missed.late_ns,
         }
@@ -641,7 +642,7 @@ impl Engine {
             let row = candidate.order.row;
             while let Some(end) = ends.next_if(|end| end.row <= row) {
                 said.extend(
-                    self.end_periods(end.slot, i64::MAX)
+                    self.end_periods(end.slot)
                         .into_iter()
                         .map(|alert| (end.row, alert)),
                 );
@@ -651,7 +652,7 @@ impl Engine {
         }
         for end in ends {
             said.extend(
-                self.end_periods(end.slot, i64::MAX)
+                self.end_periods(end.slot)
                     .into_iter()
                     .map(|alert| (end.row, alert)),
             );
@@ -685,10 +686,7 @@ impl Engine {
             let event = match self.decoder.decode_whole(record) {
                 Ok(event) => event,
                 Err(error) => {
-                    output.dead_letters.push(DeadLetter {
-                        record: record.clone(),
-                        error,
-                    });
+                    self.reject(record, error, output);
                     continue;
                 }
             };
@@ -836,8 +834,9 @@ impl Engine {
             .collect()
     }
 
-    fn end_periods(&mut self, slot: i64, until: i64) -> Vec<Alert> {
-        let ended = self.folds.end(slot, until);
+    /// Ends all periods of a slot.
+    fn end_periods(&mut self, slot: i64) -> Vec<Alert> {
+        let ended = self.folds.end(slot, i64::MAX);
         ended.into_iter().map(|(_, alert)| alert).collect()
     }
 
