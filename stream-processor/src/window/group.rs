@@ -279,55 +279,39 @@ impl Group {
         let in_time = self.specs.iter().all(|spec| {
             let last = floor_to(moment.time, spec.slide_ns);
             let first = last - spec.size_ns + spec.slide_ns;
-            !self.closed(first, first + spec.size_ns, moment)
+            !self.closed(first, first + spec.size_ns, moment.high, moment.flush_high)
         });
-        let pane = self
-            .panes
-            .entry(floor_to(moment.time, self.pane_ns))
-            .or_default();
-        if in_time {
+        // Most rows are in time: their windows are listed only where they are the first of their pane.
+        let (closed, still_open): (Vec<Open>, Vec<Open>) = if in_time {
+            (Vec::new(), Vec::new())
+        } else {
+            windows_over(&self.specs, moment.time).partition(|(end, start, _)| {
+                self.closed(*start, *end, moment.high, moment.flush_high)
+            })
+        };
+        let counts = in_time || !still_open.is_empty();
+        if counts {
+            let start = floor_to(moment.time, self.pane_ns);
+            let pane = self.panes.entry(start).or_default();
             if pane.slots.insert(moment.slot) {
                 let open = self.open.entry(moment.slot).or_default();
-                for spec in &self.specs {
-                    open.extend(
-                        spec.starts(moment.time)
-                            .map(|start| (start + spec.size_ns, start, *spec)),
-                    );
+                if in_time {
+                    open.extend(windows_over(&self.specs, moment.time));
+                } else {
+                    open.extend(still_open);
                 }
             }
-            return Fate::Counts;
         }
-        let windows: Vec<Open> = self
-            .specs
-            .iter()
-            .flat_map(|spec| {
-                spec.starts(moment.time)
-                    .map(|start| (start + spec.size_ns, start, *spec))
-            })
-            .collect();
-        let (closed, still_open): (Vec<Open>, Vec<Open>) = windows
-            .into_iter()
-            .partition(|(end, start, _)| self.closed(*start, *end, moment));
-        let pane_start = floor_to(moment.time, self.pane_ns);
-        let counts = !still_open.is_empty();
-        if counts {
-            let pane = self.panes.entry(pane_start).or_default();
-            if pane.slots.insert(moment.slot) {
-                self.open.entry(moment.slot).or_default().extend(still_open);
-            }
-        } else if self
-            .panes
-            .get(&pane_start)
-            .is_some_and(|pane| pane.slots.is_empty())
-        {
-            self.panes.remove(&pane_start);
+        if in_time {
+            Fate::Counts
+        } else {
+            Fate::Misses { closed, counts }
         }
-        Fate::Misses { closed, counts }
     }
 
-    /// Whether a window is closed at a row.
-    fn closed(&self, start: i64, end: i64, moment: &Moment) -> bool {
-        end.saturating_add(self.delay_ns) <= moment.high || start <= moment.flush_high
+    /// Whether a window is closed at a time of its host, or because the host had been silent.
+    fn closed(&self, start: i64, end: i64, high: i64, flush_high: i64) -> bool {
+        end.saturating_add(self.delay_ns) <= high || start <= flush_high
     }
 
     fn is_open(&self, slot: i64, window: &Open) -> bool {
@@ -732,14 +716,8 @@ impl Group {
 
     /// The windows over a pane that a slot's time has not closed.
     pub fn still_open(&self, pane: i64, high: i64, flush_high: i64) -> Vec<Open> {
-        let windows = self.specs.iter().flat_map(|spec| {
-            spec.starts(pane)
-                .map(|start| (start + spec.size_ns, start, *spec))
-        });
-        windows
-            .filter(|(end, start, _)| {
-                end.saturating_add(self.delay_ns) > high && *start > flush_high
-            })
+        windows_over(&self.specs, pane)
+            .filter(|(end, start, _)| !self.closed(*start, *end, high, flush_high))
             .collect()
     }
 
@@ -934,6 +912,14 @@ impl Group {
         }
         (self.panes.len() as u64, keys, bytes)
     }
+}
+
+/// The windows of some kinds that a time lies in.
+fn windows_over(specs: &[WindowSpec], time: i64) -> impl Iterator<Item = Open> {
+    specs.iter().flat_map(move |spec| {
+        spec.starts(time)
+            .map(|start| (start + spec.size_ns, start, *spec))
+    })
 }
 
 /// What becomes of a row.
