@@ -450,28 +450,25 @@ fn the_examples_of_the_documentation_load() {
 fn what_windows_cannot_keep_is_refused() {
     let window = "FROM tumble(events, INTERVAL '1 minute')";
     let keys = "GROUP BY window_start, container_id";
-    let check = |query: &str, line: usize, reason: &str, mend: &str| {
-        check_refused(query, line, reason, mend);
-    };
-    check(
+    check_refused(
         "SELECT container_id, count(*) AS n\nFROM tumble(events)\nGROUP BY container_id",
         1,
         "without an end",
         "INTERVAL '1 minute'",
     );
-    check(
+    check_refused(
         "SELECT container_id, count(*) AS n\nFROM hop(events, INTERVAL '7 seconds', INTERVAL '1 minute')\nGROUP BY window_start, container_id",
         1,
         "does not divide",
         "the nearest that does is INTERVAL '6 seconds'",
     );
-    check(
+    check_refused(
         &format!("SELECT container_id, count(*) AS n\n{window}\nGROUP BY container_id"),
         3,
         "lacks the window",
         "window_start",
     );
-    check(
+    check_refused(
         &format!(
             "SELECT 'x' AS container_id, proc_name, count(*) AS n\n{window}\nGROUP BY window_start, proc_name"
         ),
@@ -479,7 +476,7 @@ fn what_windows_cannot_keep_is_refused() {
         "no key of one host",
         "container_id",
     );
-    check(
+    check_refused(
         &format!("SELECT container_id\n{window}"),
         1,
         "keeps every row",
@@ -504,26 +501,26 @@ fn what_windows_cannot_keep_is_refused() {
             "count(DISTINCT",
         ),
     ] {
-        check(
+        check_refused(
             &format!("SELECT container_id, {aggregate} AS n\n{window}\n{keys}"),
             1,
             reason,
             mend,
         );
     }
-    check(
+    check_refused(
         &format!("SELECT container_id, count(*) AS n\n{window}\nWHERE ts > now()\n{keys}"),
         3,
         "does not give the same answer",
         "ts and ingest_ts",
     );
-    check(
+    check_refused(
         &format!("SELECT container_id, count(*) AS n\n{window}\nWHERE random() < 0.5\n{keys}"),
         3,
         "does not give the same answer",
         "ts and ingest_ts",
     );
-    check(
+    check_refused(
         "SELECT a.container_id, count(*) AS n\nFROM tumble(events, INTERVAL '1 minute') a\nJOIN tumble(events, INTERVAL '1 minute') b ON a.proc_key = b.proc_pkey\nGROUP BY a.window_start, a.container_id",
         3,
         "a join without a bound",

@@ -14,7 +14,7 @@ use arrow::ipc::writer::StreamWriter;
 use datafusion::common::Result;
 use sha2::{Digest, Sha256};
 
-use super::group::{FIXED_COLUMNS, Group, pane_starts};
+use super::group::{Group, pane_starts};
 use super::pane::{rows_of, slots};
 use super::plans::Workbench;
 use crate::detect::windowed::Key;
@@ -274,9 +274,6 @@ impl Group {
         Ok(())
     }
 }
-
-/// The columns that states have before their aggregates' are fixed by the group's name.
-const _: () = assert!(FIXED_COLUMNS == 2);
 
 fn encode_stream(schema: &Schema, states: &RecordBatch) -> Result<Vec<u8>> {
     let states = RecordBatch::try_new(Arc::new(schema.clone()), states.columns().to_vec())?;
