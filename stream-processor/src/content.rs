@@ -13,7 +13,6 @@
 //! Every file runs through the engine at once and record by record, and through the [`oracle`]: all must say the
 //! same.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -334,7 +333,7 @@ fn compare(file: &Path, alerts: &[ExpectedAlert], problems: &mut Vec<String>) {
         match serde_json::from_str::<ExpectedAlert>(text) {
             Ok(wanted) => match surplus.iter().position(|alert| *alert == wanted) {
                 Some(place) => drop(surplus.remove(place)),
-                None => problems.push(format!("expected, but not said: {wanted}")),
+                None => problems.push(wanted.told("expected, but not said")),
             },
             Err(error) => problems.push(format!("{}:{line}: {error}", file.display())),
         }
@@ -342,23 +341,25 @@ fn compare(file: &Path, alerts: &[ExpectedAlert], problems: &mut Vec<String>) {
     problems.extend(
         surplus
             .iter()
-            .map(|alert| format!("said, but not expected: {alert}")),
+            .map(|alert| alert.told("said, but not expected")),
     );
 }
 
-impl fmt::Display for ExpectedAlert {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.event, self.window_start) {
-            (Some(event), _) => write!(formatter, "line {event}: ")?,
+impl ExpectedAlert {
+    /// Where it belongs, what is the matter with it, and what it says.
+    fn told(&self, matter: &str) -> String {
+        let place = match (self.event, self.window_start) {
+            (Some(event), _) => format!("line {event}"),
             (None, start) => {
                 let state = self.window_state.as_deref().unwrap_or_default();
-                write!(formatter, "window {}, {state}: ", start.unwrap_or_default())?;
+                format!("window {}, {state}", start.unwrap_or_default())
             }
-        }
-        if self.folded > 0 {
-            write!(formatter, "{} folded: ", self.folded)?;
-        }
-        write!(formatter, "{} {}", self.message, self.row)
+        };
+        let folded = match self.folded {
+            0 => String::new(),
+            count => format!("{count} folded: "),
+        };
+        format!("{place}: {matter}: {folded}{} {}", self.message, self.row)
     }
 }
 
@@ -467,9 +468,9 @@ mod tests {
         let examples = format!("{HIT}{MISS}");
         assert_eq!(problems(&examples, ALERT), Vec::<String>::new());
         check(HIT, ALERT, "no event is a near miss");
-        check(&examples, "", "said, but not expected: line 1: sh {");
+        check(&examples, "", "line 1: said, but not expected: sh {");
         let two = format!("{ALERT}{ALERT}");
-        check(&examples, &two, "expected, but not said: line 1: sh {");
+        check(&examples, &two, "line 1: expected, but not said: sh {");
         check("{\"evt_type\": 1}", "", "events.jsonl:1: invalid type");
     }
 }
