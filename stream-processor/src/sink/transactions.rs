@@ -77,18 +77,13 @@ impl Transactions {
 
     /// Publishes a step once; on failure the transaction is aborted.
     pub fn attempt(&mut self, work: &Work<'_>) -> Attempt {
-        let deadline = Instant::now() + self.timeout;
-        match self.transact(work, deadline) {
+        match self.transact(work) {
             Ok(heads) => Attempt::Committed(heads),
             Err(failure) => self.abort_after(failure),
         }
     }
 
-    fn transact(
-        &self,
-        work: &Work<'_>,
-        deadline: Instant,
-    ) -> Result<BTreeMap<Partition, Head>, Failure> {
+    fn transact(&self, work: &Work<'_>) -> Result<BTreeMap<Partition, Head>, Failure> {
         native::begin_transaction(&self.producer)?;
         producer::send_all(&self.producer, &work.encoded.records, self.timeout)?;
         let mut heads = BTreeMap::new();
@@ -102,10 +97,23 @@ impl Transactions {
             self.offsets.send(offsets, metadata, self.timeout)??;
         }
         self.fail_if_asked(work);
-        repeat(deadline, || {
-            native::commit_transaction(&self.producer, self.timeout)
-        })?;
+        self.commit()?;
         Ok(heads)
+    }
+
+    /// Commits. A call that timed out is still open in the client, where only the same call may follow it: so it is made
+    /// again for as long as the broker lets a transaction be open, counted from the first answer and not from a begin that
+    /// may lie before a standstill.
+    fn commit(&self) -> Result<(), Failure> {
+        let commit = || native::commit_transaction(&self.producer, self.timeout);
+        match commit() {
+            Err(error) if error.retriable && !error.fatal => {}
+            result => return Ok(result?),
+        }
+        match repeat(Instant::now() + self.timeout, commit) {
+            Err(error) if error.retriable && !error.fatal => Err(Failure::Stuck),
+            result => Ok(result?),
+        }
     }
 
     /// What the offsets say of the tasks' memory. Only a full checkpoint has to be delivered before.
