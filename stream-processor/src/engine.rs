@@ -89,7 +89,7 @@ pub struct StepOutput {
     pub dead_letters: Vec<DeadLetter>,
     /// The rows that came after their windows had closed.
     pub late: Vec<LateRow>,
-    /// The records whose schema is not known: look it up, register it, and hand them in again.
+    /// The records whose schema is not known, but for those only replayed: look it up, register it, and hand them in again.
     pub unknown_schemas: Vec<(Fingerprint, InputRecord)>,
     /// Events that a detection could not judge; the other detections did.
     pub failures: Vec<Failure>,
@@ -377,7 +377,7 @@ impl Engine {
             .words
             .iter()
             .map(|word| {
-                let losses = self.tasks.losses_of(word.slot);
+                let losses = self.tasks.losses_until(word.slot, u32::MAX);
                 let place = (word.slot, highs[&word.slot]);
                 self.window_candidate(word, None, place, losses, now_ns)
             })
@@ -474,7 +474,12 @@ impl Engine {
                 .into_iter()
                 .filter(|letter| !self.muted(&letter.record)),
         );
-        output.unknown_schemas.extend(decoded.unknown_schemas);
+        output.unknown_schemas.extend(
+            decoded
+                .unknown_schemas
+                .into_iter()
+                .filter(|(_, record)| !self.muted(record)),
+        );
         self.unmute(&decoded.records);
         Ok(decoded.rest)
     }
@@ -549,17 +554,8 @@ impl Engine {
             }
             if event_type == MARK {
                 output.counts.marks += 1;
-                let before = self.tasks.losses(record.partition);
                 self.tasks
-                    .note_losses(record.partition, columns.losses(row));
-                let after = self.tasks.losses(record.partition);
-                if before != after {
-                    let steps = admitted.loss_steps.entry(moment.slot).or_default();
-                    if steps.is_empty() {
-                        steps.push((0, before));
-                    }
-                    steps.push((row as u32, after));
-                }
+                    .note_losses(record.partition, row as u32, columns.losses(row));
                 continue;
             }
             output.counts.events += 1;
@@ -624,9 +620,7 @@ impl Engine {
                     admitted.losses_of(row),
                 )
             });
-            let losses = admitted
-                .losses_until(word.slot, word.row)
-                .unwrap_or_else(|| self.tasks.losses_of(word.slot));
+            let losses = self.tasks.losses_until(word.slot, word.row);
             candidates.push(self.window_candidate(word, event, place, losses, now_ns));
         }
         candidates.extend(
@@ -641,21 +635,13 @@ impl Engine {
         for candidate in candidates {
             let row = candidate.order.row;
             while let Some(end) = ends.next_if(|end| end.row <= row) {
-                said.extend(
-                    self.end_periods(end.slot)
-                        .into_iter()
-                        .map(|alert| (end.row, alert)),
-                );
+                said.extend(self.end_stretch(&admitted.progress, end));
             }
             said.extend(self.end_due(&admitted.progress, candidate.slot, candidate.time));
             said.extend(self.fold(candidate).map(|alert| (row, alert)));
         }
         for end in ends {
-            said.extend(
-                self.end_periods(end.slot)
-                    .into_iter()
-                    .map(|alert| (end.row, alert)),
-            );
+            said.extend(self.end_stretch(&admitted.progress, end));
         }
         for (slot, high) in admitted.progress.highs() {
             said.extend(self.end_due(&admitted.progress, slot, high));
@@ -834,6 +820,16 @@ impl Engine {
             .collect()
     }
 
+    /// Ends all periods of a slot whose windows end: each with the row that ended it.
+    fn end_stretch(&mut self, progress: &Progress, end: End) -> Vec<(u32, Alert)> {
+        let time = progress.at(end.slot, end.row).unwrap_or(i64::MIN);
+        let mut ended = self.end_due(progress, end.slot, time);
+        let rest = self.end_periods(end.slot);
+        ended.extend(rest.into_iter().map(|alert| (end.row, alert)));
+        ended.sort_by(|(at, left), (of, right)| (at, &left.alert_id).cmp(&(of, &right.alert_id)));
+        ended
+    }
+
     /// Ends all periods of a slot.
     fn end_periods(&mut self, slot: i64) -> Vec<Alert> {
         let ended = self.folds.end(slot, i64::MAX);
@@ -865,13 +861,8 @@ struct Admitted {
     shown: Vec<Shown>,
     /// What the sensor of each shown row said is lost so far.
     losses: Vec<Option<Arc<Losses>>>,
-    /// Where marks changed what is lost, by slot: rows, the first of which stands for what was before.
-    loss_steps: BTreeMap<i64, Vec<LossStep>>,
     progress: Progress,
 }
-
-/// What is lost from a row on.
-type LossStep = (u32, Option<Arc<Losses>>);
 
 /// What is not lost.
 static NO_LOSSES: Losses = Losses::new();
@@ -892,13 +883,6 @@ impl Admitted {
             .place(row)
             .and_then(|place| self.losses[place].as_deref());
         losses.unwrap_or(&NO_LOSSES)
-    }
-
-    /// What a slot's host said is lost up to a row, where marks of this batch changed it.
-    fn losses_until(&self, slot: i64, row: u32) -> Option<Option<Arc<Losses>>> {
-        let steps = self.loss_steps.get(&slot)?;
-        let past = steps.partition_point(|(at, _)| *at <= row);
-        Some(steps[past.saturating_sub(1)].1.clone())
     }
 
     /// The slot in whose periods the word of a window is folded, and the host's time after the row that made it speak.

@@ -116,7 +116,8 @@ impl Folds {
         known
     }
 
-    /// Ends a slot's periods up to a time; returns what is to be said of each that counted, with its end.
+    /// Ends a slot's periods up to a time; returns what is to be said of each that counted, with its end, by their ids:
+    /// the same order whatever ended together.
     pub fn end(&mut self, slot: i64, until: i64) -> Vec<(i64, Alert)> {
         let Some(periods) = self.slots.get_mut(&slot) else {
             return Vec::new();
@@ -139,6 +140,7 @@ impl Folds {
         if periods.is_empty() {
             self.slots.remove(&slot);
         }
+        summaries.sort_by(|(_, left), (_, right)| left.alert_id.cmp(&right.alert_id));
         summaries
     }
 

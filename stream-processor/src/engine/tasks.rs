@@ -92,6 +92,8 @@ pub(crate) struct SlotOwner {
     pub host_name: Text,
     /// Name of the stretch: empty before the first step back, then the row that stepped, `RUN/SEQ`.
     pub segment: Text,
+    /// What the host's last run of a sensor said is lost.
+    pub losses: Option<Arc<Losses>>,
 }
 
 /// The partition of a slot.
@@ -108,7 +110,12 @@ pub(crate) struct Tasks {
     ends: Vec<End>,
     /// Slots that ended before: their windows are fired now, nobody asks for them again.
     past: HashMap<i64, SlotOwner>,
+    /// Where the batch changed what is lost, by slot: rows, the first of which stands for what was before.
+    loss_steps: HashMap<i64, Vec<LossStep>>,
 }
+
+/// What is lost from a row on.
+type LossStep = (u32, Option<Arc<Losses>>);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Task {
@@ -154,6 +161,7 @@ impl Tasks {
             host_silence_ns: i64::try_from(host_silence.as_nanos()).unwrap_or(i64::MAX),
             ends: Vec::new(),
             past: HashMap::new(),
+            loss_steps: HashMap::new(),
         }
     }
 
@@ -161,6 +169,7 @@ impl Tasks {
     pub fn begin_batch(&mut self) {
         self.past.clear();
         self.ends.clear();
+        self.loss_steps.clear();
     }
 
     /// What ended in this batch, by row.
@@ -172,7 +181,8 @@ impl Tasks {
     pub fn take(&mut self, heard: &Heard<'_>) -> Place {
         let task = self.tasks.entry(heard.partition).or_default();
         let index = task.host(heard, &mut self.past, &mut self.ends);
-        if task.hosts[index].repeats(heard) {
+        let run = task.hosts[index].run(heard.sensor_run);
+        if run.is_some_and(|run| task.hosts[index].runs[run].repeats(heard)) {
             return Place::Repeated;
         }
         task.close_silent(heard, self.host_silence_ns, &mut self.ends);
@@ -180,27 +190,33 @@ impl Tasks {
             .ingest_ts
             .map_or(heard.ts, |ingest| heard.ts.min(ingest));
         let host = &mut task.hosts[index];
-        let (missing, new_run) = host.count(heard);
+        let now = slot(heard.partition, host.slot);
         let back = if heard.clock_step {
             time < host.high
         } else {
-            new_run && time < host.high.saturating_sub(RESTART_STEP_NS)
+            run.is_none() && time < host.high.saturating_sub(RESTART_STEP_NS)
         };
         if back {
-            let slot = slot(heard.partition, host.slot);
+            // Before the record is counted: what its run says is lost is not of the stretch that ends.
+            self.past.insert(now, host.owner());
+        }
+        let before = (!host.is_last(run)).then(|| host.losses());
+        let missing = host.count(heard, run);
+        if back {
             self.ends.push(End {
                 row: heard.row,
-                slot,
+                slot: now,
                 kind: EndKind::Step {
                     high: time,
-                    next: self::slot(heard.partition, task.next_slot),
+                    next: slot(heard.partition, task.next_slot),
                 },
             });
-            self.past.insert(slot, host.owner());
             host.slot = task.next_slot;
             task.next_slot += 1;
             host.segment = format!("{}/{}", heard.sensor_run, heard.seq).into();
             (host.high, host.flush_high) = (i64::MIN, i64::MIN);
+        } else if let Some(before) = before {
+            note_loss_step(&mut self.loss_steps, now, heard.row, before, host.losses());
         }
         let high = host.high;
         host.high = high.max(time);
@@ -230,27 +246,32 @@ impl Tasks {
         }
     }
 
-    /// Notes what the run of the record taken last says is lost so far.
-    pub fn note_losses(&mut self, partition: i32, losses: Losses) {
-        if let Some(run) = self
-            .last_host(partition)
-            .and_then(|host| host.runs.last_mut())
-        {
+    /// Notes what the run of the record taken last, of this row, says is lost so far.
+    pub fn note_losses(&mut self, partition: i32, row: u32, losses: Losses) {
+        let Some(host) = self.last_host(partition) else {
+            return;
+        };
+        let (slot, before) = (slot(partition, host.slot), host.losses());
+        if let Some(run) = host.runs.last_mut() {
             run.losses = (!losses.is_empty()).then(|| Arc::new(losses));
         }
+        let after = host.losses();
+        note_loss_step(&mut self.loss_steps, slot, row, before, after);
     }
 
     /// What the run of the record taken last said is lost, up to there.
     pub fn losses(&self, partition: i32) -> Option<Arc<Losses>> {
         let task = self.tasks.get(&partition)?;
-        task.hosts.get(task.last)?.runs.last()?.losses.clone()
+        task.hosts.get(task.last)?.losses()
     }
 
-    /// What any run of a slot's host said is lost: its windows are incomplete.
-    pub fn losses_of(&self, slot: i64) -> Option<Arc<Losses>> {
-        let task = self.tasks.get(&partition_of(slot))?;
-        let host = task.hosts.iter().find(|host| host.slot == slot as u32)?;
-        host.runs.last()?.losses.clone()
+    /// What the last run of a slot's host said is lost up to a row of the batch: its windows are incomplete.
+    pub fn losses_until(&self, slot: i64, row: u32) -> Option<Arc<Losses>> {
+        let Some(steps) = self.loss_steps.get(&slot) else {
+            return self.owner(slot).losses;
+        };
+        let past = steps.partition_point(|(at, _)| *at <= row);
+        steps[past.saturating_sub(1)].1.clone()
     }
 
     /// Whose time a slot is.
@@ -264,6 +285,7 @@ impl Tasks {
             host_id: Text::default(),
             host_name: Text::default(),
             segment: Text::default(),
+            losses: None,
         })
     }
 
@@ -338,6 +360,23 @@ struct StoredTask<'a> {
 
 fn slot(partition: i32, number: u32) -> i64 {
     (i64::from(partition) << 32) | i64::from(number)
+}
+
+fn note_loss_step(
+    loss_steps: &mut HashMap<i64, Vec<LossStep>>,
+    slot: i64,
+    row: u32,
+    before: Option<Arc<Losses>>,
+    after: Option<Arc<Losses>>,
+) {
+    if before == after {
+        return;
+    }
+    let steps = loss_steps.entry(slot).or_default();
+    if steps.is_empty() {
+        steps.push((0, before));
+    }
+    steps.push((row, after));
 }
 
 impl Task {
@@ -453,7 +492,13 @@ impl Host {
             host_id: self.host_id.clone(),
             host_name: self.host_name.clone(),
             segment: self.segment.clone(),
+            losses: self.losses(),
         }
+    }
+
+    /// What the last run said is lost.
+    fn losses(&self) -> Option<Arc<Losses>> {
+        self.runs.last()?.losses.clone()
     }
 
     fn run(&self, sensor_run: &str) -> Option<usize> {
@@ -462,17 +507,14 @@ impl Host {
             .rposition(|run| &*run.sensor_run == sensor_run)
     }
 
-    /// Whether the log has had the record before; a log that was wound back is read again.
-    fn repeats(&self, heard: &Heard<'_>) -> bool {
-        self.run(heard.sensor_run).is_some_and(|run| {
-            let run = &self.runs[run];
-            heard.offset > run.offset && heard.seq <= run.seq
-        })
+    /// Whether this is the run heard of last.
+    fn is_last(&self, run: Option<usize>) -> bool {
+        run.is_some_and(|run| run + 1 == self.runs.len())
     }
 
-    /// Counts the record to its run, which becomes the last; returns how many are missing before it, and whether it is new.
-    fn count(&mut self, heard: &Heard<'_>) -> (u64, bool) {
-        let Some(index) = self.run(heard.sensor_run) else {
+    /// Counts the record to its run, which becomes the last; returns how many are missing before it.
+    fn count(&mut self, heard: &Heard<'_>, run: Option<usize>) -> u64 {
+        let Some(index) = run else {
             if self.runs.len() >= RUNS_MAX {
                 self.runs.remove(0);
             }
@@ -482,7 +524,7 @@ impl Host {
                 offset: heard.offset,
                 losses: None,
             });
-            return (0, true);
+            return 0;
         };
         // The last heard of stands last, the others keep their order: the first is the one to forget.
         self.runs[index..].rotate_left(1);
@@ -494,7 +536,14 @@ impl Host {
             0
         };
         (run.seq, run.offset) = (heard.seq, heard.offset);
-        (missing, false)
+        missing
+    }
+}
+
+impl Run {
+    /// Whether the log has had the record before; a log that was wound back is read again.
+    fn repeats(&self, heard: &Heard<'_>) -> bool {
+        heard.offset > self.offset && heard.seq <= self.seq
     }
 }
 
@@ -662,7 +711,7 @@ mod tests {
             log.take(offset, host, "r", 5, 100, 100);
         }
         log.0
-            .note_losses(0, Losses::from([("ring_full".into(), 3)]));
+            .note_losses(0, 2, Losses::from([("ring_full".into(), 3)]));
         let pieces = log.0.store(0, 2).expect("stored");
         assert_eq!(pieces.len(), 2);
         let mut again = Log::new();
@@ -678,6 +727,28 @@ mod tests {
         );
         let new = moment(again.take(4, "d", "r", 0, 101, 101));
         assert_eq!(new.slot, 3);
+    }
+
+    #[test]
+    fn what_is_lost_is_known_at_every_row_of_a_batch() {
+        let lost = |count| Losses::from([("ring_full".into(), count)]);
+        let mut log = Log::new();
+        let slot = moment(log.take(0, "a", "r", 0, 100, 100)).slot;
+        log.0.note_losses(0, 0, lost(3));
+        log.0.begin_batch();
+        log.take(1, "a", "r", 1, 101, 101);
+        log.take(2, "a", "s", 0, 102, 102);
+        log.take(3, "a", "r", 2, 103, 103);
+        log.0.note_losses(0, 3, lost(5));
+        // The clock is put back under a new run, which knows of no loss.
+        let next = moment(log.take(4, "a", "t", 0, 40, 104)).slot;
+        let until = |slot, row| {
+            let losses = log.0.losses_until(slot, row);
+            losses.map_or(0, |losses| losses["ring_full"])
+        };
+        assert_eq!([1, 2, 3, 4].map(|row| until(slot, row)), [3, 0, 5, 5]);
+        assert_ne!(next, slot);
+        assert_eq!(until(next, 4), 0);
     }
 
     #[test]

@@ -203,18 +203,17 @@ fn bad_records_are_set_apart_and_the_good_ones_pass() {
     forged.key = "host-2".into();
     let mut elsewhere = good(6);
     elsewhere.topic = Topic::Sensors;
-    let output = engine
-        .step(vec![
-            good(0),
-            truncated,
-            garbage,
-            empty,
-            unknown,
-            forged,
-            elsewhere,
-            good(7),
-        ])
-        .expect("a step");
+    let records = vec![
+        good(0),
+        truncated,
+        garbage,
+        empty,
+        unknown,
+        forged,
+        elsewhere,
+        good(7),
+    ];
+    let output = engine.step(records.clone()).expect("a step");
     assert_eq!(offsets(&output), [0, 7]);
     let mut rejected: Vec<_> = output
         .dead_letters
@@ -239,6 +238,14 @@ fn bad_records_are_set_apart_and_the_good_ones_pass() {
         .collect();
     assert_eq!(unknown, [4]);
     assert_eq!((output.counts.records, output.counts.events), (8, 2));
+    // Who takes the partition over and replays them repeats none of it.
+    engine
+        .restore(3, BTreeMap::new(), 8)
+        .expect("an empty task");
+    let replayed = engine.step(records).expect("a step");
+    assert_eq!(offsets(&replayed), [0; 0]);
+    assert_eq!(replayed.dead_letters.len(), 0);
+    assert_eq!(replayed.unknown_schemas.len(), 0);
 }
 
 #[test]

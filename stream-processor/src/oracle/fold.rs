@@ -121,14 +121,15 @@ impl Folding {
         }
     }
 
-    /// Ends the periods of a task that are over, and says what they counted.
+    /// Ends the periods of a task that are over, and says what they counted, in the order of their ids.
     fn end(&mut self, partition: i32, offset: i64, over: impl Fn(&String, i64) -> bool) {
+        let mut summaries = Vec::new();
         self.periods.retain(|(task, host, _), period| {
             if *task != partition || !over(host, period.ends) {
                 return true;
             }
             if period.counted > 0 {
-                self.said.push(Alert {
+                summaries.push(Alert {
                     activity: "update".to_owned(),
                     folded: period.counted,
                     cause: Cause {
@@ -141,5 +142,7 @@ impl Folding {
             }
             false
         });
+        summaries.sort_by(|left, right| left.alert_id.cmp(&right.alert_id));
+        self.said.append(&mut summaries);
     }
 }

@@ -600,7 +600,7 @@ fn the_engine_says_what_the_oracle_says() {
     let happenings = prop::collection::vec(happening(), 1..160);
     let input = prop_oneof![Just(Input::Bounded), Just(Input::Live)];
     let case = (happenings, turns(), input, prop::bool::weighted(0.85));
-    let outcome = runner(12).run(&case, |(happenings, turns, input, ingest)| {
+    let outcome = runner(40).run(&case, |(happenings, turns, input, ingest)| {
         let log = write_log(&happenings, ingest);
         let expected = oracle.run(&log, input).expect("an answer");
         let mut processor = Processor::new(folder.path(), &log);
