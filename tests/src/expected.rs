@@ -46,11 +46,13 @@ pub fn expected(detections: &Path, log: &[RawRecord], host_silence: Duration) ->
         .iter()
         .map(|detection| detection.id.clone())
         .collect();
-    let oracle = Oracle::load(detections).expect("the oracle reads the detections");
-    let oracle = oracle.with_host_silence(host_silence);
-    let mut oracle = oracle
-        .run(&records, Input::Live)
-        .expect("the oracle judges the log");
+    // Side by side: together they take longer than what they judge.
+    let (oracle, undisturbed) = std::thread::scope(|scope| {
+        let judged = scope.spawn(|| judged(detections, &records, host_silence));
+        let undisturbed = undisturbed(report.set, &records, host_silence);
+        (judged.join(), undisturbed)
+    });
+    let mut oracle = oracle.expect("the oracle judges the log");
     // One that is refused is told as such, not as thousands of missing alerts.
     oracle
         .alerts
@@ -59,24 +61,33 @@ pub fn expected(detections: &Path, log: &[RawRecord], host_silence: Duration) ->
         late.detections.retain(|id| loaded.contains(id));
     }
     oracle.late.retain(|late| !late.detections.is_empty());
-    let options = WindowOptions {
-        host_silence,
-        ..WindowOptions::default()
-    };
-    let mut engine = Engine::new(report.set, AlertMode::Live)
-        .expect("the detections can be run")
-        .with_windows(options)
-        .expect("the windows can be run");
-    let undisturbed = engine
-        .step(records)
-        .expect("the engine judges the log")
-        .alerts;
     Expected {
         oracle,
         undisturbed,
         unreadable: unreadable(log),
         refused: report.refused.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn judged(detections: &Path, records: &[InputRecord], host_silence: Duration) -> oracle::Expected {
+    let oracle = Oracle::load(detections).expect("the oracle reads the detections");
+    oracle
+        .with_host_silence(host_silence)
+        .run(records, Input::Live)
+        .expect("the oracle judges the log")
+}
+
+fn undisturbed(set: DetectionSet, records: &[InputRecord], host_silence: Duration) -> Vec<Alert> {
+    let options = WindowOptions {
+        host_silence,
+        ..WindowOptions::default()
+    };
+    let mut engine = Engine::new(set, AlertMode::Live)
+        .expect("the detections can be run")
+        .with_windows(options)
+        .expect("the windows can be run");
+    let output = engine.step(records.to_vec());
+    output.expect("the engine judges the log").alerts
 }
 
 fn input_record(record: &RawRecord) -> InputRecord {

@@ -114,6 +114,8 @@ pub enum Act {
     Ends(&'static str, &'static [&'static str]),
     /// Waits until a processor reads.
     Reads(&'static str),
+    /// Waits until a checkpoint is written.
+    Checkpoint,
     /// Kills a broker (SIGKILL), by its number.
     LoseBroker(usize),
     /// Ends a broker in order (SIGTERM).

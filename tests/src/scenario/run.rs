@@ -244,6 +244,7 @@ impl<'a> Run<'a> {
                     .process
                     .wait_for_text("partitions assigned", PATIENCE);
             }
+            Act::Checkpoint => self.checkpoint(),
             Act::LoseBroker(index) => self.site.broker(*index).crash(),
             Act::PauseBroker(index) => self.site.broker(*index).pause(),
             Act::ReturnBroker(index) => self.site.broker(*index).resume(),
@@ -426,7 +427,6 @@ impl<'a> Run<'a> {
         let ends = self.ends_of_log(&consumer);
         let start = Instant::now();
         loop {
-            self.tend();
             let committed = self.committed(&consumer);
             if ends
                 .iter()
@@ -439,6 +439,7 @@ impl<'a> Run<'a> {
                 "{}: the group is at {committed:?} of {ends:?}",
                 self.scenario.name
             );
+            self.tend();
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -496,6 +497,19 @@ impl<'a> Run<'a> {
                 _ => None,
             });
         known.collect()
+    }
+
+    fn checkpoint(&self) {
+        let state = self.names.name(Topic::State);
+        let consumer = self.committed_consumer();
+        let written = |partition| {
+            let marks = consumer.fetch_watermarks(&state, partition, PATIENCE);
+            // A topic that is not there yet holds nothing.
+            marks.is_ok_and(|(_, end)| end > 0)
+        };
+        wait::until("a checkpoint", PATIENCE, || {
+            self.partitions().any(written).then_some(())
+        });
     }
 
     fn idle_mark(&mut self, partition: i32, silence: Duration) {

@@ -40,7 +40,7 @@ pub fn scenarios(form: Form, seed: u64) -> Vec<Scenario> {
         clocks(form),
         silent_partition(),
         batch_sizes(form, &mut random),
-        poisoned(form),
+        poisoned(form, &mut random),
         too_large_alerts(),
         rights_withdrawn(),
     ];
@@ -66,11 +66,17 @@ fn moment(random: &mut StdRng, from_ms: u64, to_ms: u64) -> Act {
 /// `kill -9` at random points, between the sending of offsets and the end of the transaction, and during restore.
 fn killed(form: Form, random: &mut StdRng) -> Scenario {
     let points = if form == Form::Short { 6 } else { 50 };
-    let mut acts = Vec::new();
-    for point in 0..points {
+    // Without a checkpoint there is nothing to restore.
+    let mut acts = vec![
+        Act::Start("a", None),
+        Act::Checkpoint,
+        moment(random, 100, 1000),
+        Act::Kill("a"),
+    ];
+    for point in 1..points {
         let transaction = random.random_range(1..6);
-        let fault = match if point < 3 {
-            point
+        let fault = match if point <= 3 {
+            point - 1
         } else {
             random.random_range(0..8)
         } {
@@ -510,7 +516,7 @@ fn batch_sizes(form: Form, random: &mut StdRng) -> Scenario {
     }
 }
 
-fn poisoned(form: Form) -> Scenario {
+fn poisoned(form: Form, random: &mut StdRng) -> Scenario {
     let (seconds, poisoned) = if form == Form::Short {
         (120, 139)
     } else {
@@ -521,15 +527,16 @@ fn poisoned(form: Form) -> Scenario {
         load: Load {
             seconds,
             poisoned,
-            speed: f64::INFINITY,
             ..Load::default()
         },
         instances: true,
+        // Some are replayed.
         acts: vec![
             Act::Start("a", None),
-            Act::Reads("a"),
-            Act::Wait(Duration::from_millis(700)),
+            Act::Checkpoint,
+            moment(random, 500, 2500),
             Act::Kill("a"),
+            Act::Start("a", None),
         ],
         ..Scenario::default()
     }
