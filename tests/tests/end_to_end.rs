@@ -241,6 +241,132 @@ fn every_attack_is_found_and_near_misses_stay_silent() {
     assert!(committed(&broker.address(), "dogwatch.dead-letters").is_empty());
 }
 
+/// Attacks that no single event shows. Each does twice what its detection asks for: one of two neighbouring windows then
+/// holds enough of it, whenever it comes.
+const OVER_TIME: [OverTime; 6] = [
+    OverTime {
+        detection: "many_processes",
+        user: "root",
+        line: "i=0; while [ $i -lt 600 ]; do /bin/true; i=$((i+1)); done",
+        mention: "/bin/true",
+    },
+    OverTime {
+        detection: "fork_bomb",
+        user: "root",
+        line: "i=0; while [ $i -lt 1000 ]; do (:); i=$((i+1)); done",
+        mention: "clone",
+    },
+    OverTime {
+        detection: "port_scan",
+        user: "root",
+        line: "for port in $(seq 5001 5060); do /bin/nc 127.0.0.1 $port </dev/null; done; true",
+        mention: "ECONNREFUSED",
+    },
+    OverTime {
+        detection: "many_failed_opens",
+        user: "web",
+        line: "for i in $(seq 100); do /bin/cat /etc/shadow; done 2>/dev/null; true",
+        mention: "/etc/shadow",
+    },
+    OverTime {
+        detection: "mass_file_change",
+        user: "root",
+        line: "for i in $(seq 400); do echo gone >/srv/$i.locked; done",
+        mention: ".locked",
+    },
+    OverTime {
+        detection: "repeated_shells",
+        user: "root",
+        line: "seq 10 | /bin/xargs -n 1 /bin/sh -c 'echo command $0'",
+        mention: "echo command",
+    },
+];
+
+/// An attack over time, and what its alert's evidence must mention.
+struct OverTime {
+    detection: &'static str,
+    user: &'static str,
+    line: &'static str,
+    mention: &'static str,
+}
+
+#[test]
+#[ignore = "needs root, Docker and Kafka: ./dogwatch.sh test"]
+fn attacks_over_time_are_found_before_their_window_ends_and_closed_after_it() {
+    let mut fleet = Fleet::start();
+    let quiet = Container::idle("quiet-over-time", &["--tmpfs", "/srv"]);
+    // Too little of everything for any window.
+    let less = |line: &str| {
+        line.replace("600", "100")
+            .replace("1000", "200")
+            .replace("5060", "5020")
+            .replace("seq 100", "seq 40")
+            .replace("400", "150")
+            .replace("seq 10 ", "seq 3 ")
+    };
+    for attack in &OVER_TIME {
+        let line = less(attack.line);
+        let output = quiet.exec(&["--user", attack.user], &["/bin/sh", "-c", &line]);
+        assert!(output.status.success(), "{line} failed: {output:?}");
+    }
+    let mut first_words = Vec::new();
+    for attack in &OVER_TIME {
+        let container = Container::idle(&attack.detection.replace('_', "-"), &["--tmpfs", "/srv"]);
+        let output = container.exec(&["--user", attack.user], &["/bin/sh", "-c", attack.line]);
+        assert!(
+            output.status.success(),
+            "{} failed: {output:?}",
+            attack.line
+        );
+        let alert = fleet.alert(attack.detection, &container, attack.mention);
+        assert_container(&alert, &container);
+        assert_eq!(
+            (alert.text("window_state"), alert.text("activity")),
+            ("open", "create")
+        );
+        assert!(
+            alert.text("message").contains(&container.name),
+            "{}",
+            alert.text("message")
+        );
+        first_words.push((
+            alert.text("alert_id").to_owned(),
+            attack.detection,
+            container,
+        ));
+    }
+
+    // The last word on each window that lasts no longer than a minute, under the same identity, once its host's time has
+    // passed its end.
+    for (id, detection, _container) in &first_words {
+        if *detection == "repeated_shells" {
+            continue;
+        }
+        let what = format!("the close of {detection}");
+        let closed = fleet.alerts.wait_for(&what, 3 * PATIENCE, |alert| {
+            alert.text("alert_id") == id && alert.text("window_state") == "closed"
+        });
+        assert_eq!(closed.text("activity"), "update", "{detection}");
+        assert!(
+            closed.number("alert_ts") > closed.number("window_end"),
+            "{detection}"
+        );
+    }
+    let wrong = fleet
+        .alerts
+        .seen()
+        .iter()
+        .filter(|alert| alert.text("container_full_id") == quiet.id);
+    let said: Vec<_> = wrong.map(|alert| alert.text("message")).collect();
+    assert!(
+        said.is_empty(),
+        "less than an attack gave alerts: {said:#?}"
+    );
+
+    let (broker, _folder) = fleet.stop();
+    assert_written_once(&committed(&broker.address(), "dogwatch.alerts"));
+}
+
 /// What looks like an attack and is none.
 fn near_misses(container: &Container) {
     container.shell("ls -l /etc/shadow /usr/bin; cat /etc/passwd");
@@ -477,9 +603,15 @@ fn assert_meaning(alert: &Message) {
     );
 }
 
-/// Every alert has an identity of its own and a detection that ships.
+/// Every alert has an identity of its own, and of a window two words at most: the first and the last.
 fn assert_written_once(alerts: &[Message]) {
-    let mut identities: Vec<_> = alerts.iter().map(|alert| alert.text("alert_id")).collect();
+    let word = |alert: &Message| {
+        (
+            alert.text("alert_id").to_owned(),
+            alert.text("window_state").to_owned(),
+        )
+    };
+    let mut identities: Vec<_> = alerts.iter().map(word).collect();
     identities.sort_unstable();
     identities.dedup();
     assert_eq!(identities.len(), alerts.len(), "an alert was written twice");
