@@ -101,6 +101,19 @@ pub(crate) struct WindowOutput {
     pub late: BTreeMap<u32, Missed>,
 }
 
+impl WindowOutput {
+    /// Adds what came of other groups.
+    fn append(&mut self, other: Self) {
+        self.words.extend(other.words);
+        self.overflows.extend(other.overflows);
+        for (row, missed) in other.late {
+            let known = self.late.entry(row).or_default();
+            known.detections.extend(missed.detections);
+            known.late_ns = known.late_ns.max(missed.late_ns);
+        }
+    }
+}
+
 /// How far each host's time got in a batch: rows and the time after each, by slot.
 #[derive(Debug, Default)]
 pub(crate) struct Progress(HashMap<i64, Vec<(u32, i64)>>);
@@ -154,9 +167,18 @@ pub(crate) struct Rows<'a> {
     pub ends: &'a [End],
 }
 
+/// From how many rows on groups run side by side: below, a thread costs more than it saves.
+const PARALLEL_ROWS_MIN: usize = if cfg!(test) { 8 } else { 1024 };
+
 /// All windows of an engine.
 pub(crate) struct Windows {
-    groups: Vec<Group>,
+    groups: Vec<Placed>,
+    cores: usize,
+}
+
+/// A group at a workbench of its own.
+struct Placed {
+    group: Group,
     workbench: Workbench,
 }
 
@@ -166,12 +188,18 @@ impl Windows {
     /// # Errors
     /// When the operators cannot be made.
     pub fn new(set: &DetectionSet, events: &SchemaRef, options: &WindowOptions) -> Result<Self> {
-        let workbench = Workbench::new(options.memory_bytes_max)?;
         let groups = group::arrange(set)
             .into_iter()
-            .map(|members| Group::new(&workbench, set, &members, events, options.keys_max))
+            .map(|members| {
+                let workbench = Workbench::new(options.memory_bytes_max)?;
+                let group = Group::new(&workbench, set, &members, events, options.keys_max)?;
+                Ok(Placed { group, workbench })
+            })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { groups, workbench })
+        Ok(Self {
+            groups,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        })
     }
 
     /// Whether there are none.
@@ -184,11 +212,30 @@ impl Windows {
     /// # Errors
     /// When an operator fails.
     pub fn step(&mut self, set: &DetectionSet, rows: &Rows<'_>) -> Result<WindowOutput> {
-        let mut output = WindowOutput::default();
-        for group in &mut self.groups {
-            group.step(&self.workbench, set, rows, &mut output)?;
+        let run = |groups: &mut [Placed]| {
+            let mut output = WindowOutput::default();
+            for Placed { group, workbench } in groups {
+                group.step(workbench, set, rows, &mut output)?;
+            }
+            Ok(output)
+        };
+        if self.groups.len() < 2 || self.cores < 2 || rows.shown.len() < PARALLEL_ROWS_MIN {
+            return run(&mut self.groups);
         }
-        Ok(output)
+        let each = self.groups.len().div_ceil(self.cores);
+        std::thread::scope(|scope| {
+            let mut shares = self.groups.chunks_mut(each);
+            let own = shares.next().unwrap_or_default();
+            let others: Vec<_> = shares.map(|share| scope.spawn(|| run(share))).collect();
+            let mut output = run(own)?;
+            for other in others {
+                let other = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                output.append(other?);
+            }
+            Ok(output)
+        })
     }
 
     /// Closes every open window of some slots, at a row.
@@ -197,8 +244,8 @@ impl Windows {
     /// When an operator fails.
     pub fn finish(&mut self, set: &DetectionSet, slots: &[i64], row: u32) -> Result<WindowOutput> {
         let mut output = WindowOutput::default();
-        for group in &mut self.groups {
-            group.finish(&self.workbench, set, slots, row, &mut output)?;
+        for Placed { group, workbench } in &mut self.groups {
+            group.finish(workbench, set, slots, row, &mut output)?;
         }
         Ok(output)
     }
@@ -207,17 +254,19 @@ impl Windows {
     pub fn forget(&mut self, partition: i32) {
         self.groups
             .iter_mut()
-            .for_each(|group| group.forget(partition));
+            .for_each(|placed| placed.group.forget(partition));
     }
 
     /// Whether a partition has open windows.
     pub fn waits(&self, partition: i32) -> bool {
-        self.groups.iter().any(|group| group.waits(partition))
+        self.groups
+            .iter()
+            .any(|placed| placed.group.waits(partition))
     }
 
     /// Open panes, keys in them, bytes of their states.
     pub fn size(&self) -> (u64, u64, u64) {
-        let sizes = self.groups.iter().map(Group::size);
+        let sizes = self.groups.iter().map(|placed| placed.group.size());
         sizes.fold((0, 0, 0), |sum, size| {
             (sum.0 + size.0, sum.1 + size.1, sum.2 + size.2)
         })
@@ -229,8 +278,8 @@ impl Windows {
     /// When states cannot be merged or written.
     pub fn store(&mut self, partition: i32, full: bool) -> Result<Vec<StateRecord>> {
         let mut records = Vec::new();
-        for group in &mut self.groups {
-            records.extend(group.store(&self.workbench, partition, full)?);
+        for Placed { group, workbench } in &mut self.groups {
+            records.extend(group.store(workbench, partition, full)?);
         }
         Ok(records)
     }
@@ -248,8 +297,8 @@ impl Windows {
         slots: &HashMap<i64, (i64, i64)>,
     ) -> Result<usize> {
         let mut taken = 0;
-        for group in &mut self.groups {
-            taken += group.restore(&self.workbench, set, partition, state, slots)?;
+        for Placed { group, workbench } in &mut self.groups {
+            taken += group.restore(workbench, set, partition, state, slots)?;
         }
         let panes = state
             .range(store::PREFIX.to_owned()..)

@@ -20,9 +20,13 @@ use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility,
 };
 use datafusion::physical_expr::expressions::Literal;
+
+mod distinct;
+
+use distinct::HashesOfGroups;
 
 /// Most values `sample` keeps.
 const SAMPLE_MAX: i64 = 20;
@@ -133,6 +137,27 @@ impl Keep {
             What::Hashes => DISTINCT_CAP_MAX,
         }
     }
+
+    /// How many values are kept: the literal second argument.
+    fn size(&self, args: &AccumulatorArgs) -> Result<usize> {
+        let size = args
+            .exprs
+            .get(1)
+            .and_then(|expr| expr.downcast_ref::<Literal>())
+            .and_then(|literal| match literal.value() {
+                ScalarValue::Int64(size) => *size,
+                _ => None,
+            })
+            .filter(|size| (1..=self.most()).contains(size));
+        let Some(size) = size else {
+            return exec_err!(
+                "{} takes its size as a number from 1 to {}",
+                self.name(),
+                self.most()
+            );
+        };
+        Ok(size as usize)
+    }
 }
 
 impl AggregateUDFImpl for Keep {
@@ -168,23 +193,7 @@ impl AggregateUDFImpl for Keep {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        let size = args
-            .exprs
-            .get(1)
-            .and_then(|expr| expr.downcast_ref::<Literal>())
-            .and_then(|literal| match literal.value() {
-                ScalarValue::Int64(size) => *size,
-                _ => None,
-            })
-            .filter(|size| (1..=self.most()).contains(size));
-        let Some(size) = size else {
-            return exec_err!(
-                "{} takes its size as a number from 1 to {}",
-                self.name(),
-                self.most()
-            );
-        };
-        let size = size as usize;
+        let size = self.size(&args)?;
         Ok(match self.what {
             What::Texts => Box::new(Texts {
                 size,
@@ -195,6 +204,17 @@ impl AggregateUDFImpl for Keep {
                 values: Vec::new(),
             }),
         })
+    }
+
+    fn groups_accumulator_supported(&self, _: AccumulatorArgs) -> bool {
+        self.what == What::Hashes
+    }
+
+    fn create_groups_accumulator(
+        &self,
+        args: AccumulatorArgs,
+    ) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(HashesOfGroups::new(self.size(&args)?)))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -285,15 +305,14 @@ struct Hashes {
     values: Vec<u64>,
 }
 
-impl Hashes {
-    fn take(&mut self, hash: u64) {
-        if self.values.len() >= self.size && self.values.last().is_some_and(|last| hash >= *last) {
-            return;
-        }
-        if let Err(place) = self.values.binary_search(&hash) {
-            self.values.insert(place, hash);
-            self.values.truncate(self.size);
-        }
+/// Takes a hash into a set of the `size` smallest, which is in order.
+fn keep(values: &mut Vec<u64>, size: usize, hash: u64) {
+    if values.len() >= size && values.last().is_some_and(|last| hash >= *last) {
+        return;
+    }
+    if let Err(place) = values.binary_search(&hash) {
+        values.insert(place, hash);
+        values.truncate(size);
     }
 }
 
@@ -304,14 +323,14 @@ impl Accumulator for Hashes {
             .as_string_view()
             .iter()
             .flatten()
-            .for_each(|text| self.take(hash(text)));
+            .for_each(|text| keep(&mut self.values, self.size, hash(text)));
         Ok(())
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         for list in states[0].as_list::<i32>().iter().flatten() {
             for hash in list.as_primitive::<UInt64Type>().values() {
-                self.take(*hash);
+                keep(&mut self.values, self.size, *hash);
             }
         }
         Ok(())

@@ -3,14 +3,14 @@
 //! For each key and pane the counts are kept beside the states; a distinct count is kept as what it is at most, and looked at
 //! exactly only when that reaches its number. What has fired need not be stored: it is what has crossed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
-use datafusion::common::Result;
+use datafusion::common::{HashMap, Result};
 
 use super::Word;
 use super::group::{FIXED_COLUMNS, Group, in_window, pane_starts, plan_of};
@@ -85,6 +85,8 @@ pub(super) struct Early {
     converter: Option<KeyConverter>,
     /// By pane and partition, by key: one count for each tracked.
     counts: BTreeMap<(i64, i32), Counts>,
+    /// By partition, by key: the counts of all its panes together. No window has more.
+    totals: HashMap<i32, Counts>,
     /// What has spoken: by window and slot, the member and its keys.
     fired: HashMap<SlotWindow, HashSet<(usize, String)>>,
     /// Where a distinct count at most reached its number and exactly did not: how much it must be to be looked at again.
@@ -200,16 +202,21 @@ impl Early {
         let encoded = self.converter().encode(piece)?;
         let columns = self.columns(piece);
         for (row, slot) in slots(piece).iter().enumerate() {
-            let counts = self.counts.entry((start, partition_of(*slot))).or_default();
+            let partition = partition_of(*slot);
             let key = encoded.row(row);
-            match counts.get_mut(key.as_ref()) {
-                Some(known) => known
-                    .iter_mut()
-                    .zip(&columns)
-                    .for_each(|(count, column)| *count += column[row]),
-                None => {
-                    let new = columns.iter().map(|column| column[row]).collect();
-                    counts.insert(key.as_ref().into(), new);
+            for counts in [
+                self.counts.entry((start, partition)).or_default(),
+                self.totals.entry(partition).or_default(),
+            ] {
+                match counts.get_mut(key.as_ref()) {
+                    Some(known) => known
+                        .iter_mut()
+                        .zip(&columns)
+                        .for_each(|(count, column)| *count += column[row]),
+                    None => {
+                        let new = columns.iter().map(|column| column[row]).collect();
+                        counts.insert(key.as_ref().into(), new);
+                    }
                 }
             }
         }
@@ -230,6 +237,9 @@ impl Early {
             let Some(open) = group.open.get(&slot) else {
                 continue;
             };
+            if !self.may_cross(&key, slot, &new) {
+                continue;
+            }
             let known = self.known(&key, slot, &new, group);
             for watch in &self.watches {
                 let sum = |start: i64, ask: usize| -> i64 {
@@ -310,8 +320,8 @@ impl Early {
     fn touched(
         &self,
         states: &[RecordBatch],
-    ) -> Result<BTreeMap<Key, (i64, Vec<(i64, Box<[i64]>)>)>> {
-        let mut touched: BTreeMap<Key, (i64, Vec<(i64, Box<[i64]>)>)> = BTreeMap::new();
+    ) -> Result<HashMap<Key, (i64, Vec<(i64, Box<[i64]>)>)>> {
+        let mut touched: HashMap<Key, (i64, Vec<(i64, Box<[i64]>)>)> = HashMap::new();
         for state in states {
             let encoded = self.converter().encode(state)?;
             let columns = self.columns(state);
@@ -325,6 +335,20 @@ impl Early {
             }
         }
         Ok(touched)
+    }
+
+    /// Whether a key has enough for any detection, if all its panes were one window.
+    fn may_cross(&self, key: &[u8], slot: i64, new: &[(i64, Box<[i64]>)]) -> bool {
+        let totals = self.totals.get(&partition_of(slot));
+        let known = totals.and_then(|totals| totals.get(key));
+        let most = |ask: usize| -> i64 {
+            let new: i64 = new.iter().map(|(_, counts)| counts[ask]).sum();
+            new + known.map_or(0, |known| known[ask])
+        };
+        let enough = |(ask, least): &(usize, i64)| most(*ask) >= *least;
+        self.watches
+            .iter()
+            .any(|watch| watch.asks.iter().all(enough))
     }
 
     /// A key's counts in the panes that the windows of its new rows reach.
@@ -470,6 +494,14 @@ impl Early {
             .insert((member, word.keys.clone()));
     }
 
+    /// Whether a window that is over has nothing to say: all of its detections would have spoken before.
+    pub fn is_silent(&self, group: &Group, spec: WindowSpec, start: i64, slot: i64) -> bool {
+        let watched = |member: usize| self.watches.iter().any(|watch| watch.member == member);
+        let mut members =
+            (0..group.members.len()).filter(|place| group.members[*place].spec == spec);
+        members.all(watched) && !self.fired.contains_key(&(spec, start, slot))
+    }
+
     /// Whether a window had spoken before it was over.
     pub fn has_fired(&self, member: usize, word: &Word) -> bool {
         let spec = self.watches.iter().find(|watch| watch.member == member);
@@ -489,15 +521,32 @@ impl Early {
             .range((start, i32::MIN)..=(start, i32::MAX))
             .map(|(place, _)| *place)
             .collect();
-        own.iter().for_each(|place| {
-            self.counts.remove(place);
-        });
+        for place in own {
+            let (Some(counts), Some(totals)) =
+                (self.counts.remove(&place), self.totals.get_mut(&place.1))
+            else {
+                continue;
+            };
+            for (key, counts) in counts {
+                let Some(total) = totals.get_mut(&key) else {
+                    continue;
+                };
+                total
+                    .iter_mut()
+                    .zip(&counts)
+                    .for_each(|(total, count)| *total -= count);
+                if total.iter().all(|count| *count == 0) {
+                    totals.remove(&key);
+                }
+            }
+        }
         self.again.retain(|(_, window, _), _| *window > start);
     }
 
     /// Forgets a partition.
     pub fn forget(&mut self, partition: i32) {
         self.counts.retain(|(_, of), _| *of != partition);
+        self.totals.remove(&partition);
         self.fired
             .retain(|(_, _, slot), _| partition_of(*slot) != partition);
         self.again.clear();
@@ -510,7 +559,11 @@ impl Early {
             let keys: u64 = counts.keys().map(|key| key.len() as u64).sum();
             keys + counts.len() as u64 * each
         };
-        self.counts.values().map(of).sum()
+        self.counts
+            .values()
+            .chain(self.totals.values())
+            .map(of)
+            .sum()
     }
 }
 

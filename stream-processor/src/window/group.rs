@@ -644,7 +644,13 @@ impl Group {
             return Ok(());
         }
         let mut by_spec: BTreeMap<WindowSpec, BTreeMap<i64, HashMap<i64, Due>>> = BTreeMap::new();
-        for window in &due {
+        let speaks = |window: &&Due| {
+            let Due {
+                spec, start, slot, ..
+            } = **window;
+            !self.early.is_silent(self, spec, start, slot)
+        };
+        for window in due.iter().filter(speaks) {
             let starts = by_spec.entry(window.spec).or_default();
             starts
                 .entry(window.start)
