@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 /// Hosts, containers on each, and programs they run.
-const HOSTS: usize = 64;
+pub const HOSTS: usize = 64;
 const CONTAINERS: usize = 60;
 const PROGRAMS: [(&str, &str, &str); 6] = [
     ("nginx", "/usr/sbin/nginx", "nginx: worker process"),
@@ -36,16 +36,45 @@ const EPOCH_NS: i64 = 1_790_000_000_000_000_000;
 
 /// Makes `count` events from a seed.
 pub fn synthetic(count: usize, seed: u64) -> Vec<Event> {
-    let mut random = StdRng::seed_from_u64(seed);
-    (0..count).map(|seq| one(seq, &mut random)).collect()
+    Stream::new(seed, CONTAINERS, 20_000).take(count).collect()
 }
 
-fn one(seq: usize, random: &mut StdRng) -> Event {
+/// Events without an end.
+pub struct Stream {
+    random: StdRng,
+    seq: usize,
+    containers: usize,
+    step_ns: i64,
+}
+
+impl Stream {
+    /// So many containers on each host, and so many nanoseconds from event to event.
+    pub fn new(seed: u64, containers: usize, step_ns: i64) -> Self {
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            seq: 0,
+            containers,
+            step_ns,
+        }
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        let event = one(self.seq, self.containers, self.step_ns, &mut self.random);
+        self.seq += 1;
+        Some(event)
+    }
+}
+
+fn one(seq: usize, containers: usize, step_ns: i64, random: &mut StdRng) -> Event {
     let host = random.random_range(0..HOSTS);
-    let container = random.random_range(0..CONTAINERS);
+    let container = random.random_range(0..containers);
     let (name, path, cmdline) = PROGRAMS[container % PROGRAMS.len()];
     let pid = 2000 + (container * 7 + random.random_range(0..5)) as i64;
-    let boot_ts = 1_000_000_000 + seq as i64 * 20_000;
+    let boot_ts = 1_000_000_000 + seq as i64 * step_ns;
     let mut event = Event {
         host_id: format!("{host:032x}").into(),
         host_name: format!("node-{host}").into(),

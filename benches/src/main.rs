@@ -4,12 +4,15 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use latency::HAPPENINGS;
 
 mod codec;
 mod detections;
 mod events;
+mod latency;
 mod matching;
 mod measure;
+mod memory;
 mod sensor;
 mod stream;
 mod table;
@@ -35,6 +38,12 @@ enum Benchmark {
     Throughput,
     /// Time from an event's append to its committed alert, over a real broker.
     Latency,
+    /// Time from a system call in a container to its committed alert; needs root and Docker.
+    Path,
+    /// Longest wait for an alert when processors come, go and are killed.
+    Standstill,
+    /// Resident memory beside the printed bound, with more keys than are kept.
+    Memory,
     /// What a sensor costs while containers work; needs root and Docker.
     Sensor,
 }
@@ -53,8 +62,12 @@ fn main() -> Result<()> {
             stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 })?
         }
         Benchmark::Sensor => sensor::run(if arguments.smoke { 2 } else { 30 })?,
-        Benchmark::Latency if arguments.smoke => stream::latency(2_000, 2)?,
-        Benchmark::Latency => stream::latency(20_000, 20)?,
+        Benchmark::Latency if arguments.smoke => latency::from_append(2_000, 2)?,
+        Benchmark::Latency => latency::from_append(20_000, 20)?,
+        Benchmark::Path => latency::from_system_call(if arguments.smoke { 20 } else { 1_000 })?,
+        Benchmark::Standstill if arguments.smoke => latency::standstill(1_000, &HAPPENINGS[2..3])?,
+        Benchmark::Standstill => latency::standstill(5_000, &HAPPENINGS)?,
+        Benchmark::Memory => memory::run(if arguments.smoke { 20_000 } else { 1_000_000 })?,
     };
     println!("{table}");
     Ok(())

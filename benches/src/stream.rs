@@ -1,5 +1,4 @@
-//! Whole runs over a real broker: events per second beside a bare consumer of the same topic, and the time from an
-//! event's append to its committed alert.
+//! Whole runs over a real broker: events per second beside a bare consumer of the same topic.
 //!
 //! A sentinel is an event that every set of detections finds: the last of each host says when the processor is through.
 
@@ -15,7 +14,7 @@ use dogwatch_tests::publish::Publisher;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,9 +24,22 @@ const SENTINEL_SQL: &str = "-- title = \"Sentinel\"\n-- description = \"Finds th
      -- severity = \"low\"\n-- status = \"experimental\"\n\
      SELECT host_id, seq FROM events WHERE evt_type = 'execve' AND proc_name = 'dogwatch-bench'\n";
 /// Nothing here takes longer on any machine we have seen; a run that does has failed.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Reads `count` preloaded events with a bare consumer and with the processor at 1, 10 and 100 detections.
+/// Containers on each host: 20,032 in all.
+const CONTAINERS: usize = 313;
+/// From event to event: 2,000,000 of them are 20 minutes.
+const STEP_NS: i64 = 600_000;
+
+/// What a run looks for, beside the sentinels.
+enum Load {
+    Nothing,
+    SingleEvents(usize),
+    Windows { count: usize, only_counts: bool },
+}
+
+/// Reads `count` preloaded events with a bare consumer and with the processor: without a detection, with 10 and 100 on single
+/// events, with 20 over windows.
 ///
 /// # Errors
 /// When a client fails or the processor does not get through in time.
@@ -35,17 +47,47 @@ pub fn throughput(count: usize) -> Result<Table> {
     let broker = Broker::start();
     let mut table = Table::new(&["reader", "events/s", "ratio to the bare consumer"]);
     table.note(format!(
-        "{count} events preloaded in 8 partitions of one broker on the same machine"
+        "{count} events of {} hosts and {} containers, preloaded in 8 partitions of one broker on the same machine; each \
+         processor also looks for the {} last events, and is through when the alerts on these are committed and read",
+        events::HOSTS,
+        events::HOSTS * CONTAINERS,
+        events::HOSTS,
     ));
+    table.note("Over windows: hop 30 s / 5 min, three keys; counts and distinct counts that ask for a number, then sums, maxima and averages among them".into());
     let folder = tempfile::tempdir()?;
     let sentinels = preload(&broker, folder.path(), count)?;
     let bare = bare_consumer(&broker, count)?;
     table.row(["bare consumer".into(), format!("{bare:.0}"), "1.00".into()]);
-    for number in [1, 10, 100] {
-        let rate =
-            count as f64 / processor(&broker, folder.path(), number, &sentinels)?.as_secs_f64();
+    let runs = [
+        ("processor, no detection", Load::Nothing),
+        ("processor, 10 on single events", Load::SingleEvents(10)),
+        ("processor, 100 on single events", Load::SingleEvents(100)),
+        (
+            "processor, 20 counts over windows",
+            Load::Windows {
+                count: 20,
+                only_counts: true,
+            },
+        ),
+        (
+            "processor, 20 aggregates of all kinds over windows",
+            Load::Windows {
+                count: 20,
+                only_counts: false,
+            },
+        ),
+    ];
+    for (number, (name, load)) in runs.into_iter().enumerate() {
+        write_detections(folder.path(), &load)?;
+        let elapsed = processor(
+            &broker,
+            folder.path(),
+            &format!("bench-{number}"),
+            &sentinels,
+        )?;
+        let rate = count as f64 / elapsed.as_secs_f64();
         table.row([
-            format!("processor, {number} detections"),
+            name.into(),
             format!("{rate:.0}"),
             format!("{:.2}", rate / bare),
         ]);
@@ -53,33 +95,11 @@ pub fn throughput(count: usize) -> Result<Table> {
     Ok(table)
 }
 
-/// Publishes `rate` events a second for `seconds`, one in a hundred of them a sentinel, and times its alert.
-///
-/// # Errors
-/// When a client fails or alerts are missing.
-pub fn latency(rate: usize, seconds: usize) -> Result<Table> {
-    let mut table = Table::new(&["delivery", "alerts", "p50 ms", "p99 ms", "max ms"]);
-    table.note(format!("{rate} events/s for {seconds} s, 1 in 100 an alert, 11 detections; from the event's append to the alert in the hands of a reader of committed records"));
-    for delivery in ["exactly_once", "at_least_once"] {
-        let mut times = timed_alerts(delivery, rate, seconds)?;
-        times.sort_by(f64::total_cmp);
-        let at = |share: f64| format!("{:.1}", times[((times.len() - 1) as f64 * share) as usize]);
-        table.row([
-            delivery.into(),
-            times.len().to_string(),
-            at(0.5),
-            at(0.99),
-            at(1.0),
-        ]);
-    }
-    Ok(table)
-}
-
 /// Publishes synthetic events, a sentinel at each host's end; returns the sentinels' hosts.
 fn preload(broker: &Broker, folder: &Path, count: usize) -> Result<BTreeSet<String>> {
-    write_detections(folder, 1)?;
+    write_detections(folder, &Load::Nothing)?;
     // The processor creates the topics as its users have them.
-    start_processor(broker, folder, "exactly_once", "bench-preload").stop(Duration::from_secs(30));
+    start_processor(broker, folder, "bench-preload", &[]).stop(Duration::from_secs(30));
     let publisher = Publisher::new(&broker.address());
     let topic = Topics::new("dogwatch").name(Topic::Events);
     let mut message = Vec::new();
@@ -88,15 +108,10 @@ fn preload(broker: &Broker, folder: &Path, count: usize) -> Result<BTreeSet<Stri
         event.encode_framed(&mut message);
         publisher.send(&topic, &event.host_id, &message);
     };
-    let mut last = std::collections::BTreeMap::new();
-    let mut sent = 0;
-    while sent < count {
-        for mut event in events::synthetic((count - sent).min(50_000), sent as u64) {
-            event.seq = sent as i64;
-            send(&event);
-            sent += 1;
-            last.insert(event.host_id.to_string(), event);
-        }
+    let mut last = BTreeMap::new();
+    for event in events::Stream::new(3, CONTAINERS, STEP_NS).take(count) {
+        send(&event);
+        last.insert(event.host_id.to_string(), event);
     }
     for event in last.values_mut() {
         event.seq += 1;
@@ -107,35 +122,45 @@ fn preload(broker: &Broker, folder: &Path, count: usize) -> Result<BTreeSet<Stri
     Ok(last.into_keys().collect())
 }
 
-fn make_sentinel(event: &mut Event) {
+pub(crate) fn make_sentinel(event: &mut Event) {
     event.evt_type = "execve".into();
     event.proc_name = Some(SENTINEL.into());
 }
 
-fn write_detections(folder: &Path, number: usize) -> Result<()> {
+fn write_detections(folder: &Path, load: &Load) -> Result<()> {
     let tactic = folder.join("execution");
     if tactic.exists() {
         fs::remove_dir_all(&tactic)?;
     }
-    detections::write(folder, number - 1)?;
+    match load {
+        Load::Nothing => {}
+        Load::SingleEvents(count) => detections::write(folder, *count)?,
+        Load::Windows { count, only_counts } => {
+            detections::write_windowed(folder, *count, *only_counts)?
+        }
+    }
+    write_sentinel(folder)
+}
+
+/// Writes the detection that finds sentinels.
+pub(crate) fn write_sentinel(folder: &Path) -> Result<()> {
+    let tactic = folder.join("execution");
+    fs::create_dir_all(&tactic)?;
     fs::write(tactic.join("sentinel.sql"), SENTINEL_SQL)?;
     Ok(())
 }
 
-fn start_processor(broker: &Broker, folder: &Path, delivery: &str, group: &str) -> Process {
-    let mut command = programs::command("dogwatch-processor");
-    command
-        .args(["run", "--kafka", &broker.address(), "--detections"])
-        .arg(folder)
-        .env("DOGWATCH_METRICS__LISTEN", "")
-        .env("DOGWATCH_DELIVERY", delivery)
-        .env("DOGWATCH_KAFKA__GROUP_ID", group);
-    let mut process = Process::start(
-        "dogwatch-processor",
-        &mut command,
-        &folder.join(format!("{group}.log")),
-    );
-    process.wait_for_text("assigned", PATIENCE);
+/// Starts a processor and waits until it reads.
+pub(crate) fn start_processor(
+    broker: &Broker,
+    folder: &Path,
+    group: &str,
+    settings: &[(&str, &str)],
+) -> Process {
+    let log = folder.join(format!("{group}-{}.log", now_ns()));
+    let settings = [&[("KAFKA__GROUP_ID", group)], settings].concat();
+    let mut process = programs::processor_with(&broker.address(), folder, &settings, &log);
+    process.wait_for_text("partitions assigned", PATIENCE);
     process
 }
 
@@ -155,13 +180,11 @@ fn bare_consumer(broker: &Broker, count: usize) -> Result<f64> {
 fn processor(
     broker: &Broker,
     folder: &Path,
-    number: usize,
+    group: &str,
     sentinels: &BTreeSet<String>,
 ) -> Result<Duration> {
-    write_detections(folder, number)?;
-    let group = format!("bench-{number}");
     let alerts = consumer(broker, &format!("{group}-alerts"), Topic::Alerts)?;
-    let process = start_processor(broker, folder, "exactly_once", &group);
+    let process = start_processor(broker, folder, group, &[]);
     let start = Instant::now();
     let mut missing = sentinels.clone();
     // The runs' sentinels give the same alerts: those of earlier runs are told apart by the time they were said.
@@ -178,53 +201,7 @@ fn processor(
     Ok(elapsed)
 }
 
-/// Milliseconds from append to the alert's arrival, one for each sentinel.
-fn timed_alerts(delivery: &str, rate: usize, seconds: usize) -> Result<Vec<f64>> {
-    const EACH: usize = 100;
-    let broker = Broker::start();
-    let folder = tempfile::tempdir()?;
-    write_detections(folder.path(), 11)?;
-    let process = start_processor(&broker, folder.path(), delivery, "bench-latency");
-    let alerts = consumer(&broker, "bench-latency-alerts", Topic::Alerts)?;
-    let address = broker.address();
-    let sender = std::thread::spawn(move || send_paced(&address, rate, seconds, EACH));
-    let expected = rate * seconds / EACH;
-    let mut times = Vec::with_capacity(expected);
-    while times.len() < expected {
-        let message = next(&alerts)?;
-        let alert = Alert::decode_framed(message.payload().unwrap_or_default())?;
-        let appended = alert.ingest_ts.context("the topic stamps append time")?;
-        times.push((now_ns() - appended) as f64 / 1e6);
-    }
-    sender.join().expect("the sender does not panic");
-    process.stop(Duration::from_secs(30));
-    Ok(times)
-}
-
-fn send_paced(address: &str, rate: usize, seconds: usize, each: usize) {
-    let publisher = Publisher::new(address);
-    let topic = Topics::new("dogwatch").name(Topic::Events);
-    let start = Instant::now();
-    let mut message = Vec::new();
-    for (index, mut event) in events::synthetic(rate * seconds, 3).into_iter().enumerate() {
-        if index % each == 0 {
-            make_sentinel(&mut event);
-        }
-        message.clear();
-        event.encode_framed(&mut message);
-        publisher.send(&topic, &event.host_id, &message);
-        let due = Duration::from_secs_f64(index as f64 / rate as f64);
-        if let Some(early) = due
-            .checked_sub(start.elapsed())
-            .filter(|early| early.as_millis() > 0)
-        {
-            std::thread::sleep(early);
-        }
-    }
-    publisher.flush();
-}
-
-fn consumer(broker: &Broker, group: &str, topic: Topic) -> Result<BaseConsumer> {
+pub(crate) fn consumer(broker: &Broker, group: &str, topic: Topic) -> Result<BaseConsumer> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", broker.address())
         .set("group.id", group)
@@ -238,7 +215,7 @@ fn consumer(broker: &Broker, group: &str, topic: Topic) -> Result<BaseConsumer> 
 }
 
 /// Waits for the next message; a poll also ends without one when the client only had something to log.
-fn next(consumer: &BaseConsumer) -> Result<BorrowedMessage<'_>> {
+pub(crate) fn next(consumer: &BaseConsumer) -> Result<BorrowedMessage<'_>> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if let Some(message) = consumer.poll(Duration::from_secs(1)) {
@@ -248,7 +225,7 @@ fn next(consumer: &BaseConsumer) -> Result<BorrowedMessage<'_>> {
     anyhow::bail!("no message came for {PATIENCE:?}")
 }
 
-fn now_ns() -> i64 {
+pub(crate) fn now_ns() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_nanos() as i64)

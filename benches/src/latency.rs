@@ -1,0 +1,295 @@
+//! How long alerts take: from the event's append, from the system call, and over a processor's moves and falls.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::topics::{Topic, Topics};
+use dogwatch_tests::broker::Broker;
+use dogwatch_tests::cache::repository;
+use dogwatch_tests::docker::Container;
+use dogwatch_tests::process::Process;
+use dogwatch_tests::programs;
+use dogwatch_tests::publish::Publisher;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::message::Message;
+
+use crate::stream::{
+    PATIENCE, consumer, make_sentinel, next, now_ns, start_processor, write_sentinel,
+};
+use crate::table::Table;
+use crate::{detections, events};
+
+/// One event in so many is a sentinel.
+const EACH: usize = 100;
+/// Time that is not measured: connections, and what is compiled or opened at the first use.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Says a first word for each sentinel, at once, before its window is over.
+const WINDOWED_SENTINEL_SQL: &str = "-- title = \"Sentinel over a window\"\n-- description = \"Finds the benchmark's sentinels.\"\n\
+     -- message = \"sentinel\"\n-- severity = \"low\"\n-- status = \"experimental\"\n\
+     SELECT window_start, window_end, container_id, proc_cmdline, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\n\
+     WHERE evt_type = 'execve' AND proc_name = 'dogwatch-bench'\n\
+     GROUP BY window_start, window_end, container_id, proc_cmdline HAVING count(*) >= 1\n";
+
+/// Publishes `rate` events a second for `seconds`, one in a hundred of them a sentinel, and times its alert.
+///
+/// # Errors
+/// When a client fails or alerts are missing.
+pub fn from_append(rate: usize, seconds: usize) -> Result<Table> {
+    let mut table = Table::new(&HEADING);
+    table.note(format!(
+        "{rate} events/s for {seconds} s, 1 in {EACH} an alert, 11 detections; from the event's append to the alert in the \
+         hands of a reader of committed records"
+    ));
+    table.note(
+        "Windows: the first word on a window, at the event that makes its HAVING true".into(),
+    );
+    for (name, delivery, windowed) in [
+        ("exactly_once", "exactly_once", false),
+        ("at_least_once", "at_least_once", false),
+        ("exactly_once, windows", "exactly_once", true),
+    ] {
+        let broker = Broker::start();
+        let folder = tempfile::tempdir()?;
+        detections::write(folder.path(), 10)?;
+        if windowed {
+            let path = folder.path().join("execution/sentinel.sql");
+            fs::write(path, WINDOWED_SENTINEL_SQL)?;
+        } else {
+            write_sentinel(folder.path())?;
+        }
+        let settings = [("DELIVERY", delivery)];
+        let process = start_processor(&broker, folder.path(), "bench-latency", &settings);
+        let alerts = consumer(&broker, "bench-latency-alerts", Topic::Alerts)?;
+        let address = broker.address();
+        let length = SETTLE + Duration::from_secs(seconds as u64);
+        let sender = std::thread::spawn(move || send_paced(&address, rate, length));
+        let mut times = Vec::new();
+        let measured_from = now_ns() + SETTLE.as_nanos() as i64;
+        while times.len() < rate * seconds / EACH * 9 / 10 {
+            let (alert, arrived) = next_alert(&alerts)?;
+            let Some(appended) = alert.ingest_ts.filter(|at| *at >= measured_from) else {
+                continue;
+            };
+            if alert.window_state.as_deref() != Some("closed") {
+                times.push((arrived - appended) as f64 / 1e6);
+            }
+        }
+        join(sender);
+        process.stop(PATIENCE);
+        table.row(quantiles(name, times));
+    }
+    Ok(table)
+}
+
+/// Times alerts from the system call in a container: sensor, broker and processor on this machine.
+///
+/// # Errors
+/// When a program does not run or alerts are missing.
+pub fn from_system_call(count: usize) -> Result<Table> {
+    let mut table = Table::new(&HEADING);
+    table.note(format!(
+        "{count} opens of /etc/shadow by cat in a container, 20 a second; from the system call to the alert in the hands of \
+         a reader of committed records"
+    ));
+    let broker = Broker::start();
+    let folder = tempfile::tempdir()?;
+    let log = folder.path().join("processor.log");
+    let found = repository().join("detections");
+    let mut processor = programs::processor(&broker.address(), &found, None, &log);
+    processor.wait_for_text("partitions assigned", PATIENCE);
+    let sensor = programs::sensor(&broker.address(), &[], folder.path());
+    let alerts = consumer(&broker, "bench-call-alerts", Topic::Alerts)?;
+    let container = Container::idle("bench-calls", &[]);
+    sleep(SETTLE);
+    let line =
+        format!("for i in $(seq {count}); do /bin/cat /etc/shadow >/dev/null; sleep 0.05; done");
+    let worker = std::thread::spawn(move || container.shell(&line));
+    let mut times = Vec::new();
+    while times.len() < count {
+        let (alert, arrived) = next_alert(&alerts)?;
+        if &*alert.detection_id == "sensitive_file_read" {
+            let called = alert.event_ts;
+            times.push((arrived - called) as f64 / 1e6);
+        }
+    }
+    worker
+        .join()
+        .map_err(|_| anyhow::anyhow!("the container failed"))?;
+    sensor.stop(PATIENCE);
+    processor.stop(PATIENCE);
+    table.row(quantiles("exactly_once", times));
+    Ok(table)
+}
+
+/// What happens to a processor while events come.
+#[derive(Debug, Clone, Copy)]
+pub enum Happening {
+    /// A second one joins its group.
+    Joined,
+    /// One of two ends in order.
+    Left,
+    /// It is killed and restarted at once, under its name in the group.
+    KilledWithInstance,
+    /// It is killed and restarted at once, without a name.
+    KilledWithout,
+}
+
+/// Everything that happens.
+pub const HAPPENINGS: [Happening; 4] = [
+    Happening::Joined,
+    Happening::Left,
+    Happening::KilledWithInstance,
+    Happening::KilledWithout,
+];
+
+impl Happening {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Joined => "a second processor joins",
+            Self::Left => "one of two leaves",
+            Self::KilledWithInstance => "kill -9, restarted at once, kafka.instance",
+            Self::KilledWithout => "kill -9, restarted at once",
+        }
+    }
+
+    /// How long events come: longer than the standstill that is promised.
+    fn length(self) -> Duration {
+        match self {
+            Self::KilledWithout => Duration::from_secs(90),
+            _ => Duration::from_secs(25),
+        }
+    }
+}
+
+/// Times the longest wait for an alert when a processor joins, leaves or is killed.
+///
+/// # Errors
+/// When a client fails or no alert comes again.
+pub fn standstill(rate: usize, happenings: &[Happening]) -> Result<Table> {
+    let mut table = Table::new(&["what happens", "longest wait for an alert, s", "alerts"]);
+    table.note(format!(
+        "{rate} events/s in 8 partitions, 1 in {EACH} an alert; default timeouts; from the event's append to the alert in the \
+         hands of a reader of committed records"
+    ));
+    for happening in happenings {
+        let waits = waits(rate, *happening)?;
+        let longest = waits.iter().copied().fold(0.0, f64::max) / 1e3;
+        table.row([
+            happening.name().into(),
+            format!("{longest:.1}"),
+            waits.len().to_string(),
+        ]);
+    }
+    Ok(table)
+}
+
+fn waits(rate: usize, happening: Happening) -> Result<Vec<f64>> {
+    let broker = Broker::start();
+    let folder = tempfile::tempdir()?;
+    write_sentinel(folder.path())?;
+    let start = |instance: Option<&str>| -> Process {
+        let settings: Vec<_> = instance
+            .map(|name| ("KAFKA__INSTANCE", name))
+            .into_iter()
+            .collect();
+        start_processor(&broker, folder.path(), "bench-standstill", &settings)
+    };
+    let instance = matches!(happening, Happening::KilledWithInstance).then_some("a");
+    let first = start(instance);
+    let mut second = matches!(happening, Happening::Left).then(|| start(None));
+    let alerts = consumer(&broker, "bench-standstill-alerts", Topic::Alerts)?;
+    let address = broker.address();
+    let length = happening.length();
+    let sender = std::thread::spawn(move || send_paced(&address, rate, length));
+    let begun = Instant::now();
+    let mut waits = Vec::new();
+    let mut first = Some(first);
+    let mut happened = false;
+    let due = (rate as f64 * length.as_secs_f64()) as usize / EACH;
+    while waits.len() < due {
+        if !happened && begun.elapsed() > 5 * SETTLE {
+            happened = true;
+            match happening {
+                Happening::Joined => second = Some(spawn(&broker, folder.path(), None)),
+                Happening::Left => drop(second.take().map(|process| process.stop(PATIENCE))),
+                Happening::KilledWithInstance | Happening::KilledWithout => {
+                    if let Some(process) = first.take() {
+                        process.crash();
+                    }
+                    first = Some(spawn(&broker, folder.path(), instance));
+                }
+            }
+        }
+        let (alert, arrived) = next_alert(&alerts)?;
+        let appended = alert.ingest_ts.context("the topic stamps append time")?;
+        waits.push((arrived - appended) as f64 / 1e6);
+    }
+    join(sender);
+    for process in [first, second].into_iter().flatten() {
+        process.stop(PATIENCE);
+    }
+    Ok(waits)
+}
+
+/// Starts a processor and does not wait for it.
+fn spawn(broker: &Broker, folder: &Path, instance: Option<&str>) -> Process {
+    let mut settings = vec![("KAFKA__GROUP_ID", "bench-standstill")];
+    settings.extend(instance.map(|name| ("KAFKA__INSTANCE", name)));
+    let log = folder.join(format!("spawned-{}.log", now_ns()));
+    programs::processor_with(&broker.address(), folder, &settings, &log)
+}
+
+const HEADING: [&str; 5] = ["delivery", "alerts", "p50 ms", "p99 ms", "max ms"];
+
+fn quantiles(name: &str, mut times: Vec<f64>) -> [String; 5] {
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| format!("{:.1}", times[((times.len() - 1) as f64 * share) as usize]);
+    [
+        name.into(),
+        times.len().to_string(),
+        at(0.5),
+        at(0.99),
+        at(1.0),
+    ]
+}
+
+/// The next alert, and when it came.
+fn next_alert(alerts: &BaseConsumer) -> Result<(Alert, i64)> {
+    let message = next(alerts)?;
+    let arrived = now_ns();
+    let alert = Alert::decode_framed(message.payload().unwrap_or_default())?;
+    Ok((alert, arrived))
+}
+
+fn join(sender: std::thread::JoinHandle<()>) {
+    sender.join().expect("the sender does not panic");
+}
+
+/// Publishes at an even pace; every sentinel has a command line of its own.
+fn send_paced(address: &str, rate: usize, length: Duration) {
+    let publisher = Publisher::new(address);
+    let topic = Topics::new("dogwatch").name(Topic::Events);
+    let start = Instant::now();
+    let mut message = Vec::new();
+    let count = (rate as f64 * length.as_secs_f64()) as usize;
+    for (index, mut event) in events::Stream::new(3, 60, 20_000).take(count).enumerate() {
+        if index % EACH == 0 {
+            make_sentinel(&mut event);
+            event.proc_cmdline = Some(format!("sentinel {index}").as_str().into());
+        }
+        event.ts = now_ns();
+        message.clear();
+        event.encode_framed(&mut message);
+        publisher.send(&topic, &event.host_id, &message);
+        let due = Duration::from_secs_f64(index as f64 / rate as f64);
+        let early = due.saturating_sub(start.elapsed());
+        if early.as_millis() > 0 {
+            sleep(early);
+        }
+    }
+    publisher.flush();
+}
