@@ -44,6 +44,19 @@ pub struct Broker {
     process: Option<Process>,
 }
 
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // The reason may stand in its log.
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!(
+                "log and data of the broker in {}",
+                self.folder.path().display()
+            );
+        }
+    }
+}
+
 impl Broker {
     /// Starts an open broker and waits until it answers.
     ///
