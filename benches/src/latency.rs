@@ -1,7 +1,6 @@
 //! How long alerts take: from the event's append, from the system call, and over a processor's moves and falls.
 
 use std::fs;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,14 +10,14 @@ use dogwatch_schemas::topics::{Topic, Topics};
 use dogwatch_tests::broker::Broker;
 use dogwatch_tests::cache::repository;
 use dogwatch_tests::docker::Container;
-use dogwatch_tests::process::Process;
 use dogwatch_tests::programs;
 use dogwatch_tests::publish::Publisher;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 
 use crate::stream::{
-    PATIENCE, consumer, make_sentinel, next, now_ns, start_processor, write_sentinel,
+    PATIENCE, consumer, make_sentinel, next, now_ns, spawn_processor, start_processor,
+    write_sentinel,
 };
 use crate::table::Table;
 use crate::{detections, events};
@@ -27,6 +26,8 @@ use crate::{detections, events};
 const EACH: usize = 100;
 /// Time that is not measured: connections, and what is compiled or opened at the first use.
 const SETTLE: Duration = Duration::from_secs(2);
+/// The group whose processors come and go.
+const STANDSTILL: &str = "bench-standstill";
 /// Says a first word for each sentinel, at once, before its window is over.
 const WINDOWED_SENTINEL_SQL: &str = "-- title = \"Sentinel over a window\"\n-- description = \"Finds the benchmark's sentinels.\"\n\
      -- message = \"sentinel\"\n-- severity = \"low\"\n-- status = \"experimental\"\n\
@@ -191,36 +192,31 @@ fn waits(rate: usize, happening: Happening) -> Result<Vec<f64>> {
     let broker = Broker::start();
     let folder = tempfile::tempdir()?;
     write_sentinel(folder.path())?;
-    let start = |instance: Option<&str>| -> Process {
-        let settings: Vec<_> = instance
-            .map(|name| ("KAFKA__INSTANCE", name))
-            .into_iter()
-            .collect();
-        start_processor(&broker, folder.path(), "bench-standstill", &settings)
-    };
-    let instance = matches!(happening, Happening::KilledWithInstance).then_some("a");
-    let first = start(instance);
-    let mut second = matches!(happening, Happening::Left).then(|| start(None));
+    let instance = matches!(happening, Happening::KilledWithInstance);
+    let instance = instance.then_some(("KAFKA__INSTANCE", "a"));
+    let start = |settings| start_processor(&broker, folder.path(), STANDSTILL, settings);
+    let spawn = |settings| spawn_processor(&broker, folder.path(), STANDSTILL, settings);
+    let mut first = Some(start(instance.as_slice()));
+    let mut second = matches!(happening, Happening::Left).then(|| start(&[]));
     let alerts = consumer(&broker, "bench-standstill-alerts", Topic::Alerts)?;
     let address = broker.address();
     let length = happening.length();
     let sender = std::thread::spawn(move || send_paced(&address, rate, length));
     let begun = Instant::now();
     let mut waits = Vec::new();
-    let mut first = Some(first);
     let mut happened = false;
     let due = (rate as f64 * length.as_secs_f64()) as usize / EACH;
     while waits.len() < due {
         if !happened && begun.elapsed() > 5 * SETTLE {
             happened = true;
             match happening {
-                Happening::Joined => second = Some(spawn(&broker, folder.path(), None)),
+                Happening::Joined => second = Some(spawn(&[])),
                 Happening::Left => drop(second.take().map(|process| process.stop(PATIENCE))),
                 Happening::KilledWithInstance | Happening::KilledWithout => {
                     if let Some(process) = first.take() {
                         process.crash();
                     }
-                    first = Some(spawn(&broker, folder.path(), instance));
+                    first = Some(spawn(instance.as_slice()));
                 }
             }
         }
@@ -233,14 +229,6 @@ fn waits(rate: usize, happening: Happening) -> Result<Vec<f64>> {
         process.stop(PATIENCE);
     }
     Ok(waits)
-}
-
-/// Starts a processor and does not wait for it.
-fn spawn(broker: &Broker, folder: &Path, instance: Option<&str>) -> Process {
-    let mut settings = vec![("KAFKA__GROUP_ID", "bench-standstill")];
-    settings.extend(instance.map(|name| ("KAFKA__INSTANCE", name)));
-    let log = folder.join(format!("spawned-{}.log", now_ns()));
-    programs::processor_with(&broker.address(), folder, &settings, &log)
 }
 
 const HEADING: [&str; 5] = ["delivery", "alerts", "p50 ms", "p99 ms", "max ms"];

@@ -3,17 +3,16 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use dogwatch_schemas::records::{Alert, Event};
-use dogwatch_schemas::topics::{Topic, Topics};
+use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::topics::Topic;
 use dogwatch_stream_processor::detect::DetectionSet;
 use dogwatch_stream_processor::engine;
 use dogwatch_tests::broker::Broker;
 use dogwatch_tests::process::Process;
-use dogwatch_tests::publish::Publisher;
 use rdkafka::message::Message;
 
 use crate::events;
-use crate::stream::{PATIENCE, consumer, make_sentinel, next, start_processor, write_sentinel};
+use crate::stream::{PATIENCE, consumer, next, publish, start_processor, write_sentinel};
 use crate::table::Table;
 
 /// Partitions of the topic of events, as the processor makes it.
@@ -76,34 +75,15 @@ pub fn run(keys: usize) -> Result<Table> {
 
 /// Publishes an hour in which every key is seen four times, in a pane each; returns how many sentinels end it.
 fn publish_hour(broker: &Broker, keys: usize) -> usize {
-    let publisher = Publisher::new(&broker.address());
-    let topic = Topics::new("dogwatch").name(Topic::Events);
-    let mut message = Vec::new();
-    let mut send = |event: &Event| {
-        message.clear();
-        event.encode_framed(&mut message);
-        publisher.send(&topic, &event.host_id, &message);
-    };
     let count = 4 * keys;
-    let mut last = std::collections::BTreeMap::new();
-    let stream = events::Stream::new(5, 60, HOUR_NS / count as i64);
-    for (index, mut event) in stream.take(count).enumerate() {
+    let events = events::Stream::new(5, 60, HOUR_NS / count as i64).take(count);
+    let named = events.enumerate().map(|(index, mut event)| {
         // Neighbours are other keys, and each comes again later in the hour.
-        event.proc_cmdline = Some(
-            format!("/srv/app/worker --job {}", index % keys)
-                .as_str()
-                .into(),
-        );
-        send(&event);
-        last.insert(event.host_id.to_string(), event);
-    }
-    for event in last.values_mut() {
-        event.seq += 1;
-        make_sentinel(event);
-        send(event);
-    }
-    publisher.flush();
-    last.len()
+        let line = format!("/srv/app/worker --job {}", index % keys);
+        event.proc_cmdline = Some(line.as_str().into());
+        event
+    });
+    publish(broker, named).len()
 }
 
 fn resident(process: &Process) -> Result<u64> {

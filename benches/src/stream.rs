@@ -100,6 +100,12 @@ fn preload(broker: &Broker, folder: &Path, count: usize) -> Result<BTreeSet<Stri
     write_detections(folder, &Load::Nothing)?;
     // The processor creates the topics as its users have them.
     start_processor(broker, folder, "bench-preload", &[]).stop(Duration::from_secs(30));
+    let events = events::Stream::new(3, CONTAINERS, STEP_NS).take(count);
+    Ok(publish(broker, events))
+}
+
+/// Publishes events, and after each host's last a sentinel; returns the hosts.
+pub(crate) fn publish(broker: &Broker, events: impl Iterator<Item = Event>) -> BTreeSet<String> {
     let publisher = Publisher::new(&broker.address());
     let topic = Topics::new("dogwatch").name(Topic::Events);
     let mut message = Vec::new();
@@ -109,7 +115,7 @@ fn preload(broker: &Broker, folder: &Path, count: usize) -> Result<BTreeSet<Stri
         publisher.send(&topic, &event.host_id, &message);
     };
     let mut last = BTreeMap::new();
-    for event in events::Stream::new(3, CONTAINERS, STEP_NS).take(count) {
+    for event in events {
         send(&event);
         last.insert(event.host_id.to_string(), event);
     }
@@ -119,7 +125,7 @@ fn preload(broker: &Broker, folder: &Path, count: usize) -> Result<BTreeSet<Stri
         send(event);
     }
     publisher.flush();
-    Ok(last.into_keys().collect())
+    last.into_keys().collect()
 }
 
 pub(crate) fn make_sentinel(event: &mut Event) {
@@ -150,8 +156,8 @@ pub(crate) fn write_sentinel(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts a processor and waits until it reads.
-pub(crate) fn start_processor(
+/// Starts a processor and does not wait for it.
+pub(crate) fn spawn_processor(
     broker: &Broker,
     folder: &Path,
     group: &str,
@@ -159,7 +165,17 @@ pub(crate) fn start_processor(
 ) -> Process {
     let log = folder.join(format!("{group}-{}.log", now_ns()));
     let settings = [&[("KAFKA__GROUP_ID", group)], settings].concat();
-    let mut process = programs::processor_with(&broker.address(), folder, &settings, &log);
+    programs::processor_with(&broker.address(), folder, &settings, &log)
+}
+
+/// Starts a processor and waits until it reads.
+pub(crate) fn start_processor(
+    broker: &Broker,
+    folder: &Path,
+    group: &str,
+    settings: &[(&str, &str)],
+) -> Process {
+    let mut process = spawn_processor(broker, folder, group, settings);
     process.wait_for_text("partitions assigned", PATIENCE);
     process
 }
