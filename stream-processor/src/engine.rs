@@ -822,12 +822,15 @@ impl Engine {
 
     /// Ends all periods of a slot whose windows end: each with the row that ended it.
     fn end_stretch(&mut self, progress: &Progress, end: End) -> Vec<(u32, Alert)> {
-        let time = progress.at(end.slot, end.row).unwrap_or(i64::MIN);
-        let mut ended = self.end_due(progress, end.slot, time);
-        let rest = self.end_periods(end.slot);
-        ended.extend(rest.into_iter().map(|alert| (end.row, alert)));
-        ended.sort_by(|(at, left), (of, right)| (at, &left.alert_id).cmp(&(of, &right.alert_id)));
+        let row = |period_end: i64| {
+            let reached = progress.reaches(end.slot, period_end, end.row.saturating_add(1));
+            reached.unwrap_or(end.row)
+        };
+        let ended = self.folds.end(end.slot, i64::MAX);
         ended
+            .into_iter()
+            .map(|(period_end, alert)| (row(period_end), alert))
+            .collect()
     }
 
     /// Ends all periods of a slot.

@@ -31,6 +31,13 @@ pub struct NativeError {
     pub retriable: bool,
 }
 
+impl NativeError {
+    /// Says whether the same call is to be made again.
+    pub fn resumable(&self) -> bool {
+        self.retriable && !self.fatal
+    }
+}
+
 /// Takes over an error object; null is success.
 ///
 /// # Safety

@@ -107,11 +107,11 @@ impl Transactions {
     fn commit(&self) -> Result<(), Failure> {
         let commit = || native::commit_transaction(&self.producer, self.timeout);
         match commit() {
-            Err(error) if error.retriable && !error.fatal => {}
+            Err(error) if error.resumable() => {}
             result => return Ok(result?),
         }
         match repeat(Instant::now() + self.timeout, commit) {
-            Err(error) if error.retriable && !error.fatal => Err(Failure::Stuck),
+            Err(error) if error.resumable() => Err(Failure::Stuck),
             result => Ok(result?),
         }
     }
@@ -262,7 +262,7 @@ pub(super) fn repeat(
 ) -> Result<(), NativeError> {
     loop {
         match call() {
-            Err(error) if error.retriable && !error.fatal && Instant::now() < deadline => {
+            Err(error) if error.resumable() && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             result => return result,
