@@ -185,7 +185,7 @@ impl Bench {
             file,
             path,
             raw,
-            base: b"/work".to_vec(),
+            base: b"/srv/app".to_vec(),
             mnt_ns: BOX_MNT,
         });
         self.last()
@@ -381,7 +381,7 @@ fn names_and_flags_of_opens() {
     let failed = bench.open(10, "a/../b", -2, 0o1101);
     assert_eq!(
         (failed.fd_name.as_deref(), failed.fd_nameraw.as_deref()),
-        (Some("/work/a/../b"), Some("a/../b"))
+        (Some("/srv/app/a/../b"), Some("a/../b"))
     );
     assert_eq!(failed.fd_flags.as_deref(), Some("O_WRONLY|O_CREAT|O_TRUNC"));
     assert_eq!(

@@ -75,11 +75,13 @@ fn killed(form: Form, random: &mut StdRng) -> Scenario {
     ];
     for point in 1..points {
         let transaction = random.random_range(1..6);
-        let fault = match if point <= 3 {
+        // Each kind once, then by chance.
+        let kind = if point <= 3 {
             point - 1
         } else {
             random.random_range(0..8)
-        } {
+        };
+        let fault = match kind {
             0 => Some(format!("after_send_offsets:{transaction}")),
             1 => Some("during_restore:1".to_owned()),
             2 => Some(format!("before_commit_checkpoint:{}", transaction.min(2))),
