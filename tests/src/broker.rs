@@ -35,24 +35,20 @@ pub struct Options<'a> {
     pub extra: &'a str,
 }
 
-/// A broker with its data; both go when it is dropped.
+/// A broker with its data; both go when it is dropped, unless somebody will look for a reason there.
 #[derive(Debug)]
 pub struct Broker {
     folder: TempDir,
     port: u16,
     side: Option<(Ipv4Addr, u16)>,
     process: Option<Process>,
+    starts: usize,
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // The reason may stand in its log.
         if std::thread::panicking() {
-            self.folder.disable_cleanup(true);
-            eprintln!(
-                "log and data of the broker in {}",
-                self.folder.path().display()
-            );
+            self.keep();
         }
     }
 }
@@ -101,6 +97,7 @@ impl Broker {
             side: options.side.map(|address| (address, side_port)),
             folder,
             process: None,
+            starts: 0,
         };
         let configuration = broker.configuration(options.access, id, controllers);
         fs::write(
@@ -124,6 +121,15 @@ impl Broker {
     pub fn side_address(&self) -> String {
         let (address, port) = self.side.expect("the broker was started with a side");
         format!("{address}:{port}")
+    }
+
+    /// Leaves its logs and data where they are, and says where.
+    pub fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
+        eprintln!(
+            "logs and data of the broker in {}",
+            self.folder.path().display()
+        );
     }
 
     /// Ends the broker in order (SIGTERM); its data stays.
@@ -153,9 +159,9 @@ impl Broker {
     }
 
     fn launch(&mut self) {
-        let log = self.file("broker.log");
-        // A broker that was there before has said already what the start waits for.
-        let _ = fs::rename(&log, self.file("broker.before.log"));
+        // Each start has its own: one before has said already what this one is waited for.
+        self.starts += 1;
+        let log = self.file(&format!("broker-{}.log", self.starts));
         let mut command = java("kafka.Kafka");
         command.arg(self.file("server.properties"));
         self.process = Some(Process::start("kafka", &mut command, &log));
@@ -298,6 +304,11 @@ impl Cluster {
     /// One of its brokers, counted from 0.
     pub fn broker(&mut self, index: usize) -> &mut Broker {
         &mut self.brokers[index]
+    }
+
+    /// As [`Broker::keep`], for each.
+    pub fn keep(&mut self) {
+        self.brokers.iter_mut().for_each(Broker::keep);
     }
 }
 

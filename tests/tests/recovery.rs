@@ -18,6 +18,11 @@ use dogwatch_tests::process::Process;
 use dogwatch_tests::publish::Publisher;
 use dogwatch_tests::reader::{Follower, Message, committed};
 use dogwatch_tests::{programs, wait};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -135,6 +140,30 @@ impl Scene {
         })
     }
 
+    /// Deletes all events there are, as the topic's retention does.
+    fn expire_events(&self) {
+        let mut ends = TopicPartitionList::new();
+        for (partition, found) in self.offsets() {
+            let end = Offset::Offset(found.end);
+            ends.add_partition_offset("dogwatch.events", partition, end)
+                .unwrap();
+        }
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let deleted = admin.delete_records(&ends, &AdminOptions::new());
+        let deleted = futures::executor::block_on(deleted).unwrap();
+        assert_eq!(deleted.count(), ends.count());
+        deleted
+            .elements()
+            .iter()
+            .for_each(|element| element.error().unwrap());
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.broker.address());
+        client
+    }
+
     fn follow_alerts(&self) -> Follower {
         Follower::start(&self.broker.address(), "dogwatch.alerts")
     }
@@ -147,12 +176,17 @@ impl Scene {
             let log = processor.log();
             assert!(processor.stop(PATIENCE).success(), "{log}");
         }
+        assert_eq!(self.alerted(), (1..=self.seq).collect::<Vec<_>>());
+    }
+
+    /// The numbers of the events that committed alerts came from, in order.
+    fn alerted(&self) -> Vec<i64> {
         let mut found: Vec<i64> = committed(&self.broker.address(), "dogwatch.alerts")
             .iter()
             .map(number)
             .collect();
         found.sort_unstable();
-        assert_eq!(found, (1..=self.seq).collect::<Vec<_>>());
+        found
     }
 }
 
@@ -291,11 +325,7 @@ fn a_crash_before_a_checkpoint_is_committed_costs_nothing() {
         // Here an alert may come twice, but none may be missing.
         scene.wait_for_checkpoints();
         assert!(processor.stop(PATIENCE).success());
-        let mut found: Vec<i64> = committed(&scene.broker.address(), "dogwatch.alerts")
-            .iter()
-            .map(number)
-            .collect();
-        found.sort_unstable();
+        let mut found = scene.alerted();
         found.dedup();
         assert_eq!(found, (1..=scene.seq).collect::<Vec<_>>());
     }
@@ -417,6 +447,102 @@ fn a_lost_memory_is_stated_and_reading_goes_on_at_the_committed_offset() {
     assert!(!log("first").contains(said));
     assert!(log("second").contains(said), "{}", log("second"));
     assert!(!log("third").contains(said), "{}", log("third"));
+}
+
+#[test]
+#[ignore = "needs Kafka: ./dogwatch.sh test"]
+fn input_that_expired_before_it_was_read_is_a_stated_gap() {
+    let mut scene = Scene::start();
+    let mut alerts = scene.follow_alerts();
+    let processor = scene.processor("first", &[]);
+    scene.publish(100);
+    scene.wait_for_checkpoints();
+    assert!(processor.stop(PATIENCE).success());
+    // Nobody reads these.
+    scene.publish(50);
+    scene.expire_events();
+    scene.publish(50);
+    let processor = scene.processor("second", &[]);
+    alerts.wait_for_count(150, PATIENCE);
+    let read: Vec<i64> = (1..=100).chain(151..=200).collect();
+    assert_eq!(scene.alerted(), read);
+    assert!(
+        processor.log().contains("input is gone"),
+        "{}",
+        processor.log()
+    );
+
+    // It can also happen under the eyes of one that does not keep up; what its client has fetched it still has.
+    processor.signal(libc::SIGSTOP);
+    for _ in 0..10 {
+        scene.publish(50);
+    }
+    scene.expire_events();
+    processor.signal(libc::SIGCONT);
+    scene.publish(50);
+    alerts.wait_for("the last alert", PATIENCE, |alert| {
+        number(alert) == scene.seq
+    });
+    scene.wait_for_checkpoints();
+    let log = scene.log("second");
+    assert!(processor.stop(PATIENCE).success());
+    let alerted = scene.alerted();
+    let mut once = alerted.clone();
+    once.dedup();
+    assert_eq!(alerted, once);
+    let expired = scene.seq - alerted.len() as i64;
+    assert!(expired > 50, "{expired} expired");
+    let log = fs::read_to_string(log).unwrap();
+    assert!(
+        log.contains(&format!("expired: {expired}")),
+        "{expired}: {log}"
+    );
+}
+
+#[test]
+#[ignore = "needs Kafka: ./dogwatch.sh test"]
+fn a_checkpoint_that_an_open_transaction_hides_is_waited_for() {
+    let mut scene = Scene::start();
+    let mut alerts = scene.follow_alerts();
+    let instance = ("KAFKA__INSTANCE", "one");
+    let processor = scene.processor("first", &[instance]);
+    scene.publish(100);
+    let offsets = scene.wait_for_checkpoints();
+    // As a zombie does, or a transaction whose markers are not written yet: what is committed after this is not seen.
+    let zombie: BaseProducer = scene
+        .client()
+        .set("transactional.id", "zombie")
+        .create()
+        .unwrap();
+    zombie.init_transactions(PATIENCE).unwrap();
+    zombie.begin_transaction().unwrap();
+    for partition in offsets.keys() {
+        let record = BaseRecord::<str, str>::to("dogwatch.state").partition(*partition);
+        zombie.send(record.key("zombie").payload("")).unwrap();
+    }
+    zombie.flush(PATIENCE).unwrap();
+    scene.publish(100);
+    scene.wait_for_checkpoints();
+    processor.crash();
+    for seq in 101..=200 {
+        scene.send(seq);
+    }
+    scene.publish(50);
+    let processor = scene.processor("second", &[instance]);
+    wait::until("the restore", PATIENCE, || {
+        processor.log().contains("processor started").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(
+        !processor.log().contains("partitions assigned"),
+        "{}",
+        processor.log()
+    );
+    zombie.abort_transaction(PATIENCE).unwrap();
+    scene.assert_each_alert_once(&mut alerts, vec![processor]);
+    let log = fs::read_to_string(scene.log("second")).unwrap();
+    assert!(log.contains("repeated: 100"), "{log}");
+    assert!(!log.contains("cannot be used"), "{log}");
 }
 
 /// How many runs an alert of the window counted.

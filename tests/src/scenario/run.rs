@@ -179,6 +179,7 @@ impl<'a> Run<'a> {
         if !self.outcome.passed() {
             self.folder.disable_cleanup(true);
             self.outcome.folder = Some(self.folder.path().to_owned());
+            self.site.keep();
         }
         std::mem::take(&mut self.outcome)
     }

@@ -125,6 +125,17 @@ impl Site {
         }
     }
 
+    /// Leaves the brokers' logs and data where they are; those of a shared one go.
+    pub(super) fn keep(&mut self) {
+        match self {
+            Site::Shared(_) => {}
+            Site::Own(broker) | Site::Namespace(broker, _) | Site::Passwords(broker) => {
+                broker.keep();
+            }
+            Site::Three(cluster) => cluster.keep(),
+        }
+    }
+
     pub(super) fn cable(&self) -> &Namespace {
         match self {
             Site::Namespace(_, namespace) => namespace,
