@@ -16,6 +16,9 @@ use crate::checkpoint::{Head, MemoryError};
 /// and the transaction of a crashed predecessor, whose offsets are unstable until the broker aborts it.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// How often a look-up that takes long is spoken of: an open transaction ends in less by default.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Where to begin, and what is missing before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
@@ -167,6 +170,7 @@ fn committed<C: ConsumerContext>(
 
 fn patiently<T>(given_up: &dyn Fn() -> bool, ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
     let started = Instant::now();
+    let mut complained = started;
     loop {
         let error = match ask() {
             Ok(answer) => return Ok(answer),
@@ -175,7 +179,15 @@ fn patiently<T>(given_up: &dyn Fn() -> bool, ask: impl Fn() -> KafkaResult<T>) -
         if started.elapsed() > PATIENCE || given_up() || forbidden(&error) {
             return Err(error);
         }
-        tracing::debug!(%error, "could not learn where to begin, asking again");
+        if complained.elapsed() >= COMPLAINT_INTERVAL {
+            complained = Instant::now();
+            tracing::warn!(
+                %error,
+                waited = ?started.elapsed(),
+                "could not learn yet where to begin, asking again; should a transaction hold the group's offsets that never ends, \
+                 kafka-transactions.sh find-hanging names it and kafka-transactions.sh abort ends it"
+            );
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
