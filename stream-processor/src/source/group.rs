@@ -66,8 +66,9 @@ pub struct GroupContext {
     shutdown: Shutdown,
     /// Where the partitions' messages go while the poll thread reads.
     queue: Mutex<Option<Arc<MessageQueue>>>,
-    /// Where reading began in the partitions: the client knows no position before the first record.
-    begun: Mutex<BTreeMap<Partition, i64>>,
+    /// Offset of the record to be read next in each partition. The client's own position does not say it: it is none
+    /// after an assignment, and counts the message that says that a partition was read to its end.
+    next: Mutex<BTreeMap<Partition, i64>>,
     finished: Arc<AtomicBool>,
 }
 
@@ -90,7 +91,7 @@ impl GroupInput {
             sender,
             shutdown,
             queue: Mutex::default(),
-            begun: Mutex::default(),
+            next: Mutex::default(),
             finished: finished.clone(),
         };
         let action = format!("join group {}", config.kafka.group_id);
@@ -250,6 +251,7 @@ impl GroupInput {
         let Some(epoch) = self.assignments.read(partition) else {
             return Ok(());
         };
+        context.read_up_to(partition, run[run.len() - 1].offset() + 1);
         let mut rest = run;
         while !rest.is_empty() {
             let (of_batch, later) = rest.split_at(count_of_batch(rest));
@@ -296,19 +298,16 @@ impl GroupInput {
     /// Begins again where reading stopped because the input expired under it.
     fn start_over_the_gap(&self, context: &GroupContext) -> KafkaResult<()> {
         let mut list = self.consumer.assignment()?;
-        let read = self.consumer.position()?;
         for element in &mut list.elements() {
-            let known = read.find_partition(element.topic(), element.partition());
-            let next = match known.map(|known| known.offset()) {
-                Some(Offset::Offset(next)) => Some(next),
-                _ => context.begun_at(element.topic(), element.partition()),
-            };
-            if let Some(next) = next {
+            if let Some(next) = context.next(element.topic(), element.partition()) {
                 element.set_offset(Offset::Offset(next))?;
             }
         }
         for (name, number, from, to) in skip_gaps(&self.consumer, &mut list, &|| context.ends())? {
             context.state_gap(&name, number, from, to);
+            if let Some(topic) = self.names.topic(&name) {
+                context.read_up_to((topic, number), to);
+            }
         }
         self.consumer.assign(&list)
     }
@@ -452,13 +451,12 @@ impl GroupContext {
         let starts: Vec<(Partition, Start)> = placed.into_iter().filter_map(ours).collect();
         let partitions: Vec<Partition> = starts.iter().map(|(partition, _)| *partition).collect();
         self.assignments.assign(&partitions);
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let mut assigned = Vec::new();
         for (partition, start) in starts {
             if let Some(from) = start.missed_from {
                 self.state_gap(&self.names.name(partition.0), partition.1, from, start.at);
             }
-            begun.insert(partition, start.at);
+            self.read_up_to(partition, start.at);
             let epoch = self.assignments.epoch(partition);
             assigned.extend(epoch.map(|epoch| Assigned {
                 partition,
@@ -474,10 +472,15 @@ impl GroupContext {
         self.shutdown.triggered() || self.finished.load(Ordering::Acquire)
     }
 
-    fn begun_at(&self, name: &str, number: i32) -> Option<i64> {
+    fn read_up_to(&self, partition: Partition, next: i64) {
+        let mut all = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(partition, next);
+    }
+
+    fn next(&self, name: &str, number: i32) -> Option<i64> {
         let partition = (self.names.topic(name)?, number);
-        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        begun.get(&partition).copied()
+        let all = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&partition).copied()
     }
 
     fn state_gap(&self, name: &str, number: i32, from: i64, to: i64) {
