@@ -174,9 +174,23 @@ impl GroupInput {
             .commit(&self.offsets(positions, heads)?, CommitMode::Sync)
     }
 
-    /// Lets records of partitions come that were held back while their memory was read.
+    /// Lets records of partitions come that were held back while their memory was read, from where reading stands.
+    ///
+    /// A pause keeps the client's own position, which is wrong after an error message of the partition: librdkafka (2.12
+    /// at least) takes it for a record, and begins at "stored" (-1001 + 1), where nothing is, for good.
     pub fn resume(&self, partitions: &[Partition]) {
-        let resumed = self.consumer.resume(&list(&self.names, partitions));
+        let context = self.consumer.context();
+        let held = list(&self.names, partitions);
+        for element in &mut held.elements() {
+            if let Some(next) = context.next(element.topic(), element.partition()) {
+                element
+                    .set_offset(Offset::Offset(next))
+                    .expect("an offset is a number of the log");
+            }
+        }
+        // While it is paused: a record that came in between would be read twice.
+        let sought = self.consumer.seek_partitions(held.clone(), Duration::ZERO);
+        let resumed = sought.and_then(|_| self.consumer.resume(&held));
         // One that was taken away meanwhile is resumed when it comes back.
         if let Err(error) = resumed {
             tracing::debug!(%error, "could not resume partitions");
