@@ -178,6 +178,9 @@ impl GroupInput {
     ///
     /// A pause keeps the client's own position, which is wrong after an error message of the partition: librdkafka (2.12
     /// at least) takes it for a record, and begins at "stored" (-1001 + 1), where nothing is, for good.
+    ///
+    /// # Panics
+    /// Never: an offset that was read can be set.
     pub fn resume(&self, partitions: &[Partition]) {
         let context = self.consumer.context();
         let held = list(&self.names, partitions);
