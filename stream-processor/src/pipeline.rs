@@ -764,14 +764,7 @@ impl Steps {
         metrics::partitions(self.tasks.count());
         metrics::restored(count, records, started.elapsed());
         tracing::info!(partitions = ?numbers(&partitions), records, took = ?started.elapsed(), "partitions assigned");
-        // The others read already.
-        let held = |assigned: &&Assigned| assigned.start.restores();
-        let held: Vec<Partition> = assigned
-            .iter()
-            .filter(held)
-            .map(|assigned| assigned.partition)
-            .collect();
-        group.resume(&held);
+        group.resume(&assigned);
         Ok(())
     }
 

@@ -68,6 +68,16 @@ impl Scene {
         }
     }
 
+    /// Starts with a processor, `first`, that has read 100 events and stored what it knows of them.
+    fn with_checkpoints(settings: &[(&str, &str)]) -> (Scene, Follower, Process) {
+        let mut scene = Scene::start();
+        let alerts = scene.follow_alerts();
+        let processor = scene.processor("first", settings);
+        scene.publish(100);
+        scene.wait_for_checkpoints();
+        (scene, alerts, processor)
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.log"))
     }
@@ -259,11 +269,7 @@ fn checkpoints_lie_beside_the_offsets_that_name_them() {
 #[test]
 #[ignore = "needs Kafka: ./dogwatch.sh test"]
 fn a_restart_knows_what_was_sent_before_it() {
-    let mut scene = Scene::start();
-    let mut alerts = scene.follow_alerts();
-    let processor = scene.processor("first", &[("KAFKA__INSTANCE", "one")]);
-    scene.publish(100);
-    scene.wait_for_checkpoints();
+    let (mut scene, mut alerts, processor) = Scene::with_checkpoints(&[("KAFKA__INSTANCE", "one")]);
     processor.crash();
     // A sensor that lost its broker sends again what it knows no answer to.
     for seq in 51..=100 {
@@ -281,12 +287,8 @@ fn a_restart_knows_what_was_sent_before_it() {
 #[test]
 #[ignore = "needs Kafka: ./dogwatch.sh test"]
 fn a_crash_during_the_restore_costs_nothing() {
-    let mut scene = Scene::start();
-    let mut alerts = scene.follow_alerts();
     let instance = ("KAFKA__INSTANCE", "one");
-    let processor = scene.processor("first", &[instance]);
-    scene.publish(100);
-    scene.wait_for_checkpoints();
+    let (mut scene, mut alerts, processor) = Scene::with_checkpoints(&[instance]);
     processor.crash();
     for round in 1..=2 {
         scene.publish(50);
@@ -423,11 +425,7 @@ fn a_processor_whose_name_another_one_took_ends_with_the_reason() {
 #[test]
 #[ignore = "needs Kafka: ./dogwatch.sh test"]
 fn a_lost_memory_is_stated_and_reading_goes_on_at_the_committed_offset() {
-    let mut scene = Scene::start();
-    let mut alerts = scene.follow_alerts();
-    let processor = scene.processor("first", &[]);
-    scene.publish(100);
-    scene.wait_for_checkpoints();
+    let (mut scene, mut alerts, processor) = Scene::with_checkpoints(&[]);
     assert!(processor.stop(PATIENCE).success());
     let topic = ["--delete", "--topic", "dogwatch.state"];
     scene
@@ -452,11 +450,7 @@ fn a_lost_memory_is_stated_and_reading_goes_on_at_the_committed_offset() {
 #[test]
 #[ignore = "needs Kafka: ./dogwatch.sh test"]
 fn input_that_expired_before_it_was_read_is_a_stated_gap() {
-    let mut scene = Scene::start();
-    let mut alerts = scene.follow_alerts();
-    let processor = scene.processor("first", &[]);
-    scene.publish(100);
-    scene.wait_for_checkpoints();
+    let (mut scene, mut alerts, processor) = Scene::with_checkpoints(&[]);
     assert!(processor.stop(PATIENCE).success());
     // Nobody reads these.
     scene.publish(50);
@@ -502,12 +496,8 @@ fn input_that_expired_before_it_was_read_is_a_stated_gap() {
 #[test]
 #[ignore = "needs Kafka: ./dogwatch.sh test"]
 fn a_checkpoint_that_an_open_transaction_hides_is_waited_for() {
-    let mut scene = Scene::start();
-    let mut alerts = scene.follow_alerts();
     let instance = ("KAFKA__INSTANCE", "one");
-    let processor = scene.processor("first", &[instance]);
-    scene.publish(100);
-    let offsets = scene.wait_for_checkpoints();
+    let (mut scene, mut alerts, processor) = Scene::with_checkpoints(&[instance]);
     // As a zombie does, or a transaction whose markers are not written yet: what is committed after this is not seen.
     let zombie: BaseProducer = scene
         .client()
@@ -516,7 +506,7 @@ fn a_checkpoint_that_an_open_transaction_hides_is_waited_for() {
         .unwrap();
     zombie.init_transactions(PATIENCE).unwrap();
     zombie.begin_transaction().unwrap();
-    for partition in offsets.keys() {
+    for partition in scene.offsets().keys() {
         let record = BaseRecord::<str, str>::to("dogwatch.state").partition(*partition);
         zombie.send(record.key("zombie").payload("")).unwrap();
     }

@@ -178,22 +178,16 @@ impl GroupInput {
     ///
     /// A pause keeps the client's own position, which is wrong after an error message of the partition: librdkafka (2.12
     /// at least) takes it for a record, and begins at "stored" (-1001 + 1), where nothing is, for good.
-    ///
-    /// # Panics
-    /// Never: an offset that was read can be set.
-    pub fn resume(&self, partitions: &[Partition]) {
-        let context = self.consumer.context();
-        let held = list(&self.names, partitions);
-        for element in &mut held.elements() {
-            if let Some(next) = context.next(element.topic(), element.partition()) {
-                element
-                    .set_offset(Offset::Offset(next))
-                    .expect("an offset is a number of the log");
-            }
-        }
-        // While it is paused: a record that came in between would be read twice.
-        let sought = self.consumer.seek_partitions(held.clone(), Duration::ZERO);
-        let resumed = sought.and_then(|_| self.consumer.resume(&held));
+    pub fn resume(&self, assigned: &[Assigned]) {
+        let (held, _) = split(assigned);
+        let held = list(&self.names, &held);
+        // Sought while it is paused: a record that came in between would be read twice.
+        let resumed = self
+            .consumer
+            .context()
+            .set_next(&held)
+            .and_then(|()| self.consumer.seek_partitions(held.clone(), Duration::ZERO))
+            .and_then(|_| self.consumer.resume(&held));
         // One that was taken away meanwhile is resumed when it comes back.
         if let Err(error) = resumed {
             tracing::debug!(%error, "could not resume partitions");
@@ -315,11 +309,7 @@ impl GroupInput {
     /// Begins again where reading stopped because the input expired under it.
     fn start_over_the_gap(&self, context: &GroupContext) -> KafkaResult<()> {
         let mut list = self.consumer.assignment()?;
-        for element in &mut list.elements() {
-            if let Some(next) = context.next(element.topic(), element.partition()) {
-                element.set_offset(Offset::Offset(next))?;
-            }
-        }
+        context.set_next(&list)?;
         for (name, number, from, to) in skip_gaps(&self.consumer, &mut list, &|| context.ends())? {
             context.state_gap(&name, number, from, to);
             if let Some(topic) = self.names.topic(&name) {
@@ -494,10 +484,16 @@ impl GroupContext {
         all.insert(partition, next);
     }
 
-    fn next(&self, name: &str, number: i32) -> Option<i64> {
-        let partition = (self.names.topic(name)?, number);
+    /// Sets the offsets of a list to the records to be read next, where these are known.
+    fn set_next(&self, list: &TopicPartitionList) -> KafkaResult<()> {
         let all = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&partition).copied()
+        for element in &mut list.elements() {
+            let topic = self.names.topic(element.topic());
+            if let Some(next) = topic.and_then(|topic| all.get(&(topic, element.partition()))) {
+                element.set_offset(Offset::Offset(*next))?;
+            }
+        }
+        Ok(())
     }
 
     fn state_gap(&self, name: &str, number: i32, from: i64, to: i64) {
