@@ -463,7 +463,7 @@ fn dotted(options: BTreeMap<String, String>) -> BTreeMap<String, String> {
 }
 
 /// librdkafka options that named settings, or exactly-once itself, decide.
-const DECIDED: [(&str, &str); 17] = [
+const DECIDED: [(&str, &str); 18] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers"),
     ("metadata.broker.list", "set kafka.bootstrap_servers"),
     ("group.id", "set kafka.group_id"),
@@ -496,6 +496,10 @@ const DECIDED: [(&str, &str); 17] = [
         "topics are assigned together by range",
     ),
     ("group.protocol", "the classic protocol is used"),
+    (
+        "statistics.interval.ms",
+        "metrics and lost connections are seen in the statistics",
+    ),
 ];
 
 fn refuse_contradictions(options: &BTreeMap<String, String>) -> Result<(), ConfigError> {

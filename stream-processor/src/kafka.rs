@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
+use rdkafka::statistics::Statistics;
 
 use crate::config::{Config, RawKafka};
+
+mod lifeline;
+
+pub use lifeline::{Lifeline, STATISTICS_INTERVAL_MS};
 
 /// How long a broker may take to answer at start.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -114,7 +119,19 @@ pub fn log_line(facility: &str, line: &str) {
 
 /// Context of a client that only logs.
 #[derive(Debug, Default)]
-pub struct Logged;
+pub struct Logged(Lifeline);
+
+impl Logged {
+    /// Makes a consumer that reads without a group.
+    ///
+    /// # Errors
+    /// librdkafka's when it refuses a setting.
+    pub fn consumer(settings: &ClientConfig) -> KafkaResult<BaseConsumer<Self>> {
+        let consumer: BaseConsumer<Self> = settings.create_with_context(Self::default())?;
+        consumer.context().0.tie(consumer.client(), settings);
+        Ok(consumer)
+    }
+}
 
 impl ClientContext for Logged {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
@@ -123,6 +140,10 @@ impl ClientContext for Logged {
 
     fn error(&self, error: KafkaError, reason: &str) {
         log_error(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.0.look(&statistics);
     }
 }
 
@@ -228,6 +249,7 @@ pub fn base(kafka: &RawKafka) -> ClientConfig {
         client.set(option, value);
     }
     client.set("bootstrap.servers", &kafka.bootstrap_servers);
+    client.set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
     // A broker that was away for a while is found again within a second, not ten.
     default(&mut client, kafka, "reconnect.backoff.max.ms", "1000");
     if !kafka.options.contains_key("client.id") {
@@ -262,8 +284,7 @@ pub fn consumer(config: &Config) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         // Says when a partition was read to its end, whatever lies there.
-        .set("enable.partition.eof", "true")
-        .set("statistics.interval.ms", "5000");
+        .set("enable.partition.eof", "true");
     // A fetch that meets a full queue waits this long; the default is a second.
     default(&mut client, kafka, "fetch.queue.backoff.ms", "10");
     default(&mut client, kafka, "queued.max.messages.kbytes", "65536");

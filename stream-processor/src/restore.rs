@@ -122,7 +122,8 @@ impl Reader {
     fn open(config: &Config, topic: String) -> KafkaResult<Self> {
         let consumer = |isolation: &str| {
             // No group: nothing is committed, the offsets are ours.
-            kafka::base(&config.kafka)
+            let mut settings = kafka::base(&config.kafka);
+            settings
                 .set("group.id", &config.kafka.group_id)
                 .set("enable.auto.commit", "false")
                 .set("auto.offset.reset", "earliest")
@@ -130,8 +131,8 @@ impl Reader {
                 .set("isolation.level", isolation)
                 .set("fetch.queue.backoff.ms", "10")
                 // An empty end is answered after this time.
-                .set("fetch.wait.max.ms", "10")
-                .create_with_context(Logged)
+                .set("fetch.wait.max.ms", "10");
+            Logged::consumer(&settings)
         };
         Ok(Self {
             topic,

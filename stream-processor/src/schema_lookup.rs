@@ -45,15 +45,15 @@ impl SchemaLookup {
         let action = format!("read topic {topic}");
         let fault = |error: KafkaError| Fault::of(&action, &error);
         // No group: the topic is read whole at each start, nothing is committed.
-        let consumer: BaseConsumer<Logged> = kafka::base(&config.kafka)
+        let mut settings = kafka::base(&config.kafka);
+        settings
             .set("group.id", &config.kafka.group_id)
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")
             // An empty end is answered after this time.
-            .set("fetch.wait.max.ms", "10")
-            .create_with_context(Logged)
-            .map_err(fault)?;
+            .set("fetch.wait.max.ms", "10");
+        let consumer = Logged::consumer(&settings).map_err(fault)?;
         let metadata = consumer
             .fetch_metadata(Some(&topic), PATIENCE)
             .map_err(fault)?;

@@ -4,11 +4,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dogwatch_stream_processor::kafka::{Lifeline, STATISTICS_INTERVAL_MS};
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
 
 /// A producer that knows how many of its records the broker has acknowledged.
 pub struct Publisher {
@@ -22,13 +24,19 @@ impl Publisher {
     /// # Panics
     /// When the client cannot be made.
     pub fn new(address: &str) -> Publisher {
-        let producer = ClientConfig::new()
+        let mut settings = ClientConfig::new();
+        settings
             .set("bootstrap.servers", address)
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5")
+            // Tests stop brokers, and this client must come back as ours do.
+            .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
+        let producer: ThreadedProducer<Deliveries> = settings
             .create_with_context(Deliveries::default())
             .expect("a producer can be made");
+        let lifeline = &producer.context().lifeline;
+        lifeline.tie(producer.client(), &settings);
         Publisher {
             producer,
             sent: AtomicUsize::new(0),
@@ -110,9 +118,14 @@ impl Publisher {
 struct Deliveries {
     acknowledged: AtomicUsize,
     refused: Mutex<Vec<String>>,
+    lifeline: Lifeline,
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn stats(&self, statistics: Statistics) {
+        self.lifeline.look(&statistics);
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();

@@ -18,10 +18,15 @@ use rdkafka::config::{FromClientConfig as _, FromClientConfigAndContext as _, RD
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
 use rdkafka::util::Timeout;
 
 use super::{Handed, Kind};
 use crate::config::KafkaConfig;
+
+mod lifeline;
+
+use lifeline::{Lifeline, STATISTICS_INTERVAL_MS};
 
 /// Topics a sensor writes to.
 const TOPICS: [Topic; 4] = [
@@ -96,8 +101,11 @@ struct Reports {
     last_error: Mutex<Option<(RDKafkaErrorCode, String)>>,
 }
 
-#[derive(Clone, Default)]
-struct Context(Arc<Reports>);
+#[derive(Default)]
+struct Context {
+    reports: Arc<Reports>,
+    lifeline: Lifeline,
+}
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -112,13 +120,19 @@ impl ClientContext for Context {
 
     fn error(&self, error: ClientError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client");
-        if let (Ok(mut last), Some(code)) = (self.0.last_error.lock(), error.rdkafka_error_code()) {
+        if let (Ok(mut last), Some(code)) =
+            (self.reports.last_error.lock(), error.rdkafka_error_code())
+        {
             // That a single broker or all are away follows from an authentication that failed, and says less.
             let weaker = matches!(code, RDKafkaErrorCode::AllBrokersDown);
             if !(weaker && last.is_some()) {
                 *last = Some((code, reason.to_owned()));
             }
         }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.lifeline.look(&statistics);
     }
 }
 
@@ -127,10 +141,10 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, kind: usize) {
         let Err((error, _)) = result else { return };
-        if let Some(count) = self.0.undelivered.get(kind) {
+        if let Some(count) = self.reports.undelivered.get(kind) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        if let Ok(mut last) = self.0.last_undelivered.lock() {
+        if let Ok(mut last) = self.reports.last_undelivered.lock() {
             *last = Some(error.to_string());
         }
     }
@@ -148,9 +162,13 @@ impl KafkaSink {
     /// Connects, makes or checks the topics, and publishes our schemas.
     pub fn connect(config: &KafkaConfig) -> Result<Self, KafkaError> {
         let context = Context::default();
-        let reports = context.0.clone();
-        let producer = ThreadedProducer::from_config_and_context(&producer_config(config), context)
-            .map_err(KafkaError::Options)?;
+        let reports = context.reports.clone();
+        let settings = producer_config(config);
+        let producer: ThreadedProducer<Context> =
+            ThreadedProducer::from_config_and_context(&settings, context)
+                .map_err(KafkaError::Options)?;
+        let lifeline = &producer.context().lifeline;
+        lifeline.tie(producer.client(), &settings);
         let topics = Topics::new(config.topic_prefix.as_str());
         let names = TOPICS
             .into_iter()
@@ -321,7 +339,8 @@ fn producer_config(config: &KafkaConfig) -> ClientConfig {
             config.queue_records.to_string(),
         )
         // Records wait in the bounded queue, not against a clock: an outage loses nothing before it is full.
-        .set("message.timeout.ms", "0");
+        .set("message.timeout.ms", "0")
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
     client
 }
 

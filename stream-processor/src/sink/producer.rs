@@ -9,16 +9,20 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
 
 use super::outgoing::Outgoing;
-use crate::kafka;
+use crate::kafka::{self, Lifeline};
 
 /// A producer whose own thread serves delivery reports.
 pub type RecordProducer = ThreadedProducer<Deliveries>;
 
 /// What became of the records handed over since [`send_all`] was last called.
 #[derive(Debug, Default)]
-pub struct Deliveries(Mutex<Delivered>);
+pub struct Deliveries {
+    delivered: Mutex<Delivered>,
+    lifeline: Lifeline,
+}
 
 #[derive(Debug, Default)]
 struct Delivered {
@@ -43,7 +47,9 @@ impl Deliveries {
     }
 
     fn lock(&self) -> MutexGuard<'_, Delivered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,6 +60,10 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         kafka::log_error(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.lifeline.look(&statistics);
     }
 }
 
@@ -79,7 +89,10 @@ impl ProducerContext for Deliveries {
 /// # Errors
 /// librdkafka's when it refuses a setting.
 pub fn create(settings: &ClientConfig) -> KafkaResult<RecordProducer> {
-    settings.create_with_context(Deliveries::default())
+    let producer: RecordProducer = settings.create_with_context(Deliveries::default())?;
+    let lifeline = &producer.context().lifeline;
+    lifeline.tie(producer.client(), settings);
+    Ok(producer)
 }
 
 /// Hands all records over; waits for room in the producer's queue until `timeout`.

@@ -31,7 +31,7 @@ use super::{
 use crate::checkpoint::Head;
 use crate::config::Config;
 use crate::decode::InputRecord;
-use crate::kafka::{self, Fault};
+use crate::kafka::{self, Fault, Lifeline};
 use crate::metrics;
 use crate::shutdown::Shutdown;
 use crate::step::{Partition, Position};
@@ -70,6 +70,7 @@ pub struct GroupContext {
     /// after an assignment, and counts the message that says that a partition was read to its end.
     next: Mutex<BTreeMap<Partition, i64>>,
     finished: Arc<AtomicBool>,
+    lifeline: Lifeline,
 }
 
 impl GroupInput {
@@ -93,12 +94,15 @@ impl GroupInput {
             queue: Mutex::default(),
             next: Mutex::default(),
             finished: finished.clone(),
+            lifeline: Lifeline::default(),
         };
         let action = format!("join group {}", config.kafka.group_id);
         let fault = |error: KafkaError| Fault::of(&action, &error);
-        let consumer: BaseConsumer<GroupContext> = kafka::consumer(config)
-            .create_with_context(context)
-            .map_err(fault)?;
+        let settings = kafka::consumer(config);
+        let consumer: BaseConsumer<GroupContext> =
+            settings.create_with_context(context).map_err(fault)?;
+        let lifeline = &consumer.context().lifeline;
+        lifeline.tie(consumer.client(), &settings);
         let inputs = INPUTS.map(|topic| names.name(topic));
         consumer
             .subscribe(&inputs.each_ref().map(String::as_str))
@@ -571,6 +575,7 @@ impl ClientContext for GroupContext {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.lifeline.look(&statistics);
         for (name, topic) in &statistics.topics {
             let Some(topic_of_ours) = self.names.topic(name) else {
                 continue;
