@@ -494,12 +494,14 @@ impl Early {
             .insert((member, word.keys.clone()));
     }
 
-    /// Whether a window that is over has nothing to say: all of its detections would have spoken before.
-    pub fn is_silent(&self, group: &Group, spec: WindowSpec, start: i64, slot: i64) -> bool {
-        let watched = |member: usize| self.watches.iter().any(|watch| watch.member == member);
-        let mut members =
-            (0..group.members.len()).filter(|place| group.members[*place].spec == spec);
-        members.all(watched) && !self.fired.contains_key(&(spec, start, slot))
+    /// Whether a member fires early.
+    pub fn watches(&self, member: usize) -> bool {
+        self.watches.iter().any(|watch| watch.member == member)
+    }
+
+    /// Whether any detection that fires early has spoken of a window.
+    pub fn has_spoken(&self, spec: WindowSpec, start: i64, slot: i64) -> bool {
+        self.fired.contains_key(&(spec, start, slot))
     }
 
     /// Whether a window had spoken before it was over.

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use super::early::Early;
 use super::pane::{Pane, rows_of, slots};
-use super::plans::{Phases, Workbench};
+use super::plans::{Finish, Phases, Workbench};
 use super::{Missed, Overflow, Rows, WindowOutput, Word};
 use crate::detect::aggregates::TEXT_BYTES_MAX;
 use crate::detect::window::{PANES_MAX, WindowSpec, floor_to};
@@ -108,6 +108,20 @@ struct Due {
     stepped: bool,
 }
 
+/// The detections that a window is finished for.
+pub(super) struct Finisher {
+    pub members: Vec<usize>,
+    finish: Finish,
+}
+
+/// The windows of one kind when they are over.
+struct Closing {
+    /// All detections with such windows.
+    all: Finisher,
+    /// Those that do not fire early: what the others have not said by then they do not say.
+    rest: Finisher,
+}
+
 /// Detections that share panes.
 pub(super) struct Group {
     pub members: Vec<Member>,
@@ -124,6 +138,7 @@ pub(super) struct Group {
     needed: SchemaRef,
     pub keys: usize,
     pub phases: Phases,
+    closings: BTreeMap<WindowSpec, Closing>,
     /// What each of the group's aggregates says, under which its states are stored.
     pub labels: Vec<String>,
     /// Where each aggregate's state begins in states.
@@ -157,6 +172,18 @@ impl Group {
         keys_max: usize,
     ) -> Result<Self> {
         Layout::of(set, places).into_group(bench, set, events, keys_max)
+    }
+
+    /// What finishes windows for some members.
+    fn finisher(&self, bench: &Workbench, of: impl Fn(usize) -> bool) -> Result<Finisher> {
+        let members: Vec<usize> = (0..self.members.len()).filter(|place| of(*place)).collect();
+        let mut aggregates = Vec::new();
+        for member in members.iter().map(|place| &self.members[*place]) {
+            aggregates.extend([member.rows, member.last_time]);
+            aggregates.extend(&member.aggregates);
+        }
+        let finish = self.phases.finish(bench, &aggregates)?;
+        Ok(Finisher { members, finish })
     }
 
     /// Takes the next rows.
@@ -393,13 +420,14 @@ impl Group {
         let crossings = early.look(self, input, input_rows, states);
         self.early = early;
         for crossing in crossings? {
-            let groups = self
-                .phases
-                .finish(bench, crossing.states(self, bench, input)?)?;
             let spec = self.members[crossing.member].spec;
+            let finish = &self.closings[&spec].all.finish;
+            let states = crossing.states(self, bench, input)?;
+            let taken: Result<Vec<_>> = states.iter().map(|states| finish.taken(states)).collect();
+            let groups = finish.run(bench, taken?)?;
             let overflow = self.overflow(crossing.start, &spec, crossing.slot);
             for group in &groups {
-                for mut word in self.results(set, crossing.member, group)? {
+                for mut word in self.results(set, crossing.member, finish, group)? {
                     word.row = crossing.row;
                     word.closed = false;
                     word.overflow = overflow;
@@ -643,35 +671,35 @@ impl Group {
         if due.is_empty() {
             return Ok(());
         }
-        let mut by_spec: BTreeMap<WindowSpec, BTreeMap<i64, HashMap<i64, Due>>> = BTreeMap::new();
-        let speaks = |window: &&Due| {
-            let Due {
-                spec, start, slot, ..
-            } = **window;
-            !self.early.is_silent(self, spec, start, slot)
-        };
-        for window in due.iter().filter(speaks) {
-            let starts = by_spec.entry(window.spec).or_default();
+        type BySlot = HashMap<i64, Due>;
+        let mut kinds: BTreeMap<(WindowSpec, bool), BTreeMap<i64, BySlot>> = BTreeMap::new();
+        for window in &due {
+            let spoken = self
+                .early
+                .has_spoken(window.spec, window.start, window.slot);
+            let starts = kinds.entry((window.spec, spoken)).or_default();
             starts
                 .entry(window.start)
                 .or_default()
                 .insert(window.slot, *window);
         }
-        for (spec, starts) in by_spec {
+        for ((spec, spoken), starts) in kinds {
+            let closing = &self.closings[&spec];
+            let Finisher { members, finish } = if spoken { &closing.all } else { &closing.rest };
+            if members.is_empty() {
+                continue;
+            }
             let mut states = Vec::new();
             for (start, slots) in &starts {
-                states.extend(self.states_of(spec, *start, |slot| slots.contains_key(&slot))?);
+                let wanted = |slot| slots.contains_key(&slot);
+                states.extend(self.states_of(finish, spec, *start, wanted)?);
             }
             if states.is_empty() {
                 continue;
             }
-            let finished = self.phases.finish(bench, states)?;
-            for groups in &finished {
-                for member in 0..self.members.len() {
-                    if self.members[member].spec != spec {
-                        continue;
-                    }
-                    for mut word in self.results(set, member, groups)? {
+            for groups in &finish.run(bench, states)? {
+                for member in members {
+                    for mut word in self.results(set, *member, finish, groups)? {
                         let Some(window) = starts
                             .get(&word.start)
                             .and_then(|slots| slots.get(&word.slot))
@@ -681,7 +709,7 @@ impl Group {
                         word.row = window.row;
                         word.stepped = window.stepped;
                         word.overflow = self.overflow(word.start, &spec, word.slot);
-                        word.repeated = self.early.has_fired(member, &word);
+                        word.repeated = self.early.has_fired(*member, &word);
                         output.words.push(word);
                     }
                 }
@@ -691,9 +719,10 @@ impl Group {
         Ok(())
     }
 
-    /// The states of a window, of some slots.
+    /// What the end of a window takes of its states, of some slots.
     fn states_of(
         &self,
+        finish: &Finish,
         spec: WindowSpec,
         start: i64,
         wanted: impl Fn(i64) -> bool,
@@ -701,23 +730,31 @@ impl Group {
         let mut states = Vec::new();
         for (_, pane) in self.panes.range(start..start + spec.size_ns) {
             for piece in &pane.pieces {
-                let own = rows_of(piece, &wanted)?;
+                let own = rows_of(&finish.taken(piece)?, &wanted)?;
                 states.extend(own.map(|own| in_window(&own, start)).transpose()?);
             }
         }
         Ok(states)
     }
 
-    /// The finished groups of a window as it is now, of some slots.
-    pub fn groups_of(
+    /// What all detections would say of a window as it is now, of some slots; by member.
+    pub fn words_of(
         &self,
         bench: &Workbench,
+        set: &DetectionSet,
         spec: WindowSpec,
         start: i64,
         wanted: impl Fn(i64) -> bool,
-    ) -> Result<Vec<RecordBatch>> {
-        self.phases
-            .finish(bench, self.states_of(spec, start, wanted)?)
+    ) -> Result<Vec<(usize, Word)>> {
+        let Finisher { members, finish } = &self.closings[&spec].all;
+        let mut words = Vec::new();
+        for groups in finish.run(bench, self.states_of(finish, spec, start, wanted)?)? {
+            for member in members {
+                let own = self.results(set, *member, finish, &groups)?;
+                words.extend(own.into_iter().map(|word| (*member, word)));
+            }
+        }
+        Ok(words)
     }
 
     /// The windows over a pane that a slot's time has not closed.
@@ -736,16 +773,18 @@ impl Group {
     }
 
     /// What one detection says of finished groups.
-    pub fn results(
+    fn results(
         &self,
         set: &DetectionSet,
         member: usize,
+        finish: &Finish,
         groups: &RecordBatch,
     ) -> Result<Vec<Word>> {
         let member = &self.members[member];
         let plan = plan_of(set, member.detection);
-        let counts = self.aggregate_column(groups, member.rows);
-        let counts = counts.as_primitive::<Int64Type>();
+        let counts = finish
+            .column(groups, member.rows)
+            .as_primitive::<Int64Type>();
         let own: BooleanArray = counts
             .iter()
             .map(|count| Some(count.unwrap_or(0) > 0))
@@ -753,10 +792,14 @@ impl Group {
         if own.true_count() == 0 {
             return Ok(Vec::new());
         }
-        let own = filter_record_batch(groups, &own)?;
+        let own = if own.true_count() == groups.num_rows() {
+            groups.clone()
+        } else {
+            filter_record_batch(groups, &own)?
+        };
         let mut words = Vec::new();
         if !plan.result.limited {
-            self.result(plan, member, &own, &mut words)?;
+            self.result(plan, member, finish, &own, &mut words)?;
             return Ok(words);
         }
         let windows: BTreeSet<(i64, i64)> = pane_starts(&own)
@@ -770,7 +813,8 @@ impl Group {
                 .zip(slots(&own))
                 .map(|(start, slot)| Some((*start, *slot) == window))
                 .collect();
-            self.result(plan, member, &filter_record_batch(&own, &mask)?, &mut words)?;
+            let own = filter_record_batch(&own, &mask)?;
+            self.result(plan, member, finish, &own, &mut words)?;
         }
         Ok(words)
     }
@@ -779,6 +823,7 @@ impl Group {
         &self,
         plan: &WindowedPlan,
         member: &Member,
+        finish: &Finish,
         groups: &RecordBatch,
         words: &mut Vec<Word>,
     ) -> Result<()> {
@@ -795,12 +840,13 @@ impl Group {
                 GroupColumn::WindowEnd => timestamps(member.spec.size_ns),
                 GroupColumn::Key(key) => Arc::clone(groups.column(FIXED_COLUMNS + key)),
                 GroupColumn::Aggregate(call) => {
-                    self.aggregate_column(groups, member.aggregates[*call])
+                    Arc::clone(finish.column(groups, member.aggregates[*call]))
                 }
             })
             .collect();
-        let last_times = self.aggregate_column(groups, member.last_time);
-        let last_times = last_times.as_primitive::<Int64Type>();
+        let last_times = finish
+            .column(groups, member.last_time)
+            .as_primitive::<Int64Type>();
         for found in plan.result.run(columns, groups.num_rows())? {
             let row = found.group;
             let start = pane_starts(groups)[row];
@@ -832,10 +878,6 @@ impl Group {
             });
         }
         Ok(())
-    }
-
-    fn aggregate_column(&self, groups: &RecordBatch, aggregate: usize) -> ArrayRef {
-        Arc::clone(groups.column(FIXED_COLUMNS + self.keys + aggregate))
     }
 
     /// Lets go of what only closed windows needed.
@@ -1245,6 +1287,7 @@ impl Layout {
             columns: self.columns,
             needed: Arc::new(Schema::new(needed.cloned().collect::<Vec<_>>())),
             keys,
+            closings: BTreeMap::new(),
             early: Early::default(),
             members: self.members,
             input_schema: schema,
@@ -1259,6 +1302,15 @@ impl Layout {
             next_piece: 0,
         };
         group.early = Early::new(&group, set)?;
+        for spec in group.specs.clone() {
+            let closing = Closing {
+                all: group.finisher(bench, |place| group.members[place].spec == spec)?,
+                rest: group.finisher(bench, |place| {
+                    group.members[place].spec == spec && !group.early.watches(place)
+                })?,
+            };
+            group.closings.insert(spec, closing);
+        }
         Ok(group)
     }
 

@@ -280,7 +280,24 @@ fn go(workbench: &Workbench, phases: &Phases, rows: &RecordBatch, way: &Way) -> 
         let start = way.start % states.len();
         states.rotate_left(start);
     }
-    Ok(answers(&phases.finish(workbench, states)?))
+    let all: Vec<usize> = (0..phases.calls().len()).collect();
+    let result = answers(
+        &phases
+            .finish(workbench, &all)?
+            .run(workbench, states.clone())?,
+    );
+    // Finished by itself an aggregate says what it says among the others.
+    let one = way.start % all.len();
+    let finish = phases.finish(workbench, &[one])?;
+    let taken: Result<Vec<_>> = states.iter().map(|states| finish.taken(states)).collect();
+    let keys = phases.finish(workbench, &[])?.columns();
+    let alone = answers(&finish.run(workbench, taken?)?);
+    let column = |rows: &[Value], place: usize| -> Vec<(Value, Value)> {
+        let of = |row: &Value| (row["0"].clone(), row[place.to_string()].clone());
+        rows.iter().map(of).collect()
+    };
+    assert_eq!(column(&alone, keys), column(&result, keys + one));
+    Ok(result)
 }
 
 fn check(aggregates: &str, cases: u32) {

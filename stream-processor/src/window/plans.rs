@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! rows ─► partial ─► states ─┬─► reduce ─► fewer states
-//!                            └─► finish ─► groups
+//!                            └─► finish, of all aggregates or of some ─► groups
 //! ```
 //! The plans are made once and run over batches that are exchanged. They run under a finite memory pool, and without a disk
 //! to spill to: what does not fit is an error, never a silent detour.
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
@@ -68,11 +68,22 @@ impl Workbench {
 
 /// The phases of one aggregation.
 pub(crate) struct Phases {
+    group_by: PhysicalGroupBy,
+    calls: Vec<Arc<AggregateFunctionExpr>>,
     rows: Arc<HeldBatches>,
     states: Arc<HeldBatches>,
     partial: Arc<dyn ExecutionPlan>,
     reduce: Arc<dyn ExecutionPlan>,
-    finish: Arc<dyn ExecutionPlan>,
+}
+
+/// The last phase, of some of the aggregates: the states of the others need not be merged.
+pub(crate) struct Finish {
+    /// The columns of states that it takes.
+    columns: Vec<usize>,
+    /// For each aggregate, its column in the groups, where it has one.
+    places: Vec<Option<usize>>,
+    states: Arc<HeldBatches>,
+    plan: Arc<dyn ExecutionPlan>,
 }
 
 impl Phases {
@@ -94,25 +105,62 @@ impl Phases {
             Arc::clone(&rows),
         )?);
         let (states, states_scan) = scan(workbench, partial.schema())?;
-        let over_states = |mode| {
-            let filters = vec![None; calls.len()];
-            let plan = AggregateExec::try_new(
-                mode,
-                group_by.as_final(),
-                calls.clone(),
-                filters,
-                Arc::clone(&states_scan),
-                Arc::clone(&rows),
-            )?;
-            Ok::<_, datafusion::common::DataFusionError>(Arc::new(plan) as Arc<dyn ExecutionPlan>)
-        };
+        let reduce = AggregateExec::try_new(
+            AggregateMode::PartialReduce,
+            group_by.as_final(),
+            calls.clone(),
+            vec![None; calls.len()],
+            states_scan,
+            rows,
+        )?;
         Ok(Self {
-            reduce: over_states(AggregateMode::PartialReduce)?,
-            finish: over_states(AggregateMode::Final)?,
+            group_by,
+            calls,
             rows: rows_source,
             states,
             partial,
+            reduce: Arc::new(reduce),
         })
+    }
+
+    /// Makes the last phase of some aggregates, given by their places in order.
+    pub fn finish(&self, workbench: &Workbench, aggregates: &[usize]) -> Result<Finish> {
+        let keys = self.group_by.expr().len();
+        let mut columns: Vec<usize> = (0..keys).collect();
+        let mut places = vec![None; self.calls.len()];
+        let mut calls = Vec::new();
+        let mut next = keys;
+        for (aggregate, call) in self.calls.iter().enumerate() {
+            let own = next..next + call.state_fields()?.len();
+            next = own.end;
+            if aggregates.contains(&aggregate) {
+                columns.extend(own);
+                places[aggregate] = Some(keys + calls.len());
+                calls.push(Arc::clone(call));
+            }
+        }
+        let schema = Arc::new(self.state_schema().project(&columns)?);
+        let (states, states_scan) = scan(workbench, schema)?;
+        let plan = AggregateExec::try_new(
+            AggregateMode::Final,
+            self.group_by.as_final(),
+            calls.clone(),
+            vec![None; calls.len()],
+            states_scan,
+            Arc::clone(&self.rows.schema),
+        )?;
+        Ok(Finish {
+            columns,
+            places,
+            states,
+            plan: Arc::new(plan),
+        })
+    }
+
+    /// The aggregates.
+    #[cfg(test)]
+    pub fn calls(&self) -> &[Arc<AggregateFunctionExpr>] {
+        &self.calls
     }
 
     /// The schema of states.
@@ -133,14 +181,30 @@ impl Phases {
     ) -> Result<Vec<RecordBatch>> {
         run(workbench, &self.states, states, &self.reduce)
     }
+}
 
-    /// Finishes states: one row for each group.
-    pub fn finish(
-        &self,
-        workbench: &Workbench,
-        states: Vec<RecordBatch>,
-    ) -> Result<Vec<RecordBatch>> {
-        run(workbench, &self.states, states, &self.finish)
+impl Finish {
+    /// How many columns of states it takes.
+    #[cfg(test)]
+    pub fn columns(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// What it takes of states.
+    pub fn taken(&self, states: &RecordBatch) -> Result<RecordBatch> {
+        Ok(states.project(&self.columns)?)
+    }
+
+    /// Finishes what was taken of states: one row for each group.
+    pub fn run(&self, workbench: &Workbench, taken: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+        run(workbench, &self.states, taken, &self.plan)
+    }
+
+    /// An aggregate's column in the groups.
+    pub fn column<'g>(&self, groups: &'g RecordBatch, aggregate: usize) -> &'g ArrayRef {
+        let place =
+            self.places[aggregate].expect("only aggregates that are finished are asked for");
+        groups.column(place)
     }
 }
 

@@ -259,16 +259,10 @@ impl Group {
             }
         }
         for ((spec, start), slots) in windows {
-            let groups = self.groups_of(bench, spec, start, |slot| slots.contains(&slot))?;
-            for member in 0..self.members.len() {
-                if self.members[member].spec != spec {
-                    continue;
-                }
-                for batch in &groups {
-                    for word in self.results(set, member, batch)? {
-                        self.early.fire(member, &word);
-                    }
-                }
+            for (member, word) in
+                self.words_of(bench, set, spec, start, |slot| slots.contains(&slot))?
+            {
+                self.early.fire(member, &word);
             }
         }
         Ok(())
