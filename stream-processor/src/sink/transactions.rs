@@ -1,17 +1,13 @@
 //! Exactly once: alerts, state, dead letters, late rows and input offsets in one Kafka transaction.
 //!
 //! ```text
-//! begin ─► group metadata ─► every epoch stands? ─► send offsets ─► records ─► commit
-//!     └ full checkpoint: its records first, for their place goes into the offsets' metadata
+//! begin ─► records ─► group metadata ─► every epoch stands? ─► send offsets ─► commit
+//!             └ full checkpoint: wait for its place, which goes into the offsets' metadata
 //! ```
 //!
 //! The order is the fence. The metadata is read first and the epochs are checked after it: if a
 //! partition went away before the metadata was read, its epoch no longer stands; if it goes away
 //! later, the metadata's generation is outdated and the broker refuses the offsets.
-//!
-//! It is also the faster one. A broker takes nothing for a transaction before the markers of the one
-//! before are written. Told so about offsets, the client asks again after `retry.backoff.ms`, 5 ms here;
-//! told so about a record's partition, after 20 ms that nobody can change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,43 +84,20 @@ impl Transactions {
     }
 
     fn transact(&self, work: &Work<'_>) -> Result<BTreeMap<Partition, Head>, Failure> {
-        let began = Instant::now();
         native::begin_transaction(&self.producer)?;
-        let send_records =
-            || producer::send_all(&self.producer, &work.encoded.records, self.timeout);
-        let heads;
-        if work.encoded.firsts.is_empty() {
-            heads = self.send_offsets(work)?;
-            send_records()?;
-        } else {
-            send_records()?;
-            heads = self.send_offsets(work)?;
+        producer::send_all(&self.producer, &work.encoded.records, self.timeout)?;
+        let mut heads = BTreeMap::new();
+        if let Some(input) = work.input.filter(|_| !work.step.positions.is_empty()) {
+            heads = self.heads(work)?;
+            let metadata = GroupMetadata::of(&input.consumer).ok_or(Failure::NotAMember)?;
+            if !input.assignments.stands(&work.step.positions) {
+                return Err(Failure::Moved);
+            }
+            let offsets = input.offsets(&work.step.positions, &heads)?;
+            self.offsets.send(offsets, metadata, self.timeout)??;
         }
         self.fail_if_asked(work);
-        let sent = began.elapsed();
         self.commit()?;
-        tracing::debug!(
-            records = work.encoded.records.len(),
-            checkpoints = work.step.checkpoints.len(),
-            ?sent,
-            committed = ?began.elapsed(),
-            "transaction committed"
-        );
-        Ok(heads)
-    }
-
-    /// Sends the step's offsets, where it has any; returns what they say of the tasks' memory.
-    fn send_offsets(&self, work: &Work<'_>) -> Result<BTreeMap<Partition, Head>, Failure> {
-        let Some(input) = work.input.filter(|_| !work.step.positions.is_empty()) else {
-            return Ok(BTreeMap::new());
-        };
-        let heads = self.heads(work)?;
-        let metadata = GroupMetadata::of(&input.consumer).ok_or(Failure::NotAMember)?;
-        if !input.assignments.stands(&work.step.positions) {
-            return Err(Failure::Moved);
-        }
-        let offsets = input.offsets(&work.step.positions, &heads)?;
-        self.offsets.send(offsets, metadata, self.timeout)??;
         Ok(heads)
     }
 
@@ -158,18 +131,13 @@ impl Transactions {
             return;
         };
         let checkpoint = !work.step.checkpoints.is_empty();
-        let dies = fault.strikes(FaultPoint::AfterSendOffsets)
-            || checkpoint && fault.strikes(FaultPoint::BeforeCommitCheckpoint);
-        let stops = fault.strikes(FaultPoint::StopInTransaction);
-        if dies || stops {
-            // The worst moment: everything lies at the broker, and only the end is missing.
-            native::flush(&self.producer, self.timeout);
-        }
-        if dies {
+        if fault.strikes(FaultPoint::AfterSendOffsets)
+            || checkpoint && fault.strikes(FaultPoint::BeforeCommitCheckpoint)
+        {
             tracing::error!("dying as DOGWATCH_FAULT asks");
             std::process::abort();
         }
-        if stops {
+        if fault.strikes(FaultPoint::StopInTransaction) {
             tracing::error!("stopping as DOGWATCH_FAULT asks");
             native::stop_this_process();
         }
