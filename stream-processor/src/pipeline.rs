@@ -3,7 +3,7 @@
 //! A step takes what is ready: few records after [`RawStep::linger`](crate::config::RawStep), up to
 //! `rows_max` when more are waiting, so steps grow under load and stay quick without. Steps that say
 //! nothing leave only positions, which are committed at the next alert or after `idle_commit_interval`.
-//!
+//! While a step is in flight the next one grows, up to `rows_max`, and follows as soon as the first is done.
 //!
 //! # What a restart remembers
 //! Every `checkpoint.interval` a step also holds what the engine remembers of a task: last `seq` of each sensor's run,
@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError, bounded};
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::records::{Alert, Event};
@@ -57,9 +57,6 @@ use crate::topics::{self, TopicError, TopicReport};
 
 #[cfg(test)]
 mod tests;
-
-/// How soon a failed commit is seen when no input comes.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How soon it is seen that the source's thread has ended.
 const CLOSE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -444,7 +441,7 @@ impl Steps {
         }
     }
 
-    /// Waits for a message until something is due: a step, a commit, a checkpoint, a mark, or a look at the step in flight.
+    /// Waits for a message until something is due: a step, a commit, a checkpoint, a mark; or the step in flight is done.
     fn receive(
         &self,
         stages: &Stages,
@@ -454,19 +451,28 @@ impl Steps {
             .gathered
             .since
             .map(|since| since + self.config.step.linger);
-        let commit_due =
-            (!self.next.empty()).then(|| self.committed_at + self.config.step.idle_commit_interval);
-        let look_due = stages
-            .publisher
-            .busy()
-            .then(|| Instant::now() + LOOK_INTERVAL);
-        let checkpoint_due = self.tasks.next_checkpoint().filter(|_| self.stores);
+        let busy = stages.publisher.busy();
+        let commit_due = (!busy && !self.next.empty())
+            .then(|| self.committed_at + self.config.step.idle_commit_interval);
+        let may_store = self.stores && self.next.checkpoints.is_empty();
+        let checkpoint_due = self.tasks.next_checkpoint().filter(|_| may_store);
         let mark_due = self.tasks.next_mark().filter(|_| self.marks.is_some());
-        let due = [step_due, commit_due, look_due, checkpoint_due, mark_due];
-        match due.into_iter().flatten().min() {
-            Some(due) => messages.recv_deadline(due),
-            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        let due = [step_due, commit_due, checkpoint_due, mark_due];
+        let mut ready = Select::new();
+        ready.recv(messages);
+        if busy {
+            ready.recv(stages.publisher.outcomes());
         }
+        match due.into_iter().flatten().min() {
+            Some(due) => ready
+                .ready_deadline(due)
+                .map_err(|_| RecvTimeoutError::Timeout)?,
+            None => ready.ready(),
+        };
+        messages.try_recv().map_err(|error| match error {
+            TryRecvError::Empty => RecvTimeoutError::Timeout,
+            TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+        })
     }
 
     fn handle(
@@ -482,10 +488,7 @@ impl Steps {
             SourceMessage::Assigned(assigned) => self.take_over(assigned, stages)?,
             SourceMessage::Revoked(partitions, _settled) => {
                 self.drop_gathered(&partitions);
-                // The next owner then has nothing to replay.
-                self.checkpoint(self.tasks.behind(), u64::MAX)?;
-                self.submit(stages)?;
-                self.settle(stages)?;
+                self.conclude(stages)?;
                 self.give(&partitions);
             }
             SourceMessage::Lost(partitions, _settled) => {
@@ -543,10 +546,14 @@ impl Steps {
             self.step()?;
         }
         let now = Instant::now();
-        self.checkpoint(self.tasks.checkpoints_due(now), CHECKPOINT_STEP_BYTES)?;
+        if self.next.checkpoints.is_empty() {
+            self.checkpoint(self.tasks.checkpoints_due(now), CHECKPOINT_STEP_BYTES)?;
+        }
         self.mark_silent(stages, now);
         let commit_due = self.committed_at.elapsed() >= self.config.step.idle_commit_interval;
-        if self.next.urgent() || (commit_due && !self.next.empty()) {
+        let ready = self.next.urgent() || (commit_due && !self.next.empty());
+        let full = self.next.records >= self.config.step.rows_max;
+        if ready && (full || !stages.publisher.busy()) {
             self.submit(stages)?;
         }
         Ok(())
@@ -568,6 +575,7 @@ impl Steps {
         self.find_schemas(&gathered.records)?;
         let output = self.engine.step(gathered.records)?;
         metrics::matched(count, started.elapsed());
+        self.next.records += count;
         for (partition, bytes) in gathered.bytes {
             let Some(task) = self.tasks.task(partition) else {
                 continue;
@@ -581,7 +589,8 @@ impl Steps {
         Ok(())
     }
 
-    /// Adds what tasks remember to the next step, until it has `bytes_max` of it.
+    /// Adds what tasks remember to the next step, until it has `bytes_max` of it. It must hold no checkpoint yet: a second
+    /// one of the same task would take the first one's place.
     fn checkpoint(&mut self, due: Vec<Partition>, bytes_max: u64) -> Result<(), ProcessorError> {
         let mut bytes = 0;
         for partition in due.into_iter().filter(|_| self.stores) {
@@ -716,9 +725,17 @@ impl Steps {
         Ok(())
     }
 
-    /// Matches, publishes and commits all that was read, and leaves nothing to replay.
+    /// Matches, publishes and commits all that was read.
     fn drain(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         self.step()?;
+        self.conclude(stages)
+    }
+
+    /// Publishes and commits all that is matched and remembered: the next owner then has nothing to replay.
+    fn conclude(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
+        if !self.next.checkpoints.is_empty() {
+            self.submit(stages)?;
+        }
         self.checkpoint(self.tasks.behind(), u64::MAX)?;
         self.submit(stages)?;
         self.settle(stages)

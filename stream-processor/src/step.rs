@@ -27,6 +27,8 @@ pub struct Position {
 /// What one step says, and the input it says it of.
 #[derive(Debug, Default)]
 pub struct Step {
+    /// How many records were matched for it.
+    pub records: usize,
     /// Where each partition's input ends; empty where the source has no offsets to commit.
     pub positions: BTreeMap<Partition, Position>,
     /// What detections said.

@@ -70,6 +70,11 @@ impl Publisher {
         outcome.map(Some)
     }
 
+    /// What became of the step in flight arrives here; [`Publisher::look`] takes it.
+    pub fn outcomes(&self) -> &Receiver<Result<Outcome, SinkError>> {
+        &self.outcomes
+    }
+
     /// Says whether a step is in flight.
     pub fn busy(&self) -> bool {
         self.in_flight
