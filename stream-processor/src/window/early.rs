@@ -70,12 +70,87 @@ struct Watch {
     asks: Vec<(usize, i64)>,
 }
 
-/// One count for each tracked, by key.
-type Counts = HashMap<Key, Box<[i64]>>;
 /// A window of a slot.
 type SlotWindow = (WindowSpec, i64, i64);
 /// A window of a key, of a detection.
 type Place = (usize, i64, Key);
+/// Counts of a key in a pane, by pane.
+type ByPane = Vec<(i64, Box<[i64]>)>;
+
+/// The keys that any pane has, each with a number that is cheaper to look up than its bytes.
+#[derive(Debug, Default)]
+struct Keys {
+    numbers: HashMap<Arc<[u8]>, u32>,
+    keys: Vec<Arc<[u8]>>,
+    /// By number: the counts of all panes together. No window has more.
+    totals: Vec<i64>,
+    /// By number: how many panes have it.
+    panes: Vec<u32>,
+    free: Vec<u32>,
+}
+
+impl Keys {
+    /// The number of a key, a new one with `tracked` counts of nothing.
+    fn number(&mut self, key: &[u8], tracked: usize) -> u32 {
+        if let Some(number) = self.numbers.get(key) {
+            return *number;
+        }
+        let key: Arc<[u8]> = key.into();
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.keys[number as usize] = Arc::clone(&key);
+                number
+            }
+            None => {
+                self.keys.push(Arc::clone(&key));
+                self.panes.push(0);
+                self.totals.resize(self.totals.len() + tracked, 0);
+                (self.keys.len() - 1) as u32
+            }
+        };
+        self.numbers.insert(key, number);
+        number
+    }
+
+    fn totals(&self, number: u32, tracked: usize) -> &[i64] {
+        &self.totals[number as usize * tracked..][..tracked]
+    }
+
+    /// Takes a pane's counts away, and the key where no other pane has it.
+    fn release(&mut self, number: u32, counts: &[i64]) {
+        let place = number as usize;
+        let totals = &mut self.totals[place * counts.len()..][..counts.len()];
+        add(totals, counts.iter().map(|count| -count));
+        self.panes[place] -= 1;
+        if self.panes[place] == 0 {
+            totals.fill(0);
+            self.numbers.remove(&self.keys[place]);
+            self.keys[place] = Arc::default();
+            self.free.push(number);
+        }
+    }
+}
+
+fn add(counts: &mut [i64], more: impl IntoIterator<Item = i64>) {
+    for (count, more) in counts.iter_mut().zip(more) {
+        *count += more;
+    }
+}
+
+/// The counts of a pane's keys.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Where each key's counts begin.
+    places: HashMap<u32, usize>,
+    counts: Vec<i64>,
+}
+
+/// States, and the key and tracked counts of each row; without early firing only states.
+pub(super) struct Counted {
+    pub states: RecordBatch,
+    numbers: Vec<u32>,
+    counts: Vec<i64>,
+}
 
 /// The counts of a group's keys.
 #[derive(Debug, Default)]
@@ -83,10 +158,9 @@ pub(super) struct Early {
     tracked: Vec<Tracked>,
     watches: Vec<Watch>,
     converter: Option<KeyConverter>,
-    /// By pane and partition, by key: one count for each tracked.
+    keys: Keys,
+    /// By pane and partition.
     counts: BTreeMap<(i64, i32), Counts>,
-    /// By partition, by key: the counts of all its panes together. No window has more.
-    totals: HashMap<i32, Counts>,
     /// What has spoken: by window and slot, the member and its keys.
     fired: HashMap<SlotWindow, HashSet<(usize, String)>>,
     /// Where a distinct count at most reached its number and exactly did not: how much it must be to be looked at again.
@@ -194,33 +268,48 @@ impl Early {
             .expect("a group's early firing is made with its converter")
     }
 
-    /// Adds a piece of states to the counts.
-    pub fn count(&mut self, start: i64, piece: &RecordBatch) -> Result<()> {
+    /// Takes the keys and counts out of states, and adds them to the totals; [`Early::count`] must follow.
+    pub fn take_in(&mut self, states: RecordBatch) -> Result<Counted> {
+        let tracked = self.tracked.len();
+        let mut counted = Counted {
+            states,
+            numbers: Vec::new(),
+            counts: Vec::new(),
+        };
         if self.is_idle() {
-            return Ok(());
+            return Ok(counted);
         }
-        let encoded = self.converter().encode(piece)?;
-        let columns = self.columns(piece);
-        for (row, slot) in slots(piece).iter().enumerate() {
-            let partition = partition_of(*slot);
-            let key = encoded.row(row);
-            for counts in [
-                self.counts.entry((start, partition)).or_default(),
-                self.totals.entry(partition).or_default(),
-            ] {
-                match counts.get_mut(key.as_ref()) {
-                    Some(known) => known
-                        .iter_mut()
-                        .zip(&columns)
-                        .for_each(|(count, column)| *count += column[row]),
-                    None => {
-                        let new = columns.iter().map(|column| column[row]).collect();
-                        counts.insert(key.as_ref().into(), new);
-                    }
-                }
-            }
+        let encoded = self.converter().encode(&counted.states)?;
+        let numbers = encoded
+            .iter()
+            .map(|key| self.keys.number(key.as_ref(), tracked));
+        counted.numbers = numbers.collect();
+        counted.counts = self.counts_of(&counted.states);
+        for (number, counts) in counted.rows(tracked) {
+            let totals = &mut self.keys.totals[number as usize * tracked..][..tracked];
+            add(totals, counts.iter().copied());
         }
-        Ok(())
+        Ok(counted)
+    }
+
+    /// Adds states to the counts of their panes.
+    pub fn count(&mut self, counted: &Counted) {
+        let tracked = self.tracked.len();
+        let places = pane_starts(&counted.states)
+            .iter()
+            .zip(slots(&counted.states));
+        for ((start, slot), (number, more)) in places.zip(counted.rows(tracked)) {
+            let pane = self
+                .counts
+                .entry((*start, partition_of(*slot)))
+                .or_default();
+            let place = *pane.places.entry(number).or_insert_with(|| {
+                self.keys.panes[number as usize] += 1;
+                pane.counts.resize(pane.counts.len() + tracked, 0);
+                pane.counts.len() - tracked
+            });
+            add(&mut pane.counts[place..], more.iter().copied());
+        }
     }
 
     /// Finds the windows that cross their threshold with these rows, whose states are not in the panes yet.
@@ -229,18 +318,16 @@ impl Early {
         group: &Group,
         input: &RecordBatch,
         input_rows: &[u32],
-        states: &[RecordBatch],
+        counted: &[Counted],
     ) -> Result<Vec<Crossing>> {
         let mut crossings = Vec::new();
         let mut encoded_input = None;
-        for (key, (slot, new)) in self.touched(states)? {
+        for (number, (slot, new)) in self.candidates(counted) {
             let Some(open) = group.open.get(&slot) else {
                 continue;
             };
-            if !self.may_cross(&key, slot, &new) {
-                continue;
-            }
-            let known = self.known(&key, slot, &new, group);
+            let key: Key = self.keys.keys[number as usize].as_ref().into();
+            let known = self.known(number, slot, &new, group);
             for watch in &self.watches {
                 let sum = |start: i64, ask: usize| -> i64 {
                     let window = start..start + watch.spec.size_ns;
@@ -312,53 +399,31 @@ impl Early {
         Ok(crossings)
     }
 
-    /// The keys of states: slot, and counts by pane.
-    #[expect(
-        clippy::type_complexity,
-        reason = "used once, and the parts are named where they are taken"
-    )]
-    fn touched(
-        &self,
-        states: &[RecordBatch],
-    ) -> Result<HashMap<Key, (i64, Vec<(i64, Box<[i64]>)>)>> {
-        let mut touched: HashMap<Key, (i64, Vec<(i64, Box<[i64]>)>)> = HashMap::new();
-        for state in states {
-            let encoded = self.converter().encode(state)?;
-            let columns = self.columns(state);
-            for (row, (slot, start)) in slots(state).iter().zip(pane_starts(state)).enumerate() {
-                let counts: Box<[i64]> = columns.iter().map(|column| column[row]).collect();
-                if counts.iter().any(|count| *count > 0) {
-                    let key: Key = encoded.row(row).as_ref().into();
-                    let own = touched.entry(key).or_insert_with(|| (*slot, Vec::new()));
-                    own.1.push((*start, counts));
+    /// The keys of states that have enough for any detection, if all their panes were one window: slot, and new counts.
+    fn candidates(&self, counted: &[Counted]) -> HashMap<u32, (i64, ByPane)> {
+        let tracked = self.tracked.len();
+        let mut candidates: HashMap<u32, (i64, ByPane)> = HashMap::new();
+        for counted in counted {
+            let places = pane_starts(&counted.states)
+                .iter()
+                .zip(slots(&counted.states));
+            for ((start, slot), (number, new)) in places.zip(counted.rows(tracked)) {
+                let totals = self.keys.totals(number, tracked);
+                let enough = |(ask, least): &(usize, i64)| totals[*ask] >= *least;
+                let may_cross = |watch: &Watch| watch.asks.iter().all(enough);
+                if new.iter().any(|count| *count > 0) && self.watches.iter().any(may_cross) {
+                    let own = candidates
+                        .entry(number)
+                        .or_insert_with(|| (*slot, Vec::new()));
+                    own.1.push((*start, new.into()));
                 }
             }
         }
-        Ok(touched)
-    }
-
-    /// Whether a key has enough for any detection, if all its panes were one window.
-    fn may_cross(&self, key: &[u8], slot: i64, new: &[(i64, Box<[i64]>)]) -> bool {
-        let totals = self.totals.get(&partition_of(slot));
-        let known = totals.and_then(|totals| totals.get(key));
-        let most = |ask: usize| -> i64 {
-            let new: i64 = new.iter().map(|(_, counts)| counts[ask]).sum();
-            new + known.map_or(0, |known| known[ask])
-        };
-        let enough = |(ask, least): &(usize, i64)| most(*ask) >= *least;
-        self.watches
-            .iter()
-            .any(|watch| watch.asks.iter().all(enough))
+        candidates
     }
 
     /// A key's counts in the panes that the windows of its new rows reach.
-    fn known(
-        &self,
-        key: &[u8],
-        slot: i64,
-        new: &[(i64, Box<[i64]>)],
-        group: &Group,
-    ) -> Vec<(i64, Box<[i64]>)> {
+    fn known(&self, number: u32, slot: i64, new: &[(i64, Box<[i64]>)], group: &Group) -> ByPane {
         let reach = self
             .watches
             .iter()
@@ -372,29 +437,33 @@ impl Early {
             .panes
             .range(first..=last)
             .filter_map(|(pane, _)| {
-                let counts = self.counts.get(&(*pane, partition))?.get(key)?;
-                Some((*pane, counts.clone()))
+                let counts = self.counts.get(&(*pane, partition))?;
+                let place = *counts.places.get(&number)?;
+                let own = &counts.counts[place..][..self.tracked.len()];
+                Some((*pane, own.into()))
             })
             .collect()
     }
 
-    /// The tracked counts of each row of states.
-    fn columns(&self, states: &RecordBatch) -> Vec<Vec<i64>> {
-        self.tracked
-            .iter()
-            .map(|tracked| {
-                let column = states.column(tracked.column);
-                if tracked.distinct {
-                    let lists = column.as_list::<i32>();
-                    (0..lists.len())
-                        .map(|row| i64::from(lists.value_length(row)))
-                        .collect()
-                } else {
-                    let counts = column.as_primitive::<Int64Type>();
-                    counts.iter().map(|count| count.unwrap_or(0)).collect()
+    /// The tracked counts of states, row by row.
+    fn counts_of(&self, states: &RecordBatch) -> Vec<i64> {
+        let mut counts = vec![0; states.num_rows() * self.tracked.len()];
+        for (place, tracked) in self.tracked.iter().enumerate() {
+            let own = counts.iter_mut().skip(place).step_by(self.tracked.len());
+            let column = states.column(tracked.column);
+            if tracked.distinct {
+                let lists = column.as_list::<i32>();
+                for (row, count) in own.enumerate() {
+                    *count = i64::from(lists.value_length(row));
                 }
-            })
-            .collect()
+            } else {
+                let values = column.as_primitive::<Int64Type>();
+                for (value, count) in values.iter().zip(own) {
+                    *count = value.unwrap_or(0);
+                }
+            }
+        }
+        counts
     }
 
     /// Walks the rows of a key until its window crosses.
@@ -524,31 +593,28 @@ impl Early {
             .map(|(place, _)| *place)
             .collect();
         for place in own {
-            let (Some(counts), Some(totals)) =
-                (self.counts.remove(&place), self.totals.get_mut(&place.1))
-            else {
-                continue;
-            };
-            for (key, counts) in counts {
-                let Some(total) = totals.get_mut(&key) else {
-                    continue;
-                };
-                total
-                    .iter_mut()
-                    .zip(&counts)
-                    .for_each(|(total, count)| *total -= count);
-                if total.iter().all(|count| *count == 0) {
-                    totals.remove(&key);
-                }
-            }
+            self.drop_counts(place);
         }
         self.again.retain(|(_, window, _), _| *window > start);
     }
 
+    fn drop_counts(&mut self, place: (i64, i32)) {
+        let Some(pane) = self.counts.remove(&place) else {
+            return;
+        };
+        for (number, place) in pane.places {
+            let own = &pane.counts[place..][..self.tracked.len()];
+            self.keys.release(number, own);
+        }
+    }
+
     /// Forgets a partition.
     pub fn forget(&mut self, partition: i32) {
-        self.counts.retain(|(_, of), _| *of != partition);
-        self.totals.remove(&partition);
+        let places = self.counts.keys().copied();
+        let own: Vec<(i64, i32)> = places.filter(|(_, of)| *of == partition).collect();
+        for place in own {
+            self.drop_counts(place);
+        }
         self.fired
             .retain(|(_, _, slot), _| partition_of(*slot) != partition);
         self.again.clear();
@@ -556,16 +622,21 @@ impl Early {
 
     /// Bytes of the counts.
     pub fn bytes(&self) -> u64 {
-        let each = 8 * self.tracked.len() as u64 + 2 * size_of::<Key>() as u64;
-        let of = |counts: &Counts| {
-            let keys: u64 = counts.keys().map(|key| key.len() as u64).sum();
-            keys + counts.len() as u64 * each
-        };
-        self.counts
-            .values()
-            .chain(self.totals.values())
-            .map(of)
-            .sum()
+        let counts = 8 * self.tracked.len() as u64;
+        let texts: u64 = self.keys.keys.iter().map(|key| key.len() as u64).sum();
+        let of_key = counts + (2 * size_of::<Arc<[u8]>>() + 3 * size_of::<u32>()) as u64;
+        let of_pane = counts + size_of::<(u32, usize)>() as u64;
+        let in_panes: usize = self.counts.values().map(|pane| pane.places.len()).sum();
+        texts + self.keys.keys.len() as u64 * of_key + in_panes as u64 * of_pane
+    }
+}
+
+impl Counted {
+    /// Each row's key and counts.
+    fn rows(&self, tracked: usize) -> impl Iterator<Item = (u32, &[i64])> {
+        // A group without early firing counts nothing.
+        let counts = self.counts.chunks_exact(tracked.max(1));
+        self.numbers.iter().copied().zip(counts)
     }
 }
 

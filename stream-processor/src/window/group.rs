@@ -19,7 +19,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::PhysicalGroupBy;
 use serde_json::{Map, Value};
 
-use super::early::Early;
+use super::early::{Counted, Early};
 use super::pane::{Pane, rows_of, slots};
 use super::plans::{Finish, Phases, Workbench};
 use super::{Missed, Overflow, Rows, WindowOutput, Word};
@@ -396,9 +396,14 @@ impl Group {
                 .collect();
             states = self.phases.partial(bench, input.clone())?;
         }
-        self.cross(bench, set, &input, &input_rows, &states, output)?;
-        for state in states {
-            self.push(bench, &state)?;
+        let counted: Result<Vec<_>> = states
+            .into_iter()
+            .map(|states| self.early.take_in(states))
+            .collect();
+        let counted = counted?;
+        self.cross(bench, set, &input, &input_rows, &counted, output)?;
+        for counted in &counted {
+            self.push(bench, counted)?;
         }
         Ok(())
     }
@@ -410,14 +415,14 @@ impl Group {
         set: &DetectionSet,
         input: &RecordBatch,
         input_rows: &[u32],
-        states: &[RecordBatch],
+        counted: &[Counted],
         output: &mut WindowOutput,
     ) -> Result<()> {
         if self.early.is_idle() {
             return Ok(());
         }
         let mut early = std::mem::take(&mut self.early);
-        let crossings = early.look(self, input, input_rows, states);
+        let crossings = early.look(self, input, input_rows, counted);
         self.early = early;
         for crossing in crossings? {
             let spec = self.members[crossing.member].spec;
@@ -440,9 +445,9 @@ impl Group {
     }
 
     /// Adds states to their panes.
-    pub fn push(&mut self, bench: &Workbench, state: &RecordBatch) -> Result<()> {
-        for (start, piece) in by_pane(state)? {
-            self.early.count(start, &piece)?;
+    pub fn push(&mut self, bench: &Workbench, counted: &Counted) -> Result<()> {
+        self.early.count(counted);
+        for (start, piece) in by_pane(&counted.states)? {
             let pane = self.panes.entry(start).or_default();
             let partitions: BTreeSet<i32> = slots(&piece)
                 .iter()

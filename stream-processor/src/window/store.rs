@@ -237,7 +237,8 @@ impl Group {
         if waiting.is_empty() && !known {
             return Ok(());
         }
-        self.push(bench, &states)?;
+        let counted = self.early.take_in(states)?;
+        self.push(bench, &counted)?;
         if let Some(pane) = self.panes.get_mut(&start) {
             pane.slots.extend(waiting);
             pane.overflow.insert(partition, overflow);
