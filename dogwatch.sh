@@ -258,8 +258,14 @@ test_all() {
         export "CARGO_TARGET_${triple}_RUNNER=sudo -E"
     fi
     say "running the tests"
+    failed=0
     # One at a time: brokers, containers and processors of two tests would starve each other on two cores.
-    cargo test --release --workspace --no-fail-fast -- --include-ignored --test-threads=1
+    cargo test --release --workspace --no-fail-fast -- \
+        --include-ignored --test-threads=1 --skip scenarios:: || failed=1
+    # Fault scenarios wait most of their time.
+    cargo test --release --workspace --test faults -- \
+        --include-ignored --test-threads=2 scenarios:: || failed=1
+    [ "$failed" = 0 ] || fail "tests failed, see above"
 }
 
 faults() {
