@@ -4,13 +4,14 @@
 //! InputRecord ─► BatchDecoder (only the columns that loaded SQL needs) ─► batch + _partition, _offset, ingest_ts
 //!        └─ bad bytes ─► DeadLetter        └─ schema not known ─► unknown, apart: to be looked up
 //! ```
-//! All partitions share the batch; row `n` of the batch is `records[n]`.
+//! All partitions share the batch; row `n` of the batch is `records[n]`. The parts of a large step are decoded side by side.
 //! What a detection matched is decoded again, whole, from the bytes that are kept for the step.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -144,10 +145,53 @@ pub(crate) struct Decoded {
     pub rest: Vec<InputRecord>,
 }
 
+/// From how many records on the parts of a step are decoded side by side: below, a thread costs more than it saves.
+const PARALLEL_ROWS_MIN: usize = if cfg!(test) { 8 } else { 4096 };
+/// Bytes of records that fit into one batch whatever they are; a step with more is decoded as far as a batch reaches.
+const PARALLEL_BYTES_MAX: usize = 1 << 30;
+/// Most parts of a step: decoding is no longer what takes the time then.
+const PARTS_MAX: usize = 4;
+
 /// Decodes events: all rows narrowly, single rows whole.
 pub(crate) struct Decoder {
-    narrow: BatchDecoder,
+    /// One for each part of a step.
+    narrow: Vec<BatchDecoder>,
     whole: BatchDecoder,
+}
+
+/// A part of a step.
+struct Part {
+    batch: RecordBatch,
+    /// How many records it has read; fewer than there are when the batch was full.
+    read: usize,
+    /// Those of them that are no rows, by place.
+    refused: Vec<(usize, RejectError)>,
+}
+
+impl Part {
+    fn decode(decoder: &mut BatchDecoder, records: &[InputRecord]) -> Self {
+        let mut refused = Vec::new();
+        let mut read = records.len();
+        for (place, record) in records.iter().enumerate() {
+            if record.topic != Topic::Events {
+                refused.push((place, RejectError::NoTable(record.topic)));
+                continue;
+            }
+            match decoder.push(&record.value) {
+                Ok(()) => {}
+                Err(DecodeError::BatchFull { rows }) if rows > 0 => {
+                    read = place;
+                    break;
+                }
+                Err(error) => refused.push((place, RejectError::Undecodable(error))),
+            }
+        }
+        Self {
+            batch: decoder.finish(),
+            read,
+            refused,
+        }
+    }
 }
 
 impl Decoder {
@@ -158,57 +202,87 @@ impl Decoder {
             .copied()
             .filter(|column| !LOG_COLUMNS.contains(column))
             .collect();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let narrow =
+            (0..cores.min(PARTS_MAX)).map(|_| BatchDecoder::new(Event::SCHEMA, Some(&of_record)));
         Ok(Self {
-            narrow: BatchDecoder::new(Event::SCHEMA, Some(&of_record))?,
+            narrow: narrow.collect::<Result<_, _>>()?,
             whole: BatchDecoder::new(Event::SCHEMA, None)?,
         })
     }
 
     /// Makes a writer's schema known.
     pub fn register(&mut self, schema: &str) -> Result<Fingerprint, SchemaError> {
-        self.whole.register(schema)?;
-        self.narrow.register(schema)
+        for decoder in &mut self.narrow {
+            decoder.register(schema)?;
+        }
+        self.whole.register(schema)
     }
 
     /// The fingerprint of the record's schema, when it is framed and its schema not known.
     pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
         let (fingerprint, _) = framing::split(&record.value).ok()?;
-        (!self.narrow.knows(fingerprint)).then_some(fingerprint)
+        (!self.narrow[0].knows(fingerprint)).then_some(fingerprint)
     }
 
     /// Decodes the records of a step.
-    pub fn decode(&mut self, records: Vec<InputRecord>) -> Result<Decoded, ArrowError> {
-        let (mut rows, mut dead_letters, mut unknown_schemas) =
-            (Vec::with_capacity(records.len()), Vec::new(), Vec::new());
-        let mut records = records.into_iter();
-        let mut rest = Vec::new();
-        while let Some(record) = records.next() {
-            if record.topic != Topic::Events {
-                let error = RejectError::NoTable(record.topic);
-                dead_letters.push(DeadLetter::new(&record, error));
-                continue;
-            }
-            match self.narrow.push(&record.value) {
-                Ok(()) => rows.push(record),
-                Err(DecodeError::UnknownSchema(fingerprint)) => {
-                    unknown_schemas.push((fingerprint, record.detached()))
-                }
-                Err(DecodeError::BatchFull { rows }) if rows > 0 => {
-                    rest = std::iter::once(record).chain(records).collect();
-                    break;
-                }
-                Err(error) => {
-                    dead_letters.push(DeadLetter::new(&record, RejectError::Undecodable(error)))
-                }
-            }
+    pub fn decode(&mut self, mut records: Vec<InputRecord>) -> Result<Decoded, ArrowError> {
+        let parts = self.parts(&records);
+        let rest = records.split_off(parts.iter().map(|part| part.read).sum());
+        let batches = parts.iter().map(|part| &part.batch);
+        let batch = concat_batches(&parts[0].batch.schema(), batches)?;
+        let (mut before, mut refused) = (0, Vec::new());
+        for part in parts {
+            let own = part.refused.into_iter();
+            refused.extend(own.map(|(place, error)| (before + place, error)));
+            before += part.read;
         }
-        let batch = add_log_columns(&self.narrow.finish(), &rows)?;
+        let (mut dead_letters, mut unknown_schemas) = (Vec::new(), Vec::new());
+        if !refused.is_empty() {
+            let mut refused = refused.into_iter().peekable();
+            let mut rows = Vec::with_capacity(records.len());
+            for (place, record) in records.into_iter().enumerate() {
+                match refused.next_if(|(at, _)| *at == place) {
+                    None => rows.push(record),
+                    Some((_, RejectError::Undecodable(DecodeError::UnknownSchema(schema)))) => {
+                        unknown_schemas.push((schema, record.detached()));
+                    }
+                    Some((_, error)) => dead_letters.push(DeadLetter::new(&record, error)),
+                }
+            }
+            records = rows;
+        }
         Ok(Decoded {
-            batch,
-            records: rows,
+            batch: add_log_columns(&batch, &records)?,
+            records,
             dead_letters,
             unknown_schemas,
             rest,
+        })
+    }
+
+    /// Decodes all records, or as many as one batch takes; at least one part.
+    fn parts(&mut self, records: &[InputRecord]) -> Vec<Part> {
+        let bytes: usize = records.iter().map(|record| record.value.len()).sum();
+        if records.len() < PARALLEL_ROWS_MIN || bytes > PARALLEL_BYTES_MAX {
+            return vec![Part::decode(&mut self.narrow[0], records)];
+        }
+        let each = records.len().div_ceil(self.narrow.len());
+        let (first, others) = records.split_at(each);
+        std::thread::scope(|scope| {
+            let (own, decoders) = self.narrow.split_at_mut(1);
+            let others: Vec<_> = decoders
+                .iter_mut()
+                .zip(others.chunks(each))
+                .map(|(decoder, share)| scope.spawn(|| Part::decode(decoder, share)))
+                .collect();
+            let mut parts = vec![Part::decode(&mut own[0], first)];
+            parts.extend(others.into_iter().map(|other| {
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }));
+            parts
         })
     }
 
