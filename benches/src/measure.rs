@@ -1,6 +1,7 @@
-//! How a piece of single-threaded work is timed: CPU time of the thread, best and median of several runs.
+//! How a piece of work is timed: CPU time of the process, best and median of several runs.
 //!
-//! CPU time, not wall time, because these machines are shared; the ratios inside one table are what counts.
+//! CPU time of all threads, for large steps use several, and not wall time, because these machines are shared.
+//! The ratios inside one table are what counts.
 
 use std::time::Duration;
 
@@ -28,23 +29,23 @@ pub fn cpu_time(runs: usize, mut work: impl FnMut()) -> Times {
     work();
     let mut times: Vec<Duration> = (0..runs)
         .map(|_| {
-            let start = thread_cpu();
+            let start = process_cpu();
             work();
-            thread_cpu() - start
+            process_cpu() - start
         })
         .collect();
     times.sort_unstable();
     Times(times)
 }
 
-/// CPU time of the calling thread so far.
-fn thread_cpu() -> Duration {
+/// CPU time of all threads so far.
+fn process_cpu() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: the pointer is to a timespec of ours; the clock exists on every Linux.
-    let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    assert_eq!(status, 0, "the thread's CPU clock exists");
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    assert_eq!(status, 0, "the process's CPU clock exists");
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
