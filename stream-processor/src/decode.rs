@@ -23,6 +23,7 @@ use dogwatch_schemas::topics::Topic;
 use serde_json::Value;
 
 use crate::detect::json;
+use crate::parallel::{cores, side_by_side};
 
 /// Columns of `events` that are the log's, not the record's.
 const LOG_COLUMNS: [&str; 3] = ["_partition", "_offset", "ingest_ts"];
@@ -202,9 +203,8 @@ impl Decoder {
             .copied()
             .filter(|column| !LOG_COLUMNS.contains(column))
             .collect();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let narrow =
-            (0..cores.min(PARTS_MAX)).map(|_| BatchDecoder::new(Event::SCHEMA, Some(&of_record)));
+            (0..cores().min(PARTS_MAX)).map(|_| BatchDecoder::new(Event::SCHEMA, Some(&of_record)));
         Ok(Self {
             narrow: narrow.collect::<Result<_, _>>()?,
             whole: BatchDecoder::new(Event::SCHEMA, None)?,
@@ -267,22 +267,9 @@ impl Decoder {
         if records.len() < PARALLEL_ROWS_MIN || bytes > PARALLEL_BYTES_MAX {
             return vec![Part::decode(&mut self.narrow[0], records)];
         }
-        let each = records.len().div_ceil(self.narrow.len());
-        let (first, others) = records.split_at(each);
-        std::thread::scope(|scope| {
-            let (own, decoders) = self.narrow.split_at_mut(1);
-            let others: Vec<_> = decoders
-                .iter_mut()
-                .zip(others.chunks(each))
-                .map(|(decoder, share)| scope.spawn(|| Part::decode(decoder, share)))
-                .collect();
-            let mut parts = vec![Part::decode(&mut own[0], first)];
-            parts.extend(others.into_iter().map(|other| {
-                other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            }));
-            parts
+        let shares = records.chunks(records.len().div_ceil(self.narrow.len()));
+        side_by_side(self.narrow.iter_mut().zip(shares), |(decoder, share)| {
+            Part::decode(decoder, share)
         })
     }
 

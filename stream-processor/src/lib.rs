@@ -26,6 +26,7 @@ pub mod idle;
 pub mod kafka;
 pub mod metrics;
 pub mod oracle;
+mod parallel;
 pub mod pipeline;
 pub mod restore;
 pub mod schema_lookup;

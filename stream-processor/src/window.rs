@@ -19,6 +19,7 @@ use crate::detect::DetectionSet;
 use crate::detect::window::WindowSpec;
 use crate::engine::tasks::{End, Moment};
 use crate::engine::{StateRecord, WindowOptions};
+use crate::parallel::{cores, side_by_side};
 
 mod bound;
 mod early;
@@ -198,7 +199,7 @@ impl Windows {
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             groups,
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: cores(),
         })
     }
 
@@ -223,19 +224,11 @@ impl Windows {
             return run(&mut self.groups);
         }
         let each = self.groups.len().div_ceil(self.cores);
-        std::thread::scope(|scope| {
-            let mut shares = self.groups.chunks_mut(each);
-            let own = shares.next().unwrap_or_default();
-            let others: Vec<_> = shares.map(|share| scope.spawn(|| run(share))).collect();
-            let mut output = run(own)?;
-            for other in others {
-                let other = other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                output.append(other?);
-            }
-            Ok(output)
-        })
+        let mut output = WindowOutput::default();
+        for share in side_by_side(self.groups.chunks_mut(each), run) {
+            output.append(share?);
+        }
+        Ok(output)
     }
 
     /// Closes every open window of some slots, at a row.

@@ -249,7 +249,7 @@ impl Early {
         known.unwrap_or_else(|| {
             self.tracked.push(Tracked {
                 aggregate,
-                column: group.state_columns[aggregate],
+                column: group.phases.state_columns[aggregate].start,
                 distinct,
             });
             self.tracked.len() - 1
@@ -285,7 +285,7 @@ impl Early {
             .map(|key| self.keys.number(key.as_ref(), tracked));
         counted.numbers = numbers.collect();
         counted.counts = self.counts_of(&counted.states);
-        for (number, counts) in counted.rows(tracked) {
+        for (_, _, number, counts) in counted.rows(tracked) {
             let totals = &mut self.keys.totals[number as usize * tracked..][..tracked];
             add(totals, counts.iter().copied());
         }
@@ -295,14 +295,8 @@ impl Early {
     /// Adds states to the counts of their panes.
     pub fn count(&mut self, counted: &Counted) {
         let tracked = self.tracked.len();
-        let places = pane_starts(&counted.states)
-            .iter()
-            .zip(slots(&counted.states));
-        for ((start, slot), (number, more)) in places.zip(counted.rows(tracked)) {
-            let pane = self
-                .counts
-                .entry((*start, partition_of(*slot)))
-                .or_default();
+        for (start, slot, number, more) in counted.rows(tracked) {
+            let pane = self.counts.entry((start, partition_of(slot))).or_default();
             let place = *pane.places.entry(number).or_insert_with(|| {
                 self.keys.panes[number as usize] += 1;
                 pane.counts.resize(pane.counts.len() + tracked, 0);
@@ -404,18 +398,15 @@ impl Early {
         let tracked = self.tracked.len();
         let mut candidates: HashMap<u32, (i64, ByPane)> = HashMap::new();
         for counted in counted {
-            let places = pane_starts(&counted.states)
-                .iter()
-                .zip(slots(&counted.states));
-            for ((start, slot), (number, new)) in places.zip(counted.rows(tracked)) {
+            for (start, slot, number, new) in counted.rows(tracked) {
                 let totals = self.keys.totals(number, tracked);
                 let enough = |(ask, least): &(usize, i64)| totals[*ask] >= *least;
                 let may_cross = |watch: &Watch| watch.asks.iter().all(enough);
                 if new.iter().any(|count| *count > 0) && self.watches.iter().any(may_cross) {
                     let own = candidates
                         .entry(number)
-                        .or_insert_with(|| (*slot, Vec::new()));
-                    own.1.push((*start, new.into()));
+                        .or_insert_with(|| (slot, Vec::new()));
+                    own.1.push((start, new.into()));
                 }
             }
         }
@@ -632,11 +623,15 @@ impl Early {
 }
 
 impl Counted {
-    /// Each row's key and counts.
-    fn rows(&self, tracked: usize) -> impl Iterator<Item = (u32, &[i64])> {
+    /// Each row's pane, slot, key and counts.
+    fn rows(&self, tracked: usize) -> impl Iterator<Item = (i64, i64, u32, &[i64])> {
+        let places = pane_starts(&self.states).iter().zip(slots(&self.states));
         // A group without early firing counts nothing.
         let counts = self.counts.chunks_exact(tracked.max(1));
-        self.numbers.iter().copied().zip(counts)
+        let keys = self.numbers.iter().zip(counts);
+        places
+            .zip(keys)
+            .map(|((start, slot), (number, counts))| (*start, *slot, *number, counts))
     }
 }
 

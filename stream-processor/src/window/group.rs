@@ -141,8 +141,6 @@ pub(super) struct Group {
     closings: BTreeMap<WindowSpec, Closing>,
     /// What each of the group's aggregates says, under which its states are stored.
     pub labels: Vec<String>,
-    /// Where each aggregate's state begins in states.
-    pub state_columns: Vec<usize>,
     /// For each aggregate, the input columns of its condition and of its first argument, where it has them.
     pub call_inputs: Vec<(Option<usize>, Option<usize>)>,
     pub panes: BTreeMap<i64, Pane>,
@@ -1228,12 +1226,8 @@ impl Layout {
         let mut built = Vec::new();
         let mut filters = Vec::new();
         let mut call_inputs = Vec::new();
-        let mut state_columns = Vec::new();
-        let mut next_state = FIXED_COLUMNS + keys;
         for (place, call) in self.calls.iter().enumerate() {
             let function = self.build_call(set, call, place, &schema)?;
-            state_columns.push(next_state);
-            next_state += function.state_fields()?.len();
             let argument = match call.source {
                 CallSource::Own(member, own) => {
                     match plan_of(set, self.members[member].detection).aggregates[own]
@@ -1298,7 +1292,6 @@ impl Layout {
             input_schema: schema,
             phases,
             labels,
-            state_columns,
             call_inputs,
             panes: BTreeMap::new(),
             open: HashMap::new(),

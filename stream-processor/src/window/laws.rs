@@ -290,8 +290,9 @@ fn go(workbench: &Workbench, phases: &Phases, rows: &RecordBatch, way: &Way) -> 
     let one = way.start % all.len();
     let finish = phases.finish(workbench, &[one])?;
     let taken: Result<Vec<_>> = states.iter().map(|states| finish.taken(states)).collect();
-    let keys = phases.finish(workbench, &[])?.columns();
-    let alone = answers(&finish.run(workbench, taken?)?);
+    let alone = finish.run(workbench, taken?)?;
+    let keys = alone.first().map_or(0, |groups| groups.num_columns() - 1);
+    let alone = answers(&alone);
     let column = |rows: &[Value], place: usize| -> Vec<(Value, Value)> {
         let of = |row: &Value| (row["0"].clone(), row[place.to_string()].clone());
         rows.iter().map(of).collect()

@@ -7,6 +7,7 @@
 //! The plans are made once and run over batches that are exchanged. They run under a finite memory pool, and without a disk
 //! to spill to: what does not fit is an error, never a silent detour.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -70,6 +71,8 @@ impl Workbench {
 pub(crate) struct Phases {
     group_by: PhysicalGroupBy,
     calls: Vec<Arc<AggregateFunctionExpr>>,
+    /// For each aggregate, its columns in states.
+    pub state_columns: Vec<Range<usize>>,
     rows: Arc<HeldBatches>,
     states: Arc<HeldBatches>,
     partial: Arc<dyn ExecutionPlan>,
@@ -113,9 +116,17 @@ impl Phases {
             states_scan,
             rows,
         )?;
+        let mut next = group_by.expr().len();
+        let mut state_columns = Vec::new();
+        for call in &calls {
+            let own = next..next + call.state_fields()?.len();
+            next = own.end;
+            state_columns.push(own);
+        }
         Ok(Self {
             group_by,
             calls,
+            state_columns,
             rows: rows_source,
             states,
             partial,
@@ -129,12 +140,9 @@ impl Phases {
         let mut columns: Vec<usize> = (0..keys).collect();
         let mut places = vec![None; self.calls.len()];
         let mut calls = Vec::new();
-        let mut next = keys;
         for (aggregate, call) in self.calls.iter().enumerate() {
-            let own = next..next + call.state_fields()?.len();
-            next = own.end;
             if aggregates.contains(&aggregate) {
-                columns.extend(own);
+                columns.extend(self.state_columns[aggregate].clone());
                 places[aggregate] = Some(keys + calls.len());
                 calls.push(Arc::clone(call));
             }
@@ -184,12 +192,6 @@ impl Phases {
 }
 
 impl Finish {
-    /// How many columns of states it takes.
-    #[cfg(test)]
-    pub fn columns(&self) -> usize {
-        self.columns.len()
-    }
-
     /// What it takes of states.
     pub fn taken(&self, states: &RecordBatch) -> Result<RecordBatch> {
         Ok(states.project(&self.columns)?)
