@@ -1,5 +1,6 @@
 //! How long alerts take: from the event's append, from the system call, and over a processor's moves and falls.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use dogwatch_tests::publish::Publisher;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 
+use crate::measure::{Rounds, spread};
 use crate::stream::{
     PATIENCE, consumer, make_sentinel, next, now_ns, spawn_processor, start_processor,
     write_sentinel,
@@ -39,8 +41,16 @@ const WINDOWED_SENTINEL_SQL: &str = "-- title = \"Sentinel over a window\"\n-- d
 ///
 /// # Errors
 /// When a client fails or alerts are missing.
-pub fn from_append(rate: usize, seconds: usize) -> Result<Table> {
-    let mut table = Table::new(&HEADING);
+pub fn from_append(rate: usize, seconds: usize, rounds: &Rounds) -> Result<Table> {
+    let mut table = Table::new(&[
+        "delivery",
+        "alerts",
+        "p50 ms",
+        "p99 ms",
+        "lowest p99",
+        "highest p99",
+        "max ms",
+    ]);
     table.note(format!(
         "{rate} events/s for {seconds} s, 1 in {EACH} an alert, 11 detections; from the event's append to the alert in the \
          hands of a reader of committed records"
@@ -48,42 +58,73 @@ pub fn from_append(rate: usize, seconds: usize) -> Result<Table> {
     table.note(
         "Windows: the first word on a window, at the event that makes its HAVING true".into(),
     );
-    for (name, delivery, windowed) in [
+    table.note(rounds.note());
+    let runs = [
         ("exactly_once", "exactly_once", false),
         ("at_least_once", "at_least_once", false),
         ("exactly_once, windows", "exactly_once", true),
-    ] {
-        let broker = Broker::start();
-        let folder = tempfile::tempdir()?;
-        detections::write(folder.path(), 10)?;
-        if windowed {
-            let path = folder.path().join("execution/sentinel.sql");
-            fs::write(path, WINDOWED_SENTINEL_SQL)?;
-        } else {
-            write_sentinel(folder.path())?;
-        }
-        let settings = [("DELIVERY", delivery)];
-        let process = start_processor(&broker, folder.path(), "bench-latency", &settings);
-        let alerts = consumer(&broker, "bench-latency-alerts", Topic::Alerts)?;
-        let address = broker.address();
-        let length = SETTLE + Duration::from_secs(seconds as u64);
-        let sender = std::thread::spawn(move || send_paced(&address, rate, length));
-        let mut times = Vec::new();
-        let measured_from = now_ns() + SETTLE.as_nanos() as i64;
-        while times.len() < rate * seconds / EACH * 9 / 10 {
-            let (alert, arrived) = next_alert(&alerts)?;
-            let Some(appended) = alert.ingest_ts.filter(|at| *at >= measured_from) else {
+    ];
+    let mut times: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
+    for round in 0..rounds.count {
+        for (name, delivery, windowed) in runs {
+            if !rounds.wants(name) {
                 continue;
-            };
-            if alert.window_state.as_deref() != Some("closed") {
-                times.push((arrived - appended) as f64 / 1e6);
             }
+            let own = sorted(times_from_append(rate, seconds, delivery, windowed)?);
+            eprintln!("round {round}, {name}: p99 {:.1} ms", quantile(&own, 0.99));
+            times.entry(name).or_default().push(own);
         }
-        join(sender);
-        process.stop(PATIENCE);
-        table.row(quantiles(name, times));
+    }
+    for (name, times) in times {
+        let of = |share: f64| spread(times.iter().map(|times| quantile(times, share)));
+        let [p99, lowest, highest] = of(0.99);
+        let alerts: usize = times.iter().map(Vec::len).sum();
+        let cells = [of(0.5)[0], p99, lowest, highest, of(1.0)[2]].map(|ms| format!("{ms:.1}"));
+        table.row(
+            [name.to_owned(), alerts.to_string()]
+                .into_iter()
+                .chain(cells),
+        );
     }
     Ok(table)
+}
+
+/// The times of one run's alerts, in milliseconds.
+fn times_from_append(
+    rate: usize,
+    seconds: usize,
+    delivery: &str,
+    windowed: bool,
+) -> Result<Vec<f64>> {
+    let broker = Broker::start();
+    let folder = tempfile::tempdir()?;
+    detections::write(folder.path(), 10)?;
+    if windowed {
+        let path = folder.path().join("execution/sentinel.sql");
+        fs::write(path, WINDOWED_SENTINEL_SQL)?;
+    } else {
+        write_sentinel(folder.path())?;
+    }
+    let settings = [("DELIVERY", delivery)];
+    let process = start_processor(&broker, folder.path(), "bench-latency", &settings);
+    let alerts = consumer(&broker, "bench-latency-alerts", Topic::Alerts)?;
+    let address = broker.address();
+    let length = SETTLE + Duration::from_secs(seconds as u64);
+    let sender = std::thread::spawn(move || send_paced(&address, rate, length));
+    let mut times = Vec::new();
+    let measured_from = now_ns() + SETTLE.as_nanos() as i64;
+    while times.len() < rate * seconds / EACH * 9 / 10 {
+        let (alert, arrived) = next_alert(&alerts)?;
+        let Some(appended) = alert.ingest_ts.filter(|at| *at >= measured_from) else {
+            continue;
+        };
+        if alert.window_state.as_deref() != Some("closed") {
+            times.push((arrived - appended) as f64 / 1e6);
+        }
+    }
+    join(sender);
+    process.stop(PATIENCE);
+    Ok(times)
 }
 
 /// Times alerts from the system call in a container: sensor, broker and processor on this machine.
@@ -233,16 +274,20 @@ fn waits(rate: usize, happening: Happening) -> Result<Vec<f64>> {
 
 const HEADING: [&str; 5] = ["delivery", "alerts", "p50 ms", "p99 ms", "max ms"];
 
-fn quantiles(name: &str, mut times: Vec<f64>) -> [String; 5] {
+fn quantiles(name: &str, times: Vec<f64>) -> [String; 5] {
+    let times = sorted(times);
+    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| format!("{:.1}", quantile(&times, share)));
+    [name.into(), times.len().to_string(), p50, p99, max]
+}
+
+fn sorted(mut times: Vec<f64>) -> Vec<f64> {
     times.sort_by(f64::total_cmp);
-    let at = |share: f64| format!("{:.1}", times[((times.len() - 1) as f64 * share) as usize]);
-    [
-        name.into(),
-        times.len().to_string(),
-        at(0.5),
-        at(0.99),
-        at(1.0),
-    ]
+    times
+}
+
+/// The time that a share of sorted ones does not exceed.
+fn quantile(times: &[f64], share: f64) -> f64 {
+    times[((times.len() - 1) as f64 * share) as usize]
 }
 
 /// The next alert, and when it came.

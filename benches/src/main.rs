@@ -5,6 +5,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use latency::HAPPENINGS;
+use measure::Rounds;
 
 mod codec;
 mod detections;
@@ -24,6 +25,12 @@ struct Arguments {
     /// Small inputs and few runs: shows that the benchmarks work, not how fast anything is.
     #[arg(long, global = true)]
     smoke: bool,
+    /// How often throughput and latency run everything, one after the other: what is said is the median.
+    #[arg(long, global = true, default_value_t = 3)]
+    rounds: usize,
+    /// Only what has this text in its name, of throughput and latency.
+    #[arg(long, global = true, value_name = "TEXT", default_value = "")]
+    only: String,
     #[command(subcommand)]
     benchmark: Benchmark,
 }
@@ -55,15 +62,19 @@ fn main() -> Result<()> {
     } else {
         (8192, 15)
     };
+    let rounds = Rounds {
+        count: if arguments.smoke { 1 } else { arguments.rounds },
+        only: arguments.only,
+    };
     let table = match arguments.benchmark {
         Benchmark::Codec => codec::run(events, runs)?,
         Benchmark::Matching => matching::run(events, runs)?,
         Benchmark::Throughput => {
-            stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 })?
+            stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 }, &rounds)?
         }
         Benchmark::Sensor => sensor::run(if arguments.smoke { 2 } else { 30 })?,
-        Benchmark::Latency if arguments.smoke => latency::from_append(2_000, 2)?,
-        Benchmark::Latency => latency::from_append(20_000, 20)?,
+        Benchmark::Latency if arguments.smoke => latency::from_append(2_000, 2, &rounds)?,
+        Benchmark::Latency => latency::from_append(20_000, 20, &rounds)?,
         Benchmark::Path => latency::from_system_call(if arguments.smoke { 20 } else { 1_000 })?,
         Benchmark::Standstill if arguments.smoke => latency::standstill(1_000, &HAPPENINGS[2..3])?,
         Benchmark::Standstill => latency::standstill(5_000, &HAPPENINGS)?,

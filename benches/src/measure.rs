@@ -20,6 +20,40 @@ impl Times {
     }
 }
 
+/// What a benchmark over a broker runs again and again, each thing in each round: neighbours slow all of them down.
+pub struct Rounds {
+    /// How many; at least one.
+    pub count: usize,
+    /// Text that the names of what runs have.
+    pub only: String,
+}
+
+impl Rounds {
+    /// Tells whether something runs.
+    pub fn wants(&self, name: &str) -> bool {
+        name.contains(&self.only)
+    }
+
+    /// Says how it was measured, for the table's notes.
+    pub fn note(&self) -> String {
+        format!("{} rounds, medians; each round runs everything", self.count)
+    }
+}
+
+/// Returns the median, the lowest and the highest of values.
+///
+/// # Panics
+/// When there is none.
+pub fn spread(values: impl IntoIterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    [
+        values[values.len() / 2],
+        values[0],
+        values[values.len() - 1],
+    ]
+}
+
 /// Runs `work` once to warm up and then `runs` times.
 ///
 /// # Panics

@@ -2,6 +2,7 @@
 //!
 //! A sentinel is an event that every set of detections finds: the last of each host says when the processor is through.
 
+use crate::measure::{Rounds, spread};
 use crate::table::Table;
 use crate::{detections, events};
 use anyhow::{Context, Result};
@@ -43,9 +44,15 @@ enum Load {
 ///
 /// # Errors
 /// When a client fails or the processor does not get through in time.
-pub fn throughput(count: usize) -> Result<Table> {
+pub fn throughput(count: usize, rounds: &Rounds) -> Result<Table> {
     let broker = Broker::start();
-    let mut table = Table::new(&["reader", "events/s", "ratio to the bare consumer"]);
+    let mut table = Table::new(&[
+        "reader",
+        "events/s",
+        "ratio to the bare consumer",
+        "lowest",
+        "highest",
+    ]);
     table.note(format!(
         "{count} events of {} hosts and {} containers, preloaded in 8 partitions of one broker on the same machine; each \
          processor also looks for the {} last events, and is through when the alerts on these are committed and read",
@@ -54,10 +61,9 @@ pub fn throughput(count: usize) -> Result<Table> {
         events::HOSTS,
     ));
     table.note("Over windows: hop 30 s / 5 min, three keys; counts and distinct counts that ask for a number, then sums, maxima and averages among them".into());
+    table.note(rounds.note());
     let folder = tempfile::tempdir()?;
     let sentinels = preload(&broker, folder.path(), count)?;
-    let bare = bare_consumer(&broker, count)?;
-    table.row(["bare consumer".into(), format!("{bare:.0}"), "1.00".into()]);
     let runs = [
         ("processor, no detection", Load::Nothing),
         ("processor, 10 on single events", Load::SingleEvents(10)),
@@ -77,20 +83,42 @@ pub fn throughput(count: usize) -> Result<Table> {
             },
         ),
     ];
-    for (number, (name, load)) in runs.into_iter().enumerate() {
-        write_detections(folder.path(), &load)?;
-        let elapsed = processor(
+    let mut bare = Vec::new();
+    let mut rates: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for round in 0..rounds.count {
+        bare.push(bare_consumer(
             &broker,
-            folder.path(),
-            &format!("bench-{number}"),
-            &sentinels,
-        )?;
-        let rate = count as f64 / elapsed.as_secs_f64();
-        table.row([
-            name.into(),
-            format!("{rate:.0}"),
-            format!("{:.2}", rate / bare),
-        ]);
+            &format!("bench-bare-{round}"),
+            count,
+        )?);
+        for (number, (name, load)) in runs.iter().enumerate() {
+            if !rounds.wants(name) {
+                continue;
+            }
+            write_detections(folder.path(), load)?;
+            let group = format!("bench-{number}-{round}");
+            let elapsed = processor(&broker, folder.path(), &group, &sentinels)?;
+            let rate = count as f64 / elapsed.as_secs_f64();
+            eprintln!(
+                "round {round}, {name}: {rate:.0}, {:.2}",
+                rate / bare[round]
+            );
+            rates.entry(number).or_default().push(rate);
+        }
+    }
+    let mut row = |name: &str, rates: &[f64]| {
+        let [rate, ..] = spread(rates.iter().copied());
+        let ratios = spread(rates.iter().zip(&bare).map(|(rate, bare)| rate / bare));
+        let ratios = ratios.map(|ratio| format!("{ratio:.2}"));
+        table.row(
+            [name.to_owned(), format!("{rate:.0}")]
+                .into_iter()
+                .chain(ratios),
+        );
+    };
+    row("bare consumer", &bare);
+    for (number, rates) in &rates {
+        row(runs[*number].0, rates);
     }
     Ok(table)
 }
@@ -180,8 +208,8 @@ pub(crate) fn start_processor(
     process
 }
 
-fn bare_consumer(broker: &Broker, count: usize) -> Result<f64> {
-    let consumer = consumer(broker, "bench-bare", Topic::Events)?;
+fn bare_consumer(broker: &Broker, group: &str, count: usize) -> Result<f64> {
+    let consumer = consumer(broker, group, Topic::Events)?;
     let mut read = 0;
     let mut start = None;
     while read < count {

@@ -14,7 +14,7 @@ use datafusion::common::{HashMap, Result};
 
 use super::Word;
 use super::group::{FIXED_COLUMNS, Group, in_window, pane_starts, plan_of};
-use super::pane::slots;
+use super::pane::{PaneId, slots};
 use super::plans::Workbench;
 use crate::detect::DetectionSet;
 use crate::detect::aggregates::hash;
@@ -72,8 +72,8 @@ struct Watch {
 
 /// A window of a slot.
 type SlotWindow = (WindowSpec, i64, i64);
-/// A window of a key, of a detection.
-type Place = (usize, i64, Key);
+/// A window of a key, of a detection, in a partition.
+type Place = (i32, usize, i64, Key);
 /// Counts of a key in a pane, by pane.
 type ByPane = Vec<(i64, Box<[i64]>)>;
 
@@ -159,8 +159,7 @@ pub(super) struct Early {
     watches: Vec<Watch>,
     converter: Option<KeyConverter>,
     keys: Keys,
-    /// By pane and partition.
-    counts: BTreeMap<(i64, i32), Counts>,
+    counts: BTreeMap<PaneId, Counts>,
     /// What has spoken: by window and slot, the member and its keys.
     fired: HashMap<SlotWindow, HashSet<(usize, String)>>,
     /// Where a distinct count at most reached its number and exactly did not: how much it must be to be looked at again.
@@ -191,7 +190,7 @@ impl Crossing {
         let mut states = Vec::new();
         let spec = group.members[self.member].spec;
         let converter = group.early.converter();
-        for (_, pane) in group.panes.range(self.start..self.start + spec.size_ns) {
+        for pane in group.panes_of(partition_of(self.slot), self.start, spec) {
             for piece in &pane.pieces {
                 let encoded = converter.encode(piece)?;
                 let own: BooleanArray = encoded
@@ -296,7 +295,7 @@ impl Early {
     pub fn count(&mut self, counted: &Counted) {
         let tracked = self.tracked.len();
         for (start, slot, number, more) in counted.rows(tracked) {
-            let pane = self.counts.entry((start, partition_of(slot))).or_default();
+            let pane = self.counts.entry((partition_of(slot), start)).or_default();
             let place = *pane.places.entry(number).or_insert_with(|| {
                 self.keys.panes[number as usize] += 1;
                 pane.counts.resize(pane.counts.len() + tracked, 0);
@@ -321,7 +320,7 @@ impl Early {
                 continue;
             };
             let key: Key = self.keys.keys[number as usize].as_ref().into();
-            let known = self.known(number, slot, &new, group);
+            let known = self.known(number, slot, &new);
             for watch in &self.watches {
                 let sum = |start: i64, ask: usize| -> i64 {
                     let window = start..start + watch.spec.size_ns;
@@ -349,7 +348,7 @@ impl Early {
                     {
                         continue;
                     }
-                    let place = (watch.member, start, key.clone());
+                    let place = (partition_of(slot), watch.member, start, key.clone());
                     let at_most: i64 = watch.asks.iter().map(|(ask, _)| sum(start, *ask)).sum();
                     if self.again.get(&place).is_some_and(|again| at_most < *again) {
                         continue;
@@ -414,7 +413,7 @@ impl Early {
     }
 
     /// A key's counts in the panes that the windows of its new rows reach.
-    fn known(&self, number: u32, slot: i64, new: &[(i64, Box<[i64]>)], group: &Group) -> ByPane {
+    fn known(&self, number: u32, slot: i64, new: &[(i64, Box<[i64]>)]) -> ByPane {
         let reach = self
             .watches
             .iter()
@@ -424,11 +423,9 @@ impl Early {
         let first = new.iter().map(|(pane, _)| *pane).min().unwrap_or(0) - reach;
         let last = new.iter().map(|(pane, _)| *pane).max().unwrap_or(0) + reach;
         let partition = partition_of(slot);
-        group
-            .panes
-            .range(first..=last)
-            .filter_map(|(pane, _)| {
-                let counts = self.counts.get(&(*pane, partition))?;
+        self.counts
+            .range((partition, first)..=(partition, last))
+            .filter_map(|((_, pane), counts)| {
                 let place = *counts.places.get(&number)?;
                 let own = &counts.counts[place..][..self.tracked.len()];
                 Some((*pane, own.into()))
@@ -528,7 +525,8 @@ impl Early {
         }
         let mut values = HashSet::new();
         let converter = self.converter();
-        for (_, pane) in group.panes.range(range) {
+        let partition = partition_of(window.slot);
+        for pane in group.panes_of(partition, window.start, window.watch.spec) {
             for piece in &pane.pieces {
                 let encoded = converter.encode(piece)?;
                 let lists = piece.column(tracked.column).as_list::<i32>();
@@ -577,20 +575,15 @@ impl Early {
     }
 
     /// Forgets a pane, and what was only of windows that end with it.
-    pub fn drop_pane(&mut self, start: i64) {
-        let own: Vec<(i64, i32)> = self
-            .counts
-            .range((start, i32::MIN)..=(start, i32::MAX))
-            .map(|(place, _)| *place)
-            .collect();
-        for place in own {
-            self.drop_counts(place);
-        }
-        self.again.retain(|(_, window, _), _| *window > start);
+    pub fn drop_pane(&mut self, id: PaneId) {
+        self.drop_counts(id);
+        let (partition, start) = id;
+        self.again
+            .retain(|(of, _, window, _), _| *of != partition || *window > start);
     }
 
-    fn drop_counts(&mut self, place: (i64, i32)) {
-        let Some(pane) = self.counts.remove(&place) else {
+    fn drop_counts(&mut self, id: PaneId) {
+        let Some(pane) = self.counts.remove(&id) else {
             return;
         };
         for (number, place) in pane.places {
@@ -601,14 +594,12 @@ impl Early {
 
     /// Forgets a partition.
     pub fn forget(&mut self, partition: i32) {
-        let places = self.counts.keys().copied();
-        let own: Vec<(i64, i32)> = places.filter(|(_, of)| *of == partition).collect();
-        for place in own {
-            self.drop_counts(place);
-        }
+        let panes = self.counts.keys().copied();
+        let own: Vec<PaneId> = panes.filter(|(of, _)| *of == partition).collect();
+        own.into_iter().for_each(|id| self.drop_counts(id));
         self.fired
             .retain(|(_, _, slot), _| partition_of(*slot) != partition);
-        self.again.clear();
+        self.again.retain(|(of, ..), _| *of != partition);
     }
 
     /// Bytes of the counts.

@@ -20,7 +20,7 @@ use datafusion::physical_plan::aggregates::PhysicalGroupBy;
 use serde_json::{Map, Value};
 
 use super::early::{Counted, Early};
-use super::pane::{Pane, rows_of, slots};
+use super::pane::{Pane, PaneId, slots};
 use super::plans::{Finish, Phases, Workbench};
 use super::{Missed, Overflow, Rows, WindowOutput, Word};
 use crate::detect::aggregates::TEXT_BYTES_MAX;
@@ -112,6 +112,41 @@ struct Due {
 pub(super) struct Finisher {
     pub members: Vec<usize>,
     finish: Finish,
+    /// The columns of states that count the rows of the members.
+    counts: Vec<usize>,
+}
+
+impl Finisher {
+    /// What the members need of a piece, as part of a window: the keys of wanted slots that any of them has rows of.
+    fn taken(
+        &self,
+        piece: &RecordBatch,
+        start: i64,
+        wanted: impl Fn(i64) -> bool,
+    ) -> Result<Option<RecordBatch>> {
+        let mut mask = vec![false; piece.num_rows()];
+        for column in &self.counts {
+            let counts = piece.column(*column).as_primitive::<Int64Type>().values();
+            for (needed, count) in mask.iter_mut().zip(counts) {
+                *needed |= *count > 0;
+            }
+        }
+        let mut last = None;
+        let mut verdict = false;
+        for (needed, slot) in mask.iter_mut().zip(slots(piece)) {
+            if last != Some(*slot) {
+                last = Some(*slot);
+                verdict = wanted(*slot);
+            }
+            *needed &= verdict;
+        }
+        if !mask.contains(&true) {
+            return Ok(None);
+        }
+        let taken = self.finish.taken(piece)?;
+        let own = filter_record_batch(&taken, &BooleanArray::from(mask))?;
+        Ok(Some(in_window(&own, start)?))
+    }
 }
 
 /// The windows of one kind when they are over.
@@ -143,7 +178,7 @@ pub(super) struct Group {
     pub labels: Vec<String>,
     /// For each aggregate, the input columns of its condition and of its first argument, where it has them.
     pub call_inputs: Vec<(Option<usize>, Option<usize>)>,
-    pub panes: BTreeMap<i64, Pane>,
+    pub panes: BTreeMap<PaneId, Pane>,
     pub open: HashMap<i64, BTreeSet<Open>>,
     pub early: Early,
     /// Name of the group's states.
@@ -176,12 +211,18 @@ impl Group {
     fn finisher(&self, bench: &Workbench, of: impl Fn(usize) -> bool) -> Result<Finisher> {
         let members: Vec<usize> = (0..self.members.len()).filter(|place| of(*place)).collect();
         let mut aggregates = Vec::new();
+        let mut counts = BTreeSet::new();
         for member in members.iter().map(|place| &self.members[*place]) {
             aggregates.extend([member.rows, member.last_time]);
             aggregates.extend(&member.aggregates);
+            counts.insert(self.phases.state_columns[member.rows].start);
         }
         let finish = self.phases.finish(bench, &aggregates)?;
-        Ok(Finisher { members, finish })
+        Ok(Finisher {
+            members,
+            finish,
+            counts: counts.into_iter().collect(),
+        })
     }
 
     /// Takes the next rows.
@@ -317,7 +358,8 @@ impl Group {
         let counts = in_time || !still_open.is_empty();
         if counts {
             let start = floor_to(moment.time, self.pane_ns);
-            let pane = self.panes.entry(start).or_default();
+            let id = (partition_of(moment.slot), start);
+            let pane = self.panes.entry(id).or_default();
             if pane.slots.insert(moment.slot) {
                 let open = self.open.entry(moment.slot).or_default();
                 if in_time {
@@ -445,16 +487,9 @@ impl Group {
     /// Adds states to their panes.
     pub fn push(&mut self, bench: &Workbench, counted: &Counted) -> Result<()> {
         self.early.count(counted);
-        for (start, piece) in by_pane(&counted.states)? {
-            let pane = self.panes.entry(start).or_default();
-            let partitions: BTreeSet<i32> = slots(&piece)
-                .iter()
-                .map(|slot| partition_of(*slot))
-                .collect();
-            for partition in partitions {
-                let own = rows_of(&piece, |slot| partition_of(slot) == partition)?;
-                pane.fresh.entry(partition).or_default().extend(own);
-            }
+        for (id, piece) in by_pane(&counted.states)? {
+            let pane = self.panes.entry(id).or_default();
+            pane.fresh.push(piece.clone());
             pane.push(&self.phases, bench, piece)?;
         }
         Ok(())
@@ -469,23 +504,21 @@ impl Group {
         input_rows: &[u32],
         output: &mut WindowOutput,
     ) -> Result<Option<BooleanArray>> {
-        let mut new: BTreeMap<(i64, i32), usize> = BTreeMap::new();
-        for state in states {
-            for (start, slot) in pane_starts(state).iter().zip(slots(state)) {
-                *new.entry((*start, partition_of(*slot))).or_default() += 1;
-            }
+        let mut new: BTreeMap<PaneId, usize> = BTreeMap::new();
+        for id in states.iter().flat_map(pane_ids) {
+            *new.entry(id).or_default() += 1;
         }
         let mut full = Vec::new();
-        for ((start, partition), count) in new {
-            let Some(pane) = self.panes.get_mut(&start) else {
+        for (id, count) in new {
+            let Some(pane) = self.panes.get_mut(&id) else {
                 continue;
             };
-            if pane.keys_at_most(partition) + count <= self.keys_max {
+            if pane.keys_at_most() + count <= self.keys_max {
                 continue;
             }
             pane.merge_all(&self.phases, bench)?;
-            if pane.keys_at_most(partition) + count > self.keys_max {
-                full.push((start, partition));
+            if pane.keys_at_most() + count > self.keys_max {
+                full.push(id);
             }
         }
         if full.is_empty() {
@@ -500,32 +533,22 @@ impl Group {
         &mut self,
         input: &RecordBatch,
         input_rows: &[u32],
-        full: &[(i64, i32)],
+        full: &[PaneId],
         output: &mut WindowOutput,
     ) -> Result<BooleanArray> {
         let converter = self.early.converter();
         let encoded = converter.encode(input)?;
-        let mut known: HashMap<(i64, i32), std::collections::HashSet<Vec<u8>>> = HashMap::new();
-        for (start, partition) in full {
-            let keys = known.entry((*start, *partition)).or_default();
-            for piece in self
-                .panes
-                .get(start)
-                .into_iter()
-                .flat_map(|pane| &pane.pieces)
-            {
+        let mut known: HashMap<PaneId, std::collections::HashSet<Vec<u8>>> = HashMap::new();
+        for id in full {
+            let keys = known.entry(*id).or_default();
+            for piece in self.panes.get(id).into_iter().flat_map(|pane| &pane.pieces) {
                 let rows = converter.encode(piece)?;
-                let own = slots(piece)
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, slot)| partition_of(**slot) == *partition);
-                keys.extend(own.map(|(row, _)| rows.row(row).as_ref().to_vec()));
+                keys.extend(rows.iter().map(|row| row.as_ref().to_vec()));
             }
         }
         let mut admitted = Vec::with_capacity(input.num_rows());
-        for (row, (start, slot)) in pane_starts(input).iter().zip(slots(input)).enumerate() {
-            let place = (*start, partition_of(*slot));
-            let Some(keys) = known.get_mut(&place) else {
+        for (row, id) in pane_ids(input).enumerate() {
+            let Some(keys) = known.get_mut(&id) else {
                 admitted.push(true);
                 continue;
             };
@@ -533,16 +556,15 @@ impl Group {
             let fits = keys.contains(key.as_ref())
                 || (keys.len() < self.keys_max && keys.insert(key.as_ref().to_vec()));
             admitted.push(fits);
-            if !fits && let Some(pane) = self.panes.get_mut(start) {
-                let dropped = pane.overflow.entry(place.1).or_default();
-                *dropped += 1;
-                if *dropped == 1 {
+            if !fits && let Some(pane) = self.panes.get_mut(&id) {
+                pane.overflow += 1;
+                if pane.overflow == 1 {
                     output.overflows.push(Overflow {
                         row: input_rows[row],
-                        slot: *slot,
+                        slot: slots(input)[row],
                         detections: self.members.iter().map(|member| member.detection).collect(),
-                        start: *start,
-                        end: *start + self.pane_ns,
+                        start: id.1,
+                        end: id.1 + self.pane_ns,
                     });
                 }
             }
@@ -675,36 +697,37 @@ impl Group {
             return Ok(());
         }
         type BySlot = HashMap<i64, Due>;
-        let mut kinds: BTreeMap<(WindowSpec, bool), BTreeMap<i64, BySlot>> = BTreeMap::new();
+        let mut kinds: BTreeMap<(WindowSpec, bool), BTreeMap<PaneId, BySlot>> = BTreeMap::new();
         for window in &due {
             let spoken = self
                 .early
                 .has_spoken(window.spec, window.start, window.slot);
             let starts = kinds.entry((window.spec, spoken)).or_default();
             starts
-                .entry(window.start)
+                .entry((partition_of(window.slot), window.start))
                 .or_default()
                 .insert(window.slot, *window);
         }
         for ((spec, spoken), starts) in kinds {
             let closing = &self.closings[&spec];
-            let Finisher { members, finish } = if spoken { &closing.all } else { &closing.rest };
-            if members.is_empty() {
+            let finisher = if spoken { &closing.all } else { &closing.rest };
+            if finisher.members.is_empty() {
                 continue;
             }
             let mut states = Vec::new();
-            for (start, slots) in &starts {
+            for (id, slots) in &starts {
                 let wanted = |slot| slots.contains_key(&slot);
-                states.extend(self.states_of(finish, spec, *start, wanted)?);
+                states.extend(self.states_of(finisher, spec, *id, wanted)?);
             }
             if states.is_empty() {
                 continue;
             }
+            let finish = &finisher.finish;
             for groups in &finish.run(bench, states)? {
-                for member in members {
+                for member in &finisher.members {
                     for mut word in self.results(set, *member, finish, groups)? {
                         let Some(window) = starts
-                            .get(&word.start)
+                            .get(&(partition_of(word.slot), word.start))
                             .and_then(|slots| slots.get(&word.slot))
                         else {
                             continue;
@@ -722,37 +745,48 @@ impl Group {
         Ok(())
     }
 
-    /// What the end of a window takes of its states, of some slots.
+    /// The panes of a partition's window.
+    pub fn panes_of(
+        &self,
+        partition: i32,
+        start: i64,
+        spec: WindowSpec,
+    ) -> impl Iterator<Item = &Pane> {
+        let window = (partition, start)..(partition, start + spec.size_ns);
+        self.panes.range(window).map(|(_, pane)| pane)
+    }
+
+    /// What the end of a partition's window takes of its states, of some slots.
     fn states_of(
         &self,
-        finish: &Finish,
+        finisher: &Finisher,
         spec: WindowSpec,
-        start: i64,
+        (partition, start): PaneId,
         wanted: impl Fn(i64) -> bool,
     ) -> Result<Vec<RecordBatch>> {
         let mut states = Vec::new();
-        for (_, pane) in self.panes.range(start..start + spec.size_ns) {
+        for pane in self.panes_of(partition, start, spec) {
             for piece in &pane.pieces {
-                let own = rows_of(&finish.taken(piece)?, &wanted)?;
-                states.extend(own.map(|own| in_window(&own, start)).transpose()?);
+                states.extend(finisher.taken(piece, start, &wanted)?);
             }
         }
         Ok(states)
     }
 
-    /// What all detections would say of a window as it is now, of some slots; by member.
+    /// What all detections would say of a partition's window as it is now, of some slots; by member.
     pub fn words_of(
         &self,
         bench: &Workbench,
         set: &DetectionSet,
         spec: WindowSpec,
-        start: i64,
+        window: PaneId,
         wanted: impl Fn(i64) -> bool,
     ) -> Result<Vec<(usize, Word)>> {
-        let Finisher { members, finish } = &self.closings[&spec].all;
+        let finisher = &self.closings[&spec].all;
+        let finish = &finisher.finish;
         let mut words = Vec::new();
-        for groups in finish.run(bench, self.states_of(finish, spec, start, wanted)?)? {
-            for member in members {
+        for groups in finish.run(bench, self.states_of(finisher, spec, window, wanted)?)? {
+            for member in &finisher.members {
                 let own = self.results(set, *member, finish, &groups)?;
                 words.extend(own.into_iter().map(|word| (*member, word)));
             }
@@ -769,9 +803,8 @@ impl Group {
 
     /// Rows that a window's panes did not count because of the cap.
     fn overflow(&self, start: i64, spec: &WindowSpec, slot: i64) -> u64 {
-        self.panes
-            .range(start..start + spec.size_ns)
-            .filter_map(|(_, pane)| pane.overflow.get(&partition_of(slot)))
+        self.panes_of(partition_of(slot), start, *spec)
+            .map(|pane| pane.overflow)
             .sum()
     }
 
@@ -885,24 +918,26 @@ impl Group {
 
     /// Lets go of what only closed windows needed.
     fn release(&mut self, due: &[Due]) {
-        let mut touched: BTreeSet<(i64, i64)> = BTreeSet::new();
+        let mut touched: BTreeSet<(PaneId, i64)> = BTreeSet::new();
         for window in due {
+            let partition = partition_of(window.slot);
+            let end = window.start + window.spec.size_ns;
             let panes = self
                 .panes
-                .range(window.start..window.start + window.spec.size_ns);
-            touched.extend(panes.map(|(start, _)| (*start, window.slot)));
+                .range((partition, window.start)..(partition, end));
+            touched.extend(panes.map(|(id, _)| (*id, window.slot)));
         }
-        for (start, slot) in touched {
+        for (id, slot) in touched {
             let needed = self.open.get(&slot).is_some_and(|open| {
                 open.iter()
-                    .any(|(end, from, _)| *from <= start && start < *end)
+                    .any(|(end, from, _)| *from <= id.1 && id.1 < *end)
             });
-            if let Some(pane) = self.panes.get_mut(&start)
+            if let Some(pane) = self.panes.get_mut(&id)
                 && !needed
             {
                 pane.slots.remove(&slot);
                 if pane.slots.is_empty() {
-                    self.drop_pane(start);
+                    self.drop_pane(id);
                 }
             }
         }
@@ -912,37 +947,21 @@ impl Group {
         }
     }
 
-    fn drop_pane(&mut self, start: i64) {
-        let Some(pane) = self.panes.remove(&start) else {
+    fn drop_pane(&mut self, id: PaneId) {
+        let Some(pane) = self.panes.remove(&id) else {
             return;
         };
-        self.early.drop_pane(start);
-        for (partition, pieces) in &pane.stored {
-            self.over.extend(
-                pieces
-                    .iter()
-                    .map(|piece| (*partition, super::store::key(&self.hash, start, *piece))),
-            );
-        }
+        self.early.drop_pane(id);
+        let (partition, start) = id;
+        let key = |piece: &u64| (partition, super::store::key(&self.hash, start, *piece));
+        self.over.extend(pane.stored.iter().map(key));
     }
 
     /// Forgets a partition.
     pub fn forget(&mut self, partition: i32) {
-        for pane in self.panes.values_mut() {
-            // Filtering fails only where memory does.
-            if pane.forget(partition).is_err() {
-                pane.pieces.clear();
-            }
-        }
+        self.panes.retain(|(of, _), _| *of != partition);
         self.over.retain(|(of, _)| *of != partition);
         self.open.retain(|slot, _| partition_of(*slot) != partition);
-        // Other partitions may have stored what nobody needs any more: it is over for them.
-        let panes = self.panes.iter();
-        let empty: Vec<i64> = panes
-            .filter(|(_, pane)| pane.slots.is_empty())
-            .map(|(start, _)| *start)
-            .collect();
-        empty.into_iter().for_each(|start| self.drop_pane(start));
         self.early.forget(partition);
     }
 
@@ -986,22 +1005,25 @@ pub(super) fn pane_starts(batch: &RecordBatch) -> &[i64] {
     batch.column(0).as_primitive::<Int64Type>().values()
 }
 
+/// Each row's pane.
+fn pane_ids(batch: &RecordBatch) -> impl Iterator<Item = PaneId> {
+    let starts = pane_starts(batch).iter();
+    starts
+        .zip(slots(batch))
+        .map(|(start, slot)| (partition_of(*slot), *start))
+}
+
 /// States by the pane they belong to.
-fn by_pane(state: &RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
-    let starts = pane_starts(state);
-    let distinct: BTreeSet<i64> = starts.iter().copied().collect();
-    if distinct.len() == 1 {
-        return Ok(distinct
-            .into_iter()
-            .map(|start| (start, state.clone()))
-            .collect());
+fn by_pane(states: &RecordBatch) -> Result<Vec<(PaneId, RecordBatch)>> {
+    let mut rows: BTreeMap<PaneId, Vec<u32>> = BTreeMap::new();
+    for (row, id) in pane_ids(states).enumerate() {
+        rows.entry(id).or_default().push(row as u32);
     }
-    distinct
-        .into_iter()
-        .map(|start| {
-            let mask: BooleanArray = starts.iter().map(|own| Some(*own == start)).collect();
-            Ok((start, filter_record_batch(state, &mask)?))
-        })
+    if rows.len() == 1 {
+        return Ok(rows.into_keys().map(|id| (id, states.clone())).collect());
+    }
+    rows.into_iter()
+        .map(|(id, rows)| Ok((id, take_rows(states, &rows)?)))
         .collect()
 }
 

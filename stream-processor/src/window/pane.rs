@@ -1,17 +1,17 @@
-//! One pane of a group: the states of all hosts' keys in one piece of time.
+//! One pane of a group: the states of a task's keys, of all its hosts, in one piece of time.
 //!
 //! States come in pieces, one a batch, and are merged by size, so that each row is merged a few times only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::common::Result;
 
 use super::plans::{Phases, Workbench};
-use crate::engine::tasks::partition_of;
 
+/// A pane's partition and start.
+pub(super) type PaneId = (i32, i64);
 /// Place of the slot's column in states.
 pub(super) const SLOT_COLUMN: usize = 1;
 /// Pieces a pane may have before the small ones are merged.
@@ -24,12 +24,12 @@ pub(super) struct Pane {
     pub pieces: Vec<RecordBatch>,
     /// The slots that have rows here and windows open.
     pub slots: BTreeSet<i64>,
-    /// What came since a partition's last checkpoint, by partition.
-    pub fresh: HashMap<i32, Vec<RecordBatch>>,
-    /// Numbers of the pieces that are stored, by partition.
-    pub stored: BTreeMap<i32, BTreeSet<u64>>,
-    /// Rows not counted because of the cap, by partition.
-    pub overflow: HashMap<i32, u64>,
+    /// What came since the last checkpoint.
+    pub fresh: Vec<RecordBatch>,
+    /// Numbers of the pieces that are stored.
+    pub stored: BTreeSet<u64>,
+    /// Rows not counted because of the cap.
+    pub overflow: u64,
 }
 
 impl Pane {
@@ -64,26 +64,10 @@ impl Pane {
         Ok(())
     }
 
-    /// How many keys a partition has here at most: those in several pieces are counted several times.
+    /// How many keys it has at most: those in several pieces are counted several times.
     /// Keys of hosts that are closed stay: they count against the cap as long as the pane is open for others.
-    pub fn keys_at_most(&self, partition: i32) -> usize {
-        let of_partition = |slot: &&i64| partition_of(**slot) == partition;
-        let keys = |piece: &RecordBatch| slots(piece).iter().filter(of_partition).count();
-        self.pieces.iter().map(keys).sum()
-    }
-
-    /// Forgets a partition.
-    pub fn forget(&mut self, partition: i32) -> Result<()> {
-        self.slots.retain(|slot| partition_of(*slot) != partition);
-        self.fresh.remove(&partition);
-        self.stored.remove(&partition);
-        self.overflow.remove(&partition);
-        let pieces = std::mem::take(&mut self.pieces);
-        for piece in pieces {
-            self.pieces
-                .extend(rows_of(&piece, |slot| partition_of(slot) != partition)?);
-        }
-        Ok(())
+    pub fn keys_at_most(&self) -> usize {
+        self.pieces.iter().map(RecordBatch::num_rows).sum()
     }
 }
 
@@ -93,31 +77,4 @@ pub(super) fn slots(piece: &RecordBatch) -> &[i64] {
         .column(SLOT_COLUMN)
         .as_primitive::<Int64Type>()
         .values()
-}
-
-/// The rows of a piece whose slots are wanted; none when there are none.
-pub(super) fn rows_of(
-    piece: &RecordBatch,
-    wanted: impl Fn(i64) -> bool,
-) -> Result<Option<RecordBatch>> {
-    let mut last = None;
-    let mut verdict = false;
-    let mask: Vec<bool> = slots(piece)
-        .iter()
-        .map(|slot| {
-            if last != Some(*slot) {
-                last = Some(*slot);
-                verdict = wanted(*slot);
-            }
-            verdict
-        })
-        .collect();
-    let count = mask.iter().filter(|wanted| **wanted).count();
-    if count == 0 {
-        return Ok(None);
-    }
-    if count == mask.len() {
-        return Ok(Some(piece.clone()));
-    }
-    Ok(Some(filter_record_batch(piece, &BooleanArray::from(mask))?))
 }

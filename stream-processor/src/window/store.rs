@@ -15,7 +15,7 @@ use datafusion::common::Result;
 use sha2::{Digest, Sha256};
 
 use super::group::{Group, pane_starts};
-use super::pane::{rows_of, slots};
+use super::pane::slots;
 use super::plans::Workbench;
 use crate::detect::windowed::Key;
 use crate::detect::{DetectionSet, hex};
@@ -68,77 +68,44 @@ impl Group {
             over.into_iter()
                 .map(|(_, key)| StateRecord { key, value: None }),
         );
-        let starts: Vec<i64> = self.panes.keys().copied().collect();
-        for start in starts {
-            let Some(pane) = self.panes.get_mut(&start) else {
-                continue;
-            };
-            let fresh = pane.fresh.remove(&partition).unwrap_or_default();
-            let stored = pane.stored.entry(partition).or_default();
-            let whole = full || stored.len() >= PIECES_MAX;
+        let own = (partition, i64::MIN)..=(partition, i64::MAX);
+        for ((_, start), pane) in self.panes.range_mut(own) {
+            let fresh = std::mem::take(&mut pane.fresh);
+            let whole = full || pane.stored.len() >= PIECES_MAX;
             if fresh.is_empty() && !whole {
                 continue;
             }
             let states = if whole {
-                let ended = std::mem::take(stored);
+                let ended = std::mem::take(&mut pane.stored);
                 records.extend(ended.iter().map(|piece| StateRecord {
-                    key: key(&self.hash, start, *piece),
+                    key: key(&self.hash, *start, *piece),
                     value: None,
                 }));
-                let mut own = Vec::new();
-                for piece in &pane.pieces {
-                    own.extend(rows_of(piece, |slot| partition_of(slot) == partition)?);
-                }
-                own
+                pane.pieces.clone()
             } else {
                 fresh
             };
             if states.is_empty() {
                 continue;
             }
-            let overflow = pane.overflow.get(&partition).copied().unwrap_or(0);
-            for state in self.phases.reduce(bench, states)? {
-                for value in self.encode(&state, overflow)? {
+            let states = match states.len() {
+                // Its keys stand there once.
+                1 => states,
+                _ => self.phases.reduce(bench, states)?,
+            };
+            for state in states {
+                for value in encode(&state, &self.labels, pane.overflow)? {
                     let piece = self.next_piece;
                     self.next_piece += 1;
-                    if let Some(pane) = self.panes.get_mut(&start) {
-                        pane.stored.entry(partition).or_default().insert(piece);
-                    }
+                    pane.stored.insert(piece);
                     records.push(StateRecord {
-                        key: key(&self.hash, start, piece),
+                        key: key(&self.hash, *start, piece),
                         value: Some(value),
                     });
                 }
             }
         }
         Ok(records)
-    }
-
-    /// States as pieces that are not too large.
-    fn encode(&self, states: &RecordBatch, overflow: u64) -> Result<Vec<Vec<u8>>> {
-        let metadata = HashMap::from([
-            (LABELS.to_owned(), self.labels_text()),
-            (OVERFLOW.to_owned(), overflow.to_string()),
-        ]);
-        let schema = states.schema().as_ref().clone().with_metadata(metadata);
-        let mut pieces = Vec::new();
-        let mut waiting = vec![states.clone()];
-        while let Some(states) = waiting.pop() {
-            let value = encode_stream(&schema, &states)?;
-            if value.len() <= PIECE_BYTES_MAX || states.num_rows() <= 1 {
-                pieces.push(value);
-                continue;
-            }
-            let half = states.num_rows() / 2;
-            waiting.push(states.slice(half, states.num_rows() - half));
-            waiting.push(states.slice(0, half));
-        }
-        Ok(pieces)
-    }
-
-    /// What the states are of, as text; names of detections are not in it.
-    fn labels_text(&self) -> String {
-        serde_json::to_string(&self.labels).unwrap_or_default()
     }
 
     /// Takes a partition's pieces back; `slots` holds each slot's time and what silence has closed.
@@ -169,10 +136,10 @@ impl Group {
             for states in states {
                 self.take_back(bench, partition, start, states, overflow, live)?;
             }
-            match self.panes.get_mut(&start) {
+            match self.panes.get_mut(&(partition, start)) {
                 Some(pane) => {
-                    pane.fresh.remove(&partition);
-                    pane.stored.entry(partition).or_default().insert(piece);
+                    pane.fresh.clear();
+                    pane.stored.insert(piece);
                 }
                 None => self.over.push((partition, key.clone())),
             }
@@ -233,15 +200,16 @@ impl Group {
                 waiting.insert(slot);
             }
         }
-        let known = self.panes.contains_key(&start);
+        let id = (partition, start);
+        let known = self.panes.contains_key(&id);
         if waiting.is_empty() && !known {
             return Ok(());
         }
         let counted = self.early.take_in(states)?;
         self.push(bench, &counted)?;
-        if let Some(pane) = self.panes.get_mut(&start) {
+        if let Some(pane) = self.panes.get_mut(&id) {
             pane.slots.extend(waiting);
-            pane.overflow.insert(partition, overflow);
+            pane.overflow = overflow;
         }
         Ok(())
     }
@@ -260,14 +228,37 @@ impl Group {
             }
         }
         for ((spec, start), slots) in windows {
-            for (member, word) in
-                self.words_of(bench, set, spec, start, |slot| slots.contains(&slot))?
-            {
+            let wanted = |slot| slots.contains(&slot);
+            for (member, word) in self.words_of(bench, set, spec, (partition, start), wanted)? {
                 self.early.fire(member, &word);
             }
         }
         Ok(())
     }
+}
+
+/// States as pieces that are not too large.
+fn encode(states: &RecordBatch, labels: &[String], overflow: u64) -> Result<Vec<Vec<u8>>> {
+    // What the states are of; names of detections are not in it.
+    let labels = serde_json::to_string(labels).unwrap_or_default();
+    let metadata = HashMap::from([
+        (LABELS.to_owned(), labels),
+        (OVERFLOW.to_owned(), overflow.to_string()),
+    ]);
+    let schema = states.schema().as_ref().clone().with_metadata(metadata);
+    let mut pieces = Vec::new();
+    let mut waiting = vec![states.clone()];
+    while let Some(states) = waiting.pop() {
+        let value = encode_stream(&schema, &states)?;
+        if value.len() <= PIECE_BYTES_MAX || states.num_rows() <= 1 {
+            pieces.push(value);
+            continue;
+        }
+        let half = states.num_rows() / 2;
+        waiting.push(states.slice(half, states.num_rows() - half));
+        waiting.push(states.slice(0, half));
+    }
+    Ok(pieces)
 }
 
 fn encode_stream(schema: &Schema, states: &RecordBatch) -> Result<Vec<u8>> {
