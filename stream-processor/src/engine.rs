@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, StringViewArray, TimestampNanosecondArray,
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, TimestampNanosecondArray,
 };
 use arrow::datatypes::{Int64Type, TimestampNanosecondType};
 use arrow::error::ArrowError;
@@ -33,13 +33,13 @@ use crate::window::{
 };
 
 mod fold;
-mod matcher;
+pub(crate) mod matcher;
 pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 
 use fold::{Folds, Verdict, with_prefix};
-use matcher::{Found, Matcher, Unjudged};
+use matcher::{Found, Matcher, Routes, Unjudged};
 use tasks::{End, EndKind, Heard, Losses, Place, SlotOwner, Tasks, partition_of};
 
 /// Columns that the engine itself reads.
@@ -437,22 +437,8 @@ impl Engine {
         let mut decoded = self.decoder.decode(records)?;
         let columns = Columns::of(&decoded)?;
         let admitted = self.admit(&decoded, &columns, output);
-        let rows: Vec<u32> = admitted.shown.iter().map(|shown| shown.row).collect();
-        let (found, unjudged) =
-            self.matcher
-                .run(&self.set, &decoded.batch, columns.event_type, &rows)?;
-        let windows = if self.windows.is_empty() {
-            WindowOutput::default()
-        } else {
-            let rows = Rows {
-                batch: &decoded.batch,
-                event_types: columns.event_type,
-                shown: &admitted.shown,
-                progress: &admitted.progress,
-                ends: self.tasks.ends(),
-            };
-            self.windows.step(&self.set, &rows)?
-        };
+        let (found, unjudged, windows) =
+            self.judge(&decoded.batch, columns.event_type, &admitted)?;
         let heard = |record: &InputRecord| !self.muted(record);
         output.failures.extend(
             unjudged
@@ -482,6 +468,30 @@ impl Engine {
         );
         self.unmute(&decoded.records);
         Ok(decoded.rest)
+    }
+
+    /// Shows rows to every detection.
+    fn judge(
+        &mut self,
+        batch: &RecordBatch,
+        event_types: &StringViewArray,
+        admitted: &Admitted,
+    ) -> Result<(Vec<Found>, Vec<Unjudged>, WindowOutput), EngineError> {
+        let rows = admitted.shown.iter().map(|shown| shown.row).collect();
+        let routes = Routes::new(event_types, rows);
+        let (found, unjudged) = self.matcher.run(&self.set, batch, &routes)?;
+        if self.windows.is_empty() {
+            return Ok((found, unjudged, WindowOutput::default()));
+        }
+        let rows = Rows {
+            batch,
+            routes: &routes,
+            shown: &admitted.shown,
+            progress: &admitted.progress,
+            ends: self.tasks.ends(),
+        };
+        let windows = self.windows.step(&self.set, &rows)?;
+        Ok((found, unjudged, windows))
     }
 
     /// Whether a record is only replayed.

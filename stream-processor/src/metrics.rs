@@ -83,7 +83,7 @@ fn describe() {
         "dogwatch_detect_watermark_delay_seconds",
         "How far the watermarks are behind the rows' arrival, at most, in the last step."
     );
-    describe_gauge!("dogwatch_window_panes", "Open panes.");
+    describe_gauge!("dogwatch_window_panes", "Open panes of all tasks.");
     describe_gauge!("dogwatch_window_keys", "Keys in open panes.");
     describe_gauge!("dogwatch_window_state_bytes", "Bytes of the tasks' state.");
     describe_gauge!(

@@ -8,15 +8,16 @@
 //! A window closes by its host's own time ([`crate::engine`] tells it for each row), never by a clock; what is said does not
 //! hang on how the log is cut into batches. There is no input or output here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use arrow::array::{RecordBatch, StringViewArray};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::Result;
+use datafusion::common::{HashMap, Result};
 use serde_json::{Map, Value};
 
 use crate::detect::DetectionSet;
 use crate::detect::window::WindowSpec;
+use crate::engine::matcher::Routes;
 use crate::engine::tasks::{End, Moment};
 use crate::engine::{StateRecord, WindowOptions};
 use crate::parallel::{cores, side_by_side};
@@ -162,7 +163,8 @@ impl Progress {
 /// A batch as windows see it.
 pub(crate) struct Rows<'a> {
     pub batch: &'a RecordBatch,
-    pub event_types: &'a StringViewArray,
+    /// The shown rows by event type.
+    pub routes: &'a Routes<'a>,
     pub shown: &'a [Shown],
     pub progress: &'a Progress,
     pub ends: &'a [End],

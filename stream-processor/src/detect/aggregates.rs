@@ -23,6 +23,7 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility,
 };
 use datafusion::physical_expr::expressions::Literal;
+use smallvec::SmallVec;
 
 mod distinct;
 
@@ -201,7 +202,7 @@ impl AggregateUDFImpl for Keep {
             }),
             What::Hashes => Box::new(Hashes {
                 size,
-                values: Vec::new(),
+                values: Kept::new(),
             }),
         })
     }
@@ -302,11 +303,14 @@ impl Accumulator for Texts {
 #[derive(Debug)]
 struct Hashes {
     size: usize,
-    values: Vec<u64>,
+    values: Kept,
 }
 
+/// Hashes in order. Most keys of a pane have one or two: these take no memory of their own.
+type Kept = SmallVec<[u64; 2]>;
+
 /// Takes a hash into a set of the `size` smallest, which is in order.
-fn keep(values: &mut Vec<u64>, size: usize, hash: u64) {
+fn keep(values: &mut Kept, size: usize, hash: u64) {
     if values.len() >= size && values.last().is_some_and(|last| hash >= *last) {
         return;
     }
@@ -337,7 +341,7 @@ impl Accumulator for Hashes {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let values = arrow::array::UInt64Array::from(self.values.clone());
+        let values = arrow::array::UInt64Array::from(self.values.to_vec());
         Ok(vec![
             SingleRowListArrayBuilder::new(Arc::new(values)).build_list_scalar(),
         ])

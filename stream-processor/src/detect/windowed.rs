@@ -104,6 +104,14 @@ pub(crate) enum Argument {
     },
 }
 
+impl AggregateCall {
+    /// Whether it is `count(*)`, of all rows.
+    pub fn counts_rows(&self) -> bool {
+        let all = matches!(&self.arguments[..], [Argument::Literal(value)] if !value.is_null());
+        all && self.function.name() == "count" && self.filter.is_none()
+    }
+}
+
 impl Argument {
     /// Its expression, where it is none but a literal.
     pub fn expr(&self) -> Option<&BoundExpr> {

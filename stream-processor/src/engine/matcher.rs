@@ -5,12 +5,12 @@
 //! ```
 //! A group whose types do not occur costs nothing; the rows of a type are copied once for all detections of a group.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringViewArray};
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, HashMap, Result};
 
 use crate::detect::{DetectionSet, Match, project, take_rows};
 
@@ -23,6 +23,40 @@ pub(crate) struct Unjudged {
     pub detection: usize,
     pub row: u32,
     pub error: DataFusionError,
+}
+
+/// Rows of a batch by event type.
+pub(crate) struct Routes<'a> {
+    all: Vec<u32>,
+    by_type: HashMap<&'a str, Vec<u32>>,
+}
+
+impl<'a> Routes<'a> {
+    /// Sorts rows, which come in order, by their type.
+    pub fn new(event_types: &'a StringViewArray, rows: Vec<u32>) -> Self {
+        let mut by_type: HashMap<&str, Vec<u32>> = HashMap::new();
+        for row in &rows {
+            let own = by_type.entry(event_types.value(*row as usize));
+            own.or_default().push(*row);
+        }
+        Self { all: rows, by_type }
+    }
+
+    /// The rows of some types, in their order; all without.
+    pub fn of(&self, event_types: Option<&BTreeSet<String>>) -> Vec<u32> {
+        let Some(event_types) = event_types else {
+            return self.all.clone();
+        };
+        let mut rows: Vec<u32> = event_types
+            .iter()
+            .filter_map(|event_type| self.by_type.get(event_type.as_str()))
+            .flatten()
+            .copied()
+            .collect();
+        // One sorted run for each type: that is what a stable sort is quick at.
+        rows.sort();
+        rows
+    }
 }
 
 /// Detections grouped by the event types they need.
@@ -73,19 +107,11 @@ impl Matcher {
         &self,
         set: &DetectionSet,
         batch: &RecordBatch,
-        event_types: &StringViewArray,
-        rows: &[u32],
+        routes: &Routes<'_>,
     ) -> Result<(Vec<Found>, Vec<Unjudged>)> {
-        let mut by_type: HashMap<&str, Vec<u32>> = HashMap::new();
-        for row in rows {
-            by_type
-                .entry(event_types.value(*row as usize))
-                .or_default()
-                .push(*row);
-        }
         let (mut found, mut unjudged) = (Vec::new(), Vec::new());
         for group in &self.groups {
-            let group_rows = group.rows(rows, &by_type);
+            let group_rows = routes.of(group.event_types.as_ref());
             if group_rows.is_empty() {
                 continue;
             }
@@ -104,23 +130,6 @@ impl Matcher {
         found.sort_by_key(|(detection, found)| (found.row, *detection));
         unjudged.sort_by_key(|unjudged| (unjudged.row, unjudged.detection));
         Ok((found, unjudged))
-    }
-}
-
-impl Group {
-    /// The rows of this group's types, in their order.
-    fn rows(&self, all: &[u32], by_type: &HashMap<&str, Vec<u32>>) -> Vec<u32> {
-        let Some(event_types) = &self.event_types else {
-            return all.to_vec();
-        };
-        let mut rows: Vec<u32> = event_types
-            .iter()
-            .filter_map(|event_type| by_type.get(event_type.as_str()))
-            .flatten()
-            .copied()
-            .collect();
-        rows.sort_unstable();
-        rows
     }
 }
 

@@ -9,10 +9,11 @@
 //! Its size is bounded: of more than [`HOSTS_MAX`] hosts the half not heard of for longest is forgotten, of more than
 //! [`RUNS_MAX`] runs of a host's sensors the oldest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::common::HashMap;
 use dogwatch_schemas::Text;
 use serde::{Deserialize, Serialize};
 

@@ -86,7 +86,8 @@ pub(crate) fn bound(detection: &Detection, keys_max: usize) -> Option<Bound> {
         delay: interval(plan.delay_ns),
         panes: plan.spec.panes() as u64 + waiting + PANES_BESIDE,
         keys_max: keys_max as u64,
-        key_bytes: plan.key_bytes() + counts,
+        // A key stands twice in a pane at most: in what is stored and in what came since.
+        key_bytes: 2 * plan.key_bytes() + counts,
         early,
     })
 }

@@ -13,7 +13,7 @@ use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
 use datafusion::common::{HashMap, Result};
 
 use super::Word;
-use super::group::{FIXED_COLUMNS, Group, in_window, pane_starts, plan_of};
+use super::group::{FIXED_COLUMNS, Group, in_window, pane_runs, pane_starts, plan_of};
 use super::pane::{PaneId, slots};
 use super::plans::Workbench;
 use crate::detect::DetectionSet;
@@ -191,7 +191,7 @@ impl Crossing {
         let spec = group.members[self.member].spec;
         let converter = group.early.converter();
         for pane in group.panes_of(partition_of(self.slot), self.start, spec) {
-            for piece in &pane.pieces {
+            for piece in pane.pieces() {
                 let encoded = converter.encode(piece)?;
                 let own: BooleanArray = encoded
                     .iter()
@@ -293,15 +293,21 @@ impl Early {
 
     /// Adds states to the counts of their panes.
     pub fn count(&mut self, counted: &Counted) {
+        if self.is_idle() {
+            return;
+        }
         let tracked = self.tracked.len();
-        for (start, slot, number, more) in counted.rows(tracked) {
-            let pane = self.counts.entry((partition_of(slot), start)).or_default();
-            let place = *pane.places.entry(number).or_insert_with(|| {
-                self.keys.panes[number as usize] += 1;
-                pane.counts.resize(pane.counts.len() + tracked, 0);
-                pane.counts.len() - tracked
-            });
-            add(&mut pane.counts[place..], more.iter().copied());
+        let mut rows = counted.rows(tracked);
+        for (id, run) in pane_runs(&counted.states) {
+            let pane = self.counts.entry(id).or_default();
+            for (_, _, number, more) in rows.by_ref().take(run.len()) {
+                let place = *pane.places.entry(number).or_insert_with(|| {
+                    self.keys.panes[number as usize] += 1;
+                    pane.counts.resize(pane.counts.len() + tracked, 0);
+                    pane.counts.len() - tracked
+                });
+                add(&mut pane.counts[place..], more.iter().copied());
+            }
         }
     }
 
@@ -527,7 +533,7 @@ impl Early {
         let converter = self.converter();
         let partition = partition_of(window.slot);
         for pane in group.panes_of(partition, window.start, window.watch.spec) {
-            for piece in &pane.pieces {
+            for piece in pane.pieces() {
                 let encoded = converter.encode(piece)?;
                 let lists = piece.column(tracked.column).as_list::<i32>();
                 for (row, key) in encoded.iter().enumerate() {

@@ -2,16 +2,18 @@
 //!
 //! Their aggregates stand side by side in one state, each under the condition of its detection; equal ones stand there once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewBuilder,
     TimestampNanosecondArray,
 };
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::{HashMap, HashSet, Result, ScalarValue};
 use datafusion::functions_aggregate::{count::count_udaf, min_max::max_udaf};
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::{Column, Literal};
@@ -19,7 +21,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::PhysicalGroupBy;
 use serde_json::{Map, Value};
 
-use super::early::{Counted, Early};
+use super::early::{Counted, Early, KeyConverter};
 use super::pane::{Pane, PaneId, slots};
 use super::plans::{Finish, Phases, Workbench};
 use super::{Missed, Overflow, Rows, WindowOutput, Word};
@@ -134,7 +136,7 @@ impl Finisher {
         let mut last = None;
         let mut verdict = false;
         for (needed, slot) in mask.iter_mut().zip(slots(piece)) {
-            if last != Some(*slot) {
+            if *needed && last != Some(*slot) {
                 last = Some(*slot);
                 verdict = wanted(*slot);
             }
@@ -234,16 +236,22 @@ impl Group {
         output: &mut WindowOutput,
     ) -> Result<()> {
         let matched = self.matched(set, rows)?;
+        let mut by_any = vec![false; rows.batch.num_rows()];
+        for matches in &matched {
+            let both = by_any.iter_mut().zip(matches);
+            both.for_each(|(any, own)| *any |= own);
+        }
         let candidates: Vec<usize> = (0..rows.shown.len())
-            .filter(|shown| matched.iter().any(|matches| matches[*shown]))
+            .filter(|shown| by_any[rows.shown[*shown].row as usize])
             .collect();
         let mut from = 0;
         loop {
+            let mut placed = HashMap::new();
             let mut included = Vec::new();
             let mut until = candidates.len();
             for (place, shown) in candidates.iter().enumerate().skip(from) {
                 let moment = &rows.shown[*shown].moment;
-                match self.place(moment) {
+                match self.place(moment, &mut placed) {
                     Fate::Counts => included.push(*shown),
                     Fate::Misses { closed, counts } => {
                         // What it is late for is due but has not spoken yet: it must not count there.
@@ -257,6 +265,7 @@ impl Group {
                         if due {
                             let due = self.due(rows, rows.shown[*shown].row);
                             self.fire(bench, set, due, output)?;
+                            placed.clear();
                         }
                         self.miss(rows, *shown, &matched, &closed, output);
                         if counts {
@@ -301,47 +310,32 @@ impl Group {
         self.fire(bench, set, due, output)
     }
 
-    /// For each distinct condition, which of the shown rows it is true for.
+    /// For each distinct condition, which rows of the batch it is true for, of the shown ones.
     fn matched(&self, set: &DetectionSet, rows: &Rows<'_>) -> Result<Vec<Vec<bool>>> {
-        let mut by_type: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (place, shown) in rows.shown.iter().enumerate() {
-            let event_type = rows.event_types.value(shown.row as usize);
-            by_type.entry(event_type).or_default().push(place);
-        }
         self.predicates
             .iter()
             .map(|member| {
                 let predicate = &plan_of(set, self.members[*member].detection).predicate;
-                let mut matches = vec![false; rows.shown.len()];
-                let mut routed: Vec<usize> = match &predicate.event_types {
-                    Some(types) => types
-                        .iter()
-                        .filter_map(|event_type| by_type.get(event_type.as_str()))
-                        .flatten()
-                        .copied()
-                        .collect(),
-                    None => (0..rows.shown.len()).collect(),
-                };
+                let mut matches = vec![false; rows.batch.num_rows()];
+                let routed = rows.routes.of(predicate.event_types.as_ref());
                 let Some(schema) = predicate.schema() else {
-                    routed.iter().for_each(|place| matches[*place] = true);
+                    routed.iter().for_each(|row| matches[*row as usize] = true);
                     return Ok(matches);
                 };
                 if routed.is_empty() {
                     return Ok(matches);
                 }
-                routed.sort_unstable();
-                let indices: Vec<u32> = routed.iter().map(|place| rows.shown[*place].row).collect();
-                let narrow = take_rows(&project(rows.batch, schema)?, &indices)?;
+                let narrow = take_rows(&project(rows.batch, schema)?, &routed)?;
                 for row in predicate.rows(&narrow)? {
-                    matches[routed[row as usize]] = true;
+                    matches[routed[row as usize] as usize] = true;
                 }
                 Ok(matches)
             })
             .collect()
     }
 
-    /// Which windows a row counts in. Opens those that it is the first row of.
-    fn place(&mut self, moment: &Moment) -> Fate {
+    /// Which windows a row counts in. Opens those that it is the first row of; `placed` is the pane of each slot's last row.
+    fn place(&mut self, moment: &Moment, placed: &mut HashMap<i64, i64>) -> Fate {
         let in_time = self.specs.iter().all(|spec| {
             let last = floor_to(moment.time, spec.slide_ns);
             let first = last - spec.size_ns + spec.slide_ns;
@@ -356,8 +350,8 @@ impl Group {
             })
         };
         let counts = in_time || !still_open.is_empty();
-        if counts {
-            let start = floor_to(moment.time, self.pane_ns);
+        let start = floor_to(moment.time, self.pane_ns);
+        if counts && placed.insert(moment.slot, start) != Some(start) {
             let id = (partition_of(moment.slot), start);
             let pane = self.panes.entry(id).or_default();
             if pane.slots.insert(moment.slot) {
@@ -399,7 +393,7 @@ impl Group {
         let moment = &rows.shown[shown].moment;
         for member in &self.members {
             let late = closed.iter().any(|(_, _, spec)| *spec == member.spec);
-            if late && matched[member.predicate][shown] {
+            if late && matched[member.predicate][rows.shown[shown].row as usize] {
                 let missed: &mut Missed = output.late.entry(rows.shown[shown].row).or_default();
                 missed.detections.push(member.detection);
                 missed.late_ns = missed.late_ns.max(moment.high.saturating_sub(moment.time));
@@ -489,7 +483,6 @@ impl Group {
         self.early.count(counted);
         for (id, piece) in by_pane(&counted.states)? {
             let pane = self.panes.entry(id).or_default();
-            pane.fresh.push(piece.clone());
             pane.push(&self.phases, bench, piece)?;
         }
         Ok(())
@@ -505,19 +498,20 @@ impl Group {
         output: &mut WindowOutput,
     ) -> Result<Option<BooleanArray>> {
         let mut new: BTreeMap<PaneId, usize> = BTreeMap::new();
-        for id in states.iter().flat_map(pane_ids) {
-            *new.entry(id).or_default() += 1;
+        for (id, rows) in states.iter().flat_map(pane_runs) {
+            *new.entry(id).or_default() += rows.len();
         }
         let mut full = Vec::new();
         for (id, count) in new {
             let Some(pane) = self.panes.get_mut(&id) else {
                 continue;
             };
-            if pane.keys_at_most() + count <= self.keys_max {
+            if pane.keys_at_most + count <= self.keys_max {
                 continue;
             }
-            pane.merge_all(&self.phases, bench)?;
-            if pane.keys_at_most() + count > self.keys_max {
+            pane.compact(&self.phases, bench)?;
+            pane.keys_at_most = keys_of(&self.early.converter(), pane)?.len();
+            if pane.keys_at_most + count > self.keys_max {
                 full.push(id);
             }
         }
@@ -538,16 +532,17 @@ impl Group {
     ) -> Result<BooleanArray> {
         let converter = self.early.converter();
         let encoded = converter.encode(input)?;
-        let mut known: HashMap<PaneId, std::collections::HashSet<Vec<u8>>> = HashMap::new();
+        let mut known: HashMap<PaneId, HashSet<Vec<u8>>> = HashMap::new();
         for id in full {
-            let keys = known.entry(*id).or_default();
-            for piece in self.panes.get(id).into_iter().flat_map(|pane| &pane.pieces) {
-                let rows = converter.encode(piece)?;
-                keys.extend(rows.iter().map(|row| row.as_ref().to_vec()));
+            if let Some(pane) = self.panes.get(id) {
+                known.insert(*id, keys_of(&converter, pane)?);
             }
         }
         let mut admitted = Vec::with_capacity(input.num_rows());
-        for (row, id) in pane_ids(input).enumerate() {
+        for (id, row) in pane_runs(input)
+            .into_iter()
+            .flat_map(|(id, rows)| rows.map(move |row| (id, row)))
+        {
             let Some(keys) = known.get_mut(&id) else {
                 admitted.push(true);
                 continue;
@@ -612,8 +607,10 @@ impl Group {
                 InputColumn::Condition(condition) => {
                     let condition = &self.conditions[*condition];
                     let flags = &matched[condition.predicate];
-                    let own =
-                        BooleanArray::from_iter(included.iter().map(|shown| Some(flags[*shown])));
+                    let own = BooleanBuffer::collect_bool(indices.len(), |row| {
+                        flags[indices[row] as usize]
+                    });
+                    let own = BooleanArray::new(own, None);
                     match condition.filter {
                         None => Arc::new(own),
                         Some((member, call)) => {
@@ -766,7 +763,7 @@ impl Group {
     ) -> Result<Vec<RecordBatch>> {
         let mut states = Vec::new();
         for pane in self.panes_of(partition, start, spec) {
-            for piece in &pane.pieces {
+            for piece in pane.pieces() {
                 states.extend(finisher.taken(piece, start, &wanted)?);
             }
         }
@@ -976,9 +973,22 @@ impl Group {
     pub fn size(&self) -> (u64, u64, u64) {
         let mut keys = 0;
         let mut bytes = self.early.bytes();
-        for piece in self.panes.values().flat_map(|pane| &pane.pieces) {
+        // Texts are views into buffers that pieces of one batch share.
+        let mut shared = HashSet::new();
+        for piece in self.panes.values().flat_map(Pane::pieces) {
             keys += piece.num_rows() as u64;
-            bytes += piece.get_array_memory_size() as u64;
+            for column in piece.columns() {
+                let Some(texts) = column.as_string_view_opt() else {
+                    bytes += column.get_array_memory_size() as u64;
+                    continue;
+                };
+                bytes += size_of_val(&**texts.views()) as u64;
+                for buffer in texts.data_buffers() {
+                    if shared.insert(buffer.as_ptr()) {
+                        bytes += buffer.capacity() as u64;
+                    }
+                }
+            }
         }
         (self.panes.len() as u64, keys, bytes)
     }
@@ -1005,19 +1015,36 @@ pub(super) fn pane_starts(batch: &RecordBatch) -> &[i64] {
     batch.column(0).as_primitive::<Int64Type>().values()
 }
 
-/// Each row's pane.
-fn pane_ids(batch: &RecordBatch) -> impl Iterator<Item = PaneId> {
-    let starts = pane_starts(batch).iter();
-    starts
-        .zip(slots(batch))
-        .map(|(start, slot)| (partition_of(*slot), *start))
+/// The panes of rows, one after the other: a pane's rows come in few runs.
+pub(super) fn pane_runs(batch: &RecordBatch) -> Vec<(PaneId, Range<usize>)> {
+    let mut runs: Vec<(PaneId, Range<usize>)> = Vec::new();
+    let places = pane_starts(batch).iter().zip(slots(batch));
+    for (row, (start, slot)) in places.enumerate() {
+        let id = (partition_of(*slot), *start);
+        match runs.last_mut() {
+            Some((last, rows)) if *last == id => rows.end += 1,
+            _ => runs.push((id, row..row + 1)),
+        }
+    }
+    runs
+}
+
+/// The keys of a pane, as bytes.
+fn keys_of(converter: &KeyConverter, pane: &Pane) -> Result<HashSet<Vec<u8>>> {
+    let mut keys = HashSet::new();
+    for piece in pane.pieces() {
+        let rows = converter.encode(piece)?;
+        keys.extend(rows.iter().map(|row| row.as_ref().to_vec()));
+    }
+    Ok(keys)
 }
 
 /// States by the pane they belong to.
 fn by_pane(states: &RecordBatch) -> Result<Vec<(PaneId, RecordBatch)>> {
     let mut rows: BTreeMap<PaneId, Vec<u32>> = BTreeMap::new();
-    for (row, id) in pane_ids(states).enumerate() {
-        rows.entry(id).or_default().push(row as u32);
+    for (id, run) in pane_runs(states) {
+        let run = run.start as u32..run.end as u32;
+        rows.entry(id).or_default().extend(run);
     }
     if rows.len() == 1 {
         return Ok(rows.into_keys().map(|id| (id, states.clone())).collect());
@@ -1180,6 +1207,10 @@ impl Layout {
                 Some(Argument::Expr { text, .. }) => (Some((member, place)), text.clone()),
                 Some(Argument::Literal(value)) => (Some((member, place)), value.to_string()),
             };
+            if call.counts_rows() {
+                aggregates.push(rows);
+                continue;
+            }
             let condition = self.condition(predicate, filter.0, filter.1.clone());
             let label = format!("{} if {predicate_text} and {}", call.text, filter.1);
             aggregates.push(self.call(label, CallSource::Own(member, place), condition));

@@ -3,15 +3,15 @@
 //! A checkpoint writes what came to a pane since the one before, as one more piece; a pane with many pieces is written whole
 //! and the pieces are ended. A piece is an Arrow IPC stream that says which aggregates its states are of.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::Schema;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
-use datafusion::common::Result;
+use datafusion::common::{HashMap, HashSet, Result};
 use sha2::{Digest, Sha256};
 
 use super::group::{Group, pane_starts};
@@ -70,29 +70,15 @@ impl Group {
         );
         let own = (partition, i64::MIN)..=(partition, i64::MAX);
         for ((_, start), pane) in self.panes.range_mut(own) {
-            let fresh = std::mem::take(&mut pane.fresh);
             let whole = full || pane.stored.len() >= PIECES_MAX;
-            if fresh.is_empty() && !whole {
-                continue;
-            }
-            let states = if whole {
+            let states = pane.store(&self.phases, bench, whole)?;
+            if whole {
                 let ended = std::mem::take(&mut pane.stored);
                 records.extend(ended.iter().map(|piece| StateRecord {
                     key: key(&self.hash, *start, *piece),
                     value: None,
                 }));
-                pane.pieces.clone()
-            } else {
-                fresh
-            };
-            if states.is_empty() {
-                continue;
             }
-            let states = match states.len() {
-                // Its keys stand there once.
-                1 => states,
-                _ => self.phases.reduce(bench, states)?,
-            };
             for state in states {
                 for value in encode(&state, &self.labels, pane.overflow)? {
                     let piece = self.next_piece;
@@ -138,7 +124,7 @@ impl Group {
             }
             match self.panes.get_mut(&(partition, start)) {
                 Some(pane) => {
-                    pane.fresh.clear();
+                    pane.keep(&self.phases, bench)?;
                     pane.stored.insert(piece);
                 }
                 None => self.over.push((partition, key.clone())),
@@ -241,7 +227,7 @@ impl Group {
 fn encode(states: &RecordBatch, labels: &[String], overflow: u64) -> Result<Vec<Vec<u8>>> {
     // What the states are of; names of detections are not in it.
     let labels = serde_json::to_string(labels).unwrap_or_default();
-    let metadata = HashMap::from([
+    let metadata = std::collections::HashMap::from([
         (LABELS.to_owned(), labels),
         (OVERFLOW.to_owned(), overflow.to_string()),
     ]);
@@ -269,17 +255,14 @@ fn encode_stream(schema: &Schema, states: &RecordBatch) -> Result<Vec<u8>> {
     Ok(writer.into_inner()?)
 }
 
-/// A copy that holds no more than its rows: views into a larger batch would be written with all of it.
+/// A copy that holds no more than its rows: texts are views into what all rows of their batch share.
 fn gathered(states: &RecordBatch) -> Result<RecordBatch> {
     let columns = states
         .columns()
         .iter()
-        .map(|column| {
-            use arrow::array::AsArray;
-            match column.as_string_view_opt() {
-                Some(texts) => Arc::new(texts.gc()) as arrow::array::ArrayRef,
-                None => Arc::clone(column),
-            }
+        .map(|column| match column.as_string_view_opt() {
+            Some(texts) => Arc::new(texts.gc()) as ArrayRef,
+            None => Arc::clone(column),
         })
         .collect();
     Ok(RecordBatch::try_new(states.schema(), columns)?)

@@ -14,13 +14,13 @@ use arrow::datatypes::{DataType, Field, UInt64Type};
 use datafusion::common::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
-use super::{hash, keep};
+use super::{Kept, hash, keep};
 
 /// Keeps the smallest hashes of each group, in order.
 #[derive(Debug)]
 pub(super) struct HashesOfGroups {
     size: usize,
-    groups: Vec<Vec<u64>>,
+    groups: Vec<Kept>,
     /// Hashes of all groups.
     count: usize,
 }
@@ -42,9 +42,9 @@ impl HashesOfGroups {
         self.count += values.len() - before;
     }
 
-    fn emit(&mut self, emit_to: EmitTo) -> Vec<Vec<u64>> {
+    fn emit(&mut self, emit_to: EmitTo) -> Vec<Kept> {
         let groups = emit_to.take_needed(&mut self.groups);
-        self.count -= groups.iter().map(Vec::len).sum::<usize>();
+        self.count -= groups.iter().map(Kept::len).sum::<usize>();
         groups
     }
 }
@@ -57,7 +57,7 @@ impl GroupsAccumulator for HashesOfGroups {
         opt_filter: Option<&BooleanArray>,
         total_num_groups: usize,
     ) -> Result<()> {
-        self.groups.resize(total_num_groups, Vec::new());
+        self.groups.resize_with(total_num_groups, Kept::new);
         let texts = cast(&values[0], &DataType::Utf8View)?;
         let texts = texts.as_string_view();
         for (row, group) in group_indices.iter().enumerate() {
@@ -75,7 +75,7 @@ impl GroupsAccumulator for HashesOfGroups {
         group_indices: &[usize],
         total_num_groups: usize,
     ) -> Result<()> {
-        self.groups.resize(total_num_groups, Vec::new());
+        self.groups.resize_with(total_num_groups, Kept::new);
         let lists = values[0].as_list::<i32>();
         let hashes = lists.values().as_primitive::<UInt64Type>().values();
         let offsets = lists.offsets();
@@ -100,7 +100,7 @@ impl GroupsAccumulator for HashesOfGroups {
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
         let groups = self.emit(emit_to);
-        let offsets = OffsetBuffer::from_lengths(groups.iter().map(Vec::len));
+        let offsets = OffsetBuffer::from_lengths(groups.iter().map(Kept::len));
         let values = UInt64Array::from(groups.concat());
         let item = Arc::new(Field::new_list_field(DataType::UInt64, true));
         let lists = ListArray::try_new(item, offsets, Arc::new(values), None)?;
@@ -128,7 +128,7 @@ impl GroupsAccumulator for HashesOfGroups {
     fn size(&self) -> usize {
         // A set that grows by doubling holds twice its values at most.
         size_of::<Self>()
-            + self.groups.capacity() * size_of::<Vec<u64>>()
+            + self.groups.capacity() * size_of::<Kept>()
             + 2 * self.count * size_of::<u64>()
     }
 }
@@ -157,12 +157,12 @@ mod tests {
     }
 
     /// What one accumulator for each group keeps of the same rows.
-    fn one_each(size: usize, rows: &[(usize, Option<u8>, Option<bool>)]) -> Vec<Vec<u64>> {
+    fn one_each(size: usize, rows: &[(usize, Option<u8>, Option<bool>)]) -> Vec<Kept> {
         (0..GROUPS)
             .map(|group| {
                 let mut own = Hashes {
                     size,
-                    values: Vec::new(),
+                    values: Kept::new(),
                 };
                 let texts = rows
                     .iter()
@@ -196,10 +196,10 @@ mod tests {
                 merged.merge_batch(&state, &each, GROUPS).expect("a state");
                 rest = &rest[cut..];
             }
-            merged.groups.resize(GROUPS, Vec::new());
+            merged.groups.resize_with(GROUPS, Kept::new);
             let due = one_each(size, &rows);
             prop_assert_eq!(&merged.groups, &due);
-            prop_assert_eq!(merged.count, due.iter().map(Vec::len).sum::<usize>());
+            prop_assert_eq!(merged.count, due.iter().map(Kept::len).sum::<usize>());
             let first = merged.evaluate(EmitTo::First(1)).expect("a count");
             let first = ScalarValue::try_from_array(&first, 0).expect("a count");
             prop_assert_eq!(first, ScalarValue::Int64(Some(due[0].len() as i64)));
