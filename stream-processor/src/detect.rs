@@ -30,6 +30,7 @@ pub(crate) mod held;
 pub(crate) mod json;
 mod lists;
 mod message;
+mod pattern;
 mod plan;
 mod session;
 mod sql_file;

@@ -20,6 +20,7 @@ use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use super::batch::{Match, project, take_rows};
 use super::check::scans_of_events;
 use super::json;
+use super::pattern;
 use super::session::Session;
 
 /// `SELECT outputs FROM events WHERE predicate`.
@@ -128,7 +129,7 @@ pub(crate) struct BoundExpr {
 impl BoundExpr {
     /// Binds an expression to the columns of events.
     pub fn new(session: &Session, expr: Expr, events: &DFSchema) -> Result<Self> {
-        let expr = simplify(session, expr, events)?;
+        let expr = pattern::compile(simplify(session, expr, events)?)?;
         let expr = session.context.state().create_physical_expr(expr, events)?;
         let mut indices: Vec<usize> = collect_columns(&expr)
             .iter()
@@ -277,7 +278,8 @@ fn is_event_type(expr: &Expr) -> bool {
     matches!(expr, Expr::Column(column) if column.name == "evt_type")
 }
 
-fn text_of(expr: &Expr) -> Option<String> {
+/// The text that a literal is.
+pub(super) fn text_of(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_owned),
         _ => None,

@@ -226,7 +226,8 @@ fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn texts(argument: &ColumnarValue, rows: usize) -> Result<StringViewArray> {
+/// An argument's values, whatever kind of text they are.
+pub(super) fn texts(argument: &ColumnarValue, rows: usize) -> Result<StringViewArray> {
     let array: ArrayRef = argument.to_array(rows)?;
     Ok(cast(&array, &DataType::Utf8View)?.as_string_view().clone())
 }
