@@ -145,7 +145,7 @@ pub struct RawDetections {
 pub struct RawStep {
     /// Most records in a step.
     pub rows_max: usize,
-    /// How long a first record waits for others.
+    /// How long a first record waits for others when no step is being committed.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
     /// How often offsets are committed when nothing is said.

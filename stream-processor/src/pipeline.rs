@@ -61,6 +61,10 @@ mod tests;
 /// How soon it is seen that the source's thread has ended.
 const CLOSE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
+/// How many times as long records wait for others while a step is in flight: fewer, larger steps leave the processor's cores
+/// to the commit, and what is gathered when that is done goes with the next.
+const LINGER_WHILE_BUSY: u32 = 4;
+
 /// Bytes of checkpoints after which a step takes no further one: alerts wait for what is written with them.
 const CHECKPOINT_STEP_BYTES: u64 = 4 << 20;
 
@@ -447,11 +451,8 @@ impl Steps {
         stages: &Stages,
         messages: &Receiver<SourceMessage>,
     ) -> Result<SourceMessage, RecvTimeoutError> {
-        let step_due = self
-            .gathered
-            .since
-            .map(|since| since + self.config.step.linger);
         let busy = stages.publisher.busy();
+        let step_due = self.gathered.since.map(|since| since + self.linger(busy));
         let commit_due = (!busy && !self.next.empty())
             .then(|| self.committed_at + self.config.step.idle_commit_interval);
         let may_store = self.stores && self.next.checkpoints.is_empty();
@@ -538,11 +539,12 @@ impl Steps {
     }
 
     fn step_when_due(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
-        let lingered = self
-            .gathered
-            .since
-            .is_some_and(|since| since.elapsed() >= self.config.step.linger);
-        if lingered || self.gathered.records.len() >= self.config.step.rows_max {
+        let busy = stages.publisher.busy();
+        let since = self.gathered.since;
+        let lingered = since.is_some_and(|since| since.elapsed() >= self.linger(busy));
+        // What is gathered goes with what goes now: it would wait for a whole transaction.
+        let goes_now = since.is_some() && !busy && self.next.urgent();
+        if lingered || goes_now || self.gathered.records.len() >= self.config.step.rows_max {
             self.step()?;
         }
         let now = Instant::now();
@@ -557,6 +559,11 @@ impl Steps {
             self.submit(stages)?;
         }
         Ok(())
+    }
+
+    /// How long a first record waits for others: longer while a step is in flight, which nothing can overtake.
+    fn linger(&self, busy: bool) -> Duration {
+        self.config.step.linger * if busy { LINGER_WHILE_BUSY } else { 1 }
     }
 
     /// Matches what is gathered; the step in flight commits meanwhile.
