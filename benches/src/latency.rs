@@ -16,7 +16,7 @@ use dogwatch_tests::publish::Publisher;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 
-use crate::measure::{Rounds, spread};
+use crate::measure::{Rounds, STOLEN, Stolen, spread};
 use crate::stream::{
     PATIENCE, consumer, make_sentinel, next, now_ns, spawn_processor, start_processor,
     write_sentinel,
@@ -26,7 +26,7 @@ use crate::{detections, events};
 
 /// One event in so many is a sentinel.
 const EACH: usize = 100;
-/// Time that is not measured: connections, and what is compiled or opened at the first use.
+/// Time that is not measured: connections, and what is opened at the first use.
 const SETTLE: Duration = Duration::from_secs(2);
 /// The group whose processors come and go.
 const STANDSTILL: &str = "bench-standstill";
@@ -37,11 +37,21 @@ const WINDOWED_SENTINEL_SQL: &str = "-- title = \"Sentinel over a window\"\n-- d
      WHERE evt_type = 'execve' AND proc_name = 'dogwatch-bench'\n\
      GROUP BY window_start, window_end, container_id, proc_cmdline HAVING count(*) >= 1\n";
 
-/// Publishes `rate` events a second for `seconds`, one in a hundred of them a sentinel, and times its alert.
+/// What [`from_append`] publishes.
+pub struct Pace {
+    /// Events a second; one in a hundred is a sentinel.
+    pub rate: usize,
+    /// Seconds that are not measured: a new broker's Java compiles what it does often.
+    pub warm_up: u64,
+    /// Seconds that are measured.
+    pub seconds: u64,
+}
+
+/// Publishes events at an even pace and times the alerts on sentinels.
 ///
 /// # Errors
 /// When a client fails or alerts are missing.
-pub fn from_append(rate: usize, seconds: usize, rounds: &Rounds) -> Result<Table> {
+pub fn from_append(pace: &Pace, rounds: &Rounds) -> Result<Table> {
     let mut table = Table::new(&[
         "delivery",
         "alerts",
@@ -50,10 +60,12 @@ pub fn from_append(rate: usize, seconds: usize, rounds: &Rounds) -> Result<Table
         "lowest p99",
         "highest p99",
         "max ms",
+        "stolen",
     ]);
     table.note(format!(
-        "{rate} events/s for {seconds} s, 1 in {EACH} an alert, 11 detections; from the event's append to the alert in the \
-         hands of a reader of committed records"
+        "{} events/s for {} s after {} s that are not counted, 1 in {EACH} an alert, 11 detections; from the event's append to \
+         the alert in the hands of a reader of committed records",
+        pace.rate, pace.seconds, pace.warm_up
     ));
     table.note(
         "Windows: the first word on a window, at the event that makes its HAVING true".into(),
@@ -64,38 +76,42 @@ pub fn from_append(rate: usize, seconds: usize, rounds: &Rounds) -> Result<Table
         ("at_least_once", "at_least_once", false),
         ("exactly_once, windows", "exactly_once", true),
     ];
-    let mut times: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
+    table.note(STOLEN.into());
+    let mut times: BTreeMap<&str, Vec<(Vec<f64>, f64)>> = BTreeMap::new();
     for round in 0..rounds.count {
         for (name, delivery, windowed) in runs {
             if !rounds.wants(name) {
                 continue;
             }
-            let own = sorted(times_from_append(rate, seconds, delivery, windowed)?);
-            eprintln!("round {round}, {name}: p99 {:.1} ms", quantile(&own, 0.99));
-            times.entry(name).or_default().push(own);
+            let (own, stolen) = times_from_append(pace, delivery, windowed)?;
+            let p99 = quantile(&own, 0.99);
+            eprintln!("round {round}, {name}: p99 {p99:.1} ms, {stolen:.1} % stolen");
+            times.entry(name).or_default().push((own, stolen));
         }
     }
     for (name, times) in times {
-        let of = |share: f64| spread(times.iter().map(|times| quantile(times, share)));
+        let of = |share: f64| spread(times.iter().map(|(times, _)| quantile(times, share)));
         let [p99, lowest, highest] = of(0.99);
-        let alerts: usize = times.iter().map(Vec::len).sum();
+        let alerts: usize = times.iter().map(|(times, _)| times.len()).sum();
+        let [stolen, ..] = spread(times.iter().map(|(_, stolen)| *stolen));
         let cells = [of(0.5)[0], p99, lowest, highest, of(1.0)[2]].map(|ms| format!("{ms:.1}"));
         table.row(
             [name.to_owned(), alerts.to_string()]
                 .into_iter()
-                .chain(cells),
+                .chain(cells)
+                .chain([format!("{stolen:.1} %")]),
         );
     }
     Ok(table)
 }
 
-/// The times of one run's alerts, in milliseconds.
-fn times_from_append(
-    rate: usize,
-    seconds: usize,
-    delivery: &str,
-    windowed: bool,
-) -> Result<Vec<f64>> {
+/// The times of one run's alerts in milliseconds, sorted, and the percentage of CPU time that was stolen meanwhile.
+fn times_from_append(pace: &Pace, delivery: &str, windowed: bool) -> Result<(Vec<f64>, f64)> {
+    let Pace {
+        rate,
+        warm_up,
+        seconds,
+    } = *pace;
     let broker = Broker::start();
     let folder = tempfile::tempdir()?;
     detections::write(folder.path(), 10)?;
@@ -109,22 +125,25 @@ fn times_from_append(
     let process = start_processor(&broker, folder.path(), "bench-latency", &settings);
     let alerts = consumer(&broker, "bench-latency-alerts", Topic::Alerts)?;
     let address = broker.address();
-    let length = SETTLE + Duration::from_secs(seconds as u64);
+    let length = Duration::from_secs(warm_up + seconds);
     let sender = std::thread::spawn(move || send_paced(&address, rate, length));
     let mut times = Vec::new();
-    let measured_from = now_ns() + SETTLE.as_nanos() as i64;
-    while times.len() < rate * seconds / EACH * 9 / 10 {
+    let measured_from = now_ns() + Duration::from_secs(warm_up).as_nanos() as i64;
+    let mut stolen = Stolen::start();
+    while times.len() < rate * seconds as usize / EACH * 9 / 10 {
         let (alert, arrived) = next_alert(&alerts)?;
         let Some(appended) = alert.ingest_ts.filter(|at| *at >= measured_from) else {
+            stolen = Stolen::start();
             continue;
         };
         if alert.window_state.as_deref() != Some("closed") {
             times.push((arrived - appended) as f64 / 1e6);
         }
     }
+    let stolen = stolen.percent();
     join(sender);
     process.stop(PATIENCE);
-    Ok(times)
+    Ok((sorted(times), stolen))
 }
 
 /// Times alerts from the system call in a container: sensor, broker and processor on this machine.

@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use latency::HAPPENINGS;
+use latency::{HAPPENINGS, Pace};
 use measure::Rounds;
 
 mod codec;
@@ -66,6 +66,16 @@ fn main() -> Result<()> {
         count: if arguments.smoke { 1 } else { arguments.rounds },
         only: arguments.only,
     };
+    let (rate, warm_up, seconds) = if arguments.smoke {
+        (2_000, 2, 2)
+    } else {
+        (20_000, 20, 20)
+    };
+    let pace = Pace {
+        rate,
+        warm_up,
+        seconds,
+    };
     let table = match arguments.benchmark {
         Benchmark::Codec => codec::run(events, runs)?,
         Benchmark::Matching => matching::run(events, runs)?,
@@ -73,8 +83,7 @@ fn main() -> Result<()> {
             stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 }, &rounds)?
         }
         Benchmark::Sensor => sensor::run(if arguments.smoke { 2 } else { 30 })?,
-        Benchmark::Latency if arguments.smoke => latency::from_append(2_000, 2, &rounds)?,
-        Benchmark::Latency => latency::from_append(20_000, 20, &rounds)?,
+        Benchmark::Latency => latency::from_append(&pace, &rounds)?,
         Benchmark::Path => latency::from_system_call(if arguments.smoke { 20 } else { 1_000 })?,
         Benchmark::Standstill if arguments.smoke => latency::standstill(1_000, &HAPPENINGS[2..3])?,
         Benchmark::Standstill => latency::standstill(5_000, &HAPPENINGS)?,

@@ -40,6 +40,51 @@ impl Rounds {
     }
 }
 
+/// Says what the column of that name is.
+pub const STOLEN: &str =
+    "Stolen: how much of the machine's CPU time its host gave to others, the median of the rounds";
+
+/// How much of the machine's CPU time its own host gave to others.
+pub struct Stolen {
+    ticks: [u64; 2],
+}
+
+impl Stolen {
+    /// Begins to count.
+    ///
+    /// # Panics
+    /// When the kernel does not say.
+    pub fn start() -> Self {
+        Self {
+            ticks: Self::ticks(),
+        }
+    }
+
+    /// The share of the time since the start in percent.
+    ///
+    /// # Panics
+    /// As [`Stolen::start`].
+    pub fn percent(&self) -> f64 {
+        let [stolen, all] = Self::ticks();
+        let [stolen_before, all_before] = self.ticks;
+        100.0 * (stolen - stolen_before) as f64 / (all - all_before).max(1) as f64
+    }
+
+    /// Stolen ticks and all ticks since boot, by the first line of `/proc/stat` (proc_stat(5)).
+    fn ticks() -> [u64; 2] {
+        let text = std::fs::read_to_string("/proc/stat").expect("/proc/stat can be read");
+        let line = text.lines().next().unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests' time is in user's.
+        let ticks: Vec<u64> = line
+            .split_whitespace()
+            .skip(1)
+            .take(8)
+            .map(|ticks| ticks.parse().expect("ticks are a number"))
+            .collect();
+        [ticks[7], ticks.iter().sum()]
+    }
+}
+
 /// Returns the median, the lowest and the highest of values.
 ///
 /// # Panics

@@ -2,7 +2,7 @@
 //!
 //! A sentinel is an event that every set of detections finds: the last of each host says when the processor is through.
 
-use crate::measure::{Rounds, spread};
+use crate::measure::{Rounds, STOLEN, Stolen, spread};
 use crate::table::Table;
 use crate::{detections, events};
 use anyhow::{Context, Result};
@@ -52,6 +52,7 @@ pub fn throughput(count: usize, rounds: &Rounds) -> Result<Table> {
         "ratio to the bare consumer",
         "lowest",
         "highest",
+        "stolen",
     ]);
     table.note(format!(
         "{count} events of {} hosts and {} containers, preloaded in 8 partitions of one broker on the same machine; each \
@@ -62,6 +63,7 @@ pub fn throughput(count: usize, rounds: &Rounds) -> Result<Table> {
     ));
     table.note("Over windows: hop 30 s / 5 min, three keys; counts and distinct counts that ask for a number, then sums, maxima and averages among them".into());
     table.note(rounds.note());
+    table.note(STOLEN.into());
     let folder = tempfile::tempdir()?;
     let sentinels = preload(&broker, folder.path(), count)?;
     let runs = [
@@ -84,36 +86,39 @@ pub fn throughput(count: usize, rounds: &Rounds) -> Result<Table> {
         ),
     ];
     let mut bare = Vec::new();
-    let mut rates: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    let mut rates: BTreeMap<usize, Vec<(f64, f64)>> = BTreeMap::new();
     for round in 0..rounds.count {
-        bare.push(bare_consumer(
-            &broker,
-            &format!("bench-bare-{round}"),
-            count,
-        )?);
+        let stolen = Stolen::start();
+        let rate = bare_consumer(&broker, &format!("bench-bare-{round}"), count)?;
+        bare.push((rate, stolen.percent()));
         for (number, (name, load)) in runs.iter().enumerate() {
             if !rounds.wants(name) {
                 continue;
             }
             write_detections(folder.path(), load)?;
             let group = format!("bench-{number}-{round}");
+            let stolen = Stolen::start();
             let elapsed = processor(&broker, folder.path(), &group, &sentinels)?;
             let rate = count as f64 / elapsed.as_secs_f64();
             eprintln!(
                 "round {round}, {name}: {rate:.0}, {:.2}",
-                rate / bare[round]
+                rate / bare[round].0
             );
-            rates.entry(number).or_default().push(rate);
+            let measured = (rate, stolen.percent());
+            rates.entry(number).or_default().push(measured);
         }
     }
-    let mut row = |name: &str, rates: &[f64]| {
-        let [rate, ..] = spread(rates.iter().copied());
-        let ratios = spread(rates.iter().zip(&bare).map(|(rate, bare)| rate / bare));
+    let mut row = |name: &str, rates: &[(f64, f64)]| {
+        let [rate, ..] = spread(rates.iter().map(|(rate, _)| *rate));
+        let [stolen, ..] = spread(rates.iter().map(|(_, stolen)| *stolen));
+        let pairs = rates.iter().zip(&bare);
+        let ratios = spread(pairs.map(|((rate, _), (bare, _))| rate / bare));
         let ratios = ratios.map(|ratio| format!("{ratio:.2}"));
         table.row(
             [name.to_owned(), format!("{rate:.0}")]
                 .into_iter()
-                .chain(ratios),
+                .chain(ratios)
+                .chain([format!("{stolen:.1} %")]),
         );
     };
     row("bare consumer", &bare);

@@ -19,7 +19,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Connects with the sensor's guarantees: idempotent, acknowledged by all, keys hashed as Java clients do.
+    /// Connects as sensors do: idempotent, acknowledged by all, keys hashed as Java clients do, batches of 20 ms.
     ///
     /// # Panics
     /// When the client cannot be made.
@@ -29,7 +29,7 @@ impl Publisher {
             .set("bootstrap.servers", address)
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
-            .set("linger.ms", "5")
+            .set("linger.ms", "20")
             // Tests stop brokers, and this client must come back as ours do.
             .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
         let producer: ThreadedProducer<Deliveries> = settings
