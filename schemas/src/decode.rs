@@ -301,19 +301,19 @@ fn read_fields(
                 here.boolean()?;
             }
             Action::Skip(skip) => {
-                input.clone_from(&here);
+                input.catch_up(&here);
                 columns::pass(skip, input)?;
-                here.clone_from(input);
+                here.catch_up(input);
             }
             Action::Read(column, read) => {
-                input.clone_from(&here);
+                input.catch_up(&here);
                 columns[*column].read_row(row, read, input, texts)?;
-                here.clone_from(input);
+                here.catch_up(input);
             }
         }
         *index += 1;
     }
-    *input = here;
+    input.catch_up(&here);
     Ok(())
 }
 
