@@ -399,7 +399,13 @@ impl<'a> Run<'a> {
         process.signal(libc::SIGTERM);
         let mut process = process;
         let what = format!("the end of {name}");
-        let status = wait::until(&what, PATIENCE, || process.ended());
+        let status = wait::until(&what, PATIENCE, || {
+            // Its fault may have struck only after the scenario let it go on.
+            if is_stopped(process.pid()) {
+                process.signal(libc::SIGCONT);
+            }
+            process.ended()
+        });
         if !status.success() {
             let log = process.log();
             let last = log.lines().last().unwrap_or_default();
