@@ -24,11 +24,6 @@ pub use lifeline::{Lifeline, STATISTICS_INTERVAL_MS};
 /// How long a broker may take to answer at start.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Bytes that a fetch waits for, a few milliseconds' worth of a fleet's events.
-const FETCH_BYTES_MIN: &str = "65536";
-/// How long it waits for them.
-const FETCH_WAIT_MAX_MS: &str = "10";
-
 /// Largest message a producer hands over, in bytes; the topics' own limits are checked before.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
@@ -293,9 +288,9 @@ pub fn consumer(config: &Config) -> ClientConfig {
     // A fetch that meets a full queue waits this long; the default is a second.
     default(&mut client, kafka, "fetch.queue.backoff.ms", "10");
     default(&mut client, kafka, "queued.max.messages.kbytes", "65536");
-    // Else each batch that any sensor appends is a fetch of its own.
-    default(&mut client, kafka, "fetch.min.bytes", FETCH_BYTES_MIN);
-    default(&mut client, kafka, "fetch.wait.max.ms", FETCH_WAIT_MAX_MS);
+    // A few milliseconds' worth of a fleet's events: else each batch that any sensor appends is a fetch of its own.
+    default(&mut client, kafka, "fetch.min.bytes", "65536");
+    default(&mut client, kafka, "fetch.wait.max.ms", "10");
     if let Some(instance) = &kafka.instance {
         client.set("group.instance.id", instance);
     }

@@ -452,7 +452,7 @@ impl Steps {
         messages: &Receiver<SourceMessage>,
     ) -> Result<SourceMessage, RecvTimeoutError> {
         let busy = stages.publisher.busy();
-        let step_due = self.gathered.since.map(|since| since + self.linger(busy));
+        let step_due = self.step_due(busy);
         let commit_due = (!busy && !self.next.empty())
             .then(|| self.committed_at + self.config.step.idle_commit_interval);
         let may_store = self.stores && self.next.checkpoints.is_empty();
@@ -540,11 +540,8 @@ impl Steps {
 
     fn step_when_due(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         let busy = stages.publisher.busy();
-        let since = self.gathered.since;
-        let lingered = since.is_some_and(|since| since.elapsed() >= self.linger(busy));
-        // What is gathered goes with what goes now: it would wait for a whole transaction.
-        let goes_now = since.is_some() && !busy && self.next.urgent();
-        if lingered || goes_now || self.gathered.records.len() >= self.config.step.rows_max {
+        let due = self.step_due(busy).is_some_and(|due| due <= Instant::now());
+        if due || self.gathered.records.len() >= self.config.step.rows_max {
             self.step()?;
         }
         let now = Instant::now();
@@ -555,15 +552,22 @@ impl Steps {
         let commit_due = self.committed_at.elapsed() >= self.config.step.idle_commit_interval;
         let ready = self.next.urgent() || (commit_due && !self.next.empty());
         let full = self.next.records >= self.config.step.rows_max;
-        if ready && (full || !stages.publisher.busy()) {
+        if ready && (full || !busy) {
             self.submit(stages)?;
         }
         Ok(())
     }
 
-    /// How long a first record waits for others: longer while a step is in flight, which nothing can overtake.
-    fn linger(&self, busy: bool) -> Duration {
-        self.config.step.linger * if busy { LINGER_WHILE_BUSY } else { 1 }
+    /// When what is gathered is matched: later while a step is in flight, which nothing can overtake; at once where the next
+    /// one goes now, since it would wait for that whole transaction.
+    fn step_due(&self, busy: bool) -> Option<Instant> {
+        let linger = self.config.step.linger;
+        let wait = match busy {
+            true => linger * LINGER_WHILE_BUSY,
+            false if self.next.urgent() => Duration::ZERO,
+            false => linger,
+        };
+        Some(self.gathered.since? + wait)
     }
 
     /// Matches what is gathered; the step in flight commits meanwhile.

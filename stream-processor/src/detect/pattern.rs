@@ -27,14 +27,47 @@ use super::functions::texts;
 /// # Errors
 /// When a pattern is no regular expression.
 pub(super) fn compile(expr: Expr) -> Result<Expr> {
-    let compiled = expr.transform_up(|part| match Pattern::of(&part)? {
-        Some((text, pattern)) => {
-            let function = ScalarUDF::from(pattern);
+    let compiled = expr.transform_up(|part| match uncompiled(&part) {
+        Some((text, pattern, flags, negated)) => {
+            let function = ScalarUDF::from(Pattern::new(&pattern, &flags, negated)?);
             Ok(Transformed::yes(function.call(vec![text.clone()])))
         }
         None => Ok(Transformed::no(part)),
     });
     Ok(compiled?.data)
+}
+
+/// The text that an expression compares with a regular expression, that and its flags, and whether it must not match.
+fn uncompiled(expr: &Expr) -> Option<(&Expr, String, String, bool)> {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let (flags, negated) = match op {
+                Operator::RegexMatch => ("", false),
+                Operator::RegexIMatch => ("i", false),
+                Operator::RegexNotMatch => ("", true),
+                Operator::RegexNotIMatch => ("i", true),
+                _ => return None,
+            };
+            Some((left, text_of(right)?, flags.to_owned(), negated))
+        }
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "regexp_like" => {
+            // Without flags the simplifier has made it an operator.
+            let [text, pattern, flags] = args.as_slice() else {
+                return None;
+            };
+            Some((text, text_of(pattern)?, text_of(flags)?, false))
+        }
+        Expr::Like(like) if like.escape_char.is_none() => {
+            let pattern = text_of(&like.pattern)?;
+            if is_plain(like, &pattern) {
+                return None;
+            }
+            let flags = if like.case_insensitive { "si" } else { "s" };
+            let regex = like_as_regex(&pattern);
+            Some((&like.expr, regex, flags.to_owned(), like.negated))
+        }
+        _ => None,
+    }
 }
 
 /// A regular expression and whether texts must have it or must not.
@@ -46,46 +79,6 @@ struct Pattern {
 }
 
 impl Pattern {
-    /// The pattern that an expression compares a text with, and the text.
-    fn of(expr: &Expr) -> Result<Option<(&Expr, Self)>> {
-        match expr {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-                let Some(pattern) = text_of(right) else {
-                    return Ok(None);
-                };
-                let (flags, negated) = match op {
-                    Operator::RegexMatch => ("", false),
-                    Operator::RegexIMatch => ("i", false),
-                    Operator::RegexNotMatch => ("", true),
-                    Operator::RegexNotIMatch => ("i", true),
-                    _ => return Ok(None),
-                };
-                Ok(Some((left, Self::new(&pattern, flags, negated)?)))
-            }
-            Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "regexp_like" => {
-                let [text, pattern, flags] = args.as_slice() else {
-                    return Ok(None);
-                };
-                let (Some(pattern), Some(flags)) = (text_of(pattern), text_of(flags)) else {
-                    return Ok(None);
-                };
-                Ok(Some((text, Self::new(&pattern, &flags, false)?)))
-            }
-            Expr::Like(like) => {
-                let Some(pattern) = text_of(&like.pattern) else {
-                    return Ok(None);
-                };
-                if like.escape_char.is_some() || is_plain(like, &pattern) {
-                    return Ok(None);
-                }
-                let flags = if like.case_insensitive { "si" } else { "s" };
-                let pattern = Self::new(&like_as_regex(&pattern), flags, like.negated)?;
-                Ok(Some((&like.expr, pattern)))
-            }
-            _ => Ok(None),
-        }
-    }
-
     fn new(pattern: &str, flags: &str, negated: bool) -> Result<Self> {
         let text = match flags {
             "" => pattern.to_owned(),
@@ -144,34 +137,22 @@ fn is_plain(like: &Like, pattern: &str) -> bool {
 
 /// A `LIKE` pattern as a regular expression in which `.` is any character; a `\` at the end stands for itself, as in Arrow.
 fn like_as_regex(pattern: &str) -> String {
-    // `.*` at an end would only make the search slower.
-    let (start, pattern) = match pattern.trim_start_matches('%') {
-        rest if rest.len() < pattern.len() => ("", rest),
-        whole => ("^", whole),
-    };
-    let mut text = start.to_owned();
-    let mut end = "$";
+    let mut text = String::new();
     let mut characters = pattern.chars();
     while let Some(character) = characters.next() {
         let literal = match character {
-            '%' if characters.as_str().chars().all(|rest| rest == '%') => {
-                end = "";
-                break;
-            }
-            '%' => {
-                text.push_str(".*");
-                continue;
-            }
-            '_' => {
-                text.push('.');
-                continue;
-            }
-            '\\' => characters.next().unwrap_or('\\'),
-            other => other,
+            '%' => ".*".to_owned(),
+            '_' => ".".to_owned(),
+            '\\' => regex::escape(&characters.next().unwrap_or('\\').to_string()),
+            other => regex::escape(&other.to_string()),
         };
-        text.push_str(&regex::escape(literal.encode_utf8(&mut [0; 4])));
+        text.push_str(&literal);
     }
-    text + end
+    // `.*` at an end would only make the search slower; a `*` of the pattern's own has a `\` before it.
+    let start = if text.starts_with(".*") { "" } else { "^" };
+    let end = if text.ends_with(".*") { "" } else { "$" };
+    let middle = text.trim_start_matches(".*").trim_end_matches(".*");
+    format!("{start}{middle}{end}")
 }
 
 #[cfg(test)]
