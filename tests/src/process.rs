@@ -45,6 +45,16 @@ impl Process {
         self.child.id()
     }
 
+    /// Whether it is stopped, by SIGSTOP or by a debugger.
+    pub fn is_stopped(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        // The state follows the name, which stands in brackets and may hold anything.
+        let state = status
+            .ok()
+            .and_then(|text| text.rsplit_once(") ")?.1.chars().next());
+        matches!(state, Some('T' | 't'))
+    }
+
     /// What it has written so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()

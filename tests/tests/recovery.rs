@@ -369,7 +369,7 @@ fn a_processor_that_stood_still_inside_a_transaction_comes_back() {
         let sleeper = scene.processor("sleeper", &[("FAULT", "stop_in_transaction:5")]);
         wait::until("the standstill", PATIENCE, || {
             scene.publish(20);
-            stopped(&sleeper).then_some(())
+            sleeper.is_stopped().then_some(())
         });
         let mut processors = Vec::new();
         if others {
@@ -391,12 +391,6 @@ fn a_processor_that_stood_still_inside_a_transaction_comes_back() {
     }
 }
 
-fn stopped(process: &Process) -> bool {
-    let status = fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
-    let (_, after_name) = status.rsplit_once(") ").unwrap();
-    after_name.starts_with('T')
-}
-
 #[test]
 #[ignore = "needs Kafka: ./dogwatch.sh test"]
 fn a_processor_whose_name_another_one_took_ends_with_the_reason() {
@@ -409,7 +403,7 @@ fn a_processor_whose_name_another_one_took_ends_with_the_reason() {
     let mut first = scene.processor("first", &settings);
     wait::until("the standstill", PATIENCE, || {
         scene.publish(20);
-        stopped(&first).then_some(())
+        first.is_stopped().then_some(())
     });
     let second = scene.processor("second", &settings[..1]);
     scene.publish(50);

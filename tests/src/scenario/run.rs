@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -363,7 +363,7 @@ impl<'a> Run<'a> {
         let mut struck = false;
         while !struck && start.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(10));
-            struck = is_stopped(running.process.pid());
+            struck = running.process.is_stopped();
         }
         if struck {
             let fault = running.fault.clone().unwrap_or_default();
@@ -401,7 +401,7 @@ impl<'a> Run<'a> {
         let what = format!("the end of {name}");
         let status = wait::until(&what, PATIENCE, || {
             // Its fault may have struck only after the scenario let it go on.
-            if is_stopped(process.pid()) {
+            if process.is_stopped() {
                 process.signal(libc::SIGCONT);
             }
             process.ended()
@@ -679,13 +679,4 @@ fn contents(
 
 fn detections() -> PathBuf {
     cache::repository().join("tests/detections")
-}
-
-fn is_stopped(pid: u32) -> bool {
-    let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-    // The state follows the name, which stands in brackets and may hold anything.
-    let state = status
-        .ok()
-        .and_then(|text| text.rsplit_once(") ")?.1.chars().next());
-    matches!(state, Some('T' | 't'))
 }
