@@ -16,7 +16,7 @@ use dogwatch_tests::publish::Publisher;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 
-use crate::measure::{Rounds, STOLEN, Stolen, spread};
+use crate::measure::{Rounds, Stolen, spread};
 use crate::stream::{
     PATIENCE, consumer, make_sentinel, next, now_ns, spawn_processor, start_processor,
     write_sentinel,
@@ -26,7 +26,7 @@ use crate::{detections, events};
 
 /// One event in so many is a sentinel.
 const EACH: usize = 100;
-/// Time that is not measured: connections, and what is opened at the first use.
+/// Time that is not measured: connections, and what is compiled or opened at the first use.
 const SETTLE: Duration = Duration::from_secs(2);
 /// The group whose processors come and go.
 const STANDSTILL: &str = "bench-standstill";
@@ -45,6 +45,21 @@ pub struct Pace {
     pub warm_up: u64,
     /// Seconds that are measured.
     pub seconds: u64,
+}
+
+impl Pace {
+    /// What the bars are measured at.
+    pub const FULL: Self = Self {
+        rate: 20_000,
+        warm_up: 20,
+        seconds: 20,
+    };
+    /// Enough to see that it runs.
+    pub const SMOKE: Self = Self {
+        rate: 2_000,
+        warm_up: 2,
+        seconds: 2,
+    };
 }
 
 /// Publishes events at an even pace and times the alerts on sentinels.
@@ -76,7 +91,7 @@ pub fn from_append(pace: &Pace, rounds: &Rounds) -> Result<Table> {
         ("at_least_once", "at_least_once", false),
         ("exactly_once, windows", "exactly_once", true),
     ];
-    table.note(STOLEN.into());
+    table.note(Stolen::NOTE.into());
     let mut times: BTreeMap<&str, Vec<(Vec<f64>, f64)>> = BTreeMap::new();
     for round in 0..rounds.count {
         for (name, delivery, windowed) in runs {
@@ -93,13 +108,13 @@ pub fn from_append(pace: &Pace, rounds: &Rounds) -> Result<Table> {
         let of = |share: f64| spread(times.iter().map(|(times, _)| quantile(times, share)));
         let [p99, lowest, highest] = of(0.99);
         let alerts: usize = times.iter().map(|(times, _)| times.len()).sum();
-        let [stolen, ..] = spread(times.iter().map(|(_, stolen)| *stolen));
+        let stolen = Stolen::cell(times.iter().map(|(_, stolen)| *stolen));
         let cells = [of(0.5)[0], p99, lowest, highest, of(1.0)[2]].map(|ms| format!("{ms:.1}"));
         table.row(
             [name.to_owned(), alerts.to_string()]
                 .into_iter()
                 .chain(cells)
-                .chain([format!("{stolen:.1} %")]),
+                .chain([stolen]),
         );
     }
     Ok(table)
@@ -129,18 +144,18 @@ fn times_from_append(pace: &Pace, delivery: &str, windowed: bool) -> Result<(Vec
     let sender = std::thread::spawn(move || send_paced(&address, rate, length));
     let mut times = Vec::new();
     let measured_from = now_ns() + Duration::from_secs(warm_up).as_nanos() as i64;
-    let mut stolen = Stolen::start();
+    let mut stolen = None;
     while times.len() < rate * seconds as usize / EACH * 9 / 10 {
         let (alert, arrived) = next_alert(&alerts)?;
         let Some(appended) = alert.ingest_ts.filter(|at| *at >= measured_from) else {
-            stolen = Stolen::start();
             continue;
         };
+        stolen.get_or_insert_with(Stolen::start);
         if alert.window_state.as_deref() != Some("closed") {
             times.push((arrived - appended) as f64 / 1e6);
         }
     }
-    let stolen = stolen.percent();
+    let stolen = stolen.context("no alert was measured")?.percent();
     join(sender);
     process.stop(PATIENCE);
     Ok((sorted(times), stolen))

@@ -66,16 +66,6 @@ fn main() -> Result<()> {
         count: if arguments.smoke { 1 } else { arguments.rounds },
         only: arguments.only,
     };
-    let (rate, warm_up, seconds) = if arguments.smoke {
-        (2_000, 2, 2)
-    } else {
-        (20_000, 20, 20)
-    };
-    let pace = Pace {
-        rate,
-        warm_up,
-        seconds,
-    };
     let table = match arguments.benchmark {
         Benchmark::Codec => codec::run(events, runs)?,
         Benchmark::Matching => matching::run(events, runs)?,
@@ -83,7 +73,8 @@ fn main() -> Result<()> {
             stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 }, &rounds)?
         }
         Benchmark::Sensor => sensor::run(if arguments.smoke { 2 } else { 30 })?,
-        Benchmark::Latency => latency::from_append(&pace, &rounds)?,
+        Benchmark::Latency if arguments.smoke => latency::from_append(&Pace::SMOKE, &rounds)?,
+        Benchmark::Latency => latency::from_append(&Pace::FULL, &rounds)?,
         Benchmark::Path => latency::from_system_call(if arguments.smoke { 20 } else { 1_000 })?,
         Benchmark::Standstill if arguments.smoke => latency::standstill(1_000, &HAPPENINGS[2..3])?,
         Benchmark::Standstill => latency::standstill(5_000, &HAPPENINGS)?,

@@ -40,16 +40,15 @@ impl Rounds {
     }
 }
 
-/// Says what the column of that name is.
-pub const STOLEN: &str =
-    "Stolen: how much of the machine's CPU time its host gave to others, the median of the rounds";
-
 /// How much of the machine's CPU time its own host gave to others.
 pub struct Stolen {
     ticks: [u64; 2],
 }
 
 impl Stolen {
+    /// Says what the column of that name is.
+    pub const NOTE: &str = "Stolen: how much of the machine's CPU time its host gave to others, the median of the rounds";
+
     /// Begins to count.
     ///
     /// # Panics
@@ -68,6 +67,15 @@ impl Stolen {
         let [stolen, all] = Self::ticks();
         let [stolen_before, all_before] = self.ticks;
         100.0 * (stolen - stolen_before) as f64 / (all - all_before).max(1) as f64
+    }
+
+    /// The cell for what the rounds had.
+    ///
+    /// # Panics
+    /// When there was none.
+    pub fn cell(percents: impl IntoIterator<Item = f64>) -> String {
+        let [percent, ..] = spread(percents);
+        format!("{percent:.1} %")
     }
 
     /// Stolen ticks and all ticks since boot, by the first line of `/proc/stat` (proc_stat(5)).

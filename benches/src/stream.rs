@@ -2,7 +2,7 @@
 //!
 //! A sentinel is an event that every set of detections finds: the last of each host says when the processor is through.
 
-use crate::measure::{Rounds, STOLEN, Stolen, spread};
+use crate::measure::{Rounds, Stolen, spread};
 use crate::table::Table;
 use crate::{detections, events};
 use anyhow::{Context, Result};
@@ -63,7 +63,7 @@ pub fn throughput(count: usize, rounds: &Rounds) -> Result<Table> {
     ));
     table.note("Over windows: hop 30 s / 5 min, three keys; counts and distinct counts that ask for a number, then sums, maxima and averages among them".into());
     table.note(rounds.note());
-    table.note(STOLEN.into());
+    table.note(Stolen::NOTE.into());
     let folder = tempfile::tempdir()?;
     let sentinels = preload(&broker, folder.path(), count)?;
     let runs = [
@@ -110,7 +110,7 @@ pub fn throughput(count: usize, rounds: &Rounds) -> Result<Table> {
     }
     let mut row = |name: &str, rates: &[(f64, f64)]| {
         let [rate, ..] = spread(rates.iter().map(|(rate, _)| *rate));
-        let [stolen, ..] = spread(rates.iter().map(|(_, stolen)| *stolen));
+        let stolen = Stolen::cell(rates.iter().map(|(_, stolen)| *stolen));
         let pairs = rates.iter().zip(&bare);
         let ratios = spread(pairs.map(|((rate, _), (bare, _))| rate / bare));
         let ratios = ratios.map(|ratio| format!("{ratio:.2}"));
@@ -118,7 +118,7 @@ pub fn throughput(count: usize, rounds: &Rounds) -> Result<Table> {
             [name.to_owned(), format!("{rate:.0}")]
                 .into_iter()
                 .chain(ratios)
-                .chain([format!("{stolen:.1} %")]),
+                .chain([stolen]),
         );
     };
     row("bare consumer", &bare);
