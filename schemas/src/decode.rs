@@ -33,7 +33,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use columns::{Column, Failure, Texts};
-use plan::{Action, Plan, Skip};
+use plan::{Action, Plan};
 use reader::Record;
 use std::collections::BTreeMap;
 use std::mem;
@@ -277,44 +277,20 @@ fn read_fields(
     columns: &mut [Column],
     texts: &mut Texts,
 ) -> Result<(), Failure> {
-    // A copy that is lent to inlined functions only stays in registers: half of this walk would be loads and stores.
-    let mut here = input.clone();
-    while let Some(field) = plan.fields.get(*index) {
-        if field.optional_run > 0 {
-            let nulls = here.pass_zeros(field.optional_run);
-            if nulls > 0 {
-                *index += nulls;
-                continue;
-            }
-            // A null may also be written in a longer form.
-            if !here.optional()? {
-                *index += 1;
-                continue;
-            }
-        }
-        match &field.action {
-            Action::Skip(Skip::Bytes) => {
-                here.bytes()?;
-            }
-            Action::Skip(Skip::Varint) => here.pass_long()?,
-            Action::Skip(Skip::Boolean) => {
-                here.boolean()?;
-            }
-            Action::Skip(skip) => {
-                input.catch_up(&here);
-                columns::pass(skip, input)?;
-                here.catch_up(input);
-            }
-            Action::Read(column, read) => {
-                input.catch_up(&here);
-                columns[*column].read_row(row, read, input, texts)?;
-                here.catch_up(input);
+    loop {
+        *index += input.pass_fields(&plan.leaps[*index..]);
+        let Some(field) = plan.fields.get(*index) else {
+            return Ok(());
+        };
+        // A null may also be written in a longer form.
+        if !field.optional || input.optional()? {
+            match &field.action {
+                Action::Skip(skip) => columns::pass(skip, input)?,
+                Action::Read(column, read) => columns[*column].read_row(row, read, input, texts)?,
             }
         }
         *index += 1;
     }
-    input.catch_up(&here);
-    Ok(())
 }
 
 #[cfg(test)]

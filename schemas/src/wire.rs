@@ -51,16 +51,6 @@ impl<'a> Input<'a> {
         self.left.len()
     }
 
-    /// Goes on where a copy of this input stands that has read further.
-    ///
-    /// # Panics
-    /// When the other has more left.
-    #[inline]
-    pub(crate) fn catch_up(&mut self, further: &Self) {
-        // Not the whole slice: processors stall on 16 bytes read at once where 8 were just written.
-        self.left = &self.left[self.left.len() - further.left.len()..];
-    }
-
     /// Reads an int or a long (zigzag, variable length).
     ///
     /// # Errors
@@ -156,26 +146,55 @@ impl<'a> Input<'a> {
         self.long_byte_by_byte().map(|_| ())
     }
 
-    /// Passes over bytes of 0, at most so many, and returns how many there were.
-    /// In the binary form a run of nulls in unions `["null", T]` is a run of such bytes.
+    /// Passes over a record's next fields as far as they need no closer look, and returns how many it passed. The next one
+    /// has a value that is wanted, or one that is written in an unusual way or wrong; nothing of it is read.
+    ///
+    /// Most of a record is passed over here, and each field begins where the one before it ends. So a field is one load of
+    /// eight bytes, which hold its branch and its length or a run of nulls, and only the place is carried on.
     #[inline]
-    pub fn pass_zeros(&mut self, count_max: usize) -> usize {
-        let mut count = 0;
-        while count < count_max {
-            let left = &self.left[count..];
-            let zeros = match left.first_chunk::<8>() {
-                // Of a word of zeros this is 8.
-                Some(word) => u64::from_le_bytes(*word).trailing_zeros() as usize / 8,
-                None => left.iter().take_while(|byte| **byte == 0).count(),
+    pub(crate) fn pass_fields(&mut self, leaps: &[Leap]) -> usize {
+        let bytes = self.left;
+        let (mut at, mut passed) = (0, 0);
+        while let Some(leap) = leaps.get(passed) {
+            let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) else {
+                break;
             };
-            count += zeros;
-            if zeros < 8 {
+            let mut word = u64::from_le_bytes(*word);
+            let mut after = at;
+            if leap.optional_run > 0 {
+                // Of a word of zeros this is 8.
+                let zeros = word.trailing_zeros() as usize / 8;
+                if zeros > 0 {
+                    let nulls = zeros.min(usize::from(leap.optional_run));
+                    at += nulls;
+                    passed += nulls;
+                    continue;
+                }
+                if word as u8 != 2 {
+                    break;
+                }
+                word >>= 8;
+                after += 1;
+            }
+            after += match leap.over {
+                // Lengths are even: the odd ones are negative.
+                Over::Bytes if word & 0x81 == 0 => 1 + (word as usize & 0x7f) / 2,
+                Over::Bytes if word & 0x8081 == 0x80 => {
+                    2 + ((word as usize & 0x7f) | (word as usize & 0x7f00) >> 1) / 2
+                }
+                // The word may have lost its last byte to the branch.
+                Over::Varint if ends(word) < 7 => 1 + ends(word),
+                Over::Boolean if word & 0xfe == 0 => 1,
+                _ => break,
+            };
+            if after > bytes.len() {
                 break;
             }
+            at = after;
+            passed += 1;
         }
-        let count = count.min(count_max);
-        self.left = &self.left[count..];
-        count
+        self.left = &bytes[at..];
+        passed
     }
 
     /// Reads a boolean.
@@ -273,6 +292,26 @@ impl<'a> Input<'a> {
             Err(WireError::Trailing(self.left.len()))
         }
     }
+}
+
+/// A field to who passes over it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leap {
+    /// How many fields from this one on are unions `["null", T]`, as far as is counted; 0 = this one is none.
+    pub optional_run: u8,
+    /// What its value is.
+    pub over: Over,
+}
+
+/// What a value is to who passes over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// A length and that many bytes.
+    Bytes,
+    Varint,
+    Boolean,
+    /// Something wanted, or something else.
+    Nothing,
 }
 
 /// A value with an Avro binary form.

@@ -3,6 +3,7 @@
 use super::SchemaError;
 use super::reader::{self, Kind, Record, Type};
 use crate::canonical::canonical_form;
+use crate::wire::{Leap, Over};
 use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, NamesRef, RecordSchema, ResolvedSchema, UuidSchema};
 
@@ -16,6 +17,8 @@ pub(super) const DEPTH_MAX: usize = 64;
 pub(super) struct Plan {
     /// One for each of the writer's fields, in their order.
     pub fields: Vec<Field>,
+    /// The same, as [`Input::pass_fields`](crate::wire::Input::pass_fields) sees them.
+    pub leaps: Vec<Leap>,
     /// Columns that the writer has no field for, and what fills them; those that are null are not here.
     pub fills: Vec<(usize, Constant)>,
 }
@@ -26,8 +29,8 @@ pub(super) struct Plan {
 /// A null asks nothing of us: columns are filled up with nulls when they next get a value.
 /// So a run of nulls is passed over as what it is, a run of zero bytes, whether its fields are read or not.
 pub(super) struct Field {
-    /// How many fields from this one on are such unions; 0 = this one is none.
-    pub optional_run: usize,
+    /// Whether it is such a union.
+    pub optional: bool,
     /// What is done with the value; in such a union, when it is not null.
     pub action: Action,
     /// The field's name.
@@ -115,6 +118,7 @@ impl Plan {
         let mut names = record.fields.iter().map(|field| field.name.clone());
         let mut plan = Self {
             fields: Vec::with_capacity(record.fields.len()),
+            leaps: Vec::new(),
             fills: Vec::new(),
         };
         for step in compiler.record(record, reader, "")? {
@@ -130,17 +134,36 @@ impl Plan {
                 }
             };
             plan.fields.push(Field {
-                optional_run: usize::from(optional),
+                optional,
                 action,
                 name: names.next().unwrap_or_default(),
             });
         }
-        let mut run = 0;
-        for field in plan.fields.iter_mut().rev() {
-            run = if field.optional_run > 0 { run + 1 } else { 0 };
-            field.optional_run = run;
-        }
+        let mut optional_run = 0_u8;
+        let leaps = plan.fields.iter().rev().map(|field| {
+            optional_run = match field.optional {
+                true => optional_run.saturating_add(1),
+                false => 0,
+            };
+            Leap {
+                optional_run,
+                over: field.over(),
+            }
+        });
+        plan.leaps = leaps.collect();
+        plan.leaps.reverse();
         Ok(plan)
+    }
+}
+
+impl Field {
+    fn over(&self) -> Over {
+        match self.action {
+            Action::Skip(Skip::Bytes) => Over::Bytes,
+            Action::Skip(Skip::Varint) => Over::Varint,
+            Action::Skip(Skip::Boolean) => Over::Boolean,
+            Action::Skip(_) | Action::Read(..) => Over::Nothing,
+        }
     }
 }
 

@@ -129,6 +129,28 @@ fn a_run_of_nulls_begins_and_ends_anywhere() {
     }
 }
 
+/// Lengths of one byte, of two, of three, and the last and first of each.
+#[test]
+fn texts_of_every_length_are_passed_over_to_the_end_of_the_record() {
+    let schema = schema_of([
+        r#""string""#,
+        OPTIONAL[0],
+        r#""long""#,
+        OPTIONAL[0],
+        r#""string""#,
+    ]);
+    let lengths = (0..140).chain(8_180..8_200).chain([20_000]);
+    let records: Vec<Json> = lengths
+        .map(|length| {
+            let (text, other) = ("t".repeat(length), "o".repeat(length / 2));
+            json!({"f0": text, "f1": other, "f2": -300, "f3": text, "f4": other})
+        })
+        .collect();
+    for projection in [&["f2"][..], &["f0", "f2"], &["f1", "f4"], &[]] {
+        check(&schema, &records, projection);
+    }
+}
+
 #[test]
 fn any_pattern_of_nulls_between_any_fields_is_read_as_apache_avro_reads_it() {
     let of = prop_oneof![
