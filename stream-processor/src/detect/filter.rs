@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, Result};
@@ -161,13 +162,14 @@ impl BoundExpr {
 
 /// Rows for which a predicate is true: neither false nor NULL.
 fn true_rows(verdicts: &dyn Array) -> Vec<u32> {
-    let Some(verdicts) = verdicts.as_boolean_opt() else {
-        return Vec::new();
-    };
-    (0..verdicts.len())
-        .filter(|row| verdicts.is_valid(*row) && verdicts.value(*row))
-        .map(|row| row as u32)
-        .collect()
+    match verdicts.as_boolean_opt() {
+        Some(verdicts) if verdicts.null_count() > 0 => {
+            let never_null = prep_null_mask_filter(verdicts);
+            never_null.values().set_indices_u32().collect()
+        }
+        Some(verdicts) => verdicts.values().set_indices_u32().collect(),
+        None => Vec::new(),
+    }
 }
 
 fn simplify(session: &Session, expr: Expr, schema: &DFSchema) -> Result<Expr> {
