@@ -1,17 +1,16 @@
-//! From records of the log to one Arrow batch: the table `events` of one step.
+//! From records of the log to an Arrow batch: rows of the table `events`.
 //!
 //! ```text
-//! InputRecord ─► BatchDecoder (only the columns that loaded SQL needs) ─► batch + _partition, _offset, ingest_ts
+//! InputRecord ─► Decoder (only the columns that loaded SQL needs) ─► batch + _partition, _offset, ingest_ts
 //!        └─ bad bytes ─► DeadLetter        └─ schema not known ─► unknown, apart: to be looked up
 //! ```
-//! All partitions share the batch; row `n` of the batch is `records[n]`. The parts of a large step are decoded side by side.
+//! All partitions share the batch; row `n` of the batch is `records[n]`.
 //! What a detection matched is decoded again, whole, from the bytes that are kept for the step.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray};
-use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -23,7 +22,6 @@ use dogwatch_schemas::topics::Topic;
 use serde_json::Value;
 
 use crate::detect::json;
-use crate::parallel::{cores, side_by_side};
 
 /// Columns of `events` that are the log's, not the record's.
 const LOG_COLUMNS: [&str; 3] = ["_partition", "_offset", "ingest_ts"];
@@ -132,7 +130,7 @@ fn with_log_columns(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// What became of the records of a step.
+/// What became of records.
 pub(crate) struct Decoded {
     /// One row for each of `records`.
     pub batch: RecordBatch,
@@ -146,31 +144,33 @@ pub(crate) struct Decoded {
     pub rest: Vec<InputRecord>,
 }
 
-/// From how many records on the parts of a step are decoded side by side: below, a thread costs more than it saves.
-const PARALLEL_ROWS_MIN: usize = if cfg!(test) { 8 } else { 4096 };
-/// Bytes of records that fit into one batch whatever they are; a step with more is decoded as far as a batch reaches.
-const PARALLEL_BYTES_MAX: usize = 1 << 30;
-/// Most parts of a step: decoding is no longer what takes the time then.
-const PARTS_MAX: usize = 4;
+/// Decodes events to rows of some columns.
+pub(crate) struct Decoder(BatchDecoder);
 
-/// Decodes events: all rows narrowly, single rows whole.
-pub(crate) struct Decoder {
-    /// One for each part of a step.
-    narrow: Vec<BatchDecoder>,
-    whole: BatchDecoder,
-}
+impl Decoder {
+    /// Compiles a decoder for these columns; those of the log are always there.
+    pub fn new(columns: &BTreeSet<&str>) -> Result<Self, SchemaError> {
+        let of_record: Vec<&str> = columns
+            .iter()
+            .copied()
+            .filter(|column| !LOG_COLUMNS.contains(column))
+            .collect();
+        Ok(Self(BatchDecoder::new(Event::SCHEMA, Some(&of_record))?))
+    }
 
-/// A part of a step.
-struct Part {
-    batch: RecordBatch,
-    /// How many records it has read; fewer than there are when the batch was full.
-    read: usize,
-    /// Those of them that are no rows, by place.
-    refused: Vec<(usize, RejectError)>,
-}
+    /// Makes a writer's schema known.
+    pub fn register(&mut self, schema: &str) -> Result<Fingerprint, SchemaError> {
+        self.0.register(schema)
+    }
 
-impl Part {
-    fn decode(decoder: &mut BatchDecoder, records: &[InputRecord]) -> Self {
+    /// The fingerprint of the record's schema, when it is framed and its schema not known.
+    pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
+        let (fingerprint, _) = framing::split(&record.value).ok()?;
+        (!self.0.knows(fingerprint)).then_some(fingerprint)
+    }
+
+    /// Decodes records, as many as one batch takes: usually all, at least one.
+    pub fn decode(&mut self, mut records: Vec<InputRecord>) -> Result<Decoded, ArrowError> {
         let mut refused = Vec::new();
         let mut read = records.len();
         for (place, record) in records.iter().enumerate() {
@@ -178,7 +178,7 @@ impl Part {
                 refused.push((place, RejectError::NoTable(record.topic)));
                 continue;
             }
-            match decoder.push(&record.value) {
+            match self.0.push(&record.value) {
                 Ok(()) => {}
                 Err(DecodeError::BatchFull { rows }) if rows > 0 => {
                     read = place;
@@ -187,56 +187,7 @@ impl Part {
                 Err(error) => refused.push((place, RejectError::Undecodable(error))),
             }
         }
-        Self {
-            batch: decoder.finish(),
-            read,
-            refused,
-        }
-    }
-}
-
-impl Decoder {
-    /// Compiles decoders for these columns; those of the log are always there.
-    pub fn new(columns: &BTreeSet<&str>) -> Result<Self, SchemaError> {
-        let of_record: Vec<&str> = columns
-            .iter()
-            .copied()
-            .filter(|column| !LOG_COLUMNS.contains(column))
-            .collect();
-        let narrow =
-            (0..cores().min(PARTS_MAX)).map(|_| BatchDecoder::new(Event::SCHEMA, Some(&of_record)));
-        Ok(Self {
-            narrow: narrow.collect::<Result<_, _>>()?,
-            whole: BatchDecoder::new(Event::SCHEMA, None)?,
-        })
-    }
-
-    /// Makes a writer's schema known.
-    pub fn register(&mut self, schema: &str) -> Result<Fingerprint, SchemaError> {
-        for decoder in &mut self.narrow {
-            decoder.register(schema)?;
-        }
-        self.whole.register(schema)
-    }
-
-    /// The fingerprint of the record's schema, when it is framed and its schema not known.
-    pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
-        let (fingerprint, _) = framing::split(&record.value).ok()?;
-        (!self.narrow[0].knows(fingerprint)).then_some(fingerprint)
-    }
-
-    /// Decodes the records of a step.
-    pub fn decode(&mut self, mut records: Vec<InputRecord>) -> Result<Decoded, ArrowError> {
-        let parts = self.parts(&records);
-        let rest = records.split_off(parts.iter().map(|part| part.read).sum());
-        let batches = parts.iter().map(|part| &part.batch);
-        let batch = concat_batches(&parts[0].batch.schema(), batches)?;
-        let (mut before, mut refused) = (0, Vec::new());
-        for part in parts {
-            let own = part.refused.into_iter();
-            refused.extend(own.map(|(place, error)| (before + place, error)));
-            before += part.read;
-        }
+        let rest = records.split_off(read);
         let (mut dead_letters, mut unknown_schemas) = (Vec::new(), Vec::new());
         if !refused.is_empty() {
             let mut refused = refused.into_iter().peekable();
@@ -253,32 +204,35 @@ impl Decoder {
             records = rows;
         }
         Ok(Decoded {
-            batch: add_log_columns(&batch, &records)?,
+            batch: add_log_columns(&self.0.finish(), &records)?,
             records,
             dead_letters,
             unknown_schemas,
             rest,
         })
     }
+}
 
-    /// Decodes all records, or as many as one batch takes; at least one part.
-    fn parts(&mut self, records: &[InputRecord]) -> Vec<Part> {
-        let bytes: usize = records.iter().map(|record| record.value.len()).sum();
-        if records.len() < PARALLEL_ROWS_MIN || bytes > PARALLEL_BYTES_MAX {
-            return vec![Part::decode(&mut self.narrow[0], records)];
-        }
-        let shares = records.chunks(records.len().div_ceil(self.narrow.len()));
-        side_by_side(self.narrow.iter_mut().zip(shares), |(decoder, share)| {
-            Part::decode(decoder, share)
-        })
+/// Decodes single events whole.
+pub(crate) struct EventDecoder(BatchDecoder);
+
+impl EventDecoder {
+    /// Compiles a decoder for all columns.
+    pub fn new() -> Result<Self, SchemaError> {
+        Ok(Self(BatchDecoder::new(Event::SCHEMA, None)?))
     }
 
-    /// Decodes one record whole, whatever schema it was written with.
-    pub fn decode_whole(&mut self, record: &InputRecord) -> Result<Event, RejectError> {
-        self.whole
+    /// Makes a writer's schema known.
+    pub fn register(&mut self, schema: &str) -> Result<Fingerprint, SchemaError> {
+        self.0.register(schema)
+    }
+
+    /// Decodes one record, whatever schema it was written with.
+    pub fn decode(&mut self, record: &InputRecord) -> Result<Event, RejectError> {
+        self.0
             .push(&record.value)
             .map_err(RejectError::Undecodable)?;
-        let batch = self.whole.finish();
+        let batch = self.0.finish();
         let columns: Vec<(&str, ArrayRef)> = batch
             .schema_ref()
             .fields()

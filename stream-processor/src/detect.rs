@@ -39,7 +39,7 @@ mod tests;
 pub(crate) mod window;
 pub(crate) mod windowed;
 
-pub(crate) use batch::{Match, project, take_rows};
+pub(crate) use batch::{Match, narrow, project, take_rows};
 pub use header::{Dedup, Header, Severity, Status};
 pub(crate) use lists::{Lists, load as load_lists};
 pub use message::Template;

@@ -1,10 +1,11 @@
 //! The engine: records of the log in, alerts out, one step at a time.
 //!
 //! ```text
-//!                                                 ┌─► matcher: single events ─┐
-//! records ─► decode ─► tasks (repeats, hosts' time) ─┤                            ├─► alert ─► fold
-//!                                                 └─► windows: panes, closes ───┘
+//! records ─► reader (decode, match single events) ─► tasks (repeats, hosts' time) ─┬───────────────────────────┬─► alert ─► fold
+//!                                                                                  └─► windows: panes, closes ─┘
 //! ```
+//! Records are taken in chunks as they come, while they are in the processor's caches ([`Engine::take`]); windows take all
+//! chunks of a step together, because what they do costs the same for few rows ([`Engine::say`]).
 //! What it says of a record is a function of the log before it and of the loaded detections: not of how the records were
 //! cut into steps, nor of which partitions share one. It does no I/O; the clock only stamps `alert_ts`.
 //! Its state is a task's: [`Engine::checkpoint`] gives it as records, [`Engine::restore`] takes them back.
@@ -16,7 +17,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, TimestampNanosecondArray,
 };
-use arrow::datatypes::{Int64Type, TimestampNanosecondType};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampNanosecondType};
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use dogwatch_schemas::Fingerprint;
@@ -26,20 +28,22 @@ use dogwatch_schemas::records::{Alert, Event};
 use serde_json::Value;
 
 use crate::alert::{self, AlertMode, Origin, WindowOrigin};
-use crate::decode::{DeadLetter, Decoded, Decoder, InputRecord, RejectError, events_schema};
-use crate::detect::{Detection, DetectionSet, json};
+use crate::decode::{DeadLetter, Decoded, EventDecoder, InputRecord, RejectError, events_schema};
+use crate::detect::{Detection, DetectionSet, Match, json, narrow, project};
 use crate::window::{
     self, Bound, Missed, Overflow, Progress, Rows, Shown, WindowOutput, Windows, Word,
 };
 
 mod fold;
 pub(crate) mod matcher;
+mod reader;
 pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 
 use fold::{Folds, Verdict, with_prefix};
-use matcher::{Found, Matcher, Routes, Unjudged};
+use matcher::{Found, Routes, Unjudged};
+use reader::{Read, Reader};
 use tasks::{End, EndKind, Heard, Losses, Place, SlotOwner, Tasks, partition_of};
 
 /// Columns that the engine itself reads.
@@ -57,6 +61,9 @@ const OWN_COLUMNS: [&str; 7] = [
 const HOSTS: &str = "hosts/";
 /// Hosts in one stored piece: with many runs some 1 to 2 kB each, 512 KiB at most together.
 const HOSTS_PER_PIECE: usize = 250;
+/// The column of the event's type.
+const EVENT_TYPE: &str = "evt_type";
+
 /// Rows of this type say that the clock was stepped.
 const CLOCK_STEP: &str = "clock_step";
 
@@ -186,10 +193,13 @@ pub struct Engine {
     set: DetectionSet,
     mode: AlertMode,
     evidence_topic: Text,
-    decoder: Decoder,
-    matcher: Matcher,
+    reader: Reader,
+    whole: EventDecoder,
     tasks: Tasks,
     windows: Windows,
+    /// The columns that windows read.
+    window_columns: SchemaRef,
+    taken: Taken,
     options: WindowOptions,
     folds: Folds,
     /// Whether anything hangs on how time goes on: windows, or periods of folding.
@@ -212,17 +222,24 @@ impl Engine {
             .flat_map(|detection| detection.columns())
             .collect();
         columns.extend(OWN_COLUMNS);
-        let decoder = Decoder::new(&columns)?;
-        let matcher = Matcher::new(&set, &events_schema());
+        let events = events_schema();
+        let reader = Reader::new(&set, &events, &columns)?;
         let options = WindowOptions::default();
-        let windows = Windows::new(&set, &events_schema(), &options)?;
+        let windows = Windows::new(&set, &events, &options)?;
+        let of_windows = set
+            .iter()
+            .filter(|detection| detection.plan.windowed().is_some());
+        let window_columns = of_windows.flat_map(Detection::columns).chain([EVENT_TYPE]);
+        let window_columns = window_columns.map(str::to_owned).collect();
         let folds = |detection: &Detection| detection.header.dedup.period.is_some();
         Ok(Self {
             keeps_time: !windows.is_empty() || set.iter().any(folds),
-            decoder,
-            matcher,
+            reader,
+            whole: EventDecoder::new()?,
             tasks: Tasks::new(options.host_silence),
             windows,
+            window_columns: narrow(&events, &window_columns),
+            taken: Taken::default(),
             options,
             folds: Folds::default(),
             live_from: BTreeMap::new(),
@@ -268,13 +285,14 @@ impl Engine {
     /// # Errors
     /// When the schema is no Avro schema or cannot be read as an event.
     pub fn register_schema(&mut self, schema: &str) -> Result<Fingerprint, EngineError> {
-        Ok(self.decoder.register(schema)?)
+        self.reader.register(schema)?;
+        Ok(self.whole.register(schema)?)
     }
 
     /// The fingerprint of a record's schema when it must be registered before the record can be used.
     #[must_use]
     pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
-        self.decoder.unknown_schema(record)
+        self.reader.unknown_schema(record)
     }
 
     /// Forgets what it knows of a partition that is no longer its own.
@@ -400,13 +418,7 @@ impl Engine {
     /// # Errors
     /// When the step fails as a whole, which no input makes it do.
     pub fn step(&mut self, records: Vec<InputRecord>) -> Result<StepOutput, EngineError> {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        self.step_at(
-            records,
-            i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX),
-        )
+        self.step_at(records, now_ns())
     }
 
     /// As [`Engine::step`], with the time that goes into `alert_ts`, nanoseconds since 1970.
@@ -418,80 +430,85 @@ impl Engine {
         records: Vec<InputRecord>,
         now_ns: i64,
     ) -> Result<StepOutput, EngineError> {
-        let mut output = StepOutput::default();
-        output.counts.records = records.len() as u64;
         let mut rest = records;
         while !rest.is_empty() {
-            rest = self.run_batch(rest, now_ns, &mut output)?;
+            let later = rest.split_off(self.chunk_rows().min(rest.len()));
+            self.take(std::mem::replace(&mut rest, later))?;
         }
+        self.say(now_ns)
+    }
+
+    /// How many records are best taken at once.
+    #[must_use]
+    pub fn chunk_rows(&self) -> usize {
+        self.reader.chunk_rows()
+    }
+
+    /// Takes the next records of a step: what follows of each alone is found now, the rest is for [`Engine::say`].
+    /// Until then neither a checkpoint may be made nor a partition be given up.
+    ///
+    /// # Errors
+    /// When the step fails as a whole, which no input makes it do.
+    pub fn take(&mut self, records: Vec<InputRecord>) -> Result<(), EngineError> {
+        let mut taken = std::mem::take(&mut self.taken);
+        if taken.records.is_empty() {
+            self.tasks.begin_batch();
+        }
+        taken.output.counts.records += records.len() as u64;
+        for read in self.reader.read(&self.set, records)? {
+            self.admit(read, &mut taken)?;
+        }
+        self.taken = taken;
+        Ok(())
+    }
+
+    /// Drops what was taken and not said, where its tasks are no longer this engine's: all of them are to be forgotten.
+    pub fn discard(&mut self) {
+        self.taken = Taken::default();
+    }
+
+    /// Says what follows of all that was taken; `now_ns` goes into `alert_ts`, nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// As [`Engine::take`].
+    pub fn say(&mut self, now_ns: i64) -> Result<StepOutput, EngineError> {
+        let mut taken = std::mem::take(&mut self.taken);
+        let mut output = std::mem::take(&mut taken.output);
+        if taken.records.is_empty() {
+            return Ok(output);
+        }
+        let windows = self.run_windows(&taken)?;
+        let heard = |row: u32| !self.muted(&taken.records[row as usize]);
+        let failures = taken.unjudged.iter().filter(|unjudged| heard(unjudged.row));
+        output
+            .failures
+            .extend(failures.map(|unjudged| self.failure(&taken.records, unjudged)));
+        for (row, missed) in windows.late.iter().filter(|(row, _)| heard(**row)) {
+            output.counts.late += 1;
+            let record = &taken.records[*row as usize];
+            output.late.push(self.late_row(record, missed));
+        }
+        self.say_alerts(&taken, &windows, now_ns, &mut output);
+        self.unmute(&taken.records);
         Ok(output)
     }
 
-    /// Takes as many records as one batch holds, usually all; returns the rest.
-    fn run_batch(
-        &mut self,
-        records: Vec<InputRecord>,
-        now_ns: i64,
-        output: &mut StepOutput,
-    ) -> Result<Vec<InputRecord>, EngineError> {
-        let mut decoded = self.decoder.decode(records)?;
-        let columns = Columns::of(&decoded)?;
-        let admitted = self.admit(&decoded, &columns, output);
-        let (found, unjudged, windows) =
-            self.judge(&decoded.batch, columns.event_type, &admitted)?;
-        let heard = |record: &InputRecord| !self.muted(record);
-        output.failures.extend(
-            unjudged
-                .iter()
-                .filter(|unjudged| heard(&decoded.records[unjudged.row as usize]))
-                .map(|unjudged| self.failure(&decoded, unjudged)),
-        );
-        for (row, missed) in windows.late.iter() {
-            let record = &decoded.records[*row as usize];
-            if heard(record) {
-                output.counts.late += 1;
-                output.late.push(self.late_row(record, missed));
-            }
-        }
-        self.say(&decoded, &admitted, &found, &windows, now_ns, output);
-        let letters = std::mem::take(&mut decoded.dead_letters);
-        output.dead_letters.extend(
-            letters
-                .into_iter()
-                .filter(|letter| !self.muted(&letter.record)),
-        );
-        output.unknown_schemas.extend(
-            decoded
-                .unknown_schemas
-                .into_iter()
-                .filter(|(_, record)| !self.muted(record)),
-        );
-        self.unmute(&decoded.records);
-        Ok(decoded.rest)
-    }
-
-    /// Shows rows to every detection.
-    fn judge(
-        &mut self,
-        batch: &RecordBatch,
-        event_types: &StringViewArray,
-        admitted: &Admitted,
-    ) -> Result<(Vec<Found>, Vec<Unjudged>, WindowOutput), EngineError> {
-        let rows = admitted.shown.iter().map(|shown| shown.row).collect();
-        let routes = Routes::new(event_types, rows);
-        let (found, unjudged) = self.matcher.run(&self.set, batch, &routes)?;
+    /// Shows the windows what was taken.
+    fn run_windows(&mut self, taken: &Taken) -> Result<WindowOutput, EngineError> {
         if self.windows.is_empty() {
-            return Ok((found, unjudged, WindowOutput::default()));
+            return Ok(WindowOutput::default());
         }
+        let batch = concat_batches(&self.window_columns, &taken.batches)?;
+        let event_types = batch.column(batch.schema_ref().index_of(EVENT_TYPE)?);
+        let rows = taken.admitted.shown.iter().map(|shown| shown.row).collect();
         let rows = Rows {
-            batch,
-            routes: &routes,
-            shown: &admitted.shown,
-            progress: &admitted.progress,
+            batch: &batch,
+            routes: &Routes::new(event_types.as_string_view(), rows),
+            shown: &taken.admitted.shown,
+            progress: &taken.admitted.progress,
             ends: self.tasks.ends(),
         };
-        let windows = self.windows.step(&self.set, &rows)?;
-        Ok((found, unjudged, windows))
+        Ok(self.windows.step(&self.set, &rows)?)
     }
 
     /// Whether a record is only replayed.
@@ -513,17 +530,20 @@ impl Engine {
         }
     }
 
-    /// Rows that detections may see, each with its place in time and what its sensor said is lost so far.
-    fn admit(
-        &mut self,
-        decoded: &Decoded,
-        columns: &Columns<'_>,
-        output: &mut StepOutput,
-    ) -> Admitted {
-        self.tasks.begin_batch();
-        let mut admitted = Admitted::default();
-        for (row, record) in decoded.records.iter().enumerate() {
-            let (host_id, sensor_run) = (columns.host_id.value(row), columns.sensor_run.value(row));
+    /// Adds rows that were read to those taken: which of them detections may see, each with its place in time and what its
+    /// sensor said is lost so far.
+    fn admit(&mut self, read: Read, taken: &mut Taken) -> Result<(), EngineError> {
+        let before = taken.records.len() as u32;
+        let Read {
+            decoded,
+            found,
+            unjudged,
+        } = read;
+        let columns = Columns::of(&decoded)?;
+        let (admitted, output) = (&mut taken.admitted, &mut taken.output);
+        for (index, record) in decoded.records.iter().enumerate() {
+            let row = before + index as u32;
+            let host_id = columns.host_id.value(index);
             if *record.key != *host_id.as_bytes() {
                 let key = String::from_utf8_lossy(&record.key).into_owned();
                 let error = RejectError::KeyDisagrees {
@@ -533,15 +553,15 @@ impl Engine {
                 self.reject(record, error, output);
                 continue;
             }
-            let event_type = columns.event_type.value(row);
+            let event_type = columns.event_type.value(index);
             let heard = Heard {
                 partition: record.partition,
                 offset: record.offset,
-                row: row as u32,
+                row,
                 host_id,
-                sensor_run,
-                seq: columns.seq.value(row),
-                ts: columns.ts.value(row),
+                sensor_run: columns.sensor_run.value(index),
+                seq: columns.seq.value(index),
+                ts: columns.ts.value(index),
                 ingest_ts: record.ingest_ts_ns,
                 clock_step: event_type == CLOCK_STEP,
             };
@@ -556,26 +576,48 @@ impl Engine {
                 }
             };
             self.tasks
-                .note_name(record.partition, columns.host_name.value(row));
+                .note_name(record.partition, columns.host_name.value(index));
             if self.keeps_time {
-                admitted
-                    .progress
-                    .note(row as u32, moment.slot, moment.high_after);
+                admitted.progress.note(row, moment.slot, moment.high_after);
             }
             if event_type == MARK {
                 output.counts.marks += 1;
                 self.tasks
-                    .note_losses(record.partition, row as u32, columns.losses(row));
+                    .note_losses(record.partition, row, columns.losses(index));
                 continue;
             }
             output.counts.events += 1;
-            admitted.shown.push(Shown {
-                row: row as u32,
-                moment,
-            });
+            admitted.shown.push(Shown { row, moment });
             admitted.losses.push(self.tasks.losses(record.partition));
         }
-        admitted
+        let found = found.into_iter().filter_map(|(detection, found)| {
+            let row = before + found.row;
+            admitted.place(row)?;
+            Some((detection, Match { row, ..found }))
+        });
+        taken.found.extend(found);
+        let unjudged = unjudged.into_iter().filter_map(|unjudged| {
+            let row = before + unjudged.row;
+            admitted.place(row)?;
+            Some(Unjudged { row, ..unjudged })
+        });
+        taken.unjudged.extend(unjudged);
+        let heard = |record: &InputRecord| !self.muted(record);
+        let letters = decoded.dead_letters.into_iter();
+        output
+            .dead_letters
+            .extend(letters.filter(|letter| heard(&letter.record)));
+        let unknown = decoded.unknown_schemas.into_iter();
+        output
+            .unknown_schemas
+            .extend(unknown.filter(|(_, record)| heard(record)));
+        if !self.windows.is_empty() {
+            taken
+                .batches
+                .push(project(&decoded.batch, &self.window_columns)?);
+        }
+        taken.records.extend(decoded.records);
+        Ok(())
     }
 
     /// Sets a record apart that cannot be used, unless that was said before.
@@ -600,36 +642,29 @@ impl Engine {
     }
 
     /// Builds the alerts of what was found, folds their repeats, and says what is left, in the order of the log.
-    fn say(
+    fn say_alerts(
         &mut self,
-        decoded: &Decoded,
-        admitted: &Admitted,
-        found: &[Found],
+        taken: &Taken,
         windows: &WindowOutput,
         now_ns: i64,
         output: &mut StepOutput,
     ) {
-        let mut candidates = self.single_candidates(decoded, admitted, found, now_ns, output);
+        let Taken {
+            records, admitted, ..
+        } = taken;
+        let mut candidates = self.single_candidates(taken, now_ns, output);
         for word in &windows.words {
             let place = admitted.fold_place(word, self.tasks.ends());
             let event = if word.closed {
                 None
             } else {
-                match self
-                    .decoder
-                    .decode_whole(&decoded.records[word.row as usize])
-                {
+                match self.whole.decode(&records[word.row as usize]) {
                     Ok(event) => Some((event, word.row)),
                     Err(_) => None,
                 }
             };
-            let event = event.map(|(event, row)| {
-                (
-                    event,
-                    &decoded.records[row as usize],
-                    admitted.losses_of(row),
-                )
-            });
+            let event =
+                event.map(|(event, row)| (event, &records[row as usize], admitted.losses_of(row)));
             let losses = self.tasks.losses_until(word.slot, word.row);
             candidates.push(self.window_candidate(word, event, place, losses, now_ns));
         }
@@ -659,7 +694,7 @@ impl Engine {
         said.sort_by_key(|(row, _)| *row);
         let heard = said
             .into_iter()
-            .filter(|(row, _)| !self.muted(&decoded.records[*row as usize]));
+            .filter(|(row, _)| !self.muted(&records[*row as usize]));
         output.alerts.extend(heard.map(|(_, mut alert)| {
             alert.alert_ts = now_ns;
             alert
@@ -669,25 +704,26 @@ impl Engine {
     /// The alerts of single events; each matched event is decoded whole once.
     fn single_candidates(
         &mut self,
-        decoded: &Decoded,
-        admitted: &Admitted,
-        found: &[Found],
+        taken: &Taken,
         now_ns: i64,
         output: &mut StepOutput,
     ) -> Vec<Candidate> {
         let mut candidates = Vec::new();
-        for of_one_row in found.chunk_by(|(_, left), (_, right)| left.row == right.row) {
+        let rows = taken
+            .found
+            .chunk_by(|(_, left), (_, right)| left.row == right.row);
+        for of_one_row in rows {
             let row = of_one_row[0].1.row;
-            let record = &decoded.records[row as usize];
-            let event = match self.decoder.decode_whole(record) {
+            let record = &taken.records[row as usize];
+            let event = match self.whole.decode(record) {
                 Ok(event) => event,
                 Err(error) => {
                     self.reject(record, error, output);
                     continue;
                 }
             };
-            let losses = admitted.losses_of(row);
-            let Some(shown) = admitted.shown_at(row) else {
+            let losses = taken.admitted.losses_of(row);
+            let Some(shown) = taken.admitted.shown_at(row) else {
                 continue;
             };
             for (detection, found) in of_one_row {
@@ -849,8 +885,8 @@ impl Engine {
         ended.into_iter().map(|(_, alert)| alert).collect()
     }
 
-    fn failure(&self, decoded: &Decoded, unjudged: &Unjudged) -> Failure {
-        let record = &decoded.records[unjudged.row as usize];
+    fn failure(&self, records: &[InputRecord], unjudged: &Unjudged) -> Failure {
+        let record = &records[unjudged.row as usize];
         Failure {
             detection_id: self.set.at(unjudged.detection).id.clone(),
             partition: record.partition,
@@ -858,6 +894,13 @@ impl Engine {
             error: unjudged.error.strip_backtrace(),
         }
     }
+}
+
+/// The clock, as the engine takes it: nanoseconds since 1970.
+#[must_use]
+pub fn now_ns() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(since_epoch.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// How much memory each detection over windows can take in one task, by name.
@@ -868,7 +911,22 @@ pub fn bounds(set: &DetectionSet, keys_max: usize) -> Vec<(&str, Bound)> {
         .collect()
 }
 
-/// The rows of a batch that detections may see, and how time went on in it.
+/// What was taken of a step and is not said yet. Rows are counted over all of it.
+#[derive(Default)]
+struct Taken {
+    /// One for each row.
+    records: Vec<InputRecord>,
+    /// The columns that windows read, in chunks; none where there are no windows.
+    batches: Vec<RecordBatch>,
+    admitted: Admitted,
+    /// Matches of detections on single events, by row, then by detection.
+    found: Vec<Found>,
+    unjudged: Vec<Unjudged>,
+    /// What is counted and set apart so far.
+    output: StepOutput,
+}
+
+/// The rows of a step that detections may see, and how time went on in it.
 #[derive(Debug, Default)]
 struct Admitted {
     shown: Vec<Shown>,

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError, bounded};
 use dogwatch_schemas::Fingerprint;
@@ -38,7 +38,7 @@ use crate::checkpoint::{Head, MemoryError, Progress, Restored};
 use crate::config::{Config, Delivery, FaultPoint};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
 use crate::detect::{DetectionSet, LoadError, Refusal};
-use crate::engine::{Engine, EngineError, StepOutput, WindowOptions};
+use crate::engine::{Engine, EngineError, StepOutput, WindowOptions, now_ns};
 use crate::idle::{self, Marks};
 use crate::kafka::Fault;
 use crate::metrics;
@@ -388,13 +388,18 @@ impl Stages {
     }
 }
 
-/// Records waiting for the next step.
+/// Records of the next step.
 #[derive(Default)]
 struct Gathered {
+    /// Those that the engine has not taken yet.
     records: Vec<InputRecord>,
-    /// Bytes of them, of each task.
+    /// How many there are with those it has.
+    count: usize,
+    /// Bytes of all, of each task.
     bytes: BTreeMap<Partition, u64>,
     since: Option<Instant>,
+    /// How long the engine took so far.
+    matching: Duration,
 }
 
 /// The step thread's state.
@@ -482,20 +487,18 @@ impl Steps {
         stages: &mut Stages,
     ) -> Result<Then, ProcessorError> {
         match message {
-            SourceMessage::Batch(batch) => self.gather(batch, stages),
+            SourceMessage::Batch(batch) => self.gather(batch, stages)?,
             SourceMessage::Schema(_, schema) => {
                 self.engine.register_schema(&schema)?;
             }
             SourceMessage::Assigned(assigned) => self.take_over(assigned, stages)?,
             SourceMessage::Revoked(partitions, _settled) => {
-                self.drop_gathered(&partitions);
-                self.conclude(stages)?;
+                self.drain(stages)?;
                 self.give(&partitions);
             }
             SourceMessage::Lost(partitions, _settled) => {
-                self.drop_gathered(&partitions);
-                // Assignments are lost as a whole: what is matched has no owner but the next one's reading.
-                self.next = Step::default();
+                // Assignments are lost as a whole: what was read has no owner but the next one's reading.
+                self.drop_input();
                 self.settle(stages)?;
                 self.give(&partitions);
             }
@@ -515,7 +518,8 @@ impl Steps {
         Ok(Then::Continue)
     }
 
-    fn gather(&mut self, batch: Batch, stages: &Stages) {
+    /// Takes records for the next step; the engine takes them on as soon as there are as many as it likes at once.
+    fn gather(&mut self, batch: Batch, stages: &Stages) -> Result<(), ProcessorError> {
         let now = Instant::now();
         let mut records = batch.records;
         if let (Some(epoch), Some(group)) = (batch.epoch, stages.group()) {
@@ -526,22 +530,39 @@ impl Steps {
                 .filter(|task| task.epoch == epoch);
             let Some(task) = task.filter(|_| group.assignments.takes(batch.partition, epoch))
             else {
-                return;
+                return Ok(());
             };
             records = task.gather(records, idle::HOST_ID.as_bytes(), now);
-            let bytes: u64 = records.iter().map(|record| record.value.len() as u64).sum();
-            *self.gathered.bytes.entry(batch.partition).or_default() += bytes;
         }
-        if !records.is_empty() {
-            self.gathered.since.get_or_insert(now);
-            self.gathered.records.extend(records);
+        if records.is_empty() {
+            return Ok(());
         }
+        let bytes: u64 = records.iter().map(|record| record.value.len() as u64).sum();
+        self.summary.bytes += bytes;
+        *self.gathered.bytes.entry(batch.partition).or_default() += bytes;
+        self.gathered.count += records.len();
+        self.gathered.since.get_or_insert(now);
+        self.gathered.records.extend(records);
+        if self.gathered.records.len() >= self.engine.chunk_rows() {
+            self.take()?;
+        }
+        Ok(())
+    }
+
+    /// Has the engine take what it has not taken of what is gathered.
+    fn take(&mut self) -> Result<(), ProcessorError> {
+        let started = Instant::now();
+        let records = mem::take(&mut self.gathered.records);
+        self.find_schemas(&records)?;
+        self.engine.take(records)?;
+        self.gathered.matching += started.elapsed();
+        Ok(())
     }
 
     fn step_when_due(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         let busy = stages.publisher.busy();
         let due = self.step_due(busy).is_some_and(|due| due <= Instant::now());
-        if due || self.gathered.records.len() >= self.config.step.rows_max {
+        if due || self.gathered.count >= self.config.step.rows_max {
             self.step()?;
         }
         let now = Instant::now();
@@ -567,26 +588,21 @@ impl Steps {
             false if self.next.urgent() => Duration::ZERO,
             false => linger,
         };
-        Some(self.gathered.since? + wait)
+        // What the engine took meanwhile is no waiting: with more records there, the step grows.
+        Some(self.gathered.since? + self.gathered.matching + wait)
     }
 
     /// Matches what is gathered; the step in flight commits meanwhile.
     fn step(&mut self) -> Result<(), ProcessorError> {
-        let gathered = mem::take(&mut self.gathered);
-        if gathered.records.is_empty() {
+        if self.gathered.count == 0 {
             return Ok(());
         }
+        self.take()?;
+        let gathered = mem::take(&mut self.gathered);
         let started = Instant::now();
-        let count = gathered.records.len();
-        self.summary.bytes += gathered
-            .records
-            .iter()
-            .map(|record| record.value.len() as u64)
-            .sum::<u64>();
-        self.find_schemas(&gathered.records)?;
-        let output = self.engine.step(gathered.records)?;
-        metrics::matched(count, started.elapsed());
-        self.next.records += count;
+        let output = self.engine.say(now_ns())?;
+        metrics::matched(gathered.count, gathered.matching + started.elapsed());
+        self.next.records += gathered.count;
         for (partition, bytes) in gathered.bytes {
             let Some(task) = self.tasks.task(partition) else {
                 continue;
@@ -603,6 +619,11 @@ impl Steps {
     /// Adds what tasks remember to the next step, until it has `bytes_max` of it. It must hold no checkpoint yet: a second
     /// one of the same task would take the first one's place.
     fn checkpoint(&mut self, due: Vec<Partition>, bytes_max: u64) -> Result<(), ProcessorError> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        // What the engine has taken is in its state.
+        self.step()?;
         let mut bytes = 0;
         for partition in due.into_iter().filter(|_| self.stores) {
             let Some(task) = self.tasks.task(partition) else {
@@ -736,14 +757,9 @@ impl Steps {
         Ok(())
     }
 
-    /// Matches, publishes and commits all that was read.
+    /// Matches, publishes and commits all that was read and is remembered: the next owner then has nothing to replay.
     fn drain(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         self.step()?;
-        self.conclude(stages)
-    }
-
-    /// Publishes and commits all that is matched and remembered: the next owner then has nothing to replay.
-    fn conclude(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         if !self.next.checkpoints.is_empty() {
             self.submit(stages)?;
         }
@@ -754,9 +770,7 @@ impl Steps {
 
     /// Says what the windows hold that are still open at the end of a bounded input.
     fn finish(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now_ns = i64::try_from(since_epoch.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
-        let output = self.engine.finish(now_ns)?;
+        let output = self.engine.finish(now_ns())?;
         self.take_output(output);
         self.submit(stages)?;
         self.settle(stages)
@@ -953,17 +967,15 @@ impl Steps {
         for (_, number) in self.tasks.clear() {
             self.engine.forget_partition(number);
         }
-        self.gathered = Gathered::default();
-        self.next = Step::default();
+        self.drop_input();
         self.start_overs += 1;
     }
 
-    fn drop_gathered(&mut self, partitions: &[Partition]) {
-        let stays = |record: &InputRecord| !partitions.contains(&(record.topic, record.partition));
-        self.gathered.records.retain(stays);
-        self.gathered
-            .bytes
-            .retain(|partition, _| !partitions.contains(partition));
+    /// Drops what was read and matched and is not with the publishing thread.
+    fn drop_input(&mut self) {
+        self.gathered = Gathered::default();
+        self.engine.discard();
+        self.next = Step::default();
     }
 
     fn state_gap(&mut self, gap: &Gap) {

@@ -4,7 +4,7 @@
 //! A hidden column `_row` travels through it and says which event a result came from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -31,6 +31,8 @@ pub(crate) struct GeneralPlan {
     session: Session,
     source: Arc<HeldBatches>,
     plan: Arc<dyn ExecutionPlan>,
+    /// Held while it runs: there is one place for a batch.
+    turn: Mutex<()>,
 }
 
 impl GeneralPlan {
@@ -66,6 +68,7 @@ impl GeneralPlan {
             session,
             source,
             plan,
+            turn: Mutex::default(),
         })
     }
 
@@ -94,6 +97,7 @@ impl GeneralPlan {
     /// The events of a batch that match; where a join yields several rows for one, the first in JSON's order stands.
     pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
         let held = self.with_row(batch)?;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // Without the reset each run leaves metrics, and joins keep their build side.
         let plan = reset_plan_states(Arc::clone(&self.plan))?;
         let results = self.source.during(vec![held], || {

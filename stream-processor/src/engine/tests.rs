@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::decode::Decoder;
 
 const LISTS: &str = "name\nsh\nbash\n";
 
@@ -485,7 +486,11 @@ proptest! {
         let predicates: Vec<&str> = predicates.iter().map(String::as_str).collect();
         let mut engine = engine(&predicates);
         let (first, second) = records.split_at(cut.min(records.len()));
-        let outputs = [first, second].map(|part| engine.step(part.to_vec()).expect("a step"));
+        let first = engine.step(first.to_vec()).expect("a step");
+        for taken in second.chunks(cut.max(1)) {
+            engine.take(taken.to_vec()).expect("a chunk");
+        }
+        let outputs = [first, engine.say(0).expect("a step")];
         for (index, predicate) in predicates.iter().enumerate() {
             let id = format!("d{index}");
             let alerts = outputs.iter().flat_map(|output| &output.alerts).filter(|alert| *alert.detection_id == id);
