@@ -53,7 +53,7 @@ const OWN_COLUMNS: [&str; 7] = [
     "sensor_run",
     "seq",
     "ts",
-    "evt_type",
+    EVENT_TYPE,
     "evt_losses",
 ];
 
@@ -1050,7 +1050,7 @@ impl<'a> Columns<'a> {
             ts: column("ts")?.as_primitive::<TimestampNanosecondType>(),
             sensor_run: column("sensor_run")?.as_string_view(),
             seq: column("seq")?.as_primitive::<Int64Type>(),
-            event_type: column("evt_type")?.as_string_view(),
+            event_type: column(EVENT_TYPE)?.as_string_view(),
             losses: column("evt_losses")?,
         })
     }

@@ -5,13 +5,14 @@
 //! of its own, because it is input, not output.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use dogwatch_schemas::records::Event;
 use dogwatch_schemas::topics::Topics;
 use rdkafka::producer::Producer;
 
 use crate::config::Config;
+use crate::engine::now_ns;
 use crate::kafka::{self, Fault};
 use crate::metrics;
 use crate::sink::{Outgoing, RecordProducer, create_producer, send_all};
@@ -98,11 +99,6 @@ fn mark(run: &str, partition: Partition, seq: i64, now_ns: i64) -> Event {
         container_id: "host".into(),
         ..Event::default()
     }
-}
-
-fn now_ns() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(since_epoch.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
