@@ -472,11 +472,11 @@ impl Engine {
     /// # Errors
     /// As [`Engine::take`].
     pub fn say(&mut self, now_ns: i64) -> Result<StepOutput, EngineError> {
-        let mut taken = std::mem::take(&mut self.taken);
-        let mut output = std::mem::take(&mut taken.output);
-        if taken.records.is_empty() {
+        let mut output = std::mem::take(&mut self.taken.output);
+        if self.taken.records.is_empty() {
             return Ok(output);
         }
+        let mut taken = std::mem::take(&mut self.taken);
         let windows = self.run_windows(&taken)?;
         let heard = |row: u32| !self.muted(&taken.records[row as usize]);
         let failures = taken.unjudged.iter().filter(|unjudged| heard(unjudged.row));
@@ -490,6 +490,8 @@ impl Engine {
         }
         self.say_alerts(&taken, &windows, now_ns, &mut output);
         self.unmute(&taken.records);
+        taken.clear();
+        self.taken = taken;
         Ok(output)
     }
 
@@ -924,6 +926,19 @@ struct Taken {
     unjudged: Vec<Unjudged>,
     /// What is counted and set apart so far.
     output: StepOutput,
+}
+
+impl Taken {
+    /// Forgets what was said; the memory is for the next step, which need not ask the system for it and have it zeroed.
+    fn clear(&mut self) {
+        self.records.clear();
+        self.batches.clear();
+        self.admitted.shown.clear();
+        self.admitted.losses.clear();
+        self.admitted.progress = Progress::default();
+        self.found.clear();
+        self.unjudged.clear();
+    }
 }
 
 /// The rows of a step that detections may see, and how time went on in it.

@@ -552,7 +552,8 @@ impl Steps {
     /// Has the engine take what it has not taken of what is gathered.
     fn take(&mut self) -> Result<(), ProcessorError> {
         let started = Instant::now();
-        let records = mem::take(&mut self.gathered.records);
+        let next = Vec::with_capacity(self.gathered.records.len());
+        let records = mem::replace(&mut self.gathered.records, next);
         self.find_schemas(&records)?;
         self.engine.take(records)?;
         self.gathered.matching += started.elapsed();

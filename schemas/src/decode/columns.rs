@@ -64,7 +64,7 @@ impl Texts {
     }
 
     pub fn take(&mut self) -> Vec<u8> {
-        mem::take(&mut self.bytes)
+        take_vec(&mut self.bytes)
     }
 
     /// Returns the view of a text, which must be UTF-8.
@@ -305,12 +305,12 @@ impl Column {
         self.note_values();
         let nulls = self.nulls.as_mut().and_then(NullBufferBuilder::finish);
         match (&mut self.values, data_type) {
-            (Values::Text(views), _) => Arc::new(text_array(mem::take(views), texts, nulls)),
+            (Values::Text(views), _) => Arc::new(text_array(take_vec(views), texts, nulls)),
             (Values::Long(values), DataType::Timestamp(..)) => Arc::new(
-                TimestampNanosecondArray::new(mem::take(values).into(), nulls)
+                TimestampNanosecondArray::new(take_vec(values).into(), nulls)
                     .with_timezone("+00:00"),
             ),
-            (Values::Long(values), _) => Arc::new(Int64Array::new(mem::take(values).into(), nulls)),
+            (Values::Long(values), _) => Arc::new(Int64Array::new(take_vec(values).into(), nulls)),
             (Values::Boolean(values), _) => Arc::new(BooleanArray::new(values.finish(), nulls)),
             (Values::List { offsets, items }, DataType::List(item)) => {
                 let items = items.finish(item.data_type(), texts);
@@ -368,6 +368,12 @@ impl Keys {
         // SAFETY: every key was checked to be UTF-8 before it was appended, and the offsets are the keys' ends.
         unsafe { StringArray::new_unchecked(take_offsets(&mut self.offsets), bytes, None) }
     }
+}
+
+/// Takes the values out. The next batch is most likely as large: it need not grow by copying.
+fn take_vec<T>(values: &mut Vec<T>) -> Vec<T> {
+    let next = Vec::with_capacity(values.len());
+    mem::replace(values, next)
 }
 
 /// Does with one field of a nested record what the plan says.

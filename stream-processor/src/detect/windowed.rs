@@ -105,10 +105,15 @@ pub(crate) enum Argument {
 }
 
 impl AggregateCall {
-    /// Whether it is `count(*)`, of all rows.
+    /// Whether it is `count(*)`, of all rows or those of its FILTER.
+    pub fn is_count_star(&self) -> bool {
+        let literal = matches!(&self.arguments[..], [Argument::Literal(value)] if !value.is_null());
+        literal && self.function.name() == "count"
+    }
+
+    /// Whether it is `count(*)` of all rows.
     pub fn counts_rows(&self) -> bool {
-        let all = matches!(&self.arguments[..], [Argument::Literal(value)] if !value.is_null());
-        all && self.function.name() == "count" && self.filter.is_none()
+        self.is_count_star() && self.filter.is_none()
     }
 }
 

@@ -22,7 +22,7 @@ use datafusion::physical_plan::aggregates::PhysicalGroupBy;
 use serde_json::{Map, Value};
 
 use super::early::{Counted, Early, KeyConverter};
-use super::pane::{Pane, PaneId, slots};
+use super::pane::{Pane, PaneId, SLOT_COLUMN, slots};
 use super::plans::{Finish, Phases, Workbench};
 use super::{Missed, Overflow, Rows, WindowOutput, Word};
 use crate::detect::aggregates::TEXT_BYTES_MAX;
@@ -1381,11 +1381,10 @@ impl Layout {
                 Argument::Expr { text, .. } => column(self.arguments[text]),
             }
         };
+        // Of a column without nulls: a literal would become an array of its own in each run.
+        let each_row = || column(SLOT_COLUMN);
         let builder = match call.source {
-            CallSource::Rows => {
-                let one = Arc::new(Literal::new(ScalarValue::Int64(Some(1))));
-                AggregateExprBuilder::new(count_udaf(), vec![one])
-            }
+            CallSource::Rows => AggregateExprBuilder::new(count_udaf(), vec![each_row()]),
             CallSource::LastTime(time) => AggregateExprBuilder::new(max_udaf(), vec![column(time)]),
             CallSource::Own(member, place) => {
                 let own = &plan_of(set, self.members[member].detection).aggregates[place];
@@ -1400,11 +1399,12 @@ impl Layout {
                         },
                     })
                     .collect();
-                AggregateExprBuilder::new(
-                    Arc::clone(&own.function),
-                    own.arguments.iter().map(argument).collect(),
-                )
-                .order_by(order_by)
+                let arguments = if own.is_count_star() {
+                    vec![each_row()]
+                } else {
+                    own.arguments.iter().map(argument).collect()
+                };
+                AggregateExprBuilder::new(Arc::clone(&own.function), arguments).order_by(order_by)
             }
         };
         builder

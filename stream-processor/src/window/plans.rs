@@ -15,6 +15,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::Result;
+use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_expr::PhysicalExpr;
@@ -30,6 +31,8 @@ use crate::detect::held::HeldBatches;
 /// Where plans run: one thread, one bounded pool of memory.
 pub(crate) struct Workbench {
     context: SessionContext,
+    /// Made once: each copies the session's tables of functions.
+    task: Arc<TaskContext>,
     runtime: Runtime,
 }
 
@@ -51,8 +54,10 @@ impl Workbench {
             .options_mut()
             .execution
             .skip_partial_aggregation_probe_rows_threshold = usize::MAX;
+        let context = SessionContext::new_with_config_rt(config, environment);
         Ok(Self {
-            context: SessionContext::new_with_config_rt(config, environment),
+            task: context.task_ctx(),
+            context,
             runtime: tokio::runtime::Builder::new_current_thread()
                 .build()
                 .map_err(datafusion::common::DataFusionError::IoError)?,
@@ -62,8 +67,7 @@ impl Workbench {
     fn run(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {
         // Without the reset each run leaves metrics.
         let plan = reset_plan_states(Arc::clone(plan))?;
-        self.runtime
-            .block_on(collect(plan, self.context.task_ctx()))
+        self.runtime.block_on(collect(plan, Arc::clone(&self.task)))
     }
 }
 

@@ -26,6 +26,8 @@ use crate::engine::tasks::partition_of;
 pub(super) const PREFIX: &str = "pane/";
 /// Most bytes of a piece; the topic's limit is above.
 const PIECE_BYTES_MAX: usize = 480 << 10;
+/// What a piece takes beside its values, about: its schema and the names of its aggregates.
+const HEAD_BYTES: usize = 16 << 10;
 /// Pieces of a pane before it is written whole again.
 const PIECES_MAX: usize = 16;
 /// Key of a piece's schema under which its aggregates stand.
@@ -232,8 +234,17 @@ fn encode(states: &RecordBatch, labels: &[String], overflow: u64) -> Result<Vec<
         (OVERFLOW.to_owned(), overflow.to_string()),
     ]);
     let schema = states.schema().as_ref().clone().with_metadata(metadata);
-    let mut pieces = Vec::new();
-    let mut waiting = vec![states.clone()];
+    // Cut by what they come to: a piece that proves too large was encoded in vain.
+    let count = bytes_of(states)?
+        .div_ceil(PIECE_BYTES_MAX - HEAD_BYTES)
+        .max(1);
+    let each = states.num_rows().div_ceil(count).max(1);
+    let mut waiting: Vec<RecordBatch> = (0..states.num_rows())
+        .step_by(each)
+        .map(|from| states.slice(from, each.min(states.num_rows() - from)))
+        .collect();
+    waiting.reverse();
+    let mut pieces = Vec::with_capacity(count);
     while let Some(states) = waiting.pop() {
         let value = encode_stream(&schema, &states)?;
         if value.len() <= PIECE_BYTES_MAX || states.num_rows() <= 1 {
@@ -247,10 +258,24 @@ fn encode(states: &RecordBatch, labels: &[String], overflow: u64) -> Result<Vec<
     Ok(pieces)
 }
 
+/// Bytes of the values that states hold, without what their buffers share with other rows.
+fn bytes_of(states: &RecordBatch) -> Result<usize> {
+    let mut bytes = 0;
+    for column in states.columns() {
+        bytes += match column.as_string_view_opt() {
+            Some(texts) => size_of_val(&**texts.views()) + texts.total_buffer_bytes_used(),
+            None => column.to_data().get_slice_memory_size()?,
+        };
+    }
+    Ok(bytes)
+}
+
 fn encode_stream(schema: &Schema, states: &RecordBatch) -> Result<Vec<u8>> {
     let states = RecordBatch::try_new(Arc::new(schema.clone()), states.columns().to_vec())?;
-    let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
-    writer.write(&gathered(&states)?)?;
+    let states = gathered(&states)?;
+    let value = Vec::with_capacity(bytes_of(&states)? + HEAD_BYTES);
+    let mut writer = StreamWriter::try_new(value, schema)?;
+    writer.write(&states)?;
     writer.finish()?;
     Ok(writer.into_inner()?)
 }
