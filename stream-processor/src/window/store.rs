@@ -298,3 +298,68 @@ fn parse(rest: &str) -> Option<(i64, u64)> {
     let (start, piece) = rest.split_once('/')?;
     Some((start.parse().ok()?, piece.parse().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringViewArray};
+    use arrow::datatypes::{DataType, Field};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// States of keys, of which every tenth is `long` bytes long.
+    fn states(rows: usize, long: usize) -> RecordBatch {
+        let keys = (0..rows).map(|row| {
+            let width = if row % 10 == 0 { long } else { 1 };
+            format!("{row:0width$}")
+        });
+        let fields = vec![
+            Field::new("_pane", DataType::Int64, false),
+            Field::new("_slot", DataType::Int64, false),
+            Field::new("k0", DataType::Utf8View, true),
+            Field::new("a0[count]", DataType::Int64, true),
+        ];
+        let numbers = || Arc::new(Int64Array::from_iter_values(0..rows as i64)) as ArrayRef;
+        let columns = vec![
+            numbers(),
+            numbers(),
+            Arc::new(StringViewArray::from_iter_values(keys)),
+            numbers(),
+        ];
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("states")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn pieces_fit_and_hold_every_row_once_in_order(
+            rows in 1usize..60_000,
+            long in 1usize..2_000,
+            labels in 1usize..200,
+        ) {
+            let states = states(rows, long);
+            let labels = vec!["count(*) if evt_type = 'execve'".to_owned(); labels];
+            let pieces = encode(&states, &labels, 7).expect("pieces");
+            let mut held = Vec::new();
+            for piece in &pieces {
+                prop_assert!(piece.len() <= PIECE_BYTES_MAX, "{} bytes", piece.len());
+                let reader = StreamReader::try_new(Cursor::new(piece), None).expect("a stream");
+                prop_assert_eq!(&reader.schema().metadata[OVERFLOW], "7");
+                held.extend(reader.map(|batch| batch.expect("states")));
+            }
+            let schema = states.schema();
+            let plain = |batch: RecordBatch| {
+                RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())
+            };
+            let held: Result<Vec<RecordBatch>, _> = held.into_iter().map(plain).collect();
+            let held = held.expect("the same columns");
+            prop_assert_eq!(
+                arrow::compute::concat_batches(&schema, &held).expect("states"),
+                states.clone()
+            );
+            // Twice as many as there must be at most.
+            let fewest = bytes_of(&states).expect("bytes").div_ceil(PIECE_BYTES_MAX);
+            prop_assert!(pieces.len() <= 2 * fewest, "{} pieces for {fewest}", pieces.len());
+        }
+    }
+}
