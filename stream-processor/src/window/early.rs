@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
@@ -48,6 +49,21 @@ impl KeyConverter {
         Ok(self
             .converter
             .convert_columns(&batch.columns()[1..FIXED_COLUMNS + self.keys])?)
+    }
+
+    /// The states of a slot's key. Only those of the slot are compared as bytes: a pane holds the
+    /// keys of all hosts of its partition.
+    fn states_of(&self, states: &RecordBatch, slot: i64, key: &[u8]) -> Result<RecordBatch> {
+        let slots = slots(states);
+        let of_slot = BooleanBuffer::collect_bool(slots.len(), |row| slots[row] == slot);
+        let of_slot = filter_record_batch(states, &BooleanArray::new(of_slot, None))?;
+        let encoded = self.encode(&of_slot)?;
+        let of_key =
+            BooleanBuffer::collect_bool(encoded.num_rows(), |row| encoded.row(row).as_ref() == key);
+        Ok(filter_record_batch(
+            &of_slot,
+            &BooleanArray::new(of_key, None),
+        )?)
     }
 }
 
@@ -192,13 +208,9 @@ impl Crossing {
         let converter = group.early.converter();
         for pane in group.panes_of(partition_of(self.slot), self.start, spec) {
             for piece in pane.pieces() {
-                let encoded = converter.encode(piece)?;
-                let own: BooleanArray = encoded
-                    .iter()
-                    .map(|row| Some(row.as_ref() == &*self.key))
-                    .collect();
-                if own.true_count() > 0 {
-                    states.push(in_window(&filter_record_batch(piece, &own)?, self.start)?);
+                let own = converter.states_of(piece, self.slot, &self.key)?;
+                if own.num_rows() > 0 {
+                    states.push(in_window(&own, self.start)?);
                 }
             }
         }
@@ -534,12 +546,10 @@ impl Early {
         let partition = partition_of(window.slot);
         for pane in group.panes_of(partition, window.start, window.watch.spec) {
             for piece in pane.pieces() {
-                let encoded = converter.encode(piece)?;
-                let lists = piece.column(tracked.column).as_list::<i32>();
-                for (row, key) in encoded.iter().enumerate() {
-                    if key.as_ref() == window.key && lists.is_valid(row) {
-                        values.extend(lists.value(row).as_primitive::<UInt64Type>().values());
-                    }
+                let own = converter.states_of(piece, window.slot, window.key)?;
+                let lists = own.column(tracked.column).as_list::<i32>();
+                for hashes in lists.iter().flatten() {
+                    values.extend(hashes.as_primitive::<UInt64Type>().values());
                 }
             }
         }
