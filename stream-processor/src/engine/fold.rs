@@ -29,13 +29,42 @@ pub(crate) enum Verdict {
 /// The periods of all tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Folds {
-    slots: HashMap<i64, BTreeMap<Text, Period>>,
+    slots: HashMap<i64, Periods>,
     running: HashMap<i32, usize>,
     /// Ids of windows whose first word was counted: their last word is not said either.
     counted: HashMap<i32, BTreeSet<Text>>,
     /// What changed since a task's last checkpoint.
     dirty: BTreeSet<(i64, Text)>,
     dirty_counted: BTreeSet<(i32, Text)>,
+}
+
+/// The periods that run in a slot.
+#[derive(Debug, Default)]
+struct Periods {
+    by_key: BTreeMap<Text, Period>,
+    /// When the first of them ends: asked for each alert, so that it must not be looked for.
+    first_end: i64,
+}
+
+impl Periods {
+    fn insert(&mut self, key: Text, period: Period) {
+        let first = self.by_key.is_empty() || period.end < self.first_end;
+        if first {
+            self.first_end = period.end;
+        }
+        self.by_key.insert(key, period);
+    }
+
+    /// Takes out those that are over at a time.
+    fn take_over(&mut self, until: i64) -> BTreeMap<Text, Period> {
+        let over = self
+            .by_key
+            .extract_if(.., |_, period| period.end <= until)
+            .collect();
+        let ends = self.by_key.values().map(|period| period.end);
+        self.first_end = ends.min().unwrap_or_default();
+        over
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,8 +98,8 @@ impl Folds {
             return Verdict::Say;
         };
         let key = &alert.dedup_key;
-        let slots = self.slots.entry(slot).or_default();
-        let Some(known) = slots.get_mut(key) else {
+        let periods = self.slots.entry(slot).or_default();
+        let Some(known) = periods.by_key.get_mut(key) else {
             let running = self.running.entry(partition_of(slot)).or_default();
             if *running < PERIODS_MAX {
                 *running += 1;
@@ -83,7 +112,7 @@ impl Folds {
                     folded: 0,
                     first,
                 };
-                slots.insert(key.clone(), begun);
+                periods.insert(key.clone(), begun);
                 self.dirty.insert((slot, key.clone()));
             }
             return Verdict::Say;
@@ -122,22 +151,15 @@ impl Folds {
         let Some(periods) = self.slots.get_mut(&slot) else {
             return Vec::new();
         };
-        let over: Vec<Text> = periods
-            .iter()
-            .filter(|(_, period)| period.end <= until)
-            .map(|(key, _)| key.clone())
-            .collect();
         let mut summaries = Vec::new();
-        for key in over {
-            if let Some(period) = periods.remove(&key) {
-                if let Some(running) = self.running.get_mut(&partition_of(slot)) {
-                    *running = running.saturating_sub(1);
-                }
-                summaries.extend(period.summary().map(|alert| (period.end, alert)));
-                self.dirty.insert((slot, key));
+        for (key, period) in periods.take_over(until) {
+            if let Some(running) = self.running.get_mut(&partition_of(slot)) {
+                *running = running.saturating_sub(1);
             }
+            summaries.extend(period.summary().map(|alert| (period.end, alert)));
+            self.dirty.insert((slot, key));
         }
-        if periods.is_empty() {
+        if periods.by_key.is_empty() {
             self.slots.remove(&slot);
         }
         summaries.sort_by(|(_, left), (_, right)| left.alert_id.cmp(&right.alert_id));
@@ -147,7 +169,7 @@ impl Folds {
     /// Whether any of a slot's periods is over at a time.
     pub fn due(&self, slot: i64, time: i64) -> bool {
         let periods = self.slots.get(&slot);
-        periods.is_some_and(|periods| periods.values().any(|period| period.end <= time))
+        periods.is_some_and(|periods| !periods.by_key.is_empty() && periods.first_end <= time)
     }
 
     /// Whether a partition has periods that run.
@@ -174,8 +196,8 @@ impl Folds {
                 .slots
                 .iter()
                 .filter(|(slot, _)| partition_of(**slot) == partition);
-            let all =
-                own.flat_map(|(slot, periods)| periods.keys().map(|key| (*slot, key.clone())));
+            let all = own
+                .flat_map(|(slot, periods)| periods.by_key.keys().map(|key| (*slot, key.clone())));
             self.dirty.extend(all);
             let counted = self.counted.get(&partition).into_iter().flatten();
             self.dirty_counted
@@ -186,7 +208,10 @@ impl Folds {
             .partition(|(slot, _)| partition_of(*slot) == partition);
         self.dirty = others;
         for (slot, key) in own {
-            let period = self.slots.get(&slot).and_then(|periods| periods.get(&key));
+            let period = self
+                .slots
+                .get(&slot)
+                .and_then(|periods| periods.by_key.get(&key));
             records.push(StateRecord {
                 key: format!("{PERIOD}{}/{key}", slot as u32),
                 value: period.map(serde_json::to_vec).transpose()?,
