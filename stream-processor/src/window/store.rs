@@ -234,22 +234,17 @@ fn encode(states: &RecordBatch, labels: &[String], overflow: u64) -> Result<Vec<
         (OVERFLOW.to_owned(), overflow.to_string()),
     ]);
     let schema = states.schema().as_ref().clone().with_metadata(metadata);
-    // Cut by what they come to: a piece that proves too large was encoded in vain.
-    let count = bytes_of(states)?
-        .div_ceil(PIECE_BYTES_MAX - HEAD_BYTES)
-        .max(1);
-    let each = states.num_rows().div_ceil(count).max(1);
-    let mut waiting: Vec<RecordBatch> = (0..states.num_rows())
-        .step_by(each)
-        .map(|from| states.slice(from, each.min(states.num_rows() - from)))
-        .collect();
-    waiting.reverse();
-    let mut pieces = Vec::with_capacity(count);
+    let mut pieces = Vec::new();
+    let mut waiting = vec![states.clone()];
     while let Some(states) = waiting.pop() {
-        let value = encode_stream(&schema, &states)?;
-        if value.len() <= PIECE_BYTES_MAX || states.num_rows() <= 1 {
-            pieces.push(value);
-            continue;
+        let single = states.num_rows() <= 1;
+        // What is too large by its values alone is not encoded in vain.
+        if single || bytes_of(&states)? <= PIECE_BYTES_MAX {
+            let value = encode_stream(&schema, &states)?;
+            if single || value.len() <= PIECE_BYTES_MAX {
+                pieces.push(value);
+                continue;
+            }
         }
         let half = states.num_rows() / 2;
         waiting.push(states.slice(half, states.num_rows() - half));
