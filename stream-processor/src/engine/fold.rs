@@ -43,15 +43,13 @@ pub(crate) struct Folds {
 struct Periods {
     by_key: BTreeMap<Text, Period>,
     /// When the first of them ends: asked for each alert, so that it must not be looked for.
-    first_end: i64,
+    first_end: Option<i64>,
 }
 
 impl Periods {
     fn insert(&mut self, key: Text, period: Period) {
-        let first = self.by_key.is_empty() || period.end < self.first_end;
-        if first {
-            self.first_end = period.end;
-        }
+        let first = self.first_end.map_or(period.end, |end| end.min(period.end));
+        self.first_end = Some(first);
         self.by_key.insert(key, period);
     }
 
@@ -62,7 +60,7 @@ impl Periods {
             .extract_if(.., |_, period| period.end <= until)
             .collect();
         let ends = self.by_key.values().map(|period| period.end);
-        self.first_end = ends.min().unwrap_or_default();
+        self.first_end = ends.min();
         over
     }
 }
@@ -168,8 +166,8 @@ impl Folds {
 
     /// Whether any of a slot's periods is over at a time.
     pub fn due(&self, slot: i64, time: i64) -> bool {
-        let periods = self.slots.get(&slot);
-        periods.is_some_and(|periods| !periods.by_key.is_empty() && periods.first_end <= time)
+        let first_end = self.slots.get(&slot).and_then(|periods| periods.first_end);
+        first_end.is_some_and(|end| end <= time)
     }
 
     /// Whether a partition has periods that run.

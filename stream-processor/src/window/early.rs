@@ -51,8 +51,8 @@ impl KeyConverter {
             .convert_columns(&batch.columns()[1..FIXED_COLUMNS + self.keys])?)
     }
 
-    /// The states of a slot's key. Only those of the slot are compared as bytes: a pane holds the
-    /// keys of all hosts of its partition.
+    /// The states of a slot's key. Only those of the slot are compared as bytes: a pane holds the keys of all hosts of its
+    /// partition.
     fn states_of(&self, states: &RecordBatch, slot: i64, key: &[u8]) -> Result<RecordBatch> {
         let slots = slots(states);
         let of_slot = BooleanBuffer::collect_bool(slots.len(), |row| slots[row] == slot);
