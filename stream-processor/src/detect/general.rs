@@ -12,8 +12,7 @@ use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, internal_err, plan_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::physical_plan::ExecutionPlan;
 use tokio::runtime::Runtime;
 
 use super::batch::{Match, narrow, project};
@@ -98,12 +97,9 @@ impl GeneralPlan {
     pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
         let held = self.with_row(batch)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without the reset each run leaves metrics, and joins keep their build side.
-        let plan = reset_plan_states(Arc::clone(&self.plan))?;
-        let results = self.source.during(vec![held], || {
-            self.session
-                .wait(collect(plan, self.session.context.task_ctx()))
-        });
+        let results = self
+            .source
+            .during(vec![held], || self.session.run_again(&self.plan));
         let mut matches: BTreeMap<i64, (String, Match)> = BTreeMap::new();
         for result in results? {
             let rows = result

@@ -11,9 +11,11 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::Result;
 use datafusion::datasource::MemTable;
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{SessionStateDefaults, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::runtime::Runtime;
 
@@ -27,6 +29,8 @@ pub(crate) const EVENTS: &str = "events";
 /// One planner's surroundings.
 pub(crate) struct Session {
     pub context: SessionContext,
+    /// Made once: each copies the tables of functions.
+    task: Arc<TaskContext>,
     runtime: Arc<Runtime>,
 }
 
@@ -74,13 +78,18 @@ impl Session {
             let table = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]])?;
             context.register_table(name.as_str(), Arc::new(table))?;
         }
-        Ok(Self { context, runtime })
+        Ok(Self {
+            task: context.task_ctx(),
+            context,
+            runtime,
+        })
     }
 
     /// The same surroundings, for another holder.
     pub fn again(&self) -> Self {
         Self {
             context: self.context.clone(),
+            task: Arc::clone(&self.task),
             runtime: Arc::clone(&self.runtime),
         }
     }
@@ -88,6 +97,13 @@ impl Session {
     /// Waits for something of the engine's; must not be called from an async task.
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    /// Runs a plan that may run again.
+    pub fn run_again(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {
+        // Without the reset each run leaves metrics, and joins keep their build side.
+        let plan = reset_plan_states(Arc::clone(plan))?;
+        self.wait(collect(plan, Arc::clone(&self.task)))
     }
 
     /// Runs a plan over lists, at load.

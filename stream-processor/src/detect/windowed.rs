@@ -23,8 +23,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::physical_plan::ExecutionPlan;
 use serde_json::{Map, Value};
 
 use super::aggregates::{self, DISTINCT_CAP, DISTINCT_CAP_MAX, TEXT_BYTES_MAX};
@@ -693,11 +692,9 @@ impl ResultPlan {
         let mut columns = groups;
         columns.push(Arc::new(Int64Array::from_iter_values(0..count as i64)));
         let groups = RecordBatch::try_new(Arc::clone(&self.source.schema), columns)?;
-        let plan = reset_plan_states(Arc::clone(&self.plan))?;
-        let results = self.source.during(vec![groups], || {
-            self.session
-                .wait(collect(plan, self.session.context.task_ctx()))
-        });
+        let results = self
+            .source
+            .during(vec![groups], || self.session.run_again(&self.plan));
         let mut rows = Vec::new();
         for result in results? {
             let schema = result.schema();
