@@ -229,6 +229,14 @@ impl EventDecoder {
 
     /// Decodes one record, whatever schema it was written with.
     pub fn decode(&mut self, record: &InputRecord) -> Result<Event, RejectError> {
+        match Event::decode_framed(&record.value) {
+            Err(DecodeError::UnknownSchema(_)) => self.decode_resolved(record),
+            event => event.map_err(RejectError::Undecodable),
+        }
+    }
+
+    /// Decodes a record of an older or newer writer.
+    fn decode_resolved(&mut self, record: &InputRecord) -> Result<Event, RejectError> {
         self.0
             .push(&record.value)
             .map_err(RejectError::Undecodable)?;
