@@ -123,6 +123,8 @@ struct Task {
     hosts: Vec<Host>,
     #[serde(skip)]
     by_id: HashMap<Text, usize>,
+    #[serde(skip)]
+    by_slot: HashMap<u32, usize>,
     /// The latest second of ingest.
     second: Option<i64>,
     next_slot: u32,
@@ -212,6 +214,8 @@ impl Tasks {
                     next: slot(heard.partition, task.next_slot),
                 },
             });
+            task.by_slot.remove(&host.slot);
+            task.by_slot.insert(task.next_slot, index);
             host.slot = task.next_slot;
             task.next_slot += 1;
             host.segment = format!("{}/{}", heard.sensor_run, heard.seq).into();
@@ -281,7 +285,7 @@ impl Tasks {
             return owner.clone();
         }
         let task = self.tasks.get(&partition_of(slot));
-        let host = task.and_then(|task| task.hosts.iter().find(|host| host.slot == slot as u32));
+        let host = task.and_then(|task| task.hosts.get(*task.by_slot.get(&(slot as u32))?));
         host.map(Host::owner).unwrap_or_else(|| SlotOwner {
             host_id: Text::default(),
             host_name: Text::default(),
@@ -420,6 +424,7 @@ impl Task {
             offset: heard.offset,
             runs: Vec::new(),
         });
+        self.by_slot.insert(self.next_slot, index);
         self.next_slot += 1;
         self.by_id.insert(heard.host_id.into(), index);
         index
@@ -455,6 +460,8 @@ impl Task {
         self.by_id = places
             .map(|(index, host)| (host.host_id.clone(), index))
             .collect();
+        let places = self.hosts.iter().enumerate();
+        self.by_slot = places.map(|(index, host)| (host.slot, index)).collect();
         self.last = 0;
     }
 
@@ -728,6 +735,10 @@ mod tests {
         );
         let new = moment(again.take(4, "d", "r", 0, 101, 101));
         assert_eq!(new.slot, 3);
+        assert_eq!(
+            [1, 3].map(|slot| again.0.owner(slot).host_id),
+            ["b".into(), "d".into()]
+        );
     }
 
     #[test]
@@ -756,7 +767,9 @@ mod tests {
     fn memory_is_bounded_and_the_newest_stay() {
         let mut log = Log::new();
         for offset in 0..3 * HOSTS_MAX as i64 {
-            log.take(offset, &offset.to_string(), "a", 0, 1, 1);
+            let host = offset.to_string();
+            let slot = moment(log.take(offset, &host, "a", 0, 1, 1)).slot;
+            assert_eq!(*log.0.owner(slot).host_id, *host);
             assert!(log.0.tasks[&0].hosts.len() <= HOSTS_MAX);
         }
         let last = 3 * HOSTS_MAX as i64 - 1;
