@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::detect::{Detection, hex};
-use crate::engine::tasks::SlotOwner;
+use crate::engine::tasks::{SlotOwner, partition_of};
 use crate::window::{Overflow, Word};
 
 /// An event older than this when the broker appends it makes its alerts `delayed`, nanoseconds.
@@ -40,13 +40,18 @@ impl AlertMode {
     }
 }
 
-/// Where and when an event came from, and what is missing beside it.
-#[derive(Debug, Clone)]
+/// Where and when an event came from.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin<'a> {
     pub topic: &'a str,
     pub partition: i32,
     pub offset: i64,
     pub ingest_ts_ns: Option<i64>,
+}
+
+/// When and what for an alert is said, and what is missing beside it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Occasion<'a> {
     pub alert_ts_ns: i64,
     pub mode: AlertMode,
     /// Events of the sensor's run known to be lost, by class; empty when none are.
@@ -59,30 +64,26 @@ pub(crate) fn build(
     event: &Event,
     row: &Map<String, Value>,
     origin: &Origin<'_>,
+    occasion: &Occasion<'_>,
 ) -> Alert {
-    let header = &detection.header;
-    let incomplete = !origin.losses.is_empty();
     Alert {
         alert_id: identity(detection, event),
-        dedup_key: dedup_key(detection, event, row),
-        message: header.message.render(row).into(),
-        detection_id: detection.id.as_str().into(),
-        detection_title: header.title.as_str().into(),
-        detection_description: header.description.as_str().into(),
-        detection_hash: detection.content_hash.as_str().into(),
-        detection_status: header.status.name().into(),
-        severity: header.severity.name().into(),
-        priority: header.severity.priority().into(),
-        risk: header.risk,
-        attack: texts(&header.attack),
-        references: texts(&header.references),
-        response: header.response.as_deref().map(Into::into),
-        false_positives: texts(&header.false_positives),
+        dedup_key: dedup_key(detection, &event.host_id, &event.container_id, row),
+        ..told_by_event(detection, event, row, origin, occasion)
+    }
+}
+
+/// What an event tells of an alert, all but its identity.
+fn told_by_event(
+    detection: &Detection,
+    event: &Event,
+    row: &Map<String, Value>,
+    origin: &Origin<'_>,
+    occasion: &Occasion<'_>,
+) -> Alert {
+    Alert {
         event_ts: event.ts,
         ingest_ts: origin.ingest_ts_ns,
-        alert_ts: origin.alert_ts_ns,
-        window_start: None,
-        window_end: None,
         host_id: event.host_id.clone(),
         host_name: event.host_name.clone(),
         host_tags: event.host_tags.clone(),
@@ -102,30 +103,73 @@ pub(crate) fn build(
         session: session(event),
         proc_stage: event.proc_stage.clone(),
         proc_exe_sha256: event.proc_exe_sha256.clone(),
-        row: as_json(row),
         evidence: vec![evidence(event, origin)],
-        folded: 0,
         delayed: origin
             .ingest_ts_ns
             .is_some_and(|ingest_ts| ingest_ts.saturating_sub(event.ts) > DELAYED_AFTER_NS),
-        incomplete,
-        losses: incomplete.then(|| origin.losses.clone()),
-        mode: origin.mode.name().into(),
-        activity: "create".into(),
-        window_state: None,
-        clock_stepped: false,
+        ..told_by_detection(detection, row, occasion)
     }
 }
 
-/// Whose window speaks, and when.
-#[derive(Debug, Clone)]
-pub(crate) struct WindowOrigin<'a> {
-    pub owner: &'a SlotOwner,
-    pub topic: &'a str,
-    pub partition: i32,
-    pub alert_ts_ns: i64,
-    pub mode: AlertMode,
-    pub losses: &'a BTreeMap<Text, i64>,
+/// What a window that is over tells of an alert, all but its identity: its rows are not kept, only what they were grouped by.
+fn told_by_keys(
+    detection: &Detection,
+    word: &Word,
+    owner: &SlotOwner,
+    occasion: &Occasion<'_>,
+) -> Alert {
+    Alert {
+        event_ts: word.last_time,
+        host_id: owner.host_id.clone(),
+        host_name: owner.host_name.clone(),
+        container_id: key_text(word, "container_id").unwrap_or_default(),
+        container_full_id: key_text(word, "container_full_id"),
+        container_name: key_text(word, "container_name"),
+        container_image: key_text(word, "container_image"),
+        container_image_repository: key_text(word, "container_image_repository"),
+        k8s_pod_name: key_text(word, "k8s_pod_name"),
+        k8s_ns_name: key_text(word, "k8s_ns_name"),
+        process: key_text(word, "proc_key")
+            .filter(|key| !key.is_empty())
+            .map(|key| AlertProcess {
+                key,
+                name: key_text(word, "proc_name"),
+                ..AlertProcess::default()
+            }),
+        ..told_by_detection(detection, &word.values, occasion)
+    }
+}
+
+/// What is known of an alert whoever did it.
+fn told_by_detection(
+    detection: &Detection,
+    row: &Map<String, Value>,
+    occasion: &Occasion<'_>,
+) -> Alert {
+    let header = &detection.header;
+    let incomplete = !occasion.losses.is_empty();
+    Alert {
+        message: header.message.render(row).into(),
+        detection_id: detection.id.as_str().into(),
+        detection_title: header.title.as_str().into(),
+        detection_description: header.description.as_str().into(),
+        detection_hash: detection.content_hash.as_str().into(),
+        detection_status: header.status.name().into(),
+        severity: header.severity.name().into(),
+        priority: header.severity.priority().into(),
+        risk: header.risk,
+        attack: texts(&header.attack),
+        references: texts(&header.references),
+        response: header.response.as_deref().map(Into::into),
+        false_positives: texts(&header.false_positives),
+        alert_ts: occasion.alert_ts_ns,
+        row: as_json(row),
+        incomplete,
+        losses: incomplete.then(|| occasion.losses.clone()),
+        mode: occasion.mode.name().into(),
+        activity: "create".into(),
+        ..Alert::default()
+    }
 }
 
 /// Builds the alert of a window.
@@ -135,43 +179,15 @@ pub(crate) fn build_window(
     detection: &Detection,
     word: &Word,
     event: Option<(&Event, &Origin<'_>)>,
-    origin: &WindowOrigin<'_>,
+    owner: &SlotOwner,
+    occasion: &Occasion<'_>,
 ) -> Alert {
     let mut alert = match event {
-        Some((event, origin)) => build(detection, event, &word.values, origin),
-        None => {
-            let mut event = Event {
-                host_id: origin.owner.host_id.clone(),
-                host_name: origin.owner.host_name.clone(),
-                ts: word.last_time,
-                ..Event::default()
-            };
-            event.container_id = key_text(word, "container_id").unwrap_or_default();
-            event.container_full_id = key_text(word, "container_full_id");
-            event.container_name = key_text(word, "container_name");
-            event.container_image = key_text(word, "container_image");
-            event.container_image_repository = key_text(word, "container_image_repository");
-            event.k8s_pod_name = key_text(word, "k8s_pod_name");
-            event.k8s_ns_name = key_text(word, "k8s_ns_name");
-            event.proc_key = key_text(word, "proc_key").unwrap_or_default();
-            event.proc_name = key_text(word, "proc_name");
-            let single = Origin {
-                topic: origin.topic,
-                partition: origin.partition,
-                offset: -1,
-                ingest_ts_ns: None,
-                alert_ts_ns: origin.alert_ts_ns,
-                mode: origin.mode,
-                losses: origin.losses,
-            };
-            let mut alert = build(detection, &event, &word.values, &single);
-            // The rows themselves are not kept.
-            alert.evidence.clear();
-            alert
-        }
+        Some((event, origin)) => told_by_event(detection, event, &word.values, origin, occasion),
+        None => told_by_keys(detection, word, owner, occasion),
     };
-    alert.alert_id = window_identity(detection, word, origin.owner);
-    alert.dedup_key = window_dedup_key(detection, word, origin.owner);
+    alert.alert_id = window_identity(detection, word, owner);
+    alert.dedup_key = window_dedup_key(detection, word, owner);
     alert.window_start = Some(word.start);
     alert.window_end = Some(word.end);
     alert.window_state = Some(if word.closed { "closed" } else { "open" }.into());
@@ -192,14 +208,16 @@ pub(crate) fn build_overflow(
     detections: &[&str],
     overflow: &Overflow,
     keys_max: usize,
-    origin: &WindowOrigin<'_>,
+    owner: &SlotOwner,
+    occasion: &Occasion<'_>,
 ) -> Alert {
     let names = detections.join(", ");
     let start = overflow.start.to_string();
-    let partition = origin.partition.to_string();
+    let number = partition_of(overflow.slot);
+    let partition = number.to_string();
     let identity = digest([STATE_OVERFLOW, &names, &partition, &start], 16);
     let row = serde_json::json!({
-        "detections": detections, "partition": origin.partition, "keys_max": keys_max,
+        "detections": detections, "partition": number, "keys_max": keys_max,
         "window_start": overflow.start, "window_end": overflow.end,
     });
     Alert {
@@ -218,15 +236,15 @@ pub(crate) fn build_overflow(
         risk: 45,
         response: Some("Look at which key grows; raise windows.keys_max if the fleet is this large.".into()),
         event_ts: overflow.start,
-        alert_ts: origin.alert_ts_ns,
+        alert_ts: occasion.alert_ts_ns,
         window_start: Some(overflow.start),
         window_end: Some(overflow.end),
         window_state: Some("open".into()),
-        host_id: origin.owner.host_id.clone(),
-        host_name: origin.owner.host_name.clone(),
+        host_id: owner.host_id.clone(),
+        host_name: owner.host_name.clone(),
         row: row.to_string().into(),
         incomplete: true,
-        mode: origin.mode.name().into(),
+        mode: occasion.mode.name().into(),
         activity: "create".into(),
         ..Alert::default()
     }
@@ -257,7 +275,7 @@ fn window_identity(detection: &Detection, word: &Word, owner: &SlotOwner) -> Tex
 /// As for single events; the container is the key of that name, where there is one.
 fn window_dedup_key(detection: &Detection, word: &Word, owner: &SlotOwner) -> Text {
     let container = key_text(word, "container_id").unwrap_or_default();
-    dedup_key_of(detection, &owner.host_id, &container, &word.values)
+    dedup_key(detection, &owner.host_id, &container, &word.values)
 }
 
 /// 32 hexadecimal digits of the SHA-256 over detection id, content hash, host id, sensor run and seq, joined by NUL.
@@ -277,11 +295,7 @@ fn identity(detection: &Detection, event: &Event) -> Text {
 }
 
 /// The detection's id and 16 hexadecimal digits over host, container and the columns that the header names.
-fn dedup_key(detection: &Detection, event: &Event, row: &Map<String, Value>) -> Text {
-    dedup_key_of(detection, &event.host_id, &event.container_id, row)
-}
-
-fn dedup_key_of(
+fn dedup_key(
     detection: &Detection,
     host_id: &str,
     container_id: &str,

@@ -24,16 +24,15 @@ use datafusion::common::DataFusionError;
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::decode::SchemaError;
-use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::records::Alert;
 use serde_json::Value;
 
-use crate::alert::{self, AlertMode, Origin, WindowOrigin};
+use crate::alert::AlertMode;
 use crate::decode::{DeadLetter, Decoded, EventDecoder, InputRecord, RejectError, events_schema};
 use crate::detect::{Detection, DetectionSet, Match, json, narrow, project};
-use crate::window::{
-    self, Bound, Missed, Overflow, Progress, Rows, Shown, WindowOutput, Windows, Word,
-};
+use crate::window::{self, Bound, Missed, Progress, Rows, Shown, WindowOutput, Windows, Word};
 
+mod candidate;
 mod fold;
 pub(crate) mod matcher;
 mod reader;
@@ -41,10 +40,11 @@ pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 
+use candidate::{Builder, Candidate, Cause, NO_LOSSES, Spoken};
 use fold::{Folds, Verdict, with_prefix};
 use matcher::{Found, Routes, Unjudged};
 use reader::{Read, Reader};
-use tasks::{End, EndKind, Heard, Losses, Place, SlotOwner, Tasks, partition_of};
+use tasks::{End, EndKind, Heard, Losses, Place, Tasks, partition_of};
 
 /// Columns that the engine itself reads.
 const OWN_COLUMNS: [&str; 7] = [
@@ -391,16 +391,14 @@ impl Engine {
         for slot in &numbers {
             said.extend(self.end_periods(*slot));
         }
-        let mut candidates: Vec<Candidate> = windows
-            .words
-            .iter()
-            .map(|word| {
-                let losses = self.tasks.losses_until(word.slot, u32::MAX);
-                let place = (word.slot, highs[&word.slot]);
-                self.window_candidate(word, None, place, losses, now_ns)
-            })
-            .collect();
-        candidates.sort_by(|left, right| left.order.cmp(&right.order));
+        let spoken = windows.words.iter().map(|word| Spoken {
+            word,
+            fold_place: (word.slot, highs[&word.slot]),
+            cause: None,
+        });
+        let spoken: Vec<Spoken<'_>> = spoken.collect();
+        let mut candidates = self.builder(now_ns).words(&spoken);
+        candidates.sort_by_key(|candidate| candidate.order);
         for candidate in candidates {
             said.extend(self.fold(candidate));
         }
@@ -655,28 +653,23 @@ impl Engine {
             records, admitted, ..
         } = taken;
         let mut candidates = self.single_candidates(taken, now_ns, output);
+        let mut spoken = Vec::with_capacity(windows.words.len());
         for word in &windows.words {
-            let place = admitted.fold_place(word, self.tasks.ends());
-            let event = if word.closed {
-                None
-            } else {
-                match self.whole.decode(&records[word.row as usize]) {
-                    Ok(event) => Some((event, word.row)),
-                    Err(_) => None,
-                }
-            };
-            let event =
-                event.map(|(event, row)| (event, &records[row as usize], admitted.losses_of(row)));
-            let losses = self.tasks.losses_until(word.slot, word.row);
-            candidates.push(self.window_candidate(word, event, place, losses, now_ns));
+            spoken.push(Spoken {
+                word,
+                fold_place: admitted.fold_place(word, self.tasks.ends()),
+                cause: match word.closed {
+                    true => None,
+                    false => self.cause(taken, word.row).ok(),
+                },
+            });
         }
-        candidates.extend(
-            windows
-                .overflows
-                .iter()
-                .map(|overflow| self.overflow_candidate(overflow, now_ns)),
-        );
-        candidates.sort_by(|left, right| left.order.cmp(&right.order));
+        let builder = self.builder(now_ns);
+        candidates.extend(builder.words(&spoken));
+        let overflows = windows.overflows.iter();
+        candidates
+            .extend(overflows.map(|overflow| builder.overflow(overflow, self.options.keys_max)));
+        candidates.sort_by_key(|candidate| candidate.order);
         let mut ends = self.tasks.ends().to_vec().into_iter().peekable();
         let mut said: Vec<(u32, Alert)> = Vec::new();
         for candidate in candidates {
@@ -704,133 +697,60 @@ impl Engine {
     }
 
     /// The alerts of single events; each matched event is decoded whole once.
-    fn single_candidates(
+    fn single_candidates<'a>(
         &mut self,
-        taken: &Taken,
+        taken: &'a Taken,
         now_ns: i64,
         output: &mut StepOutput,
-    ) -> Vec<Candidate> {
+    ) -> Vec<Candidate<'a>> {
         let mut candidates = Vec::new();
         let rows = taken
             .found
             .chunk_by(|(_, left), (_, right)| left.row == right.row);
         for of_one_row in rows {
             let row = of_one_row[0].1.row;
-            let record = &taken.records[row as usize];
-            let event = match self.whole.decode(record) {
-                Ok(event) => event,
+            let cause = match self.cause(taken, row) {
+                Ok(cause) => cause,
                 Err(error) => {
-                    self.reject(record, error, output);
+                    self.reject(&taken.records[row as usize], error, output);
                     continue;
                 }
             };
-            let losses = taken.admitted.losses_of(row);
             let Some(shown) = taken.admitted.shown_at(row) else {
                 continue;
             };
-            for (detection, found) in of_one_row {
-                let origin = self.origin(record, losses, now_ns);
-                let own = self.set.at(*detection);
-                candidates.push(Candidate {
-                    order: Order::of(row, Class::Single, i64::MIN, &own.id, ""),
-                    slot: shown.moment.slot,
-                    time: shown.moment.high_after,
-                    detection: Some(*detection),
-                    repeated: false,
-                    early: false,
-                    alert: alert::build(own, &event, &found.values, &origin),
-                });
-            }
+            let builder = self.builder(now_ns);
+            let own = of_one_row
+                .iter()
+                .map(|(detection, found)| builder.single(*detection, found, shown, &cause));
+            candidates.extend(own);
         }
         candidates
     }
 
-    fn origin<'a>(&'a self, record: &InputRecord, losses: &'a Losses, now_ns: i64) -> Origin<'a> {
-        Origin {
+    /// A row that an alert comes from, whole.
+    fn cause<'a>(&mut self, taken: &'a Taken, row: u32) -> Result<Cause<'a>, RejectError> {
+        let record = &taken.records[row as usize];
+        Ok(Cause {
+            event: Box::new(self.whole.decode(record)?),
+            record,
+            losses: taken.admitted.losses_of(row),
+        })
+    }
+
+    fn builder(&self, now_ns: i64) -> Builder<'_> {
+        Builder {
+            set: &self.set,
+            tasks: &self.tasks,
             topic: &self.evidence_topic,
-            partition: record.partition,
-            offset: record.offset,
-            ingest_ts_ns: record.ingest_ts_ns,
-            alert_ts_ns: now_ns,
             mode: self.mode,
-            losses,
-        }
-    }
-
-    /// The alert of a window; `event` is the one that made it cross its threshold, where it is not over yet.
-    fn window_candidate(
-        &self,
-        word: &Word,
-        event: Option<(Event, &InputRecord, &Losses)>,
-        (slot, time): (i64, i64),
-        losses: Option<Arc<Losses>>,
-        now_ns: i64,
-    ) -> Candidate {
-        let own = self.set.at(word.detection);
-        let owner = self.tasks.owner(word.slot);
-        let losses = losses.unwrap_or_default();
-        let origin = self.window_origin(&owner, word.slot, &losses, now_ns);
-        let event = event
-            .as_ref()
-            .map(|(event, record, losses)| (event, self.origin(record, losses, now_ns)));
-        let event = event.as_ref().map(|(event, origin)| (*event, origin));
-        let class = if word.closed {
-            Class::Close
-        } else {
-            Class::Early
-        };
-        Candidate {
-            order: Order::of(word.row, class, word.end, &own.id, &word.keys),
-            slot,
-            time,
-            detection: Some(word.detection),
-            repeated: word.closed && word.repeated,
-            early: !word.closed,
-            alert: alert::build_window(own, word, event, &origin),
-        }
-    }
-
-    fn overflow_candidate(&self, overflow: &Overflow, now_ns: i64) -> Candidate {
-        let owner = self.tasks.owner(overflow.slot);
-        let losses = Losses::new();
-        let origin = self.window_origin(&owner, overflow.slot, &losses, now_ns);
-        let mut names: Vec<&str> = overflow
-            .detections
-            .iter()
-            .map(|detection| self.set.at(*detection).id.as_str())
-            .collect();
-        names.sort_unstable();
-        Candidate {
-            order: Order::of(overflow.row, Class::Early, overflow.end, "", ""),
-            slot: overflow.slot,
-            time: i64::MIN,
-            detection: None,
-            repeated: false,
-            early: false,
-            alert: alert::build_overflow(&names, overflow, self.options.keys_max, &origin),
-        }
-    }
-
-    fn window_origin<'a>(
-        &'a self,
-        owner: &'a SlotOwner,
-        slot: i64,
-        losses: &'a Losses,
-        now_ns: i64,
-    ) -> WindowOrigin<'a> {
-        WindowOrigin {
-            owner,
-            topic: &self.evidence_topic,
-            partition: partition_of(slot),
-            alert_ts_ns: now_ns,
-            mode: self.mode,
-            losses,
+            now_ns,
         }
     }
 
     /// Says an alert or counts it.
-    fn fold(&mut self, candidate: Candidate) -> Option<Alert> {
-        let Some(detection) = candidate.detection else {
+    fn fold(&mut self, candidate: Candidate<'_>) -> Option<Alert> {
+        let Some(detection) = candidate.order.detection else {
             return Some(candidate.alert);
         };
         let partition = partition_of(candidate.slot);
@@ -950,9 +870,6 @@ struct Admitted {
     progress: Progress,
 }
 
-/// What is not lost.
-static NO_LOSSES: Losses = Losses::new();
-
 impl Admitted {
     fn place(&self, row: u32) -> Option<usize> {
         self.shown
@@ -990,52 +907,6 @@ impl Admitted {
             let time = self.progress.at(word.slot, word.row).or(silent);
             (word.slot, time.unwrap_or(word.end))
         })
-    }
-}
-
-/// An alert before its repeats are folded.
-#[derive(Debug)]
-struct Candidate {
-    order: Order,
-    slot: i64,
-    /// Its host's time after the row that caused it.
-    time: i64,
-    /// The detection's place in the set; none where the engine itself speaks.
-    detection: Option<usize>,
-    /// The last word on a window that spoke before.
-    repeated: bool,
-    /// The first word on a window that is not over.
-    early: bool,
-    alert: Alert,
-}
-
-/// What a row causes, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
-    Close,
-    Early,
-    Single,
-}
-
-/// Where an alert stands among others: by the row that caused it, never by how rows were cut into steps.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Order {
-    row: u32,
-    class: Class,
-    end: i64,
-    detection: String,
-    keys: String,
-}
-
-impl Order {
-    fn of(row: u32, class: Class, end: i64, detection: &str, keys: &str) -> Self {
-        Self {
-            row,
-            class,
-            end,
-            detection: detection.to_owned(),
-            keys: keys.to_owned(),
-        }
     }
 }
 

@@ -1,0 +1,190 @@
+//! Alerts before their repeats are folded, and their order.
+
+use dogwatch_schemas::records::{Alert, Event};
+
+use super::tasks::{Losses, Tasks};
+use crate::alert::{self, AlertMode, Occasion, Origin};
+use crate::decode::InputRecord;
+use crate::detect::{DetectionSet, Match};
+use crate::parallel::{cores, side_by_side};
+use crate::window::{Overflow, Shown, Word};
+
+/// From how many words of windows on their alerts are built side by side: below, a thread costs more than it saves.
+const PARALLEL_WORDS_MIN: usize = if cfg!(test) { 2 } else { 256 };
+
+/// What is not lost.
+pub(super) static NO_LOSSES: Losses = Losses::new();
+
+/// An alert before its repeats are folded.
+#[derive(Debug)]
+pub(super) struct Candidate<'a> {
+    pub order: Order<'a>,
+    pub slot: i64,
+    /// Its host's time after the row that caused it.
+    pub time: i64,
+    /// The last word on a window that spoke before.
+    pub repeated: bool,
+    /// The first word on a window that is not over.
+    pub early: bool,
+    pub alert: Alert,
+}
+
+/// Where an alert stands among others: by the row that caused it, never by how rows were cut into steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Order<'a> {
+    pub row: u32,
+    class: Class,
+    end: i64,
+    /// Its place in the set, which is in the order of names; none where the engine itself speaks.
+    pub detection: Option<usize>,
+    keys: &'a str,
+}
+
+/// What a row causes, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Close,
+    Early,
+    Single,
+}
+
+/// A window's word, and the slot and time at which its repeats are folded.
+pub(super) struct Spoken<'a> {
+    pub word: &'a Word,
+    pub fold_place: (i64, i64),
+    /// What made it cross its threshold, where it is not over yet.
+    pub cause: Option<Cause<'a>>,
+}
+
+/// The row that an alert comes from.
+pub(super) struct Cause<'a> {
+    pub event: Box<Event>,
+    pub record: &'a InputRecord,
+    pub losses: &'a Losses,
+}
+
+/// Builds alerts.
+pub(super) struct Builder<'a> {
+    pub set: &'a DetectionSet,
+    pub tasks: &'a Tasks,
+    pub topic: &'a str,
+    pub mode: AlertMode,
+    pub now_ns: i64,
+}
+
+impl Builder<'_> {
+    /// The alert of a match.
+    pub fn single(
+        &self,
+        detection: usize,
+        found: &Match,
+        shown: &Shown,
+        cause: &Cause<'_>,
+    ) -> Candidate<'static> {
+        let own = self.set.at(detection);
+        let origin = self.origin(cause.record);
+        let occasion = self.occasion(cause.losses);
+        Candidate {
+            order: Order {
+                row: found.row,
+                class: Class::Single,
+                end: i64::MIN,
+                detection: Some(detection),
+                keys: "",
+            },
+            slot: shown.moment.slot,
+            time: shown.moment.high_after,
+            repeated: false,
+            early: false,
+            alert: alert::build(own, &cause.event, &found.values, &origin, &occasion),
+        }
+    }
+
+    /// The alerts of windows. When a minute is over, thousands may speak at once.
+    pub fn words<'w>(&self, spoken: &[Spoken<'w>]) -> Vec<Candidate<'w>> {
+        let build = |share: &[Spoken<'w>]| -> Vec<Candidate<'w>> {
+            share.iter().map(|spoken| self.word(spoken)).collect()
+        };
+        if spoken.len() < PARALLEL_WORDS_MIN {
+            return build(spoken);
+        }
+        let shares = spoken.chunks(spoken.len().div_ceil(cores()));
+        side_by_side(shares, build).into_iter().flatten().collect()
+    }
+
+    fn word<'w>(&self, spoken: &Spoken<'w>) -> Candidate<'w> {
+        let word = spoken.word;
+        let own = self.set.at(word.detection);
+        let owner = self.tasks.owner(word.slot);
+        let cause = spoken.cause.as_ref();
+        let of_window = self.tasks.losses_until(word.slot, word.row);
+        let losses = match cause {
+            Some(cause) => cause.losses,
+            None => of_window.as_deref().unwrap_or(&NO_LOSSES),
+        };
+        let event = cause.map(|cause| (&*cause.event, self.origin(cause.record)));
+        let event = event.as_ref().map(|(event, origin)| (*event, origin));
+        let occasion = self.occasion(losses);
+        let (slot, time) = spoken.fold_place;
+        Candidate {
+            order: Order {
+                row: word.row,
+                class: if word.closed {
+                    Class::Close
+                } else {
+                    Class::Early
+                },
+                end: word.end,
+                detection: Some(word.detection),
+                keys: &word.keys,
+            },
+            slot,
+            time,
+            repeated: word.closed && word.repeated,
+            early: !word.closed,
+            alert: alert::build_window(own, word, event, &owner, &occasion),
+        }
+    }
+
+    /// The alert that says that windows are full.
+    pub fn overflow(&self, overflow: &Overflow, keys_max: usize) -> Candidate<'static> {
+        let owner = self.tasks.owner(overflow.slot);
+        let names = overflow.detections.iter();
+        let mut names: Vec<&str> = names
+            .map(|detection| self.set.at(*detection).id.as_str())
+            .collect();
+        names.sort_unstable();
+        let occasion = self.occasion(&NO_LOSSES);
+        Candidate {
+            order: Order {
+                row: overflow.row,
+                class: Class::Early,
+                end: overflow.end,
+                detection: None,
+                keys: "",
+            },
+            slot: overflow.slot,
+            time: i64::MIN,
+            repeated: false,
+            early: false,
+            alert: alert::build_overflow(&names, overflow, keys_max, &owner, &occasion),
+        }
+    }
+
+    fn origin(&self, record: &InputRecord) -> Origin<'_> {
+        Origin {
+            topic: self.topic,
+            partition: record.partition,
+            offset: record.offset,
+            ingest_ts_ns: record.ingest_ts_ns,
+        }
+    }
+
+    fn occasion<'l>(&self, losses: &'l Losses) -> Occasion<'l> {
+        Occasion {
+            alert_ts_ns: self.now_ns,
+            mode: self.mode,
+            losses,
+        }
+    }
+}
