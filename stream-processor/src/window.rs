@@ -23,6 +23,7 @@ use crate::engine::{StateRecord, WindowOptions};
 use crate::parallel::{cores, side_by_side};
 
 mod bound;
+mod conditions;
 mod early;
 mod group;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod store;
 pub use bound::Bound;
 pub(crate) use bound::bound;
 
+use conditions::Conditions;
 use group::Group;
 use plans::Workbench;
 
@@ -170,11 +172,12 @@ pub(crate) struct Rows<'a> {
     pub ends: &'a [End],
 }
 
-/// From how many rows on groups run side by side: below, a thread costs more than it saves.
+/// From how many rows on conditions and groups run side by side: below, a thread costs more than it saves.
 const PARALLEL_ROWS_MIN: usize = if cfg!(test) { 8 } else { 1024 };
 
 /// All windows of an engine.
 pub(crate) struct Windows {
+    conditions: Conditions,
     groups: Vec<Placed>,
     cores: usize,
 }
@@ -191,15 +194,24 @@ impl Windows {
     /// # Errors
     /// When the operators cannot be made.
     pub fn new(set: &DetectionSet, events: &SchemaRef, options: &WindowOptions) -> Result<Self> {
+        let conditions = Conditions::new(set);
         let groups = group::arrange(set)
             .into_iter()
             .map(|members| {
                 let workbench = Workbench::new(options.memory_bytes_max)?;
-                let group = Group::new(&workbench, set, &members, events, options.keys_max)?;
+                let group = Group::new(
+                    &workbench,
+                    set,
+                    &members,
+                    &conditions,
+                    events,
+                    options.keys_max,
+                )?;
                 Ok(Placed { group, workbench })
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
+            conditions,
             groups,
             cores: cores(),
         })
@@ -215,22 +227,36 @@ impl Windows {
     /// # Errors
     /// When an operator fails.
     pub fn step(&mut self, set: &DetectionSet, rows: &Rows<'_>) -> Result<WindowOutput> {
-        let run = |groups: &mut [Placed]| {
+        let pays = rows.shown.len() >= PARALLEL_ROWS_MIN;
+        let shares = if pays { self.cores } else { 1 };
+        let matched = self.conditions.matched(set, rows, shares)?;
+        let outputs = self.each_group(shares, |group, workbench| {
             let mut output = WindowOutput::default();
-            for Placed { group, workbench } in groups {
-                group.step(workbench, set, rows, &mut output)?;
-            }
+            group.step(workbench, set, rows, &matched, &mut output)?;
             Ok(output)
+        })?;
+        let mut all = WindowOutput::default();
+        outputs.into_iter().for_each(|output| all.append(output));
+        Ok(all)
+    }
+
+    /// Runs over all groups, in so many shares side by side; what comes of them is in their order.
+    fn each_group<R: Send>(
+        &mut self,
+        shares: usize,
+        run: impl Fn(&mut Group, &Workbench) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
+        let groups_each = self.groups.len().div_ceil(shares).max(1);
+        let run = |share: &mut [Placed]| -> Result<Vec<R>> {
+            let placed = share.iter_mut();
+            placed
+                .map(|Placed { group, workbench }| run(group, workbench))
+                .collect()
         };
-        if self.groups.len() < 2 || self.cores < 2 || rows.shown.len() < PARALLEL_ROWS_MIN {
-            return run(&mut self.groups);
-        }
-        let each = self.groups.len().div_ceil(self.cores);
-        let mut output = WindowOutput::default();
-        for share in side_by_side(self.groups.chunks_mut(each), run) {
-            output.append(share?);
-        }
-        Ok(output)
+        let shares: Result<Vec<Vec<R>>> = side_by_side(self.groups.chunks_mut(groups_each), run)
+            .into_iter()
+            .collect();
+        Ok(shares?.into_iter().flatten().collect())
     }
 
     /// Closes every open window of some slots, at a row.
@@ -272,11 +298,10 @@ impl Windows {
     /// # Errors
     /// When states cannot be merged or written.
     pub fn store(&mut self, partition: i32, full: bool) -> Result<Vec<StateRecord>> {
-        let mut records = Vec::new();
-        for Placed { group, workbench } in &mut self.groups {
-            records.extend(group.store(workbench, partition, full)?);
-        }
-        Ok(records)
+        let records = self.each_group(self.cores, |group, workbench| {
+            group.store(workbench, partition, full)
+        })?;
+        Ok(records.into_iter().flatten().collect())
     }
 
     /// Takes a partition's stored panes back; `highs` is the time of each of its slots.

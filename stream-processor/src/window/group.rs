@@ -21,6 +21,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::PhysicalGroupBy;
 use serde_json::{Map, Value};
 
+use super::conditions::Conditions;
 use super::early::{Counted, Early, KeyConverter};
 use super::pane::{Pane, PaneId, SLOT_COLUMN, slots};
 use super::plans::{Finish, Phases, Workbench};
@@ -68,7 +69,7 @@ pub(super) struct Member {
     /// Its place in the set.
     pub detection: usize,
     pub spec: WindowSpec,
-    /// Its condition on rows, among the group's.
+    /// Its condition on rows, among those of all windows.
     predicate: usize,
     /// Its aggregates, among the group's.
     pub aggregates: Vec<usize>,
@@ -166,8 +167,6 @@ pub(super) struct Group {
     pub pane_ns: i64,
     delay_ns: i64,
     keys_max: usize,
-    /// Members whose condition stands for all equal ones.
-    predicates: Vec<usize>,
     conditions: Vec<Condition>,
     columns: Vec<InputColumn>,
     pub input_schema: SchemaRef,
@@ -203,10 +202,11 @@ impl Group {
         bench: &Workbench,
         set: &DetectionSet,
         places: &[usize],
+        known: &Conditions,
         events: &SchemaRef,
         keys_max: usize,
     ) -> Result<Self> {
-        Layout::of(set, places).into_group(bench, set, events, keys_max)
+        Layout::of(set, places, known).into_group(bench, set, events, keys_max)
     }
 
     /// What finishes windows for some members.
@@ -227,18 +227,19 @@ impl Group {
         })
     }
 
-    /// Takes the next rows.
+    /// Takes the next rows; `matched` says for each condition which of them it is true for.
     pub fn step(
         &mut self,
         bench: &Workbench,
         set: &DetectionSet,
         rows: &Rows<'_>,
+        matched: &[Vec<bool>],
         output: &mut WindowOutput,
     ) -> Result<()> {
-        let matched = self.matched(set, rows)?;
+        let own: BTreeSet<usize> = self.members.iter().map(|member| member.predicate).collect();
         let mut by_any = vec![false; rows.batch.num_rows()];
-        for matches in &matched {
-            let both = by_any.iter_mut().zip(matches);
+        for predicate in own {
+            let both = by_any.iter_mut().zip(&matched[predicate]);
             both.for_each(|(any, own)| *any |= own);
         }
         let candidates: Vec<usize> = (0..rows.shown.len())
@@ -267,7 +268,7 @@ impl Group {
                             self.fire(bench, set, due, output)?;
                             placed.clear();
                         }
-                        self.miss(rows, *shown, &matched, &closed, output);
+                        self.miss(rows, *shown, matched, &closed, output);
                         if counts {
                             included.push(*shown);
                         }
@@ -277,7 +278,7 @@ impl Group {
             let before = candidates
                 .get(until)
                 .map_or(u32::MAX, |shown| rows.shown[*shown].row);
-            self.fold(bench, set, rows, &matched, &included, output)?;
+            self.fold(bench, set, rows, matched, &included, output)?;
             let due = self.due(rows, before);
             self.fire(bench, set, due, output)?;
             if until == candidates.len() {
@@ -308,30 +309,6 @@ impl Group {
             }));
         }
         self.fire(bench, set, due, output)
-    }
-
-    /// For each distinct condition, which rows of the batch it is true for, of the shown ones.
-    fn matched(&self, set: &DetectionSet, rows: &Rows<'_>) -> Result<Vec<Vec<bool>>> {
-        self.predicates
-            .iter()
-            .map(|member| {
-                let predicate = &plan_of(set, self.members[*member].detection).predicate;
-                let mut matches = vec![false; rows.batch.num_rows()];
-                let routed = rows.routes.of(predicate.event_types.as_ref());
-                let Some(schema) = predicate.schema() else {
-                    routed.iter().for_each(|row| matches[*row as usize] = true);
-                    return Ok(matches);
-                };
-                if routed.is_empty() {
-                    return Ok(matches);
-                }
-                let narrow = take_rows(&project(rows.batch, schema)?, &routed)?;
-                for row in predicate.rows(&narrow)? {
-                    matches[routed[row as usize] as usize] = true;
-                }
-                Ok(matches)
-            })
-            .collect()
     }
 
     /// Which windows a row counts in. Opens those that it is the first row of; `placed` is the pane of each slot's last row.
@@ -1100,7 +1077,6 @@ fn cut(values: ArrayRef) -> ArrayRef {
 struct Layout {
     members: Vec<Member>,
     specs: BTreeSet<WindowSpec>,
-    predicates: Vec<usize>,
     conditions: Vec<Condition>,
     columns: Vec<InputColumn>,
     fields: Vec<Field>,
@@ -1125,11 +1101,10 @@ enum CallSource {
 }
 
 impl Layout {
-    fn of(set: &DetectionSet, places: &[usize]) -> Self {
+    fn of(set: &DetectionSet, places: &[usize], known: &Conditions) -> Self {
         let mut layout = Self {
             members: Vec::new(),
             specs: BTreeSet::new(),
-            predicates: Vec::new(),
             conditions: Vec::new(),
             columns: Vec::new(),
             fields: vec![
@@ -1148,7 +1123,7 @@ impl Layout {
         }
         let time = layout.column(InputColumn::Time, "_time", DataType::Int64);
         for detection in places {
-            layout.add_member(set, *detection, time);
+            layout.add_member(set, *detection, known, time);
         }
         layout
     }
@@ -1160,16 +1135,16 @@ impl Layout {
         self.fields.len() - 1
     }
 
-    fn add_member(&mut self, set: &DetectionSet, detection: usize, time: usize) {
+    fn add_member(
+        &mut self,
+        set: &DetectionSet,
+        detection: usize,
+        known: &Conditions,
+        time: usize,
+    ) {
         let plan = plan_of(set, detection);
         let member = self.members.len();
-        let same = |other: &usize| {
-            plan_of(set, self.members[*other].detection).predicate.text == plan.predicate.text
-        };
-        let predicate = self.predicates.iter().position(same).unwrap_or_else(|| {
-            self.predicates.push(member);
-            self.predicates.len() - 1
-        });
+        let predicate = known.place(set, detection);
         self.specs.insert(plan.spec);
         self.members.push(Member {
             detection,
@@ -1334,7 +1309,6 @@ impl Layout {
             pane_ns,
             delay_ns,
             keys_max,
-            predicates: self.predicates,
             conditions: self.conditions,
             columns: self.columns,
             needed: Arc::new(Schema::new(needed.cloned().collect::<Vec<_>>())),
