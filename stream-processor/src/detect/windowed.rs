@@ -219,6 +219,11 @@ impl WindowedPlan {
         Ok(Ok(plan))
     }
 
+    /// Whether its windows speak as soon as their counts reach its numbers.
+    pub fn fires_early(&self) -> bool {
+        !self.thresholds.is_empty()
+    }
+
     /// The columns of events it reads.
     pub fn columns(&self) -> BTreeSet<&str> {
         let keys = self.keys.iter().flat_map(|key| key.expr.columns());

@@ -74,7 +74,7 @@ pub(crate) fn bound(detection: &Detection, keys_max: usize) -> Option<Bound> {
     let plan = detection.plan.windowed()?;
     let waiting = plan.delay_ns.div_euclid(plan.spec.slide_ns) as u64;
     // Early firing keeps each key's counts again: in its pane, and of all panes together.
-    let early = !plan.thresholds.is_empty();
+    let early = plan.fires_early();
     let counts = if early {
         2 * (32 + 8 * plan.thresholds.len() as u64)
     } else {

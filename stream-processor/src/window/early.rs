@@ -231,7 +231,7 @@ impl Early {
         };
         for (place, member) in group.members.iter().enumerate() {
             let plan = plan_of(set, member.detection);
-            if plan.thresholds.is_empty() {
+            if !plan.fires_early() {
                 continue;
             }
             let asks = plan
@@ -566,11 +566,6 @@ impl Early {
             .entry((watch.spec, word.start, word.slot))
             .or_default()
             .insert((member, word.keys.clone()));
-    }
-
-    /// Whether a member fires early.
-    pub fn watches(&self, member: usize) -> bool {
-        self.watches.iter().any(|watch| watch.member == member)
     }
 
     /// Whether any detection that fires early has spoken of a window.

@@ -1,5 +1,7 @@
 //! Detections over windows that share panes: equal keys, equal delay, and windows that one pane divides.
 //!
+//! Those that fire early are kept apart from those that speak at the close: the close reads all states of a window again,
+//! and of the former it needs only those of the few that have spoken.
 //! Their aggregates stand side by side in one state, each under the condition of its detection; equal ones stand there once.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,12 +39,13 @@ pub(super) const FIXED_COLUMNS: usize = 2;
 
 /// Puts a set's detections over windows into groups; each is a list of places in the set.
 pub(super) fn arrange(set: &DetectionSet) -> Vec<Vec<usize>> {
-    type Alike<'a> = (Vec<&'a str>, i64);
+    type Alike<'a> = (Vec<&'a str>, i64, bool);
     let mut alike: BTreeMap<Alike<'_>, Vec<(WindowSpec, usize)>> = BTreeMap::new();
     for (place, detection) in set.iter().enumerate() {
         if let Some(plan) = detection.plan.windowed() {
             let keys = plan.keys.iter().map(|key| key.text.as_str()).collect();
-            let members = alike.entry((keys, plan.delay_ns)).or_default();
+            let members = alike.entry((keys, plan.delay_ns, plan.fires_early()));
+            let members = members.or_default();
             members.push((plan.spec, place));
         }
     }
@@ -152,14 +155,6 @@ impl Finisher {
     }
 }
 
-/// The windows of one kind when they are over.
-struct Closing {
-    /// All detections with such windows.
-    all: Finisher,
-    /// Those that do not fire early: what the others have not said by then they do not say.
-    rest: Finisher,
-}
-
 /// Detections that share panes.
 pub(super) struct Group {
     pub members: Vec<Member>,
@@ -174,7 +169,8 @@ pub(super) struct Group {
     needed: SchemaRef,
     pub keys: usize,
     pub phases: Phases,
-    closings: BTreeMap<WindowSpec, Closing>,
+    /// What finishes the windows of each kind.
+    finishers: BTreeMap<WindowSpec, Finisher>,
     /// What each of the group's aggregates says, under which its states are stored.
     pub labels: Vec<String>,
     /// For each aggregate, the input columns of its condition and of its first argument, where it has them.
@@ -209,9 +205,11 @@ impl Group {
         Layout::of(set, places, known).into_group(bench, set, events, keys_max)
     }
 
-    /// What finishes windows for some members.
-    fn finisher(&self, bench: &Workbench, of: impl Fn(usize) -> bool) -> Result<Finisher> {
-        let members: Vec<usize> = (0..self.members.len()).filter(|place| of(*place)).collect();
+    /// What finishes the windows of a kind.
+    fn finisher(&self, bench: &Workbench, spec: WindowSpec) -> Result<Finisher> {
+        let members: Vec<usize> = (0..self.members.len())
+            .filter(|place| self.members[*place].spec == spec)
+            .collect();
         let mut aggregates = Vec::new();
         let mut counts = BTreeSet::new();
         for member in members.iter().map(|place| &self.members[*place]) {
@@ -437,7 +435,7 @@ impl Group {
         self.early = early;
         for crossing in crossings? {
             let spec = self.members[crossing.member].spec;
-            let finish = &self.closings[&spec].all.finish;
+            let finish = &self.finishers[&spec].finish;
             let states = crossing.states(self, bench, input)?;
             let taken: Result<Vec<_>> = states.iter().map(|states| finish.taken(states)).collect();
             let groups = finish.run(bench, taken?)?;
@@ -671,23 +669,24 @@ impl Group {
             return Ok(());
         }
         type BySlot = HashMap<i64, Due>;
-        let mut kinds: BTreeMap<(WindowSpec, bool), BTreeMap<PaneId, BySlot>> = BTreeMap::new();
+        let mut kinds: BTreeMap<WindowSpec, BTreeMap<PaneId, BySlot>> = BTreeMap::new();
         for window in &due {
-            let spoken = self
-                .early
-                .has_spoken(window.spec, window.start, window.slot);
-            let starts = kinds.entry((window.spec, spoken)).or_default();
+            // What would have spoken before its end and has not has nothing to say.
+            let silent = !self.early.is_idle()
+                && !self
+                    .early
+                    .has_spoken(window.spec, window.start, window.slot);
+            if silent {
+                continue;
+            }
+            let starts = kinds.entry(window.spec).or_default();
             starts
                 .entry((partition_of(window.slot), window.start))
                 .or_default()
                 .insert(window.slot, *window);
         }
-        for ((spec, spoken), starts) in kinds {
-            let closing = &self.closings[&spec];
-            let finisher = if spoken { &closing.all } else { &closing.rest };
-            if finisher.members.is_empty() {
-                continue;
-            }
+        for (spec, starts) in kinds {
+            let finisher = &self.finishers[&spec];
             let mut states = Vec::new();
             for (id, slots) in &starts {
                 let wanted = |slot| slots.contains_key(&slot);
@@ -756,7 +755,7 @@ impl Group {
         window: PaneId,
         wanted: impl Fn(i64) -> bool,
     ) -> Result<Vec<(usize, Word)>> {
-        let finisher = &self.closings[&spec].all;
+        let finisher = &self.finishers[&spec];
         let finish = &finisher.finish;
         let mut words = Vec::new();
         for groups in finish.run(bench, self.states_of(finisher, spec, window, wanted)?)? {
@@ -1303,7 +1302,7 @@ impl Layout {
             .min()
             .unwrap_or(1);
         let labels: Vec<String> = self.calls.into_iter().map(|call| call.label).collect();
-        let hash = super::store::group_hash(&plan.keys, pane_ns, delay_ns);
+        let hash = super::store::group_hash(plan, pane_ns);
         let mut group = Group {
             specs: self.specs.into_iter().collect(),
             pane_ns,
@@ -1313,7 +1312,7 @@ impl Layout {
             columns: self.columns,
             needed: Arc::new(Schema::new(needed.cloned().collect::<Vec<_>>())),
             keys,
-            closings: BTreeMap::new(),
+            finishers: BTreeMap::new(),
             early: Early::default(),
             members: self.members,
             input_schema: schema,
@@ -1328,13 +1327,8 @@ impl Layout {
         };
         group.early = Early::new(&group, set)?;
         for spec in group.specs.clone() {
-            let closing = Closing {
-                all: group.finisher(bench, |place| group.members[place].spec == spec)?,
-                rest: group.finisher(bench, |place| {
-                    group.members[place].spec == spec && !group.early.watches(place)
-                })?,
-            };
-            group.closings.insert(spec, closing);
+            let finisher = group.finisher(bench, spec)?;
+            group.finishers.insert(spec, finisher);
         }
         Ok(group)
     }

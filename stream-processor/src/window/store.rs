@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::group::{Group, pane_starts};
 use super::pane::slots;
 use super::plans::Workbench;
-use crate::detect::windowed::Key;
+use crate::detect::windowed::WindowedPlan;
 use crate::detect::{DetectionSet, hex};
 use crate::engine::StateRecord;
 use crate::engine::tasks::partition_of;
@@ -42,14 +42,15 @@ pub(super) fn key(group: &str, start: i64, piece: u64) -> String {
     format!("{PREFIX}{group}/{start}/{piece}")
 }
 
-/// Name of the states of a group: what they are grouped by and how time is cut.
-pub(super) fn group_hash(keys: &[Key], pane_ns: i64, delay_ns: i64) -> String {
+/// Name of the states of a group, by one of its detections: what they are grouped by, when they speak, how time is cut.
+pub(super) fn group_hash(plan: &WindowedPlan, pane_ns: i64) -> String {
     let mut hash = Sha256::new();
-    for key in keys {
+    for key in &plan.keys {
         hash.update(key.text.as_bytes());
         hash.update([0]);
     }
-    hash.update(format!("{pane_ns} {delay_ns} {STATES_OF}"));
+    let (early, delay_ns) = (plan.fires_early(), plan.delay_ns);
+    hash.update(format!("{early} {pane_ns} {delay_ns} {STATES_OF}"));
     hex(&hash.finalize()[..8])
 }
 
