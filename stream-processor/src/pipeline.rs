@@ -222,6 +222,11 @@ pub fn run(
         let result = steps.run(&mut stages);
         let over = match result {
             Err(error) if through_kafka && steps.may_start_over(&stages, &error) => error,
+            Err(error) if through_kafka && given_up(&error) && shutdown.triggered() => {
+                tracing::warn!(%error, "the brokers had given this processor up before it was told to stop: what it read last is read again by the next");
+                stages.close();
+                return Ok(steps.summary);
+            }
             result => {
                 stages.close();
                 return result.map(|()| steps.summary);
@@ -946,14 +951,7 @@ impl Steps {
 
     /// Says whether the brokers gave this process up, nobody else took its place, and a new beginning may help.
     fn may_start_over(&self, stages: &Stages, error: &ProcessorError) -> bool {
-        let given_up = match error {
-            ProcessorError::Sink(SinkError::Fenced { .. } | SinkError::Stuck { .. }) => true,
-            ProcessorError::Sink(SinkError::Exhausted { last, .. }) => {
-                matches!(**last, SinkError::NotAMember(_))
-            }
-            _ => false,
-        };
-        if !given_up || self.start_overs >= START_OVERS_MAX || self.shutdown.triggered() {
+        if !given_up(error) || self.start_overs >= START_OVERS_MAX || self.shutdown.triggered() {
             return false;
         }
         // A random name is nobody else's. Who took a given one over has fenced our membership too, which the
@@ -1003,6 +1001,17 @@ impl Steps {
             }
             None => {}
         }
+    }
+}
+
+/// Whether the brokers gave this process up: nothing of its last step was committed.
+fn given_up(error: &ProcessorError) -> bool {
+    match error {
+        ProcessorError::Sink(SinkError::Fenced { .. } | SinkError::Stuck { .. }) => true,
+        ProcessorError::Sink(SinkError::Exhausted { last, .. }) => {
+            matches!(**last, SinkError::NotAMember(_))
+        }
+        _ => false,
     }
 }
 
