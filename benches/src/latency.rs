@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -30,12 +31,50 @@ const EACH: usize = 100;
 const SETTLE: Duration = Duration::from_secs(2);
 /// The group whose processors come and go.
 const STANDSTILL: &str = "bench-standstill";
-/// Says a first word for each sentinel, at once, before its window is over.
-const WINDOWED_SENTINEL_SQL: &str = "-- title = \"Sentinel over a window\"\n-- description = \"Finds the benchmark's sentinels.\"\n\
-     -- message = \"sentinel\"\n-- severity = \"low\"\n-- status = \"experimental\"\n\
-     SELECT window_start, window_end, container_id, proc_cmdline, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\n\
-     WHERE evt_type = 'execve' AND proc_name = 'dogwatch-bench'\n\
-     GROUP BY window_start, window_end, container_id, proc_cmdline HAVING count(*) >= 1\n";
+/// The default of `out_of_orderness`: a window closes when its host's time is so far past its end.
+const OUT_OF_ORDERNESS: Duration = Duration::from_secs(1);
+
+/// What an alert is said about, and so what it is timed from.
+#[derive(Debug, Clone, Copy)]
+enum Sentinel {
+    /// An event: from its append.
+    Event,
+    /// The event that makes a window's HAVING true before the window is over: from its append.
+    FirstWord,
+    /// The end of a window: from when it can close by the hosts' clocks.
+    Close,
+}
+
+impl Sentinel {
+    /// Writes the detection that finds it; over windows each sentinel is a key of its own.
+    fn write(self, folder: &Path) -> Result<()> {
+        let (window, having) = match self {
+            Self::Event => return write_sentinel(folder),
+            Self::FirstWord => ("1 minute", "count(*) >= 1"),
+            // What can become false again is said at the end alone.
+            Self::Close => ("1 second", "count(*) < 1000"),
+        };
+        let text = format!(
+            "-- title = \"Sentinel over a window\"\n-- description = \"Finds the benchmark's sentinels.\"\n\
+             -- message = \"sentinel\"\n-- severity = \"low\"\n-- status = \"experimental\"\n\
+             SELECT window_start, window_end, container_id, proc_cmdline, count(*) AS n FROM tumble(events, INTERVAL '{window}')\n\
+             WHERE evt_type = 'execve' AND proc_name = 'dogwatch-bench'\n\
+             GROUP BY window_start, window_end, container_id, proc_cmdline HAVING {having}\n"
+        );
+        Ok(fs::write(folder.join("execution/sentinel.sql"), text)?)
+    }
+
+    /// When what an alert says became so, in nanoseconds; none for an alert that is not timed.
+    fn begun(self, alert: &Alert) -> Option<i64> {
+        match (self, alert.window_state.as_deref()) {
+            (Self::Event, None) | (Self::FirstWord, Some("open")) => alert.ingest_ts,
+            (Self::Close, Some("closed")) => {
+                Some(alert.window_end? + OUT_OF_ORDERNESS.as_nanos() as i64)
+            }
+            _ => None,
+        }
+    }
+}
 
 /// What [`from_append`] publishes.
 pub struct Pace {
@@ -45,8 +84,8 @@ pub struct Pace {
     pub warm_up: u64,
     /// Seconds that are measured.
     pub seconds: u64,
-    /// As `seconds`, over windows: with its first nine tenths, which are waited for, a whole minute and so the end of one.
-    pub windows_seconds: u64,
+    /// As `seconds`, for first words: with its first nine tenths, which are waited for, a whole minute and so the end of one.
+    pub first_words_seconds: u64,
 }
 
 impl Pace {
@@ -55,14 +94,14 @@ impl Pace {
         rate: 20_000,
         warm_up: 20,
         seconds: 20,
-        windows_seconds: 70,
+        first_words_seconds: 70,
     };
     /// Enough to see that it runs.
     pub const SMOKE: Self = Self {
         rate: 2_000,
         warm_up: 2,
         seconds: 2,
-        windows_seconds: 2,
+        first_words_seconds: 2,
     };
 }
 
@@ -88,25 +127,35 @@ pub fn from_append(pace: &Pace, rounds: &Rounds) -> Result<Table> {
     ));
     table.note(
         format!(
-            "Windows: the first word on a window, at the event that makes its HAVING true, for {} s: each run has the end of a \
-             minute, when all that spoke in it close",
-            pace.windows_seconds
+            "First words: on a window, at the event that makes its HAVING true, for {} s: each run has the end of a minute, \
+             when all that spoke in it close",
+            pace.first_words_seconds
         ),
+    );
+    table.note(
+        "Closes: windows of a second that speak at their end, all keys at once, from when they can close by the hosts' clocks: \
+         with the wait for a host's next event and the senders' 20 ms batches"
+            .into(),
     );
     table.note(rounds.note());
     let runs = [
-        ("exactly_once", "exactly_once", false),
-        ("at_least_once", "at_least_once", false),
-        ("exactly_once, windows", "exactly_once", true),
+        ("exactly_once", "exactly_once", Sentinel::Event),
+        ("at_least_once", "at_least_once", Sentinel::Event),
+        (
+            "exactly_once, first words",
+            "exactly_once",
+            Sentinel::FirstWord,
+        ),
+        ("exactly_once, closes", "exactly_once", Sentinel::Close),
     ];
     table.note(Stolen::NOTE.into());
     let mut times: BTreeMap<&str, Vec<(Vec<f64>, f64)>> = BTreeMap::new();
     for round in 0..rounds.count {
-        for (name, delivery, windowed) in runs {
+        for (name, delivery, sentinel) in runs {
             if !rounds.wants(name) {
                 continue;
             }
-            let (own, stolen) = times_from_append(pace, delivery, windowed)?;
+            let (own, stolen) = times_from_append(pace, delivery, sentinel)?;
             let p99 = quantile(&own, 0.99);
             eprintln!("round {round}, {name}: p99 {p99:.1} ms, {stolen:.1} % stolen");
             times.entry(name).or_default().push((own, stolen));
@@ -129,39 +178,34 @@ pub fn from_append(pace: &Pace, rounds: &Rounds) -> Result<Table> {
 }
 
 /// The times of one run's alerts in milliseconds, sorted, and the percentage of CPU time that was stolen meanwhile.
-fn times_from_append(pace: &Pace, delivery: &str, windowed: bool) -> Result<(Vec<f64>, f64)> {
+fn times_from_append(pace: &Pace, delivery: &str, sentinel: Sentinel) -> Result<(Vec<f64>, f64)> {
     let Pace { rate, warm_up, .. } = *pace;
-    let seconds = match windowed {
-        true => pace.windows_seconds,
-        false => pace.seconds,
+    // A close is due later than its sentinels: by the rest of their second and the out-of-orderness.
+    let (seconds, tail) = match sentinel {
+        Sentinel::Event => (pace.seconds, 0),
+        Sentinel::FirstWord => (pace.first_words_seconds, 0),
+        Sentinel::Close => (pace.seconds, 2),
     };
     let broker = Broker::start();
     let folder = tempfile::tempdir()?;
     detections::write(folder.path(), 10)?;
-    if windowed {
-        let path = folder.path().join("execution/sentinel.sql");
-        fs::write(path, WINDOWED_SENTINEL_SQL)?;
-    } else {
-        write_sentinel(folder.path())?;
-    }
+    sentinel.write(folder.path())?;
     let settings = [("DELIVERY", delivery)];
     let process = start_processor(&broker, folder.path(), "bench-latency", &settings);
     let alerts = consumer(&broker, "bench-latency-alerts", Topic::Alerts)?;
     let address = broker.address();
-    let length = Duration::from_secs(warm_up + seconds);
+    let length = Duration::from_secs(warm_up + seconds + tail);
     let sender = std::thread::spawn(move || send_paced(&address, rate, length));
     let mut times = Vec::new();
     let measured_from = now_ns() + Duration::from_secs(warm_up).as_nanos() as i64;
     let mut stolen = None;
     while times.len() < rate * seconds as usize / EACH * 9 / 10 {
         let (alert, arrived) = next_alert(&alerts)?;
-        let Some(appended) = alert.ingest_ts.filter(|at| *at >= measured_from) else {
+        let Some(begun) = sentinel.begun(&alert).filter(|at| *at >= measured_from) else {
             continue;
         };
         stolen.get_or_insert_with(Stolen::start);
-        if alert.window_state.as_deref() != Some("closed") {
-            times.push((arrived - appended) as f64 / 1e6);
-        }
+        times.push((arrived - begun) as f64 / 1e6);
     }
     let stolen = stolen.context("no alert was measured")?.percent();
     join(sender);
