@@ -1,13 +1,14 @@
 //! How long alerts take: from the event's append, from the system call, and over a processor's moves and falls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::Text;
+use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
 use dogwatch_tests::broker::Broker;
 use dogwatch_tests::cache::repository;
@@ -41,7 +42,7 @@ enum Sentinel {
     Event,
     /// The event that makes a window's HAVING true before the window is over: from its append.
     FirstWord,
-    /// The end of a window: from when it can close by the hosts' clocks.
+    /// The end of a window: from the append of the event by which its host's time has passed it.
     Close,
 }
 
@@ -64,7 +65,7 @@ impl Sentinel {
         Ok(fs::write(folder.join("execution/sentinel.sql"), text)?)
     }
 
-    /// When what an alert says became so, in nanoseconds; none for an alert that is not timed.
+    /// The event's append, or the time from which the window's host closes it; none for an alert that is not timed.
     fn begun(self, alert: &Alert) -> Option<i64> {
         match (self, alert.window_state.as_deref()) {
             (Self::Event, None) | (Self::FirstWord, Some("open")) => alert.ingest_ts,
@@ -133,8 +134,8 @@ pub fn from_append(pace: &Pace, rounds: &Rounds) -> Result<Table> {
         ),
     );
     table.note(
-        "Closes: windows of a second that speak at their end, all keys at once, from when they can close by the hosts' clocks: \
-         with the wait for a host's next event and the senders' 20 ms batches"
+        "Closes: windows of a second that speak at their end, all keys at once, from the append of the event by which their \
+         host's time has passed their end"
             .into(),
     );
     table.note(rounds.note());
@@ -205,12 +206,43 @@ fn times_from_append(pace: &Pace, delivery: &str, sentinel: Sentinel) -> Result<
             continue;
         };
         stolen.get_or_insert_with(Stolen::start);
-        times.push((arrived - begun) as f64 / 1e6);
+        times.push((alert.host_id, begun, arrived));
     }
     let stolen = stolen.context("no alert was measured")?.percent();
     join(sender);
     process.stop(PATIENCE);
-    Ok((sorted(times), stolen))
+    if let Sentinel::Close = sentinel {
+        begin_at_append(&broker, rate * length.as_secs() as usize, &mut times)?;
+    }
+    let times = times
+        .into_iter()
+        .map(|(_, begun, arrived)| (arrived - begun) as f64 / 1e6);
+    Ok((sorted(times.collect()), stolen))
+}
+
+/// Puts for each host and time the append of the host's first event that has it or a later one, of `count` events.
+fn begin_at_append(broker: &Broker, count: usize, times: &mut [(Text, i64, i64)]) -> Result<()> {
+    let events = consumer(broker, "bench-latency-events", Topic::Events)?;
+    let due: BTreeSet<i64> = times.iter().map(|(_, due, _)| *due).collect();
+    let mut appends: BTreeMap<(Text, i64), i64> = BTreeMap::new();
+    for _ in 0..count {
+        let message = next(&events)?;
+        let event = Event::decode_framed(message.payload().unwrap_or_default())?;
+        let appended = message.timestamp().to_millis().context("append time")? * 1_000_000;
+        // A window's time is never later than the broker's.
+        let time = event.ts.min(appended);
+        if let Some(due) = due.range(..=time).next_back() {
+            appends.entry((event.host_id, *due)).or_insert(appended);
+        }
+    }
+    for (host, begun, _) in times {
+        let later = appends.range((host.clone(), *begun)..).next();
+        let (_, appended) = later
+            .filter(|((later, _), _)| later == host)
+            .context("a window closed without an event")?;
+        *begun = *appended;
+    }
+    Ok(())
 }
 
 /// Times alerts from the system call in a container: sensor, broker and processor on this machine.
