@@ -1,7 +1,6 @@
 //! How long alerts take: from the event's append, from the system call, and over a processor's moves and falls.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,8 +19,8 @@ use rdkafka::message::Message;
 
 use crate::measure::{Rounds, Stolen, spread};
 use crate::stream::{
-    PATIENCE, consumer, make_sentinel, next, now_ns, spawn_processor, start_processor,
-    write_sentinel,
+    PATIENCE, SENTINEL_EACH, consumer, make_sentinel, next, now_ns, spawn_processor,
+    start_processor, write_sentinel,
 };
 use crate::table::Table;
 use crate::{detections, events};
@@ -32,7 +31,7 @@ const EACH: usize = 100;
 const SETTLE: Duration = Duration::from_secs(2);
 /// The group whose processors come and go.
 const STANDSTILL: &str = "bench-standstill";
-/// The default of `out_of_orderness`: a window closes when its host's time is so far past its end.
+/// A window closes when its host's time is so far past its end; as by default.
 const OUT_OF_ORDERNESS: Duration = Duration::from_secs(1);
 
 /// What an alert is said about, and so what it is timed from.
@@ -50,19 +49,19 @@ impl Sentinel {
     /// Writes the detection that finds it; over windows each sentinel is a key of its own.
     fn write(self, folder: &Path) -> Result<()> {
         let (window, having) = match self {
-            Self::Event => return write_sentinel(folder),
+            Self::Event => return write_sentinel(folder, SENTINEL_EACH),
             Self::FirstWord => ("1 minute", "count(*) >= 1"),
             // What can become false again is said at the end alone.
             Self::Close => ("1 second", "count(*) < 1000"),
         };
-        let text = format!(
-            "-- title = \"Sentinel over a window\"\n-- description = \"Finds the benchmark's sentinels.\"\n\
-             -- message = \"sentinel\"\n-- severity = \"low\"\n-- status = \"experimental\"\n\
+        let rest = format!(
+            "-- out_of_orderness = \"{}s\"\n\
              SELECT window_start, window_end, container_id, proc_cmdline, count(*) AS n FROM tumble(events, INTERVAL '{window}')\n\
              WHERE evt_type = 'execve' AND proc_name = 'dogwatch-bench'\n\
-             GROUP BY window_start, window_end, container_id, proc_cmdline HAVING {having}\n"
+             GROUP BY window_start, window_end, container_id, proc_cmdline HAVING {having}\n",
+            OUT_OF_ORDERNESS.as_secs()
         );
-        Ok(fs::write(folder.join("execution/sentinel.sql"), text)?)
+        write_sentinel(folder, &rest)
     }
 
     /// The event's append, or the time from which the window's host closes it; none for an alert that is not timed.
@@ -220,7 +219,7 @@ fn times_from_append(pace: &Pace, delivery: &str, sentinel: Sentinel) -> Result<
     Ok((sorted(times.collect()), stolen))
 }
 
-/// Puts for each host and time the append of the host's first event that has it or a later one, of `count` events.
+/// Replaces each time that a host's windows were due at by the append of its first event since, of `count` in the topic.
 fn begin_at_append(broker: &Broker, count: usize, times: &mut [(Text, i64, i64)]) -> Result<()> {
     let events = consumer(broker, "bench-latency-events", Topic::Events)?;
     let due: BTreeSet<i64> = times.iter().map(|(_, due, _)| *due).collect();
@@ -236,11 +235,8 @@ fn begin_at_append(broker: &Broker, count: usize, times: &mut [(Text, i64, i64)]
         }
     }
     for (host, begun, _) in times {
-        let later = appends.range((host.clone(), *begun)..).next();
-        let (_, appended) = later
-            .filter(|((later, _), _)| later == host)
-            .context("a window closed without an event")?;
-        *begun = *appended;
+        let appended = appends.get(&(host.clone(), *begun));
+        *begun = *appended.context("a window closed without an event")?;
     }
     Ok(())
 }
@@ -350,7 +346,7 @@ pub fn standstill(rate: usize, happenings: &[Happening]) -> Result<Table> {
 fn waits(rate: usize, happening: Happening) -> Result<Vec<f64>> {
     let broker = Broker::start();
     let folder = tempfile::tempdir()?;
-    write_sentinel(folder.path())?;
+    write_sentinel(folder.path(), SENTINEL_EACH)?;
     let instance = matches!(happening, Happening::KilledWithInstance);
     let instance = instance.then_some(("KAFKA__INSTANCE", "a"));
     let start = |settings| start_processor(&broker, folder.path(), STANDSTILL, settings);

@@ -12,7 +12,9 @@ use dogwatch_tests::process::Process;
 use rdkafka::message::Message;
 
 use crate::events;
-use crate::stream::{PATIENCE, consumer, next, publish, start_processor, write_sentinel};
+use crate::stream::{
+    PATIENCE, SENTINEL_EACH, consumer, next, publish, start_processor, write_sentinel,
+};
 use crate::table::Table;
 
 /// Partitions of the topic of events, as the processor makes it.
@@ -33,7 +35,7 @@ const KEYS_SQL: &str = "-- title = \"Many keys\"\n-- description = \"Counts more
 pub fn run(keys: usize) -> Result<Table> {
     let broker = Broker::start();
     let folder = tempfile::tempdir()?;
-    write_sentinel(folder.path())?;
+    write_sentinel(folder.path(), SENTINEL_EACH)?;
     let settings = [("WINDOWS__KEYS_MAX", KEYS_MAX.to_string())];
     let settings = settings
         .each_ref()

@@ -21,9 +21,12 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const SENTINEL: &str = "dogwatch-bench";
-const SENTINEL_SQL: &str = "-- title = \"Sentinel\"\n-- description = \"Finds the benchmark's sentinels.\"\n-- message = \"sentinel\"\n\
-     -- severity = \"low\"\n-- status = \"experimental\"\n\
-     SELECT host_id, seq FROM events WHERE evt_type = 'execve' AND proc_name = 'dogwatch-bench'\n";
+/// Every detection that finds sentinels begins so.
+const SENTINEL_HEADER: &str = "-- title = \"Sentinel\"\n-- description = \"Finds the benchmark's sentinels.\"\n-- message = \"sentinel\"\n\
+     -- severity = \"low\"\n-- status = \"experimental\"\n";
+/// Finds sentinels one by one.
+pub(crate) const SENTINEL_EACH: &str =
+    "SELECT host_id, seq FROM events WHERE evt_type = 'execve' AND proc_name = 'dogwatch-bench'\n";
 /// Nothing here takes longer on any machine we have seen; a run that does has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -178,14 +181,17 @@ fn write_detections(folder: &Path, load: &Load) -> Result<()> {
             detections::write_windowed(folder, *count, *only_counts)?
         }
     }
-    write_sentinel(folder)
+    write_sentinel(folder, SENTINEL_EACH)
 }
 
-/// Writes the detection that finds sentinels.
-pub(crate) fn write_sentinel(folder: &Path) -> Result<()> {
+/// Writes the detection that finds sentinels; `rest` is its query, after lines of the header that it alone has.
+pub(crate) fn write_sentinel(folder: &Path, rest: &str) -> Result<()> {
     let tactic = folder.join("execution");
     fs::create_dir_all(&tactic)?;
-    fs::write(tactic.join("sentinel.sql"), SENTINEL_SQL)?;
+    fs::write(
+        tactic.join("sentinel.sql"),
+        format!("{SENTINEL_HEADER}{rest}"),
+    )?;
     Ok(())
 }
 
