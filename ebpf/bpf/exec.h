@@ -10,7 +10,7 @@
 static __always_inline u32 append_user_bytes(struct scratch *s, u64 from, u32 len)
 {
 	u32 start = text_start(s);
-	u8 *to = &s->record.bytes[start + 2];
+	u8 *to = text_at(s, start);
 	asm volatile("" : "+r"(len));
 	len &= TEXT_MAX - 1;
 	if (bpf_probe_read_user(to, len, (void *)from)) {

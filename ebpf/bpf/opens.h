@@ -168,7 +168,7 @@ static __always_inline void send_open(struct task_struct *task, struct syscall *
 	}
 	u32 raw = text_start(s);
 	append_string(s, (void *)request.raw, TEXT_MAX, true);
-	if (!file && s->record.bytes[raw + 2] != '/')
+	if (!file && *text_at(s, raw) != '/')
 		append_base(s, task, request.dirfd);
 	else
 		append_empty(s);

@@ -84,18 +84,34 @@ static __always_inline void set_flag(struct scratch *s, u16 flag)
 	header_of(s)->flags |= flag;
 }
 
-/* Where the next text's length goes. The mask never bites (see TEXT_START_MAX); the verifier needs it. */
+/*
+ * The record from byte `at` on; the only place where the record is indexed by a variable (a test holds that).
+ * Masked here, at its use: a compiler may spill an index or keep its bound in another register, and every verifier before
+ * 6.12 then refuses the program ("unbounded memory access"). The mask never bites, see TEXT_START_MAX.
+ */
+static __always_inline u8 *bytes_at(struct scratch *s, u32 at)
+{
+	asm volatile("" : "+r"(at));
+	return &s->record.bytes[at & (TEXT_START_MAX - 1)];
+}
+
+/* Where the next text's length goes. */
 static __always_inline u32 text_start(struct scratch *s)
 {
-	u32 start = s->used;
-	asm volatile("" : "+r"(start));
-	return start & (TEXT_START_MAX - 1);
+	return s->used;
+}
+
+/* Where the bytes of the text that starts at `start` go, behind its length. */
+static __always_inline u8 *text_at(struct scratch *s, u32 start)
+{
+	return bytes_at(s, start) + 2;
 }
 
 static __always_inline void end_text(struct scratch *s, u32 start, u32 len)
 {
-	s->record.bytes[start] = len;
-	s->record.bytes[start + 1] = len >> 8;
+	u8 *at = bytes_at(s, start);
+	at[0] = len;
+	at[1] = len >> 8;
 	s->used = start + 2 + len;
 }
 
@@ -110,7 +126,7 @@ static __always_inline void append_bytes(struct scratch *s, const void *from, u3
 	u32 start = text_start(s);
 	len &= TEXT_MAX - 1;
 	asm volatile("" : "+r"(len));
-	if (bpf_probe_read_kernel(&s->record.bytes[start + 2], len & (TEXT_MAX - 1), from)) {
+	if (bpf_probe_read_kernel(text_at(s, start), len & (TEXT_MAX - 1), from)) {
 		set_flag(s, FLAG_FAULT);
 		len = 0;
 	}
@@ -120,8 +136,8 @@ static __always_inline void append_bytes(struct scratch *s, const void *from, u3
 static __always_inline void append_string(struct scratch *s, const void *from, u32 max, bool user)
 {
 	u32 start = text_start(s);
-	long n = user ? bpf_probe_read_user_str(&s->record.bytes[start + 2], max, from)
-		      : bpf_probe_read_kernel_str(&s->record.bytes[start + 2], max, from);
+	u8 *to = text_at(s, start);
+	long n = user ? bpf_probe_read_user_str(to, max, from) : bpf_probe_read_kernel_str(to, max, from);
 	if (n < 0) {
 		set_flag(s, FLAG_FAULT);
 		n = 1;

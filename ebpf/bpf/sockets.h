@@ -51,9 +51,10 @@ static __always_inline bool append_unix_address(struct scratch *s, struct unix_a
 	if (len > UNIX_NAME_MAX)
 		len = UNIX_NAME_MAX;
 	append_bytes(s, name, len);
-	if (s->record.bytes[start + 2] == 0)
-		s->record.bytes[start + 2] = '@';
-	else if (s->record.bytes[start + 1 + len] == 0) /* the kernel counts a path's NUL */
+	u8 *copy = text_at(s, start);
+	if (*copy == 0)
+		*copy = '@';
+	else if (*bytes_at(s, start + 1 + len) == 0) /* the kernel counts a path's NUL */
 		end_text(s, start, len - 1);
 	return true;
 }
@@ -111,7 +112,8 @@ static __always_inline void fill_asked(struct scratch *s, struct record_socket *
 	if (name_len > UNIX_NAME_MAX)
 		name_len = UNIX_NAME_MAX;
 	asm volatile("" : "+r"(name_len));
-	bpf_probe_read_user(&s->record.bytes[start + 2], name_len & 127, (void *)(address + sizeof(u16)));
-	s->record.bytes[start + 2] = '@';
+	u8 *name = text_at(s, start);
+	bpf_probe_read_user(name, name_len & 127, (void *)(address + sizeof(u16)));
+	*name = '@';
 	end_text(s, start, name_len & 127);
 }

@@ -27,3 +27,23 @@ static ALIGNED: &Aligned<[u8]> =
 
 /// The compiled kernel programs: an ELF object with BTF, for `aya::EbpfLoader::load`.
 pub static OBJECT: &[u8] = &ALIGNED.0;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// Verifiers before 6.12 refuse an index whose bound the compiler keeps elsewhere; `bytes_at` masks it at its use.
+    #[test]
+    fn the_record_is_indexed_in_one_place() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf");
+        let files = fs::read_dir(folder).unwrap();
+        let texts = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+        let lines: Vec<String> = texts
+            .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+            .filter(|line| line.contains("bytes[") && !line.contains("u8 bytes["))
+            .collect();
+        let accessor = "\treturn &s->record.bytes[at & (TEXT_START_MAX - 1)];";
+        assert_eq!(lines, [accessor]);
+    }
+}
