@@ -44,6 +44,8 @@ pub struct Config {
     pub containers: ContainersConfig,
     /// Upper bound of remembered processes.
     pub processes_max: usize,
+    /// Upper bound of the memory for them, bytes.
+    pub processes_bytes_max: usize,
     /// How long a process is remembered after its end.
     pub keep_after_exit: Duration,
     /// What is replaced in arguments.
@@ -98,6 +100,8 @@ pub struct ContainersConfig {
     pub metadata_patience: Duration,
     /// How many events may wait.
     pub metadata_queue_events: usize,
+    /// How many bytes they may take.
+    pub metadata_queue_bytes: usize,
     /// How often what is known is looked up and repeated.
     pub repeat: Duration,
 }
@@ -174,13 +178,6 @@ impl Config {
                 "a power of two from 64KiB to 1GiB",
             ));
         }
-        if !(64..=4_194_304).contains(&raw.processes.capacity) {
-            return Err(bad(
-                "processes.capacity",
-                raw.processes.capacity,
-                "from 64 to 4194304",
-            ));
-        }
         let listen = raw.metrics.listen.trim();
         let metrics_listen = match listen {
             "" => None,
@@ -210,7 +207,8 @@ impl Config {
             host_write_paths: raw.kernel.host_write_paths,
             sensitive_read_paths: raw.kernel.sensitive_read_paths,
             containers: check_containers(raw.containers)?,
-            processes_max: raw.processes.capacity,
+            processes_max: processes_max(raw.processes.capacity)?,
+            processes_bytes_max: size_within("processes.memory", raw.processes.memory, 1 << 20)?,
             keep_after_exit: raw.processes.keep_after_exit,
             redactor,
             clock_step_min: raw.clock.step_min,
@@ -230,6 +228,21 @@ fn bad(key: &'static str, value: impl ToString, reason: impl ToString) -> Config
         value: value.to_string(),
         reason: reason.to_string(),
     }
+}
+
+fn processes_max(capacity: usize) -> Result<usize, ConfigError> {
+    if !(64..=4_194_304).contains(&capacity) {
+        return Err(bad("processes.capacity", capacity, "from 64 to 4194304"));
+    }
+    Ok(capacity)
+}
+
+/// A size in memory, from `least` bytes to 16 GiB.
+fn size_within(key: &'static str, size: Size, least: u64) -> Result<usize, ConfigError> {
+    if !(least..=16 << 30).contains(&size.0) {
+        return Err(bad(key, size.0, format!("from {least} bytes to 16GiB")));
+    }
+    Ok(size.0 as usize)
 }
 
 fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {
@@ -375,6 +388,11 @@ fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigE
         docker_root: PathBuf::from(raw.docker_root),
         metadata_patience: raw.metadata_patience,
         metadata_queue_events: raw.metadata_queue_events,
+        metadata_queue_bytes: size_within(
+            "containers.metadata_queue_bytes",
+            raw.metadata_queue_bytes,
+            64 << 10,
+        )?,
         repeat: raw.repeat,
     })
 }

@@ -31,6 +31,37 @@ pub struct Membership {
     pub path: Text,
 }
 
+/// Where something is, as its cgroup tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// In no container.
+    #[default]
+    Host,
+    /// In this one, the outermost where containers are nested.
+    Container(Text),
+    /// In a cgroup nothing is known of.
+    Unknown,
+}
+
+impl Place {
+    /// The container's whole id.
+    pub fn container(&self) -> Option<&Text> {
+        match self {
+            Self::Container(id) => Some(id),
+            Self::Host | Self::Unknown => None,
+        }
+    }
+
+    /// The value of `container_id`.
+    pub fn name(&self) -> Text {
+        match self {
+            Self::Host => "host".into(),
+            Self::Container(id) => short(id),
+            Self::Unknown => "unknown".into(),
+        }
+    }
+}
+
 /// Finds the containers a cgroup's path names; `None` for the host's own cgroups.
 pub fn membership(cgroup_path: &str) -> Option<Membership> {
     let mut outermost: Option<Membership> = None;

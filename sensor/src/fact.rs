@@ -34,6 +34,11 @@ pub(crate) enum Fact {
         /// Its path below the hierarchy's root.
         path: Text,
     },
+    /// A cgroup that is gone, whose removal was not seen.
+    CgroupGone {
+        /// Its id.
+        id: u64,
+    },
     /// A process found by the start-up scan.
     Running(Box<Running>),
     /// What is known of a container; again when it changes and when it is due to be repeated.

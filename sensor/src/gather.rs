@@ -13,6 +13,7 @@ use dogwatch_ebpf::control::Mode;
 use dogwatch_ebpf::record::Record;
 use dogwatch_schemas::Text;
 
+use crate::clock::Reading;
 use crate::config::ContainersConfig;
 use crate::container::docker::Docker;
 use crate::container::{Container, Membership, membership};
@@ -48,16 +49,46 @@ pub(crate) struct Gatherer {
     containers: BTreeMap<Text, Watched>,
     host_users: Option<Users>,
     host_users_due_ns: u64,
+    /// Not before; see [`WALK_INTERVAL_NS`].
+    walk_allowed_ns: u64,
+    /// At the latest.
     walk_due_ns: u64,
+    /// Cgroups that a walk did not find any more.
+    gone: Gone,
     now_ns: u64,
     warned: bool,
     /// What the kernel part must be told; the reader takes it.
     pub changes: Vec<ModeChange>,
 }
 
+/// Cgroups that are gone though no record has said so. One may still be in the ring, with the last events of the cgroup
+/// before it, so they count as gone only when everything that was in the ring at the walk has been read.
+#[derive(Debug, Default)]
+struct Gone {
+    ids: Vec<u64>,
+    walked_ns: u64,
+    /// The latest record that was read.
+    heard_ns: u64,
+    /// None was read since the last look.
+    quiet: bool,
+}
+
+impl Gone {
+    fn take(&mut self) -> Vec<u64> {
+        let quiet = std::mem::replace(&mut self.quiet, true);
+        if quiet || self.heard_ns > self.walked_ns {
+            std::mem::take(&mut self.ids)
+        } else {
+            Vec::new()
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Watched {
     membership: Membership,
+    /// Its own cgroup, or the first below it that was heard of.
+    cgroup_id: u64,
     /// Its files are waited for until then; 0 = no longer.
     patience_ends_ns: u64,
     due_ns: u64,
@@ -122,7 +153,9 @@ impl Gatherer {
             containers: BTreeMap::new(),
             host_users: None,
             host_users_due_ns: 0,
+            walk_allowed_ns: 0,
             walk_due_ns: 0,
+            gone: Gone::default(),
             now_ns: 0,
             warned: false,
             changes: Vec::new(),
@@ -154,6 +187,8 @@ impl Gatherer {
     /// What the stages must know before they see a record.
     pub fn before(&mut self, record: &Record) -> Vec<Fact> {
         let mut facts = Vec::new();
+        self.gone.heard_ns = self.gone.heard_ns.max(record.header().boot_ns);
+        self.gone.quiet = false;
         let mentioned = match record {
             Record::Fork {
                 child_cgroup_id, ..
@@ -168,7 +203,7 @@ impl Gatherer {
             .into_iter()
             .flatten();
         let unknown = ids.into_iter().any(|id| !self.cgroups.contains_key(&id));
-        if unknown && self.now_ns >= self.walk_due_ns {
+        if unknown && self.now_ns >= self.walk_allowed_ns {
             self.walk_again(&mut facts);
         }
         if let Record::Exec(exec) = record {
@@ -193,11 +228,8 @@ impl Gatherer {
                 ..
             } => self.enter(*id, &text(path, &mut false), true, &mut facts),
             Record::Cgroup {
-                made: false,
-                id,
-                path,
-                ..
-            } => self.leave(*id, &text(path, &mut false)),
+                made: false, id, ..
+            } => _ = self.leave(*id),
             Record::Open {
                 header,
                 open_flags,
@@ -215,6 +247,14 @@ impl Gatherer {
     pub fn due(&mut self, now_ns: u64) -> Vec<Fact> {
         self.now_ns = now_ns;
         let mut facts = Vec::new();
+        for id in self.gone.take() {
+            if self.leave(id) {
+                facts.push(Fact::CgroupGone { id });
+            }
+        }
+        if now_ns >= self.walk_due_ns {
+            self.walk_again(&mut facts);
+        }
         if now_ns >= self.host_users_due_ns {
             self.host_users(&mut facts);
         }
@@ -230,20 +270,20 @@ impl Gatherer {
         facts
     }
 
+    /// Records of cgroups were lost: what was made and removed meanwhile is found by a walk.
+    pub fn lost_cgroups(&mut self) {
+        self.walk_due_ns = self.walk_allowed_ns;
+    }
+
     fn walk_again(&mut self, facts: &mut Vec<Fact>) {
-        self.walk_due_ns = self.now_ns + WALK_INTERVAL_NS;
+        self.walk_allowed_ns = self.now_ns + WALK_INTERVAL_NS;
+        self.walk_due_ns = self.now_ns + self.config.repeat.as_nanos() as u64;
         let found = walk(&self.cgroup_root);
         // What was removed unnoticed must not stay for ever.
         let ids: std::collections::HashSet<u64> = found.iter().map(|(id, _)| *id).collect();
-        let gone: Vec<u64> = self
-            .cgroups
-            .keys()
-            .filter(|id| !ids.contains(id))
-            .copied()
-            .collect();
-        for id in gone {
-            self.cgroups.remove(&id);
-        }
+        let gone = self.cgroups.keys().filter(|id| !ids.contains(id));
+        self.gone.ids = gone.copied().collect();
+        self.gone.walked_ns = Reading::now().boot_ns;
         for (id, path) in found {
             self.enter(id, &path, false, facts);
         }
@@ -251,7 +291,12 @@ impl Gatherer {
 
     /// A cgroup is new to us. One whose making the stages saw needs no fact of its own.
     fn enter(&mut self, id: u64, path: &str, made: bool, facts: &mut Vec<Fact>) {
-        if self.cgroups.contains_key(&id) {
+        if let Some(known) = self.cgroups.get(&id) {
+            // A walk was ahead of the record of its making, after which the stages wait for what is known of it.
+            if let Some(membership) = known.as_ref().filter(|_| made) {
+                let container = membership.id.clone();
+                self.look_up(&container, facts);
+            }
             return;
         }
         let membership = membership(path);
@@ -262,19 +307,20 @@ impl Gatherer {
         };
         self.changes.push(ModeChange::Set(id, mode));
         self.cgroups.insert(id, membership.clone());
-        let Some(membership) = membership else { return };
         if !made {
             facts.push(Fact::Cgroup {
                 id,
                 path: path.into(),
             });
         }
+        let Some(membership) = membership else { return };
         let own_cgroup = *membership.path == *path;
         if own_cgroup || !self.containers.contains_key(&membership.id) {
             let container = membership.id.clone();
             let patience_ends_ns = self.now_ns + self.config.metadata_patience.as_nanos() as u64;
             let watched = Watched {
                 membership,
+                cgroup_id: id,
                 patience_ends_ns,
                 due_ns: 0,
                 user_attempts: 0,
@@ -284,13 +330,21 @@ impl Gatherer {
         }
     }
 
-    fn leave(&mut self, id: u64, path: &str) {
+    /// A cgroup was removed; false where that was known.
+    fn leave(&mut self, id: u64) -> bool {
         self.changes.push(ModeChange::Forget(id));
-        if let Some(Some(membership)) = self.cgroups.remove(&id)
-            && *membership.path == *path
+        let Some(membership) = self.cgroups.remove(&id) else {
+            return false;
+        };
+        if let Some(membership) = membership
+            && self
+                .containers
+                .get(&membership.id)
+                .is_some_and(|watched| watched.cgroup_id == id)
         {
             self.containers.remove(&membership.id);
         }
+        true
     }
 
     /// Reads what is known of a container, or gives up waiting for it.
@@ -374,3 +428,6 @@ impl Gatherer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,11 +20,9 @@ pub fn serve(listen: SocketAddr) -> Result<(), BuildError> {
 }
 
 /// Renews all metrics.
-pub(crate) fn record(summary: &Summary, kernel: &Counters, (evicted, unwaited): (u64, u64)) {
+pub(crate) fn record(summary: &Summary, kernel: &Counters) {
     counter!("dogwatch_publish_events_total").absolute(summary.events);
     counter!("dogwatch_publish_framed_bytes_total").absolute(summary.bytes);
-    counter!("dogwatch_track_processes_evicted_total").absolute(evicted);
-    counter!("dogwatch_track_events_unwaited_total").absolute(unwaited);
     gauge!("dogwatch_track_processes").set(summary.processes as f64);
     gauge!("dogwatch_track_containers").set(summary.containers as f64);
     for (class, count) in &summary.losses {

@@ -28,11 +28,12 @@ use crate::host::{self, HostError};
 use crate::loss::Ledger;
 use crate::metrics;
 use crate::probe::{Hierarchy, Probe, ProbeError, ProbeOptions, drop_capabilities};
+use crate::process::TableBounds;
 use crate::publish::{self, Handed, KafkaError, Kind, Publisher};
 use crate::read::{Batch, KernelReader, Origin};
 use crate::state::{LastWatched, StateFile, blind_since};
 use crate::status::{self, Circumstances};
-use crate::track::{Row, TrackOptions, Tracker};
+use crate::track::{Row, Shortfall, TrackOptions, Tracker, WaitingBounds};
 
 pub use crate::publish::Output;
 pub use crate::stop::{Shutdown, StopReason, stop_on_signals};
@@ -250,11 +251,17 @@ impl Stage {
         stats: Stats,
     ) -> Self {
         let options = TrackOptions {
-            processes_max: config.processes_max,
-            keep_after_exit: config.keep_after_exit,
+            table: TableBounds {
+                processes_max: config.processes_max,
+                bytes_max: config.processes_bytes_max,
+                keep_after_exit: config.keep_after_exit,
+            },
+            waiting: WaitingBounds {
+                events_max: config.containers.metadata_queue_events,
+                bytes_max: config.containers.metadata_queue_bytes,
+                patient: !config.containers.metadata_patience.is_zero(),
+            },
             clock_step_min: config.clock_step_min,
-            metadata_queue_events: config.containers.metadata_queue_events,
-            patient: !config.containers.metadata_patience.is_zero(),
             redactor: config.redactor.clone(),
         };
         Self {
@@ -306,6 +313,15 @@ impl Stage {
             _ => {}
         }
         self.tracker.step(input, &mut self.rows);
+        for Shortfall {
+            class,
+            evt_type,
+            count,
+        } in self.tracker.shortfalls()
+        {
+            let kind = publish::kind(&evt_type).name();
+            self.ledger.add(class, kind, count, now_ns, now_ns);
+        }
         self.publish_rows();
         if ticked {
             self.tick();
@@ -397,7 +413,7 @@ impl Stage {
             self.status("loss", None);
         }
         let summary = self.summary();
-        metrics::record(&summary, &self.counters, self.tracker.overflows());
+        metrics::record(&summary, &self.counters);
         self.stats.set(summary);
     }
 

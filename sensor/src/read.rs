@@ -107,6 +107,7 @@ struct Live {
     outlet: Outlet,
     failed: Option<CaptureError>,
     counters_due_ns: u64,
+    cgroups_lost: u64,
 }
 
 impl KernelReader {
@@ -122,6 +123,7 @@ impl KernelReader {
             outlet: Outlet::new(sender),
             failed: None,
             counters_due_ns: 0,
+            cgroups_lost: 0,
         };
         let now = Reading::now();
         live.fact(Fact::Clock(now));
@@ -198,7 +200,13 @@ impl Live {
             self.counters_due_ns = now.boot_ns + COUNTERS_INTERVAL_NS;
             self.fact(Fact::Unparsed(self.intake.unparsed));
             match probe.counters() {
-                Ok(counters) => self.fact(Fact::Counters(owned(counters))),
+                Ok(counters) => {
+                    let lost = counters.dropped.get("cgroup").copied().unwrap_or_default();
+                    if std::mem::replace(&mut self.cgroups_lost, lost) != lost {
+                        self.gatherer.lost_cgroups();
+                    }
+                    self.fact(Fact::Counters(owned(counters)));
+                }
                 Err(error) => tracing::warn!(%error, "could not read the kernel's counters"),
             }
         }

@@ -13,6 +13,7 @@ mod places;
 mod rows;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dogwatch_ebpf::record::{Exec, Header, Identity, Record};
@@ -21,15 +22,16 @@ use dogwatch_schemas::proc_key;
 use dogwatch_schemas::records::{self, Event};
 
 use crate::clock::{Clock, Reading};
-use crate::container::{Container, short};
+use crate::container::{Container, Place, short};
 use crate::fact::{Fact, Host, Input, Running};
 use crate::process::stage::{Arrival, on_arrival};
-use crate::process::{Id, InnerIds, Process, ProcessTable, Stage};
+use crate::process::{Id, InnerIds, Process, ProcessTable, Stage, TableBounds};
 use crate::redact::Redactor;
 use crate::text::text;
 use crate::users::Users;
 use image::Arguments;
 use places::Places;
+pub(crate) use places::WaitingBounds;
 
 /// What comes out: rows for topics.
 #[derive(Debug)]
@@ -40,15 +42,22 @@ pub(crate) enum Row {
     Container(Box<records::Container>),
 }
 
+/// Something that could not be kept, so that rows say less than they might.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Shortfall {
+    /// Class of the loss: `table_full` or `metadata_queue`.
+    pub class: &'static str,
+    /// The type of the event that goes without, or that came when there was no room.
+    pub evt_type: Text,
+    pub count: u64,
+}
+
 /// Bounds and rules of the tracker.
 #[derive(Debug, Clone)]
 pub(crate) struct TrackOptions {
-    pub processes_max: usize,
-    pub keep_after_exit: Duration,
+    pub table: TableBounds,
+    pub waiting: WaitingBounds,
     pub clock_step_min: Duration,
-    pub metadata_queue_events: usize,
-    /// False: events never wait for what is known of their container.
-    pub patient: bool,
     pub redactor: Redactor,
 }
 
@@ -61,12 +70,14 @@ pub(crate) struct Tracker {
     table: ProcessTable,
     places: Places,
     users: HashMap<Option<Text>, Users>,
+    /// Processes given up that were told as a loss.
+    evictions_told: u64,
 }
 
 /// A process left its container.
 struct Departure {
     from: Text,
-    to: Option<Text>,
+    to: Place,
 }
 
 impl Tracker {
@@ -76,17 +87,34 @@ impl Tracker {
             host,
             clock: Clock::new(options.clock_step_min),
             redactor: options.redactor,
-            table: ProcessTable::new(options.processes_max, options.keep_after_exit),
-            places: Places::new(options.metadata_queue_events, options.patient),
+            table: ProcessTable::new(options.table),
+            places: Places::new(options.waiting),
             users: HashMap::new(),
+            evictions_told: 0,
         }
     }
 
     /// Takes one input and appends what comes of it.
     pub fn step(&mut self, input: Input, out: &mut Vec<Row>) {
         match input {
-            Input::Record(record) => self.record(record, out),
+            Input::Record(record) => {
+                let (evt_type, ..) = rows::call(&record);
+                self.record(record, out);
+                self.tell_evictions(evt_type);
+            }
             Input::Fact(fact) => self.fact(fact, out),
+        }
+    }
+
+    fn tell_evictions(&mut self, evt_type: &str) {
+        let count = self.table.living_evicted - self.evictions_told;
+        if count > 0 {
+            self.evictions_told = self.table.living_evicted;
+            self.places.shortfalls.push(Shortfall {
+                class: "table_full",
+                evt_type: evt_type.into(),
+                count,
+            });
         }
     }
 
@@ -100,9 +128,9 @@ impl Tracker {
         (self.table.len(), self.places.containers())
     }
 
-    /// Processes forgotten early because the table was full, and events that did not wait because the queue was.
-    pub fn overflows(&self) -> (u64, u64) {
-        (self.table.evicted, self.places.overflowed)
+    /// Takes what could not be kept since the last call.
+    pub fn shortfalls(&mut self) -> Vec<Shortfall> {
+        std::mem::take(&mut self.places.shortfalls)
     }
 
     /// Hands out what still waits; at the end.
@@ -126,7 +154,11 @@ impl Tracker {
         match fact {
             Fact::Clock(reading) => self.tick(reading, out),
             Fact::Cgroup { id, path } => self.places.found(id, &path),
-            Fact::Running(running) => self.running(&running, out),
+            Fact::CgroupGone { id } => self.cgroup_gone(id, out),
+            Fact::Running(running) => {
+                self.running(&running, out);
+                self.tell_evictions("running");
+            }
             Fact::Container(container) => self.container(*container, out),
             Fact::Users { container, users } => {
                 self.users.insert(container, users);
@@ -155,6 +187,15 @@ impl Tracker {
             self.tell_container(&id, action, news, out);
         }
         self.places.release(&id, out);
+    }
+
+    /// A cgroup is gone; with its own cgroup a container has ended.
+    fn cgroup_gone(&mut self, id: u64, out: &mut Vec<Row>) {
+        if let Some(container) = self.places.removed(id) {
+            self.tell_container(&container, "stop", true, out);
+            self.places.forget(&container, out);
+            self.users.remove(&Some(container));
+        }
     }
 
     /// The in-band row of a container, and its record where something changed.
@@ -237,10 +278,8 @@ impl Tracker {
                     self.places.made(id, &path);
                 }
                 self.push(header, &record, out);
-                if !made && let Some(container) = self.places.removed(id, &path) {
-                    self.tell_container(&container, "stop", true, out);
-                    self.places.forget(&container, out);
-                    self.users.remove(&Some(container));
+                if !made {
+                    self.cgroup_gone(id, out);
                 }
             }
             Record::CgroupMove {
@@ -261,9 +300,9 @@ impl Tracker {
                 ref header, mnt_ns, ..
             } => {
                 self.touch(header, out);
-                if let Some(process) = self.table.find_mut(Id::new(header.pid, header.start_ns)) {
-                    process.mnt_ns = Some(mnt_ns);
-                }
+                let id = Id::new(header.pid, header.start_ns);
+                self.table
+                    .update(id, |process| process.mnt_ns = Some(mnt_ns));
                 self.push(header, &record, out);
             }
             Record::Open { ref header, .. }
@@ -275,47 +314,42 @@ impl Tracker {
         }
     }
 
-    /// Brings the process of a record up to date; returns true when it was not known before.
-    fn touch(&mut self, header: &Header, out: &mut Vec<Row>) -> bool {
+    /// Brings the process of a record up to date.
+    fn touch(&mut self, header: &Header, out: &mut Vec<Row>) {
         let id = Id::new(header.pid, header.start_ns);
-        let known = match self.table.find_mut(id) {
-            Some(process) => {
-                (process.uid, process.gid, process.start_ns) =
-                    (header.uid, header.gid, header.start_ns);
-                process.vpid = Some(header.vpid);
-                Some(process.cgroup_id)
-            }
-            None => None,
-        };
-        match known {
-            Some(cgroup_id) if cgroup_id != header.cgroup_id => {
-                self.relocate(id, header.cgroup_id, header, None, out)
-            }
-            Some(_) => {}
-            None => self.adopt(id, header),
+        if self.table.find(id).is_none() && !self.table.revive(id, self.key(id)) {
+            // Its fork was not seen.
+            let stranger = self.stranger(id, header);
+            self.table.insert(stranger);
         }
-        known.is_none()
+        let current = self.table.find(id).is_some_and(|process| {
+            process.hear();
+            (process.uid, process.gid, process.start_ns, process.vpid)
+                == (header.uid, header.gid, header.start_ns, Some(header.vpid))
+        });
+        if !current {
+            self.table.update(id, |process| {
+                (process.uid, process.gid) = (header.uid, header.gid);
+                process.start_ns = header.start_ns;
+                process.vpid = Some(header.vpid);
+            });
+        }
+        self.relocate(id, header.cgroup_id, header, None, out);
     }
 
-    /// Takes in a process whose fork was not seen. In a container it counts as brought in: better an alert than silence.
-    fn adopt(&mut self, id: Id, header: &Header) {
-        let key = self.key(id);
+    /// A process as a record's common part shows it. What part of a container's life it belongs to is not known.
+    fn stranger(&self, id: Id, header: &Header) -> Process {
         let mut process = Process::new(
             id,
-            key,
+            self.key(id),
             header.start_ns,
             header.uid,
             header.gid,
             header.cgroup_id,
+            self.places.place_of(header.cgroup_id),
         );
         process.vpid = Some(header.vpid);
-        process.container = self.places.container_of(header.cgroup_id);
-        process.stage = if process.container.is_some() {
-            Stage::Exec
-        } else {
-            Stage::Host
-        };
-        self.table.insert(process);
+        process
     }
 
     fn key(&self, id: Id) -> Text {
@@ -336,12 +370,21 @@ impl Tracker {
         by: Option<Text>,
         out: &mut Vec<Row>,
     ) {
-        let container = self.places.container_of(cgroup_id);
-        let Some(process) = self.table.find_mut(id) else {
-            return;
+        let place = self.places.place_of(cgroup_id);
+        // Of a cgroup that was removed nothing is known any more: whoever is left in it is where it was.
+        let same = |process: &Process| {
+            process.cgroup_id == cgroup_id && (process.place == place || place == Place::Unknown)
         };
-        process.cgroup_id = cgroup_id;
-        if let Some(departure) = depart(process, container) {
+        if self.table.find(id).is_some_and(same)
+            || (self.table.find(id).is_none() && !self.table.revive(id, self.key(id)))
+        {
+            return;
+        }
+        let departure = self.table.update(id, |process| {
+            process.cgroup_id = cgroup_id;
+            depart(process, place)
+        });
+        if let Some(departure) = departure.flatten() {
             self.push_departure(id, header, &departure, by, out);
         }
     }
@@ -355,12 +398,13 @@ impl Tracker {
         out: &mut Vec<Row>,
     ) {
         let mut event = self.event(header, "container_move", "container", "cgroup_attach_task");
-        let to = departure.to.as_deref().map_or_else(|| "host".into(), short);
-        let mut arguments =
-            BTreeMap::from([("from".into(), short(&departure.from)), ("to".into(), to)]);
+        let mut arguments = BTreeMap::from([
+            ("from".into(), short(&departure.from)),
+            ("to".into(), departure.to.name()),
+        ]);
         arguments.extend(by.map(|key| ("by".into(), key)));
         event.evt_args = Some(arguments);
-        self.send(event, id, out);
+        self.send(event, id, header, out);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one fork record")]
@@ -375,24 +419,26 @@ impl Tracker {
         out: &mut Vec<Row>,
     ) {
         let caller = Id::new(header.pid, header.start_ns);
-        if self.table.find(id).is_none() {
-            let container = self.places.container_of(cgroup_id);
+        if self.table.find(id).is_some() {
+            // Found by the scan, too: the record knows the start to the nanosecond.
+            self.table.update(id, |child| child.start_ns = start_ns);
+        } else {
+            let place = self.places.place_of(cgroup_id);
             let key = self.key(id);
-            let Some(parent) = self.table.find(caller) else {
-                return;
+            let mut child = match self.table.find(caller) {
+                Some(parent) => parent.child(id, key, start_ns, cgroup_id),
+                None => self
+                    .stranger(caller, header)
+                    .child(id, key, start_ns, cgroup_id),
             };
-            let mut child = parent.child(id, key, start_ns, cgroup_id);
             child.vpid = Some(vpid);
             set_identity(&mut child, identity, header);
             child.parent = Some(Id::new(identity.parent_pid, identity.parent_start_ns));
-            let departure = depart(&mut child, container);
+            let departure = depart(&mut child, place);
             self.table.insert(child);
             if let Some(departure) = departure {
                 self.push_departure(id, header, &departure, None, out);
             }
-        } else if let Some(child) = self.table.find_mut(id) {
-            // Found by the scan, too: the record knows the start to the nanosecond.
-            child.start_ns = start_ns;
         }
         let mut event = self.event(header, "clone", "process", "sched_process_fork");
         event.evt_rawres = Some(i64::from(id.pid));
@@ -401,24 +447,27 @@ impl Tracker {
             ("child_vpid".into(), vpid.to_string().into()),
             ("child_key".into(), self.key(id)),
         ]));
-        self.send(event, caller, out);
+        self.send(event, caller, header, out);
     }
 
     fn exec(&mut self, exec: &Exec, out: &mut Vec<Row>) {
         let header = &exec.header;
-        let adopted = self.touch(header, out);
+        self.touch(header, out);
         let id = Id::new(header.pid, header.start_ns);
         let mut escaped = false;
-        let Arguments { raw, mut program } =
-            image::arguments(&exec.argv, &self.redactor, &mut escaped);
-        program.truncated |= exec.argv_bytes as usize > exec.argv.len();
+        let Arguments {
+            raw,
+            told,
+            mut program,
+        } = image::arguments(&exec.argv, &self.redactor, &mut escaped);
+        program.cut |= exec.argv_bytes as usize > exec.argv.len();
         program.exepath = Some(text(&exec.path, &mut escaped));
         program.cwd = Some(text(&exec.cwd, &mut escaped));
-        let stage = self.stage_at_exec(id, &exec.identity, adopted, &raw);
-        if let Some(process) = self.table.find_mut(id) {
-            set_identity(process, &exec.identity, header);
+        let stage = self.stage_at_exec(id, &exec.identity, &raw);
+        self.table.update(id, |process| {
             process.escaped = escaped;
-            process.program = Some(program);
+            set_identity(process, &exec.identity, header);
+            process.program = Some(Arc::new(program));
             process.stage = stage;
             if process.parent.is_none() && exec.identity.parent_pid != 0 {
                 process.parent = Some(Id::new(
@@ -426,65 +475,68 @@ impl Tracker {
                     exec.identity.parent_start_ns,
                 ));
             }
-            if stage == Stage::Entrypoint
-                && let Some(container) = process.container.clone()
-            {
-                self.places.entrypoint_seen(&container);
-            }
+        });
+        let place = self.table.find(id).map_or_else(
+            || self.places.place_of(header.cgroup_id),
+            |process| process.place.clone(),
+        );
+        if stage == Some(Stage::Entrypoint)
+            && let Some(container) = place.container()
+        {
+            self.places.entrypoint_seen(container);
         }
-        let Some(process) = self.table.find(id) else {
-            return;
-        };
-        let mut event = self.event(header, "execve", "process", "sched_process_exec");
-        let known = process
-            .container
-            .as_ref()
-            .and_then(|container| self.places.container(container));
         let from = image::origin(
             exec,
-            process.container.is_some(),
-            self.in_host_mntns(process),
-            known,
+            place.container().is_some(),
+            exec.identity.mnt_ns == self.host.mnt_ns,
+            place
+                .container()
+                .and_then(|container| self.places.container(container)),
         );
+        let mut event = self.event(header, "execve", "process", "sched_process_exec");
         rows::set_exec(&mut event, exec, from);
-        self.send(event, id, out);
+        image::set_arguments(&mut event, told);
+        self.send(event, id, header, out);
     }
 
-    /// A process keeps its stage when it executes, unless it was just brought into its container.
-    fn stage_at_exec(
-        &self,
-        id: Id,
-        identity: &Identity,
-        adopted: bool,
-        arguments: &[Text],
-    ) -> Stage {
-        let Some(process) = self.table.find(id) else {
-            return Stage::Host;
-        };
-        let Some(container) = &process.container else {
+    /// A process keeps its stage when it executes, unless it was just brought into its container, or is not known.
+    fn stage_at_exec(&self, id: Id, identity: &Identity, arguments: &[Text]) -> Option<Stage> {
+        let process = self.table.find(id)?;
+        let Place::Container(container) = &process.place else {
             return process.stage;
         };
-        if adopted {
-            let parent = self
-                .table
-                .find(Id::new(identity.parent_pid, identity.parent_start_ns));
-            if let Some(parent) =
-                parent.filter(|parent| parent.container.as_ref() == Some(container))
-            {
-                return parent.stage;
-            }
-        } else if process.stage != Stage::Runtime {
-            return process.stage;
+        let arrived = || {
+            let inner_init = process.vpid == Some(1) && identity.pid_ns != self.host.pid_ns;
+            self.arrival_stage(
+                container,
+                id.pid,
+                inner_init,
+                identity.mnt_ns,
+                identity.pid_ns,
+                arguments,
+            )
+        };
+        match process.stage {
+            Some(Stage::Runtime) => Some(arrived()),
+            Some(stage) => Some(stage),
+            None => self.stage_of_stranger(process, identity, arrived()),
         }
-        let inner_init = process.vpid == Some(1) && identity.pid_ns != self.host.pid_ns;
-        self.arrival_stage(
-            container,
-            id.pid,
-            inner_init,
-            identity.mnt_ns,
-            identity.pid_ns,
-            arguments,
-        )
+    }
+
+    /// The stage of a process of which nothing was heard before, as far as it is certain: its parent's, or that of an
+    /// arrival where the parent is outside. A container's init takes in orphans of any stage, so it tells nothing.
+    fn stage_of_stranger(
+        &self,
+        process: &Process,
+        identity: &Identity,
+        arrived: Stage,
+    ) -> Option<Stage> {
+        let parent_id = Id::new(identity.parent_pid, identity.parent_start_ns);
+        match self.table.find(parent_id) {
+            Some(parent) if parent.place == process.place && parent.vpid != Some(1) => parent.stage,
+            Some(parent) if parent.place == Place::Host => Some(arrived),
+            _ => (arrived != Stage::Exec).then_some(arrived),
+        }
     }
 
     fn arrival_stage(
@@ -517,8 +569,9 @@ impl Tracker {
             return;
         }
         let mut escaped = false;
-        let Arguments { raw, mut program } =
-            image::arguments(&running.argv, &self.redactor, &mut escaped);
+        let Arguments {
+            raw, mut program, ..
+        } = image::arguments(&running.argv, &self.redactor, &mut escaped);
         program.exepath = running
             .exe
             .as_deref()
@@ -532,18 +585,18 @@ impl Tracker {
             running.uid,
             running.gid,
             running.cgroup_id,
+            self.places.place_of(running.cgroup_id),
         );
         image::set_running(&mut process, running, &mut escaped);
         process.parent = self
             .table
             .with_pid(running.parent_pid)
             .map(|parent| parent.id);
-        process.container = self.places.container_of(running.cgroup_id);
         process.stage = self.stage_of_running(&process, running, &raw);
-        process.program = Some(program);
+        process.program = Some(Arc::new(program));
         process.escaped = escaped;
-        if process.stage == Stage::Entrypoint
-            && let Some(container) = &process.container
+        if process.stage == Some(Stage::Entrypoint)
+            && let Some(container) = process.place.container()
         {
             self.places.entrypoint_seen(container);
         }
@@ -551,31 +604,36 @@ impl Tracker {
         let mut event = self.own_event("running", "process");
         event.evt_backend = "scan".into();
         rows::set_scanned_stdio(&mut event, &running.stdio);
-        self.send(event, id, out);
+        // Whoever was just taken in is there.
+        if let Some(process) = self.table.find(id) {
+            let (place, origin) = self.join(&mut event, process);
+            self.places.send(event, &place, origin.as_ref(), out);
+        }
     }
 
-    fn stage_of_running(&self, process: &Process, running: &Running, arguments: &[Text]) -> Stage {
-        let Some(container) = &process.container else {
-            return Stage::Host;
+    fn stage_of_running(
+        &self,
+        process: &Process,
+        running: &Running,
+        arguments: &[Text],
+    ) -> Option<Stage> {
+        let Place::Container(container) = &process.place else {
+            return process.stage;
         };
         let parent = process.parent.and_then(|id| self.table.find(id));
-        if let Some(parent) = parent.filter(|parent| parent.container.as_ref() == Some(container)) {
+        if let Some(parent) = parent.filter(|parent| parent.place == process.place) {
             return parent.stage;
         }
         let pid_ns = running.pid_ns.unwrap_or(self.host.pid_ns);
         let init = running.vpid == 1 && pid_ns != self.host.pid_ns;
-        self.arrival_stage(
+        Some(self.arrival_stage(
             container,
             running.pid,
             init,
             running.mnt_ns.unwrap_or_default(),
             pid_ns,
             arguments,
-        )
-    }
-
-    fn in_host_mntns(&self, process: &Process) -> bool {
-        process.mnt_ns == Some(self.host.mnt_ns)
+        ))
     }
 
     /// An event about nothing but the sensor's own knowledge, now.
@@ -608,49 +666,66 @@ impl Tracker {
         let (evt_type, category, hook) = rows::call(record);
         let mut event = self.event(header, evt_type, category, hook);
         rows::set_record(&mut event, record);
-        self.send(event, Id::new(header.pid, header.start_ns), out);
+        self.send(event, Id::new(header.pid, header.start_ns), header, out);
     }
 
-    /// Joins an event with its process and container, and sends it, now or when its container is known.
-    fn send(&mut self, mut event: Event, id: Id, out: &mut Vec<Row>) {
-        let Some(process) = self.table.find(id) else {
-            // The table is full: what the record itself says goes out.
-            event.proc_key = self.key(id);
-            out.push(Row::Event(Box::new(event)));
-            return;
+    /// Joins an event with its process and container, and sends it, now or when its container is known. Where the table
+    /// does not have the process, its record says what it can.
+    fn send(&mut self, mut event: Event, id: Id, header: &Header, out: &mut Vec<Row>) {
+        let (place, origin) = match self.table.find(id) {
+            Some(process) => self.join(&mut event, process),
+            None => self.join(&mut event, &self.stranger(id, header)),
         };
-        join::set_process(&mut event, process, &self.host, &self.clock);
-        join::set_lineage(&mut event, process, &self.table, &self.clock);
-        join::set_users(&mut event, process, &self.users);
+        self.places.send(event, &place, origin.as_ref(), out);
+    }
+
+    /// Sets the columns of a process; returns where it is, and the container it left.
+    fn join(&self, event: &mut Event, process: &Process) -> (Place, Option<Text>) {
+        join::set_process(event, process, &self.host, &self.clock);
+        join::set_lineage(event, process, &self.table, &self.clock);
+        join::set_users(event, process, &self.users);
         event.container_nested_id = self.places.nested(process.cgroup_id).map(|id| short(id));
-        let container = process.container.clone();
-        self.places
-            .send(event, container, process.origin.as_ref(), out);
+        (process.place.clone(), process.origin.clone())
     }
 }
 
-/// Sets a process's container; `Some` when it left the one it was in.
-fn depart(process: &mut Process, to: Option<Text>) -> Option<Departure> {
-    let from = std::mem::replace(&mut process.container, to.clone());
+/// Puts a process where it is now; `Some` when it left the container it was in.
+fn depart(process: &mut Process, to: Place) -> Option<Departure> {
+    let from = std::mem::replace(&mut process.place, to.clone());
     if from == to {
         return None;
     }
-    let runtime = process.stage == Stage::Runtime;
-    match (&from, &to) {
-        // Coming home, or going on from the host: it keeps what it was.
-        (None, Some(home)) if process.origin.as_ref() == Some(home) => process.origin = None,
-        (None, Some(_)) if process.origin.is_some() => {}
-        // Brought in from outside: what it does before it executes inside is the runtime's.
-        (None, _) => process.stage = Stage::Runtime,
-        (Some(_), None) if runtime => process.stage = Stage::Host,
-        (Some(_), Some(_)) if runtime => {}
-        (Some(left), _) => {
-            process.origin.get_or_insert_with(|| left.clone());
-            return Some(Departure {
-                from: left.clone(),
-                to,
-            });
+    let runtime = process.stage == Some(Stage::Runtime);
+    match (from, &to) {
+        // Coming home, or going on from elsewhere: it keeps what it was.
+        (Place::Host | Place::Unknown, Place::Container(home))
+            if process.origin.as_ref() == Some(home) =>
+        {
+            process.origin = None;
         }
+        (Place::Host | Place::Unknown, Place::Container(_)) if process.origin.is_some() => {}
+        // Brought in from outside: what it does before it executes inside is the runtime's.
+        (Place::Host, Place::Container(_)) => process.stage = Some(Stage::Runtime),
+        // What it is to a container was not seen.
+        (Place::Host, Place::Unknown) if process.origin.is_none() => process.stage = None,
+        (Place::Unknown, Place::Host) if process.origin.is_none() => {
+            process.stage = Some(Stage::Host)
+        }
+        // Whether it has left is told once it is known where it went.
+        (Place::Container(left), Place::Unknown) => {
+            process.origin.get_or_insert(left);
+        }
+        (Place::Unknown, Place::Host) => {
+            let from = process.origin.clone()?;
+            return Some(Departure { from, to });
+        }
+        (Place::Container(_), Place::Host) if runtime => process.stage = Some(Stage::Host),
+        (Place::Container(_), Place::Container(_)) if runtime => {}
+        (Place::Container(left), _) => {
+            process.origin.get_or_insert_with(|| left.clone());
+            return Some(Departure { from: left, to });
+        }
+        (Place::Host | Place::Unknown, _) => {}
     }
     None
 }

@@ -165,6 +165,7 @@ pub struct RawContainers {
     #[serde(with = "humantime_serde")]
     pub metadata_patience: Duration,
     pub metadata_queue_events: usize,
+    pub metadata_queue_bytes: Size,
     #[serde(with = "humantime_serde")]
     pub repeat: Duration,
 }
@@ -177,6 +178,7 @@ impl Default for RawContainers {
             docker_root: "/var/lib/docker".into(),
             metadata_patience: Duration::from_millis(250),
             metadata_queue_events: 4096,
+            metadata_queue_bytes: Size(4 << 20),
             repeat: Duration::from_secs(60),
         }
     }
@@ -186,6 +188,7 @@ impl Default for RawContainers {
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "documented in sensor.toml")]
 pub struct RawProcesses {
+    pub memory: Size,
     pub capacity: usize,
     #[serde(with = "humantime_serde")]
     pub keep_after_exit: Duration,
@@ -194,6 +197,7 @@ pub struct RawProcesses {
 impl Default for RawProcesses {
     fn default() -> Self {
         Self {
+            memory: Size(12 << 20),
             capacity: 32_768,
             keep_after_exit: Duration::from_secs(1),
         }

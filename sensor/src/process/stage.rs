@@ -12,6 +12,7 @@
 //!                                                              else exec
 //! is made by a process of the container                     -> as its parent
 //! ```
+//! Of a process whose beginning was not seen the stage is not known, unless its own structure or a parent tells it.
 
 use dogwatch_schemas::Text;
 

@@ -13,13 +13,22 @@ fn process(pid: u32, start_ns: u64, parent: Option<Id>) -> Process {
         0,
         0,
         1,
+        Place::Host,
     );
     process.parent = parent;
     process
 }
 
-fn table(capacity: usize) -> ProcessTable {
-    ProcessTable::new(capacity, Duration::from_secs(1))
+fn table(processes_max: usize) -> ProcessTable {
+    bounded(processes_max, 1 << 30)
+}
+
+fn bounded(processes_max: usize, bytes_max: usize) -> ProcessTable {
+    ProcessTable::new(TableBounds {
+        processes_max,
+        bytes_max,
+        keep_after_exit: Duration::from_secs(1),
+    })
 }
 
 /// A chain of processes, pid 1 first, each the child of the one before.
@@ -122,5 +131,173 @@ proptest! {
         }
         table.reap(now_ns + 2 * SECOND_NS);
         prop_assert_eq!(table.len(), 0);
+    }
+}
+
+fn in_container(mut process: Process, name: &str) -> Process {
+    process.place = Place::Container(name.into());
+    process
+}
+
+fn with_line(mut process: Process, bytes: usize) -> Process {
+    process.program = Some(Arc::new(Program::new(&["x".repeat(bytes).into()])));
+    process
+}
+
+#[test]
+fn who_uses_most_of_the_memory_loses_first() {
+    let mut table = bounded(100_000, 256 << 10);
+    for pid in 1..=20 {
+        table.insert(in_container(process(pid, 0, None), "small"));
+    }
+    for pid in 100..5_100 {
+        let flood = with_line(process(pid, 0, None), 4_000);
+        table.insert(in_container(flood, "large"));
+        assert!(table.shares.bytes() <= 256 << 10);
+    }
+    let kept = (1..=20).filter(|&pid| table.with_pid(pid).is_some());
+    assert_eq!(kept.count(), 20);
+    assert!(table.len() > 40, "{}", table.len());
+    assert_eq!(table.living_evicted, 5_020 - table.len() as u64);
+}
+
+#[test]
+fn the_ended_go_first_and_who_is_heard_of_last() {
+    let mut table = table(64);
+    for pid in 1..=64 {
+        table.insert(process(pid, 0, None));
+    }
+    table.exit(Id::new(60, 0), SECOND_NS);
+    table.with_pid(1).unwrap().hear();
+    table.insert(process(100, 0, None));
+    assert!(table.with_pid(60).is_none());
+    assert!(table.with_pid(1).is_some(), "heard of");
+    assert!(table.with_pid(2).is_none(), "the oldest of the others");
+    assert!(table.with_pid(100).is_some());
+}
+
+#[test]
+fn whoever_just_came_in_and_parents_of_the_living_stay() {
+    let mut table = table(64);
+    let ids = chain(&mut table, 64);
+    let last = process(1_000, 0, Some(ids[63]));
+    let id = last.id;
+    table.insert(last);
+    assert_eq!(ancestor_pids(&table, id)[..2], [64, 63]);
+    let mut other = bounded(64, 1_000);
+    other.insert(with_line(process(1, 0, None), 4_000));
+    other.insert(with_line(process(2, 0, None), 4_000));
+    assert!(other.with_pid(1).is_none() && other.with_pid(2).is_some());
+}
+
+#[test]
+fn who_was_given_up_is_known_again() {
+    let mut table = table(64);
+    let mut first = in_container(process(1, 0, None), "a");
+    first.stage = Some(Stage::Healthcheck);
+    let id = first.id;
+    table.insert(first);
+    for pid in 2..=65 {
+        table.insert(in_container(process(pid, 0, None), "a"));
+    }
+    assert!(table.find(id).is_none());
+    assert!(table.revive(id, "key".into()));
+    let known = table.find(id).unwrap();
+    assert_eq!(known.stage, Some(Stage::Healthcheck));
+    assert_eq!(known.place, Place::Container("a".into()));
+    assert!(!table.revive(Id::new(1_000, 0), "key".into()));
+}
+
+#[test]
+fn a_program_is_held_once_for_all_that_share_it() {
+    let mut table = bounded(100_000, 1 << 30);
+    let parent = with_line(process(1, 0, None), 4_000);
+    let id = parent.id;
+    table.insert(parent);
+    let one = table.shares.bytes();
+    for pid in 2..=101 {
+        let parent = table.find(id).unwrap();
+        let child = parent.child(Id::new(pid, 0), "k".into(), 0, 1);
+        table.insert(child);
+    }
+    assert_eq!(table.shares.bytes() - one, 100 * PROCESS_BYTES);
+    table.exit(id, SECOND_NS);
+    for pid in 2..=101 {
+        table.exit(Id::new(pid, 0), SECOND_NS);
+    }
+    table.reap(60 * SECOND_NS);
+    assert_eq!((table.len(), table.shares.bytes()), (0, 0));
+}
+
+#[test]
+fn arguments_are_kept_as_one_line_and_told_apart() {
+    let check = |arguments: &[&str], line: &str, cut: bool| {
+        let arguments: Vec<Text> = arguments.iter().map(|&argument| argument.into()).collect();
+        let program = Program::new(&arguments);
+        assert_eq!(program.cmdline.as_deref(), Some(line));
+        assert_eq!(program.cut, cut);
+        let args = program.args().unwrap();
+        if !cut {
+            assert_eq!(args, arguments.get(1..).unwrap_or_default());
+        }
+        args
+    };
+    check(&[], "", false);
+    check(&["a"], "a", false);
+    check(&["a", "", "b c", ""], "a  b c ", false);
+    let long = "ü".repeat(3_000);
+    let args = check(&["a", &long], &format!("a {}", "ü".repeat(2_047)), true);
+    assert_eq!(args[0].len(), 4_094);
+    let many = vec!["x"; 30_000];
+    let args = check(&many, "x ".repeat(2_048).trim_end(), true);
+    assert_eq!(args.len(), 2_047);
+    assert!(Program::new(&vec!["x".into(); 30_000]).bytes() < 3 * CMDLINE_BYTES_MAX);
+}
+
+proptest! {
+    /// Whatever happens in however many containers, bytes and accounts agree with what is there.
+    #[test]
+    fn accounts_agree_with_the_table(
+        steps in proptest::collection::vec((1u32..60, 1u32..60, 0u8..6, 0usize..4_000), 1..400)
+    ) {
+        let bytes_max = 40 << 10;
+        let mut table = bounded(40, bytes_max);
+        let mut now_ns = SECOND_NS;
+        for (pid, other, what, bytes) in steps {
+            now_ns += SECOND_NS / 7;
+            let known = table.with_pid(pid).map(|process| process.id);
+            let parent = table.with_pid(other).map(|process| process.id);
+            let place = Place::Container(format!("c{}", other % 3).into());
+            match (what, known) {
+                (0, Some(id)) => table.exit(id, now_ns),
+                (1, Some(id)) => {
+                    let line = Text::from("x".repeat(bytes));
+                    table.update(id, |process| process.program = Some(Arc::new(Program::new(&[line]))));
+                }
+                (2, Some(id)) => _ = table.update(id, |process| process.place = place),
+                (3, Some(id)) if parent != known => {
+                    table.update(id, |process| process.parent = process.parent.or(parent));
+                }
+                _ => {
+                    let mut next = with_line(process(pid, now_ns, parent), bytes);
+                    next.place = place;
+                    table.insert(next);
+                }
+            }
+            table.reap(now_ns);
+            prop_assert!(table.len() <= 40);
+            prop_assert!(table.shares.bytes() <= bytes_max);
+            let programs = table.by_pid.values().map(|process| {
+                PROCESS_BYTES + process.program.as_ref().map_or(0, |program| program.bytes())
+            });
+            prop_assert_eq!(programs.sum::<usize>(), table.shares.bytes());
+        }
+        let ids: Vec<Id> = table.by_pid.values().map(|process| process.id).collect();
+        for id in ids {
+            table.exit(id, now_ns);
+        }
+        table.reap(now_ns + 2 * SECOND_NS);
+        table.reap(now_ns + 2 * SECOND_NS);
+        prop_assert_eq!((table.len(), table.shares.bytes()), (0, 0));
     }
 }

@@ -2,6 +2,7 @@
 
 use dogwatch_ebpf::record::Exec;
 use dogwatch_schemas::Text;
+use dogwatch_schemas::records::Event;
 
 use crate::container::Container;
 use crate::fact::Running;
@@ -16,6 +17,8 @@ const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 /// Arguments as they are, for comparing, and as they may be told.
 pub(super) struct Arguments {
     pub raw: Vec<Text>,
+    pub told: Vec<Text>,
+    /// With as many of them as the table keeps.
     pub program: Program,
 }
 
@@ -31,15 +34,15 @@ pub(super) fn arguments(argv: &[u8], redactor: &Redactor, escaped: &mut bool) ->
     };
     let mut told = raw.clone();
     let redacted = redactor.redact(&mut told);
-    let mut program = Program {
-        redacted,
-        cmdline: Some(told.join(" ").into()),
-        ..Program::default()
-    };
-    let mut rest = told.into_iter();
-    program.arg0 = rest.next();
-    program.args = Some(rest.collect());
-    Arguments { raw, program }
+    let mut program = Program::new(&told);
+    program.redacted = redacted;
+    Arguments { raw, told, program }
+}
+
+/// All arguments, as the row of the exec itself has them.
+pub(super) fn set_arguments(event: &mut Event, told: Vec<Text>) {
+    event.proc_cmdline = Some(told.join(" ").into());
+    event.proc_args = Some(told.into_iter().skip(1).collect());
 }
 
 /// A path of `/proc/PID/exe` without the kernel's note that the file is deleted.
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn arguments_are_split_joined_and_redacted() {
         let redactor = Redactor::new(true, &[]).unwrap();
-        let Arguments { raw, program } =
+        let Arguments { raw, program, .. } =
             arguments(b"app\0\0--password\0x\0", &redactor, &mut false);
         assert_eq!(
             raw.iter().map(|text| &**text).collect::<Vec<_>>(),

@@ -6,6 +6,7 @@ use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Event;
 
 use crate::clock::Clock;
+use crate::container::Place;
 use crate::fact::Host;
 use crate::process::{Process, ProcessTable};
 use crate::text::cut;
@@ -30,14 +31,18 @@ pub(super) fn set_process(event: &mut Event, process: &Process, host: &Host, clo
     event.proc_mnt_ns = process.mnt_ns.map(i64::from);
     event.proc_pid_ns = process.pid_ns.map(i64::from);
     event.proc_in_host_mntns = process.mnt_ns.map(|mnt_ns| mnt_ns == host.mnt_ns);
-    event.proc_stage = Some(process.stage.name().into());
+    event.proc_stage = process.stage.map(|stage| stage.name().into());
     event.container_origin_id = process.origin.as_deref().map(crate::container::short);
     event.evt_escaped |= process.escaped;
     if let Some(program) = &process.program {
         event.proc_exe = program.arg0.clone();
         event.proc_exepath = program.exepath.clone();
-        event.proc_cmdline = program.cmdline.clone();
-        event.proc_args = program.args.clone();
+        // The row of the exec itself has brought all arguments.
+        if event.proc_cmdline.is_none() {
+            event.proc_cmdline = program.cmdline.clone();
+            event.proc_args = program.args();
+            event.evt_truncated |= program.cut;
+        }
         event.proc_cwd = program.cwd.clone();
         event.evt_redacted |= program.redacted;
     }
@@ -119,7 +124,11 @@ pub(super) fn set_users(
     process: &Process,
     users: &HashMap<Option<Text>, Users>,
 ) {
-    let own = users.get(&process.container);
+    let own = match process.place {
+        // Whose users they are is not known.
+        Place::Unknown => None,
+        _ => users.get(&process.place.container().cloned()),
+    };
     let uid = process.inner_uid();
     let gid = process.inner_gid();
     event.user_uid = uid.map(i64::from);

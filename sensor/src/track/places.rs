@@ -5,42 +5,67 @@ use std::collections::{HashMap, VecDeque};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Event;
 
-use super::{Row, rows};
-use crate::container::{Container, Membership, membership};
+use super::{Row, Shortfall, rows};
+use crate::container::{Container, Membership, Place, membership};
+
+/// Cgroups remembered at most; some 4 MiB. The kernel part tells no more of them apart.
+const CGROUPS_MAX: usize = 32_768;
+
+/// Bounds of what waits for metadata.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitingBounds {
+    /// Events that wait at most.
+    pub events_max: usize,
+    /// Bytes they take at most; a single container has a quarter of them.
+    pub bytes_max: usize,
+    /// False: events never wait.
+    pub patient: bool,
+}
 
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// Containers' cgroups; the host's own are not kept.
-    cgroups: HashMap<u64, Membership>,
-    known: HashMap<Text, Place>,
+    /// All cgroups; `None` = one of the host's own.
+    cgroups: HashMap<u64, Option<Membership>>,
+    known: HashMap<Text, Known>,
     /// Events of containers not yet known, in their order.
-    waiting: VecDeque<(Text, Event)>,
-    waiting_max: usize,
-    patient: bool,
-    /// Events that did not wait because too many did.
-    pub overflowed: u64,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    bounds: WaitingBounds,
+    /// What could not be kept.
+    pub shortfalls: Vec<Shortfall>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Waiting {
+    container: Text,
+    event: Event,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Known {
     container: Container,
+    /// Its own cgroup, or the first below it that was heard of.
+    cgroup_id: u64,
     /// What is known beyond the id is still being looked up.
     awaited: bool,
     /// Its making was seen.
     made: bool,
     entrypoint_seen: bool,
+    /// Bytes of its events that wait.
+    waiting_bytes: usize,
 }
 
 impl Places {
-    pub fn new(waiting_max: usize, patient: bool) -> Self {
+    pub fn new(bounds: WaitingBounds) -> Self {
         Self {
             cgroups: HashMap::new(),
             known: HashMap::new(),
             waiting: VecDeque::new(),
-            waiting_max,
-            patient,
-            overflowed: 0,
+            waiting_bytes: 0,
+            bounds,
+            shortfalls: Vec::new(),
         }
     }
 
@@ -55,27 +80,53 @@ impl Places {
     }
 
     fn enter(&mut self, id: u64, path: &str, made: bool) {
-        let Some(membership) = membership(path) else {
+        if self.cgroups.len() >= CGROUPS_MAX && !self.cgroups.contains_key(&id) {
+            self.shortfalls.push(Shortfall {
+                class: "table_full",
+                evt_type: "cgroup_mkdir".into(),
+                count: 1,
+            });
             return;
-        };
-        let own_cgroup = *membership.path == *path;
-        if own_cgroup || !self.known.contains_key(&membership.id) {
-            let place = Place {
-                container: Container::unknown(&membership),
-                awaited: true,
-                made,
-                entrypoint_seen: false,
-            };
-            // The same container started again is as new: its init is another process.
-            self.known.insert(membership.id.clone(), place);
+        }
+        let mut membership = membership(path);
+        if let Some(membership) = &mut membership {
+            let own_cgroup = *membership.path == *path;
+            match self.known.get_mut(&membership.id) {
+                // The same container started again: its init is another process, the rest is as it was.
+                Some(known) if own_cgroup => {
+                    known.cgroup_id = id;
+                    known.container.init_pid = None;
+                    known.container.start_ns = None;
+                    known.awaited = true;
+                    known.made = made;
+                    known.entrypoint_seen = false;
+                }
+                Some(_) => {}
+                None => {
+                    let known = Known {
+                        container: Container::unknown(membership),
+                        cgroup_id: id,
+                        awaited: true,
+                        made,
+                        entrypoint_seen: false,
+                        waiting_bytes: 0,
+                    };
+                    self.known.insert(membership.id.clone(), known);
+                }
+            }
+            // One text for all cgroups of a container.
+            if let Some((id, _)) = self.known.get_key_value(&membership.id) {
+                membership.id = id.clone();
+            }
         }
         self.cgroups.insert(id, membership);
     }
 
     /// A cgroup was removed; returns its container when it was the container's own.
-    pub fn removed(&mut self, id: u64, path: &str) -> Option<Text> {
-        let membership = self.cgroups.remove(&id)?;
-        (*membership.path == *path).then_some(membership.id)
+    pub fn removed(&mut self, id: u64) -> Option<Text> {
+        let membership = self.cgroups.remove(&id)??;
+        let own_cgroup = self.known.get(&membership.id)?.cgroup_id == id;
+        own_cgroup.then_some(membership.id)
     }
 
     /// Forgets a container that was removed.
@@ -85,26 +136,35 @@ impl Places {
     }
 
     /// Takes what is known of a container; returns what happened to it and whether that is news, or `None` for one that
-    /// is gone by now.
+    /// is gone by now. Where only the id could be found out, what was known before stays.
     pub fn learn(&mut self, container: Container) -> Option<(&'static str, bool)> {
-        let place = self.known.get_mut(&container.id)?;
-        let told = match (place.awaited, place.made) {
+        let known = self.known.get_mut(&container.id)?;
+        let learned = container.source.as_ref() != "cgroup";
+        let better = learned || known.container.source.as_ref() == "cgroup";
+        let told = match (known.awaited, known.made) {
             (true, true) => ("start", true),
             (true, false) => ("running", true),
-            (false, _) if place.container != container => ("change", true),
+            (false, _) if better && known.container != container => ("change", true),
             (false, _) => ("running", false),
         };
-        place.awaited = false;
-        place.container = container;
+        known.awaited = false;
+        if better {
+            known.container = container;
+        }
         Some(told)
     }
 
-    pub fn container_of(&self, cgroup_id: u64) -> Option<Text> {
-        Some(self.cgroups.get(&cgroup_id)?.id.clone())
+    /// Where a cgroup is: the only way from a cgroup to a container.
+    pub fn place_of(&self, cgroup_id: u64) -> Place {
+        match self.cgroups.get(&cgroup_id) {
+            Some(Some(membership)) => Place::Container(membership.id.clone()),
+            Some(None) => Place::Host,
+            None => Place::Unknown,
+        }
     }
 
     pub fn nested(&self, cgroup_id: u64) -> Option<&Text> {
-        self.cgroups.get(&cgroup_id)?.nested.as_ref()
+        self.cgroups.get(&cgroup_id)?.as_ref()?.nested.as_ref()
     }
 
     pub fn container(&self, id: &Text) -> Option<&Container> {
@@ -118,41 +178,70 @@ impl Places {
     pub fn has_entrypoint(&self, id: &Text) -> bool {
         self.known
             .get(id)
-            .is_some_and(|place| place.entrypoint_seen)
+            .is_some_and(|known| known.entrypoint_seen)
     }
 
     pub fn entrypoint_seen(&mut self, id: &Text) {
-        if let Some(place) = self.known.get_mut(id) {
-            place.entrypoint_seen = true;
+        if let Some(known) = self.known.get_mut(id) {
+            known.entrypoint_seen = true;
         }
     }
 
-    /// Sends an event of a process in `container` (that it has left: `origin`), or lets it wait.
+    /// Sends an event of a process at `place` (that has left the container `origin`), or lets it wait.
     pub fn send(
         &mut self,
         mut event: Event,
-        container: Option<Text>,
+        place: &Place,
         origin: Option<&Text>,
         out: &mut Vec<Row>,
     ) {
-        let Some(id) = container else {
-            rows::set_host_place(&mut event, origin.and_then(|id| self.container(id)));
+        let Place::Container(id) = place else {
+            rows::set_no_container(&mut event, place, origin.and_then(|id| self.container(id)));
             out.push(Row::Event(Box::new(event)));
             return;
         };
-        if self.patient && self.known.get(&id).is_some_and(|place| place.awaited) {
-            if self.waiting.len() < self.waiting_max {
-                self.waiting.push_back((id, event));
-                return;
+        if self.bounds.patient && self.known.get(id).is_some_and(|known| known.awaited) {
+            match self.wait(id, event) {
+                None => return,
+                Some(unwaited) => event = unwaited,
             }
-            self.overflowed += 1;
         }
-        self.complete(&id, event, out);
+        self.complete(id, event, out);
+    }
+
+    /// Lets an event wait; gives it back where there is no room for it.
+    fn wait(&mut self, id: &Text, event: Event) -> Option<Event> {
+        let bytes = rows::bytes(&event);
+        let WaitingBounds {
+            events_max,
+            bytes_max,
+            ..
+        } = self.bounds;
+        let known = self.known.get_mut(id)?;
+        let room = self.waiting.len() < events_max
+            && self.waiting_bytes + bytes <= bytes_max
+            && known.waiting_bytes + bytes <= bytes_max / 4;
+        if !room {
+            self.shortfalls.push(Shortfall {
+                class: "metadata_queue",
+                evt_type: event.evt_type.clone(),
+                count: 1,
+            });
+            return Some(event);
+        }
+        known.waiting_bytes += bytes;
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(Waiting {
+            container: id.clone(),
+            event,
+            bytes,
+        });
+        None
     }
 
     fn complete(&self, id: &Text, mut event: Event, out: &mut Vec<Row>) {
         match self.known.get(id) {
-            Some(place) => rows::set_container(&mut event, &place.container),
+            Some(known) => rows::set_container(&mut event, &known.container),
             // Removed while a process of it still ended.
             None => rows::set_container(
                 &mut event,
@@ -168,22 +257,29 @@ impl Places {
 
     /// Hands out what waited for a container.
     pub fn release(&mut self, container: &Text, out: &mut Vec<Row>) {
-        if self.waiting.iter().all(|(id, _)| id != container) {
-            return;
+        match self.known.get_mut(container) {
+            Some(known) if known.waiting_bytes == 0 => return,
+            Some(known) => known.waiting_bytes = 0,
+            None => {}
         }
-        for (id, event) in std::mem::take(&mut self.waiting) {
-            if id == *container {
-                self.complete(&id, event, out);
+        for waiting in std::mem::take(&mut self.waiting) {
+            if waiting.container == *container {
+                self.waiting_bytes -= waiting.bytes;
+                self.complete(container, waiting.event, out);
             } else {
-                self.waiting.push_back((id, event));
+                self.waiting.push_back(waiting);
             }
         }
     }
 
     /// Hands out everything that waits.
     pub fn release_all(&mut self, out: &mut Vec<Row>) {
-        for (id, event) in std::mem::take(&mut self.waiting) {
-            self.complete(&id, event, out);
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.complete(&waiting.container, waiting.event, out);
+        }
+        self.waiting_bytes = 0;
+        for known in self.known.values_mut() {
+            known.waiting_bytes = 0;
         }
     }
 }

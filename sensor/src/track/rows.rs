@@ -7,7 +7,7 @@ use dogwatch_ebpf::record::{Counters, Exec, Header, OpenCall, Record, SocketAddr
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{self, Event};
 
-use crate::container::{Container, short};
+use crate::container::{Container, Place, short};
 use crate::errno;
 use crate::fact::Host;
 use crate::text::text;
@@ -472,10 +472,18 @@ pub(super) fn set_scanned_stdio(event: &mut Event, links: &[Option<Vec<u8>>; 3])
     event.evt_escaped |= escaped;
 }
 
-/// Columns of a process that is in no container; one that left its container still has that one's mounts.
-pub(super) fn set_host_place(event: &mut Event, origin: Option<&Container>) {
-    event.container_type = Some("host".into());
+/// Columns of a process that is in no container that is known; one that left its container has that one's mounts.
+pub(super) fn set_no_container(event: &mut Event, place: &Place, origin: Option<&Container>) {
+    event.container_id = place.name();
+    event.container_type = (*place == Place::Host).then(|| "host".into());
     set_host_name(event, origin);
+}
+
+/// What an event that waits takes, bytes: itself, and its texts by a generous rule of thumb.
+pub(super) fn bytes(event: &Event) -> usize {
+    let mut encoded = Vec::with_capacity(4_096);
+    event.encode_framed(&mut encoded);
+    size_of::<Event>() + 2 * encoded.len()
 }
 
 /// Columns of a container.

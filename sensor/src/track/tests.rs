@@ -26,10 +26,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self::with_queue(16)
+        Self::with_bounds(16, 100)
     }
 
-    fn with_queue(metadata_queue_events: usize) -> Self {
+    fn with_bounds(metadata_queue_events: usize, processes_max: usize) -> Self {
         let host = Host {
             host_id: "h".into(),
             boot_id: "b".into(),
@@ -38,11 +38,17 @@ impl Bench {
             ..Host::default()
         };
         let options = TrackOptions {
-            processes_max: 100,
-            keep_after_exit: Duration::from_secs(1),
+            table: TableBounds {
+                processes_max,
+                bytes_max: 1 << 20,
+                keep_after_exit: Duration::from_secs(1),
+            },
+            waiting: WaitingBounds {
+                events_max: metadata_queue_events,
+                bytes_max: 4 << 20,
+                patient: true,
+            },
             clock_step_min: Duration::from_millis(500),
-            metadata_queue_events,
-            patient: true,
             redactor: Redactor::new(true, &[]).unwrap(),
         };
         let mut bench = Self {
@@ -54,6 +60,10 @@ impl Bench {
             boot_ns: bench.now_ns,
             wall_ns: bench.now_ns as i64,
         }));
+        bench.fact(Fact::Cgroup {
+            id: HOST_CGROUP,
+            path: "/".into(),
+        });
         bench
     }
 
@@ -471,7 +481,7 @@ fn peers_of_connections() {
 
 /// A container's cgroup is made and one process is in it, but nothing is known yet.
 fn awaited(queue: usize) -> Bench {
-    let mut bench = Bench::with_queue(queue);
+    let mut bench = Bench::with_bounds(queue, 100);
     bench.running(10, 0);
     let header = bench.header(10, HOST_CGROUP);
     bench.record(Record::Cgroup {
@@ -498,7 +508,14 @@ fn events_wait_for_what_is_known_and_no_longer() {
         None,
         "the third goes out with the id alone"
     );
-    assert_eq!(bench.tracker.overflows().1, 1);
+    assert_eq!(
+        bench.tracker.shortfalls(),
+        [Shortfall {
+            class: "metadata_queue",
+            evt_type: "open".into(),
+            count: 1
+        }]
+    );
     bench.fact(Fact::Container(Box::new(known(None))));
     let names: Vec<_> = bench
         .of_type("open")
@@ -615,7 +632,10 @@ fn a_process_never_heard_of_is_taken_in() {
         });
         bench.last()
     };
-    assert_eq!((stage(&open), open.proc_name.as_deref()), ("exec", None));
+    assert_eq!(
+        (open.proc_stage.as_deref(), open.proc_name.as_deref()),
+        (None, None)
+    );
     assert_eq!(&*open.container_id, &id()[..12]);
 }
 
@@ -631,4 +651,229 @@ fn a_step_of_the_clock_is_an_event() {
         "-60000000000"
     );
     assert_eq!(bench.last().ts, 41 * SECOND_NS as i64);
+}
+
+const OTHER_CGROUP: u64 = 8;
+
+/// A second container beside [`Bench::container`]'s, whose cgroup exists already.
+fn other_container(bench: &mut Bench) -> String {
+    let id = "cd".repeat(32);
+    bench.fact(Fact::Cgroup {
+        id: OTHER_CGROUP,
+        path: format!("/docker/{id}").into(),
+    });
+    let membership = membership(&format!("/docker/{id}")).unwrap();
+    bench.fact(Fact::Container(Box::new(Container::unknown(&membership))));
+    id
+}
+
+#[test]
+fn a_full_table_keeps_no_event_back_and_makes_nobody_the_host() {
+    let mut bench = Bench::with_bounds(16, 64);
+    bench.container(None);
+    bench.exec(11, 1, INSIDE, "web");
+    let other = other_container(&mut bench);
+    bench.fork(10, 20, OTHER_CGROUP, OUTSIDE);
+    bench.exec(20, 5, INSIDE, "sh");
+    for pid in 1_000..1_500 {
+        bench.fork(11, pid, 0, INSIDE);
+    }
+    let forks = bench.of_type("clone").len();
+    assert_eq!(forks, 2 + 500);
+    for (pid, full_id) in [
+        (1_000, &id()),
+        (2_000, &id()),
+        (20, &other),
+        (2_001, &other),
+    ] {
+        let cgroup = if *full_id == other {
+            OTHER_CGROUP
+        } else {
+            BOX_CGROUP
+        };
+        let mut header = bench.header(pid, cgroup);
+        header.ret = 3;
+        let record = open_of(header, "/etc/shadow");
+        bench.record(record);
+        let open = bench.last();
+        assert_eq!(open.container_full_id.as_deref(), Some(&**full_id), "{pid}");
+    }
+    let known_again = bench
+        .of_type("open")
+        .iter()
+        .map(|event| event.proc_stage.as_deref().map(String::from))
+        .collect::<Vec<_>>();
+    let expected = [Some("entrypoint"), None, Some("exec"), None];
+    assert_eq!(known_again, expected.map(|stage| stage.map(String::from)));
+    let ran = bench.exec(1_001, 7, INSIDE, "id");
+    assert_eq!(
+        (ran.proc_cmdline.as_deref(), stage(&ran)),
+        (Some("id"), "entrypoint")
+    );
+    let shortfalls = bench.tracker.shortfalls();
+    let count: u64 = shortfalls
+        .iter()
+        .filter(|shortfall| shortfall.class == "table_full" && &*shortfall.evt_type == "clone")
+        .map(|shortfall| shortfall.count)
+        .sum();
+    assert!(count > 400, "{shortfalls:?}");
+}
+
+fn open_of(header: Header, path: &str) -> Record {
+    Record::Open {
+        header,
+        call: OpenCall::Open,
+        open_flags: 0,
+        mode: 0,
+        file: FileIdentity::default(),
+        raw: path.into(),
+        path: path.into(),
+        base: Vec::new(),
+        mnt_ns: 0,
+    }
+}
+
+#[test]
+fn who_was_given_up_and_leaves_its_container_is_told() {
+    let mut bench = Bench::with_bounds(16, 64);
+    bench.container(None);
+    bench.exec(11, 1, INSIDE, "web");
+    for pid in 1_000..1_200 {
+        bench.fork(11, pid, 0, INSIDE);
+    }
+    assert!(bench.tracker.table.with_pid(1_000).is_none());
+    bench.enter(10, 1_000, HOST_CGROUP);
+    let moved = bench.of_type("container_move");
+    assert_eq!(moved.len(), 1);
+    assert_eq!(moved[0].container_origin_id.as_deref(), Some(&id()[..12]));
+}
+
+#[test]
+fn a_cgroup_nothing_is_known_of_is_not_the_host() {
+    let mut bench = Bench::new();
+    let header = bench.header(50, 99);
+    bench.record(open_of(header, "/etc/shadow"));
+    let open = bench.last();
+    assert_eq!(
+        (&*open.container_id, open.container_type, open.proc_stage),
+        ("unknown", None, None)
+    );
+    bench.fact(Fact::Cgroup {
+        id: 99,
+        path: format!("/docker/{}", id()).into(),
+    });
+    bench.fact(Fact::Container(Box::new(known(None))));
+    let header = bench.header(50, 99);
+    bench.record(open_of(header, "/etc/shadow"));
+    assert_eq!(bench.last().container_full_id, Some(id().into()));
+    assert!(bench.of_type("container_move").is_empty());
+}
+
+#[test]
+fn leaving_through_an_unknown_cgroup_is_told_when_it_is_known() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    bench.exec(11, 1, INSIDE, "web");
+    bench.enter(10, 11, 99);
+    assert!(bench.of_type("container_move").is_empty());
+    assert_eq!(
+        bench.open(11, "/x", 3, 0).container_origin_id.as_deref(),
+        Some(&id()[..12])
+    );
+    bench.fact(Fact::Cgroup {
+        id: 99,
+        path: "/user.slice".into(),
+    });
+    bench.open(11, "/x", 3, 0);
+    assert_eq!(bench.of_type("container_move").len(), 1);
+}
+
+#[test]
+fn a_stranger_has_the_stage_that_is_certain() {
+    let mut bench = Bench::new();
+    bench.container(Some("check me"));
+    bench.exec(11, 1, INSIDE, "web");
+    let exec = |bench: &mut Bench, pid: u32, parent: u32, argv: &str| {
+        let mut header = bench.header(pid, BOX_CGROUP);
+        header.vpid = 50;
+        let identity = Identity {
+            mnt_ns: BOX_MNT,
+            pid_ns: BOX_PIDNS,
+            ..identity(parent)
+        };
+        bench.record(Record::Exec(Box::new(Exec {
+            header,
+            identity,
+            argv: argv.replace(' ', "\0").into_bytes(),
+            ..Exec::default()
+        })));
+        bench.last().proc_stage.as_deref().map(String::from)
+    };
+    let told = |stage: &str| Some(stage.to_owned());
+    assert_eq!(
+        exec(&mut bench, 60, 10, "sh"),
+        told("exec"),
+        "from the host"
+    );
+    assert_eq!(
+        exec(&mut bench, 61, 60, "sh"),
+        told("exec"),
+        "as its parent"
+    );
+    assert_eq!(
+        exec(&mut bench, 62, 11, "sh"),
+        None,
+        "an orphan's parent is the init"
+    );
+    assert_eq!(
+        exec(&mut bench, 63, 999, "sh"),
+        None,
+        "a parent nobody knows"
+    );
+    assert_eq!(exec(&mut bench, 64, 10, "check me"), told("healthcheck"));
+}
+
+#[test]
+fn all_arguments_are_in_the_row_of_the_exec_alone() {
+    let mut bench = Bench::new();
+    bench.running(10, 0);
+    bench.fork(10, 30, 0, OUTSIDE);
+    let long = "y".repeat(30_000);
+    let exec = bench.exec(30, 30, OUTSIDE, &format!("app {long}"));
+    assert_eq!(exec.proc_cmdline.unwrap().len(), 4 + 30_000);
+    assert_eq!(exec.proc_args.unwrap()[0].len(), 30_000);
+    assert!(!exec.evt_truncated);
+    let open = bench.open(30, "/x", 3, 0);
+    assert_eq!(open.proc_cmdline.unwrap().len(), 4_096);
+    assert!(open.evt_truncated);
+}
+
+#[test]
+fn a_container_keeps_its_name_when_its_files_cannot_be_read_again() {
+    let mut bench = awaited(16);
+    bench.fact(Fact::Container(Box::new(known(Some(vec!["check".into()])))));
+    let membership = membership(&format!("/docker/{}", id())).unwrap();
+    bench.fact(Fact::Container(Box::new(Container::unknown(&membership))));
+    let rows = bench.of_type("container");
+    let last = rows.last().unwrap();
+    assert_eq!(&*last.evt_args.as_ref().unwrap()["action"], "running");
+    assert_eq!(last.container_name.as_deref(), Some("web"));
+}
+
+#[test]
+fn one_container_does_not_take_the_whole_queue() {
+    let mut bench = awaited(100_000);
+    let other = "cd".repeat(32);
+    bench.fact(Fact::Cgroup {
+        id: OTHER_CGROUP,
+        path: format!("/docker/{other}").into(),
+    });
+    for _ in 0..3_000 {
+        bench.open_quietly(10);
+    }
+    assert!(!bench.tracker.shortfalls().is_empty());
+    let before = bench.rows.len();
+    let header = bench.header(70, OTHER_CGROUP);
+    bench.record(open_of(header, "/x"));
+    assert_eq!(bench.rows.len(), before, "the other's event waits");
 }
