@@ -17,11 +17,15 @@ struct {
 	__type(value, u32);
 } host_writes SEC(".maps"), sensitive_reads SEC(".maps");
 
-/* File names whose reading is captured every time wherever they lie. */
+/*
+ * Files whose reading is captured every time wherever they lie, by the end of their path: "name", or "/folder/name".
+ * No name holds a '/', so an entry of one kind never takes a key of the other.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 256);
-	__type(key, struct name_key);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct path_key);
 	__type(value, u32);
 } sensitive_names SEC(".maps");
 
@@ -100,6 +104,8 @@ static __always_inline bool prepend_name(struct scratch *s, struct dentry *dentr
 	start--;
 	s->path[start & (TEXT_MAX - 1)] = '/';
 	s->path_start = start;
+	if (s->names_walked < 2)
+		s->name_start[s->names_walked++ & 1] = start;
 	return true;
 }
 
@@ -119,6 +125,9 @@ __attribute__((noinline)) int walk_path(u64 dentry_address, u64 vfsmount_address
 	if (!s)
 		return -1;
 	s->path_start = TEXT_MAX;
+	s->names_walked = 0;
+	s->name_start[0] = TEXT_MAX - 1; /* no names: both are empty, which no list holds */
+	s->name_start[1] = TEXT_MAX;
 	struct dentry *dentry = (void *)dentry_address;
 	struct mount *mount = (void *)(vfsmount_address - bpf_core_field_offset(struct mount, mnt));
 	struct dentry *root = BPF_CORE_READ(mount, mnt.mnt_root);
@@ -181,22 +190,59 @@ __attribute__((noinline)) int append_path(u64 path_address, u32 max)
 	return 0;
 }
 
-static __always_inline bool walked_is_in(void *list, struct scratch *s)
+/* Whether what was walked is in a list, from `start` in scratch.path on. */
+static __always_inline bool walked_end_is_in(void *list, struct scratch *s, u32 start)
 {
-	u32 len = TEXT_MAX - s->path_start;
+	u32 len = TEXT_MAX - start;
 	struct path_key *key = &s->path_key;
 	if (len > PATH_KEY_BYTES - 1)
 		len = PATH_KEY_BYTES - 1;
 	asm volatile("" : "+r"(len));
-	bpf_probe_read_kernel(key->path, len & 255, &s->path[s->path_start & (TEXT_MAX - 1)]);
+	bpf_probe_read_kernel(key->path, len & 255, &s->path[start & (TEXT_MAX - 1)]);
 	key->path[len & 255] = 0;
 	key->bits = (len + 1) * 8;
 	return bpf_map_lookup_elem(list, key) != 0;
 }
 
-static __always_inline bool name_is_sensitive(struct dentry *dentry)
+static __always_inline bool walked_is_in(void *list, struct scratch *s)
 {
-	struct name_key key = {};
-	bpf_probe_read_kernel_str(key.name, sizeof key.name, BPF_CORE_READ(dentry, d_name.name));
-	return bpf_map_lookup_elem(&sensitive_names, &key) != 0;
+	return walked_end_is_in(list, s, s->path_start);
+}
+
+#define OWN_NAME_MAX 112 /* bytes with the NUL: more than user space takes into the list, and two fit into a key */
+
+/* Whether a file is in the list by its names in its own file system: where it or its folder is mounted, the path has others. */
+static __always_inline bool own_name_is_sensitive(struct scratch *s, struct dentry *dentry, struct dentry *parent)
+{
+	struct path_key *key = &s->path_key;
+	long name = bpf_probe_read_kernel_str(key->path, OWN_NAME_MAX, BPF_CORE_READ(dentry, d_name.name));
+	if (name <= 0)
+		return false;
+	key->bits = (name & 127) * 8;
+	if (bpf_map_lookup_elem(&sensitive_names, key))
+		return true;
+	key->path[0] = '/';
+	long folder = bpf_probe_read_kernel_str(&key->path[1], OWN_NAME_MAX, BPF_CORE_READ(parent, d_name.name));
+	if (folder <= 0)
+		return false;
+	u32 slash = folder & 127; /* where the NUL of the folder's name is */
+	key->path[slash] = '/';
+	name = bpf_probe_read_kernel_str(&key->path[slash + 1], OWN_NAME_MAX, BPF_CORE_READ(dentry, d_name.name));
+	key->bits = (slash + 1 + (name & 127)) * 8;
+	return bpf_map_lookup_elem(&sensitive_names, key) != 0;
+}
+
+/* Whether the file that was walked last is in the list of names. Global, so that it is verified once. */
+__attribute__((noinline)) int name_is_sensitive(u64 path_address)
+{
+	struct scratch *s = scratch();
+	struct path *path = (void *)path_address;
+	if (!s)
+		return 0;
+	if (walked_end_is_in(&sensitive_names, s, s->name_start[0] + 1) || walked_end_is_in(&sensitive_names, s, s->name_start[1]))
+		return 1;
+	struct dentry *dentry = BPF_CORE_READ(path, dentry);
+	struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+	struct dentry *root = BPF_CORE_READ(path, mnt, mnt_root);
+	return (dentry == root || parent == root) && own_name_is_sensitive(s, dentry, parent);
 }

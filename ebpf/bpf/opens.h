@@ -92,7 +92,7 @@ static __always_inline bool admit_read(struct scratch *s, struct file *file, u64
 	walk(path);
 	struct seen value = {
 		.at_ns = now,
-		.sensitive = name_is_sensitive(dentry) || walked_is_in(&sensitive_reads, s),
+		.sensitive = name_is_sensitive((u64)path) || walked_is_in(&sensitive_reads, s),
 	};
 	bpf_map_update_elem(&seen, &key, &value, BPF_ANY);
 	return true;

@@ -211,15 +211,12 @@ struct cpu_counters {
 	u64 tried; /* records handed to the ring, taken or not */
 };
 
-/* Key of the path lists: the longest prefix wins. Entries end in '/' (all below) or in NUL (that file). */
+/*
+ * Key of the lists of paths and names: the longest prefix wins. An entry ends in '/' (all below), in NUL (exactly that), or
+ * anywhere (whatever begins so).
+ */
 #define PATH_KEY_BYTES 256
 struct path_key {
 	u32 bits;
 	u8 path[PATH_KEY_BYTES];
-};
-
-/* Key of the list of file names that are sensitive wherever they lie, padded with NUL. */
-#define NAME_KEY_BYTES 32
-struct name_key {
-	u8 name[NAME_KEY_BYTES];
 };

@@ -40,6 +40,8 @@ union record {
 struct scratch {
 	u32 used; /* bytes of the record so far */
 	u32 path_start;
+	u32 names_walked;  /* of the two below, those that the path has */
+	u32 name_start[2]; /* in `path`: where the file's own name and its folder's begin, each with its '/' */
 	struct path_key path_key;
 	union record record;
 	u8 path[TEXT_MAX + 256]; /* a path, grown from byte TEXT_MAX towards the front */

@@ -113,36 +113,42 @@ pub struct CpuCounters {
     pub tried: u64,
 }
 
-/// The two entries of a path list that match `path` itself and everything below it: (prefix length in bits, bytes).
+/// An entry of a list of paths or names: prefix length in bits, and bytes.
+pub type PathEntry = (u32, [u8; PATH_KEY_BYTES]);
+
+/// The two entries of a path list that match `path` itself and everything below it.
 ///
 /// A prefix ends in `/` (all below) or in NUL (that file), so `/etc` does not match `/etcetera`.
 /// `None` for a path that is not absolute or longer than 250 bytes.
-pub fn path_entries(path: &str) -> Option<[(u32, [u8; PATH_KEY_BYTES]); 2]> {
+pub fn path_entries(path: &str) -> Option<[PathEntry; 2]> {
     let path = path.trim_end_matches('/');
     if !(path.is_empty() || path.starts_with('/')) || path.len() > 250 || path.contains('\0') {
         return None;
     }
-    Some([path_entry(path, b'/'), path_entry(path, 0)])
+    Some([entry(path, Some(b'/')), entry(path, Some(0))])
 }
 
-fn path_entry(path: &str, end: u8) -> (u32, [u8; PATH_KEY_BYTES]) {
+/// The entry that matches whatever begins with `start`; `None` when it is empty or longer than 250 bytes.
+pub fn start_entry(start: &str) -> Option<PathEntry> {
+    takes(start).then(|| entry(start, None))
+}
+
+/// The entry of the list of names that matches exactly `name`, or `/folder/name`; `None` as for [`start_entry`].
+pub fn name_entry(name: &str) -> Option<PathEntry> {
+    takes(name).then(|| entry(name, Some(0)))
+}
+
+fn takes(text: &str) -> bool {
+    (1..=250).contains(&text.len()) && !text.contains('\0')
+}
+
+fn entry(text: &str, end: Option<u8>) -> PathEntry {
     let mut key = [0; PATH_KEY_BYTES];
-    key[..path.len()].copy_from_slice(path.as_bytes());
-    key[path.len()] = end;
-    ((path.len() as u32 + 1) * 8, key)
-}
-
-/// Bytes of a key of the list of file names; a name is padded with NUL and at least one is left.
-pub const NAME_KEY_BYTES: usize = 32;
-
-/// The key of a file name that is sensitive wherever it lies; `None` when it is empty, has a `/` or is over 31 bytes.
-pub fn name_entry(name: &str) -> Option<[u8; NAME_KEY_BYTES]> {
-    if name.is_empty() || name.len() >= NAME_KEY_BYTES || name.contains(['/', '\0']) {
-        return None;
+    key[..text.len()].copy_from_slice(text.as_bytes());
+    if let Some(end) = end {
+        key[text.len()] = end;
     }
-    let mut key = [0; NAME_KEY_BYTES];
-    key[..name.len()].copy_from_slice(name.as_bytes());
-    Some(key)
+    ((text.len() as u32 + u32::from(end.is_some())) * 8, key)
 }
 
 #[cfg(test)]
@@ -160,10 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bounded() {
-        assert_eq!(&name_entry("id_rsa").unwrap()[..7], b"id_rsa\0");
-        for refused in ["", "a/b", "0123456789012345678901234567890123"] {
-            assert_eq!(name_entry(refused), None, "{refused}");
+    fn names_are_whole_or_a_start() {
+        let (bits, key) = name_entry("id_rsa").unwrap();
+        assert_eq!((bits, &key[..7]), (56, &b"id_rsa\0"[..]));
+        assert_eq!(start_entry("/.ssh/id_").unwrap().0, 72);
+        for refused in [String::new(), "a\0b".into(), "x".repeat(251)] {
+            assert_eq!(name_entry(&refused), None, "{refused}");
+            assert_eq!(start_entry(&refused), None, "{refused}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The `*.avsc` files beside this crate are the one definition.
 //! From them come the Rust records ([`records`]), their bytes on the wire ([`wire`], [`framing`]) and their form as Arrow columns ([`decode`]).
+//! [`reads`] is how a sensor says which reads it publishes, and a detection which it needs.
 //! [`topics`] names the topics they travel on, [`local`] is the road they take where there is no broker.
 //!
 //! ```text
@@ -18,6 +19,7 @@ pub mod decode;
 pub mod framing;
 pub mod local;
 pub mod proc_key;
+pub mod reads;
 pub mod records;
 pub mod topics;
 pub mod wire;

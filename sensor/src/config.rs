@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dogwatch_schemas::Text;
+use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
 
 pub use self::raw::{RawConfig, Size};
 use crate::probe::ProbeOptions;
@@ -38,8 +39,8 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Path prefixes whose opens for writing are published for host processes.
     pub host_write_paths: Vec<String>,
-    /// Paths whose reading is published every time.
-    pub sensitive_read_paths: Vec<String>,
+    /// Files whose reading is published every time.
+    pub sensitive_read_paths: Vec<ReadPattern>,
     /// Containers.
     pub containers: ContainersConfig,
     /// Upper bound of remembered processes.
@@ -165,6 +166,15 @@ impl Config {
         }
     }
 
+    /// Files of containers whose successful reads are published every time: all at mode `full`, none below `normal`.
+    pub fn published_reads(&self) -> Vec<ReadPattern> {
+        match self.containers.mode {
+            Mode::Full => vec![ReadPattern::Path(String::new())],
+            Mode::Normal => self.sensitive_read_paths.clone(),
+            Mode::Lifecycle | Mode::Off => Vec::new(),
+        }
+    }
+
     /// Checks a raw configuration.
     ///
     /// # Errors
@@ -205,7 +215,7 @@ impl Config {
             kafka: check_kafka(raw.kafka)?,
             ring_bytes: ring_bytes as u32,
             host_write_paths: raw.kernel.host_write_paths,
-            sensitive_read_paths: raw.kernel.sensitive_read_paths,
+            sensitive_read_paths: check_reads(raw.kernel.sensitive_read_paths)?,
             containers: check_containers(raw.containers)?,
             processes_max: processes_max(raw.processes.capacity)?,
             processes_bytes_max: size_within("processes.memory", raw.processes.memory, 1 << 20)?,
@@ -243,6 +253,18 @@ fn size_within(key: &'static str, size: Size, least: u64) -> Result<usize, Confi
         return Err(bad(key, size.0, format!("from {least} bytes to 16GiB")));
     }
     Ok(size.0 as usize)
+}
+
+fn check_reads(list: Vec<String>) -> Result<Vec<ReadPattern>, ConfigError> {
+    let key = "kernel.sensitive_read_paths";
+    let bytes: usize = list.iter().map(String::len).sum();
+    if list.len() > PATTERNS_MAX || bytes > LIST_BYTES_MAX {
+        let found = format!("{} entries of {bytes} bytes", list.len());
+        let most = format!("at most {PATTERNS_MAX} entries of {LIST_BYTES_MAX} bytes together");
+        return Err(bad(key, found, most));
+    }
+    let parse = |text: String| text.parse().map_err(|error| bad(key, &text, error));
+    list.into_iter().map(parse).collect()
 }
 
 fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {

@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use dogwatch_schemas::Text;
+use dogwatch_schemas::reads::ReadPattern;
 use dogwatch_schemas::records::{Container, Event};
 
 use crate::capture::{self, CaptureError};
@@ -188,6 +189,12 @@ fn not_delivered(config: &Config) -> Vec<Text> {
     report.not_delivered().into_iter().map(Text::from).collect()
 }
 
+/// The files whose reading is published every time, for the statuses.
+fn published_reads(config: &Config) -> Vec<Text> {
+    let text = |pattern: &ReadPattern| Text::from(pattern.to_string());
+    config.published_reads().iter().map(text).collect()
+}
+
 fn open(config: &Config, input: Input, shutdown: &Shutdown) -> Result<(Origin, Host), SensorError> {
     let capture_path = match input {
         Input::Replay(path) => {
@@ -233,6 +240,8 @@ struct Stage {
     state: StateFile,
     live: bool,
     not_delivered: Vec<Text>,
+    /// What statuses say of reads; none where a capture is replayed.
+    sensitive_read_paths: Option<Vec<Text>>,
     rows: Vec<Row>,
     mark_due_ns: u64,
     heartbeat_due_ns: u64,
@@ -273,6 +282,7 @@ impl Stage {
             state: StateFile::new(config.state_file.clone().filter(|_| publishes)),
             live,
             not_delivered: Vec::new(),
+            sensitive_read_paths: live.then(|| published_reads(config)),
             rows: Vec::new(),
             mark_due_ns: 0,
             heartbeat_due_ns: 0,
@@ -441,6 +451,7 @@ impl Stage {
             processes,
             containers,
             not_delivered: &self.not_delivered,
+            sensitive_read_paths: self.sensitive_read_paths.as_deref(),
         };
         let mut status = status::status(name, &now, &self.ledger, losses);
         if let Some(reason) = goodbye {

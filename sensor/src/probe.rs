@@ -26,7 +26,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
-use dogwatch_ebpf::control::{self, CpuCounters, FilterReason, Kind, Settings};
+use dogwatch_ebpf::control::{self, CpuCounters, FilterReason, Kind, PathEntry, Settings};
+use dogwatch_schemas::reads::{self, ReadPattern};
 
 pub use capabilities::{KEPT, drop_capabilities};
 pub(crate) use capabilities::{has, missing_to_load};
@@ -68,41 +69,6 @@ pub const HOST_WRITE_PATHS: [&str; 13] = [
     "/var/spool/cron",
 ];
 
-/// Paths whose reading is captured every time, each with all below it; `*/name` is a file name wherever it lies.
-pub const SENSITIVE_READ_PATHS: [&str; 31] = [
-    "/etc/shadow",
-    "/etc/shadow-",
-    "/etc/gshadow",
-    "/etc/gshadow-",
-    "/etc/sudoers",
-    "/etc/sudoers.d",
-    "/etc/pam.conf",
-    "/etc/pam.d",
-    "/etc/security/opasswd",
-    "/etc/ssl/private",
-    "/etc/kubernetes",
-    "/root/.ssh",
-    "/root/.aws",
-    "/root/.docker",
-    "/root/.kube",
-    "/run/secrets",
-    "/var/run/secrets",
-    "/proc/kcore",
-    "/dev/mem",
-    "*/environ",
-    "*/id_rsa",
-    "*/id_dsa",
-    "*/id_ecdsa",
-    "*/id_ed25519",
-    "*/authorized_keys",
-    "*/.git-credentials",
-    "*/.netrc",
-    "*/.pgpass",
-    "*/.bash_history",
-    "*/credentials",
-    "*/docker.sock",
-];
-
 /// How to load the kernel part.
 #[derive(Debug, Clone)]
 pub struct ProbeOptions {
@@ -110,8 +76,8 @@ pub struct ProbeOptions {
     pub ring_bytes: u32,
     /// See [`HOST_WRITE_PATHS`], the default.
     pub host_write_paths: Vec<String>,
-    /// See [`SENSITIVE_READ_PATHS`], the default.
-    pub sensitive_read_paths: Vec<String>,
+    /// Files whose reading is captured every time; [`reads::default_patterns`] where nothing else is said.
+    pub sensitive_read_paths: Vec<ReadPattern>,
     /// The hierarchy to use; found by [`Hierarchy::find`] when not given.
     pub hierarchy: Option<Hierarchy>,
     /// Modes known before the programs are attached. The sensor's own cgroup must not be at [`Mode::Off`]: the canary's
@@ -124,7 +90,7 @@ impl Default for ProbeOptions {
         Self {
             ring_bytes: 8 << 20,
             host_write_paths: HOST_WRITE_PATHS.map(String::from).to_vec(),
-            sensitive_read_paths: SENSITIVE_READ_PATHS.map(String::from).to_vec(),
+            sensitive_read_paths: reads::default_patterns(),
             hierarchy: None,
             modes: Vec::new(),
         }
@@ -351,52 +317,55 @@ fn map_error(doing: &'static str, source: impl Error + Send + Sync + 'static) ->
 }
 
 fn fill_path_lists(programs: &mut Ebpf, options: &ProbeOptions) -> Result<(), ProbeError> {
-    let mut names: HashMap<MapData, [u8; control::NAME_KEY_BYTES], u32> =
-        take(programs, "sensitive_names")?;
-    let (in_names, in_paths): (Vec<_>, Vec<_>) = options
-        .sensitive_read_paths
-        .iter()
-        .partition(|path| path.starts_with("*/"));
-    for path in in_names {
-        let key = control::name_entry(&path[2..]).ok_or_else(|| ProbeError::BadPath {
-            list: "sensitive_read_paths",
-            path: path.clone(),
-        })?;
-        names
-            .insert(key, 1, 0)
-            .map_err(|source| map_error("fill the list of names", source))?;
+    let (mut paths, mut names) = (Vec::new(), Vec::new());
+    for pattern in &options.sensitive_read_paths {
+        let in_list = match pattern {
+            ReadPattern::Path(path) => control::path_entries(path).map(|own| paths.extend(own)),
+            ReadPattern::PathStart(start) => control::start_entry(start).map(|own| paths.push(own)),
+            ReadPattern::Name(name) => name_entry(name).map(|own| names.push(own)),
+        };
+        in_list.ok_or_else(|| bad_path("sensitive_read_paths", &pattern.to_string()))?;
     }
-    fill_paths(
-        programs,
-        "sensitive_reads",
-        "sensitive_read_paths",
-        in_paths.into_iter(),
-    )?;
-    fill_paths(
-        programs,
-        "host_writes",
-        "host_write_paths",
-        options.host_write_paths.iter(),
-    )
+    fill_list(programs, "sensitive_names", &names)?;
+    fill_list(programs, "sensitive_reads", &paths)?;
+    let mut writes = Vec::new();
+    for path in &options.host_write_paths {
+        let own = control::path_entries(path).ok_or_else(|| bad_path("host_write_paths", path))?;
+        writes.extend(own);
+    }
+    fill_list(programs, "host_writes", &writes)
 }
 
-fn fill_paths<'a>(
+/// The entry of a name in the kernel's list: by itself, or behind its folder's.
+fn name_entry(name: &reads::Name) -> Option<PathEntry> {
+    let end = match &name.folder {
+        Some(folder) => format!("/{folder}/{}", name.name),
+        None => name.name.clone(),
+    };
+    if name.open_end {
+        control::start_entry(&end)
+    } else {
+        control::name_entry(&end)
+    }
+}
+
+fn bad_path(list: &'static str, path: &str) -> ProbeError {
+    ProbeError::BadPath {
+        list,
+        path: path.to_owned(),
+    }
+}
+
+fn fill_list(
     programs: &mut Ebpf,
     map: &'static str,
-    list: &'static str,
-    paths: impl Iterator<Item = &'a String>,
+    entries: &[PathEntry],
 ) -> Result<(), ProbeError> {
     let mut trie: LpmTrie<MapData, [u8; control::PATH_KEY_BYTES], u32> = take(programs, map)?;
-    for path in paths {
-        let entries = control::path_entries(path).ok_or_else(|| ProbeError::BadPath {
-            list,
-            path: path.clone(),
-        })?;
-        for (bits, bytes) in entries {
-            let key = Key::new(bits, bytes);
-            trie.insert(&key, 1, 0)
-                .map_err(|source| map_error("fill a list of paths", source))?;
-        }
+    for (bits, bytes) in entries {
+        let key = Key::new(*bits, *bytes);
+        trie.insert(&key, 1, 0)
+            .map_err(|source| map_error("fill a list of paths", source))?;
     }
     Ok(())
 }

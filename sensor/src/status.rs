@@ -20,6 +20,8 @@ pub(crate) struct Circumstances<'a> {
     pub containers: usize,
     /// What this host cannot deliver, one sentence each.
     pub not_delivered: &'a [Text],
+    /// Files whose reading is published every time; none where that is not this sensor's doing (a replay).
+    pub sensitive_read_paths: Option<&'a [Text]>,
 }
 
 /// A status record; `losses` are those not told before.
@@ -62,6 +64,7 @@ pub(crate) fn status(
         memory_bytes: usage.memory_bytes,
         cpu_ns: Some(usage.cpu_ns),
         not_delivered: Some(now.not_delivered.to_vec()),
+        sensitive_read_paths: now.sensitive_read_paths.map(<[Text]>::to_vec),
         ..SensorStatus::default()
     }
 }

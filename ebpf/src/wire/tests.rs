@@ -75,7 +75,6 @@ fn numbers_are_those_of_the_header() {
     check("STDIO_SOCKET", STDIO_SOCKET.into());
     check("STDIO_FILE", STDIO_FILE.into());
     check("PATH_KEY_BYTES", PATH_KEY_BYTES);
-    check("NAME_KEY_BYTES", crate::control::NAME_KEY_BYTES);
 }
 
 /// As much of a BTF reader as the comparison needs (format: the kernel's Documentation/bpf/btf.rst).

@@ -23,7 +23,8 @@ fn samples(contract: &Contract) -> [Json; 2] {
         }),
         "SensorStatus" => json!({
             "status": "loss", "losses": [{"class": "ring_full", "kind": "open", "count": 12, "detail": "a burst of opens"}],
-            "losses_total": {"ring_full": 12}, "not_delivered": ["connect: the kernel has no such tracepoint"]
+            "losses_total": {"ring_full": 12}, "not_delivered": ["connect: the kernel has no such tracepoint"],
+            "sensitive_read_paths": ["/etc/shadow", "*/.kube/config"]
         }),
         _ => json!({
             "container_id": "0123456789ab", "container_labels": {"app": "web"},

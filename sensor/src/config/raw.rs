@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dogwatch_schemas::reads::SENSITIVE_READ_PATHS;
 use serde::{Deserialize, Serialize};
 
-use crate::probe::{HOST_WRITE_PATHS, SENSITIVE_READ_PATHS};
+use crate::probe::HOST_WRITE_PATHS;
 
 /// Everything a file, the environment and flags can say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

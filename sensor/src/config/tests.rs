@@ -88,12 +88,49 @@ fn values_out_of_range_are_refused_with_the_range() {
             "off, lifecycle, normal or full",
         ),
         ("[containers]\nmetadata_patience = '1h'", "at most 10s"),
+        (
+            "[kernel]\nsensitive_read_paths = ['*/a/b/c']",
+            "at most one folder",
+        ),
         ("[redaction]\narguments = ['(']", "redaction.arguments"),
         ("[metrics]\nlisten = 'here'", "metrics.listen"),
         ("[kafka.options]\n'acks' = '1'", "acks is decided by"),
     ] {
         let refusal = refusal(toml);
         assert!(refusal.contains(part), "{toml}: {refusal}");
+    }
+}
+
+#[test]
+fn the_list_of_reads_is_bounded_because_heartbeats_carry_it() {
+    let list = |count: usize, bytes: usize| {
+        let entry = |number| format!("'/{number:0width$}'", width = bytes - 1);
+        let entries: Vec<String> = (0..count).map(entry).collect();
+        format!("[kernel]\nsensitive_read_paths = [{}]", entries.join(","))
+    };
+    assert!(load(&list(500, 32), &[], &[]).is_ok());
+    for (count, bytes) in [(501, 8), (500, 33), (1, 251)] {
+        assert!(refusal(&list(count, bytes)).contains("at most"), "{count}");
+    }
+}
+
+#[test]
+fn the_mode_of_containers_decides_which_reads_are_published() {
+    for (mode, published) in [
+        ("full", "/"),
+        ("normal", "/a"),
+        ("lifecycle", ""),
+        ("off", ""),
+    ] {
+        let toml =
+            format!("[kernel]\nsensitive_read_paths = ['/a/']\n[containers]\nmode = '{mode}'");
+        let config = load(&toml, &[], &[]).unwrap();
+        let reads: Vec<String> = config
+            .published_reads()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(reads.concat(), published, "{mode}");
     }
 }
 

@@ -94,8 +94,7 @@ pub enum ProbeError {
     },
     /// A path of the configuration cannot be matched in the kernel.
     #[error(
-        "cannot match the path {path:?} of {list} in the kernel: it must be absolute and at most 250 bytes long, \
-         or */ and a file name of at most 31 bytes"
+        "cannot match the path {path:?} of {list} in the kernel: it must be absolute and at most 250 bytes long"
     )]
     BadPath {
         /// The configuration's list.

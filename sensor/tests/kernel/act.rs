@@ -37,3 +37,31 @@ pub fn closed(fd: i64) -> i64 {
     }
     fd
 }
+
+/// Takes the child into a mount namespace of its own with another root, and with these mounts (source, target) in it.
+pub fn enter_root(root: &CStr, binds: &[(CString, CString)]) {
+    let none: *const libc::c_char = std::ptr::null();
+    let mount = |source: *const libc::c_char, target: *const libc::c_char, flags| {
+        // SAFETY: source and target are null or end in NUL, and outlive the call.
+        unsafe { libc::mount(source, target, none.cast(), flags, none.cast()) }
+    };
+    let mut failed = 0;
+    // SAFETY: no pointers.
+    failed |= unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    failed |= mount(none, c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
+    failed |= mount(root.as_ptr(), root.as_ptr(), libc::MS_BIND);
+    for (source, target) in binds {
+        failed |= mount(source.as_ptr(), target.as_ptr(), libc::MS_BIND);
+    }
+    // SAFETY: the paths end in NUL; the old root is stacked below the new one and let go.
+    unsafe {
+        failed |= libc::chdir(root.as_ptr());
+        failed |= libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as i32;
+        failed |= libc::umount2(c".".as_ptr(), libc::MNT_DETACH);
+        failed |= libc::chdir(c"/".as_ptr());
+    }
+    if failed != 0 {
+        // SAFETY: ends the child; the test then misses its opens.
+        unsafe { libc::_exit(1) };
+    }
+}

@@ -5,10 +5,11 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use dogwatch_ebpf::record::{OpenCall, Record};
+use dogwatch_schemas::reads::{ReadPattern, default_patterns};
 use dogwatch_sensor::probe::{Mode, ProbeOptions};
 use libc::{AT_FDCWD, O_CREAT, O_PATH, O_RDONLY, O_TRUNC, O_WRONLY};
 
-use crate::act::{c_path, closed, openat};
+use crate::act::{c_path, closed, enter_root, openat};
 use crate::watch::{Watch, text};
 
 /// (call, result negative?, flags, path, raw, base) of each open.
@@ -200,7 +201,10 @@ fn reads_repeat_once_an_hour_unless_sensitive() {
     for name in ["plain", "id_rsa", "secret/inside", "secretive"] {
         fs::write(real.join(name), "x").unwrap();
     }
-    let sensitive_read_paths = vec![text_of(&secret_folder), "*/id_rsa".to_owned()];
+    let sensitive_read_paths = vec![
+        text_of(&secret_folder).parse().unwrap(),
+        "*/id_rsa".parse().unwrap(),
+    ];
     let options = ProbeOptions {
         sensitive_read_paths,
         ..ProbeOptions::default()
@@ -239,6 +243,92 @@ fn reads_repeat_once_an_hour_unless_sensitive() {
         openat(AT_FDCWD, &other, O_RDONLY);
     });
     assert_eq!(opens(&records).len(), 2);
+}
+
+/// Files in a root of their own, so that absolute paths are what they say. Returns them with how many of two reads are sent.
+fn make_root(root: &Path) -> Vec<(std::ffi::CString, usize)> {
+    let mut files: Vec<(String, usize)> = Vec::new();
+    for (number, pattern) in default_patterns().into_iter().enumerate() {
+        let path = match pattern {
+            ReadPattern::Path(path) => path,
+            ReadPattern::PathStart(start) => format!("{start}x"),
+            ReadPattern::Name(name) => format!(
+                "/home/{number}/{}/{}{}",
+                name.folder.as_deref().unwrap_or("any"),
+                name.name,
+                if name.open_end { "x" } else { "" }
+            ),
+        };
+        files.push((path, 2));
+    }
+    for once in [
+        "/etc/passwd",
+        "/home/a/.kube/cache",
+        "/home/a/kube/config",
+        "/home/a/x.ssh/id_rsa.pub",
+        "/home/a/.ssh/known_hosts",
+        "/id",
+    ] {
+        files.push((once.to_owned(), 1));
+    }
+    let make = |path: &str| {
+        let file = root.join(&path[1..]);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "x").unwrap();
+    };
+    let path_of = |(path, count): &(String, usize)| {
+        make(path);
+        (c_path(Path::new(path)), *count)
+    };
+    files.iter().map(path_of).collect()
+}
+
+#[test]
+fn every_read_of_the_default_list_is_sent_whatever_mounts_call_the_file() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let (_folder, root) = folder();
+    let files = make_root(&root);
+    // Mounted names: a harmless name of a listed file, a harmless folder of one, and a listed name of a harmless file.
+    let mounts = [
+        ("kept/.kube/config", "seen/plain", "/seen/plain"),
+        ("kept/.ssh", "seen/keys", "/seen/keys/id_other"),
+        ("kept/data", "seen/.netrc", "/seen/.netrc"),
+    ];
+    for file in [
+        "kept/.kube/config",
+        "kept/.ssh/id_other",
+        "kept/data",
+        "seen/plain",
+        "seen/.netrc",
+    ] {
+        fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+        fs::write(root.join(file), "x").unwrap();
+    }
+    fs::create_dir(root.join("seen/keys")).unwrap();
+    let binds =
+        mounts.map(|(source, target, _)| (c_path(&root.join(source)), c_path(&root.join(target))));
+    let mounted = mounts.map(|(_, _, path)| (c_path(Path::new(path)), 2));
+    let all: Vec<_> = files.into_iter().chain(mounted).collect();
+    let new_root = c_path(&root);
+    let records = watch.see(|| {
+        enter_root(&new_root, &binds);
+        for _ in 0..2 {
+            for (path, _) in &all {
+                openat(AT_FDCWD, path, O_RDONLY);
+            }
+        }
+    });
+    let seen = opens(&records);
+    for (path, expected) in &all {
+        let path = path.to_str().unwrap();
+        let count = seen
+            .iter()
+            .filter(|open| open.3 == path && open.1 == 0)
+            .count();
+        assert_eq!(count, *expected, "{path}");
+    }
 }
 
 #[test]
