@@ -42,6 +42,13 @@ ip iproute2
 python3-venv python3-venv
 docker-compose docker-compose docker-compose-v2
 shellcheck shellcheck
+qemu-system-x86_64 qemu-system-x86
+cpio cpio
+strip binutils
+clang-14 clang-14
+clang-16 clang-16
+clang-19 clang-19
+/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 '
 
 usage() {
@@ -265,6 +272,8 @@ test_all() {
     # Fault scenarios wait most of their time.
     cargo test --release --workspace --test faults -- \
         --include-ignored --test-threads=2 scenarios:: || failed=1
+    say "running the tests of the kernel part on other kernels; fetches 80 MB the first time"
+    tests/kernels/run || failed=1
     [ "$failed" = 0 ] || fail "tests failed, see above"
 }
 

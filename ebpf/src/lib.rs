@@ -1,6 +1,6 @@
 //! The kernel part of the Dogwatch sensor, and its records as Rust values.
 //!
-//! `bpf/` holds the programs in C (CO-RE, one object for all kernels from 5.10), compiled by `build.rs`; `bpf/record.h` is
+//! `bpf/` holds the programs in C (CO-RE, one object for all kernels from 5.10; `tests/kernels` tries 5.10, 6.1 and 6.12), compiled by `build.rs`; `bpf/record.h` is
 //! the one definition of what they write. This crate carries the object ([`OBJECT`]) and takes records apart. It does not
 //! load anything, and it interprets nothing: paths are bytes, numbers are the kernel's.
 //!

@@ -4,19 +4,23 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use caps::Capability;
 
 use crate::probe::{
-    self, Hierarchy, HierarchyKind, KEPT, Lockdown, Probe, ProbeError, ProbeOptions, lockdown,
-    missing_to_load,
+    self, Hierarchy, HierarchyKind, KEPT, Lockdown, Probe, ProbeError, ProbeOptions, SHARE_PIDS,
+    counts_locked_memory, lockdown, locked_memory_limit, missing_to_load,
 };
+use crate::scan;
 
-/// Inode numbers of the namespaces the kernel starts with (include/linux/proc_ns.h).
+/// Inode number of the pid namespace the kernel starts with (include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+
+/// The kernels, Debian's, on which `tests/kernels` runs the tests of the kernel part.
+const TRIED: &str = "5.10, 6.1 and 6.12";
 
 /// How a feature stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,20 +111,17 @@ pub fn check(options: &ProbeOptions, docker_root: &Path) -> Report {
     let mut findings = look(docker_root);
     let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::find, Ok);
     findings.push(hierarchy_finding(&hierarchy));
+    findings.extend(hierarchy.as_ref().ok().map(recognised));
     findings.push(hooks(options));
     Report { findings }
 }
 
 /// What can be told without loading anything: the sensor uses it for its status.
 pub fn look(docker_root: &Path) -> Vec<Finding> {
-    let (mut findings, kept) = (vec![kernel(), type_information(), loading()], kept());
-    findings.extend(kept);
-    findings.extend([
-        process_table(),
-        cgroup_names(),
-        io_uring(),
-        docker_files(docker_root),
-    ]);
+    let mut findings = vec![kernel(), type_information(), loading()];
+    findings.extend(locked_memory());
+    findings.extend(kept());
+    findings.extend([process_table(), io_uring(), docker_files(docker_root)]);
     findings
 }
 
@@ -142,7 +143,7 @@ fn kernel() -> Finding {
     finding(
         "kernel",
         state,
-        format!("Linux {major}.{minor}; 5.10 and newer are supported"),
+        format!("Linux {major}.{minor}; 5.10 is the oldest, and each version is tried on {TRIED}"),
     )
 }
 
@@ -179,12 +180,16 @@ fn loading() -> Finding {
             State::Refused,
             "lockdown=confidentiality forbids reading kernel memory",
         ),
-        _ => finding(
-            "loading kernel programs",
-            State::Works,
-            "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, given up after loading",
-        ),
+        _ => finding("loading kernel programs", State::Works, given_up()),
     }
+}
+
+fn given_up() -> &'static str {
+    if probe::kernel_version() < (5, 19) {
+        return "CAP_BPF, or CAP_SYS_ADMIN in its place, stays after loading: this kernel (before 5.19) asks for it at \
+                every access to a map";
+    }
+    "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, given up after loading"
 }
 
 fn kept() -> Vec<Finding> {
@@ -209,50 +214,92 @@ fn kept() -> Vec<Finding> {
     KEPT.iter().map(one).collect()
 }
 
-fn in_namespace(name: &str, initial: u64) -> bool {
-    fs::metadata(format!("/proc/self/ns/{name}")).is_ok_and(|metadata| metadata.ino() == initial)
-}
-
 fn process_table() -> Finding {
-    if in_namespace("pid", INITIAL_PID_NAMESPACE) {
+    let initial = fs::metadata("/proc/self/ns/pid")
+        .is_ok_and(|metadata| metadata.ino() == INITIAL_PID_NAMESPACE);
+    if initial {
         return finding(
             "processes at start",
             State::Works,
             "all processes of the host are in /proc",
         );
     }
-    let detail = "own pid namespace: processes that run already stay unknown until their next exec; share the host's \
-                  (--pid=host)";
-    finding("processes at start", State::Missing, detail)
+    let detail =
+        format!("in a private pid namespace the host's processes are not to be seen: {SHARE_PIDS}");
+    finding("processes at start", State::Refused, detail)
 }
 
-fn cgroup_names() -> Finding {
-    if in_namespace("cgroup", INITIAL_CGROUP_NAMESPACE) {
-        return finding(
-            "containers at start",
-            State::Works,
-            "cgroup paths are the host's",
-        );
+/// Maps count as locked memory before Linux 5.11, the ring of 8 MiB above all.
+fn locked_memory() -> Option<Finding> {
+    if !counts_locked_memory() {
+        return None;
     }
-    let detail = "own cgroup namespace: containers that run already are found by what they do next; share the host's \
-                  (--cgroupns=host)";
-    finding("containers at start", State::Missing, detail)
+    let feature = "locked memory";
+    if probe::has(Capability::CAP_SYS_RESOURCE) {
+        return Some(finding(
+            feature,
+            State::Works,
+            "CAP_SYS_RESOURCE lifts the limit, under which this kernel (before 5.11) counts the maps",
+        ));
+    }
+    let Some(limit) = locked_memory_limit() else {
+        return Some(finding(feature, State::Works, "without a limit"));
+    };
+    let detail = format!(
+        "this kernel (before 5.11) counts the maps under the limit of {limit} bytes: add CAP_SYS_RESOURCE or raise it \
+         (ulimit -l unlimited; `ulimits: memlock: -1` in a Compose file)"
+    );
+    Some(finding(feature, State::Missing, detail))
 }
 
-/// 0 = allowed, 1 = for a group only, 2 = disabled; absent before 6.6, where it is always allowed.
+/// Before 6.6 there is no switch: it is always allowed where the kernel has it.
 fn io_uring() -> Finding {
-    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
-        .is_ok_and(|value| value.trim() == "2");
-    if disabled {
-        return finding(
-            "io_uring",
-            State::Works,
-            "disabled on this host: nothing escapes through it",
-        );
+    let feature = "io_uring";
+    // SAFETY: without the struct the call can only fail, and says whether there is such a call.
+    let made = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<u8>()) };
+    let absent = made < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
+    if absent {
+        return finding(feature, State::Works, "this kernel is built without it");
     }
-    let detail = "opens and connects made through io_uring are not seen; containers' usual seccomp profiles forbid it, \
-                  sysctl kernel.io_uring_disabled=2 does for all";
-    finding("io_uring", State::Missing, detail)
+    let switch = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let who = match switch.trim() {
+        "2" => {
+            return finding(
+                feature,
+                State::Works,
+                "disabled on this host: nothing escapes through it",
+            );
+        }
+        "1" => "open to root and one group (kernel.io_uring_disabled=1); ",
+        _ => "",
+    };
+    let detail = format!(
+        "{who}opens and connects made through io_uring are not seen, and containers may use it under the default profiles \
+         of Docker 20.10 to 24; Docker 25 and newer forbid it, \
+         sysctl kernel.io_uring_disabled=2 (Linux 6.6) does for all"
+    );
+    finding(feature, State::Missing, detail)
+}
+
+/// A process in namespaces of its own, in a cgroup that names no container, is probably in one that is not recognised.
+fn recognised(hierarchy: &Hierarchy) -> Finding {
+    let feature = "containers recognised";
+    let strangers = scan::unrecognised(hierarchy);
+    let Some(first) = strangers.first() else {
+        return finding(
+            feature,
+            State::Works,
+            "every process in pid and mount namespaces of its own is in a container's cgroup",
+        );
+    };
+    let detail = format!(
+        "{} processes are in pid and mount namespaces of their own, and in a cgroup that names no container \
+         (process {} in {}): they are taken for the host's; a container's cgroup ends in 64 hexadecimal digits",
+        strangers.len(),
+        first.pid,
+        first.cgroup,
+    );
+    finding(feature, State::Missing, detail)
 }
 
 fn docker_files(docker_root: &Path) -> Finding {

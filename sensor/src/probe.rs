@@ -33,7 +33,7 @@ pub use capabilities::{KEPT, drop_capabilities};
 pub(crate) use capabilities::{has, missing_to_load};
 pub use dogwatch_ebpf::control::Mode;
 pub use error::ProbeError;
-pub(crate) use error::{Lockdown, lockdown};
+pub(crate) use error::{Lockdown, SHARE_PIDS, counts_locked_memory, lockdown, locked_memory_limit};
 pub use hierarchy::{Hierarchy, HierarchyKind};
 
 use crate::canary;
@@ -81,8 +81,10 @@ pub struct ProbeOptions {
     /// The hierarchy to use; found by [`Hierarchy::find`] when not given.
     pub hierarchy: Option<Hierarchy>,
     /// Modes known before the programs are attached. The sensor's own cgroup must not be at [`Mode::Off`]: the canary's
-    /// child would not be seen.
+    /// child would not be seen. What the map (16,384 cgroups) has no room for stays at [`Mode::Normal`].
     pub modes: Vec<(u64, Mode)>,
+    /// The kernel programs, as clang made them; [`dogwatch_ebpf::OBJECT`], the default, but in tests of other compilers.
+    pub object: &'static [u8],
 }
 
 impl Default for ProbeOptions {
@@ -93,6 +95,7 @@ impl Default for ProbeOptions {
             sensitive_read_paths: reads::default_patterns(),
             hierarchy: None,
             modes: Vec::new(),
+            object: dogwatch_ebpf::OBJECT,
         }
     }
 }
@@ -155,13 +158,12 @@ impl Probe {
 
         fill_path_lists(&mut programs, options)?;
         let mut probe = Self::from_maps(programs, hierarchy)?;
-        for (cgroup_id, mode) in &options.modes {
-            probe.set_mode(*cgroup_id, *mode)?;
-        }
+        probe.set_modes(&options.modes);
         let canary = canary::Canary::new()?;
         probe.change_settings(canary.settings())?;
         attach(&mut probe._programs)?;
         let outcome = canary.run(&mut probe.ring)?;
+        refuse_private_pids(outcome.own_pid)?;
         probe.own_pid = outcome.own_pid;
         probe.early = outcome.others;
         probe.change_settings(Settings {
@@ -196,11 +198,31 @@ impl Probe {
         self.own_pid
     }
 
-    /// Sets what is captured of a cgroup's processes.
+    /// A host with more cgroups than the map holds is watched all the same: of the rest more is seen, not less.
+    fn set_modes(&mut self, modes: &[(u64, Mode)]) {
+        let refused = modes
+            .iter()
+            .filter(|(cgroup_id, mode)| self.set_mode(*cgroup_id, *mode).is_err())
+            .count();
+        if refused > 0 {
+            tracing::warn!(
+                cgroups = modes.len(),
+                refused,
+                "there are more cgroups than the kernel part can hold: the rest is captured at normal"
+            );
+        }
+    }
+
+    /// Sets what is captured of a cgroup's processes. A cgroup at [`Mode::Normal`] takes no room: it is what the kernel
+    /// part takes one for that is not in the map.
     ///
     /// # Errors
     /// When the map (16,384 cgroups) is full.
     pub fn set_mode(&mut self, cgroup_id: u64, mode: Mode) -> Result<(), ProbeError> {
+        if mode == Mode::Normal {
+            self.forget(cgroup_id);
+            return Ok(());
+        }
         self.modes
             .insert(cgroup_id, mode as u32, 0)
             .map_err(|source| map_error("set a cgroup's mode", source))
@@ -264,7 +286,7 @@ fn load_object(
         .override_global("wake_bytes", &u64::from(ring_bytes / 16), true)
         .override_global("hierarchy_kind", &(hierarchy.kind as u32), true)
         .override_global("hierarchy_id", &hierarchy.id, true)
-        .load(dogwatch_ebpf::OBJECT)
+        .load(options.object)
         .map_err(|source| error::refusal("the programs and their maps", source))
 }
 
@@ -368,6 +390,18 @@ fn fill_list(
             .map_err(|source| map_error("fill a list of paths", source))?;
     }
     Ok(())
+}
+
+/// What `/proc` shows must be the processes that the kernel part sees.
+fn refuse_private_pids(on_host: u32) -> Result<(), ProbeError> {
+    let inside = std::fs::read_link("/proc/self")
+        .ok()
+        .and_then(|link| link.to_str()?.parse().ok())
+        .unwrap_or(0);
+    if inside == on_host && std::process::id() == on_host {
+        return Ok(());
+    }
+    Err(ProbeError::PrivatePids { inside, on_host })
 }
 
 /// Kernels before 5.11 count maps as locked memory. Where it may not be raised, loading says what was refused.

@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::container::membership;
 use crate::fact::Running;
+use crate::host::HOST_PIDS;
 use crate::probe::Hierarchy;
 
 /// Arguments kept of each process, bytes.
@@ -42,7 +44,8 @@ fn process(pid: u32, hierarchy: &Hierarchy) -> Option<Running> {
     running.login_uid = read_number(&folder.join("loginuid")).filter(|&uid| uid != u32::MAX);
     running.mnt_ns = namespace(&folder, "mnt");
     running.pid_ns = namespace(&folder, "pid");
-    running.cgroup_id = cgroup_id(&folder, hierarchy).unwrap_or_default();
+    // No cgroup has this id: where the process is stays unknown.
+    running.cgroup_id = cgroup_id(&folder, hierarchy).unwrap_or(0);
     running.exe = link(&folder.join("exe"));
     running.cwd = link(&folder.join("cwd"));
     running.argv = fs::read(folder.join("cmdline")).unwrap_or_default();
@@ -113,9 +116,46 @@ fn mapped(map: &str, host_id: u32) -> Option<u32> {
     })
 }
 
-fn cgroup_id(folder: &Path, hierarchy: &Hierarchy) -> Option<u64> {
+fn cgroup_path(folder: &Path, hierarchy: &Hierarchy) -> Option<String> {
     let cgroups = fs::read_to_string(folder.join("cgroup")).ok()?;
     let path = cgroups.lines().find_map(|line| hierarchy.path_in(line))?;
+    Some(path.to_owned())
+}
+
+/// A process that is shielded like a container's and is in no container's cgroup.
+pub(crate) struct Unrecognised {
+    pub pid: u32,
+    pub cgroup: String,
+}
+
+/// All processes in pid and mount namespaces that are not the host's, whose cgroup names no container.
+pub(crate) fn unrecognised(hierarchy: &Hierarchy) -> Vec<Unrecognised> {
+    let of_host = |kind| {
+        HOST_PIDS
+            .into_iter()
+            .find_map(|pid| namespace(&PathBuf::from(format!("/proc/{pid}")), kind))
+    };
+    let (Some(host_pid_ns), Some(host_mnt_ns)) = (of_host("pid"), of_host("mnt")) else {
+        return Vec::new();
+    };
+    let shielded = |folder: &Path| {
+        namespace(folder, "pid").is_some_and(|ns| ns != host_pid_ns)
+            && namespace(folder, "mnt").is_some_and(|ns| ns != host_mnt_ns)
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| {
+            let folder = PathBuf::from(format!("/proc/{pid}"));
+            let cgroup =
+                cgroup_path(&folder, hierarchy).filter(|path| membership(path).is_none())?;
+            shielded(&folder).then_some(Unrecognised { pid, cgroup })
+        })
+        .collect()
+}
+
+fn cgroup_id(folder: &Path, hierarchy: &Hierarchy) -> Option<u64> {
+    let path = cgroup_path(folder, hierarchy)?;
     Some(
         fs::metadata(hierarchy.mount.join(path.trim_start_matches('/')))
             .ok()?

@@ -7,6 +7,10 @@ use std::path::PathBuf;
 
 use super::capabilities;
 
+/// How the host's pid namespace is shared.
+pub(crate) const SHARE_PIDS: &str = "share the host's, with `pid: host` in a Compose file, `--pid=host` for docker run, \
+                                     `hostPID: true` in a pod";
+
 /// Why the kernel part could not be loaded. All of these are the environment's: a retry without a change does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -84,6 +88,46 @@ pub enum ProbeError {
          in a container, mount the host's /sys/fs/cgroup read-only"
     )]
     NoHierarchy,
+    /// The process is in a cgroup namespace of its own.
+    #[error(
+        "the sensor is in a private cgroup namespace (it sees another process in {example}), where containers that run \
+         already cannot be told from the host: share the host's, with `cgroup: host` in a Compose file \
+         (docker-compose.cgroup2.yml), `--cgroupns=host` for docker run, `privileged: true` in a pod"
+    )]
+    PrivateCgroups {
+        /// A path that leads out of the namespace.
+        example: String,
+    },
+    /// Only the own part of the cgroups is mounted.
+    #[error(
+        "only a part of the cgroup hierarchy is mounted at {mount}, without the containers beside this one: \
+         mount the host's /sys/fs/cgroup read-only"
+    )]
+    PartOfHierarchy {
+        /// Where.
+        mount: PathBuf,
+    },
+    /// The process, or its `/proc`, is in a pid namespace of its own.
+    #[error(
+        "the sensor, process {on_host} on the host, is {inside} in its /proc: in a private pid namespace the host's \
+         processes are not to be seen: {SHARE_PIDS}"
+    )]
+    PrivatePids {
+        /// The own process id, as `/proc` shows it; 0 where it does not.
+        inside: u32,
+        /// The own process id on the host.
+        on_host: u32,
+    },
+    /// Maps count as locked memory here, and too little may be locked.
+    #[error(
+        "the kernel did not make the maps: before Linux 5.11 they count as locked memory, of which this process may have \
+         {limit} bytes: give it CAP_SYS_RESOURCE, or raise the limit (ulimit -l unlimited; `ulimits: memlock: -1` in a \
+         Compose file)"
+    )]
+    LockedMemory {
+        /// The limit, bytes.
+        limit: u64,
+    },
     /// A file of the system could not be read.
     #[error("could not read {path}")]
     Unreadable {
@@ -141,9 +185,28 @@ pub(super) fn refusal(what: &str, source: impl Error + Send + Sync + 'static) ->
             source: Box::new(source),
         };
     }
+    if let Some(limit) = locked_memory_limit().filter(|_| counts_locked_memory()) {
+        return ProbeError::LockedMemory { limit };
+    }
     ProbeError::Refused {
         reason: io::Error::from_raw_os_error(errno),
     }
+}
+
+/// Kernels before 5.11 count maps as locked memory.
+pub(crate) fn counts_locked_memory() -> bool {
+    super::kernel_version() < (5, 11)
+}
+
+/// The bytes this process may lock; `None` without a limit.
+pub(crate) fn locked_memory_limit() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a plain system call that fills the struct.
+    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// How far the kernel is locked down.

@@ -48,21 +48,14 @@ impl Hierarchy {
     /// Finds the hierarchy of this host.
     ///
     /// # Errors
-    /// When none of them is mounted where this process sees it.
+    /// When none of them is mounted where this process sees it, and when it sees only a part: from a private cgroup
+    /// namespace, or through a mount of its own cgroup. The paths of containers are not to be had there.
     pub fn find() -> Result<Self, ProbeError> {
-        let mounts = read("/proc/self/mountinfo")?;
-        let own_cgroups = read("/proc/self/cgroup")?;
-        let mounted: Vec<Hierarchy> = HierarchyKind::BY_PREFERENCE
-            .into_iter()
-            .filter_map(|kind| {
-                Some(Self {
-                    kind,
-                    id: number(kind, &own_cgroups)?,
-                    mount: mount_of(kind, &mounts)?,
-                })
-            })
-            .collect();
-        choose(mounted, &all_cgroup_files()).ok_or(ProbeError::NoHierarchy)
+        find(
+            &read("/proc/self/mountinfo")?,
+            &read("/proc/self/cgroup")?,
+            &all_cgroup_files(),
+        )
     }
 
     /// The path of a line of `/proc/PID/cgroup`, when the line is this hierarchy's.
@@ -71,6 +64,29 @@ impl Hierarchy {
         let (_, path) = rest.split_once(':')?;
         (id.parse() == Ok(self.id)).then_some(path)
     }
+}
+
+fn find(mounts: &str, own_cgroups: &str, cgroup_files: &[String]) -> Result<Hierarchy, ProbeError> {
+    let mounted = HierarchyKind::BY_PREFERENCE.into_iter().filter_map(|kind| {
+        let (whole, mount) = mount_of(kind, mounts)?;
+        let id = number(kind, own_cgroups)?;
+        Some((whole, Hierarchy { kind, id, mount }))
+    });
+    let (whole, hierarchy) =
+        choose(mounted.collect(), cgroup_files).ok_or(ProbeError::NoHierarchy)?;
+    // Seen from the initial namespace no path leads above the root.
+    let outside = paths_in(&hierarchy, cgroup_files)
+        .find(|path| *path == "/.." || path.starts_with("/../"))
+        .map(str::to_owned);
+    if let Some(example) = outside {
+        return Err(ProbeError::PrivateCgroups { example });
+    }
+    if !whole {
+        return Err(ProbeError::PartOfHierarchy {
+            mount: hierarchy.mount,
+        });
+    }
+    Ok(hierarchy)
 }
 
 fn read(path: &str) -> Result<String, ProbeError> {
@@ -91,14 +107,14 @@ fn number(kind: HierarchyKind, own_cgroups: &str) -> Option<u32> {
     })
 }
 
-/// The mount point of a hierarchy's own root; of another part of it only where there is none (a container's own view).
-fn mount_of(kind: HierarchyKind, mounts: &str) -> Option<PathBuf> {
+/// Where a hierarchy is mounted, and whether that is all of it; a part only where the whole is nowhere.
+fn mount_of(kind: HierarchyKind, mounts: &str) -> Option<(bool, PathBuf)> {
     let mut found: Vec<(bool, PathBuf)> = mounts
         .lines()
         .filter_map(|line| mount_in(kind, line))
         .collect();
     found.sort_by_key(|(whole, _)| !whole);
-    found.into_iter().next().map(|(_, path)| path)
+    found.into_iter().next()
 }
 
 /// From a line of mountinfo: whether the whole hierarchy is mounted, and where. Format: proc_pid_mountinfo(5).
@@ -129,21 +145,27 @@ fn all_cgroup_files() -> Vec<String> {
         .collect()
 }
 
-fn choose(mounted: Vec<Hierarchy>, cgroup_files: &[String]) -> Option<Hierarchy> {
-    let holds_containers = |hierarchy: &Hierarchy| {
-        let paths = cgroup_files
-            .iter()
-            .flat_map(|file| file.lines())
-            .filter_map(|line| hierarchy.path_in(line));
-        paths.into_iter().any(names_a_container)
-    };
-    let with_containers = mounted.iter().position(holds_containers);
+fn choose(mounted: Vec<(bool, Hierarchy)>, cgroup_files: &[String]) -> Option<(bool, Hierarchy)> {
+    let with_containers = mounted
+        .iter()
+        .position(|(_, hierarchy)| paths_in(hierarchy, cgroup_files).any(names_a_container));
     let without = mounted
         .iter()
-        .position(|hierarchy| hierarchy.kind != HierarchyKind::Unified);
+        .position(|(_, hierarchy)| hierarchy.kind != HierarchyKind::Unified);
     mounted
         .into_iter()
         .nth(with_containers.or(without).unwrap_or(0))
+}
+
+/// Where processes are in a hierarchy, by their `/proc/PID/cgroup`.
+fn paths_in<'a>(
+    hierarchy: &Hierarchy,
+    cgroup_files: &'a [String],
+) -> impl Iterator<Item = &'a str> {
+    cgroup_files
+        .iter()
+        .flat_map(|file| file.lines())
+        .filter_map(|line| hierarchy.path_in(line))
 }
 
 /// Every runtime puts the container's id, 64 hexadecimal digits, into the cgroup's name.
@@ -166,22 +188,13 @@ mod tests {
     const ID: &str = "2fae751611410123456789abcdef0123456789abcdef0123456789abcdef0123";
 
     fn check(mounts: &str, cgroup_file: &str, expected: Option<(HierarchyKind, u32, &str)>) {
-        let mounted = HierarchyKind::BY_PREFERENCE
-            .into_iter()
-            .filter_map(|kind| {
-                Some(Hierarchy {
-                    kind,
-                    id: number(kind, OWN)?,
-                    mount: mount_of(kind, mounts)?,
-                })
-            })
-            .collect();
         let expected = expected.map(|(kind, id, mount)| Hierarchy {
             kind,
             id,
             mount: mount.into(),
         });
-        assert_eq!(choose(mounted, &[cgroup_file.to_owned()]), expected);
+        let found = find(mounts, OWN, &[cgroup_file.to_owned()]);
+        assert_eq!(found.ok(), expected);
     }
 
     #[test]
@@ -215,12 +228,32 @@ mod tests {
         let whole = UNIFIED.replace(" /sys/fs/cgroup ", " /host/cgroup\\0402 ");
         assert_eq!(
             mount_of(HierarchyKind::Unified, &format!("{part}{whole}")),
-            Some("/host/cgroup 2".into())
+            Some((true, "/host/cgroup 2".into()))
         );
         assert_eq!(
             mount_of(HierarchyKind::Unified, &part),
-            Some("/sys/fs/cgroup".into())
+            Some((false, "/sys/fs/cgroup".into()))
         );
+    }
+
+    #[test]
+    fn a_part_of_the_hierarchy_is_refused_with_the_mend() {
+        let refused = |mounts: &str, cgroup_file: &str| {
+            let found = find(mounts, OWN, &[cgroup_file.to_owned()]);
+            found
+                .err()
+                .map(|error| error.to_string())
+                .unwrap_or_default()
+        };
+        // A container's own namespace with its own mount, and with the host's mount beside it.
+        let outside = format!("0::/../{ID}\n");
+        assert!(refused(UNIFIED, &outside).contains("cgroup: host"));
+        let through_host = UNIFIED.replace(" / ", " /../.. ");
+        assert!(refused(&through_host, "0::/../..\n").contains("cgroup: host"));
+        // The host's namespace, and a mount of the own cgroup alone: version 1 in Docker.
+        let own = UNIFIED.replace(" / ", &format!(" /docker/{ID} "));
+        assert!(refused(&own, "0::/\n").contains("/sys/fs/cgroup"));
+        assert_eq!(refused(UNIFIED, "0::/..name\n"), "");
     }
 
     #[test]
