@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::fact::{Fact, Host};
@@ -75,9 +76,9 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Makes the file and writes its head.
+    /// Makes the file, readable by its owner alone, and writes its head: what enters is not redacted yet.
     pub fn create(path: &Path, host: &Host) -> Result<Self, CaptureError> {
-        let file = File::create(path).map_err(|source| CaptureError::Open {
+        let file = create_private(path).map_err(|source| CaptureError::Open {
             path: path.to_owned(),
             source,
         })?;
@@ -132,6 +133,20 @@ impl Writer {
             .and_then(|()| self.file.write_all(&self.content))
             .map_err(CaptureError::Write)
     }
+}
+
+fn create_private(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    // One that was there keeps its mode otherwise.
+    if file.metadata()?.is_file() {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
 }
 
 /// Reads a capture.
@@ -359,6 +374,20 @@ mod tests {
             if let Ok((found, _)) = read(&bytes[..cut]) {
                 prop_assert!(found.iter().zip(frames()).all(|(a, b)| *a == b));
             }
+        }
+    }
+
+    #[test]
+    fn only_its_owner_reads_a_capture() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("capture");
+        for before in [None, Some(0o666)] {
+            if let Some(mode) = before {
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            }
+            drop(Writer::create(&path, &Host::default()).unwrap());
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
         }
     }
 }

@@ -80,12 +80,25 @@ pub struct KafkaConfig {
     pub queue_records: u32,
     /// How long records are gathered.
     pub linger: Duration,
-    /// Patience at start.
+    /// Patience of a replay for the brokers.
     pub start_timeout: Duration,
     /// Patience at the end.
     pub drain_timeout: Duration,
     /// Options for librdkafka; none contradicts a field above.
     pub options: BTreeMap<String, String>,
+}
+
+impl KafkaConfig {
+    /// Whether the client starts programs: for Kerberos, librdkafka's choice where a login is asked for and no mechanism
+    /// is named, it runs `kinit`.
+    pub fn starts_programs(&self) -> bool {
+        let option = |name: &str| self.options.get(name).map(|value| value.to_lowercase());
+        let mechanism = option("sasl.mechanisms").or_else(|| option("sasl.mechanism"));
+        match mechanism {
+            Some(mechanism) => mechanism == "gssapi",
+            None => option("security.protocol").is_some_and(|value| value.starts_with("sasl")),
+        }
+    }
 }
 
 /// How containers are watched and known.
@@ -404,9 +417,18 @@ fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigE
             "at most 1000000",
         ));
     }
+    let host_mode = mode("containers.host_mode", &raw.host_mode)?;
+    if host_mode == Mode::Off {
+        return Err(bad(
+            "containers.host_mode",
+            &raw.host_mode,
+            "lifecycle is the least: the sensor proves at its start that it sees itself, and tells entrypoints from \
+             intruders by what the container runtime does on the host",
+        ));
+    }
     Ok(ContainersConfig {
         mode: mode("containers.mode", &raw.mode)?,
-        host_mode: mode("containers.host_mode", &raw.host_mode)?,
+        host_mode,
         docker_root: PathBuf::from(raw.docker_root),
         metadata_patience: raw.metadata_patience,
         metadata_queue_events: raw.metadata_queue_events,

@@ -87,6 +87,7 @@ fn values_out_of_range_are_refused_with_the_range() {
             "[containers]\nmode = 'all'",
             "off, lifecycle, normal or full",
         ),
+        ("[containers]\nhost_mode = 'off'", "lifecycle is the least"),
         ("[containers]\nmetadata_patience = '1h'", "at most 10s"),
         (
             "[kernel]\nsensitive_read_paths = ['*/a/b/c']",
@@ -140,4 +141,19 @@ fn a_missing_file_is_named() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("/nowhere/sensor.toml"), "{error}");
+}
+
+#[test]
+fn kerberos_starts_programs_and_nothing_else_does() {
+    let starts = |options: &str| {
+        let toml = format!("[kafka.options]\n{options}");
+        load(&toml, &[], &[]).unwrap().kafka.starts_programs()
+    };
+    assert!(starts("'security.protocol' = 'sasl_ssl'"));
+    assert!(starts("'sasl.mechanism' = 'GSSAPI'"));
+    assert!(!starts(
+        "'security.protocol' = 'SASL_SSL'\n'sasl.mechanisms' = 'PLAIN'"
+    ));
+    assert!(!starts("'security.protocol' = 'ssl'"));
+    assert!(!starts(""));
 }
