@@ -140,7 +140,7 @@ fn attack(
         ANSWER_PATIENCE
     };
     let mut demo = Demo {
-        session: Session::new(Joined::start(plan)?, printer, Timing::Live),
+        session: Session::new(Joined::start_apart(plan)?, printer, Timing::Live),
         board: Board::new(&STEPS),
         patience,
     };

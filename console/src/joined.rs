@@ -6,6 +6,10 @@
 //!
 //! sensor ──► broker ──► processor ──► broker ──► collect ──► the same: alerts are read back
 //! ```
+//! The sensor's kernel part is loaded before any thread is made: the threads of both then have none of the rights that
+//! loading needs, and the calls that a sensor never makes are refused to them. What is shown comes from attackers, and what
+//! is matched from whoever wrote the detections.
+//!
 //! At least once inside the process, exactly once through a broker. A full queue holds back what stands before it; what
 //! the sensor then loses it counts itself. It ends in the order of the data: sensor, processor, collector.
 
@@ -20,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use dogwatch_schemas::local;
 use dogwatch_schemas::records::Alert;
 use dogwatch_sensor::pipeline::{
-    self as sensor, Output, SensorError, Shutdown as SensorShutdown, Stats, Summary,
+    Loaded, Output, SensorError, Shutdown as SensorShutdown, Stats, Summary,
 };
 use dogwatch_stream_processor::config::Config;
 use dogwatch_stream_processor::pipeline::{self as processor, ProcessorError};
@@ -107,11 +111,24 @@ struct Ends {
 }
 
 impl Joined {
-    /// Starts everything.
+    /// Starts everything from a thread of its own: the caller keeps its rights, for a demo that attacks containers.
     ///
     /// # Errors
-    /// [`PlanError`] when the broker or the system refuse; what fails later comes from [`Joined::join`].
+    /// As [`Joined::start`].
+    pub fn start_apart(plan: Plan) -> Result<Self, PlanError> {
+        let starting = spawn("start", move || Self::start(plan))?;
+        starting
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Starts everything. The calling thread gives up its rights for good, so it starts no program afterwards.
+    ///
+    /// # Errors
+    /// [`PlanError`] when the kernel, the broker or the system refuse; what fails later comes from [`Joined::join`].
     pub fn start(plan: Plan) -> Result<Self, PlanError> {
+        let shutdown = plan.shutdown();
+        let loaded = Loaded::load(plan.sensor, plan.input).map_err(Box::new)?;
         let stats = Stats::default();
         let (arrived, arrivals) = bounded(ALERTS);
         let processor_ended = Arc::new(AtomicBool::new(false));
@@ -119,11 +136,10 @@ impl Joined {
             Road::Process => through_process(arrived)?,
             Road::Broker => through_broker(&plan.processor, arrived, processor_ended.clone())?,
         };
-        let shutdown = plan.shutdown();
         let processor_shutdown = ProcessorShutdown::new();
         let processor = {
             let (own, sensor, config) =
-                (processor_shutdown.clone(), plan.shutdown(), plan.processor);
+                (processor_shutdown.clone(), shutdown.clone(), plan.processor);
             spawn("processor", move || {
                 let result = processor::run(&config, ends.source, ends.sink, &own).map(drop);
                 processor_ended.store(true, Ordering::Release);
@@ -133,14 +149,7 @@ impl Joined {
         };
         let written = stats.clone();
         let sensor = spawn("sensor", move || {
-            let result = sensor::run_with_stats(
-                plan.sensor,
-                plan.input,
-                ends.output,
-                plan.shutdown,
-                written,
-            )
-            .map(drop);
+            let result = loaded.run(ends.output, plan.shutdown, written).map(drop);
             if plan.road == Road::Broker {
                 std::thread::sleep(BROKER_GRACE);
                 processor_shutdown.trigger("the sensor has ended");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dogwatch_sensor::pipeline::{Input, Shutdown, Summary, stop_on_signals};
+use dogwatch_sensor::pipeline::{Input, Shutdown, Summary, hold_signals, stop_on_signals};
 
 use crate::cli;
 use crate::joined::Joined;
@@ -52,10 +52,12 @@ pub fn run(options: &cli::Local) -> Result<(), LocalError> {
         options.alerts.as_deref(),
     )?;
     let shutdown = Shutdown::new();
-    stop_on_signals(shutdown.clone()).map_err(LocalError::Signals)?;
-    let plan = Plan::new(&options.watch, Input::Kernel, &[], shutdown)?;
+    hold_signals();
+    let plan = Plan::new(&options.watch, Input::Kernel, &[], shutdown.clone())?;
     introduce(&printer, &plan)?;
-    let mut session = Session::new(Joined::start(plan)?, printer, Timing::Live);
+    let joined = Joined::start(plan)?;
+    stop_on_signals(shutdown).map_err(LocalError::Signals)?;
+    let mut session = Session::new(joined, printer, Timing::Live);
     let mut announced = false;
     loop {
         if let Next::End = session.next(HEARTBEAT)? {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use dogwatch_sensor::check;
 use dogwatch_sensor::config::{Config as SensorConfig, ConfigError as SensorConfigError, Override};
-use dogwatch_sensor::pipeline::{Input, Shutdown};
+use dogwatch_sensor::pipeline::{Input, SensorError, Shutdown};
 use dogwatch_stream_processor::config::{
     Config as ProcessorConfig, ConfigError as ProcessorConfigError, Delivery, RawConfig, RawKafka,
 };
@@ -51,6 +51,9 @@ pub enum PlanError {
     /// What the sensor's section `[kafka]` says does not do for the processor.
     #[error("the processor cannot use the sensor's [kafka] settings")]
     Processor(#[from] Box<ProcessorConfigError>),
+    /// The sensor's kernel part cannot be loaded, or its capture not be opened.
+    #[error(transparent)]
+    Start(#[from] Box<SensorError>),
     /// The broker cannot be read.
     #[error(transparent)]
     ReadBack(#[from] ReadBackError),
@@ -64,6 +67,7 @@ impl PlanError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotFound(_) | Self::Load(_) | Self::Sensor(_) | Self::Processor(_) => 2,
+            Self::Start(error) => error.exit_code(),
             Self::ReadBack(error) if error.environment() => 3,
             Self::ReadBack(_) | Self::Thread(_) => 1,
         }

@@ -1,8 +1,9 @@
 //! Joins an exec with the continuation records of its arguments.
 //!
 //! The kernel part writes them one after the other in one go, but another CPU's records may come between, and a full ring
-//! may lose one. So an exec waits for its pieces only until the next record of its process, or for [`PENDING_MAX`] others
-//! like it; then it goes out with the arguments that were there, `truncated` set.
+//! may lose one. So an exec waits for its pieces only until the next record of its process, until the ring has been read
+//! beyond its time ([`Joiner::flush`]), or for [`PENDING_MAX`] others like it; then it goes out with the arguments that were
+//! there, `truncated` set.
 
 use crate::parse::Raw;
 use crate::record::{Exec, Record};
@@ -48,9 +49,13 @@ impl Joiner {
         }
     }
 
-    /// Hands out what still waits: at the end, or when the ring has been empty for a while.
-    pub fn flush(&mut self, sink: &mut dyn FnMut(Record)) {
-        for pending in self.pending.drain(..) {
+    /// Hands out the execs up to a time, nanoseconds since boot, that still wait: whoever calls knows that every record up
+    /// to it has been pushed.
+    pub fn flush(&mut self, up_to_ns: u64, sink: &mut dyn FnMut(Record)) {
+        for pending in self
+            .pending
+            .extract_if(.., |pending| pending.exec.header.boot_ns <= up_to_ns)
+        {
             send_cut(pending, sink);
         }
     }
@@ -150,7 +155,7 @@ mod tests {
         for raw in input {
             joiner.push(raw, &mut sink);
         }
-        joiner.flush(&mut sink);
+        joiner.flush(u64::MAX, &mut sink);
         let expected: Vec<_> = expected
             .iter()
             .map(|(pid, argv, cut)| (*pid, (*argv).to_owned(), *cut))
@@ -199,5 +204,28 @@ mod tests {
             assert!(joiner.pending.len() <= PENDING_MAX);
         }
         assert_eq!(sent, 1000 - PENDING_MAX);
+    }
+
+    #[test]
+    fn an_exec_waits_until_the_ring_was_read_beyond_it() {
+        let mut joiner = Joiner::default();
+        let mut found = Vec::new();
+        for (pid, boot_ns) in [(1, 100), (2, 200)] {
+            let Raw::ExecStart {
+                mut exec,
+                argv_sent,
+            } = start(pid, b"a", 9)
+            else {
+                unreachable!("made above");
+            };
+            exec.header.boot_ns = boot_ns;
+            joiner.push(Raw::ExecStart { exec, argv_sent }, &mut |_| {});
+        }
+        joiner.flush(99, &mut |record| found.push(record.header().pid));
+        assert!(found.is_empty());
+        joiner.flush(100, &mut |record| found.push(record.header().pid));
+        assert_eq!(found, [1]);
+        joiner.flush(u64::MAX, &mut |record| found.push(record.header().pid));
+        assert_eq!(found, [1, 2]);
     }
 }

@@ -16,7 +16,7 @@ pub mod record;
 mod wire;
 
 pub use join::Joiner;
-pub use parse::{ParseError, Raw, parse};
+pub use parse::{ParseError, Raw, kind, parse};
 
 /// Aligned as an ELF reader wants it.
 #[repr(C, align(8))]

@@ -104,6 +104,11 @@ pub fn parse(bytes: &[u8]) -> Result<Raw, ParseError> {
     })
 }
 
+/// The kind of a record of the ring, without taking it apart; `None` for what is no record.
+pub fn kind(bytes: &[u8]) -> Option<Kind> {
+    Kind::from_number(HeaderWire::read(bytes).ok()?.kind)
+}
+
 /// The texts behind a record's fixed part, in order.
 struct Texts<'a>(&'a [u8]);
 

@@ -15,7 +15,7 @@ use dogwatch_ebpf::record::Record;
 use dogwatch_ebpf::{Raw, parse};
 
 use crate::probe::ProbeError;
-use crate::ring::Ring;
+use crate::ring::{BATCH_RECORDS_MAX, Ring};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of other processes' records kept meanwhile; at more, the canary gives up.
@@ -78,7 +78,7 @@ impl Canary {
         while !sightings.missing().is_empty() && Instant::now() < end && kept_bytes < KEPT_BYTES_MAX
         {
             let new = records.len();
-            ring.drain(Duration::from_millis(1), &mut |record| {
+            ring.drain(Duration::from_millis(1), BATCH_RECORDS_MAX, &mut |record| {
                 kept_bytes += record.len();
                 records.push(record.to_vec());
             });

@@ -26,6 +26,14 @@ impl Reading {
         }
     }
 
+    /// The same two clocks at another moment.
+    pub(crate) fn at(self, boot_ns: u64) -> Self {
+        Self {
+            boot_ns,
+            wall_ns: boot_ns as i64 + self.offset_ns(),
+        }
+    }
+
     fn offset_ns(self) -> i64 {
         self.wall_ns - self.boot_ns as i64
     }

@@ -25,7 +25,8 @@ pub(crate) enum Input {
 /// Something learned beside the ring.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Fact {
-    /// Both clocks; comes with every poll of the ring and drives all that is due.
+    /// How far the reading has come, on both clocks: every record up to then came before, or is in the counters before.
+    /// Comes with every poll of the ring and drives all that is due.
     Clock(Reading),
     /// A cgroup that existed before the sensor, or whose making was not seen.
     Cgroup {
@@ -65,6 +66,12 @@ pub(crate) struct Counters {
     pub dropped: BTreeMap<Text, u64>,
     /// Records rejected, by reason.
     pub filtered: BTreeMap<Text, u64>,
+    /// Runs of programs that the kernel skipped, by kind.
+    #[serde(default)]
+    pub missed: BTreeMap<Text, u64>,
+    /// Records that the ring took and the sensor had no time to read at its end, by kind.
+    #[serde(default)]
+    pub unread: BTreeMap<Text, u64>,
 }
 
 /// A process found by the start-up scan; bytes are as `/proc` gave them.

@@ -1,7 +1,9 @@
 //! The ledger of losses: nothing is lost without being counted by class and kind, and told.
 //!
-//! Totals go into every `mark`; what is new goes into the next record of `dogwatch.sensors`,
-//! and stays new until such a record has been handed over.
+//! ```text
+//! the kernel's counters ─┐              ┌─► every mark: totals by class
+//! stages that lose ──────┴─► the ledger ┴─► the next status: what is new, by class and kind, until it is handed over
+//! ```
 
 use std::collections::BTreeMap;
 
@@ -13,65 +15,108 @@ use crate::fact::Counters;
 /// Count of a loss that cannot be known.
 pub(crate) const UNKNOWN: i64 = -1;
 
+/// How records are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// The kernel's ring had no room.
+    RingFull,
+    /// The kernel skipped runs of a program; at most so many records.
+    Missed,
+    /// A record of the ring could not be taken apart.
+    Unparsed,
+    /// A table had no room: rows say less than they could.
+    TableFull,
+    /// The events that wait for their container were too many: rows have its id alone.
+    MetadataQueue,
+    /// The queue before Kafka had no room.
+    QueueFull,
+    /// The client refused the record, or has ended.
+    Refused,
+    /// The brokers did not take the record.
+    DeliveryFailed,
+    /// The sensor ended before the record was read or delivered.
+    UndeliveredAtEnd,
+    /// No sensor watched.
+    NotWatching,
+}
+
+impl Class {
+    /// The name in marks and statuses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::Missed => "missed",
+            Self::Unparsed => "unparsed",
+            Self::TableFull => "table_full",
+            Self::MetadataQueue => "metadata_queue",
+            Self::QueueFull => "queue_full",
+            Self::Refused => "refused",
+            Self::DeliveryFailed => "delivery_failed",
+            Self::UndeliveredAtEnd => "undelivered_at_end",
+            Self::NotWatching => "not_watching",
+        }
+    }
+}
+
 /// See the module's description.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     totals: BTreeMap<Text, u64>,
     fresh: BTreeMap<(Text, Text), Loss>,
-    dropped: BTreeMap<Text, u64>,
-    unparsed: u64,
+    /// Counters as they were last taken, by class and kind.
+    counted: BTreeMap<(Class, Text), u64>,
     /// When counters were compared last.
     checked_ns: i64,
 }
 
 impl Ledger {
     /// Counts a loss of `count` records between two wall times.
-    pub fn add(&mut self, class: &str, kind: &str, count: u64, from_ns: i64, to_ns: i64) {
+    pub fn add(&mut self, class: Class, kind: &str, count: u64, from_ns: i64, to_ns: i64) {
         if count == 0 {
             return;
         }
-        *self.totals.entry(class.into()).or_default() += count;
-        let loss = self.entry(class, kind, from_ns, to_ns);
+        *self.totals.entry(class.name().into()).or_default() += count;
+        let loss = self.entry(class.name(), kind, from_ns, to_ns);
         loss.count += count as i64;
     }
 
     /// Notes a time that was not watched at all.
     pub fn not_watching(&mut self, from_ns: i64, to_ns: i64, detail: String) {
-        let loss = self.entry("not_watching", "any", from_ns, to_ns);
+        let loss = self.entry(Class::NotWatching.name(), "any", from_ns, to_ns);
         loss.count = UNKNOWN;
         loss.detail = Some(detail.into());
     }
 
-    /// Takes the kernel's counters: what its ring had no room for since the last time.
+    /// Takes the kernel's counters: what was lost before the stages since the last time.
     pub fn counters(&mut self, counters: &Counters, now_ns: i64) {
         let from_ns = if self.checked_ns == 0 {
             now_ns
         } else {
             self.checked_ns
         };
-        for (kind, &count) in &counters.dropped {
-            let before = self.dropped.insert(kind.clone(), count).unwrap_or_default();
-            self.add(
-                "ring_full",
-                kind,
-                count.saturating_sub(before),
-                from_ns,
-                now_ns,
-            );
+        let lost = [
+            (Class::RingFull, &counters.dropped),
+            (Class::Missed, &counters.missed),
+            (Class::UndeliveredAtEnd, &counters.unread),
+        ];
+        for (class, counts) in lost {
+            for (kind, &count) in counts {
+                self.grown(class, kind, count, from_ns, now_ns);
+            }
         }
         self.checked_ns = now_ns;
     }
 
     /// Takes the count of records that could not be parsed.
     pub fn unparsed(&mut self, count: u64, now_ns: i64) {
-        let before = std::mem::replace(&mut self.unparsed, count);
-        self.add(
-            "unparsed",
-            "any",
-            count.saturating_sub(before),
-            now_ns,
-            now_ns,
-        );
+        self.grown(Class::Unparsed, "any", count, now_ns, now_ns);
+    }
+
+    /// Takes a counter that only grows: what it grew by is lost.
+    fn grown(&mut self, class: Class, kind: &str, count: u64, from_ns: i64, to_ns: i64) {
+        let before = self.counted.insert((class, kind.into()), count);
+        let lost = count.saturating_sub(before.unwrap_or_default());
+        self.add(class, kind, lost, from_ns, to_ns);
     }
 
     /// Events lost in this run, by class.
@@ -149,12 +194,40 @@ mod tests {
     }
 
     #[test]
+    fn every_counter_of_the_kernel_has_its_class() {
+        let one = |kind: &str| BTreeMap::from([(Text::from(kind), 1)]);
+        let counters = Counters {
+            dropped: one("open"),
+            missed: one("any"),
+            unread: one("exec"),
+            ..Counters::default()
+        };
+        let mut ledger = Ledger::default();
+        ledger.counters(&counters, 100);
+        ledger.counters(&counters, 200);
+        let told: Vec<_> = ledger
+            .take()
+            .into_iter()
+            .map(|loss| (loss.class.to_string(), loss.kind.to_string(), loss.count))
+            .collect();
+        let expected = [
+            ("missed", "any", 1),
+            ("ring_full", "open", 1),
+            ("undelivered_at_end", "exec", 1),
+        ];
+        assert_eq!(
+            told,
+            expected.map(|(class, kind, count)| (class.to_owned(), kind.to_owned(), count))
+        );
+    }
+
+    #[test]
     fn what_could_not_be_told_is_told_later() {
         let mut ledger = Ledger::default();
-        ledger.add("queue_full", "open", 3, 10, 20);
+        ledger.add(Class::QueueFull, "open", 3, 10, 20);
         ledger.not_watching(1, 2, "stopped".into());
         let losses = ledger.take();
-        ledger.add("queue_full", "open", 2, 30, 40);
+        ledger.add(Class::QueueFull, "open", 2, 30, 40);
         ledger.put_back(losses);
         let losses = ledger.take();
         let counts: Vec<_> = losses

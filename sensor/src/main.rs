@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use dogwatch_sensor::config::{Config, Override};
 use dogwatch_sensor::pipeline::{
-    self, Input, Output, SensorError, Shutdown, Summary, stop_on_signals,
+    Input, Loaded, Output, SensorError, Shutdown, Stats, Summary, hold_signals, stop_on_signals,
 };
 use dogwatch_sensor::{check, log, metrics};
 
@@ -33,8 +33,12 @@ enum Command {
         output: To,
     },
     /// Write everything that enters into a capture file, publishing nothing.
+    ///
+    /// A capture holds what the kernel saw before anything is redacted: whole command lines with the passwords and tokens
+    /// in them, paths, and user names of every container. The file can be read by its owner alone (mode 0600): keep it so,
+    /// and delete it when it has served.
     Record {
-        /// The file to make.
+        /// The file to make; one that is there is overwritten.
         file: PathBuf,
     },
     /// Feed a capture file through the same stages; needs no privileges.
@@ -98,10 +102,13 @@ fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         Command::Replay { file, output } => (Input::Replay(file), output.into()),
         Command::Check => return Ok(say_what_is_possible(&config)),
     };
+    let listen = config.metrics_listen.filter(|_| input == Input::Kernel);
+    hold_signals();
+    // First of all: threads made before keep every right.
+    let sensor = Loaded::load(config, input)?;
     let shutdown = Shutdown::new();
     stop_on_signals(shutdown.clone())?;
-    if let Some(listen) = config.metrics_listen
-        && input == Input::Kernel
+    if let Some(listen) = listen
         && let Err(error) = metrics::serve(listen)
     {
         tracing::warn!(%listen, %error, "metrics are not served: see metrics.listen");
@@ -111,7 +118,7 @@ fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         bytes,
         losses,
         ..
-    } = pipeline::run(config, input, output, shutdown)?;
+    } = sensor.run(output, shutdown, Stats::default())?;
     tracing::info!(events, bytes, ?losses, "ended");
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 
 use crate::fact::Counters;
 use crate::pipeline::Summary;
+use crate::publish::Connection;
 use crate::status::usage;
 
 /// Serves metrics at `listen`.
@@ -20,7 +21,15 @@ pub fn serve(listen: SocketAddr) -> Result<(), BuildError> {
 }
 
 /// Renews all metrics.
-pub(crate) fn record(summary: &Summary, kernel: &Counters) {
+pub(crate) fn record(summary: &Summary, kernel: &Counters, kafka: Option<Connection>) {
+    if let Some(Connection {
+        connected,
+        queued_bytes,
+    }) = kafka
+    {
+        gauge!("dogwatch_kafka_connected").set(if connected { 1.0 } else { 0.0 });
+        gauge!("dogwatch_kafka_queued_bytes").set(queued_bytes as f64);
+    }
     counter!("dogwatch_publish_events_total").absolute(summary.events);
     counter!("dogwatch_publish_framed_bytes_total").absolute(summary.bytes);
     gauge!("dogwatch_track_processes").set(summary.processes as f64);

@@ -9,7 +9,8 @@
 //! Data goes forward only. A slow stage holds the one before it back, down to the kernel's ring, which counts what it
 //! has no room for. Arguments are redacted where the process table takes them in, so nothing behind it holds a secret.
 //!
-//! Shutdown: the reader empties the ring and drops its sender; the rest follows from that.
+//! Shutdown: the reader detaches the kernel's programs, reads the ring out within a bounded time and drops its sender; the
+//! rest follows from that.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,29 +21,29 @@ use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::ReadPattern;
 use dogwatch_schemas::records::{Container, Event};
 
-use crate::capture::{self, CaptureError};
-use crate::check;
+use crate::capture::CaptureError;
 use crate::config::Config;
 use crate::fact::{Counters, Fact, Host, Input as Entering};
-use crate::gather::{self, Gatherer};
-use crate::host::{self, HostError};
-use crate::loss::Ledger;
+use crate::host::HostError;
+use crate::loss::{Class, Ledger};
 use crate::metrics;
-use crate::probe::{Hierarchy, Probe, ProbeError, ProbeOptions, drop_capabilities};
+use crate::probe::ProbeError;
 use crate::process::TableBounds;
 use crate::publish::{self, Handed, KafkaError, Kind, Publisher};
-use crate::read::{Batch, KernelReader, Origin};
+use crate::read::Batch;
 use crate::state::{LastWatched, StateFile, blind_since};
 use crate::status::{self, Circumstances};
 use crate::track::{Row, Shortfall, TrackOptions, Tracker, WaitingBounds};
 
+mod load;
+
+pub use self::load::Loaded;
 pub use crate::publish::Output;
-pub use crate::stop::{Shutdown, StopReason, stop_on_signals};
+pub use crate::stop::{Shutdown, StopReason, hold_signals, stop_on_signals};
 
 /// Batches between reading and tracking: 16 × 512 inputs of some 500 bytes are about 4 MB,
 /// and at 100,000 records a second bridge 80 ms of encoding or of a full queue.
 const BATCHES_MAX: usize = 16;
-const MARK_INTERVAL_NS: u64 = 1_000_000_000;
 const HEARTBEAT_INTERVAL_NS: u64 = 5_000_000_000;
 
 /// Where the sensor's input comes from.
@@ -130,104 +131,62 @@ impl Stats {
     }
 }
 
-/// Runs a sensor until it is told to stop, or its capture ends.
+/// Runs a sensor until it is told to stop, or its capture ends: [`Loaded::load`] and [`Loaded::run`].
 ///
 /// # Errors
-/// Fails when the kernel, the host or Kafka do not allow it, when Kafka's client ends for good, or when a capture is
-/// damaged; what came before was handed over.
+/// As these.
 pub fn run(
     config: Config,
     input: Input,
     output: Output,
     shutdown: Shutdown,
 ) -> Result<Summary, SensorError> {
-    run_with_stats(config, input, output, shutdown, Stats::default())
+    Loaded::load(config, input)?.run(output, shutdown, Stats::default())
 }
 
-/// As [`run`], with a handle to read the summary meanwhile.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_with_stats(
-    config: Config,
-    input: Input,
-    output: Output,
-    shutdown: Shutdown,
-    stats: Stats,
-) -> Result<Summary, SensorError> {
-    let live = !matches!(input, Input::Replay(_));
-    // A recording publishes nothing, so it must not move the moment up to which was published.
-    let publishes = live && !matches!(output, Output::Discard);
-    let not_delivered = if live {
-        not_delivered(&config)
-    } else {
-        Vec::new()
-    };
-    let (origin, host) = open(&config, input, &shutdown)?;
-    let publisher = Publisher::open(output, &config.kafka, host.host_id.clone())?;
-    let (sender, receiver) = sync_channel(BATCHES_MAX);
-    let stop = shutdown.clone();
-    let reader = std::thread::Builder::new()
-        .name("read".into())
-        .spawn(move || origin.run(sender, &stop))
-        .map_err(SensorError::Thread)?;
-    let mut stage = Stage::new(&config, host, publisher, live, publishes, stats);
-    stage.not_delivered = not_delivered;
-    let ran = stage.run(receiver, &shutdown);
-    let read = reader.join().map_err(|_| SensorError::Reader)?;
-    stage.finish(&shutdown);
-    ran?;
-    read?;
-    Ok(stage.summary())
-}
-
-/// What this host cannot deliver, for the statuses.
-fn not_delivered(config: &Config) -> Vec<Text> {
-    let report = check::Report {
-        findings: check::look(&config.containers.docker_root),
-    };
-    report.not_delivered().into_iter().map(Text::from).collect()
+impl Loaded {
+    /// Runs until it is told to stop, or the capture ends; `stats` can be read meanwhile.
+    ///
+    /// # Errors
+    /// Fails when Kafka refuses us or its client ends for good, or when a capture is damaged; what came before was handed
+    /// over.
+    pub fn run(
+        self,
+        output: Output,
+        shutdown: Shutdown,
+        stats: Stats,
+    ) -> Result<Summary, SensorError> {
+        let Self {
+            config,
+            origin,
+            host,
+            live,
+            not_delivered,
+        } = self;
+        // A recording publishes nothing, so it must not move the moment up to which was published.
+        let publishes = live && !matches!(output, Output::Discard);
+        let publisher = Publisher::open(output, &config.kafka, host.host_id.clone(), live)?;
+        let (sender, receiver) = sync_channel(BATCHES_MAX);
+        let stop = shutdown.clone();
+        let reader = std::thread::Builder::new()
+            .name("read".into())
+            .spawn(move || origin.run(sender, &stop))
+            .map_err(SensorError::Thread)?;
+        let mut stage = Stage::new(&config, host, publisher, live, publishes, stats);
+        stage.not_delivered = not_delivered;
+        let ran = stage.run(receiver, &shutdown);
+        let read = reader.join().map_err(|_| SensorError::Reader)?;
+        stage.finish(&shutdown);
+        ran?;
+        read?;
+        Ok(stage.summary())
+    }
 }
 
 /// The files whose reading is published every time, for the statuses.
 fn published_reads(config: &Config) -> Vec<Text> {
     let text = |pattern: &ReadPattern| Text::from(pattern.to_string());
     config.published_reads().iter().map(text).collect()
-}
-
-fn open(config: &Config, input: Input, shutdown: &Shutdown) -> Result<(Origin, Host), SensorError> {
-    let capture_path = match input {
-        Input::Replay(path) => {
-            let (reader, host) = capture::Reader::open(&path)?;
-            return Ok((Origin::Capture(Box::new(reader)), host));
-        }
-        Input::Recorded(path) => Some(path),
-        Input::Kernel => None,
-    };
-    let hierarchy = Hierarchy::find()?;
-    let modes = gather::modes(&gather::walk(&hierarchy.mount), &config.containers);
-    let probe = Probe::load(&ProbeOptions {
-        hierarchy: Some(hierarchy),
-        modes,
-        ..config.probe_options()
-    })?;
-    let host = host::identify(config)?;
-    let cgroup_root = &probe.hierarchy().mount;
-    let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns);
-    // Threads made from here on, librdkafka's included, inherit what is left.
-    drop_capabilities()?;
-    let capture = capture_path
-        .map(|path| capture::Writer::create(&path, &host))
-        .transpose()?;
-    Ok((
-        Origin::Kernel(Box::new(KernelReader {
-            probe,
-            gatherer,
-            capture,
-            shutdown: shutdown.clone(),
-        })),
-        host,
-    ))
 }
 
 /// The stages after reading, and what is due by the clock.
@@ -243,7 +202,8 @@ struct Stage {
     /// What statuses say of reads; none where a capture is replayed.
     sensitive_read_paths: Option<Vec<Text>>,
     rows: Vec<Row>,
-    mark_due_ns: u64,
+    /// Counters have come that no mark has told yet.
+    counted: bool,
     heartbeat_due_ns: u64,
     started: bool,
     closed: bool,
@@ -284,7 +244,7 @@ impl Stage {
             not_delivered: Vec::new(),
             sensitive_read_paths: live.then(|| published_reads(config)),
             rows: Vec::new(),
-            mark_due_ns: 0,
+            counted: false,
             heartbeat_due_ns: 0,
             started: false,
             closed: false,
@@ -318,6 +278,7 @@ impl Stage {
             Entering::Fact(Fact::Counters(counters)) => {
                 self.ledger.counters(counters, now_ns);
                 self.counters = counters.clone();
+                self.counted = true;
             }
             Entering::Fact(Fact::Unparsed(count)) => self.ledger.unparsed(*count, now_ns),
             _ => {}
@@ -362,8 +323,12 @@ impl Stage {
     fn count(&mut self, handed: Handed, kind: Kind, ts_ns: i64) {
         match handed {
             Handed::Over => {}
-            Handed::QueueFull => self.ledger.add("queue_full", kind.name(), 1, ts_ns, ts_ns),
-            Handed::Refused => self.ledger.add("refused", kind.name(), 1, ts_ns, ts_ns),
+            Handed::QueueFull => self
+                .ledger
+                .add(Class::QueueFull, kind.name(), 1, ts_ns, ts_ns),
+            Handed::Refused => self
+                .ledger
+                .add(Class::Refused, kind.name(), 1, ts_ns, ts_ns),
             Handed::Closed => self.closed = true,
         }
     }
@@ -374,11 +339,10 @@ impl Stage {
         if !self.started {
             self.started = true;
             self.hello();
-            self.mark_due_ns = boot_ns + MARK_INTERVAL_NS;
             self.heartbeat_due_ns = boot_ns + HEARTBEAT_INTERVAL_NS;
         }
-        if boot_ns >= self.mark_due_ns {
-            self.mark_due_ns = boot_ns + MARK_INTERVAL_NS;
+        // A mark stands on counters: it comes as often as they do, with the first clock behind them.
+        if std::mem::take(&mut self.counted) {
             self.mark();
         }
         if boot_ns >= self.heartbeat_due_ns {
@@ -413,7 +377,7 @@ impl Stage {
         }
     }
 
-    /// Published up to here, and lost so far.
+    /// Published up to the mark's time but for what is lost, and lost up to then at least.
     fn mark(&mut self) {
         let now_ns = self.tracker.clock().wall_ns(self.tracker.clock().boot_ns());
         self.count_undelivered(now_ns);
@@ -423,7 +387,8 @@ impl Stage {
             self.status("loss", None);
         }
         let summary = self.summary();
-        metrics::record(&summary, &self.counters);
+        let connection = self.publisher.connection();
+        metrics::record(&summary, &self.counters, connection);
         self.stats.set(summary);
     }
 
@@ -431,7 +396,7 @@ impl Stage {
         let (lost, reason) = self.publisher.undelivered();
         for (kind, count) in lost {
             self.ledger
-                .add("delivery_failed", kind.name(), count, now_ns, now_ns);
+                .add(Class::DeliveryFailed, kind.name(), count, now_ns, now_ns);
         }
         if let Some(reason) = reason {
             tracing::error!(reason, "Kafka did not take records");
@@ -492,7 +457,7 @@ impl Stage {
                 "records were not delivered before the end: lost"
             );
             self.ledger.add(
-                "undelivered_at_end",
+                Class::UndeliveredAtEnd,
                 Kind::Any.name(),
                 left as u64,
                 now_ns,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Probe::load:  types of the kernel ─► object with constants ─► maps filled ─► attached ─► canary ─► own pid known
-//! afterwards:   drain (records) · set_mode, forget (cgroups) · counters (sent, dropped, filtered)
+//! afterwards:   drain (records) · set_mode, forget (cgroups) · counters (sent, dropped, filtered, missed) · detach
 //! ```
 //!
 //! **Modes.** The kernel part looks the mode of a process's cgroup up in a map. A cgroup that is not in the map is at
@@ -16,6 +16,8 @@
 mod capabilities;
 mod error;
 mod hierarchy;
+mod missed;
+mod seccomp;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
 use dogwatch_ebpf::control::{self, CpuCounters, FilterReason, Kind, PathEntry, Settings};
@@ -35,9 +38,11 @@ pub use dogwatch_ebpf::control::Mode;
 pub use error::ProbeError;
 pub(crate) use error::{Lockdown, SHARE_PIDS, counts_locked_memory, lockdown, locked_memory_limit};
 pub use hierarchy::{Hierarchy, HierarchyKind};
+pub use seccomp::{Programs, refuse_calls};
 
 use crate::canary;
-use crate::ring::Ring;
+pub use crate::ring::Drained;
+use crate::ring::{BATCH_RECORDS_MAX, Ring};
 
 /// Program and tracepoint, all needed.
 const HOOKS: [(&str, &str); 7] = [
@@ -109,6 +114,8 @@ pub struct KernelCounters {
     pub dropped: BTreeMap<&'static str, u64>,
     /// What was seen and not sent, by reason.
     pub filtered: BTreeMap<&'static str, u64>,
+    /// Runs of programs that the kernel skipped, by the kind of record they send; from 5.12 on.
+    pub missed: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -123,7 +130,7 @@ struct PodSettings(Settings);
 // SAFETY: integers only, no padding.
 unsafe impl Pod for PodSettings {}
 
-/// The loaded and attached kernel part; detached when dropped.
+/// The loaded and attached kernel part; detached by [`Probe::detach`] or when dropped.
 pub struct Probe {
     ring: Ring,
     modes: HashMap<MapData, u64, u32>,
@@ -134,7 +141,8 @@ pub struct Probe {
     /// Records that came while the canary ran, for the first `drain`.
     early: Vec<Vec<u8>>,
     /// Holds the programs and their links.
-    _programs: Ebpf,
+    programs: Ebpf,
+    links: Vec<(&'static str, BtfTracePointLinkId)>,
 }
 
 impl Probe {
@@ -161,7 +169,7 @@ impl Probe {
         probe.set_modes(&options.modes);
         let canary = canary::Canary::new()?;
         probe.change_settings(canary.settings())?;
-        attach(&mut probe._programs)?;
+        probe.links = attach(&mut probe.programs)?;
         let outcome = canary.run(&mut probe.ring)?;
         refuse_private_pids(outcome.own_pid)?;
         probe.own_pid = outcome.own_pid;
@@ -184,7 +192,8 @@ impl Probe {
             hierarchy,
             own_pid: 0,
             early: Vec::new(),
-            _programs: programs,
+            programs,
+            links: Vec::new(),
         })
     }
 
@@ -234,12 +243,29 @@ impl Probe {
         let _ = self.modes.remove(&cgroup_id);
     }
 
-    /// Waits at most `wait` (20 ms is usual), then hands each waiting record to `sink`, oldest first; returns how many.
+    /// Waits at most `wait` (20 ms is usual), then hands each waiting record to `sink`, oldest first.
     /// Stops after 16,384 records, so that the caller gets to its other duties.
-    pub fn drain(&mut self, wait: Duration, sink: &mut dyn FnMut(&[u8])) -> usize {
+    pub fn drain(&mut self, wait: Duration, sink: &mut dyn FnMut(&[u8])) -> Drained {
         let early = std::mem::take(&mut self.early);
         early.iter().for_each(|record| sink(record));
-        early.len() + self.ring.drain(wait, sink)
+        let mut drained = self.ring.drain(wait, BATCH_RECORDS_MAX, sink);
+        drained.records += early.len();
+        drained
+    }
+
+    /// Hands at most `records_max` waiting records to `sink`, without waiting.
+    pub fn drain_some(&mut self, records_max: usize, sink: &mut dyn FnMut(&[u8])) -> Drained {
+        self.ring.drain(Duration::ZERO, records_max, sink)
+    }
+
+    /// Ends the recording; what is in the ring can still be drained, and the counters be read.
+    pub fn detach(&mut self) {
+        for (name, link) in self.links.drain(..) {
+            // Detaching closes a descriptor: it cannot fail in a way that leaves the program attached.
+            if let Ok(program) = program(&mut self.programs, name) {
+                let _ = program.detach(link);
+            }
+        }
     }
 
     /// What was counted since the start.
@@ -261,6 +287,7 @@ impl Probe {
                 *total.filtered.entry(reason.name()).or_default() += cpu.filtered[*reason as usize];
             }
         }
+        total.missed = missed::count(&self.programs);
         Ok(total)
     }
 
@@ -302,13 +329,14 @@ fn load_programs(programs: &mut Ebpf, types: &Btf) -> Result<(), ProbeError> {
     Ok(())
 }
 
-fn attach(programs: &mut Ebpf) -> Result<(), ProbeError> {
-    for (name, _) in HOOKS {
-        program(programs, name)?
-            .attach()
-            .map_err(|source| error::refusal(name, source))?;
-    }
-    Ok(())
+fn attach(programs: &mut Ebpf) -> Result<Vec<(&'static str, BtfTracePointLinkId)>, ProbeError> {
+    HOOKS
+        .into_iter()
+        .map(|(name, _)| {
+            let link = program(programs, name)?.attach();
+            Ok((name, link.map_err(|source| error::refusal(name, source))?))
+        })
+        .collect()
 }
 
 fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint, ProbeError> {

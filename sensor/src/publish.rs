@@ -15,6 +15,7 @@ use dogwatch_schemas::local::LogRecord;
 use dogwatch_schemas::records::{Container, Event, SensorStatus};
 use dogwatch_schemas::topics::Topic;
 
+pub(crate) use self::kafka::Connection;
 pub use self::kafka::KafkaError;
 use self::kafka::KafkaSink;
 use crate::clock::Reading;
@@ -65,13 +66,21 @@ enum Sink {
 }
 
 impl Publisher {
-    /// Opens the output; for Kafka this waits until the broker answers and the topics are as they must be.
+    /// Opens the output. A `live` sensor does not wait for Kafka: brokers are sought while it watches. A replay does,
+    /// because a capture is read faster than any queue has room.
     ///
     /// # Errors
-    /// Fails when the broker cannot be reached, does not let us in, or its topics do not fit.
-    pub fn open(output: Output, kafka: &KafkaConfig, host_id: Text) -> Result<Self, KafkaError> {
+    /// Fails for options that do not do; a replay also when the brokers cannot be reached, do not let us in, or their
+    /// topics do not fit. A live sensor learns of that from [`Publisher::fatal`].
+    pub fn open(
+        output: Output,
+        kafka: &KafkaConfig,
+        host_id: Text,
+        live: bool,
+    ) -> Result<Self, KafkaError> {
         let sink = match output {
-            Output::Kafka => Sink::Kafka(Box::new(KafkaSink::connect(kafka)?)),
+            Output::Kafka if live => Sink::Kafka(Box::new(KafkaSink::open(kafka)?)),
+            Output::Kafka => Sink::Kafka(Box::new(KafkaSink::open_and_wait(kafka)?)),
             Output::Local(sender) => Sink::Local(sender),
             Output::Lines => Sink::Lines(BufWriter::new(std::io::stdout())),
             Output::Discard => Sink::Discard,
@@ -128,9 +137,17 @@ impl Publisher {
         }
     }
 
+    /// How it stands with Kafka, where records go there; to be asked once a second.
+    pub fn connection(&mut self) -> Option<Connection> {
+        match &mut self.sink {
+            Sink::Kafka(kafka) => Some(kafka.connection()),
+            _ => None,
+        }
+    }
+
     /// A failure after which nothing can be sent any more.
-    pub fn fatal(&self) -> Option<KafkaError> {
-        match &self.sink {
+    pub fn fatal(&mut self) -> Option<KafkaError> {
+        match &mut self.sink {
             Sink::Kafka(kafka) => kafka.fatal(),
             _ => None,
         }
@@ -147,7 +164,7 @@ impl Publisher {
     /// Waits until what is queued is delivered, as long as the configuration allows; returns how many records are not.
     pub fn drain(&mut self) -> usize {
         self.flush();
-        match &self.sink {
+        match &mut self.sink {
             Sink::Kafka(kafka) => kafka.drain(),
             _ => 0,
         }
@@ -161,7 +178,7 @@ impl Publisher {
     }
 
     fn send(&mut self, topic: Topic, key: Text, kind: Kind) -> Handed {
-        match &self.sink {
+        match &mut self.sink {
             Sink::Kafka(kafka) => kafka.send(topic, &key, &self.framed, kind),
             Sink::Local(sender) => {
                 let record = LogRecord {

@@ -6,18 +6,25 @@
 //! A live run and a replay deliver the same, because both follow [`Intake`]'s rules:
 //! facts before the raw record they belong to, its records, the facts that follow from them.
 //! When the stages behind are slow, the bounded channel holds this one back, the ring fills, and the kernel counts the loss.
+//!
+//! **The clock fact is a promise**: every record up to its time has been handed on, or is counted in the counters before it.
+//! So each poll reads the clock, then the counters, then the ring; and the clock that is handed on stands [`SETTLE_NS`]
+//! before that reading, or before the last record read where the ring was not emptied.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dogwatch_ebpf::record::Record;
-use dogwatch_ebpf::{Joiner, parse};
+use dogwatch_ebpf::{Joiner, kind, parse};
+
+use dogwatch_schemas::Text;
 
 use crate::capture::{self, CaptureError, Frame};
 use crate::clock::Reading;
 use crate::fact::{Counters, Fact, Input};
 use crate::gather::{Gatherer, ModeChange};
-use crate::probe::{KernelCounters, Probe};
+use crate::probe::{Drained, KernelCounters, Probe};
 use crate::scan;
 use crate::stop::Shutdown;
 
@@ -25,7 +32,19 @@ use crate::stop::Shutdown;
 pub(crate) const BATCH_INPUTS_MAX: usize = 512;
 /// How long a poll of the ring waits.
 const POLL: Duration = Duration::from_millis(20);
-const COUNTERS_INTERVAL_NS: u64 = 1_000_000_000;
+/// How often the kernel's counters are read, and a mark follows. A window waits for its host's time to pass its end by a
+/// second at least (`out_of_orderness`): by then a mark has told what was lost up to that end.
+const COUNTERS_INTERVAL_NS: u64 = 800_000_000;
+/// A program reads the time first and puts its record into the ring last. That takes microseconds, and longer only where
+/// the hypervisor takes the CPU away in between; what is this old has arrived.
+const SETTLE_NS: u64 = 50_000_000;
+const _: () = assert!(
+    COUNTERS_INTERVAL_NS + 2 * POLL.as_nanos() as u64 + SETTLE_NS < 1_000_000_000,
+    "a window would close before the losses of its last moments are told"
+);
+/// How long the ring is read after the programs were detached. A full ring of 8 MiB takes a second; what a larger one
+/// still holds then is counted as lost, so that an end never waits for what comes in.
+const END_READING: Duration = Duration::from_millis(1500);
 
 /// What goes to the next stage at once.
 pub(crate) type Batch = Vec<Input>;
@@ -34,28 +53,29 @@ pub(crate) type Batch = Vec<Input>;
 #[derive(Debug, Default)]
 struct Intake {
     joiner: Joiner,
-    /// Nothing came since the last clock reading.
-    idle: bool,
     unparsed: u64,
+    /// The newest record so far, nanoseconds since boot.
+    newest_ns: u64,
 }
 
 impl Intake {
     fn record(&mut self, bytes: &[u8]) -> Vec<Record> {
-        self.idle = false;
         let mut records = Vec::with_capacity(1);
         match parse(bytes) {
-            Ok(raw) => self.joiner.push(raw, &mut |record| records.push(record)),
+            Ok(raw) => {
+                self.newest_ns = self.newest_ns.max(raw.header().boot_ns);
+                self.joiner.push(raw, &mut |record| records.push(record));
+            }
             Err(_) => self.unparsed += 1,
         }
         records
     }
 
-    /// At a clock reading: what waits for a piece that will not come any more.
-    fn clock(&mut self) -> Vec<Record> {
+    /// Execs up to a time that wait for a piece that will not come any more; they go before the clock fact of that time.
+    fn settle(&mut self, up_to_ns: u64) -> Vec<Record> {
         let mut records = Vec::new();
-        if std::mem::replace(&mut self.idle, true) {
-            self.joiner.flush(&mut |record| records.push(record));
-        }
+        self.joiner
+            .flush(up_to_ns, &mut |record| records.push(record));
         records
     }
 }
@@ -97,7 +117,6 @@ pub(crate) struct KernelReader {
     pub probe: Probe,
     pub gatherer: Gatherer,
     pub capture: Option<capture::Writer>,
-    pub shutdown: Shutdown,
 }
 
 struct Live {
@@ -108,44 +127,105 @@ struct Live {
     failed: Option<CaptureError>,
     counters_due_ns: u64,
     cgroups_lost: u64,
+    /// The last clock handed on; it never goes back.
+    settled_ns: u64,
 }
 
 impl KernelReader {
-    /// Runs until the shutdown is triggered and the ring is empty.
+    /// Runs until the shutdown is triggered; then the recording ends and the ring is read out, for a bounded time.
     ///
     /// # Errors
     /// Fails when the capture file cannot be written.
-    pub fn run(mut self, sender: SyncSender<Batch>) -> Result<(), CaptureError> {
+    pub fn run(self, sender: SyncSender<Batch>, shutdown: &Shutdown) -> Result<(), CaptureError> {
+        let Self {
+            mut probe,
+            gatherer,
+            capture,
+        } = self;
         let mut live = Live {
-            gatherer: self.gatherer,
-            capture: self.capture,
+            gatherer,
+            capture,
             intake: Intake::default(),
             outlet: Outlet::new(sender),
             failed: None,
             counters_due_ns: 0,
             cgroups_lost: 0,
+            settled_ns: 0,
         };
-        let now = Reading::now();
-        live.fact(Fact::Clock(now));
-        let running = scan::processes(self.probe.hierarchy());
-        for fact in live.gatherer.start(now.boot_ns, running) {
-            live.fact(fact);
+        live.start(&probe);
+        let mut wait = POLL;
+        while shutdown.reason().is_none() && !live.ended() {
+            let drained = poll(&mut probe, &mut live, wait);
+            // Where more waits, it is not waited for.
+            wait = if drained.emptied {
+                POLL
+            } else {
+                Duration::ZERO
+            };
         }
-        loop {
-            apply(&mut self.probe, &mut live.gatherer.changes);
-            let stopping = self.shutdown.reason().is_some();
-            let wait = if stopping { Duration::ZERO } else { POLL };
-            let drained = self.probe.drain(wait, &mut |bytes| live.record(bytes));
-            live.clock(Reading::now(), &self.probe);
-            if let Some(error) = live.failed {
-                return Err(error);
-            }
-            if live.outlet.closed || (stopping && drained == 0) {
-                break;
-            }
+        if !live.ended() {
+            read_out(&mut probe, &mut live);
         }
-        live.capture.map_or(Ok(()), capture::Writer::finish)
+        live.finish()
     }
+}
+
+/// Reads clock, counters and ring once, in this order, and hands on what came of it.
+fn poll(probe: &mut Probe, live: &mut Live, wait: Duration) -> Drained {
+    apply(probe, &mut live.gatherer.changes);
+    let now = Reading::now();
+    let counters = live
+        .counters_due(now.boot_ns)
+        .then(|| counters(probe))
+        .flatten();
+    let drained = probe.drain(wait, &mut |bytes| live.record(bytes));
+    let read_up_to_ns = if drained.emptied {
+        now.boot_ns
+    } else {
+        now.boot_ns.min(live.intake.newest_ns)
+    };
+    live.due(Reading::now().boot_ns);
+    if let Some(counters) = counters {
+        live.counters(counters);
+    }
+    live.clock(now, read_up_to_ns.saturating_sub(SETTLE_NS));
+    live.outlet.flush();
+    drained
+}
+
+/// Ends the recording, then reads what the ring holds for a bounded time; the rest is counted.
+fn read_out(probe: &mut Probe, live: &mut Live) {
+    probe.detach();
+    // Programs that run at this moment come to their end meanwhile; nothing comes afterwards.
+    std::thread::sleep(Duration::from_nanos(SETTLE_NS));
+    let detached = Reading::now();
+    let deadline = Instant::now() + END_READING;
+    // Few at a time: the stages behind may be slow.
+    while !live.ended() && Instant::now() < deadline {
+        let drained = probe.drain_some(BATCH_INPUTS_MAX, &mut |bytes| live.record(bytes));
+        if drained.emptied {
+            break;
+        }
+    }
+    let records = live.intake.settle(u64::MAX);
+    live.records(records);
+    let unread = count_unread(probe);
+    if let Some(counters) = counters(probe) {
+        live.counters(Counters { unread, ..counters });
+    }
+    // All records up to the end have been handed on by now, or are counted.
+    live.clock(detached, detached.boot_ns);
+}
+
+/// Empties the ring without looking at more than the kind of each record.
+fn count_unread(probe: &mut Probe) -> BTreeMap<Text, u64> {
+    let mut unread = BTreeMap::new();
+    let mut count = |bytes: &[u8]| {
+        let name = kind(bytes).map_or("any", |kind| kind.name());
+        *unread.entry(name.into()).or_default() += 1;
+    };
+    while !probe.drain(Duration::ZERO, &mut count).emptied {}
+    unread
 }
 
 fn apply(probe: &mut Probe, changes: &mut Vec<ModeChange>) {
@@ -163,6 +243,16 @@ fn apply(probe: &mut Probe, changes: &mut Vec<ModeChange>) {
 }
 
 impl Live {
+    /// What is there before the first record.
+    fn start(&mut self, probe: &Probe) {
+        let now = Reading::now();
+        self.settled_ns = now.boot_ns;
+        self.fact(Fact::Clock(now));
+        let running = scan::processes(probe.hierarchy());
+        let facts = self.gatherer.start(now.boot_ns, running);
+        self.facts(facts);
+    }
+
     fn record(&mut self, bytes: &[u8]) {
         let records = self.intake.record(bytes);
         let facts: Vec<Fact> = records
@@ -189,28 +279,47 @@ impl Live {
         self.facts(facts);
     }
 
-    /// The end of a poll: the time, and what is due by it.
-    fn clock(&mut self, now: Reading, probe: &Probe) {
-        let records = self.intake.clock();
-        self.fact(Fact::Clock(now));
-        self.records(records);
-        let due = self.gatherer.due(now.boot_ns);
-        self.facts(due);
-        if now.boot_ns >= self.counters_due_ns {
-            self.counters_due_ns = now.boot_ns + COUNTERS_INTERVAL_NS;
-            self.fact(Fact::Unparsed(self.intake.unparsed));
-            match probe.counters() {
-                Ok(counters) => {
-                    let lost = counters.dropped.get("cgroup").copied().unwrap_or_default();
-                    if std::mem::replace(&mut self.cgroups_lost, lost) != lost {
-                        self.gatherer.lost_cgroups();
-                    }
-                    self.fact(Fact::Counters(owned(counters)));
-                }
-                Err(error) => tracing::warn!(%error, "could not read the kernel's counters"),
-            }
+    fn counters_due(&mut self, now_ns: u64) -> bool {
+        let due = now_ns >= self.counters_due_ns;
+        if due {
+            self.counters_due_ns = now_ns + COUNTERS_INTERVAL_NS;
         }
+        due
+    }
+
+    fn counters(&mut self, counters: Counters) {
+        let cgroups_lost = counters.dropped.get("cgroup").copied().unwrap_or_default();
+        if std::mem::replace(&mut self.cgroups_lost, cgroups_lost) != cgroups_lost {
+            self.gatherer.lost_cgroups();
+        }
+        self.fact(Fact::Unparsed(self.intake.unparsed));
+        self.fact(Fact::Counters(counters));
+    }
+
+    /// What the gatherer has to look up by now.
+    fn due(&mut self, now_ns: u64) {
+        let due = self.gatherer.due(now_ns);
+        self.facts(due);
+    }
+
+    /// How far the reading has come, on both clocks.
+    fn clock(&mut self, now: Reading, settled_ns: u64) {
+        self.settled_ns = self.settled_ns.max(settled_ns);
+        let records = self.intake.settle(self.settled_ns);
+        self.records(records);
+        self.fact(Fact::Clock(now.at(self.settled_ns)));
+    }
+
+    fn ended(&self) -> bool {
+        self.outlet.closed || self.failed.is_some()
+    }
+
+    fn finish(mut self) -> Result<(), CaptureError> {
         self.outlet.flush();
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        self.capture.map_or(Ok(()), capture::Writer::finish)
     }
 
     fn facts(&mut self, facts: Vec<Fact>) {
@@ -229,8 +338,18 @@ impl Live {
     }
 }
 
+fn counters(probe: &Probe) -> Option<Counters> {
+    match probe.counters() {
+        Ok(counters) => Some(owned(counters)),
+        Err(error) => {
+            tracing::warn!(%error, "could not read the kernel's counters");
+            None
+        }
+    }
+}
+
 fn owned(counters: KernelCounters) -> Counters {
-    let texts = |map: std::collections::BTreeMap<&'static str, u64>| {
+    let texts = |map: BTreeMap<&'static str, u64>| {
         map.into_iter()
             .map(|(name, count)| (name.into(), count))
             .collect()
@@ -239,6 +358,8 @@ fn owned(counters: KernelCounters) -> Counters {
         sent: texts(counters.sent),
         dropped: texts(counters.dropped),
         filtered: texts(counters.filtered),
+        missed: texts(counters.missed),
+        unread: BTreeMap::new(),
     }
 }
 
@@ -261,15 +382,10 @@ pub(crate) fn replay(
                 }
             }
             Ok(Some(Frame::Fact(fact))) => {
-                let records = if matches!(fact, Fact::Clock(_)) {
-                    intake.clock()
-                } else {
-                    Vec::new()
-                };
-                outlet.push(Input::Fact(fact));
-                for record in records {
-                    outlet.push(Input::Record(record));
+                if let Fact::Clock(reading) = fact {
+                    settle(&mut intake, reading.boot_ns, &mut outlet);
                 }
+                outlet.push(Input::Fact(fact));
             }
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
@@ -278,8 +394,15 @@ pub(crate) fn replay(
             break Ok(());
         }
     };
+    settle(&mut intake, u64::MAX, &mut outlet);
     outlet.flush();
     ended
+}
+
+fn settle(intake: &mut Intake, up_to_ns: u64, outlet: &mut Outlet) {
+    for record in intake.settle(up_to_ns) {
+        outlet.push(Input::Record(record));
+    }
 }
 
 /// A capture to be read, or the kernel.
@@ -292,7 +415,7 @@ impl Origin {
     /// Runs the stage to its end.
     pub fn run(self, sender: SyncSender<Batch>, shutdown: &Shutdown) -> Result<(), CaptureError> {
         match self {
-            Self::Kernel(reader) => reader.run(sender),
+            Self::Kernel(reader) => reader.run(sender, shutdown),
             Self::Capture(reader) => replay(*reader, sender, shutdown),
         }
     }

@@ -10,7 +10,16 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 
 /// Records handed out in one go, so that the caller gets to its other duties under a storm.
-const BATCH_RECORDS_MAX: usize = 16_384;
+pub(crate) const BATCH_RECORDS_MAX: usize = 16_384;
+
+/// What came of draining the ring once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Records handed out.
+    pub records: usize,
+    /// The ring was seen empty at the end; else more waits.
+    pub emptied: bool,
+}
 
 /// The consumer's end of the ring.
 pub(crate) struct Ring {
@@ -24,16 +33,29 @@ impl Ring {
         Ok(Self { ring, wakeups })
     }
 
-    /// Waits at most `wait` for the kernel's wake-up, then hands each record to `sink`; returns how many there were.
-    pub(crate) fn drain(&mut self, wait: Duration, sink: &mut dyn FnMut(&[u8])) -> usize {
+    /// Waits at most `wait` for the kernel's wake-up, then hands records to `sink`, at most `records_max`.
+    pub(crate) fn drain(
+        &mut self,
+        wait: Duration,
+        records_max: usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Drained {
         self.wait(wait);
-        for count in 0..BATCH_RECORDS_MAX {
+        for count in 0..records_max {
             match self.ring.next() {
                 Some(record) => sink(&record),
-                None => return count,
+                None => {
+                    return Drained {
+                        records: count,
+                        emptied: true,
+                    };
+                }
             }
         }
-        BATCH_RECORDS_MAX
+        Drained {
+            records: records_max,
+            emptied: false,
+        }
     }
 
     /// A signal ends the wait early, which does no harm.

@@ -33,6 +33,11 @@ pub(crate) fn processes(hierarchy: &Hierarchy) -> Vec<Running> {
     found
 }
 
+/// The cgroup of the calling process.
+pub(crate) fn own_cgroup_id(hierarchy: &Hierarchy) -> Option<u64> {
+    cgroup_id(Path::new("/proc/self"), hierarchy)
+}
+
 fn process(pid: u32, hierarchy: &Hierarchy) -> Option<Running> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let mut running = parse_stat(&fs::read(folder.join("stat")).ok()?)?;

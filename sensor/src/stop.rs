@@ -48,15 +48,22 @@ impl Shutdown {
     }
 }
 
-/// Blocks SIGTERM and SIGINT in this and all later threads, and waits for them in a thread of its own.
-/// A second signal ends the process at once. Call it before any other thread is made.
+/// Blocks SIGTERM and SIGINT in this and all later threads; they wait until [`stop_on_signals`]. Call it before any other
+/// thread is made.
+pub fn hold_signals() {
+    let signals = signal_set();
+    // SAFETY: the set is initialised, no old mask is asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut()) };
+}
+
+/// Waits for SIGTERM and SIGINT in a thread of its own, which has the rights of the caller.
+/// A second signal ends the process at once.
 ///
 /// # Errors
 /// Fails when the thread cannot be made.
 pub fn stop_on_signals(shutdown: Shutdown) -> io::Result<()> {
+    hold_signals();
     let signals = signal_set();
-    // SAFETY: the set is initialised, no old mask is asked for.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut()) };
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         loop {
             let Some(reason) = wait_for_signal(&signals) else { continue };

@@ -24,6 +24,7 @@ use dogwatch_schemas::records::{self, Event};
 use crate::clock::{Clock, Reading};
 use crate::container::{Container, Place, short};
 use crate::fact::{Fact, Host, Input, Running};
+use crate::loss::Class;
 use crate::process::stage::{Arrival, on_arrival};
 use crate::process::{Id, InnerIds, Process, ProcessTable, Stage, TableBounds};
 use crate::redact::Redactor;
@@ -45,8 +46,8 @@ pub(crate) enum Row {
 /// Something that could not be kept, so that rows say less than they might.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Shortfall {
-    /// Class of the loss: `table_full` or `metadata_queue`.
-    pub class: &'static str,
+    /// How: [`Class::TableFull`] or [`Class::MetadataQueue`].
+    pub class: Class,
     /// The type of the event that goes without, or that came when there was no room.
     pub evt_type: Text,
     pub count: u64,
@@ -72,6 +73,8 @@ pub(crate) struct Tracker {
     users: HashMap<Option<Text>, Users>,
     /// Processes given up that were told as a loss.
     evictions_told: u64,
+    /// The newest record so far, nanoseconds since boot.
+    newest_ns: u64,
 }
 
 /// A process left its container.
@@ -91,6 +94,7 @@ impl Tracker {
             places: Places::new(options.waiting),
             users: HashMap::new(),
             evictions_told: 0,
+            newest_ns: 0,
         }
     }
 
@@ -98,6 +102,7 @@ impl Tracker {
     pub fn step(&mut self, input: Input, out: &mut Vec<Row>) {
         match input {
             Input::Record(record) => {
+                self.newest_ns = self.newest_ns.max(record.header().boot_ns);
                 let (evt_type, ..) = rows::call(&record);
                 self.record(record, out);
                 self.tell_evictions(evt_type);
@@ -111,7 +116,7 @@ impl Tracker {
         if count > 0 {
             self.evictions_told = self.table.living_evicted;
             self.places.shortfalls.push(Shortfall {
-                class: "table_full",
+                class: Class::TableFull,
                 evt_type: evt_type.into(),
                 count,
             });
@@ -138,9 +143,14 @@ impl Tracker {
         self.places.release_all(out);
     }
 
-    /// A `mark` row: published up to now, lost so far by class.
+    /// A `mark` row: everything up to its time is published, or among the losses (so far, by class).
+    ///
+    /// Its time is before the clock's, which rows of the sensor's own may still bear, and before the oldest event that
+    /// waits for its container.
     pub fn mark(&self, losses: &BTreeMap<Text, u64>) -> Event {
-        let mut event = self.own_event("mark", "internal");
+        let waiting_ns = self.places.oldest_waiting_ns().unwrap_or(u64::MAX);
+        let boot_ns = self.clock.boot_ns().min(waiting_ns).saturating_sub(1);
+        let mut event = self.own_event_at(boot_ns, "mark", "internal");
         event.evt_losses = Some(
             losses
                 .iter()
@@ -171,6 +181,7 @@ impl Tracker {
     fn tick(&mut self, reading: Reading, out: &mut Vec<Row>) {
         let step = self.clock.take(reading);
         self.table.reap(reading.boot_ns);
+        self.places.release_overdue(reading.boot_ns, out);
         if let Some(moved_ns) = step {
             let mut event = self.own_event("clock_step", "system");
             event.evt_args = Some(BTreeMap::from([(
@@ -637,8 +648,12 @@ impl Tracker {
     }
 
     /// An event about nothing but the sensor's own knowledge, now.
+    /// A row of the sensor's own, after the records it follows.
     fn own_event(&self, evt_type: &'static str, category: &'static str) -> Event {
-        let boot_ns = self.clock.boot_ns();
+        self.own_event_at(self.clock.boot_ns().max(self.newest_ns), evt_type, category)
+    }
+
+    fn own_event_at(&self, boot_ns: u64, evt_type: &'static str, category: &'static str) -> Event {
         rows::base(
             &self.host,
             boot_ns,

@@ -227,10 +227,11 @@ fn a_broker_that_does_not_answer_is_named() {
 }
 
 #[test]
-#[ignore = "needs root: ./dogwatch.sh test"]
-fn the_sensor_names_a_broker_that_does_not_answer() {
+fn a_replay_names_a_broker_that_does_not_answer() {
+    let capture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../console/demo.capture");
+    let mut replay = sensor(&["replay", capture.to_str().unwrap(), "--kafka", NOBODY]);
     refused(
-        &mut sensor(&["run", "--kafka", NOBODY]),
+        replay.env("DOGWATCH_KAFKA__START_TIMEOUT", "1s"),
         3,
         &[NOBODY, "could not reach", "kafka.bootstrap_servers"],
     );

@@ -83,6 +83,38 @@ fn what_does_not_fit_the_queue_is_counted_to_the_event() {
     );
 }
 
+#[test]
+#[ignore = "needs root, Docker and Kafka: ./dogwatch.sh test"]
+fn a_sensor_that_starts_without_a_broker_sends_all_of_it_later() {
+    const FILES: usize = 500;
+    let _alone = alone();
+    let mut broker = Broker::start();
+    broker.pause();
+    let folder = tempfile::tempdir().unwrap();
+    let mut sensor = programs::sensor(&broker.address(), &[], folder.path());
+    sensor.wait_for_text("could not reach Kafka", PATIENCE);
+    sensor.wait_for_text("watching", PATIENCE);
+    let container = writer("before", FILES, "true");
+    container.wait();
+    broker.resume();
+    sensor.wait_for_text("connected to Kafka", PATIENCE);
+    let later = writer("later", FILES, "true");
+    later.wait();
+    assert!(sensor.stop(PATIENCE).success());
+
+    let events = committed(&broker.address(), "dogwatch.events");
+    assert_eq!(files_of(&events, &container).len(), FILES);
+    assert_eq!(files_of(&events, &later).len(), FILES);
+    assert_eq!(missing(&events), 0, "numbers of events are missing");
+    assert_eq!(lost(&broker), 0);
+    // The sensor made the topics itself, and as they must be.
+    let settings = broker.tool(
+        "org.apache.kafka.tools.TopicCommand",
+        &["--describe", "--topic", "dogwatch.events"],
+    );
+    assert!(settings.contains("LogAppendTime"), "{settings}");
+}
+
 /// A sensor sees every container of the host: these tests would fill each other's queues.
 fn alone() -> MutexGuard<'static, ()> {
     static RUNNING: Mutex<()> = Mutex::new(());

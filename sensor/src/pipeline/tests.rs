@@ -8,9 +8,11 @@ use dogwatch_schemas::records::SensorStatus;
 use dogwatch_schemas::topics::Topic;
 
 use super::*;
+use crate::capture;
 use crate::clock::Reading;
 use crate::config::RawConfig;
 use crate::container::{Container as Known, membership};
+use crate::fact::Fact;
 use crate::fact::Running;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -162,10 +164,9 @@ fn a_capture_goes_through_all_stages() {
             "mark",
             "cgroup_rmdir",
             "container",
-            "mark",
             "mark"
         ],
-        "marks at 102, 103 and at the end"
+        "marks behind the counters, and at the end"
     );
     assert!(
         events
@@ -276,4 +277,133 @@ fn a_broker_that_does_not_answer_is_named() {
     .unwrap_err();
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
     assert_eq!(error.exit_code(), 3);
+}
+
+/// A failed exec of the shell; `boot_ns` after the capture's second 100.
+fn exec_failed(boot_ns: u64) -> Vec<u8> {
+    raw(
+        KIND_EXEC_FAILED,
+        100 * SECOND_NS + boot_ns,
+        -2,
+        &[0],
+        &["/bin/nothing"],
+    )
+}
+
+/// Writes a capture with the shell running since second 100, then what `fill` adds.
+fn write_frames(path: &Path, fill: impl FnOnce(&mut capture::Writer)) {
+    let host = Host {
+        host_id: "h".into(),
+        sensor_run: "r".into(),
+        ..Host::default()
+    };
+    let mut writer = capture::Writer::create(path, &host).unwrap();
+    writer.fact(&clock(100)).unwrap();
+    let shell = Running {
+        pid: 10,
+        start_ticks: 1_000,
+        cgroup_id: 1,
+        ..Running::default()
+    };
+    writer.fact(&Fact::Running(Box::new(shell))).unwrap();
+    fill(&mut writer);
+    writer.finish().unwrap();
+}
+
+fn counts(pairs: &[(&str, u64)]) -> BTreeMap<Text, u64> {
+    pairs
+        .iter()
+        .map(|(kind, count)| (Text::from(*kind), *count))
+        .collect()
+}
+
+#[test]
+fn published_and_lost_make_what_was_attempted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    // The kernel's side: 40 failed execs put into the ring, 7 not; 3 of the 40 were not read at the end, 2 are damaged.
+    let (sent, dropped, unread, damaged) = (40, 7, 3, 2);
+    write_frames(&path, |writer| {
+        for count in 0..sent - unread - damaged {
+            writer.record(&exec_failed(count)).unwrap();
+        }
+        for _ in 0..damaged {
+            writer.record(b"not a record").unwrap();
+        }
+        let early = Counters {
+            sent: counts(&[("exec_failed", sent - 5)]),
+            dropped: counts(&[("exec_failed", dropped - 5)]),
+            ..Counters::default()
+        };
+        writer.fact(&Fact::Counters(early.clone())).unwrap();
+        writer.fact(&clock(102)).unwrap();
+        let last = Counters {
+            sent: counts(&[("exec_failed", sent)]),
+            dropped: counts(&[("exec_failed", dropped)]),
+            missed: counts(&[("any", 1)]),
+            unread: counts(&[("exec_failed", unread)]),
+            ..early
+        };
+        writer.fact(&Fact::Unparsed(damaged)).unwrap();
+        writer.fact(&Fact::Counters(last)).unwrap();
+        writer.fact(&clock(103)).unwrap();
+    });
+    let (ended, records) = replay(&path);
+    let summary = ended.unwrap();
+    let events = events(&records);
+    let published = events
+        .iter()
+        .filter(|event| &*event.evt_type == "execve")
+        .count() as u64;
+    let lost = |class: &str| summary.losses[class];
+    assert_eq!(
+        published + lost("ring_full") + lost("undelivered_at_end") + lost("unparsed"),
+        sent + dropped
+    );
+    assert_eq!(lost("missed"), 1);
+    let at_end = events.last().unwrap().evt_losses.as_ref().unwrap();
+    let told: u64 = at_end.values().map(|count| *count as u64).sum();
+    assert_eq!(
+        told,
+        summary.losses.values().sum::<u64>(),
+        "the last mark tells the last second's losses, too"
+    );
+    let in_statuses: i64 = statuses(&records)
+        .iter()
+        .flat_map(|status| status.losses.iter().map(|loss| loss.count))
+        .filter(|count| *count > 0)
+        .sum();
+    assert_eq!(in_statuses as u64, told, "so do the statuses, each once");
+}
+
+#[test]
+fn a_mark_tells_the_losses_counted_before_its_time_and_no_event_follows_with_an_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    write_frames(&path, |writer| {
+        writer.record(&exec_failed(SECOND_NS / 2)).unwrap();
+        writer
+            .fact(&Fact::Counters(Counters {
+                dropped: counts(&[("open", 5)]),
+                ..Counters::default()
+            }))
+            .unwrap();
+        writer.fact(&clock(101)).unwrap();
+        writer.record(&exec_failed(SECOND_NS + 1)).unwrap();
+        writer.fact(&clock(102)).unwrap();
+    });
+    let (ended, records) = replay(&path);
+    ended.unwrap();
+    let events = events(&records);
+    let mut marked_ns = 0;
+    for event in &events {
+        if &*event.evt_type == "mark" {
+            marked_ns = event.boot_ts;
+        } else {
+            assert!(event.boot_ts > marked_ns, "{event:?}");
+        }
+    }
+    let mark = events.iter().find(|event| &*event.evt_type == "mark");
+    let losses = mark.unwrap().evt_losses.as_ref().unwrap();
+    assert_eq!(losses["ring_full"], 5);
 }

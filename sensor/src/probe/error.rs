@@ -154,6 +154,11 @@ pub enum ProbeError {
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// System calls could not be given up.
+    #[error(
+        "could not refuse system calls to this process: {0}; the kernel needs CONFIG_SECCOMP_FILTER"
+    )]
+    Seccomp(String),
     /// Capabilities could not be given up.
     #[error("could not give up capabilities: {0}")]
     Capabilities(String),

@@ -1,32 +1,42 @@
-//! Kafka: topics made or checked at the start, records handed to librdkafka's bounded queue.
+//! Kafka: brokers are sought in the background, records wait in a bounded queue meanwhile.
 //!
+//! ```text
+//! record ──► waiting, until the topics are checked ──► librdkafka's queue ──► brokers
+//!            └────── kafka.queue_bytes, both together ──────┘
+//!              seek: reach a broker ► make missing topics ► check them ► write our schemas
+//! ```
 //! Records are keyed by host id, acknowledged by all replicas, and neither reordered nor repeated (idempotence).
-//! librdkafka keeps them as long as its queue has room, however long the broker is away; beyond that they are lost and
-//! counted by kind. Keys are placed as Java clients place them.
+//! They are kept as long as the queues have room, however long the brokers are away; beyond that they are lost and counted
+//! by kind. Brokers that are away are waited for; brokers that refuse us end the sensor, because a person has to mend that.
+//! Keys are placed as Java clients place them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dogwatch_schemas::records::{Container, Event, SensorStatus};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::{ClientContext, DefaultClientContext};
-use rdkafka::config::{FromClientConfig as _, FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::statistics::Statistics;
-use rdkafka::util::Timeout;
 
 use super::{Handed, Kind};
 use crate::config::KafkaConfig;
 
 mod lifeline;
+mod outage;
+mod seek;
+mod topics;
+mod waiting;
 
 use lifeline::{Lifeline, STATISTICS_INTERVAL_MS};
+use outage::Outage;
+use seek::{Search, Seeking};
+use waiting::Waiting;
 
 /// Topics a sensor writes to.
 const TOPICS: [Topic; 4] = [
@@ -42,7 +52,7 @@ pub enum KafkaError {
     /// An option librdkafka does not take: the configuration's fault.
     #[error("could not set up the Kafka client: {0}; see kafka.options")]
     Options(#[source] ClientError),
-    /// Nobody answers: the environment's fault; the sensor may be started again later.
+    /// Nobody answers: the environment's fault; a sensor that watches goes on trying.
     #[error(
         "could not reach Kafka at {servers} within {waited:?}: {reason}; check kafka.bootstrap_servers and the network"
     )]
@@ -74,6 +84,16 @@ pub enum KafkaError {
         /// Why.
         reason: String,
     },
+    /// A topic is missing and could not be made for now; a sensor that watches goes on trying.
+    #[error(
+        "topic {topic} does not exist and could not be made yet: {reason}; check kafka.replication_factor and the brokers"
+    )]
+    TopicNotMade {
+        /// Its name.
+        topic: String,
+        /// Why.
+        reason: String,
+    },
     /// A topic is not set up as it must be.
     #[error(
         "topic {topic} has {setting}={found}, but needs {needed}: set it with kafka-configs --alter --add-config {setting}={needed}"
@@ -93,12 +113,45 @@ pub enum KafkaError {
     Fatal(String),
 }
 
+impl KafkaError {
+    /// Whether waiting may mend it.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TopicNotMade { .. })
+    }
+}
+
 /// Reports of records that did not arrive, and librdkafka's errors; shared with its threads.
 #[derive(Debug, Default)]
 struct Reports {
+    /// Bytes handed to librdkafka of which nothing was reported yet.
+    outstanding_bytes: AtomicU64,
+    /// A broker is connected, as far as the last statistics and errors tell.
+    connected: AtomicBool,
     undelivered: [AtomicU64; Kind::ALL.len()],
     last_undelivered: Mutex<Option<String>>,
     last_error: Mutex<Option<(RDKafkaErrorCode, String)>>,
+}
+
+impl Reports {
+    fn note_undelivered(&self, kind: usize, reason: &str) {
+        if let Some(count) = self.undelivered.get(kind) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Ok(mut last) = self.last_undelivered.lock() {
+            *last = Some(reason.to_owned());
+        }
+    }
+
+    /// Records that did not arrive by kind, and the last reason, since the last call.
+    fn take_undelivered(&self) -> (Vec<(Kind, u64)>, Option<String>) {
+        let counts = Kind::ALL.into_iter().zip(&self.undelivered);
+        let lost = counts
+            .map(|(kind, count)| (kind, count.swap(0, Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let last = self.last_undelivered.lock();
+        (lost, last.ok().and_then(|mut last| last.take()))
+    }
 }
 
 #[derive(Default)]
@@ -120,6 +173,9 @@ impl ClientContext for Context {
 
     fn error(&self, error: ClientError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.reports.connected.store(false, Ordering::Relaxed);
+        }
         if let (Ok(mut last), Some(code)) =
             (self.reports.last_error.lock(), error.rdkafka_error_code())
         {
@@ -132,6 +188,8 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        let connected = statistics.brokers.values().any(|of| of.state == "UP");
+        self.reports.connected.store(connected, Ordering::Relaxed);
         self.lifeline.look(&statistics);
     }
 }
@@ -140,27 +198,72 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, kind: usize) {
-        let Err((error, _)) = result else { return };
-        if let Some(count) = self.reports.undelivered.get(kind) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Ok(mut last) = self.reports.last_undelivered.lock() {
-            *last = Some(error.to_string());
+        let (Ok(message) | Err((_, message))) = result;
+        let bytes = (message.key_len() + message.payload_len()) as u64;
+        self.reports
+            .outstanding_bytes
+            .fetch_sub(bytes, Ordering::Relaxed);
+        match result {
+            Ok(_) => self.reports.connected.store(true, Ordering::Relaxed),
+            Err((error, _)) => self.reports.note_undelivered(kind, &error.to_string()),
         }
     }
 }
 
-/// The connection to Kafka.
+/// The connection to Kafka; see the module's description.
 pub(super) struct KafkaSink {
-    producer: ThreadedProducer<Context>,
+    producer: Arc<ThreadedProducer<Context>>,
     reports: Arc<Reports>,
-    names: BTreeMap<Topic, String>,
+    names: Arc<BTreeMap<Topic, String>>,
+    stage: Stage,
+    waiting: Waiting,
+    outage: Outage,
     drain_timeout: Duration,
 }
 
+/// How far the connection has come.
+enum Stage {
+    /// The topics have not been checked: nothing goes out.
+    Seeking(Seeking),
+    /// Records go out.
+    Open,
+    /// Nothing ever goes out; the error until it is taken.
+    Refused(Option<KafkaError>),
+}
+
+/// How it stands with Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Connection {
+    /// A broker is connected, and the topics have been checked.
+    pub connected: bool,
+    /// Bytes that wait to be acknowledged.
+    pub queued_bytes: u64,
+}
+
 impl KafkaSink {
-    /// Connects, makes or checks the topics, and publishes our schemas.
-    pub fn connect(config: &KafkaConfig) -> Result<Self, KafkaError> {
+    /// Begins to look for the brokers in the background; records wait meanwhile.
+    ///
+    /// # Errors
+    /// Only for options that librdkafka does not take. What the brokers refuse comes from [`KafkaSink::fatal`].
+    pub fn open(config: &KafkaConfig) -> Result<Self, KafkaError> {
+        let mut sink = Self::new(config)?;
+        let search = sink.search(config);
+        sink.stage = Stage::Seeking(Seeking::start(search)?);
+        Ok(sink)
+    }
+
+    /// Looks for the brokers before it returns, at most `kafka.start_timeout`.
+    ///
+    /// # Errors
+    /// When they cannot be reached in time, do not let us in, or their topics do not fit.
+    pub fn open_and_wait(config: &KafkaConfig) -> Result<Self, KafkaError> {
+        let sink = Self::new(config)?;
+        sink.search(config)
+            .until(Instant::now() + config.start_timeout)?;
+        Ok(sink)
+    }
+
+    fn new(config: &KafkaConfig) -> Result<Self, KafkaError> {
         let context = Context::default();
         let reports = context.reports.clone();
         let settings = producer_config(config);
@@ -174,151 +277,151 @@ impl KafkaSink {
             .into_iter()
             .map(|topic| (topic, topics.name(topic)))
             .collect();
-        let sink = Self {
-            producer,
+        Ok(Self {
+            producer: Arc::new(producer),
             reports,
-            names,
+            names: Arc::new(names),
+            stage: Stage::Open,
+            waiting: Waiting::new(config.queue_bytes, config.queue_records as usize),
+            outage: Outage::new(config.bootstrap_servers.clone()),
             drain_timeout: config.drain_timeout,
-        };
-        let deadline = Instant::now() + config.start_timeout;
-        let present = sink.topics_present(config, deadline)?;
-        let admin = Admin::new(config)?;
-        let missing: Vec<Topic> = TOPICS
-            .into_iter()
-            .filter(|topic| !present.contains(&sink.names[topic]))
-            .collect();
-        if !missing.is_empty() {
-            admin.create(&missing, &sink.names, deadline)?;
-        }
-        admin.check(&sink.names, deadline)?;
-        sink.publish_schemas();
-        sink.prove_write(config, deadline)?;
-        Ok(sink)
+        })
     }
 
-    fn topics_present(
-        &self,
-        config: &KafkaConfig,
-        deadline: Instant,
-    ) -> Result<Vec<String>, KafkaError> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // All topics are asked for: naming one would make the broker create it with its own settings.
-            let wait = left
-                .min(Duration::from_secs(2))
-                .max(Duration::from_millis(100));
-            match self.producer.client().fetch_metadata(None, wait) {
-                Ok(metadata) => {
-                    return Ok(metadata
-                        .topics()
-                        .iter()
-                        .map(|topic| topic.name().to_owned())
-                        .collect());
-                }
-                Err(error) => {
-                    let last = self
-                        .reports
-                        .last_error
-                        .lock()
-                        .ok()
-                        .and_then(|last| last.clone());
-                    if let Some((
-                        RDKafkaErrorCode::Authentication
-                        | RDKafkaErrorCode::SaslAuthenticationFailed,
-                        reason,
-                    )) = last
-                    {
-                        return Err(KafkaError::Unauthorised {
-                            servers: config.bootstrap_servers.clone(),
-                            reason,
-                        });
-                    }
-                    if left.is_zero() {
-                        return Err(KafkaError::Unreachable {
-                            servers: config.bootstrap_servers.clone(),
-                            waited: config.start_timeout,
-                            reason: last.map_or_else(|| error.to_string(), |(_, reason)| reason),
-                        });
-                    }
-                }
+    fn search(&self, config: &KafkaConfig) -> Search {
+        Search {
+            producer: self.producer.clone(),
+            reports: self.reports.clone(),
+            names: self.names.clone(),
+            config: config.clone(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Hands a record to the queue: ours until the topics are checked and it is empty, then librdkafka's.
+    pub fn send(&mut self, topic: Topic, key: &str, value: &[u8], kind: Kind) -> Handed {
+        self.advance();
+        if self.is_open() && self.waiting.is_empty() {
+            return self.produce(topic, key, value, kind);
+        }
+        let outstanding = self.reports.outstanding_bytes.load(Ordering::Relaxed);
+        if self.waiting.push(topic, key, value, kind, outstanding) {
+            Handed::Over
+        } else {
+            Handed::QueueFull
+        }
+    }
+
+    /// Looks whether the search has ended, and hands over what waits as far as librdkafka's queue has room.
+    fn advance(&mut self) {
+        if let Stage::Seeking(seeking) = &mut self.stage
+            && let Some(ended) = seeking.ended()
+        {
+            self.stage = match ended {
+                Ok(()) => Stage::Open,
+                Err(error) => Stage::Refused(Some(error)),
+            };
+        }
+        if !self.is_open() {
+            return;
+        }
+        while let Some(record) = self.waiting.pop() {
+            match self.produce(record.topic, &record.key, &record.value, record.kind) {
+                Handed::QueueFull => return self.waiting.put_back(record),
+                Handed::Refused => self
+                    .reports
+                    .note_undelivered(record.kind as usize, "refused"),
+                Handed::Over | Handed::Closed => {}
             }
         }
     }
 
-    /// A processor that does not know our schemas finds them on the topic.
-    fn publish_schemas(&self) {
-        let schemas = [
-            (Event::fingerprint(), Event::SCHEMA),
-            (SensorStatus::fingerprint(), SensorStatus::SCHEMA),
-            (Container::fingerprint(), Container::SCHEMA),
-        ];
-        for (fingerprint, schema) in schemas {
-            self.send(
-                Topic::Schemas,
-                &fingerprint.to_string(),
-                schema.as_bytes(),
-                Kind::Any,
-            );
-        }
+    fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open)
     }
 
-    /// Whoever may not write learns it now, not from losses.
-    fn prove_write(&self, config: &KafkaConfig, deadline: Instant) -> Result<(), KafkaError> {
-        let servers = config.bootstrap_servers.clone();
-        let left = deadline.saturating_duration_since(Instant::now());
-        // What did not arrive in time waits in the queue like any record.
-        let _ = self.producer.flush(left.max(Duration::from_secs(1)));
-        match self.undelivered() {
-            (lost, Some(reason)) if !lost.is_empty() => {
-                Err(KafkaError::Unauthorised { servers, reason })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Hands a record to librdkafka's queue.
-    pub fn send(&self, topic: Topic, key: &str, value: &[u8], kind: Kind) -> Handed {
-        let record = BaseRecord::with_opaque_to(&self.names[&topic], kind as usize)
-            .key(key)
-            .payload(value);
-        match self.producer.send(record) {
-            Ok(()) => Handed::Over,
-            Err((ClientError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                Handed::QueueFull
-            }
-            Err(_) => Handed::Refused,
-        }
+    fn produce(&self, topic: Topic, key: &str, value: &[u8], kind: Kind) -> Handed {
+        produce(&self.producer, &self.names, topic, key, value, kind)
     }
 
     /// Reports of records that did not arrive, since the last call.
     pub fn undelivered(&self) -> (Vec<(Kind, u64)>, Option<String>) {
-        let counts = Kind::ALL.into_iter().zip(&self.reports.undelivered);
-        let lost = counts
-            .map(|(kind, count)| (kind, count.swap(0, Ordering::Relaxed)))
-            .filter(|(_, count)| *count > 0);
-        let lost: Vec<_> = lost.collect();
-        let reason = self
-            .reports
-            .last_undelivered
-            .lock()
-            .ok()
-            .and_then(|mut last| last.take());
-        (lost, reason)
+        if !self.is_open() {
+            // The search waits for reports of its own.
+            return Default::default();
+        }
+        self.reports.take_undelivered()
     }
 
-    /// The error after which an idempotent producer sends nothing more.
-    pub fn fatal(&self) -> Option<KafkaError> {
-        self.producer
-            .client()
-            .fatal_error()
-            .map(|(_, reason)| KafkaError::Fatal(reason))
+    /// What ends the sensor: the brokers refuse us, or the idempotent producer sends nothing more.
+    pub fn fatal(&mut self) -> Option<KafkaError> {
+        self.advance();
+        let refused = match &mut self.stage {
+            Stage::Refused(error) => error.take(),
+            Stage::Seeking(_) | Stage::Open => None,
+        };
+        let fatal = || self.producer.client().fatal_error();
+        refused.or_else(|| fatal().map(|(_, reason)| KafkaError::Fatal(reason)))
     }
 
-    /// Waits for the queue to empty; returns how many records are left.
-    pub fn drain(&self) -> usize {
+    /// How it stands; to be asked about once a second, because an outage is told in the log from here.
+    pub fn connection(&mut self) -> Connection {
+        let connected = self.is_open() && self.reports.connected.load(Ordering::Relaxed);
+        // The search tells of its own troubles.
+        if self.is_open() {
+            self.outage.look(connected, self.producer.in_flight_count());
+        }
+        let outstanding = self.reports.outstanding_bytes.load(Ordering::Relaxed);
+        Connection {
+            connected,
+            queued_bytes: self.waiting.bytes() + outstanding,
+        }
+    }
+
+    /// Waits for the queues to empty; returns how many records are left.
+    pub fn drain(&mut self) -> usize {
+        let deadline = Instant::now() + self.drain_timeout;
+        loop {
+            self.advance();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let handed_over = self.is_open() && self.waiting.is_empty();
+            if handed_over || left.is_zero() || matches!(self.stage, Stage::Refused(_)) {
+                break;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(20)));
+        }
         // What is left is what this returns; the error says no more.
-        let _ = self.producer.flush(self.drain_timeout);
-        usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
+        let left = deadline.saturating_duration_since(Instant::now());
+        let _ = self.producer.flush(left);
+        self.waiting.len() + usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
+    }
+}
+
+/// Hands a record to librdkafka's queue.
+fn produce(
+    producer: &ThreadedProducer<Context>,
+    names: &BTreeMap<Topic, String>,
+    topic: Topic,
+    key: &str,
+    value: &[u8],
+    kind: Kind,
+) -> Handed {
+    let bytes = (key.len() + value.len()) as u64;
+    let record = BaseRecord::with_opaque_to(&names[&topic], kind as usize)
+        .key(key)
+        .payload(value);
+    let outstanding = &producer.context().reports.outstanding_bytes;
+    // Counted before: the report may come before `send` returns.
+    outstanding.fetch_add(bytes, Ordering::Relaxed);
+    match producer.send(record) {
+        Ok(()) => Handed::Over,
+        Err((error, _)) => {
+            outstanding.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                ClientError::MessageProduction(RDKafkaErrorCode::QueueFull) => Handed::QueueFull,
+                _ => Handed::Refused,
+            }
+        }
     }
 }
 
@@ -352,130 +455,4 @@ fn base_config(config: &KafkaConfig) -> ClientConfig {
     }
     client.set("bootstrap.servers", &config.bootstrap_servers);
     client
-}
-
-/// Makes and checks topics.
-struct Admin<'a> {
-    client: AdminClient<DefaultClientContext>,
-    runtime: tokio::runtime::Runtime,
-    config: &'a KafkaConfig,
-}
-
-impl<'a> Admin<'a> {
-    fn new(config: &'a KafkaConfig) -> Result<Self, KafkaError> {
-        let client = AdminClient::from_config(&base_config(config)).map_err(KafkaError::Options)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map_err(|error| KafkaError::Fatal(format!("could not start its runtime: {error}")))?;
-        Ok(Self {
-            client,
-            runtime,
-            config,
-        })
-    }
-
-    fn create(
-        &self,
-        missing: &[Topic],
-        names: &BTreeMap<Topic, String>,
-        deadline: Instant,
-    ) -> Result<(), KafkaError> {
-        let refused = |topic: &str, reason: String| KafkaError::MissingTopic {
-            topic: topic.to_owned(),
-            reason,
-        };
-        if !self.config.create_topics {
-            return Err(refused(
-                &names[&missing[0]],
-                "kafka.create_topics is false".into(),
-            ));
-        }
-        let settings: Vec<_> = missing
-            .iter()
-            .map(|topic| (names[topic].as_str(), topic.settings()))
-            .collect();
-        let new_topics: Vec<NewTopic<'_>> = settings
-            .iter()
-            .map(|(name, settings)| {
-                let replication = TopicReplication::Fixed(self.config.replication_factor);
-                let topic = NewTopic::new(name, self.config.partitions, replication);
-                settings
-                    .iter()
-                    .fold(topic, |topic, (key, value)| topic.set(key, value))
-            })
-            .collect();
-        let results = self
-            .runtime
-            .block_on(self.client.create_topics(&new_topics, &options(deadline)))
-            .map_err(|error| refused(&names[&missing[0]], error.to_string()))?;
-        for result in results {
-            match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((
-                    topic,
-                    code @ (RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::ClusterAuthorizationFailed),
-                )) => {
-                    let servers = self.config.bootstrap_servers.clone();
-                    let reason = format!("making topic {topic}: {code}");
-                    return Err(KafkaError::Unauthorised { servers, reason });
-                }
-                Err((topic, code)) => return Err(refused(&topic, code.to_string())),
-            }
-        }
-        tracing::info!(topics = ?settings.iter().map(|(name, _)| name).collect::<Vec<_>>(), "topics made");
-        Ok(())
-    }
-
-    /// Append time is what windows and lateness stand on: a topic that takes the sender's word is refused.
-    fn check(&self, names: &BTreeMap<Topic, String>, deadline: Instant) -> Result<(), KafkaError> {
-        let resources: Vec<_> = names
-            .values()
-            .map(|name| ResourceSpecifier::Topic(name))
-            .collect();
-        let described = match self
-            .runtime
-            .block_on(self.client.describe_configs(&resources, &options(deadline)))
-        {
-            Ok(described) => described,
-            Err(error) => {
-                tracing::warn!(%error, "could not check the topics' settings");
-                return Ok(());
-            }
-        };
-        for ((topic, name), resource) in names.iter().zip(described) {
-            let resource = match resource {
-                Ok(resource) => resource,
-                // Topics just made may not be known everywhere yet; rights to describe may be missing.
-                Err(error) => {
-                    tracing::warn!(topic = name, %error, "could not check the topic's settings");
-                    continue;
-                }
-            };
-            for (setting, needed) in topic.settings() {
-                let Some(found) = resource.get(setting).and_then(|entry| entry.value.clone())
-                else {
-                    continue;
-                };
-                if setting == "message.timestamp.type" && found != needed {
-                    return Err(KafkaError::WrongTopic {
-                        topic: name.clone(),
-                        setting,
-                        found,
-                        needed,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn options(deadline: Instant) -> AdminOptions {
-    let left = deadline
-        .saturating_duration_since(Instant::now())
-        .max(Duration::from_secs(1));
-    AdminOptions::new()
-        .request_timeout(Some(Timeout::After(left)))
-        .operation_timeout(Some(Timeout::After(left)))
 }

@@ -7,6 +7,7 @@ use dogwatch_schemas::records::Event;
 
 use super::{Row, Shortfall, rows};
 use crate::container::{Container, Membership, Place, membership};
+use crate::loss::Class;
 
 /// Cgroups remembered at most; some 4 MiB. The kernel part tells no more of them apart.
 const CGROUPS_MAX: usize = 32_768;
@@ -21,6 +22,9 @@ pub(crate) struct WaitingBounds {
     /// False: events never wait.
     pub patient: bool,
 }
+
+/// The longest `containers.metadata_patience`, and a second for the answer.
+const WAIT_MAX_NS: u64 = 11_000_000_000;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -82,7 +86,7 @@ impl Places {
     fn enter(&mut self, id: u64, path: &str, made: bool) {
         if self.cgroups.len() >= CGROUPS_MAX && !self.cgroups.contains_key(&id) {
             self.shortfalls.push(Shortfall {
-                class: "table_full",
+                class: Class::TableFull,
                 evt_type: "cgroup_mkdir".into(),
                 count: 1,
             });
@@ -223,7 +227,7 @@ impl Places {
             && known.waiting_bytes + bytes <= bytes_max / 4;
         if !room {
             self.shortfalls.push(Shortfall {
-                class: "metadata_queue",
+                class: Class::MetadataQueue,
                 evt_type: event.evt_type.clone(),
                 count: 1,
             });
@@ -269,6 +273,27 @@ impl Places {
             } else {
                 self.waiting.push_back(waiting);
             }
+        }
+    }
+
+    /// The time of the oldest event that waits.
+    pub fn oldest_waiting_ns(&self) -> Option<u64> {
+        let times = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.event.boot_ts as u64);
+        times.min()
+    }
+
+    /// Hands out everything when something waits for longer than any configuration allows: no mark passes by what waits,
+    /// so an answer that never comes must not hold back the host's windows.
+    pub fn release_overdue(&mut self, now_ns: u64, out: &mut Vec<Row>) {
+        let oldest_ns = self
+            .waiting
+            .front()
+            .map(|waiting| waiting.event.boot_ts as u64);
+        if oldest_ns.is_some_and(|oldest_ns| now_ns.saturating_sub(oldest_ns) > WAIT_MAX_NS) {
+            self.release_all(out);
         }
     }
 

@@ -511,7 +511,7 @@ fn events_wait_for_what_is_known_and_no_longer() {
     assert_eq!(
         bench.tracker.shortfalls(),
         [Shortfall {
-            class: "metadata_queue",
+            class: Class::MetadataQueue,
             evt_type: "open".into(),
             count: 1
         }]
@@ -523,6 +523,46 @@ fn events_wait_for_what_is_known_and_no_longer() {
         .map(|event| event.container_name.clone())
         .collect();
     assert_eq!(names, [None, Some("web".into()), Some("web".into())]);
+}
+
+/// The time of a mark made now.
+fn mark_ns(bench: &Bench) -> u64 {
+    bench.tracker.mark(&BTreeMap::new()).boot_ts as u64
+}
+
+#[test]
+fn a_mark_never_passes_an_event_that_waits_or_is_still_to_come() {
+    let mut bench = awaited(16);
+    let clock = |bench: &mut Bench, boot_ns: u64| {
+        bench.fact(Fact::Clock(Reading {
+            boot_ns,
+            wall_ns: boot_ns as i64,
+        }));
+    };
+    let waiting_since_ns = {
+        bench.open_quietly(10);
+        bench.now_ns
+    };
+    clock(&mut bench, waiting_since_ns + SECOND_NS);
+    assert_eq!(mark_ns(&bench), waiting_since_ns - 1);
+    bench.fact(Fact::Container(Box::new(known(None))));
+    let told_ns = bench.of_type("container")[0].boot_ts as u64;
+    assert!(mark_ns(&bench) < told_ns, "a row of the sensor's own");
+    assert_eq!(mark_ns(&bench), waiting_since_ns + SECOND_NS - 1);
+}
+
+#[test]
+fn an_answer_that_never_comes_does_not_hold_marks_back_for_ever() {
+    let mut bench = awaited(16);
+    bench.open_quietly(10);
+    let before = bench.of_type("open").len();
+    let boot_ns = bench.now_ns + 12 * SECOND_NS;
+    bench.fact(Fact::Clock(Reading {
+        boot_ns,
+        wall_ns: boot_ns as i64,
+    }));
+    assert_eq!(bench.of_type("open").len(), before + 1);
+    assert_eq!(mark_ns(&bench), boot_ns - 1);
 }
 
 impl Bench {
@@ -713,7 +753,7 @@ fn a_full_table_keeps_no_event_back_and_makes_nobody_the_host() {
     let shortfalls = bench.tracker.shortfalls();
     let count: u64 = shortfalls
         .iter()
-        .filter(|shortfall| shortfall.class == "table_full" && &*shortfall.evt_type == "clone")
+        .filter(|shortfall| shortfall.class == Class::TableFull && &*shortfall.evt_type == "clone")
         .map(|shortfall| shortfall.count)
         .sum();
     assert!(count > 400, "{shortfalls:?}");

@@ -172,7 +172,7 @@ impl Watch {
         let Self { probe, joiner, .. } = self;
         let mut take =
             |bytes: &[u8]| joiner.push(parse(bytes).unwrap(), &mut |record| records.push(record));
-        while probe.drain(Duration::ZERO, &mut take) > 0 {}
+        while probe.drain(Duration::ZERO, &mut take).records > 0 {}
         self.seen += records.len();
         records
     }

@@ -1,0 +1,105 @@
+//! The start, in the one order that leaves no thread with more rights than it needs:
+//!
+//! ```text
+//! look around ► load and attach the kernel part ► give up capabilities ► refuse system calls ► threads, sockets, files
+//! ```
+//! Rights belong to threads, and a thread has those of the one that starts it. So whoever calls [`Loaded::load`] starts its
+//! threads afterwards, or calls it in a thread of its own.
+
+use dogwatch_ebpf::control::Mode;
+use dogwatch_schemas::Text;
+
+use super::{Input, SensorError};
+use crate::capture;
+use crate::check;
+use crate::config::Config;
+use crate::fact::Host;
+use crate::gather::{self, Gatherer};
+use crate::host;
+use crate::probe::{Hierarchy, Probe, ProbeOptions, Programs, drop_capabilities, refuse_calls};
+use crate::read::{KernelReader, Origin};
+use crate::scan;
+
+/// A sensor whose kernel part records already, and whose thread has given up what only loading needs.
+pub struct Loaded {
+    pub(super) config: Config,
+    pub(super) origin: Origin,
+    pub(super) host: Host,
+    pub(super) live: bool,
+    /// What this host cannot deliver, for the statuses.
+    pub(super) not_delivered: Vec<Text>,
+}
+
+impl Loaded {
+    /// Loads the kernel part and gives up privileges of the calling thread; a replay needs and changes none.
+    ///
+    /// # Errors
+    /// Fails when the kernel or the host do not allow it, or when the capture cannot be opened or made.
+    pub fn load(config: Config, input: Input) -> Result<Self, SensorError> {
+        let capture_path = match input {
+            Input::Replay(path) => {
+                let (reader, host) = capture::Reader::open(&path)?;
+                return Ok(Self {
+                    config,
+                    origin: Origin::Capture(Box::new(reader)),
+                    host,
+                    live: false,
+                    not_delivered: Vec::new(),
+                });
+            }
+            Input::Recorded(path) => Some(path),
+            Input::Kernel => None,
+        };
+        let not_delivered = not_delivered(&config);
+        let hierarchy = Hierarchy::find()?;
+        let probe = Probe::load(&ProbeOptions {
+            modes: modes(&hierarchy, &config),
+            hierarchy: Some(hierarchy),
+            ..config.probe_options()
+        })?;
+        let host = host::identify(&config)?;
+        let cgroup_root = &probe.hierarchy().mount;
+        let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns);
+        let capture = capture_path
+            .map(|path| capture::Writer::create(&path, &host))
+            .transpose()?;
+        drop_capabilities()?;
+        refuse_calls(if config.kafka.starts_programs() {
+            Programs::Allowed
+        } else {
+            Programs::Refused
+        })?;
+        Ok(Self {
+            config,
+            origin: Origin::Kernel(Box::new(KernelReader {
+                probe,
+                gatherer,
+                capture,
+            })),
+            host,
+            live: true,
+            not_delivered,
+        })
+    }
+}
+
+/// The modes of the cgroups that exist. Where containers are not watched and the sensor is in one, its own is watched until
+/// the canary has been seen; then the reader sets it as configured.
+fn modes(hierarchy: &Hierarchy, config: &Config) -> Vec<(u64, Mode)> {
+    let own = scan::own_cgroup_id(hierarchy);
+    let mut modes = gather::modes(&gather::walk(&hierarchy.mount), &config.containers);
+    for (id, mode) in &mut modes {
+        if Some(*id) == own && *mode == Mode::Off {
+            *mode = Mode::Lifecycle;
+        }
+    }
+    modes
+}
+
+/// What this host cannot deliver, for the statuses.
+fn not_delivered(config: &Config) -> Vec<Text> {
+    let report = check::Report {
+        findings: check::look(&config.containers.docker_root),
+    };
+    report.not_delivered().into_iter().map(Text::from).collect()
+}

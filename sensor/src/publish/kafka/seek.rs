@@ -1,0 +1,187 @@
+//! Seeks the brokers: reaches one, makes and checks the topics, writes our schemas. Until then no record goes out.
+//!
+//! What passes is tried again for ever, told at once and every 30 s; what a person has to mend ends the search.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use dogwatch_schemas::records::{Container, Event, SensorStatus};
+use dogwatch_schemas::topics::Topic;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
+
+use super::outage::REMINDER;
+use super::topics::Admin;
+use super::{Context, KafkaError, Kind, Reports, TOPICS, produce};
+use crate::config::KafkaConfig;
+
+/// How long one question to a broker may take.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long making and checking topics, and writing the schemas, may take each.
+const WORK: Duration = Duration::from_secs(15);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// One search; see the module's description.
+pub(super) struct Search {
+    pub producer: Arc<ThreadedProducer<Context>>,
+    pub reports: Arc<Reports>,
+    pub names: Arc<BTreeMap<Topic, String>>,
+    pub config: KafkaConfig,
+    pub begun: Instant,
+}
+
+/// A search in a thread of its own; it is given up when this is dropped.
+pub(super) struct Seeking {
+    thread: Option<JoinHandle<Result<(), KafkaError>>>,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Seeking {
+    pub fn start(search: Search) -> Result<Self, KafkaError> {
+        let given_up = Arc::new(AtomicBool::new(false));
+        let stop = given_up.clone();
+        let thread = Builder::new()
+            .name("seek kafka".into())
+            .spawn(move || search.until_given_up(&stop))
+            .map_err(|error| KafkaError::Fatal(format!("could not start a thread: {error}")))?;
+        Ok(Self {
+            thread: Some(thread),
+            given_up,
+        })
+    }
+
+    /// What came of it, once and when it has ended.
+    pub fn ended(&mut self) -> Option<Result<(), KafkaError>> {
+        let thread = self.thread.take_if(|thread| thread.is_finished())?;
+        let panicked = || Err(KafkaError::Fatal("the search for brokers panicked".into()));
+        Some(thread.join().unwrap_or_else(|_| panicked()))
+    }
+}
+
+impl Drop for Seeking {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Search {
+    /// Tries until it succeeds or the time is over.
+    pub fn until(&self, deadline: Instant) -> Result<(), KafkaError> {
+        loop {
+            match self.attempt(deadline) {
+                Err(error) if error.is_passing() && Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE.min(deadline - Instant::now()));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn until_given_up(&self, given_up: &AtomicBool) -> Result<(), KafkaError> {
+        let mut told: Option<Instant> = None;
+        loop {
+            match self.attempt(Instant::now() + WORK) {
+                Err(_) if given_up.load(Ordering::Relaxed) => return Ok(()),
+                Err(error) if error.is_passing() => {
+                    if told.is_none_or(|told| told.elapsed() >= REMINDER) {
+                        told = Some(Instant::now());
+                        tracing::warn!(
+                            "{error}; watching goes on: events wait in memory (kafka.queue_bytes), the rest is lost and counted"
+                        );
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+                result => {
+                    if result.is_ok() {
+                        let servers = &self.config.bootstrap_servers;
+                        tracing::info!(%servers, after = ?self.begun.elapsed(), "connected to Kafka");
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    fn attempt(&self, deadline: Instant) -> Result<(), KafkaError> {
+        let present = self.topics_present()?;
+        self.reports.connected.store(true, Ordering::Relaxed);
+        let admin = Admin::new(&self.config)?;
+        let missing: Vec<Topic> = TOPICS
+            .into_iter()
+            .filter(|topic| !present.contains(&self.names[topic]))
+            .collect();
+        if !missing.is_empty() {
+            admin.create(&missing, &self.names, deadline)?;
+        }
+        admin.check(&self.names, deadline)?;
+        self.publish_schemas();
+        self.prove_write(deadline)
+    }
+
+    fn topics_present(&self) -> Result<Vec<String>, KafkaError> {
+        // All topics are asked for: naming one would make the broker create it with its own settings.
+        match self.producer.client().fetch_metadata(None, ANSWER) {
+            Ok(metadata) => Ok(metadata
+                .topics()
+                .iter()
+                .map(|topic| topic.name().to_owned())
+                .collect()),
+            Err(error) => Err(self.unreached(error.to_string())),
+        }
+    }
+
+    fn unreached(&self, reason: String) -> KafkaError {
+        let servers = self.config.bootstrap_servers.clone();
+        let last = self.reports.last_error.lock();
+        match last.ok().and_then(|last| last.clone()) {
+            Some((
+                RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed,
+                reason,
+            )) => KafkaError::Unauthorised { servers, reason },
+            last => KafkaError::Unreachable {
+                servers,
+                waited: self.begun.elapsed(),
+                reason: last.map_or(reason, |(_, reason)| reason),
+            },
+        }
+    }
+
+    /// A processor that does not know our schemas finds them on the topic.
+    fn publish_schemas(&self) {
+        let schemas = [
+            (Event::fingerprint(), Event::SCHEMA),
+            (SensorStatus::fingerprint(), SensorStatus::SCHEMA),
+            (Container::fingerprint(), Container::SCHEMA),
+        ];
+        for (fingerprint, schema) in schemas {
+            let key = fingerprint.to_string();
+            // One that finds no room is written at the next start; the queue is empty here.
+            let _ = produce(
+                &self.producer,
+                &self.names,
+                Topic::Schemas,
+                &key,
+                schema.as_bytes(),
+                Kind::Any,
+            );
+        }
+    }
+
+    /// Whoever may not write learns it now, not from losses.
+    fn prove_write(&self, deadline: Instant) -> Result<(), KafkaError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // What did not arrive in time waits in the queue like any record.
+        let _ = self.producer.flush(left.max(Duration::from_secs(1)));
+        match self.reports.take_undelivered() {
+            (lost, Some(reason)) if !lost.is_empty() => Err(KafkaError::Unauthorised {
+                servers: self.config.bootstrap_servers.clone(),
+                reason,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
