@@ -87,8 +87,10 @@ int BPF_PROG(on_cgroup_rmdir, struct cgroup *cgroup, const char *path)
 
 /* trace_cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup) */
 SEC("tp_btf/cgroup_attach_task")
-int BPF_PROG(on_cgroup_attach_task, struct cgroup *to, const char *path, struct task_struct *moved)
+int BPF_PROG(on_cgroup_attach_task, struct cgroup *to, const char *path, struct task_struct *moved, bool threadgroup)
 {
+	if (!threadgroup && BPF_CORE_READ(moved, group_leader) != moved)
+		return 0; /* a single thread, see cgroup_id_of */
 	struct task_struct *task = current_task();
 	if (in_hierarchy(to))
 		send_cgroup_move(task, cgroup_id_of(task), to, path, moved);

@@ -18,6 +18,8 @@ struct {
 	__type(value, u32);
 } modes SEC(".maps");
 
+#define PF_EXITING 4
+
 /* The hierarchy in which containers are found: the unified one, or one of version 1. */
 enum { HIERARCHY_UNIFIED = 0, HIERARCHY_PIDS = 1, HIERARCHY_MEMORY = 2 };
 volatile const u32 hierarchy_kind = HIERARCHY_UNIFIED;
@@ -38,8 +40,15 @@ static __always_inline u32 controller_index(void)
 	return 0;
 }
 
+/*
+ * The cgroup of the process: that of its first thread, or of the thread itself when the first has ended. Version 1 and
+ * threaded cgroups let a single thread be put elsewhere, which must not take its process out of its container.
+ */
 static __always_inline u64 cgroup_id_of(struct task_struct *task)
 {
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	if (leader != task && !(BPF_CORE_READ(leader, flags) & PF_EXITING))
+		task = leader;
 	struct css_set *set = BPF_CORE_READ(task, cgroups);
 	if (hierarchy_kind == HIERARCHY_UNIFIED)
 		return BPF_CORE_READ(set, dfl_cgrp, kn, id);

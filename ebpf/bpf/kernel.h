@@ -221,6 +221,7 @@ struct sched_entity {
 struct task_struct {
 	struct thread_info thread_info;
 	struct sched_entity se;
+	unsigned int flags;
 	pid_t pid, tgid;
 	struct task_struct *real_parent, *group_leader;
 	struct list_head thread_node;

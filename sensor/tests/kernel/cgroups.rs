@@ -4,10 +4,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use dogwatch_ebpf::record::Record;
-use dogwatch_sensor::probe::{Mode, ProbeOptions};
+use std::path::Path;
+use std::process::Command;
+
+use dogwatch_sensor::probe::{HierarchyKind, Mode, ProbeOptions};
 
 use crate::act::{c_path, openat};
-use crate::watch::{Watch, text};
+use crate::watch::{Watch, own_cgroup, text};
 
 #[test]
 fn cgroups_come_go_and_are_entered() {
@@ -66,4 +69,70 @@ fn cgroups_come_go_and_are_entered() {
     assert!(removed.1.iter().any(
         |record| matches!(record, Record::Cgroup { made: false, id: gone, .. } if *gone == id)
     ));
+}
+
+/// The file of a cgroup into which a thread's id is written; it makes a test start a process that does that.
+const THREADS_FILE: &str = "DOGWATCH_THREADS_FILE";
+
+#[test]
+fn a_thread_put_elsewhere_stays_with_its_process() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let hierarchy = watch.probe.hierarchy().clone();
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = cgroups.lines().find_map(|line| hierarchy.path_in(line));
+    let own = hierarchy.mount.join(own.unwrap().trim_start_matches('/'));
+    let folder = own.join(format!("dogwatch-thread-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let file = if hierarchy.kind == HierarchyKind::Unified {
+        fs::write(folder.join("cgroup.type"), "threaded").unwrap();
+        folder.join("cgroup.threads")
+    } else {
+        folder.join("tasks")
+    };
+    let this = std::fs::read_link("/proc/self/exe").unwrap();
+    let status = Command::new(this)
+        .args([
+            "--exact",
+            "cgroups::moves_a_thread_of_its_own",
+            "--nocapture",
+        ])
+        .env(THREADS_FILE, &file)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let records = watch.records();
+    fs::remove_dir(&folder).unwrap();
+
+    let opened = records.iter().find_map(|record| match record {
+        Record::Open { header, raw, .. } if raw == b"/dogwatch/from-a-thread" => Some(header),
+        _ => None,
+    });
+    let header = opened.expect("no open");
+    assert_ne!(header.pid, header.tid);
+    assert_eq!(header.cgroup_id, own_cgroup(&hierarchy));
+    let moves = records
+        .iter()
+        .filter(|record| matches!(record, Record::CgroupMove { pid, .. } if *pid == header.pid));
+    assert_eq!(moves.count(), 0);
+}
+
+/// What the test above starts; by itself it does nothing.
+#[test]
+fn moves_a_thread_of_its_own() {
+    let Some(file) = std::env::var_os(THREADS_FILE) else {
+        return;
+    };
+    let home = Path::new(&file).parent().and_then(Path::parent).unwrap();
+    let home = home.join(Path::new(&file).file_name().unwrap());
+    let elsewhere = std::thread::spawn(move || {
+        // SAFETY: no arguments.
+        let tid = unsafe { libc::syscall(libc::SYS_gettid) };
+        fs::write(&file, tid.to_string()).unwrap();
+        openat(libc::AT_FDCWD, c"/dogwatch/from-a-thread", libc::O_RDONLY);
+        // The cgroup can be removed when the thread is out of it.
+        fs::write(home, tid.to_string()).unwrap();
+    });
+    elsewhere.join().unwrap();
 }
