@@ -120,6 +120,7 @@ pub fn check(options: &ProbeOptions, docker_root: &Path) -> Report {
 pub fn look(docker_root: &Path) -> Vec<Finding> {
     let mut findings = vec![kernel(), type_information(), loading()];
     findings.extend(locked_memory());
+    findings.extend(skipped_runs());
     findings.extend(kept());
     findings.extend([process_table(), io_uring(), docker_files(docker_root)]);
     findings
@@ -250,6 +251,13 @@ fn locked_memory() -> Option<Finding> {
          (ulimit -l unlimited; `ulimits: memlock: -1` in a Compose file)"
     );
     Some(finding(feature, State::Missing, detail))
+}
+
+/// What is told as loss of the class `missed` elsewhere.
+fn skipped_runs() -> Option<Finding> {
+    let detail = "this kernel (before 5.12) does not count runs of kernel programs that it skips: losses of the class \
+                  missed stay unknown";
+    (probe::kernel_version() < (5, 12)).then(|| finding("skipped programs", State::Missing, detail))
 }
 
 /// Before 6.6 there is no switch: it is always allowed where the kernel has it.
