@@ -12,6 +12,33 @@ use std::{env, fs};
 /// One file a topic. The order is that of the generated code.
 const SCHEMAS: [&str; 4] = ["event", "alert", "sensor_status", "container"];
 
+/// The sections of an event, each with its first column and what it holds: a writer may encode them one by one, and keep
+/// the bytes of those that change seldom. Which columns a section has follows from the schema's order alone.
+const EVENT_SECTIONS: [(&str, &str, &str); 6] = [
+    (
+        "Run",
+        "host_id",
+        "The run of the sensor: the same in all its events.",
+    ),
+    (
+        "Happening",
+        "seq",
+        "What happened, when, and to which process.",
+    ),
+    (
+        "Process",
+        "proc_vpid",
+        "The process, its ancestors and its session.",
+    ),
+    (
+        "Lifecycle",
+        "proc_stdin_type",
+        "What only starts and ends of processes tell.",
+    ),
+    ("Place", "user_uid", "Users, container and pod."),
+    ("Object", "fd_num", "The file or the connection."),
+];
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
@@ -25,6 +52,9 @@ fn main() {
             .unwrap_or_else(|e| panic!("{} is not JSON: {e}", path.display()));
         records.record(&schema);
         records.top_level(&schema, &path);
+        if name == "event" {
+            records.sections(&schema);
+        }
     }
     let out = Path::new(&env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("records.rs");
     fs::write(&out, records.code)
@@ -126,6 +156,62 @@ impl Datum for {name} {{
 }}
 
 "
+        )
+        .expect("a String takes all");
+    }
+
+    /// Adds an event's sections, and how each is encoded.
+    fn sections(&mut self, schema: &Value) {
+        let (mut variants, mut names, mut arms) = (String::new(), String::new(), String::new());
+        let mut sections = EVENT_SECTIONS.iter().peekable();
+        for field in schema["fields"].as_array().expect("a record has fields") {
+            let name = text(field, "name");
+            if let Some((section, _, doc)) = sections.next_if(|(_, first, _)| *first == name) {
+                let end = if arms.is_empty() {
+                    ""
+                } else {
+                    "            }\n"
+                };
+                write!(variants, "    /// {doc}\n    {section},\n").expect("a String takes all");
+                write!(names, "Self::{section}, ").expect("a String takes all");
+                write!(arms, "{end}            EventSection::{section} => {{\n")
+                    .expect("a String takes all");
+            }
+            let field_name = identifier(name);
+            writeln!(
+                arms,
+                "                Datum::write(&self.{field_name}, out);"
+            )
+            .expect("a String takes all");
+        }
+        assert!(
+            sections.peek().is_none(),
+            "no column {:?}, or not in this order",
+            sections.peek()
+        );
+        write!(
+            self.code,
+            "/// A run of an event's columns that are encoded together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventSection {{
+{variants}}}
+
+impl EventSection {{
+    /// All of them: encoded one after the other they are the event.
+    pub const ALL: [Self; {count}] = [{names}];
+}}
+
+impl Event {{
+    /// Appends the binary form of one section's columns. Allocates only where `out` must grow.
+    pub fn encode_section(&self, section: EventSection, out: &mut Vec<u8>) {{
+        match section {{
+{arms}            }}
+        }}
+    }}
+}}
+
+",
+            count = EVENT_SECTIONS.len()
         )
         .expect("a String takes all");
     }

@@ -118,6 +118,8 @@ pub struct ContainersConfig {
     pub metadata_queue_bytes: usize,
     /// How often what is known is looked up and repeated.
     pub repeat: Duration,
+    /// Names of the labels that every row of a container keeps.
+    pub labels: Vec<Text>,
 }
 
 /// Why a configuration was refused. The user's to mend; never worth a retry.
@@ -395,6 +397,10 @@ fn check_options(given: BTreeMap<String, String>) -> Result<BTreeMap<String, Str
     Ok(options)
 }
 
+/// Labels that every row of a container may keep, and bytes of each one's name.
+const LABELS_MAX: usize = 8;
+const LABEL_NAME_BYTES_MAX: usize = 128;
+
 fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigError> {
     if raw.metadata_patience > Duration::from_secs(10) {
         return Err(bad(
@@ -426,6 +432,18 @@ fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigE
              intruders by what the container runtime does on the host",
         ));
     }
+    if raw.labels.len() > LABELS_MAX {
+        let reason = format!("at most {LABELS_MAX} names: they go with every row");
+        return Err(bad("containers.labels", raw.labels.join(","), reason));
+    }
+    if let Some(long) = raw
+        .labels
+        .iter()
+        .find(|name| name.len() > LABEL_NAME_BYTES_MAX)
+    {
+        let reason = format!("names of at most {LABEL_NAME_BYTES_MAX} bytes");
+        return Err(bad("containers.labels", long, reason));
+    }
     Ok(ContainersConfig {
         mode: mode("containers.mode", &raw.mode)?,
         host_mode,
@@ -438,6 +456,7 @@ fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigE
             64 << 10,
         )?,
         repeat: raw.repeat,
+        labels: raw.labels.into_iter().map(Text::from).collect(),
     })
 }
 

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::ReadPattern;
-use dogwatch_schemas::records::{Container, Event};
+use dogwatch_schemas::records::Container;
 
 use crate::capture::CaptureError;
 use crate::config::Config;
@@ -33,7 +33,7 @@ use crate::publish::{self, Handed, KafkaError, Kind, Publisher};
 use crate::read::Batch;
 use crate::state::{LastWatched, StateFile, blind_since};
 use crate::status::{self, Circumstances};
-use crate::track::{Row, Shortfall, TrackOptions, Tracker, WaitingBounds};
+use crate::track::{EventRow, Row, Shortfall, TrackOptions, Tracker, WaitingBounds};
 
 mod load;
 
@@ -231,6 +231,7 @@ impl Stage {
                 patient: !config.containers.metadata_patience.is_zero(),
             },
             clock_step_min: config.clock_step_min,
+            labels: config.containers.labels.clone(),
             redactor: config.redactor.clone(),
         };
         Self {
@@ -310,9 +311,9 @@ impl Stage {
         self.rows = rows;
     }
 
-    fn publish_event(&mut self, mut event: Event) {
-        let handed = self.publisher.event(&mut event);
-        self.count(handed, publish::kind(&event.evt_type), event.ts);
+    fn publish_event(&mut self, mut row: EventRow) {
+        let handed = self.publisher.event(&mut row);
+        self.count(handed, publish::kind(&row.event.evt_type), row.event.ts);
     }
 
     fn publish_container(&mut self, mut container: Container) {

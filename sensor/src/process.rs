@@ -91,6 +91,8 @@ pub(crate) struct Process {
     pub escaped: bool,
     /// Nanoseconds since boot of its end.
     pub exit_ns: Option<u64>,
+    /// Another one after every change, and for every process.
+    version: u64,
     children: u32,
     /// It waits among the ended.
     queued: bool,
@@ -213,6 +215,7 @@ impl Process {
             program: None,
             escaped: false,
             exit_ns: None,
+            version: 0,
             children: 0,
             queued: false,
             heard: Cell::new(false),
@@ -243,6 +246,11 @@ impl Process {
             program_charge: self.program_charge.clone(),
             ..Self::new(id, key, start_ns, self.uid, self.gid, cgroup_id, place)
         }
+    }
+
+    /// Names this state of this process: what was made from it is outdated once the number is another.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Notes that something was heard of it: others are given up first.
@@ -288,6 +296,7 @@ pub(crate) struct ProcessTable {
     evicted: Evicted,
     bounds: TableBounds,
     orders: u64,
+    versions: u64,
     /// Living processes given up because the table was full.
     pub living_evicted: u64,
 }
@@ -313,6 +322,7 @@ impl ProcessTable {
             evicted: Evicted::default(),
             bounds,
             orders: 0,
+            versions: 0,
             living_evicted: 0,
         }
     }
@@ -332,13 +342,15 @@ impl ProcessTable {
         self.by_pid.get(&pid).map(|process| &**process)
     }
 
-    /// Changes a process; `None` when it is not remembered.
+    /// Changes a process, which gets another version; `None` when it is not remembered.
     pub fn update<T>(&mut self, id: Id, change: impl FnOnce(&mut Process) -> T) -> Option<T> {
         let process = entry(&mut self.by_pid, id)?;
         let place = process.place.clone();
         let program = process.program.as_ref().map(Arc::as_ptr);
         let (exit_ns, parent) = (process.exit_ns, process.parent);
         let result = change(process);
+        self.versions += 1;
+        process.version = self.versions;
         debug_assert_eq!(exit_ns, process.exit_ns, "ends are told by exit");
         process.hear();
         let adopted_by = process.parent.filter(|_| process.parent != parent);
@@ -369,6 +381,8 @@ impl ProcessTable {
         self.forget(id.pid);
         self.orders += 1;
         process.order = self.orders;
+        self.versions += 1;
+        process.version = self.versions;
         process.charge = Some(self.shares.join(&process.place, PROCESS_BYTES));
         if process.program_charge.is_none() {
             charge_program(&mut self.shares, &mut process);

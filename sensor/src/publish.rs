@@ -20,6 +20,7 @@ pub use self::kafka::KafkaError;
 use self::kafka::KafkaSink;
 use crate::clock::Reading;
 use crate::config::KafkaConfig;
+use crate::track::EventRow;
 
 /// Where records go.
 #[derive(Debug)]
@@ -96,15 +97,16 @@ impl Publisher {
     }
 
     /// Sends an event.
-    pub fn event(&mut self, event: &mut Event) -> Handed {
-        event.seq = self.seq(0);
+    pub fn event(&mut self, row: &mut EventRow) -> Handed {
+        row.event.seq = self.seq(0);
+        self.framed.clear();
+        row.encode_framed(&mut self.framed);
         if let Sink::Lines(lines) = &mut self.sink {
             self.events += 1;
-            return write_line(lines, event);
+            return write_line(lines, &self.framed);
         }
-        self.framed.clear();
-        event.encode_framed(&mut self.framed);
-        let handed = self.send(Topic::Events, self.host_id.clone(), kind(&event.evt_type));
+        let kind = kind(&row.event.evt_type);
+        let handed = self.send(Topic::Events, self.host_id.clone(), kind);
         if handed == Handed::Over {
             self.events += 1;
             self.bytes += self.framed.len() as u64;
@@ -198,8 +200,9 @@ impl Publisher {
     }
 }
 
-fn write_line(lines: &mut BufWriter<std::io::Stdout>, event: &Event) -> Handed {
-    let written = serde_json::to_writer(&mut *lines, event).map_err(std::io::Error::from);
+fn write_line(lines: &mut BufWriter<std::io::Stdout>, framed: &[u8]) -> Handed {
+    let event = Event::decode_framed(framed).expect("what was just encoded can be decoded");
+    let written = serde_json::to_writer(&mut *lines, &event).map_err(std::io::Error::from);
     match written.and_then(|()| lines.write_all(b"\n")) {
         Ok(()) => Handed::Over,
         Err(_) => Handed::Closed,

@@ -7,9 +7,11 @@
 //! ```
 //! A pure state machine: no clock, no files, no threads. The same input gives the same events, live and replayed.
 
+mod blocks;
 mod image;
 mod join;
 mod places;
+mod row;
 mod rows;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,18 +32,12 @@ use crate::process::{Id, InnerIds, Process, ProcessTable, Stage, TableBounds};
 use crate::redact::Redactor;
 use crate::text::text;
 use crate::users::Users;
+use blocks::{Block, Blocks};
 use image::Arguments;
 use places::Places;
 pub(crate) use places::WaitingBounds;
-
-/// What comes out: rows for topics.
-#[derive(Debug)]
-pub(crate) enum Row {
-    /// For `dogwatch.events`.
-    Event(Box<Event>),
-    /// For `dogwatch.containers`.
-    Container(Box<records::Container>),
-}
+use row::RunColumns;
+pub(crate) use row::{EventRow, Row};
 
 /// Something that could not be kept, so that rows say less than they might.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +55,8 @@ pub(crate) struct TrackOptions {
     pub table: TableBounds,
     pub waiting: WaitingBounds,
     pub clock_step_min: Duration,
+    /// Names of the labels that every row of a container keeps.
+    pub labels: Vec<Text>,
     pub redactor: Redactor,
 }
 
@@ -66,9 +64,13 @@ pub(crate) struct TrackOptions {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     host: Host,
+    run: RunColumns,
     clock: Clock,
+    /// Wall time of the boot, as the blocks tell it.
+    blocks_boot_ns: i64,
     redactor: Redactor,
     table: ProcessTable,
+    blocks: Blocks,
     places: Places,
     users: HashMap<Option<Text>, Users>,
     /// Processes given up that were told as a loss.
@@ -76,6 +78,9 @@ pub(crate) struct Tracker {
     /// The newest record so far, nanoseconds since boot.
     newest_ns: u64,
 }
+
+/// A wall clock that has drifted by this much makes the starts of processes be told anew.
+const DRIFT_MAX_NS: u64 = 1_000_000;
 
 /// A process left its container.
 struct Departure {
@@ -86,12 +91,16 @@ struct Departure {
 impl Tracker {
     /// A tracker that knows nothing yet.
     pub fn new(host: Host, options: TrackOptions) -> Self {
+        let run = RunColumns::of(&host);
         Self {
             host,
             clock: Clock::new(options.clock_step_min),
+            blocks_boot_ns: 0,
             redactor: options.redactor,
             table: ProcessTable::new(options.table),
-            places: Places::new(options.waiting),
+            blocks: Blocks::new(blocks::BYTES_MAX),
+            places: Places::new(options.waiting, run.clone(), options.labels),
+            run,
             users: HashMap::new(),
             evictions_told: 0,
             newest_ns: 0,
@@ -100,6 +109,9 @@ impl Tracker {
 
     /// Takes one input and appends what comes of it.
     pub fn step(&mut self, input: Input, out: &mut Vec<Row>) {
+        if tells_of_surroundings(&input) {
+            self.blocks.outdate();
+        }
         match input {
             Input::Record(record) => {
                 self.newest_ns = self.newest_ns.max(record.header().boot_ns);
@@ -147,7 +159,7 @@ impl Tracker {
     ///
     /// Its time is before the clock's, which rows of the sensor's own may still bear, and before the oldest event that
     /// waits for its container.
-    pub fn mark(&self, losses: &BTreeMap<Text, u64>) -> Event {
+    pub fn mark(&self, losses: &BTreeMap<Text, u64>) -> EventRow {
         let waiting_ns = self.places.oldest_waiting_ns().unwrap_or(u64::MAX);
         let boot_ns = self.clock.boot_ns().min(waiting_ns).saturating_sub(1);
         let mut event = self.own_event_at(boot_ns, "mark", "internal");
@@ -157,7 +169,7 @@ impl Tracker {
                 .map(|(class, count)| (class.clone(), *count as i64))
                 .collect(),
         );
-        event
+        EventRow::alone(&self.run, event)
     }
 
     fn fact(&mut self, fact: Fact, out: &mut Vec<Row>) {
@@ -180,6 +192,10 @@ impl Tracker {
 
     fn tick(&mut self, reading: Reading, out: &mut Vec<Row>) {
         let step = self.clock.take(reading);
+        if self.clock.wall_ns(0).abs_diff(self.blocks_boot_ns) >= DRIFT_MAX_NS {
+            self.blocks_boot_ns = self.clock.wall_ns(0);
+            self.blocks.outdate();
+        }
         self.table.reap(reading.boot_ns);
         self.places.release_overdue(reading.boot_ns, out);
         if let Some(moved_ns) = step {
@@ -188,7 +204,7 @@ impl Tracker {
                 "moved_ns".into(),
                 moved_ns.to_string().into(),
             )]));
-            out.push(Row::Event(Box::new(event)));
+            self.push_own(event, out);
         }
     }
 
@@ -219,8 +235,8 @@ impl Tracker {
             ("action".into(), action.into()),
             ("metadata_source".into(), container.source.clone()),
         ]));
-        rows::set_container(&mut event, container);
-        out.push(Row::Event(Box::new(event)));
+        rows::set_container(&mut event, container, &[]);
+        self.push_own(event, out);
         if news {
             let mut record = container.record(if action == "stop" {
                 "removed"
@@ -274,8 +290,9 @@ impl Tracker {
             Record::Exit { header, .. } => {
                 self.touch(&header, out);
                 self.push(&header, &record, out);
-                self.table
-                    .exit(Id::new(header.pid, header.start_ns), header.boot_ns);
+                let id = Id::new(header.pid, header.start_ns);
+                self.table.exit(id, header.boot_ns);
+                self.blocks.forget(id);
             }
             Record::Cgroup {
                 ref header,
@@ -617,7 +634,8 @@ impl Tracker {
         rows::set_scanned_stdio(&mut event, &running.stdio);
         // Whoever was just taken in is there.
         if let Some(process) = self.table.find(id) {
-            let (place, origin) = self.join(&mut event, process);
+            self.join(&mut event, process);
+            let (place, origin) = (process.place.clone(), process.origin.clone());
             self.places.send(event, &place, origin.as_ref(), out);
         }
     }
@@ -647,20 +665,17 @@ impl Tracker {
         ))
     }
 
-    /// An event about nothing but the sensor's own knowledge, now.
-    /// A row of the sensor's own, after the records it follows.
+    /// An event about nothing but the sensor's own knowledge, now, and after the records it follows.
     fn own_event(&self, evt_type: &'static str, category: &'static str) -> Event {
         self.own_event_at(self.clock.boot_ns().max(self.newest_ns), evt_type, category)
     }
 
     fn own_event_at(&self, boot_ns: u64, evt_type: &'static str, category: &'static str) -> Event {
-        rows::base(
-            &self.host,
-            boot_ns,
-            self.clock.wall_ns(boot_ns),
-            evt_type,
-            category,
-        )
+        rows::base(boot_ns, self.clock.wall_ns(boot_ns), evt_type, category)
+    }
+
+    fn push_own(&self, event: Event, out: &mut Vec<Row>) {
+        out.push(Row::Event(Box::new(EventRow::alone(&self.run, event))));
     }
 
     fn event(
@@ -671,7 +686,7 @@ impl Tracker {
         hook: &'static str,
     ) -> Event {
         let wall_ns = self.clock.wall_ns(header.boot_ns);
-        let mut event = rows::base(&self.host, header.boot_ns, wall_ns, evt_type, category);
+        let mut event = rows::base(header.boot_ns, wall_ns, evt_type, category);
         rows::set_header(&mut event, header, hook);
         event
     }
@@ -687,20 +702,69 @@ impl Tracker {
     /// Joins an event with its process and container, and sends it, now or when its container is known. Where the table
     /// does not have the process, its record says what it can.
     fn send(&mut self, mut event: Event, id: Id, header: &Header, out: &mut Vec<Row>) {
-        let (place, origin) = match self.table.find(id) {
-            Some(process) => self.join(&mut event, process),
-            None => self.join(&mut event, &self.stranger(id, header)),
+        let stranger;
+        let (process, remembered) = match self.table.find(id) {
+            Some(process) => (process, true),
+            None => {
+                stranger = self.stranger(id, header);
+                (&stranger, false)
+            }
         };
-        self.places.send(event, &place, origin.as_ref(), out);
+        let (place, origin) = (&process.place, process.origin.as_ref());
+        let by_itself = rows::tells_in_full(&event) || self.places.is_awaited(place);
+        if by_itself || !remembered {
+            self.join(&mut event, process);
+            let (place, origin) = (place.clone(), origin.cloned());
+            self.places.send(event, &place, origin.as_ref(), out);
+            return;
+        }
+        join::set_identity(&mut event, process);
+        let in_host_mntns = process.mnt_ns == Some(self.host.mnt_ns);
+        self.places
+            .set_host_name(&mut event, in_host_mntns, place, origin);
+        let versions = join::versions(process, &self.table);
+        let block = match self.blocks.find(id, versions) {
+            Some(block) => block,
+            None => {
+                let made = self.block(process);
+                let versions = join::versions(process, &self.table);
+                self.blocks.keep(id, versions, made)
+            }
+        };
+        let row = EventRow::of_process(&self.run, event, block);
+        out.push(Row::Event(Box::new(row)));
     }
 
-    /// Sets the columns of a process; returns where it is, and the container it left.
-    fn join(&self, event: &mut Event, process: &Process) -> (Place, Option<Text>) {
-        join::set_process(event, process, &self.host, &self.clock);
-        join::set_lineage(event, process, &self.table, &self.clock);
+    /// Sets the columns of a process, but for its place.
+    fn join(&self, event: &mut Event, process: &Process) {
+        let limits = if rows::tells_in_full(event) {
+            &join::IN_FULL
+        } else {
+            &join::IN_BRIEF
+        };
+        join::set_identity(event, process);
+        join::set_process(event, process, limits, &self.host, &self.clock);
+        join::set_lineage(event, process, limits, &self.table, &self.clock);
         join::set_users(event, process, &self.users);
         event.container_nested_id = self.places.nested(process.cgroup_id).map(|id| short(id));
-        (process.place.clone(), process.origin.clone())
+    }
+
+    /// Encodes what all rows in brief tell of a process.
+    fn block(&self, process: &Process) -> Block {
+        let mut event = rows::base(0, 0, "", "");
+        self.join(&mut event, process);
+        self.places.set_place(&mut event, &process.place);
+        Block::of(&event)
+    }
+}
+
+/// Whether an input may change what is told of processes that it does not name.
+fn tells_of_surroundings(input: &Input) -> bool {
+    match input {
+        Input::Record(record) => matches!(record, Record::Cgroup { .. }),
+        Input::Fact(fact) => {
+            !matches!(fact, Fact::Clock(_) | Fact::Counters(_) | Fact::Unparsed(_))
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use arrow_avro::reader::ReaderBuilder;
 use arrow_avro::schema::{AvroSchema, Fingerprint, SchemaStore};
 use dogwatch_schemas::decode::BatchDecoder;
 use dogwatch_schemas::framing;
+use dogwatch_schemas::records::{Event, EventSection};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value as Json;
@@ -54,6 +55,39 @@ fn apache_avro_reads_what_we_write() {
             assert!(left.is_empty());
         }
     });
+}
+
+#[test]
+fn the_sections_of_an_event_are_the_event() {
+    let schema = parse(Event::SCHEMA);
+    let records = prop::collection::vec(arbitrary(&schema, &names(&schema)), 2..5);
+    TestRunner::new(Config {
+        cases: 64,
+        failure_persistence: None,
+        ..Config::default()
+    })
+    .run(&records, |records| {
+        // Sections of several events joined are an event, too: that of the columns each was taken from.
+        let events: Vec<Event> = records
+            .iter()
+            .map(|record| serde_json::from_value(record.clone()).unwrap())
+            .collect();
+        let (mut whole, mut joined, mut mixed) = (Vec::new(), Vec::new(), Vec::new());
+        events[0].encode(&mut whole);
+        for (index, section) in EventSection::ALL.into_iter().enumerate() {
+            events[0].encode_section(section, &mut joined);
+            events[index % events.len()].encode_section(section, &mut mixed);
+        }
+        prop_assert_eq!(&whole, &joined);
+        let reader = GenericDatumReader::builder(&schema).build().unwrap();
+        let read = from_avro(reader.read_value(&mut mixed.as_slice()).unwrap());
+        prop_assert_eq!(&read["host_id"], &records[0]["host_id"]);
+        prop_assert_eq!(&read["seq"], &records[1]["seq"]);
+        let of_last = 5 % events.len();
+        prop_assert_eq!(read.get("fd_rip"), records[of_last].get("fd_rip"));
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

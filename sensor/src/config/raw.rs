@@ -156,6 +156,18 @@ impl Default for RawKernel {
     }
 }
 
+/// What tells a fleet's owner whose container it is: Compose, and the labels that Kubernetes recommends.
+const LABELS: [&str; 8] = [
+    "com.docker.compose.project",
+    "com.docker.compose.service",
+    "app",
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/component",
+    "app.kubernetes.io/part-of",
+    "app.kubernetes.io/version",
+];
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "documented in sensor.toml")]
@@ -169,6 +181,8 @@ pub struct RawContainers {
     pub metadata_queue_bytes: Size,
     #[serde(with = "humantime_serde")]
     pub repeat: Duration,
+    #[serde(deserialize_with = "list")]
+    pub labels: Vec<String>,
 }
 
 impl Default for RawContainers {
@@ -181,6 +195,7 @@ impl Default for RawContainers {
             metadata_queue_events: 4096,
             metadata_queue_bytes: Size(4 << 20),
             repeat: Duration::from_secs(60),
+            labels: LABELS.map(String::from).to_vec(),
         }
     }
 }

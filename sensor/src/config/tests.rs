@@ -93,6 +93,10 @@ fn values_out_of_range_are_refused_with_the_range() {
             "[kernel]\nsensitive_read_paths = ['*/a/b/c']",
             "at most one folder",
         ),
+        (
+            "[containers]\nlabels = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i']",
+            "at most 8 names",
+        ),
         ("[redaction]\narguments = ['(']", "redaction.arguments"),
         ("[metrics]\nlisten = 'here'", "metrics.listen"),
         ("[kafka.options]\n'acks' = '1'", "acks is decided by"),

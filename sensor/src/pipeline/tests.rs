@@ -7,6 +7,8 @@ use dogwatch_schemas::local::{self, LogRecord};
 use dogwatch_schemas::records::SensorStatus;
 use dogwatch_schemas::topics::Topic;
 
+use dogwatch_schemas::records::Event;
+
 use super::*;
 use crate::capture;
 use crate::clock::Reading;

@@ -8,20 +8,65 @@ use dogwatch_schemas::records::Event;
 use crate::clock::Clock;
 use crate::container::Place;
 use crate::fact::Host;
-use crate::process::{Process, ProcessTable};
+use crate::process::{Process, ProcessTable, Program};
 use crate::text::cut;
 use crate::users::Users;
 
-/// Bytes kept of each ancestor's command line.
-const ANCESTOR_CMDLINE_BYTES_MAX: usize = 256;
+/// Bytes that a row keeps of its process's texts.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    cmdline: usize,
+    /// `proc_exe`; also all of `proc_args` together.
+    args: usize,
+    /// `proc_exepath`, `proc_cwd`, each.
+    path: usize,
+    parent_cmdline: usize,
+    session_cmdline: usize,
+    /// Each of `proc_acmdline`.
+    ancestor_cmdline: usize,
+    /// Each of `proc_aexepath`, and `proc_pexepath`.
+    ancestor_path: usize,
+}
 
-/// The process itself.
-pub(super) fn set_process(event: &mut Event, process: &Process, host: &Host, clock: &Clock) {
+/// What rows that tell of a process in full keep: all that is known; the exec's own row has brought its arguments itself.
+pub(super) const IN_FULL: Limits = Limits {
+    cmdline: 4 << 10,
+    args: 4 << 10,
+    path: 16 << 10,
+    parent_cmdline: 4 << 10,
+    session_cmdline: 4 << 10,
+    ancestor_cmdline: 256,
+    ancestor_path: 4 << 10,
+};
+
+/// What all other rows keep.
+pub(super) const IN_BRIEF: Limits = Limits {
+    cmdline: 512,
+    args: 256,
+    path: 1 << 10,
+    parent_cmdline: 96,
+    session_cmdline: 96,
+    ancestor_cmdline: 96,
+    ancestor_path: 128,
+};
+
+/// Names the event's process.
+pub(super) fn set_identity(event: &mut Event, process: &Process) {
     event.proc_key = process.key.clone();
     event.proc_pid = i64::from(process.id.pid);
     if event.thread_tid == 0 {
         event.thread_tid = event.proc_pid;
     }
+}
+
+/// The process itself.
+pub(super) fn set_process(
+    event: &mut Event,
+    process: &Process,
+    limits: &Limits,
+    host: &Host,
+    clock: &Clock,
+) {
     event.proc_vpid = process.vpid.map(i64::from);
     event.proc_name = process.comm.clone();
     event.proc_tty = process.tty.map(i64::from);
@@ -35,23 +80,57 @@ pub(super) fn set_process(event: &mut Event, process: &Process, host: &Host, clo
     event.container_origin_id = process.origin.as_deref().map(crate::container::short);
     event.evt_escaped |= process.escaped;
     if let Some(program) = &process.program {
-        event.proc_exe = program.arg0.clone();
-        event.proc_exepath = program.exepath.clone();
-        // The row of the exec itself has brought all arguments.
-        if event.proc_cmdline.is_none() {
-            event.proc_cmdline = program.cmdline.clone();
-            event.proc_args = program.args();
-            event.evt_truncated |= program.cut;
-        }
-        event.proc_cwd = program.cwd.clone();
-        event.evt_redacted |= program.redacted;
+        set_program(event, program, limits);
     }
+}
+
+/// The program and its arguments; what is cut of them is told.
+pub(super) fn set_program(event: &mut Event, program: &Program, limits: &Limits) {
+    let mut truncated = false;
+    let mut keep = |text: &Option<Text>, bytes_max: usize| {
+        let whole = text.as_ref()?;
+        let kept = cut(whole, bytes_max);
+        truncated |= kept.len() < whole.len();
+        Some(kept)
+    };
+    event.proc_exe = keep(&program.arg0, limits.args);
+    event.proc_exepath = keep(&program.exepath, limits.path);
+    event.proc_cwd = keep(&program.cwd, limits.path);
+    // The row of the exec itself has brought all arguments.
+    if event.proc_cmdline.is_none() {
+        event.proc_cmdline = keep(&program.cmdline, limits.cmdline);
+        event.proc_args = program.args().map(|args| {
+            let kept = first_arguments(&args, limits.args);
+            event.evt_truncated |= kept != args;
+            kept
+        });
+        event.evt_truncated |= program.cut;
+    }
+    event.evt_truncated |= truncated;
+    event.evt_redacted |= program.redacted;
+}
+
+/// The first arguments that have so many bytes together; the last one may be cut.
+fn first_arguments(args: &[Text], bytes_max: usize) -> Vec<Text> {
+    let mut left = bytes_max;
+    let mut kept = Vec::with_capacity(args.len().min(16));
+    for arg in args {
+        // An argument has a byte of its own, so that empty ones have a bound as well.
+        if left == 0 {
+            break;
+        }
+        let arg = cut(arg, left);
+        left -= (arg.len() + 1).min(left);
+        kept.push(arg);
+    }
+    kept
 }
 
 /// Parent, ancestors, and the session's first process.
 pub(super) fn set_lineage(
     event: &mut Event,
     process: &Process,
+    limits: &Limits,
     table: &ProcessTable,
     clock: &Clock,
 ) {
@@ -61,61 +140,59 @@ pub(super) fn set_lineage(
         event.proc_pkey = Some(parent.key.clone());
         event.proc_pvpid = parent.vpid.map(i64::from);
         event.proc_pname = parent.comm.clone();
-        event.proc_pexepath = exepath(parent);
-        event.proc_pcmdline = cmdline(parent);
+        event.proc_pexepath = exepath(parent, limits.ancestor_path);
+        event.proc_pcmdline = cmdline(parent, limits.parent_cmdline);
         event.proc_ppid_ts = Some(clock.wall_ns(parent.start_ns));
     }
-    let texts = |of: fn(&Process) -> Option<Text>| -> Option<Vec<Text>> {
-        Some(
-            ancestors
-                .iter()
-                .map(|ancestor| of(ancestor).unwrap_or_default())
-                .collect(),
-        )
-    };
-    event.proc_aname = texts(|ancestor| ancestor.comm.clone());
-    event.proc_akey = texts(|ancestor| Some(ancestor.key.clone()));
-    event.proc_aexepath = texts(exepath);
-    event.proc_acmdline =
-        texts(|ancestor| Some(cut(&cmdline(ancestor)?, ANCESTOR_CMDLINE_BYTES_MAX)));
-    event.proc_apid = Some(
-        ancestors
-            .iter()
-            .map(|ancestor| i64::from(ancestor.id.pid))
-            .collect(),
-    );
-    event.proc_auid = Some(
-        ancestors
-            .iter()
-            .map(|ancestor| i64::from(ancestor.uid))
-            .collect(),
-    );
-    event.proc_apid_ts = Some(
-        ancestors
-            .iter()
-            .map(|ancestor| clock.wall_ns(ancestor.start_ns))
-            .collect(),
-    );
-    event.evt_redacted |= ancestors.iter().any(|ancestor| {
-        ancestor
-            .program
-            .as_ref()
-            .is_some_and(|program| program.redacted)
-    });
+    set_ancestors(event, &ancestors, limits, clock);
     if let Some(leader) = table.session_leader(process) {
         event.proc_skey = Some(leader.key.clone());
         event.proc_sname = leader.comm.clone();
-        event.proc_scmdline = cmdline(leader);
+        event.proc_scmdline = cmdline(leader, limits.session_cmdline);
         event.proc_sid_ts = Some(clock.wall_ns(leader.start_ns));
     }
 }
 
-fn exepath(process: &Process) -> Option<Text> {
-    process.program.as_ref()?.exepath.clone()
+fn set_ancestors(event: &mut Event, ancestors: &[&Process], limits: &Limits, clock: &Clock) {
+    let texts = |of: &dyn Fn(&Process) -> Option<Text>| -> Option<Vec<Text>> {
+        let texts = ancestors
+            .iter()
+            .map(|ancestor| of(ancestor).unwrap_or_default());
+        Some(texts.collect())
+    };
+    let numbers = |of: &dyn Fn(&Process) -> i64| -> Option<Vec<i64>> {
+        Some(ancestors.iter().map(|ancestor| of(ancestor)).collect())
+    };
+    event.proc_aname = texts(&|ancestor| ancestor.comm.clone());
+    event.proc_akey = texts(&|ancestor| Some(ancestor.key.clone()));
+    event.proc_aexepath = texts(&|ancestor| exepath(ancestor, limits.ancestor_path));
+    event.proc_acmdline = texts(&|ancestor| cmdline(ancestor, limits.ancestor_cmdline));
+    event.proc_apid = numbers(&|ancestor| i64::from(ancestor.id.pid));
+    event.proc_auid = numbers(&|ancestor| i64::from(ancestor.uid));
+    event.proc_apid_ts = numbers(&|ancestor| clock.wall_ns(ancestor.start_ns));
+    event.evt_redacted |= ancestors.iter().any(|ancestor| {
+        let program = ancestor.program.as_ref();
+        program.is_some_and(|program| program.redacted)
+    });
 }
 
-fn cmdline(process: &Process) -> Option<Text> {
-    process.program.as_ref()?.cmdline.clone()
+fn exepath(process: &Process, bytes_max: usize) -> Option<Text> {
+    Some(cut(process.program.as_ref()?.exepath.as_ref()?, bytes_max))
+}
+
+fn cmdline(process: &Process, bytes_max: usize) -> Option<Text> {
+    Some(cut(process.program.as_ref()?.cmdline.as_ref()?, bytes_max))
+}
+
+/// Versions of all processes that [`set_process`], [`set_lineage`] and [`set_users`] tell of.
+pub(super) fn versions<'a>(
+    process: &'a Process,
+    table: &'a ProcessTable,
+) -> impl Iterator<Item = u64> + 'a {
+    let leader = table.session_leader(process);
+    [process.version(), leader.map_or(0, Process::version)]
+        .into_iter()
+        .chain(table.ancestors(process).map(Process::version))
 }
 
 /// Users and groups, named by the container's own databases.
@@ -140,4 +217,24 @@ pub(super) fn set_users(
     event.user_loginname = process
         .login_uid
         .and_then(|uid| users.get(&None)?.users.get(&uid).cloned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_arguments_are_kept_within_their_bytes() {
+        let check = |args: &[&str], bytes_max, expected: &[&str]| {
+            let args: Vec<Text> = args.iter().copied().map(Text::from).collect();
+            let expected: Vec<Text> = expected.iter().copied().map(Text::from).collect();
+            assert_eq!(first_arguments(&args, bytes_max), expected);
+        };
+        check(&["-l", "file"], 100, &["-l", "file"]);
+        check(&["-l", "file"], 7, &["-l", "file"]);
+        check(&["-l", "file"], 6, &["-l", "fil"]);
+        check(&["-l", "file"], 3, &["-l"]);
+        check(&["", "", ""], 2, &["", ""]);
+        check(&[], 2, &[]);
+    }
 }

@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Event;
 
-use super::{Row, Shortfall, rows};
+use super::row::{EventRow, Row, RunColumns};
+use super::{Shortfall, rows};
 use crate::container::{Container, Membership, Place, membership};
 use crate::loss::Class;
 
@@ -36,6 +37,9 @@ pub(super) struct Places {
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     bounds: WaitingBounds,
+    run: RunColumns,
+    /// Names of the labels that every row keeps.
+    labels: Vec<Text>,
     /// What could not be kept.
     pub shortfalls: Vec<Shortfall>,
 }
@@ -62,13 +66,15 @@ struct Known {
 }
 
 impl Places {
-    pub fn new(bounds: WaitingBounds) -> Self {
+    pub fn new(bounds: WaitingBounds, run: RunColumns, labels: Vec<Text>) -> Self {
         Self {
             cgroups: HashMap::new(),
             known: HashMap::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             bounds,
+            run,
+            labels,
             shortfalls: Vec::new(),
         }
     }
@@ -191,6 +197,12 @@ impl Places {
         }
     }
 
+    /// Whether events of this place wait for what is known of its container.
+    pub fn is_awaited(&self, place: &Place) -> bool {
+        let known = place.container().and_then(|id| self.known.get(id));
+        self.bounds.patient && known.is_some_and(|known| known.awaited)
+    }
+
     /// Sends an event of a process at `place` (that has left the container `origin`), or lets it wait.
     pub fn send(
         &mut self,
@@ -199,18 +211,13 @@ impl Places {
         origin: Option<&Text>,
         out: &mut Vec<Row>,
     ) {
-        let Place::Container(id) = place else {
-            rows::set_no_container(&mut event, place, origin.and_then(|id| self.container(id)));
-            out.push(Row::Event(Box::new(event)));
-            return;
-        };
-        if self.bounds.patient && self.known.get(id).is_some_and(|known| known.awaited) {
+        if let Some(id) = place.container().filter(|_| self.is_awaited(place)) {
             match self.wait(id, event) {
                 None => return,
                 Some(unwaited) => event = unwaited,
             }
         }
-        self.complete(id, event, out);
+        self.complete(place, origin, event, out);
     }
 
     /// Lets an event wait; gives it back where there is no room for it.
@@ -243,20 +250,49 @@ impl Places {
         None
     }
 
-    fn complete(&self, id: &Text, mut event: Event, out: &mut Vec<Row>) {
-        match self.known.get(id) {
-            Some(known) => rows::set_container(&mut event, &known.container),
+    fn complete(&self, place: &Place, origin: Option<&Text>, mut event: Event, out: &mut Vec<Row>) {
+        self.set_place(&mut event, place);
+        let in_host_mntns = event.proc_in_host_mntns == Some(true);
+        self.set_host_name(&mut event, in_host_mntns, place, origin);
+        out.push(Row::Event(Box::new(EventRow::alone(&self.run, event))));
+    }
+
+    /// Columns of where a process is.
+    pub fn set_place(&self, event: &mut Event, place: &Place) {
+        let Some(id) = place.container() else {
+            return rows::set_no_container(event, place);
+        };
+        match self.container(id) {
+            Some(container) => rows::set_container(event, container, &self.labels),
             // Removed while a process of it still ended.
             None => rows::set_container(
-                &mut event,
+                event,
                 &Container {
                     id: id.clone(),
                     runtime: "other".into(),
                     ..Container::default()
                 },
+                &self.labels,
             ),
         }
-        out.push(Row::Event(Box::new(event)));
+    }
+
+    /// Where the event's file lies on the host; whoever left its container still has that one's mounts.
+    pub fn set_host_name(
+        &self,
+        event: &mut Event,
+        in_host_mntns: bool,
+        place: &Place,
+        origin: Option<&Text>,
+    ) {
+        let mounts_of = place.container().or(origin);
+        let container = mounts_of.and_then(|id| self.container(id));
+        rows::set_host_name(event, in_host_mntns, container);
+    }
+
+    fn complete_waiting(&self, waiting: Waiting, out: &mut Vec<Row>) {
+        let place = Place::Container(waiting.container);
+        self.complete(&place, None, waiting.event, out);
     }
 
     /// Hands out what waited for a container.
@@ -269,7 +305,7 @@ impl Places {
         for waiting in std::mem::take(&mut self.waiting) {
             if waiting.container == *container {
                 self.waiting_bytes -= waiting.bytes;
-                self.complete(container, waiting.event, out);
+                self.complete_waiting(waiting, out);
             } else {
                 self.waiting.push_back(waiting);
             }
@@ -300,7 +336,7 @@ impl Places {
     /// Hands out everything that waits.
     pub fn release_all(&mut self, out: &mut Vec<Row>) {
         for waiting in std::mem::take(&mut self.waiting) {
-            self.complete(&waiting.container, waiting.event, out);
+            self.complete_waiting(waiting, out);
         }
         self.waiting_bytes = 0;
         for known in self.known.values_mut() {

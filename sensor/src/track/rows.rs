@@ -10,22 +10,11 @@ use dogwatch_schemas::records::{self, Event};
 use crate::container::{Container, Place, short};
 use crate::errno;
 use crate::fact::Host;
-use crate::text::text;
+use crate::text::{cut, text};
 
-/// Columns every event has.
-pub(super) fn base(
-    host: &Host,
-    boot_ns: u64,
-    wall_ns: i64,
-    evt_type: &str,
-    category: &str,
-) -> Event {
+/// Columns every event has, but for those of the sensor's run.
+pub(super) fn base(boot_ns: u64, wall_ns: i64, evt_type: &str, category: &str) -> Event {
     Event {
-        host_id: host.host_id.clone(),
-        host_name: host.host_name.clone(),
-        host_tags: host.host_tags.clone(),
-        boot_id: host.boot_id.clone(),
-        sensor_run: host.sensor_run.clone(),
         ts: wall_ns,
         boot_ts: boot_ns as i64,
         evt_type: evt_type.into(),
@@ -472,11 +461,19 @@ pub(super) fn set_scanned_stdio(event: &mut Event, links: &[Option<Vec<u8>>; 3])
     event.evt_escaped |= escaped;
 }
 
-/// Columns of a process that is in no container that is known; one that left its container has that one's mounts.
-pub(super) fn set_no_container(event: &mut Event, place: &Place, origin: Option<&Container>) {
+/// Whether a row tells all that is known of its process and container; every other row tells it in brief.
+pub(super) fn tells_in_full(event: &Event) -> bool {
+    match &*event.evt_type {
+        "execve" => !event.evt_failed,
+        "running" | "container" => true,
+        _ => false,
+    }
+}
+
+/// Columns of a process that is in no container that is known.
+pub(super) fn set_no_container(event: &mut Event, place: &Place) {
     event.container_id = place.name();
     event.container_type = (*place == Place::Host).then(|| "host".into());
-    set_host_name(event, origin);
 }
 
 /// What an event that waits takes, bytes: itself, and its texts by a generous rule of thumb.
@@ -486,30 +483,76 @@ pub(super) fn bytes(event: &Event) -> usize {
     size_of::<Event>() + 2 * encoded.len()
 }
 
-/// Columns of a container.
-pub(super) fn set_container(event: &mut Event, container: &Container) {
+/// Bytes of each text of a container but its labels.
+const CONTAINER_TEXT_BYTES_MAX: usize = 512;
+/// Bytes of all labels, names included, on rows that tell in full.
+const LABELS_BYTES_MAX: usize = 64 << 10;
+/// Bytes of each label's value on the other rows.
+const LABEL_BYTES_MAX: usize = 64;
+
+/// Columns of a container; rows that tell in brief have only the labels of these names.
+pub(super) fn set_container(event: &mut Event, container: &Container, labels: &[Text]) {
+    let in_full = tells_in_full(event);
+    let mut truncated = false;
+    let mut kept = |text: &Option<Text>| {
+        let kept = cut(text.as_ref()?, CONTAINER_TEXT_BYTES_MAX);
+        truncated |= Some(kept.len()) != text.as_ref().map(|text| text.len());
+        Some(kept)
+    };
     event.container_id = short(&container.id);
     event.container_full_id = Some(container.id.clone());
-    event.container_name = container.name.clone();
+    event.container_name = kept(&container.name);
     event.container_type = Some(container.runtime.clone());
-    event.container_image = container.image.clone();
-    event.container_image_id = container.image_id.clone();
-    event.container_image_repository = container.repository.clone();
-    event.container_image_tag = container.tag.clone();
-    event.container_image_digest = container.digest.clone();
+    event.container_image = kept(&container.image);
+    event.container_image_id = kept(&container.image_id).filter(|_| in_full);
+    event.container_image_repository = kept(&container.repository);
+    event.container_image_tag = kept(&container.tag);
+    event.container_image_digest = kept(&container.digest);
     event.container_privileged = container.privileged;
     event.container_host_pid = container.host_pid;
     event.container_host_network = container.host_network;
     event.container_start_ts = container.start_ns;
-    event.container_labels = container.labels.clone();
-    event.k8s_pod_name = container.pod_name();
-    event.k8s_ns_name = container.pod_namespace();
-    event.k8s_pod_uid = container.pod_uid();
-    set_host_name(event, Some(container));
+    event.k8s_pod_name = kept(&container.pod_name());
+    event.k8s_ns_name = kept(&container.pod_namespace());
+    event.k8s_pod_uid = kept(&container.pod_uid());
+    event.container_labels = container.labels.as_ref().map(|all| {
+        if in_full {
+            bounded_labels(all, &mut truncated)
+        } else {
+            named_labels(all, labels)
+        }
+    });
+    event.evt_truncated |= truncated;
 }
 
-/// Where the file lies on the host: the path itself in the host's mount namespace, else through a mount of the container.
-fn set_host_name(event: &mut Event, container: Option<&Container>) {
+/// As many labels as there is room for.
+fn bounded_labels(all: &BTreeMap<Text, Text>, truncated: &mut bool) -> BTreeMap<Text, Text> {
+    let mut left = LABELS_BYTES_MAX;
+    let mut kept = BTreeMap::new();
+    for (name, value) in all {
+        let size = name.len() + value.len();
+        if size > left {
+            *truncated = true;
+            continue;
+        }
+        left -= size;
+        kept.insert(name.clone(), value.clone());
+    }
+    kept
+}
+
+/// The labels that rows in brief keep, by the names that are configured.
+fn named_labels(all: &BTreeMap<Text, Text>, names: &[Text]) -> BTreeMap<Text, Text> {
+    let named = names.iter().filter_map(|name| {
+        let value = all.get(name)?;
+        Some((name.clone(), cut(value, LABEL_BYTES_MAX)))
+    });
+    named.collect()
+}
+
+/// Where the file lies on the host: the path itself in the host's mount namespace, else through a mount of the container,
+/// be it the one that the process has left.
+pub(super) fn set_host_name(event: &mut Event, in_host_mntns: bool, container: Option<&Container>) {
     let Some(name) = event
         .fd_name
         .as_ref()
@@ -517,7 +560,7 @@ fn set_host_name(event: &mut Event, container: Option<&Container>) {
     else {
         return;
     };
-    event.fd_host_name = if event.proc_in_host_mntns == Some(true) {
+    event.fd_host_name = if in_host_mntns {
         Some(name.clone())
     } else {
         container.and_then(|container| container.host_path(name))

@@ -49,6 +49,7 @@ impl Bench {
                 patient: true,
             },
             clock_step_min: Duration::from_millis(500),
+            labels: vec!["app".into()],
             redactor: Redactor::new(true, &[]).unwrap(),
         };
         let mut bench = Self {
@@ -219,17 +220,17 @@ impl Bench {
     }
 
     fn last(&self) -> Event {
-        self.events().last().unwrap().clone()
+        self.events().last().unwrap()
     }
 
-    fn events(&self) -> impl Iterator<Item = &Event> {
+    fn events(&self) -> impl Iterator<Item = Event> {
         self.rows.iter().filter_map(|row| match row {
-            Row::Event(event) => Some(&**event),
+            Row::Event(row) => Some(row.whole()),
             Row::Container(_) => None,
         })
     }
 
-    fn of_type(&self, evt_type: &str) -> Vec<&Event> {
+    fn of_type(&self, evt_type: &str) -> Vec<Event> {
         self.events()
             .filter(|event| *event.evt_type == *evt_type)
             .collect()
@@ -241,6 +242,7 @@ fn identity(parent_pid: u32) -> Identity {
         parent_pid,
         parent_start_ns: u64::from(parent_pid) * SECOND_NS,
         comm: b"x".to_vec(),
+        sid: 10,
         loginuid: u32::MAX,
         ..Identity::default()
     }
@@ -261,6 +263,8 @@ fn known(healthcheck: Option<Vec<Text>>) -> Container {
 
 const INSIDE: (u32, u32) = (BOX_MNT, BOX_PIDNS);
 const OUTSIDE: (u32, u32) = (HOST_MNT, HOST_PIDNS);
+
+mod blocks_hold;
 
 fn stage(event: &Event) -> &str {
     event.proc_stage.as_deref().unwrap()
@@ -382,6 +386,126 @@ fn lineage_goes_with_every_event() {
         (Some("/srv/x"), Some("user_memory"))
     );
     assert!(open.evt_unresolved);
+}
+
+/// Bytes of a path or an argument list that are no UTF-8, as many as the kernel part hands over.
+fn bad_bytes(count: usize) -> Vec<u8> {
+    vec![0xff; count]
+}
+
+#[test]
+fn no_row_is_too_large_whatever_it_is_made_of() {
+    const FULL_BYTES_MAX: usize = 640 << 10;
+    const BRIEF_BYTES_MAX: usize = 128 << 10;
+    let mut bench = Bench::new();
+    bench.container(None);
+    let mut container = known(None);
+    let labels = (0..4096).map(|n| (format!("{n:064}").into(), "x".repeat(960).into()));
+    container.labels = Some(
+        labels
+            .chain([("app".into(), "y".repeat(1 << 20).into())])
+            .collect(),
+    );
+    container.name = Some("n".repeat(1 << 20).into());
+    container.image = container.name.clone();
+    bench.fact(Fact::Container(Box::new(container)));
+    let largest = |bench: &mut Bench, pid: u32, argv: Vec<u8>| {
+        let header = bench.header(pid, BOX_CGROUP);
+        bench.record(Record::Exec(Box::new(Exec {
+            header,
+            identity: identity(pid - 1),
+            argv_bytes: argv.len() as u32,
+            argv,
+            path: bad_bytes(4096),
+            cwd: bad_bytes(4096),
+            filename: bad_bytes(4096),
+            interp: bad_bytes(4095),
+            ..Exec::default()
+        })));
+    };
+    for pid in 11..22 {
+        largest(&mut bench, pid, bad_bytes(32 << 10));
+        bench.fork(pid, pid + 1, 0, INSIDE);
+    }
+    // As many arguments as there can be, and none of them has a byte.
+    largest(&mut bench, 22, vec![0; 32 << 10]);
+    for (flags, path) in [(0o101, bad_bytes(4096)), (0, Vec::new())] {
+        let header = bench.header(22, BOX_CGROUP);
+        bench.record(Record::Open {
+            header,
+            call: OpenCall::Openat,
+            open_flags: flags,
+            mode: 0,
+            file: FileIdentity::default(),
+            path,
+            raw: bad_bytes(4096),
+            base: bad_bytes(4096),
+            mnt_ns: BOX_MNT,
+        });
+    }
+    let mut seen = 0;
+    for row in &bench.rows {
+        let Row::Event(row) = row else { continue };
+        let mut framed = Vec::new();
+        row.encode_framed(&mut framed);
+        let bytes_max = if rows::tells_in_full(&row.event) {
+            FULL_BYTES_MAX
+        } else {
+            BRIEF_BYTES_MAX
+        };
+        assert!(
+            framed.len() <= bytes_max,
+            "{}: {} bytes",
+            row.event.evt_type,
+            framed.len()
+        );
+        let whole = row.whole();
+        seen += usize::from(
+            whole
+                .container_labels
+                .is_some_and(|labels| labels.contains_key("app")),
+        );
+    }
+    assert!(seen > 10, "{seen} rows have the named label");
+}
+
+#[test]
+fn rows_in_brief_keep_what_the_page_says() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    let mut container = known(None);
+    container.image_id = Some("f".repeat(64).into());
+    let label = |name: &str, value: String| (Text::from(name), Text::from(value));
+    container.labels = Some(BTreeMap::from([
+        label("app", "a".repeat(100)),
+        label("other", "b".into()),
+    ]));
+    bench.fact(Fact::Container(Box::new(container)));
+    let line = format!("run {} {}", "p".repeat(200), "q".repeat(400));
+    let exec = bench.exec(11, 1, INSIDE, &line);
+    assert_eq!(exec.proc_cmdline.as_deref(), Some(&*line));
+    assert_eq!(exec.proc_args.as_deref().map(<[_]>::len), Some(2));
+    assert_eq!(exec.container_image_id.as_deref().map(str::len), Some(64));
+    assert_eq!(exec.container_labels.as_ref().map(BTreeMap::len), Some(2));
+    assert!(!exec.evt_truncated);
+    bench.fork(11, 12, 0, INSIDE);
+    let open = bench.open(12, "/data/x", 3, 0);
+    assert_eq!(open.proc_cmdline.as_deref(), Some(&line[..512]));
+    let args = open.proc_args.unwrap();
+    assert_eq!(
+        args.iter().map(|arg| arg.len()).collect::<Vec<_>>(),
+        [200, 55]
+    );
+    assert_eq!(open.proc_pcmdline.as_deref(), Some(&line[..96]));
+    assert_eq!(
+        open.proc_acmdline.as_deref().map(|all| &*all[0]),
+        Some(&line[..96])
+    );
+    assert_eq!(open.container_image_id, None);
+    let kept = BTreeMap::from([label("app", "a".repeat(64))]);
+    assert_eq!(open.container_labels, Some(kept));
+    assert!(open.evt_truncated);
+    assert_eq!(open.fd_host_name.as_deref(), Some("/srv/x"));
 }
 
 #[test]
@@ -527,7 +651,7 @@ fn events_wait_for_what_is_known_and_no_longer() {
 
 /// The time of a mark made now.
 fn mark_ns(bench: &Bench) -> u64 {
-    bench.tracker.mark(&BTreeMap::new()).boot_ts as u64
+    bench.tracker.mark(&BTreeMap::new()).event.boot_ts as u64
 }
 
 #[test]
@@ -884,7 +1008,7 @@ fn all_arguments_are_in_the_row_of_the_exec_alone() {
     assert_eq!(exec.proc_args.unwrap()[0].len(), 30_000);
     assert!(!exec.evt_truncated);
     let open = bench.open(30, "/x", 3, 0);
-    assert_eq!(open.proc_cmdline.unwrap().len(), 4_096);
+    assert_eq!(open.proc_cmdline.unwrap().len(), 512);
     assert!(open.evt_truncated);
 }
 
