@@ -6,6 +6,9 @@ use apache_avro::schema::RecordField;
 
 const SEMANTICS: &str = include_str!("../../../docs/semantics.md");
 
+/// Heading of the tables that say what columns mean.
+const HEADING: &str = "| columns | null | values | meaning |";
+
 /// A row of a table `| columns | null | values | meaning |`.
 struct Row {
     columns: Vec<&'static str>,
@@ -14,7 +17,12 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
-    let tables = SEMANTICS.lines().filter(|line| line.starts_with("| `"));
+    // Other tables of the page have other headings.
+    let mut of_columns = false;
+    let tables = SEMANTICS.lines().filter(move |line| {
+        of_columns = line.starts_with('|') && (of_columns || *line == HEADING);
+        of_columns && line.starts_with("| `")
+    });
     let rows = tables.map(|line| {
         let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [columns, null, values, _meaning] = cells[..] else {
