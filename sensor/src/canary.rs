@@ -4,13 +4,14 @@
 //! the sensor opens a file that does not exist, connects a datagram socket on loopback (which sends nothing) and starts a
 //! child, and looks for all of it in the ring. Other processes' records that come meanwhile are kept for the first drain.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dogwatch_ebpf::control::Settings;
+use dogwatch_ebpf::control::{Kind, Settings};
 use dogwatch_ebpf::record::Record;
 use dogwatch_ebpf::{Raw, parse};
 
@@ -18,8 +19,9 @@ use crate::probe::ProbeError;
 use crate::ring::{BATCH_RECORDS_MAX, Ring};
 
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of other processes' records kept meanwhile; at more, the canary gives up.
-const KEPT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of other processes' records kept meanwhile. Further ones are counted as records that found no room, so that a host
+/// that is flooded can be watched all the same.
+const KEPT_BYTES_MAX: usize = 4 << 20;
 
 /// Who the canary is, as far as it can know by itself.
 pub(crate) struct Canary {
@@ -33,6 +35,8 @@ pub(crate) struct Outcome {
     pub own_pid: u32,
     /// Records of other processes, in order.
     pub others: Vec<Vec<u8>>,
+    /// Further ones that were not kept, by kind.
+    pub dropped: BTreeMap<&'static str, u64>,
 }
 
 impl Canary {
@@ -73,18 +77,19 @@ impl Canary {
 
         let mut sightings = Sightings::default();
         let mut records: Vec<Vec<u8>> = Vec::new();
+        let mut dropped: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut kept_bytes = 0;
         let end = Instant::now() + PATIENCE;
-        while !sightings.missing().is_empty() && Instant::now() < end && kept_bytes < KEPT_BYTES_MAX
-        {
-            let new = records.len();
+        while !sightings.missing().is_empty() && Instant::now() < end {
             ring.drain(Duration::from_millis(1), BATCH_RECORDS_MAX, &mut |record| {
-                kept_bytes += record.len();
-                records.push(record.to_vec());
-            });
-            for record in &records[new..] {
                 sightings.look_at(record, &self.marker, child);
-            }
+                if kept_bytes + record.len() <= KEPT_BYTES_MAX {
+                    kept_bytes += record.len();
+                    records.push(record.to_vec());
+                } else if let Some(kind) = kind(record) {
+                    *dropped.entry(kind.name()).or_default() += 1;
+                }
+            });
         }
         let missing = sightings.missing();
         if !missing.is_empty() {
@@ -98,8 +103,21 @@ impl Canary {
         Ok(Outcome {
             own_pid: sightings.own_pid.unwrap_or(self.pid),
             others: records,
+            dropped,
         })
     }
+}
+
+/// A record's kind: the two bytes after its length.
+fn kind(record: &[u8]) -> Option<Kind> {
+    let &[low, high] = record.get(4..6)? else {
+        return None;
+    };
+    let number = usize::from(u16::from_le_bytes([low, high]));
+    Kind::ALL
+        .iter()
+        .copied()
+        .find(|kind| *kind as usize == number)
 }
 
 /// Where loopback is down the call fails, which is a record as well.

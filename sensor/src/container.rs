@@ -11,6 +11,7 @@
 //! ```
 //! What is known beyond the id comes from the runtime's own files ([`docker`]); this module only holds it.
 
+mod bounded;
 pub mod docker;
 
 use std::collections::BTreeMap;
@@ -167,6 +168,9 @@ pub struct Container {
     pub cgroup_path: Text,
     /// `docker_files`, or `cgroup` where only the id is known.
     pub source: Text,
+    /// Something of it was too large and is not whole.
+    #[serde(default)]
+    pub truncated: bool,
 }
 
 /// A mount from outside the image.
@@ -192,6 +196,52 @@ impl Container {
             source: "cgroup".into(),
             ..Self::default()
         }
+    }
+
+    /// What it takes in memory, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        // A text on the heap, and its place in a list or map.
+        const EACH: usize = 64;
+        let labels = self.labels.iter().flatten();
+        let lists = [
+            &self.cap_add,
+            &self.entrypoint,
+            &self.command,
+            &self.healthcheck,
+        ];
+        let lists = lists.into_iter().flatten().flatten();
+        let mounts = self.mounts.iter().map(|mount| {
+            let source = mount.source.as_ref().map_or(0, |source| source.len());
+            source + mount.destination.len() + 2 * EACH
+        });
+        let names = [
+            &self.name,
+            &self.image,
+            &self.repository,
+            &self.tag,
+            &self.digest,
+        ];
+        size_of::<Self>()
+            + 16 * EACH
+            + labels
+                .map(|(name, value)| name.len() + value.len() + 2 * EACH)
+                .sum::<usize>()
+            + lists.map(|text| text.len() + EACH).sum::<usize>()
+            + mounts.sum::<usize>()
+            + names
+                .into_iter()
+                .flatten()
+                .map(|text| text.len())
+                .sum::<usize>()
+    }
+
+    /// Leaves what tells it apart from others, and gives up what can be large.
+    pub(crate) fn shed(&mut self) {
+        self.labels = None;
+        self.entrypoint = None;
+        self.command = None;
+        self.mounts = Vec::new();
+        self.truncated = true;
     }
 
     /// The mount that holds a path: the longest destination wins.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use dogwatch_ebpf::record::Record;
+use dogwatch_ebpf::record::{Exec, Record};
 use dogwatch_schemas::Text;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,39 @@ pub(crate) enum Input {
     Record(Record),
     /// A fact.
     Fact(Fact),
+}
+
+impl Input {
+    /// What it takes in memory, bytes, about: its texts are what can be large.
+    pub fn bytes(&self) -> usize {
+        let beside = match self {
+            Self::Record(record) => text_bytes(record),
+            Self::Fact(Fact::Container(container)) => container.bytes(),
+            Self::Fact(Fact::Users { users, .. }) => users.bytes(),
+            Self::Fact(Fact::Running(running)) => size_of::<Running>() + running.argv.len(),
+            Self::Fact(_) => 0,
+        };
+        size_of::<Self>() + beside
+    }
+}
+
+fn text_bytes(record: &Record) -> usize {
+    match record {
+        Record::Exec(exec) => {
+            size_of::<Exec>()
+                + exec.argv.capacity()
+                + exec.path.len()
+                + exec.cwd.len()
+                + exec.filename.len()
+        }
+        Record::Open {
+            path, raw, base, ..
+        } => path.len() + raw.len() + base.len(),
+        Record::ExecFailed { path, .. }
+        | Record::Cgroup { path, .. }
+        | Record::CgroupMove { path, .. } => path.len(),
+        _ => 0,
+    }
 }
 
 /// Something learned beside the ring.

@@ -20,15 +20,16 @@ use crate::container::{Container, Membership, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
 use crate::text::text;
-use crate::users::Users;
+use crate::users::reader::{Answer, Request, Root, UserReader};
+use crate::users::{Users, Wanted};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// A cgroup of which nothing was heard makes the tree be walked again, at most this often.
 const WALK_INTERVAL_NS: u64 = SECOND_NS;
 /// After its start a container's files say when that was.
 const FIRST_REREAD_NS: u64 = SECOND_NS;
-/// Attempts to read the users of a container that has no user database.
-const USER_ATTEMPTS_MAX: u32 = 16;
+/// How many times a container's user database is asked for between two looks at its files.
+const USER_ATTEMPTS_MAX: u32 = 64;
 const O_ACCMODE: u64 = 3;
 
 /// What the kernel part must be told of a cgroup.
@@ -47,6 +48,9 @@ pub(crate) struct Gatherer {
     host_mnt_ns: u32,
     cgroups: HashMap<u64, Option<Membership>>,
     containers: BTreeMap<Text, Watched>,
+    user_reader: UserReader,
+    /// Cgroup, user and group of the record before.
+    last_user: (u64, u32, u32),
     host_users: Option<Users>,
     host_users_due_ns: u64,
     /// Not before; see [`WALK_INTERVAL_NS`].
@@ -92,7 +96,16 @@ struct Watched {
     /// Its files are waited for until then; 0 = no longer.
     patience_ends_ns: u64,
     due_ns: u64,
+    /// What was read of its files last, since `repeat`.
     user_attempts: u32,
+    /// Ids that were seen in it.
+    wanted: Wanted,
+    /// Their names are to be looked up.
+    users_due: bool,
+    /// Does not answer in time, and is not waited for again.
+    users_silent: bool,
+    /// The process whose root has the databases: its init where that is known, else the first that was seen inside.
+    root: Option<Root>,
 }
 
 /// Whether a path is one of the user databases, or a new version on its way to replace one (`/etc/passwd+`).
@@ -151,6 +164,8 @@ impl Gatherer {
             host_mnt_ns,
             cgroups: HashMap::new(),
             containers: BTreeMap::new(),
+            user_reader: UserReader::default(),
+            last_user: (0, 0, 0),
             host_users: None,
             host_users_due_ns: 0,
             walk_allowed_ns: 0,
@@ -169,12 +184,17 @@ impl Gatherer {
         self.walk_again(&mut facts);
         self.host_users(&mut facts);
         for process in &running {
-            self.users(
+            self.want(
                 process.cgroup_id,
-                process.pid,
-                process.mnt_ns.unwrap_or_default(),
-                &mut facts,
+                process.inner_uid.unwrap_or(u32::MAX),
+                process.inner_gid.unwrap_or(u32::MAX),
             );
+            let root = (process.pid, process.mnt_ns.unwrap_or_default());
+            self.rooted(process.cgroup_id, root, process.vpid == 1);
+        }
+        let containers: Vec<Text> = self.containers.keys().cloned().collect();
+        for container in containers {
+            self.look_up_users(&container, None, &mut facts);
         }
         facts.extend(
             running
@@ -206,14 +226,7 @@ impl Gatherer {
         if unknown && self.now_ns >= self.walk_allowed_ns {
             self.walk_again(&mut facts);
         }
-        if let Record::Exec(exec) = record {
-            self.users(
-                exec.header.cgroup_id,
-                exec.header.pid,
-                exec.identity.mnt_ns,
-                &mut facts,
-            );
-        }
+        self.seen_users(record, &mut facts);
         facts
     }
 
@@ -258,6 +271,7 @@ impl Gatherer {
         if now_ns >= self.host_users_due_ns {
             self.host_users(&mut facts);
         }
+        self.late_users(&mut facts);
         let due: Vec<Text> = self
             .containers
             .iter()
@@ -266,6 +280,13 @@ impl Gatherer {
             .collect();
         for id in due {
             self.look_up(&id, &mut facts);
+        }
+        let users_due = self
+            .containers
+            .iter()
+            .find(|(_, watched)| watched.users_due);
+        if let Some(id) = users_due.map(|(id, _)| id.clone()) {
+            self.look_up_users(&id, None, &mut facts);
         }
         facts
     }
@@ -324,6 +345,10 @@ impl Gatherer {
                 patience_ends_ns,
                 due_ns: 0,
                 user_attempts: 0,
+                wanted: Wanted::default(),
+                users_due: false,
+                users_silent: false,
+                root: None,
             };
             self.containers.insert(container.clone(), watched);
             self.look_up(&container, facts);
@@ -374,6 +399,9 @@ impl Gatherer {
             None => Container::unknown(&watched.membership),
         };
         watched.patience_ends_ns = 0;
+        // A database that was replaced by a renamed file is read again with the rest.
+        watched.user_attempts = 0;
+        watched.users_due = true;
         let started = known.start_ns.is_some() || !docker;
         let repeat_ns = self.config.repeat.as_nanos() as u64;
         watched.due_ns = self.now_ns
@@ -385,32 +413,107 @@ impl Gatherer {
         facts.push(Fact::Container(Box::new(known)));
     }
 
-    fn users(&mut self, cgroup_id: u64, pid: u32, mnt_ns: u32, facts: &mut Vec<Fact>) {
-        let Some(Some(membership)) = self.cgroups.get(&cgroup_id) else {
-            return;
+    /// The users a record shows, and where their names may be read.
+    fn seen_users(&mut self, record: &Record, facts: &mut Vec<Fact>) {
+        let header = record.header();
+        let (cgroup_id, uid, gid, root) = match record {
+            Record::Exec(exec) => (
+                header.cgroup_id,
+                exec.identity.ns_uid,
+                exec.identity.ns_gid,
+                Some((header.pid, exec.identity.mnt_ns)),
+            ),
+            Record::Fork {
+                child_cgroup_id,
+                child,
+                ..
+            } => (*child_cgroup_id, child.ns_uid, child.ns_gid, None),
+            // Where ids are not translated these are the inner ones; else the names are not asked for in vain often.
+            _ => (header.cgroup_id, header.uid, header.gid, None),
         };
-        let Some(watched) = self.containers.get_mut(&membership.id) else {
-            return;
-        };
-        // The runtime's own part still has the host's root.
-        if mnt_ns == self.host_mnt_ns || mnt_ns == 0 || watched.user_attempts >= USER_ATTEMPTS_MAX {
+        let user = (cgroup_id, uid, gid);
+        if root.is_none() && self.last_user == user {
             return;
         }
-        watched.user_attempts += 1;
-        if let Some(users) = Users::read(pid, mnt_ns) {
-            watched.user_attempts = USER_ATTEMPTS_MAX;
-            facts.push(Fact::Users {
-                container: Some(membership.id.clone()),
-                users,
-            });
+        self.last_user = user;
+        self.want(cgroup_id, uid, gid);
+        if let Some(root) = root {
+            self.rooted(cgroup_id, root, header.vpid == 1);
+        }
+        if let Some(Some(membership)) = self.cgroups.get(&cgroup_id) {
+            let container = membership.id.clone();
+            self.look_up_users(&container, root, facts);
+        }
+    }
+
+    fn watched(&mut self, cgroup_id: u64) -> Option<&mut Watched> {
+        let membership = self.cgroups.get(&cgroup_id)?.as_ref()?;
+        self.containers.get_mut(&membership.id)
+    }
+
+    fn want(&mut self, cgroup_id: u64, uid: u32, gid: u32) {
+        if let Some(watched) = self.watched(cgroup_id) {
+            watched.users_due |= watched.wanted.add(uid, gid);
+        }
+    }
+
+    /// A process is inside a container, perhaps as its init. The runtime's own part still has the host's root.
+    fn rooted(&mut self, cgroup_id: u64, root: Root, init: bool) {
+        let inside = root.1 != self.host_mnt_ns && root.1 != 0;
+        if let Some(watched) = self.watched(cgroup_id)
+            && inside
+            && (init || watched.root.is_none())
+        {
+            watched.root = Some(root);
+        }
+    }
+
+    /// Looks names up that are due; `newest` is a process that is surely alive.
+    fn look_up_users(&mut self, container: &Text, newest: Option<Root>, facts: &mut Vec<Fact>) {
+        let host_mnt_ns = self.host_mnt_ns;
+        let Some(watched) = self.containers.get_mut(container) else {
+            return;
+        };
+        let newest = newest.filter(|root| root.1 != host_mnt_ns && root.1 != 0);
+        let roots: Vec<Root> = watched.root.into_iter().chain(newest).collect();
+        if !watched.users_due
+            || watched.users_silent
+            || roots.is_empty()
+            || watched.user_attempts >= USER_ATTEMPTS_MAX
+        {
+            return;
+        }
+        let request = Request {
+            container: container.clone(),
+            roots,
+            wanted: watched.wanted.clone(),
+        };
+        match self.user_reader.ask(request, self.now_ns) {
+            Answer::Busy => {}
+            Answer::Waiting => (watched.users_due, watched.users_silent) = (false, true),
+            Answer::Read(users) => {
+                watched.user_attempts += 1;
+                // The process may have ended, or be on its way in: the next one tells.
+                watched.users_due = users.is_none() && newest.is_some();
+                if users.is_none() {
+                    watched.root = newest;
+                }
+                facts.extend(users.map(|users| told(container, users)));
+            }
+        }
+    }
+
+    /// Names that took longer than anybody waits.
+    fn late_users(&mut self, facts: &mut Vec<Fact>) {
+        if let Some((container, Some(users))) = self.user_reader.late(self.now_ns) {
+            facts.push(told(&container, users));
         }
     }
 
     fn users_changed(&mut self, cgroup_id: u64) {
-        if let Some(Some(membership)) = self.cgroups.get(&cgroup_id)
-            && let Some(watched) = self.containers.get_mut(&membership.id)
-        {
+        if let Some(watched) = self.watched(cgroup_id) {
             watched.user_attempts = 0;
+            watched.users_due = true;
         }
     }
 
@@ -418,7 +521,7 @@ impl Gatherer {
         self.host_users_due_ns = self.now_ns + self.config.repeat.as_nanos() as u64;
         let users = HOST_PIDS
             .into_iter()
-            .find_map(|pid| Users::read(pid, self.host_mnt_ns));
+            .find_map(|pid| Users::read(pid, self.host_mnt_ns, None));
         if users.is_some() && users != self.host_users {
             facts.extend(users.clone().map(|users| Fact::Users {
                 container: None,
@@ -426,6 +529,13 @@ impl Gatherer {
             }));
             self.host_users = users;
         }
+    }
+}
+
+fn told(container: &Text, users: Users) -> Fact {
+    Fact::Users {
+        container: Some(container.clone()),
+        users,
     }
 }
 

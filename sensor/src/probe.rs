@@ -140,6 +140,8 @@ pub struct Probe {
     own_pid: u32,
     /// Records that came while the canary ran, for the first `drain`.
     early: Vec<Vec<u8>>,
+    /// Records that came while the canary ran and were not kept, by kind.
+    early_dropped: BTreeMap<&'static str, u64>,
     /// Holds the programs and their links.
     programs: Ebpf,
     links: Vec<(&'static str, BtfTracePointLinkId)>,
@@ -174,6 +176,7 @@ impl Probe {
         refuse_private_pids(outcome.own_pid)?;
         probe.own_pid = outcome.own_pid;
         probe.early = outcome.others;
+        probe.early_dropped = outcome.dropped;
         probe.change_settings(Settings {
             own_pid: outcome.own_pid,
             ..Settings::default()
@@ -192,6 +195,7 @@ impl Probe {
             hierarchy,
             own_pid: 0,
             early: Vec::new(),
+            early_dropped: BTreeMap::new(),
             programs,
             links: Vec::new(),
         })
@@ -288,6 +292,9 @@ impl Probe {
             }
         }
         total.missed = missed::count(&self.programs);
+        for (kind, count) in &self.early_dropped {
+            *total.dropped.entry(kind).or_default() += count;
+        }
         Ok(total)
     }
 

@@ -28,8 +28,10 @@ use crate::probe::{Drained, KernelCounters, Probe};
 use crate::scan;
 use crate::stop::Shutdown;
 
-/// Inputs of a batch; about 250 KB.
-pub(crate) const BATCH_INPUTS_MAX: usize = 512;
+/// Inputs of a batch.
+const BATCH_INPUTS_MAX: usize = 512;
+/// Bytes of a batch, but for the last input: an exec with all its arguments takes 40 KB.
+const BATCH_BYTES_MAX: usize = 128 << 10;
 /// How long a poll of the ring waits.
 const POLL: Duration = Duration::from_millis(20);
 /// How often the kernel's counters are read, and a mark follows. A window waits for its host's time to pass its end by a
@@ -83,6 +85,7 @@ impl Intake {
 /// Collects inputs into batches and sends them.
 struct Outlet {
     batch: Batch,
+    batch_bytes: usize,
     sender: SyncSender<Batch>,
     /// The next stage is gone.
     closed: bool,
@@ -91,21 +94,24 @@ struct Outlet {
 impl Outlet {
     fn new(sender: SyncSender<Batch>) -> Self {
         Self {
-            batch: Vec::with_capacity(BATCH_INPUTS_MAX),
+            batch: Vec::new(),
+            batch_bytes: 0,
             sender,
             closed: false,
         }
     }
 
     fn push(&mut self, input: Input) {
+        self.batch_bytes += input.bytes();
         self.batch.push(input);
-        if self.batch.len() >= BATCH_INPUTS_MAX {
+        if self.batch.len() >= BATCH_INPUTS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
             self.flush();
         }
     }
 
     fn flush(&mut self) {
-        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH_INPUTS_MAX));
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
         if !batch.is_empty() && self.sender.send(batch).is_err() {
             self.closed = true;
         }

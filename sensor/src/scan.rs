@@ -4,6 +4,7 @@
 //! what starts meanwhile is in both, and is merged by its pid and start.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::host::HOST_PIDS;
 use crate::probe::Hierarchy;
 
 /// Arguments kept of each process, bytes.
-const ARGV_BYTES_MAX: usize = 4_096;
+const ARGV_BYTES_MAX: u64 = 4_096;
 
 /// Reads every process, in the order of their starts: parents come before their children.
 pub(crate) fn processes(hierarchy: &Hierarchy) -> Vec<Running> {
@@ -53,8 +54,7 @@ fn process(pid: u32, hierarchy: &Hierarchy) -> Option<Running> {
     running.cgroup_id = cgroup_id(&folder, hierarchy).unwrap_or(0);
     running.exe = link(&folder.join("exe"));
     running.cwd = link(&folder.join("cwd"));
-    running.argv = fs::read(folder.join("cmdline")).unwrap_or_default();
-    running.argv.truncate(ARGV_BYTES_MAX);
+    running.argv = read_start(&folder.join("cmdline"), ARGV_BYTES_MAX).unwrap_or_default();
     running.stdio = [0, 1, 2].map(|fd| link(&folder.join("fd").join(fd.to_string())));
     Some(running)
 }
@@ -62,6 +62,14 @@ fn process(pid: u32, hierarchy: &Hierarchy) -> Option<Running> {
 /// The inode of a process's namespace.
 pub(crate) fn namespace(folder: &Path, kind: &str) -> Option<u32> {
     Some(fs::metadata(folder.join("ns").join(kind)).ok()?.ino() as u32)
+}
+
+/// The first bytes of a file of any size.
+fn read_start(path: &Path, bytes_max: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).ok()?;
+    file.take(bytes_max).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 fn link(path: &Path) -> Option<Vec<u8>> {

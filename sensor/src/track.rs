@@ -39,6 +39,9 @@ pub(crate) use places::WaitingBounds;
 use row::RunColumns;
 pub(crate) use row::{EventRow, Row};
 
+/// Bytes of users' names of all containers.
+const USERS_BYTES_MAX: usize = 1 << 20;
+
 /// Something that could not be kept, so that rows say less than they might.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Shortfall {
@@ -184,9 +187,27 @@ impl Tracker {
             Fact::Container(container) => self.container(*container, out),
             Fact::Users { container, users } => {
                 self.users.insert(container, users);
+                self.bound_users();
             }
             // These count losses; the pipeline reads them.
             Fact::Counters(_) | Fact::Unparsed(_) => {}
+        }
+    }
+
+    /// The container with the most bytes of names loses them first; the host's are bounded where they are read.
+    fn bound_users(&mut self) {
+        let bytes =
+            |users: &HashMap<Option<Text>, Users>| users.values().map(Users::bytes).sum::<usize>();
+        while bytes(&self.users) > USERS_BYTES_MAX {
+            let containers = self
+                .users
+                .iter()
+                .filter(|(container, _)| container.is_some());
+            let largest = containers.max_by_key(|(_, users)| users.bytes());
+            let Some(container) = largest.map(|(container, _)| container.clone()) else {
+                return;
+            };
+            self.users.remove(&container);
         }
     }
 

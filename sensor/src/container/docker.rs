@@ -5,15 +5,22 @@
 //! `parse` is pure; [`Docker::read`] is its edge.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read as _, Take};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use dogwatch_schemas::Text;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::de::IoRead;
 
+use super::bounded::{Line, List, Map, Measured, Values};
 use super::{Container, Membership, Mount};
 
-/// Larger files are refused: a container's configuration is some kilobytes.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Larger files are refused: a container's configuration is some kilobytes. Files are parsed while they are read, and only
+/// what is [`bounded`](super::bounded) is held.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Why a container's files could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +33,8 @@ pub enum DockerError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The file is larger than any configuration should be.
-    #[error("could not read {path}: larger than {FILE_BYTES_MAX} bytes")]
+    /// The file is larger than any configuration should be, or is no file.
+    #[error("could not read {path}: larger than {FILE_BYTES_MAX} bytes, or no regular file")]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -65,31 +72,53 @@ impl Docker {
         let config: ConfigFile = read_json(&folder.join("config.v2.json"))?;
         let host: HostFile = read_json(&folder.join("hostconfig.json"))?;
         // The image's names are a convenience: without them the container is known nevertheless.
-        let images = config.driver.as_deref().map(|driver| {
+        let images = config.driver.as_ref().map(|driver| {
             self.root
                 .join("image")
-                .join(driver)
+                .join(&*driver.text)
                 .join("repositories.json")
         });
-        let repositories: RepositoriesFile = images
-            .and_then(|path| read_json(&path).ok())
+        let repositories = images
+            .and_then(|path| {
+                read_with(&path, |parser| {
+                    OfImage(&config.image.text).deserialize(parser)
+                })
+                .ok()
+            })
             .unwrap_or_default();
         Ok(parse(membership, config, host, &repositories))
     }
 }
 
+type FileParser = serde_json::Deserializer<IoRead<BufReader<Take<File>>>>;
+
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DockerError> {
+    read_with(path, |parser| T::deserialize(parser))
+}
+
+fn read_with<T>(
+    path: &Path,
+    parse: impl FnOnce(&mut FileParser) -> Result<T, serde_json::Error>,
+) -> Result<T, DockerError> {
     let unreadable = |source| DockerError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
         return Err(DockerError::TooLarge {
             path: path.to_owned(),
         });
     }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
-    serde_json::from_slice(&bytes).map_err(|source| DockerError::Unparsable {
+    // It may grow meanwhile; what is beyond the bound is not read.
+    let mut parser =
+        serde_json::Deserializer::from_reader(BufReader::new(file.take(FILE_BYTES_MAX)));
+    parse(&mut parser).map_err(|source| DockerError::Unparsable {
         path: path.to_owned(),
         source,
     })
@@ -100,12 +129,12 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DockerErr
 #[serde(default, rename_all = "PascalCase")]
 struct ConfigFile {
     state: State,
-    created: String,
+    created: Line,
     config: Config,
-    image: String,
-    name: String,
-    driver: Option<String>,
-    mount_points: Option<BTreeMap<String, MountPoint>>,
+    image: Line,
+    name: Line,
+    driver: Option<Line>,
+    mount_points: Option<Values<MountPoint>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,38 +142,48 @@ struct ConfigFile {
 struct State {
     running: bool,
     pid: u32,
-    started_at: String,
+    started_at: Line,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct Config {
-    user: Text,
-    cmd: Option<Vec<Text>>,
-    entrypoint: Option<Vec<Text>>,
+    user: Line,
+    cmd: Option<List>,
+    entrypoint: Option<List>,
     healthcheck: Option<Healthcheck>,
-    shell: Option<Vec<Text>>,
-    image: Text,
-    labels: Option<BTreeMap<Text, Text>>,
+    shell: Option<List>,
+    image: Line,
+    labels: Option<Map>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct Healthcheck {
-    test: Option<Vec<Text>>,
+    test: Option<List>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct MountPoint {
     #[serde(rename = "Source")]
-    source: Text,
+    source: Line,
     #[serde(rename = "Destination")]
-    destination: Text,
+    destination: Line,
     #[serde(rename = "RW")]
     writable: bool,
     #[serde(rename = "Type")]
-    kind: Text,
+    kind: Line,
+}
+
+impl Measured for MountPoint {
+    fn bytes(&self) -> usize {
+        self.source.text.len() + self.destination.text.len() + self.kind.text.len()
+    }
+
+    fn whole(&self) -> bool {
+        !self.source.cut && !self.destination.cut
+    }
 }
 
 /// The part of `hostconfig.json` that is used.
@@ -152,62 +191,142 @@ struct MountPoint {
 #[serde(default, rename_all = "PascalCase")]
 struct HostFile {
     privileged: bool,
-    pid_mode: String,
-    network_mode: String,
-    cap_add: Option<Vec<Text>>,
-    tmpfs: Option<BTreeMap<Text, String>>,
+    pid_mode: Line,
+    network_mode: Line,
+    cap_add: Option<List>,
+    tmpfs: Option<Map>,
 }
 
-/// `repositories.json`: repository -> reference -> image id.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-struct RepositoriesFile {
-    repositories: BTreeMap<String, BTreeMap<String, String>>,
+/// What `repositories.json` says of one image: repository -> reference -> image id.
+#[derive(Debug, Default)]
+struct Repositories(BTreeMap<String, BTreeMap<String, String>>);
+
+/// Reads `repositories.json` for one image, holding a single repository of the others at a time.
+#[derive(Clone, Copy)]
+struct OfImage<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for OfImage<'_> {
+    type Value = Repositories;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Repositories, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OfImage<'_> {
+    type Value = Repositories;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("repositories")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Repositories, A::Error> {
+        /// The map of the key `Repositories`.
+        struct Inner<'a>(OfImage<'a>);
+        impl<'de> DeserializeSeed<'de> for Inner<'_> {
+            type Value = Repositories;
+
+            fn deserialize<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Repositories, D::Error> {
+                deserializer.deserialize_map(self)
+            }
+        }
+        impl<'de> Visitor<'de> for Inner<'_> {
+            type Value = Repositories;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a map of repositories")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Repositories, A::Error> {
+                let OfImage(image) = self.0;
+                let mut found = BTreeMap::new();
+                while let Some((name, mut references)) =
+                    map.next_entry::<String, BTreeMap<String, String>>()?
+                {
+                    references.retain(|_, id| id == image);
+                    if !references.is_empty() {
+                        found.insert(name, references);
+                    }
+                }
+                Ok(Repositories(found))
+            }
+        }
+        let mut found = Repositories::default();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "Repositories" {
+                found = map.next_value_seed(Inner(self))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
 }
 
 fn parse(
     membership: &Membership,
     file: ConfigFile,
     host: HostFile,
-    images: &RepositoriesFile,
+    images: &Repositories,
 ) -> Container {
-    let reference = Reference::split(&file.config.image, images, &file.image);
+    let image = &file.config.image;
+    let reference = Reference::split(&image.text, images, &file.image.text);
     let running = file.state.running;
     let healthcheck = file.config.healthcheck.and_then(|check| check.test);
+    let points = file.mount_points.unwrap_or_default();
+    let tmpfs = host.tmpfs.unwrap_or_default();
+    let mut truncated = file.name.cut | image.cut | file.config.user.cut | points.cut | tmpfs.cut;
+    let mut whole = |list: List| {
+        truncated |= list.cut;
+        list
+    };
+    let (cap_add, entrypoint) = (
+        whole(host.cap_add.unwrap_or_default()),
+        whole(file.config.entrypoint.unwrap_or_default()),
+    );
+    let (command, shell) = (
+        whole(file.config.cmd.unwrap_or_default()),
+        file.config.shell.map(&mut whole),
+    );
+    // A part of a healthcheck is another program's arguments.
+    let healthcheck = healthcheck.map(whole).filter(|check| !check.cut);
+    let labels = file.config.labels.unwrap_or_default();
     Container {
         id: membership.id.clone(),
-        name: Some(file.name.trim_start_matches('/').into()),
+        name: Some(file.name.text.trim_start_matches('/').into()),
         runtime: "docker".into(),
-        image_id: Some(file.image.trim_start_matches("sha256:").into()),
-        image: Some(file.config.image),
+        image_id: Some(file.image.text.trim_start_matches("sha256:").into()),
+        image: Some(file.config.image.text),
         repository: reference.repository,
         tag: reference.tag,
         digest: reference.digest,
         privileged: Some(host.privileged),
-        host_pid: Some(host.pid_mode == "host"),
-        host_network: Some(host.network_mode == "host"),
-        cap_add: Some(host.cap_add.unwrap_or_default()),
+        host_pid: Some(&*host.pid_mode.text == "host"),
+        host_network: Some(&*host.network_mode.text == "host"),
+        cap_add: Some(cap_add.items),
         // A stopped container's file still holds the start before.
         init_pid: Some(file.state.pid).filter(|&pid| running && pid > 0),
-        start_ns: timestamp_ns(&file.state.started_at).filter(|_| running),
-        created_ns: timestamp_ns(&file.created),
-        labels: Some(file.config.labels.unwrap_or_default()),
-        entrypoint: Some(file.config.entrypoint.unwrap_or_default()),
-        command: Some(file.config.cmd.unwrap_or_default()),
-        healthcheck: healthcheck_arguments(healthcheck, file.config.shell),
-        user: Some(file.config.user),
-        mounts: mounts(
-            file.mount_points.unwrap_or_default(),
-            host.tmpfs.unwrap_or_default(),
-        ),
+        start_ns: timestamp_ns(&file.state.started_at.text).filter(|_| running),
+        created_ns: timestamp_ns(&file.created.text),
+        entrypoint: Some(entrypoint.items),
+        command: Some(command.items),
+        healthcheck: healthcheck_arguments(healthcheck, shell),
+        user: Some(file.config.user.text),
+        mounts: mounts(points, tmpfs),
         cgroup_path: membership.path.clone(),
         source: "docker_files".into(),
+        truncated: truncated | labels.cut,
+        labels: Some(labels.entries),
     }
 }
 
 /// What Docker executes for a healthcheck; `None` when there is none.
-fn healthcheck_arguments(test: Option<Vec<Text>>, shell: Option<Vec<Text>>) -> Option<Vec<Text>> {
-    let test = test?;
+fn healthcheck_arguments(test: Option<List>, shell: Option<List>) -> Option<Vec<Text>> {
+    let test = test?.items;
+    let shell = shell.map(|shell| shell.items);
     let (kind, rest) = test.split_first()?;
     match &**kind {
         "CMD" => Some(rest.to_vec()),
@@ -221,19 +340,22 @@ fn healthcheck_arguments(test: Option<Vec<Text>>, shell: Option<Vec<Text>>) -> O
     }
 }
 
-fn mounts(points: BTreeMap<String, MountPoint>, tmpfs: BTreeMap<Text, String>) -> Vec<Mount> {
-    let points = points.into_values().map(|point| Mount {
-        kind: point.kind,
-        source: Some(point.source).filter(|source| !source.is_empty()),
-        destination: point.destination,
+fn mounts(points: Values<MountPoint>, tmpfs: Map) -> Vec<Mount> {
+    let points = points.items.into_iter().map(|point| Mount {
+        kind: point.kind.text,
+        source: Some(point.source.text).filter(|source| !source.is_empty()),
+        destination: point.destination.text,
         writable: point.writable,
     });
-    let memory = tmpfs.into_iter().map(|(destination, options)| Mount {
-        kind: "tmpfs".into(),
-        source: None,
-        destination,
-        writable: !options.split(',').any(|option| option == "ro"),
-    });
+    let memory = tmpfs
+        .entries
+        .into_iter()
+        .map(|(destination, options)| Mount {
+            kind: "tmpfs".into(),
+            source: None,
+            destination,
+            writable: !options.split(',').any(|option| option == "ro"),
+        });
     points.chain(memory).collect()
 }
 
@@ -247,7 +369,7 @@ struct Reference {
 
 impl Reference {
     /// Splits a reference; an image named by its id is looked up, a digest that is not given too.
-    fn split(reference: &str, images: &RepositoriesFile, image_id: &str) -> Self {
+    fn split(reference: &str, images: &Repositories, image_id: &str) -> Self {
         let is_id = reference.starts_with("sha256:")
             || (reference.len() >= 12
                 && image_id
@@ -279,9 +401,9 @@ impl Reference {
     }
 }
 
-fn known_name<'a>(images: &'a RepositoriesFile, image_id: &str) -> Option<&'a str> {
+fn known_name<'a>(images: &'a Repositories, image_id: &str) -> Option<&'a str> {
     images
-        .repositories
+        .0
         .values()
         .flatten()
         .find(|(reference, id)| *id == image_id && !reference.contains('@'))
@@ -289,14 +411,14 @@ fn known_name<'a>(images: &'a RepositoriesFile, image_id: &str) -> Option<&'a st
 }
 
 /// The digest the image was pulled by; Docker leaves `docker.io/` and `library/` out of its names.
-fn known_digest(images: &RepositoriesFile, repository: &str, image_id: &str) -> Option<Text> {
+fn known_digest(images: &Repositories, repository: &str, image_id: &str) -> Option<Text> {
     let plain = repository
         .trim_start_matches("docker.io/")
         .trim_start_matches("library/");
     images
-        .repositories
+        .0
         .get(plain)
-        .or_else(|| images.repositories.get(repository))?
+        .or_else(|| images.0.get(repository))?
         .iter()
         .filter(|(_, id)| *id == image_id)
         .find_map(|(reference, _)| reference.split_once('@').map(|(_, digest)| digest.into()))

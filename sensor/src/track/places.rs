@@ -13,6 +13,9 @@ use crate::loss::Class;
 /// Cgroups remembered at most; some 4 MiB. The kernel part tells no more of them apart.
 const CGROUPS_MAX: usize = 32_768;
 
+/// Bytes of what is known of all containers; beyond, the largest give up their labels, mounts and arguments.
+const KNOWN_BYTES_MAX: usize = 6 << 20;
+
 /// Bounds of what waits for metadata.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WaitingBounds {
@@ -33,6 +36,7 @@ pub(super) struct Places {
     /// All cgroups; `None` = one of the host's own.
     cgroups: HashMap<u64, Option<Membership>>,
     known: HashMap<Text, Known>,
+    known_bytes: usize,
     /// Events of containers not yet known, in their order.
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -61,6 +65,8 @@ struct Known {
     /// Its making was seen.
     made: bool,
     entrypoint_seen: bool,
+    /// It gave up what is large.
+    shed: bool,
     /// Bytes of its events that wait.
     waiting_bytes: usize,
 }
@@ -70,6 +76,7 @@ impl Places {
         Self {
             cgroups: HashMap::new(),
             known: HashMap::new(),
+            known_bytes: 0,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             bounds,
@@ -119,8 +126,10 @@ impl Places {
                         awaited: true,
                         made,
                         entrypoint_seen: false,
+                        shed: false,
                         waiting_bytes: 0,
                     };
+                    self.known_bytes += known.container.bytes();
                     self.known.insert(membership.id.clone(), known);
                 }
             }
@@ -142,13 +151,21 @@ impl Places {
     /// Forgets a container that was removed.
     pub fn forget(&mut self, container: &Text, out: &mut Vec<Row>) {
         self.release(container, out);
-        self.known.remove(container);
+        if let Some(gone) = self.known.remove(container) {
+            self.known_bytes -= gone.container.bytes();
+        }
     }
 
     /// Takes what is known of a container; returns what happened to it and whether that is news, or `None` for one that
     /// is gone by now. Where only the id could be found out, what was known before stays.
-    pub fn learn(&mut self, container: Container) -> Option<(&'static str, bool)> {
+    pub fn learn(&mut self, mut container: Container) -> Option<(&'static str, bool)> {
         let known = self.known.get_mut(&container.id)?;
+        // Still no room for what it gave up: that is no change.
+        if known.shed && self.known_bytes + container.bytes() > KNOWN_BYTES_MAX {
+            container.shed();
+        } else {
+            known.shed = false;
+        }
         let learned = container.source.as_ref() != "cgroup";
         let better = learned || known.container.source.as_ref() == "cgroup";
         let told = match (known.awaited, known.made) {
@@ -159,9 +176,25 @@ impl Places {
         };
         known.awaited = false;
         if better {
+            self.known_bytes -= known.container.bytes();
+            self.known_bytes += container.bytes();
             known.container = container;
+            self.bound_known();
         }
         Some(told)
+    }
+
+    fn bound_known(&mut self) {
+        while self.known_bytes > KNOWN_BYTES_MAX {
+            let whole = self.known.values_mut().filter(|known| !known.shed);
+            let Some(largest) = whole.max_by_key(|known| known.container.bytes()) else {
+                return;
+            };
+            self.known_bytes -= largest.container.bytes();
+            largest.container.shed();
+            largest.shed = true;
+            self.known_bytes += largest.container.bytes();
+        }
     }
 
     /// Where a cgroup is: the only way from a cgroup to a container.
@@ -179,6 +212,15 @@ impl Places {
 
     pub fn container(&self, id: &Text) -> Option<&Container> {
         Some(&self.known.get(id)?.container)
+    }
+
+    /// Bytes of what is known of all containers.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        self.known
+            .values()
+            .map(|known| known.container.bytes())
+            .sum()
     }
 
     pub fn containers(&self) -> usize {

@@ -522,7 +522,8 @@ pub(super) fn set_container(event: &mut Event, container: &Container, labels: &[
             named_labels(all, labels)
         }
     });
-    event.evt_truncated |= truncated;
+    // Rows in brief keep little of it anyway.
+    event.evt_truncated |= truncated | (in_full && container.truncated);
 }
 
 /// As many labels as there is room for.

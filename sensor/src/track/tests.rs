@@ -756,11 +756,11 @@ fn users_are_named_by_their_own_container() {
     bench.container(None);
     bench.fact(Fact::Users {
         container: Some(id().into()),
-        users: Users::parse("app:x:0:0:", "staff:x:0:"),
+        users: Users::parse("app:x:0:0:", "staff:x:0:", None),
     });
     bench.fact(Fact::Users {
         container: None,
-        users: Users::parse("root:x:0:0:", ""),
+        users: Users::parse("root:x:0:0:", "", None),
     });
     let inside = bench.exec(11, 1, INSIDE, "web");
     assert_eq!(
@@ -1040,4 +1040,52 @@ fn one_container_does_not_take_the_whole_queue() {
     let header = bench.header(70, OTHER_CGROUP);
     bench.record(open_of(header, "/x"));
     assert_eq!(bench.rows.len(), before, "the other's event waits");
+}
+
+#[test]
+fn what_is_known_of_containers_and_users_is_bounded_in_bytes() {
+    let mut bench = Bench::new();
+    let container = |number: u32, label_bytes: usize| {
+        let id = format!("{number:064x}");
+        let path = format!("/docker/{id}");
+        let mut container = Container::unknown(&membership(&path).unwrap());
+        container.source = "docker_files".into();
+        container.name = Some("web".into());
+        container.labels = Some(BTreeMap::from([(
+            "l".into(),
+            "v".repeat(label_bytes).into(),
+        )]));
+        (path, container)
+    };
+    for number in 0..300 {
+        let bytes = if number < 10 { 10 } else { 60 << 10 };
+        let (path, container) = container(number, bytes);
+        let id = Some(container.id.clone());
+        bench.fact(Fact::Cgroup {
+            id: 1_000 + u64::from(number),
+            path: path.into(),
+        });
+        bench.fact(Fact::Container(Box::new(container)));
+        let names: String = (0..100)
+            .map(|uid| format!("{}{uid}:x:{uid}:\n", "n".repeat(bytes.min(200))))
+            .collect();
+        bench.fact(Fact::Users {
+            container: id,
+            users: Users::parse(&names, &names, None),
+        });
+    }
+    assert!(bench.tracker.places.bytes() <= 6 << 20);
+    let names: usize = bench.tracker.users.values().map(Users::bytes).sum();
+    assert!(names <= USERS_BYTES_MAX);
+    for number in 0..10 {
+        let (_, small) = container(number, 10);
+        assert_eq!(bench.tracker.places.container(&small.id), Some(&small));
+        assert!(bench.tracker.users.contains_key(&Some(small.id)));
+    }
+    let (_, large) = container(299, 0);
+    let kept = bench.tracker.places.container(&large.id).unwrap();
+    assert_eq!(
+        (kept.name.as_deref(), kept.truncated),
+        (Some("web"), kept.labels.is_none())
+    );
 }

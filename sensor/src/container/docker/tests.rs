@@ -108,7 +108,9 @@ fn a_container_not_yet_running_has_no_start() {
 
 #[test]
 fn references_are_split() {
-    let images: RepositoriesFile = serde_json::from_str(&repositories()).unwrap();
+    let images = OfImage(IMAGE)
+        .deserialize(&mut serde_json::Deserializer::from_str(&repositories()))
+        .unwrap();
     let check = |reference: &str, expected: (Option<&str>, Option<&str>, Option<&str>)| {
         let split = Reference::split(reference, &images, IMAGE);
         assert_eq!(
@@ -160,4 +162,43 @@ fn a_missing_or_broken_file_is_named() {
     assert!(gone.to_string().contains("config.v2.json"), "{gone}");
     let broken = read("{\"State\":", HOST).unwrap_err();
     assert!(matches!(broken, DockerError::Unparsable { .. }), "{broken}");
+}
+
+#[test]
+fn what_is_too_large_is_cut_and_the_rest_is_known() {
+    let label = format!("\"{}\":\"{}\",", "n".repeat(5_000), "v".repeat(5_000));
+    let labels: String = (0..40_000)
+        .map(|number| format!("\"n{number}\":\"{}\",", "v".repeat(100)))
+        .collect();
+    let large =
+        config("app", true).replace("\"Labels\":{", &format!("\"Labels\":{{{label}{labels}"));
+    assert!(large.len() > 4 << 20);
+    let container = read(&large, HOST).unwrap();
+    assert_eq!(container.name.as_deref(), Some("c-probe"));
+    assert!(container.truncated && container.healthcheck.is_some());
+    assert!(container.bytes() < 200 << 10, "{}", container.bytes());
+    let check = "x".repeat(40_000);
+    let large = config("app", true).replace("test -f /etc/passwd", &check);
+    let container = read(&large, HOST).unwrap();
+    assert!(container.truncated && container.healthcheck.is_none());
+    assert!(!read(&config("app", true), HOST).unwrap().truncated);
+}
+
+#[test]
+fn a_file_beyond_all_measure_is_refused_unread() {
+    let root = data_root("{}", HOST, "{}");
+    let path = root
+        .path()
+        .join("containers")
+        .join(ID)
+        .join("config.v2.json");
+    std::fs::File::create(path)
+        .unwrap()
+        .set_len(500 << 20)
+        .unwrap();
+    let refused = Docker::new(root.path()).read(&membership(&format!("/docker/{ID}")).unwrap());
+    assert!(
+        matches!(refused, Err(DockerError::TooLarge { .. })),
+        "{refused:?}"
+    );
 }

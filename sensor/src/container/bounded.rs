@@ -1,0 +1,244 @@
+//! Parts of a runtime's files that are kept within bounds, however large they are in the file.
+//!
+//! What does not fit is passed over while the file is parsed, so that it is never held; each part says that it was cut.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use dogwatch_schemas::Text;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// Bytes kept of a single text.
+pub(super) const TEXT_BYTES_MAX: usize = 4_096;
+/// Bytes kept of a list, the arguments of a program: as much as the kernel part takes of an exec.
+const LIST_BYTES_MAX: usize = 32 << 10;
+/// Bytes kept of a map, names and values.
+const MAP_BYTES_MAX: usize = 64 << 10;
+/// What an entry takes beside its bytes.
+const ENTRY_BYTES: usize = 64;
+
+/// A text of at most [`TEXT_BYTES_MAX`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Line {
+    pub text: Text,
+    pub cut: bool,
+}
+
+/// Texts that take at most [`LIST_BYTES_MAX`] together; whole ones, as many as fit.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct List {
+    pub items: Vec<Text>,
+    pub cut: bool,
+}
+
+/// Names and values that take at most [`MAP_BYTES_MAX`] together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Map {
+    pub entries: BTreeMap<Text, Text>,
+    pub cut: bool,
+}
+
+/// Values of a map, at most [`MAP_BYTES_MAX`] together.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Values<T> {
+    pub items: Vec<T>,
+    pub cut: bool,
+}
+
+impl<T> Default for Values<T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            cut: false,
+        }
+    }
+}
+
+/// What a value of a bounded map says of itself.
+pub(super) trait Measured {
+    fn bytes(&self) -> usize;
+    fn whole(&self) -> bool;
+}
+
+fn line(text: &str, bytes_max: usize) -> Line {
+    let end = text.floor_char_boundary(bytes_max);
+    Line {
+        text: text[..end].into(),
+        cut: end < text.len(),
+    }
+}
+
+impl<'de> Deserialize<'de> for Line {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Cutting;
+        impl Visitor<'_> for Cutting {
+            type Value = Line;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Line, E> {
+                Ok(line(text, TEXT_BYTES_MAX))
+            }
+        }
+        deserializer.deserialize_str(Cutting)
+    }
+}
+
+/// A text of a list: whole, or none at all, since half an argument is another argument.
+struct Item(Option<Text>);
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Whole;
+        impl Visitor<'_> for Whole {
+            type Value = Item;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Item, E> {
+                Ok(Item((text.len() <= LIST_BYTES_MAX).then(|| text.into())))
+            }
+        }
+        deserializer.deserialize_str(Whole)
+    }
+}
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = List;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list of texts")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<List, A::Error> {
+                let mut list = List::default();
+                let mut bytes = 0;
+                while let Some(Item(item)) = items.next_element()? {
+                    bytes += item.as_ref().map_or(LIST_BYTES_MAX, |item| item.len());
+                    list.cut |= bytes + list.items.len() * ENTRY_BYTES > 2 * LIST_BYTES_MAX
+                        || bytes > LIST_BYTES_MAX;
+                    if !list.cut {
+                        list.items.extend(item);
+                    }
+                }
+                Ok(list)
+            }
+        }
+        deserializer.deserialize_seq(Items)
+    }
+}
+
+impl<'de> Deserialize<'de> for Map {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Map;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a map of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Map, A::Error> {
+                let mut map = Map::default();
+                let mut bytes = 0;
+                while let Some((name, value)) = entries.next_entry::<Line, Line>()? {
+                    let entry_bytes = name.text.len() + value.text.len() + ENTRY_BYTES;
+                    // A cut name is another name.
+                    if name.cut || bytes + entry_bytes > MAP_BYTES_MAX {
+                        map.cut = true;
+                        continue;
+                    }
+                    bytes += entry_bytes;
+                    map.cut |= value.cut;
+                    map.entries.insert(name.text, value.text);
+                }
+                Ok(map)
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Measured> Deserialize<'de> for Values<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + Measured> Visitor<'de> for Each<T> {
+            type Value = Values<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Values<T>, A::Error> {
+                let mut values = Values::default();
+                let mut bytes = 0;
+                while let Some((IgnoredAny, value)) = map.next_entry::<IgnoredAny, T>()? {
+                    let value_bytes = value.bytes() + ENTRY_BYTES;
+                    if !value.whole() || bytes + value_bytes > MAP_BYTES_MAX {
+                        values.cut = true;
+                        continue;
+                    }
+                    bytes += value_bytes;
+                    values.items.push(value);
+                }
+                Ok(values)
+            }
+        }
+        deserializer.deserialize_map(Each(std::marker::PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_on_a_character() {
+        let line: Line = serde_json::from_str(&format!("\"a{}\"", "ü".repeat(5_000))).unwrap();
+        assert!(line.cut);
+        assert_eq!(line.text.len(), 4_095);
+        let line: Line = serde_json::from_str("\"whole\"").unwrap();
+        assert_eq!((&*line.text, line.cut), ("whole", false));
+    }
+
+    #[test]
+    fn a_list_holds_whole_texts_as_long_as_they_fit() {
+        let list: List = serde_json::from_str(r#"["a", "", "b"]"#).unwrap();
+        assert_eq!((list.items.len(), list.cut), (3, false));
+        let long = "x".repeat(20 << 10);
+        let list: List =
+            serde_json::from_str(&format!(r#"["a", "{long}", "{long}", "b"]"#)).unwrap();
+        assert_eq!((list.items.len(), list.cut), (2, true));
+        let empty = vec![""; 100_000];
+        let list: List = serde_json::from_str(&serde_json::to_string(&empty).unwrap()).unwrap();
+        assert!(list.cut && list.items.len() <= 1_024);
+    }
+
+    #[test]
+    fn a_map_of_any_size_takes_its_bytes_and_no_more() {
+        let labels: BTreeMap<String, String> = (0..40_000)
+            .map(|number| (format!("name{number}"), "v".repeat(100)))
+            .collect();
+        let map: Map = serde_json::from_str(&serde_json::to_string(&labels).unwrap()).unwrap();
+        assert!(map.cut);
+        let bytes: usize = map
+            .entries
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + ENTRY_BYTES)
+            .sum();
+        assert!(bytes <= MAP_BYTES_MAX && bytes > MAP_BYTES_MAX / 2);
+        let one = format!(r#"{{"a": "{}", "b": "c"}}"#, "x".repeat(1 << 20));
+        let map: Map = serde_json::from_str(&one).unwrap();
+        assert_eq!(map.entries["a"].len(), TEXT_BYTES_MAX);
+        assert_eq!(&*map.entries["b"], "c");
+        assert!(map.cut);
+    }
+}

@@ -1,0 +1,220 @@
+//! The sensor's memory under an attack on its tables, and what it tells meanwhile.
+//!
+//! A container fills the process table with sleepers of 32 KiB arguments, 4,000 of them, or as many as
+//! `DOGWATCH_SLEEPERS` says (40,000 take 4 GiB and some minutes). Needs root, a kernel with type information and `cc`, and
+//! fails without.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use dogwatch_sensor::probe::Hierarchy;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The goal of the sensor's memory: its own at its highest, and the locked memory of its maps.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// A cgroup that is named as a container's.
+struct Container {
+    id: String,
+    folder: PathBuf,
+}
+
+impl Container {
+    fn new(parent: &Path, digit: char) -> Self {
+        let id = digit.to_string().repeat(64);
+        let folder = parent.join(&id);
+        fs::create_dir_all(&folder).unwrap();
+        Self { id, folder }
+    }
+
+    /// A command whose process is in the container before it executes.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("/bin/sh");
+        let enter = format!(
+            "echo 0 > {}/cgroup.procs && exec \"$0\" \"$@\"",
+            self.folder.display()
+        );
+        command.args(["-c", &enter]).arg(program);
+        command
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end && fs::remove_dir(&self.folder).is_err() {
+            let members = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
+            for pid in members.lines().filter_map(|line| line.parse().ok()) {
+                // SAFETY: plain system call; only what the test put there is in this cgroup.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// A sensor whose events are read, line by line.
+struct Sensor {
+    process: Child,
+    rows: Receiver<Value>,
+}
+
+impl Sensor {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_dogwatch-sensor"))
+            .args(["run", "--output", "json"])
+            .env("DOGWATCH_STATE_FILE", "")
+            .env("DOGWATCH_METRICS__LISTEN", "")
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, rows) = channel();
+        let output = process.stdout.take().unwrap();
+        std::thread::spawn(move || read_rows(output, |row| sender.send(row).is_ok()));
+        Self { process, rows }
+    }
+
+    /// The next row that is looked for.
+    fn find(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let row = self.rows.recv_timeout(left);
+            let row = row.unwrap_or_else(|_| panic!("no row came: {what}"));
+            if wanted(&row) {
+                return row;
+            }
+        }
+    }
+
+    /// Its resident memory at its highest and its maps' locked memory, bytes.
+    fn memory(&self) -> (u64, u64) {
+        let folder = PathBuf::from(format!("/proc/{}", self.process.id()));
+        let number = |text: &str, name: &str| -> Option<u64> {
+            let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+            rest.split_ascii_whitespace().next()?.parse().ok()
+        };
+        let status = fs::read_to_string(folder.join("status")).unwrap();
+        let highest = number(&status, "VmHWM:").unwrap() << 10;
+        let mut maps = std::collections::BTreeMap::new();
+        for entry in fs::read_dir(folder.join("fdinfo")).unwrap().flatten() {
+            let info = fs::read_to_string(entry.path()).unwrap_or_default();
+            if let (Some(id), Some(bytes)) = (number(&info, "map_id:"), number(&info, "memlock:")) {
+                maps.insert(id, bytes);
+            }
+        }
+        (highest, maps.values().sum())
+    }
+}
+
+impl Drop for Sensor {
+    fn drop(&mut self) {
+        // SAFETY: plain system call on a child that was not waited for.
+        unsafe { libc::kill(self.process.id() as i32, libc::SIGTERM) };
+        let _ = self.process.wait();
+    }
+}
+
+/// Marks and what is about one file; the rest is too much to be parsed.
+fn read_rows(output: ChildStdout, mut take: impl FnMut(Value) -> bool) {
+    let mut lines = BufReader::with_capacity(1 << 20, output);
+    let mut line = Vec::new();
+    while lines
+        .read_until(b'\n', &mut line)
+        .is_ok_and(|bytes| bytes > 0)
+    {
+        let short = line.len() < 32 << 10;
+        let text = String::from_utf8_lossy(if short { &line } else { &[] });
+        if (text.contains("\"mark\"") || text.contains("/etc/shadow"))
+            && !take(serde_json::from_str(&text).unwrap())
+        {
+            return;
+        }
+        line.clear();
+    }
+}
+
+fn sleeper(folder: &Path) -> PathBuf {
+    let program = folder.join("sleeper");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/memory/sleeper.c");
+    let made = Command::new("cc")
+        .args(["-static", "-O1", "-o"])
+        .args([&program, &source])
+        .status();
+    assert!(made.unwrap().success());
+    program
+}
+
+fn reads_shadow(container: &Container) {
+    let ended = container
+        .command(Path::new("/bin/cat"))
+        .arg("/etc/shadow")
+        .stdout(Stdio::null())
+        .status();
+    assert!(ended.unwrap().success());
+}
+
+fn attack(settings: &[(&str, &str)], sleepers: &str) -> (u64, u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = sleeper(folder.path());
+    let name = format!("dogwatch-memory-{}", std::process::id());
+    let parent = Hierarchy::find().unwrap().mount.join(name);
+    let sensor = Sensor::start(settings);
+    sensor.find("a mark of the start", |row| row["evt_type"] == "mark");
+    let (flooded, beside) = (Container::new(&parent, 'a'), Container::new(&parent, 'b'));
+
+    let mut spawner = flooded
+        .command(&program)
+        .args(["spawn", sleepers, "32000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut done = [0; 4];
+    let mut words = spawner.stdout.take().unwrap();
+    words.read_exact(&mut done).unwrap();
+    assert_eq!(&done, b"done");
+
+    for container in [&flooded, &beside] {
+        reads_shadow(container);
+        let of = |row: &Value| row["container_full_id"] == *container.id;
+        sensor.find("the exec", |row| {
+            of(row) && row["evt_type"] == "execve" && row["proc_name"] == "cat"
+        });
+        sensor.find("the open", |row| of(row) && row["fd_name"] == "/etc/shadow");
+    }
+    let mark = sensor.find("a mark with table_full", |row| {
+        row["evt_losses"]["table_full"].as_i64() > Some(0)
+    });
+    println!("losses: {}", mark["evt_losses"]);
+    let memory = sensor.memory();
+    spawner.kill().unwrap();
+    spawner.wait().unwrap();
+    drop((flooded, beside));
+    let _ = fs::remove_dir(&parent);
+    memory
+}
+
+#[test]
+fn a_container_full_of_sleepers_costs_no_more_than_the_goal_and_hides_nothing() {
+    let sleepers = std::env::var("DOGWATCH_SLEEPERS").unwrap_or_else(|_| "4000".into());
+    let (highest, locked) = attack(&[], &sleepers);
+    println!(
+        "{sleepers} sleepers: VmHWM {} KiB, maps {} KiB",
+        highest >> 10,
+        locked >> 10
+    );
+    assert!(highest + locked <= BYTES_MAX, "{highest} + {locked}");
+}
+
+#[test]
+fn a_small_table_hides_nothing_either() {
+    attack(&[("DOGWATCH_PROCESSES__CAPACITY", "256")], "500");
+}
