@@ -11,9 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dogwatch_ebpf::control::{Kind, Settings};
+use dogwatch_ebpf::control::Settings;
 use dogwatch_ebpf::record::Record;
-use dogwatch_ebpf::{Raw, parse};
+use dogwatch_ebpf::{Raw, kind, parse};
 
 use crate::probe::ProbeError;
 use crate::ring::{BATCH_RECORDS_MAX, Ring};
@@ -106,18 +106,6 @@ impl Canary {
             dropped,
         })
     }
-}
-
-/// A record's kind: the two bytes after its length.
-fn kind(record: &[u8]) -> Option<Kind> {
-    let &[low, high] = record.get(4..6)? else {
-        return None;
-    };
-    let number = usize::from(u16::from_le_bytes([low, high]));
-    Kind::ALL
-        .iter()
-        .copied()
-        .find(|kind| *kind as usize == number)
 }
 
 /// Where loopback is down the call fails, which is a record as well.

@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for List {
                 let mut bytes = 0;
                 while let Some(Item(item)) = items.next_element()? {
                     bytes += item.as_ref().map_or(LIST_BYTES_MAX, |item| item.len());
-                    list.cut |= bytes + list.items.len() * ENTRY_BYTES > 2 * LIST_BYTES_MAX
+                    list.cut |= bytes + list.items.len() * ENTRY_BYTES >= 2 * LIST_BYTES_MAX
                         || bytes > LIST_BYTES_MAX;
                     if !list.cut {
                         list.items.extend(item);

@@ -275,7 +275,8 @@ proptest! {
                     table.update(id, |process| process.program = Some(Arc::new(Program::new(&[line]))));
                 }
                 (2, Some(id)) => _ = table.update(id, |process| process.place = place),
-                (3, Some(id)) if parent != known => {
+                // Nobody is made by a younger one.
+                (3, Some(id)) if parent.is_some_and(|parent| parent.start_ticks < id.start_ticks) => {
                     table.update(id, |process| process.parent = process.parent.or(parent));
                 }
                 _ => {
