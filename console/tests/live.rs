@@ -38,6 +38,65 @@ fn attack_in_namespaces_is_found_and_leaves_nothing() {
     assert_eq!(cgroups(), Vec::<PathBuf>::new());
 }
 
+/// Detections and alerts come from others: no thread that handles them may do more than the sensor needs.
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn no_thread_of_local_keeps_what_only_loading_needs() {
+    let detections = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dogwatch"))
+        .arg("local")
+        .arg("--detections")
+        .arg(detections)
+        .env("DOGWATCH_STATE_FILE", "")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let watching = lines
+        .by_ref()
+        .map(Result::unwrap)
+        .any(|line| line.starts_with("watching this machine"));
+    assert!(watching);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    let statuses: Vec<String> = tasks
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+        .collect();
+    // SAFETY: kill takes numbers; the child was not waited for yet, so its id is its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+    assert!(lines.map(Result::unwrap).count() > 0, "it says what it did");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let named = |name: &str| {
+        let line = format!("Name:\t{name}\n");
+        statuses.iter().any(|status| status.contains(&line))
+    };
+    for name in [
+        "dogwatch",
+        "read",
+        "sensor",
+        "processor",
+        "signals",
+        "collect",
+    ] {
+        assert!(named(name), "{name} is not among them");
+    }
+    for status in &statuses {
+        assert!(status.contains("Seccomp:\t2\n"), "{status}");
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+        let effective = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:\t"));
+        let bits = u64::from_str_radix(effective.unwrap(), 16).unwrap();
+        const SYS_PTRACE_AND_DAC_READ_SEARCH: u64 = 1 << 19 | 1 << 2;
+        // Before Linux 5.19 maps cannot be read without it.
+        const BPF: u64 = 1 << 39;
+        assert_eq!(
+            bits & !(SYS_PTRACE_AND_DAC_READ_SEARCH | BPF),
+            0,
+            "{status}"
+        );
+    }
+}
+
 #[test]
 #[ignore = "needs root, a kernel that loads eBPF, and Docker"]
 fn interrupted_attack_in_docker_leaves_no_container() {
