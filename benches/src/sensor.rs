@@ -60,35 +60,46 @@ const WORKLOADS: [Workload; 4] = [
     },
 ];
 
-/// Runs each workload for `seconds` under a sensor that publishes to a real broker.
+/// What a sensor may compress with, each at its default level.
+const COMPRESSIONS: [&str; 2] = ["lz4", "zstd"];
+
+/// Runs each workload for `seconds` under a sensor that publishes to a real broker, once with each compression.
 ///
 /// # Errors
 /// When the sensor or a workload does not run.
 pub fn run(seconds: u64) -> Result<Table> {
     let mut table = Table::new(&[
         "workload",
+        "compression",
         "CPU of one core",
+        "CPU µs/event",
         "resident MiB",
         "events/s",
         "bytes/event framed",
-        "bytes/event on disk (lz4)",
+        "bytes/event on disk",
         "GB per host and day",
     ]);
     table.note(format!(
         "{seconds} s each; the whole host is watched, containers at normal, the host at lifecycle"
     ));
     for workload in &WORKLOADS {
-        table.row(measure(workload, Duration::from_secs(seconds)).with_context(|| workload.name)?);
+        for compression in COMPRESSIONS {
+            let row = measure(workload, compression, Duration::from_secs(seconds));
+            table.row(row.with_context(|| workload.name)?);
+        }
     }
     Ok(table)
 }
 
-fn measure(workload: &Workload, time: Duration) -> Result<[String; 7]> {
+fn measure(workload: &Workload, compression: &str, time: Duration) -> Result<[String; 9]> {
     let broker = Broker::start();
     let folder = tempfile::tempdir()?;
     let mut sensor = programs::sensor(
         &broker.address(),
-        &[("METRICS__LISTEN", "127.0.0.1:19464")],
+        &[
+            ("METRICS__LISTEN", "127.0.0.1:19464"),
+            ("KAFKA__COMPRESSION", compression),
+        ],
         folder.path(),
     );
     sensor.wait_for_text("watching", Duration::from_secs(30));
@@ -107,12 +118,12 @@ fn measure(workload: &Workload, time: Duration) -> Result<[String; 7]> {
     let events = (after.events - before.events).max(1.0);
     let framed = (after.bytes - before.bytes) / events;
     let stored = (after.stored - before.stored) / events;
+    let cpu_seconds = after.cpu_seconds - before.cpu_seconds;
     Ok([
         workload.name.to_owned(),
-        format!(
-            "{:.1} %",
-            100.0 * (after.cpu_seconds - before.cpu_seconds) / seconds
-        ),
+        compression.to_owned(),
+        format!("{:.1} %", 100.0 * cpu_seconds / seconds),
+        format!("{:.1}", 1e6 * cpu_seconds / events),
         format!("{:.0}", after.resident_mib),
         format!("{:.0}", events / seconds),
         format!("{framed:.0}"),
