@@ -8,6 +8,7 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
 use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::framing;
+use dogwatch_schemas::records::{Event, EventSection};
 use dogwatch_schemas::wire::WireError;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -179,6 +180,90 @@ fn types_without_a_column_are_passed_over() {
     );
     decoder.push(&framed).unwrap();
     assert_eq!(rows(&decoder.finish()), [json!({"a": 42})]);
+}
+
+/// Events as sensors write them: section by section.
+fn written_by_sensor(record: &Json) -> Vec<u8> {
+    let event: Event = serde_json::from_value(record.clone()).unwrap();
+    let mut out = Vec::new();
+    framing::write_header(Event::fingerprint(), &mut out);
+    for section in EventSection::ALL {
+        event.encode_section(section, &mut out);
+    }
+    out
+}
+
+/// The events' schema as the first version had it, and as the next one may have it: with columns amid the others.
+fn other_versions_of_events() -> [String; 2] {
+    let mut next: Json = serde_json::from_str(Event::SCHEMA).unwrap();
+    let fields = next["fields"].as_array_mut().unwrap();
+    let map = json!({"type": "map", "values": {"type": "array", "items": "string"}});
+    fields.insert(
+        40,
+        json!({"name": "next_map", "type": ["null", map], "default": null}),
+    );
+    fields.insert(
+        3,
+        json!({"name": "next_text", "type": ["null", "string"], "default": null}),
+    );
+    let first = include_str!("../../released/0.1/event.avsc");
+    [first.to_owned(), next.to_string()]
+}
+
+/// What of a record a schema has columns for.
+fn known_to(schema: &Schema, record: &Json) -> Json {
+    let Schema::Record(fields) = schema else {
+        panic!("a record")
+    };
+    let known = fields.fields.iter().filter_map(|field| {
+        let value = record.get(&field.name)?;
+        Some((field.name.clone(), value.clone()))
+    });
+    Json::Object(known.collect())
+}
+
+#[test]
+fn an_older_processor_reads_the_events_of_a_newer_sensor() {
+    // The sensor of today against the first processor, and the next sensor against that of today.
+    let [first, next] = other_versions_of_events();
+    let today = parse(Event::SCHEMA);
+    for record in some_records(&today, &names(&today), 17) {
+        let mut processor = BatchDecoder::new(&first, None).unwrap();
+        processor.register(Event::SCHEMA).unwrap();
+        processor.push(&written_by_sensor(&record)).unwrap();
+        assert_eq!(
+            rows(&processor.finish()),
+            [known_to(&parse(&first), &record)]
+        );
+    }
+    let newer = parse(&next);
+    for record in some_records(&newer, &names(&newer), 18) {
+        let mut processor = BatchDecoder::new(Event::SCHEMA, None).unwrap();
+        processor.register(&next).unwrap();
+        let bytes = framed(&newer, &names(&newer), &record);
+        processor.push(&bytes).unwrap();
+        assert_eq!(rows(&processor.finish()), [known_to(&today, &record)]);
+    }
+}
+
+#[test]
+fn a_newer_processor_reads_the_events_of_an_older_sensor() {
+    let [first, next] = other_versions_of_events();
+    let older = parse(&first);
+    for record in some_records(&older, &names(&older), 19) {
+        let mut processor = BatchDecoder::new(Event::SCHEMA, None).unwrap();
+        processor.register(&first).unwrap();
+        let bytes = framed(&older, &names(&older), &record);
+        processor.push(&bytes).unwrap();
+        assert_eq!(rows(&processor.finish()), [record]);
+    }
+    let today = parse(Event::SCHEMA);
+    for record in some_records(&today, &names(&today), 20) {
+        let mut processor = BatchDecoder::new(&next, None).unwrap();
+        processor.register(Event::SCHEMA).unwrap();
+        processor.push(&written_by_sensor(&record)).unwrap();
+        assert_eq!(rows(&processor.finish()), [record]);
+    }
 }
 
 #[test]

@@ -24,8 +24,12 @@ pub(super) struct Limits {
     session_cmdline: usize,
     /// Each of `proc_acmdline`.
     ancestor_cmdline: usize,
-    /// Each of `proc_aexepath`, and `proc_pexepath`.
-    ancestor_path: usize,
+    /// The same of those outside the process's container: the runtime's lines are long and tell little.
+    outside_cmdline: usize,
+    /// `proc_pexepath`.
+    parent_path: usize,
+    /// Each of `proc_aexepath`; `None` = not carried.
+    ancestor_path: Option<usize>,
 }
 
 /// What rows that tell of a process in full keep: all that is known; the exec's own row has brought its arguments itself.
@@ -36,7 +40,9 @@ pub(super) const IN_FULL: Limits = Limits {
     parent_cmdline: 4 << 10,
     session_cmdline: 4 << 10,
     ancestor_cmdline: 256,
-    ancestor_path: 4 << 10,
+    outside_cmdline: 256,
+    parent_path: 4 << 10,
+    ancestor_path: Some(4 << 10),
 };
 
 /// What all other rows keep.
@@ -47,7 +53,9 @@ pub(super) const IN_BRIEF: Limits = Limits {
     parent_cmdline: 96,
     session_cmdline: 96,
     ancestor_cmdline: 96,
-    ancestor_path: 128,
+    outside_cmdline: 32,
+    parent_path: 128,
+    ancestor_path: None,
 };
 
 /// Names the event's process.
@@ -140,11 +148,11 @@ pub(super) fn set_lineage(
         event.proc_pkey = Some(parent.key.clone());
         event.proc_pvpid = parent.vpid.map(i64::from);
         event.proc_pname = parent.comm.clone();
-        event.proc_pexepath = exepath(parent, limits.ancestor_path);
+        event.proc_pexepath = exepath(parent, limits.parent_path);
         event.proc_pcmdline = cmdline(parent, limits.parent_cmdline);
         event.proc_ppid_ts = Some(clock.wall_ns(parent.start_ns));
     }
-    set_ancestors(event, &ancestors, limits, clock);
+    set_ancestors(event, process, &ancestors, limits, clock);
     if let Some(leader) = table.session_leader(process) {
         event.proc_skey = Some(leader.key.clone());
         event.proc_sname = leader.comm.clone();
@@ -153,7 +161,22 @@ pub(super) fn set_lineage(
     }
 }
 
-fn set_ancestors(event: &mut Event, ancestors: &[&Process], limits: &Limits, clock: &Clock) {
+fn set_ancestors(
+    event: &mut Event,
+    process: &Process,
+    ancestors: &[&Process],
+    limits: &Limits,
+    clock: &Clock,
+) {
+    let line = |ancestor: &Process| {
+        let outside = process.place.container().is_some() && ancestor.place != process.place;
+        let bytes_max = if outside {
+            limits.outside_cmdline
+        } else {
+            limits.ancestor_cmdline
+        };
+        cmdline(ancestor, bytes_max)
+    };
     let texts = |of: &dyn Fn(&Process) -> Option<Text>| -> Option<Vec<Text>> {
         let texts = ancestors
             .iter()
@@ -165,8 +188,10 @@ fn set_ancestors(event: &mut Event, ancestors: &[&Process], limits: &Limits, clo
     };
     event.proc_aname = texts(&|ancestor| ancestor.comm.clone());
     event.proc_akey = texts(&|ancestor| Some(ancestor.key.clone()));
-    event.proc_aexepath = texts(&|ancestor| exepath(ancestor, limits.ancestor_path));
-    event.proc_acmdline = texts(&|ancestor| cmdline(ancestor, limits.ancestor_cmdline));
+    event.proc_aexepath = limits
+        .ancestor_path
+        .and_then(|bytes_max| texts(&|ancestor| exepath(ancestor, bytes_max)));
+    event.proc_acmdline = texts(&line);
     event.proc_apid = numbers(&|ancestor| i64::from(ancestor.id.pid));
     event.proc_auid = numbers(&|ancestor| i64::from(ancestor.uid));
     event.proc_apid_ts = numbers(&|ancestor| clock.wall_ns(ancestor.start_ns));

@@ -501,6 +501,13 @@ fn rows_in_brief_keep_what_the_page_says() {
         open.proc_acmdline.as_deref().map(|all| &*all[0]),
         Some(&line[..96])
     );
+    // The shim, outside the container.
+    bench.exec(10, 10, OUTSIDE, &line);
+    let open_again = bench.open(12, "/data/x", 3, 0);
+    let lines = open_again.proc_acmdline.as_deref().unwrap();
+    assert_eq!((lines[0].len(), lines[1].len()), (96, 32));
+    assert_eq!(open_again.proc_aexepath, None);
+    assert_eq!(exec.proc_aexepath.as_deref().map(<[_]>::len), Some(1));
     assert_eq!(open.container_image_id, None);
     let kept = BTreeMap::from([label("app", "a".repeat(64))]);
     assert_eq!(open.container_labels, Some(kept));
