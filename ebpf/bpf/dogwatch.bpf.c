@@ -12,12 +12,14 @@
 #include "record.h"
 #include "ring.h"
 #include "identity.h"
+#include "shares.h"
 #include "files.h"
 #include "sockets.h"
 #include "exec.h"
 #include "process.h"
 #include "cgroups.h"
 #include "syscalls.h"
+#include "repeats.h"
 #include "opens.h"
 #include "calls.h"
 
@@ -27,9 +29,9 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	u64 cgroup_id;
-	if (admit(task, &cgroup_id) >= 0)
-		send_exec(task, bprm, cgroup_id);
+	struct subject who;
+	if (admit(&who, task))
+		send_exec(&who, bprm);
 	return 0;
 }
 
@@ -37,11 +39,11 @@ int BPF_PROG(on_exec, struct task_struct *task, pid_t old_pid, struct linux_binp
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
-	u64 cgroup_id;
+	struct subject who;
 	if (BPF_CORE_READ(child, pid) != BPF_CORE_READ(child, tgid))
 		return 0; /* a thread */
-	if (admit(parent, &cgroup_id) >= 0)
-		send_fork(parent, child, cgroup_id);
+	if (admit(&who, parent))
+		send_fork(&who, child);
 	return 0;
 }
 
@@ -49,9 +51,9 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
-	u64 cgroup_id;
-	if (is_last_thread(task) && admit(task, &cgroup_id) >= 0)
-		send_exit(task, cgroup_id);
+	struct subject who;
+	if (is_last_thread(task) && admit(&who, task))
+		send_exit(&who);
 	return 0;
 }
 
@@ -69,9 +71,12 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(on_cgroup_mkdir, struct cgroup *cgroup, const char *path)
 {
-	struct task_struct *task = current_task();
-	if (in_hierarchy(cgroup))
-		send_cgroup(task, cgroup_id_of(task), cgroup, path, true);
+	struct subject who;
+	if (!in_hierarchy(cgroup))
+		return 0;
+	inherit_policy(cgroup);
+	place(&who, current_task());
+	send_cgroup(&who, cgroup, path, true);
 	return 0;
 }
 
@@ -79,9 +84,13 @@ int BPF_PROG(on_cgroup_mkdir, struct cgroup *cgroup, const char *path)
 SEC("tp_btf/cgroup_rmdir")
 int BPF_PROG(on_cgroup_rmdir, struct cgroup *cgroup, const char *path)
 {
-	struct task_struct *task = current_task();
-	if (in_hierarchy(cgroup))
-		send_cgroup(task, cgroup_id_of(task), cgroup, path, false);
+	struct subject who;
+	if (!in_hierarchy(cgroup))
+		return 0;
+	u64 id = BPF_CORE_READ(cgroup, kn, id);
+	bpf_map_delete_elem(&modes, &id);
+	place(&who, current_task());
+	send_cgroup(&who, cgroup, path, false);
 	return 0;
 }
 
@@ -89,10 +98,12 @@ int BPF_PROG(on_cgroup_rmdir, struct cgroup *cgroup, const char *path)
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(on_cgroup_attach_task, struct cgroup *to, const char *path, struct task_struct *moved, bool threadgroup)
 {
+	struct subject who;
 	if (!threadgroup && BPF_CORE_READ(moved, group_leader) != moved)
 		return 0; /* a single thread, see cgroup_id_of */
-	struct task_struct *task = current_task();
-	if (in_hierarchy(to))
-		send_cgroup_move(task, cgroup_id_of(task), to, path, moved);
+	if (!in_hierarchy(to))
+		return 0;
+	place(&who, current_task());
+	send_cgroup_move(&who, to, path, moved);
 	return 0;
 }

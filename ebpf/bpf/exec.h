@@ -5,6 +5,8 @@
 #define ARGV_PIECE (TEXT_MAX - 1)
 #define ARGV_PIECES (ARGV_MAX / TEXT_MAX)
 #define PAGE_BYTES 4096
+#define ARGV_HEAD 1024   /* bytes of arguments that every exec has, and that cost its container nothing */
+#define SHORT_TEXT 256   /* bytes of each path of an exec whose container has used up its share of texts */
 
 /* Appends `len` bytes of user memory, or as many of them as the first of the two pages they may span holds. */
 static __always_inline u32 append_user_bytes(struct scratch *s, u64 from, u32 len)
@@ -27,17 +29,17 @@ static __always_inline u32 append_user_bytes(struct scratch *s, u64 from, u32 le
 	return len;
 }
 
-static __always_inline void fill_stdio_path(struct scratch *s, struct record_stdio *out, struct file *file)
+static __always_inline void fill_stdio_path(struct scratch *s, struct record_stdio *out, struct file *file, u32 max)
 {
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	out->kind = STDIO_FILE;
 	out->mode = BPF_CORE_READ(inode, i_mode);
 	out->rdev = BPF_CORE_READ(inode, i_rdev);
 	out->fs_magic = BPF_CORE_READ(inode, i_sb, s_magic);
-	append_path((u64)&file->f_path, STDIO_TEXT_MAX);
+	append_path((u64)&file->f_path, max);
 }
 
-static __always_inline void fill_stdio(struct scratch *s, struct record_stdio *out, struct task_struct *task, u32 fd)
+static __always_inline void fill_stdio(struct scratch *s, struct record_stdio *out, struct task_struct *task, u32 fd, u32 max)
 {
 	struct file *file = file_of(task, fd);
 	__builtin_memset(out, 0, sizeof *out);
@@ -49,20 +51,21 @@ static __always_inline void fill_stdio(struct scratch *s, struct record_stdio *o
 		fill_socket(&out->socket, sk);
 		append_unix_name(s, sk, out->socket.family);
 	} else {
-		fill_stdio_path(s, out, file);
+		fill_stdio_path(s, out, file, max);
 	}
 }
 
 /* The rest of the arguments, a piece a record. Stops at the first byte that cannot be read: nothing is made up. */
-static __always_inline void send_more_arguments(struct task_struct *task, u64 cgroup_id, u64 from, u32 total)
+static __always_inline void send_more_arguments(struct subject *who, u64 from, u32 total)
 {
 	for (u32 piece = 1; piece <= ARGV_PIECES; piece++) {
 		u32 offset = piece * ARGV_PIECE;
 		if (offset >= total)
 			return;
-		struct scratch *s = begin(task, KIND_EXEC_MORE, sizeof(struct record_exec_more), cgroup_id);
+		struct scratch *s = begin(KIND_EXEC_MORE, sizeof(struct record_exec_more));
 		if (!s)
 			return;
+		fill_header(s, who, 0, 0);
 		struct record_exec_more *r = &s->record.exec_more;
 		u32 len = total - offset < ARGV_PIECE ? total - offset : ARGV_PIECE;
 		r->offset = offset;
@@ -74,20 +77,53 @@ static __always_inline void send_more_arguments(struct task_struct *task, u64 cg
 	}
 }
 
-static __always_inline void send_exec(struct task_struct *task, struct linux_binprm *bprm, u64 cgroup_id)
+/* Appends the paths and descriptors, each path at most `path_max` bytes long. */
+static __always_inline void append_exec_paths(struct scratch *s, struct task_struct *task, struct linux_binprm *bprm, bool whole)
 {
-	struct scratch *s = begin(task, KIND_EXEC, sizeof(struct record_exec), cgroup_id);
+	struct record_exec *r = &s->record.exec;
+	struct file *file = BPF_CORE_READ(bprm, file);
+	struct fs_struct *fs = BPF_CORE_READ(task, fs);
+	u32 path_max = whole ? TEXT_MAX : SHORT_TEXT, name_max = whole ? NAME_MAX_BYTES : SHORT_TEXT;
+	u32 stdio_max = whole ? STDIO_TEXT_MAX : SHORT_TEXT;
+	append_path((u64)&file->f_path, path_max);
+	append_string(s, BPF_CORE_READ(bprm, filename), name_max, false);
+	append_string(s, BPF_CORE_READ(bprm, interp), name_max, false);
+	append_path((u64)&fs->pwd, path_max);
+	fill_stdio(s, &r->stdio[0], task, 0, stdio_max);
+	fill_stdio(s, &r->stdio[1], task, 1, stdio_max);
+	fill_stdio(s, &r->stdio[2], task, 2, stdio_max);
+}
+
+/* What of an exec's record and its arguments goes beyond what every exec may have. */
+static __always_inline u32 long_texts(u32 record_bytes, u32 arguments_beyond)
+{
+	u32 bytes = record_bytes + arguments_beyond, free = sizeof(struct record_exec) + 2 * ARGV_HEAD;
+	return bytes > free ? bytes - free : 0;
+}
+
+static __always_inline void send_exec(struct subject *who, struct linux_binprm *bprm)
+{
+	u64 now = bpf_ktime_get_boot_ns();
+	if (!within_share(who->share, KIND_EXEC, CLASS_EXEC, now))
+		return;
+	struct scratch *s = begin(KIND_EXEC, sizeof(struct record_exec));
 	if (!s)
 		return;
 	struct record_exec *r = &s->record.exec;
-	struct file *file = BPF_CORE_READ(bprm, file);
+	struct share *share = share_of(who->share);
+	bool whole = may_send_texts(share, now);
+	struct task_struct *task = who->task;
 	u64 arguments = BPF_CORE_READ(task, mm, arg_start);
 	u32 total = BPF_CORE_READ(task, mm, arg_end) - arguments;
-	u32 sent = total < ARGV_MAX ? total : ARGV_MAX;
+	u32 most = whole ? ARGV_MAX : ARGV_HEAD;
+	u32 sent = total < most ? total : most;
 	u32 first = sent < ARGV_PIECE ? sent : ARGV_PIECE;
 
-	fill_identity(&r->identity, task);
-	fill_file(&r->file, file);
+	fill_header(s, who, 0, 0);
+	fill_identity(&r->identity, who->task);
+	struct inode *inode = BPF_CORE_READ(bprm, file, f_inode);
+	copy_inode(s, inode);
+	fill_file(s, &r->file, inode);
 	r->argv_bytes = total;
 	if (sent < total)
 		set_flag(s, FLAG_TRUNCATED);
@@ -95,14 +131,8 @@ static __always_inline void send_exec(struct task_struct *task, struct linux_bin
 	if (got < first)
 		sent = got;
 	r->argv_sent = sent;
-	append_path((u64)&file->f_path, TEXT_MAX);
-	append_string(s, BPF_CORE_READ(bprm, filename), NAME_MAX_BYTES, false);
-	append_string(s, BPF_CORE_READ(bprm, interp), NAME_MAX_BYTES, false);
-	struct fs_struct *fs = BPF_CORE_READ(task, fs);
-	append_path((u64)&fs->pwd, TEXT_MAX);
-	fill_stdio(s, &r->stdio[0], task, 0);
-	fill_stdio(s, &r->stdio[1], task, 1);
-	fill_stdio(s, &r->stdio[2], task, 2);
+	append_exec_paths(s, who->task, bprm, whole);
+	pay_for_texts(share, now, long_texts(s->used, sent - got));
 	submit(s, KIND_EXEC);
-	send_more_arguments(task, cgroup_id, arguments, sent);
+	send_more_arguments(who, arguments, sent);
 }

@@ -44,26 +44,43 @@ static __always_inline s64 nanoseconds(s64 sec, s64 nsec)
 	return sec * 1000000000 + nsec;
 }
 
-static __always_inline s64 mtime_of(struct inode *inode)
+/* A field of the struct whose copy has the pointer's name. */
+#define COPIED(pointer, field) FIELD_OF_COPY(s->pointer, pointer, field)
+#define INODE_TIME(of, field) \
+	nanoseconds(FIELD_OF_COPY(s->inode, of, field.tv_sec), FIELD_OF_COPY(s->inode, of, field.tv_nsec))
+
+static __always_inline void copy_file(struct scratch *s, struct file *file)
+{
+	bpf_probe_read_kernel(s->file, sizeof s->file, file);
+}
+
+/* Copies the inode and its superblock. */
+static __always_inline void copy_inode(struct scratch *s, struct inode *inode)
+{
+	bpf_probe_read_kernel(s->inode, sizeof s->inode, inode);
+	bpf_probe_read_kernel(s->superblock, sizeof s->superblock, COPIED(inode, i_sb));
+}
+
+static __always_inline s64 mtime_of(struct scratch *s, struct inode *inode)
 {
 	struct inode___underscored *newer = (void *)inode;
 	struct inode___old *older = (void *)inode;
 	if (bpf_core_field_exists(inode->i_mtime_sec))
-		return nanoseconds(BPF_CORE_READ(inode, i_mtime_sec), BPF_CORE_READ(inode, i_mtime_nsec));
+		return nanoseconds(COPIED(inode, i_mtime_sec), COPIED(inode, i_mtime_nsec));
 	if (bpf_core_field_exists(newer->__i_mtime))
-		return nanoseconds(BPF_CORE_READ(newer, __i_mtime.tv_sec), BPF_CORE_READ(newer, __i_mtime.tv_nsec));
-	return nanoseconds(BPF_CORE_READ(older, i_mtime.tv_sec), BPF_CORE_READ(older, i_mtime.tv_nsec));
+		return INODE_TIME(newer, __i_mtime);
+	return INODE_TIME(older, i_mtime);
 }
 
-static __always_inline s64 ctime_of(struct inode *inode)
+static __always_inline s64 ctime_of(struct scratch *s, struct inode *inode)
 {
 	struct inode___underscored *newer = (void *)inode;
 	struct inode___old *older = (void *)inode;
 	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return nanoseconds(BPF_CORE_READ(inode, i_ctime_sec), BPF_CORE_READ(inode, i_ctime_nsec));
+		return nanoseconds(COPIED(inode, i_ctime_sec), COPIED(inode, i_ctime_nsec));
 	if (bpf_core_field_exists(newer->__i_ctime))
-		return nanoseconds(BPF_CORE_READ(newer, __i_ctime.tv_sec), BPF_CORE_READ(newer, __i_ctime.tv_nsec));
-	return nanoseconds(BPF_CORE_READ(older, i_ctime.tv_sec), BPF_CORE_READ(older, i_ctime.tv_nsec));
+		return INODE_TIME(newer, __i_ctime);
+	return INODE_TIME(older, i_ctime);
 }
 
 /*
@@ -77,30 +94,36 @@ static __always_inline bool lies_in_upper_layer(struct inode *inode)
 	return upper != 0;
 }
 
-static __always_inline void fill_file(struct record_file *out, struct file *file)
+/* The inode is copied. */
+static __always_inline void fill_file(struct scratch *s, struct record_file *out, struct inode *inode)
 {
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	out->ino = BPF_CORE_READ(inode, i_ino);
-	out->mtime_ns = mtime_of(inode);
-	out->ctime_ns = ctime_of(inode);
-	out->fs_magic = BPF_CORE_READ(inode, i_sb, s_magic);
-	out->dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	out->nlink = BPF_CORE_READ(inode, i_nlink);
-	out->mode = BPF_CORE_READ(inode, i_mode);
+	struct super_block *superblock = COPIED(inode, i_sb);
+	out->ino = COPIED(inode, i_ino);
+	out->mtime_ns = mtime_of(s, inode);
+	out->ctime_ns = ctime_of(s, inode);
+	out->fs_magic = COPIED(superblock, s_magic);
+	out->dev = COPIED(superblock, s_dev);
+	out->nlink = COPIED(inode, i_nlink);
+	out->mode = COPIED(inode, i_mode);
 	out->overlay_upper = out->fs_magic == OVERLAYFS_MAGIC && lies_in_upper_layer(inode);
 	out->pad = 0;
 }
 
-/* Puts "/" and the dentry's name in front of the path; false when there is no room left. */
+static __always_inline void copy_dentry(struct scratch *s, struct dentry *dentry)
+{
+	bpf_probe_read_kernel(s->dentry, sizeof s->dentry, dentry);
+}
+
+/* Puts "/" and the name of the dentry just copied in front of the path; false when there is no room left. */
 static __always_inline bool prepend_name(struct scratch *s, struct dentry *dentry)
 {
-	u32 len = BPF_CORE_READ(dentry, d_name.len);
+	u32 len = COPIED(dentry, d_name.len);
 	if (len > 255)
 		len = 255;
 	if (s->path_start < len + 1)
 		return false;
 	u32 start = s->path_start - len;
-	bpf_probe_read_kernel(&s->path[start & (TEXT_MAX - 1)], len & 255, BPF_CORE_READ(dentry, d_name.name));
+	bpf_probe_read_kernel(&s->path[start & (TEXT_MAX - 1)], len & 255, COPIED(dentry, d_name.name));
 	start--;
 	s->path[start & (TEXT_MAX - 1)] = '/';
 	s->path_start = start;
@@ -136,8 +159,10 @@ __attribute__((noinline)) int walk_path(u64 dentry_address, u64 vfsmount_address
 		if (dentry == root) {
 			struct mount *up = BPF_CORE_READ(mount, mnt_parent);
 			if (up == mount) {
-				if (s->path_start == TEXT_MAX && !is_directory(dentry))
-					prepend_name(s, dentry); /* a file mounted by itself and detached: runc's own copy */
+				if (s->path_start == TEXT_MAX && !is_directory(dentry)) {
+					copy_dentry(s, dentry); /* a file mounted by itself and detached: runc's own copy */
+					prepend_name(s, dentry);
+				}
 				return 0;
 			}
 			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
@@ -145,7 +170,8 @@ __attribute__((noinline)) int walk_path(u64 dentry_address, u64 vfsmount_address
 			root = BPF_CORE_READ(mount, mnt.mnt_root);
 			continue;
 		}
-		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+		copy_dentry(s, dentry);
+		struct dentry *parent = COPIED(dentry, d_parent);
 		if (!prepend_name(s, dentry))
 			break;
 		if (parent == dentry)
@@ -161,7 +187,7 @@ static __always_inline void walk(struct path *path)
 	walk_path((u64)BPF_CORE_READ(path, dentry), (u64)BPF_CORE_READ(path, mnt));
 }
 
-/* Appends what `walk_path` found, at most `max` bytes (a power of two) less one; its end is kept when it is longer. */
+/* Appends what `walk_path` found, at most `max` bytes less one; its end is kept when it is longer. */
 static __always_inline void append_walked(struct scratch *s, u32 max)
 {
 	if (s->path_start >= TEXT_MAX) { /* nothing was added: the root itself */
@@ -183,10 +209,7 @@ __attribute__((noinline)) int append_path(u64 path_address, u32 max)
 	if (!s)
 		return -1;
 	walk((struct path *)path_address);
-	if (max == STDIO_TEXT_MAX)
-		append_walked(s, STDIO_TEXT_MAX);
-	else
-		append_walked(s, TEXT_MAX);
+	append_walked(s, max);
 	return 0;
 }
 

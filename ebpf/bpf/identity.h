@@ -9,16 +9,29 @@ struct {
 	__type(value, struct settings);
 } settings SEC(".maps");
 
-/* Cgroup id -> enum capture_mode. A cgroup that is not in here is captured at MODE_NORMAL: a container's first event comes
- * before user space has heard of it. */
+/* By cgroup id. A cgroup that is not in here is captured at MODE_NORMAL and has a share of its own: a container's first event
+ * comes before user space has heard of it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__type(key, u64);
-	__type(value, u32);
+	__type(value, struct cgroup_policy);
 } modes SEC(".maps");
 
 #define PF_EXITING 4
+
+/* The process that does something, and what may be sent of it. */
+struct subject {
+	struct task_struct *task;
+	u64 cgroup_id;
+	u64 share;
+	int mode; /* enum capture_mode */
+};
+
+/* A program by its file: address and number of the inode, so that neither's being used again makes two programs one. */
+struct program {
+	u64 inode, ino;
+};
 
 /* The hierarchy in which containers are found: the unified one, or one of version 1. */
 enum { HIERARCHY_UNIFIED = 0, HIERARCHY_PIDS = 1, HIERARCHY_MEMORY = 2 };
@@ -57,14 +70,19 @@ static __always_inline u64 cgroup_id_of(struct task_struct *task)
 	return BPF_CORE_READ(state, cgroup, kn, id);
 }
 
-/* The process's own number in its own pid namespace, and that namespace. */
-static __always_inline struct upid innermost_pid(struct task_struct *task)
+/* A process's own number in its own pid namespace, and that namespace, by its leading thread. */
+static __always_inline struct upid innermost_pid_of(struct task_struct *leader)
 {
-	struct pid *pid = BPF_CORE_READ(task, group_leader, thread_pid);
+	struct pid *pid = BPF_CORE_READ(leader, thread_pid);
 	u32 level = BPF_CORE_READ(pid, level);
 	struct upid innermost = {};
 	bpf_core_read(&innermost, sizeof innermost, &pid->numbers[level]);
 	return innermost;
+}
+
+static __always_inline struct upid innermost_pid(struct task_struct *task)
+{
+	return innermost_pid_of(BPF_CORE_READ(task, group_leader));
 }
 
 static __always_inline u32 pid_namespace_of(struct upid *pid)
@@ -81,51 +99,72 @@ static __always_inline bool is_canary(struct settings *set, struct task_struct *
 	return (u32)pid.nr == set->canary_pid && pid_namespace_of(&pid) == set->canary_pid_ns;
 }
 
-/* What is captured of the current process: its mode, or -1 when nothing is (counted). Sets its cgroup's id. */
-static __always_inline int admit(struct task_struct *task, u64 *cgroup_id)
+static __always_inline struct inode *program_file_of(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, mm, exe_file, f_inode);
+}
+
+static __always_inline struct program program_of(struct task_struct *task)
+{
+	struct inode *inode = program_file_of(task);
+	return (struct program){.inode = (u64)inode, .ino = BPF_CORE_READ(inode, i_ino)};
+}
+
+/* Finds the cgroup and the share of the current process, whatever its mode. */
+static __always_inline void place(struct subject *who, struct task_struct *task)
+{
+	who->task = task;
+	u64 id = bpf_get_current_pid_tgid();
+	bool is_leader = (u32)id == id >> 32;
+	/* One call for nine reads. */
+	who->cgroup_id = is_leader && hierarchy_kind == HIERARCHY_UNIFIED ? bpf_get_current_cgroup_id() : cgroup_id_of(task);
+	struct cgroup_policy *policy = bpf_map_lookup_elem(&modes, &who->cgroup_id);
+	who->share = policy ? policy->share : who->cgroup_id;
+	who->mode = policy ? (int)policy->mode : MODE_NORMAL;
+}
+
+/* Whether anything is captured of the current process; what is not is counted. */
+static __always_inline bool admit(struct subject *who, struct task_struct *task)
 {
 	u32 zero = 0;
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 	if (!set)
-		return -1;
+		return false;
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
 	if (set->own_pid && pid == set->own_pid) {
 		count_filtered(FILTERED_OWN);
-		return -1;
+		return false;
 	}
-	*cgroup_id = cgroup_id_of(task);
-	u32 *mode = bpf_map_lookup_elem(&modes, cgroup_id);
-	if (!mode)
-		return MODE_NORMAL;
-	if (*mode < MODE_NORMAL && is_canary(set, task))
-		return MODE_FULL;
-	if (*mode == MODE_OFF) {
-		count_filtered(FILTERED_MODE_OFF);
-		return -1;
-	}
-	return *mode;
+	place(who, task);
+	if (who->mode >= MODE_NORMAL)
+		return true;
+	if (is_canary(set, task))
+		who->mode = MODE_FULL;
+	if (who->mode != MODE_OFF)
+		return true;
+	count_filtered(FILTERED_MODE_OFF);
+	return false;
 }
 
-static __always_inline struct scratch *begin(struct task_struct *task, enum record_kind kind, u32 fixed_bytes, u64 cgroup_id)
+/* Fills what every record begins with. */
+static __always_inline void fill_header(struct scratch *s, struct subject *who, s64 ret, u16 flags)
 {
-	struct scratch *s = scratch();
-	if (!s)
-		return 0;
 	struct record_header *h = header_of(s);
+	struct task_struct *task = who->task;
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	const struct cred *cred = BPF_CORE_READ(task, cred);
 	u64 id = bpf_get_current_pid_tgid();
-	__builtin_memset(h, 0, sizeof *h);
-	h->kind = kind;
-	h->boot_ns = bpf_ktime_get_boot_ns();
-	h->cgroup_id = cgroup_id;
-	h->start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
+	h->flags |= flags;
+	h->cgroup_id = who->cgroup_id;
+	h->start_ns = BPF_CORE_READ(leader, start_boottime);
 	h->pid = id >> 32;
 	h->tid = id;
-	h->vpid = innermost_pid(task).nr;
-	h->uid = BPF_CORE_READ(task, cred, euid.val);
-	h->gid = BPF_CORE_READ(task, cred, egid.val);
+	h->vpid = innermost_pid_of(leader).nr;
+	h->uid = BPF_CORE_READ(cred, euid.val);
+	h->gid = BPF_CORE_READ(cred, egid.val);
 	h->cpu = bpf_get_smp_processor_id();
-	s->used = fixed_bytes;
-	return s;
+	h->pad = 0;
+	h->ret = ret;
 }
 
 /* A host id as the user namespace shows it. Maps of more than five ranges (kept elsewhere by the kernel) are not followed. */

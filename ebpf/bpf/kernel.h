@@ -26,6 +26,7 @@ typedef __s32 s32;
 typedef __s64 s64;
 typedef _Bool bool;
 #define true 1
+#define offsetof(type, field) __builtin_offsetof(type, field)
 #define false 0
 typedef int pid_t;
 typedef u32 dev_t;
@@ -48,6 +49,21 @@ enum { BPF_RB_AVAIL_DATA = 0 };
 #if !defined(__TARGET_ARCH_x86)
 #error "system call numbers and registers are known for x86-64 only: add another architecture here and in syscalls.h"
 #endif
+
+/*
+ * A field of a struct whose first bytes were copied to `copy`: one read by the kernel's helper for many fields, each of
+ * which would cost 20 ns by itself. Where a kernel keeps the field further back it is read by itself after all.
+ */
+#define FIELD_OF_COPY(copy, pointer, field)                                                                            \
+	({                                                                                                             \
+		typeof((pointer)->field) value;                                                                        \
+		u32 at = bpf_core_field_offset((pointer)->field);                                                      \
+		if (at <= sizeof(copy) - sizeof value)                                                                 \
+			value = *(typeof(value) *)((u8 *)(copy) + at);                                                 \
+		else                                                                                                   \
+			value = BPF_CORE_READ(pointer, field);                                                         \
+		value;                                                                                                 \
+	})
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -115,12 +131,15 @@ struct kernfs_node {
 struct cgroup_root {
 	int hierarchy_id;
 };
-struct cgroup {
-	struct kernfs_node *kn;
-	struct cgroup_root *root;
-};
+struct cgroup;
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 enum cgroup_subsys_id { memory_cgrp_id = 4, pids_cgrp_id = 11 };
 struct css_set {
@@ -129,6 +148,7 @@ struct css_set {
 };
 
 struct qstr {
+	u64 hash_len;
 	u32 len;
 	const unsigned char *name;
 };
@@ -191,6 +211,7 @@ struct fs_struct {
 
 struct mm_struct {
 	unsigned long arg_start, arg_end;
+	struct file *exe_file;
 };
 struct tty_driver {
 	int major, minor_start;

@@ -2,45 +2,6 @@
 /* Opens: which of them are sent, and what of them. */
 #pragma once
 
-#define FMODE_READ 1
-#define FMODE_WRITE 2
-#define FMODE_PATH 0x4000
-#define O_ACCMODE 3
-#define O_CREAT 0100
-#define O_TRUNC 01000
-#define AT_FDCWD -100
-#define REPEAT_NS (3600ull * 1000000000)
-
-struct open_how {
-	u64 flags, mode;
-};
-
-/*
- * Reads already sent. The dentry and the mount are part of the key: a file's hard link or bind mount under a harmless name
- * must not hide a later read under its sensitive one.
- */
-struct seen_key {
-	u64 cgroup_id, ino, dentry, mount;
-	u32 dev, access;
-};
-struct seen {
-	u64 at_ns;
-	u64 sensitive;
-};
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
-	__type(key, struct seen_key);
-	__type(value, struct seen);
-} seen SEC(".maps");
-
-struct open_request {
-	u32 call; /* enum open_call */
-	s32 dirfd;
-	u64 raw; /* the path in user memory */
-	u64 flags, mode;
-};
-
 static __always_inline void take_request(struct open_request *out, struct syscall *call)
 {
 	struct open_how how = {};
@@ -62,9 +23,9 @@ static __always_inline void take_request(struct open_request *out, struct syscal
 }
 
 /* openat2's flags lie in user memory, where another thread may have changed them: the file knows how it was opened. */
-static __always_inline void correct_access(struct open_request *request, struct file *file)
+static __always_inline void correct_access(struct open_request *request, struct scratch *s, struct file *file)
 {
-	request->flags = (request->flags & ~(u64)O_ACCMODE) | (BPF_CORE_READ(file, f_flags) & O_ACCMODE);
+	request->flags = (request->flags & ~(u64)O_ACCMODE) | (COPIED(file, f_flags) & O_ACCMODE);
 }
 
 static __always_inline bool wants_to_write(struct open_request *request)
@@ -72,105 +33,172 @@ static __always_inline bool wants_to_write(struct open_request *request)
 	return request->flags & (O_ACCMODE | O_CREAT | O_TRUNC);
 }
 
-/* Walks the path. True when a successful read is to be sent: sensitive, or not seen within the hour. */
-static __always_inline bool admit_read(struct scratch *s, struct file *file, u64 cgroup_id, u64 now)
-{
-	struct path *path = &file->f_path;
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	struct dentry *dentry = BPF_CORE_READ(path, dentry);
-	struct seen_key key = {
-		.cgroup_id = cgroup_id,
-		.ino = BPF_CORE_READ(inode, i_ino),
-		.dentry = (u64)dentry,
-		.mount = (u64)BPF_CORE_READ(path, mnt),
-		.dev = BPF_CORE_READ(inode, i_sb, s_dev),
-		.access = BPF_CORE_READ(file, f_mode) & (FMODE_READ | FMODE_WRITE | FMODE_PATH),
-	};
-	struct seen *before = bpf_map_lookup_elem(&seen, &key);
-	if (before && !before->sensitive && now - before->at_ns < REPEAT_NS)
-		return false;
-	walk(path);
-	struct seen value = {
-		.at_ns = now,
-		.sensitive = name_is_sensitive((u64)path) || walked_is_in(&sensitive_reads, s),
-	};
-	bpf_map_update_elem(&seen, &key, &value, BPF_ANY);
-	return true;
-}
-
-/* Walks the path. True when the open is to be sent at this mode; otherwise it is counted. */
-static __always_inline bool admit_open(struct scratch *s, struct open_request *request, struct file *file, int mode, u64 cgroup_id)
-{
-	if (!file)
-		return true;
-	if (mode == MODE_LIFECYCLE) {
-		walk(&file->f_path);
-		if (walked_is_in(&host_writes, s))
-			return true;
-		count_filtered(FILTERED_LIFECYCLE);
-		return false;
-	}
-	if (mode == MODE_NORMAL && !wants_to_write(request)) {
-		if (admit_read(s, file, cgroup_id, header_of(s)->boot_ns))
-			return true;
-		count_filtered(FILTERED_REPEATED_OPEN);
-		return false;
-	}
-	walk(&file->f_path);
-	return true;
-}
-
 /* The directory a relative path starts from. */
-static __always_inline void append_base(struct scratch *s, struct task_struct *task, s32 dirfd)
+static __always_inline struct path *base_of(struct task_struct *task, s32 dirfd)
 {
 	if (dirfd == AT_FDCWD) {
 		struct fs_struct *fs = BPF_CORE_READ(task, fs);
-		append_path((u64)&fs->pwd, TEXT_MAX);
-		return;
+		return &fs->pwd;
 	}
 	struct file *directory = file_of(task, dirfd);
-	if (directory)
-		append_path((u64)&directory->f_path, TEXT_MAX);
-	else
-		append_empty(s);
+	return directory ? &directory->f_path : 0;
 }
 
-static __always_inline void send_open(struct task_struct *task, struct syscall *call, int mode, u64 cgroup_id)
+/* Of a file whose path is walked. The list of paths comes last: it leaves the path behind for `hash_walked`. */
+static __always_inline bool is_sensitive(struct scratch *s, struct file *file)
 {
-	struct open_request request;
-	take_request(&request, call);
-	/* No file after a success: another thread has closed the descriptor already. That is sent, unresolved. */
-	struct file *file = call->ret >= 0 ? file_of(task, call->ret) : 0;
-	if (file)
-		correct_access(&request, file);
-	if (mode == MODE_LIFECYCLE && (call->ret < 0 || !wants_to_write(&request))) {
-		count_filtered(FILTERED_LIFECYCLE);
-		return;
-	}
-	struct scratch *s = begin(task, KIND_OPEN, sizeof(struct record_open), cgroup_id);
-	if (!s || !admit_open(s, &request, file, mode, cgroup_id))
-		return;
+	return name_is_sensitive((u64)&file->f_path) || walked_is_in(&sensitive_reads, s);
+}
+
+enum judgement { ORDINARY, SENSITIVE, NOT_JUDGED };
+
+/* Beyond the share of calls there is a small one for what matters: a flood of opens does not hide the one it is made for. */
+static __always_inline bool within_open_share(struct scratch *s, struct subject *who, struct file *file, enum judgement judgement)
+{
+	u64 now = header_of(s)->boot_ns;
+	struct share *share = share_of(who->share);
+	if (!share || pay_for(share, CLASS_CALL, now))
+		return true;
+	if (judgement == NOT_JUDGED && (is_sensitive(s, file) || walked_is_in(&host_writes, s)))
+		judgement = SENSITIVE;
+	if (judgement == SENSITIVE && pay_for(share, CLASS_SENSITIVE, now))
+		return true;
+	count_limited(who->share, KIND_OPEN, now);
+	return false;
+}
+
+static __always_inline void fill_open(struct scratch *s, struct open_request *request, struct subject *who)
+{
 	struct record_open *r = &s->record.open;
-	r->header.ret = call->ret;
-	r->header.flags |= call->flags;
-	__builtin_memset(&r->file, 0, sizeof r->file);
-	r->open_flags = request.flags;
-	r->mode = request.mode;
-	r->mnt_ns = mount_namespace_of(task);
-	r->call = request.call;
+	r->open_flags = request->flags;
+	r->mode = request->mode;
+	r->mnt_ns = mount_namespace_of(who->task);
+	r->call = request->call;
 	r->pad = 0;
-	if (file) {
-		fill_file(&r->file, file);
-		append_walked(s, TEXT_MAX);
-	} else {
-		set_flag(s, FLAG_UNRESOLVED);
-		append_empty(s);
-	}
+}
+
+/* The open failed, or another thread has closed its descriptor already: what user memory says of it. */
+static __always_inline void send_unresolved_open(struct scratch *s, struct subject *who, struct syscall *call, struct open_request *request)
+{
+	struct record_open *r = &s->record.open;
+	u64 now = header_of(s)->boot_ns;
+	struct path *base = 0;
+	set_flag(s, FLAG_UNRESOLVED);
+	append_empty(s);
 	u32 raw = text_start(s);
-	append_string(s, (void *)request.raw, TEXT_MAX, true);
-	if (!file && *text_at(s, raw) != '/')
-		append_base(s, task, request.dirfd);
+	append_string(s, (void *)request->raw, TEXT_MAX, true);
+	if (*text_at(s, raw) != '/')
+		base = base_of(who->task, request->dirfd);
+	r->fold = 0;
+	if (who->mode == MODE_NORMAL && folds(call->ret) &&
+	    is_repeated_failure(s, who->share, hash_failure(s, who, call, request, base, raw), now)) {
+		count_filtered(FILTERED_FOLDED_OPEN);
+		return abandon(s);
+	}
+	if (!within_share(who->share, KIND_OPEN, CLASS_CALL, now))
+		return abandon(s);
+	if (r->fold)
+		count_repeats(who->share, r->fold, now);
+	fill_header(s, who, call->ret, call->flags);
+	fill_open(s, request, who);
+	__builtin_memset(&r->file, 0, sizeof r->file);
+	if (base)
+		append_path((u64)base, TEXT_MAX);
 	else
 		append_empty(s);
 	submit(s, KIND_OPEN);
+}
+
+/* The path is walked, the inode copied. */
+static __always_inline void send_file(struct scratch *s, struct subject *who, struct syscall *call, struct open_request *request,
+				      struct inode *inode)
+{
+	struct record_open *r = &s->record.open;
+	fill_header(s, who, call->ret, call->flags);
+	fill_open(s, request, who);
+	r->fold = 0;
+	fill_file(s, &r->file, inode);
+	append_walked(s, TEXT_MAX);
+	append_string(s, (void *)request->raw, TEXT_MAX, true);
+	append_empty(s);
+	submit(s, KIND_OPEN);
+}
+
+/*
+ * Walks the path of a read, unless it was sent within the hour and no path has changed since. True when it is to be sent:
+ * the file is sensitive, or the program has not read it under this path within the hour.
+ */
+static __always_inline bool judge_read(struct scratch *s, struct seen_key *key, struct seen *value, struct file *file, bool *sensitive)
+{
+	struct seen *before = bpf_map_lookup_elem(&seen, key);
+	bool fresh = before && value->at_ns - before->at_ns < REPEAT_NS;
+	value->generation = names_generation;
+	if (fresh && before->generation == value->generation)
+		return false;
+	walk_path((u64)COPIED(file, f_path.dentry), (u64)COPIED(file, f_path.mnt));
+	*sensitive = is_sensitive(s, file);
+	value->path = hash_walked(s);
+	if (*sensitive || !fresh || !value->path || before->path != value->path)
+		return true;
+	before->generation = value->generation;
+	return false;
+}
+
+/* A read at normal: the first of its program within the hour, and every one of a sensitive file. */
+static __always_inline void send_read(struct scratch *s, struct subject *who, struct syscall *call, struct open_request *request,
+				      struct file *file, struct inode *inode)
+{
+	struct seen_key key = {};
+	struct seen value = {.at_ns = header_of(s)->boot_ns};
+	bool sensitive = false;
+	fill_seen_key(&key, s, who, file, inode);
+	if (!judge_read(s, &key, &value, file, &sensitive)) {
+		count_filtered(FILTERED_REPEATED_OPEN);
+		return abandon(s);
+	}
+	if (!within_open_share(s, who, file, sensitive ? SENSITIVE : ORDINARY))
+		return abandon(s);
+	if (!sensitive)
+		bpf_map_update_elem(&seen, &key, &value, BPF_ANY);
+	send_file(s, who, call, request, inode);
+}
+
+/* Every other open of a file: all of them, at lifecycle those for writing below the host's paths. */
+static __always_inline void send_other_open(struct scratch *s, struct subject *who, struct syscall *call, struct open_request *request,
+					    struct file *file, struct inode *inode)
+{
+	walk_path((u64)COPIED(file, f_path.dentry), (u64)COPIED(file, f_path.mnt));
+	if (who->mode == MODE_LIFECYCLE && !walked_is_in(&host_writes, s)) {
+		count_filtered(FILTERED_LIFECYCLE);
+		return abandon(s);
+	}
+	if (!within_open_share(s, who, file, NOT_JUDGED))
+		return abandon(s);
+	send_file(s, who, call, request, inode);
+}
+
+static __always_inline void send_open(struct subject *who, struct syscall *call)
+{
+	struct open_request request;
+	take_request(&request, call);
+	struct file *file = call->ret >= 0 ? file_of(who->task, call->ret) : 0;
+	struct scratch *s = begin(KIND_OPEN, sizeof(struct record_open));
+	if (!s)
+		return;
+	if (file) {
+		copy_file(s, file);
+		correct_access(&request, s, file);
+	}
+	if (who->mode == MODE_LIFECYCLE && (call->ret < 0 || !wants_to_write(&request))) {
+		count_filtered(FILTERED_LIFECYCLE);
+		return abandon(s);
+	}
+	if (!file)
+		return send_unresolved_open(s, who, call, &request);
+	struct inode *inode = COPIED(file, f_inode);
+	copy_inode(s, inode);
+	if (who->mode == MODE_NORMAL && !wants_to_write(&request))
+		send_read(s, who, call, &request, file, inode);
+	else
+		send_other_open(s, who, call, &request, file, inode);
 }

@@ -4,6 +4,7 @@
 
 #define SIGNAL_GROUP_EXIT 4
 #define THREADS_MAX 64 /* threads not yet reaped whose counters are added at exit */
+#define EEXIST 17
 
 /* Processes of several threads whose exit was sent: two last threads may both see no live one. */
 struct {
@@ -13,11 +14,14 @@ struct {
 	__type(value, u8);
 } exited SEC(".maps");
 
-static __always_inline void send_fork(struct task_struct *parent, struct task_struct *child, u64 cgroup_id)
+static __always_inline void send_fork(struct subject *who, struct task_struct *child)
 {
-	struct scratch *s = begin(parent, KIND_FORK, sizeof(struct record_fork), cgroup_id);
+	if (!within_share(who->share, KIND_FORK, CLASS_PROCESS, bpf_ktime_get_boot_ns()))
+		return;
+	struct scratch *s = begin(KIND_FORK, sizeof(struct record_fork));
 	if (!s)
 		return;
+	fill_header(s, who, 0, 0);
 	struct record_fork *r = &s->record.fork;
 	r->child_start_ns = BPF_CORE_READ(child, start_boottime);
 	r->child_cgroup_id = cgroup_id_of(child);
@@ -34,10 +38,12 @@ static __always_inline bool is_last_thread(struct task_struct *task)
 	u8 one = 1;
 	if (BPF_CORE_READ(signal, live.counter) != 0)
 		return false;
-	if (BPF_CORE_READ(signal, nr_threads) <= 1)
-		return true;
 	key ^= BPF_CORE_READ(task, group_leader, start_boottime);
-	return bpf_map_update_elem(&exited, &key, &one, BPF_NOEXIST) == 0;
+	/* The last but one thread may have sent it and be reaped by now. */
+	if (BPF_CORE_READ(signal, nr_threads) <= 1)
+		return !bpf_map_lookup_elem(&exited, &key);
+	/* Where the kernel has no room (-ENOMEM, -EBUSY) twice is better than never. */
+	return bpf_map_update_elem(&exited, &key, &one, BPF_NOEXIST) != -EEXIST;
 }
 
 /* What `wait` will report. */
@@ -81,14 +87,18 @@ static __always_inline void fill_counters(struct record_exit *r, struct signal_s
 	}
 }
 
-static __always_inline void send_exit(struct task_struct *task, u64 cgroup_id)
+static __always_inline void send_exit(struct subject *who)
 {
-	struct scratch *s = begin(task, KIND_EXIT, sizeof(struct record_exit), cgroup_id);
+	if (!within_share(who->share, KIND_EXIT, CLASS_PROCESS, bpf_ktime_get_boot_ns()))
+		return;
+	struct scratch *s = begin(KIND_EXIT, sizeof(struct record_exit));
 	if (!s)
 		return;
+	fill_header(s, who, 0, 0);
 	struct record_exit *r = &s->record.exit;
+	struct task_struct *task = who->task;
 	fill_counters(r, BPF_CORE_READ(task, signal));
-	r->status = exit_status_of(task);
+	r->status = exit_status_of(who->task);
 	r->pad = 0;
 	submit(s, KIND_EXIT);
 }

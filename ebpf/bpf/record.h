@@ -40,7 +40,8 @@ enum filter_reason {
 	FILTERED_OWN = 0,           /* the sensor itself */
 	FILTERED_MODE_OFF = 1,      /* its cgroup is off */
 	FILTERED_LIFECYCLE = 2,     /* its cgroup is at lifecycle and the call is none of that */
-	FILTERED_REPEATED_OPEN = 3, /* read again within the hour */
+	FILTERED_REPEATED_OPEN = 3, /* read again by the same program within the hour */
+	FILTERED_FOLDED_OPEN = 4,   /* failed again in the same way; counted in the map `folded` */
 	FILTERED_COUNT = 8,
 };
 
@@ -160,6 +161,7 @@ struct record_open {
 	u32 mnt_ns;
 	u32 call; /* enum open_call */
 	u32 pad;
+	u64 fold; /* under which repeats of a failure are counted (struct fold); 0 = they are not */
 };
 
 /* texts: unix name of the socket's peer, unix name asked for */
@@ -203,19 +205,78 @@ struct settings {
 	u32 pad;
 };
 
-/* One a CPU, in the map `counters`. */
+/* One a CPU, in the map `counters`. Every record that was to be sent is in exactly one of the first five. */
 struct cpu_counters {
 	u64 sent[KIND_COUNT];
-	u64 dropped[KIND_COUNT];
+	u64 dropped[KIND_COUNT];     /* the ring was full */
+	u64 crowded[KIND_COUNT];     /* what was left of the ring is for other kinds */
+	u64 limited[KIND_COUNT];     /* its container's share, or all containers' together, was used up */
+	u64 interrupted[KIND_COUNT]; /* another record was being made on this CPU */
 	u64 filtered[FILTERED_COUNT];
 	u64 tried; /* records handed to the ring, taken or not */
+};
+
+/* What is captured of a cgroup's processes and which share their records use; in the map `modes`. */
+struct cgroup_policy {
+	u32 mode;      /* enum capture_mode */
+	u32 contained; /* 1 = a container's: cgroups made below it belong to the same share */
+	u64 share;     /* id of the container's own cgroup; of this cgroup where there is no container */
+};
+
+/* Records of one class use up the same part of a share. */
+enum rate_class {
+	CLASS_EXEC = 0,
+	CLASS_PROCESS = 1,   /* fork, exit, and what happens to cgroups */
+	CLASS_NAMESPACE = 2,
+	CLASS_CALL = 3,      /* every other system call */
+	CLASS_SENSITIVE = 4, /* opens of sensitive files that CLASS_CALL refused */
+	CLASS_COUNT = 5,
+};
+
+/* Nanoseconds that one record of a class costs; 0 = no limit. */
+struct rate {
+	u64 assured_ns; /* paid from what a share has to itself */
+	u64 further_ns; /* beyond that, paid by the share ... */
+	u64 total_ns;   /* ... and once more from what all shares have together */
+};
+
+/* Until when a class is paid: in the future = used up. Never further in the past than the burst. */
+struct paid {
+	u64 assured_until, further_until;
+};
+/* One a container (or cgroup that is in none), in the map `shares`. */
+struct share {
+	struct paid paid[CLASS_COUNT];
+	u64 texts_until;
+};
+/* The only element of the map `totals`. */
+struct total {
+	u64 until[CLASS_COUNT];
+};
+
+/* What a share refused, in the map `limited`; counts go on until user space removes the entry. */
+struct limited_key {
+	u64 share;
+	u32 kind; /* enum record_kind */
+	u32 pad;
+};
+/* Repeats of one failed open, in the map `folded`: `slot` is taken from the hash, so that a share has no more than its own. */
+struct folded_key {
+	u64 share;
+	u32 slot;
+	u32 pad;
+};
+struct tally {
+	u64 hash; /* of what is counted; in `limited` 0 */
+	u64 count;
+	u64 first_ns, last_ns; /* since boot */
 };
 
 /*
  * Key of the lists of paths and names: the longest prefix wins. An entry ends in '/' (all below), in NUL (exactly that), or
  * anywhere (whatever begins so).
  */
-#define PATH_KEY_BYTES 256
+#define PATH_KEY_BYTES 256 /* also of the texts of which a hash is made */
 struct path_key {
 	u32 bits;
 	u8 path[PATH_KEY_BYTES];

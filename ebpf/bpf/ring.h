@@ -2,9 +2,14 @@
 /* The ring, its counters, and the buffer in which a record grows: begin, append texts, submit. */
 #pragma once
 
-/* Large enough for every record by construction: fixed part and the texts before the last end below TEXT_START_MAX. */
+/* Large enough for every record: its fixed part and the texts before the last end below TEXT_START_MAX. */
 #define TEXT_START_MAX 16384
 #define RECORD_MAX (TEXT_START_MAX + TEXT_MAX + 2)
+#define text_bytes(max) (2 + (max) - 1)
+_Static_assert(sizeof(struct record_exec) + 3 * text_bytes(TEXT_MAX) + 2 * text_bytes(NAME_MAX_BYTES) + 2 * text_bytes(STDIO_TEXT_MAX) <
+		       TEXT_START_MAX,
+	       "an exec's last text begins below TEXT_START_MAX, or text_start's mask would put it over the others");
+_Static_assert(sizeof(struct record_open) + 2 * text_bytes(TEXT_MAX) < TEXT_START_MAX, "so does an open's");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -34,16 +39,20 @@ union record {
 };
 
 /*
- * One a CPU is enough: these tracepoints run with preemption off and none of them runs in an interrupt. The kernel caps an
- * element at 32 KiB.
+ * One a CPU is enough: these tracepoints run with preemption off and none of them runs in an interrupt. Should a kernel
+ * run them otherwise, `busy` makes the second record on a CPU a counted loss. The kernel caps an element at 32 KiB.
  */
 struct scratch {
+	u32 busy; /* a record is being made */
 	u32 used; /* bytes of the record so far */
 	u32 path_start;
 	u32 names_walked;  /* of the two below, those that the path has */
 	u32 name_start[2]; /* in `path`: where the file's own name and its folder's begin, each with its '/' */
-	struct path_key path_key;
+	u32 pad;
+	struct path_key path_key; /* its text lies at a multiple of 8 */
+	u64 hash; /* of the last text that was hashed */
 	union record record;
+	u64 file[16], dentry[16], inode[32], superblock[16]; /* copies of the first bytes of the kernel's */
 	u8 path[TEXT_MAX + 256]; /* a path, grown from byte TEXT_MAX towards the front */
 };
 
@@ -56,6 +65,12 @@ struct {
 
 /* The consumer is woken when the ring fills beyond this many bytes; below, it comes by itself every 20 ms. */
 volatile const u64 wake_bytes = 256 << 10;
+/* Kinds that can be missed for a while are refused when more than this waits: what is left is for execs, forks and exits. */
+volatile const u64 crowded_bytes = 6 << 20;
+/* Execs go without long texts when more than this waits. */
+volatile const u64 texts_bytes = 4 << 20;
+/* Differs on every run, so that nobody can make two paths of one hash. */
+volatile const u64 hash_seed = 0;
 
 static __always_inline struct scratch *scratch(void)
 {
@@ -79,6 +94,32 @@ static __always_inline void count_filtered(enum filter_reason reason)
 static __always_inline struct record_header *header_of(struct scratch *s)
 {
 	return &s->record.header;
+}
+
+/* The scratch with an empty record of this kind; 0 when another one is being made on this CPU, which is counted. */
+static __always_inline struct scratch *begin(enum record_kind kind, u32 fixed_bytes)
+{
+	struct scratch *s = scratch();
+	if (!s)
+		return 0;
+	if (s->busy) {
+		struct cpu_counters *c = cpu_counters();
+		if (c)
+			c->interrupted[kind]++;
+		return 0;
+	}
+	s->busy = 1;
+	s->used = fixed_bytes;
+	header_of(s)->kind = kind;
+	header_of(s)->flags = 0;
+	header_of(s)->boot_ns = bpf_ktime_get_boot_ns();
+	return s;
+}
+
+/* Ends a record that is not sent. */
+static __always_inline void abandon(struct scratch *s)
+{
+	s->busy = 0;
 }
 
 static __always_inline void set_flag(struct scratch *s, u16 flag)
@@ -107,6 +148,42 @@ static __always_inline u32 text_start(struct scratch *s)
 static __always_inline u8 *text_at(struct scratch *s, u32 start)
 {
 	return bytes_at(s, start) + 2;
+}
+
+static __always_inline u64 mix(u64 hash, u64 word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15ull;
+	return hash ^ hash >> 29;
+}
+
+/* Mixes the first `len` bytes of scratch.path_key into scratch.hash. Global, so that it is verified once. */
+__attribute__((noinline)) int hash_text(u32 len)
+{
+	struct scratch *s = scratch();
+	if (!s)
+		return -1;
+	u64 hash = mix(s->hash, len);
+	u64 *words = (u64 *)s->path_key.path;
+	_Static_assert(offsetof(struct scratch, path_key.path) % sizeof *words == 0, "the text is read in words");
+	for (u32 i = 0; i < PATH_KEY_BYTES / sizeof *words; i++) {
+		u32 at = i * sizeof *words;
+		if (at >= len)
+			break;
+		u64 word = words[i];
+		if (len - at < 8)
+			word &= (1ull << (len - at) * 8) - 1;
+		hash = mix(hash, word);
+	}
+	s->hash = hash;
+	return 0;
+}
+
+/* The hash of what is in the path key, begun with `hash`; never 0. */
+static __always_inline u64 hash_path_key(struct scratch *s, u64 hash, u32 len)
+{
+	s->hash = hash;
+	hash_text(len);
+	return s->hash | 1;
 }
 
 static __always_inline void end_text(struct scratch *s, u32 start, u32 len)
@@ -149,22 +226,37 @@ static __always_inline void append_string(struct scratch *s, const void *from, u
 	end_text(s, start, n > 0 ? n - 1 : 0);
 }
 
-static __always_inline void submit(struct scratch *s, enum record_kind kind)
+/* The kinds that leave the last part of the ring to the others. */
+#define CAN_BE_MISSED (1 << KIND_OPEN | 1 << KIND_CONNECT | 1 << KIND_EXEC_FAILED | 1 << KIND_NAMESPACE)
+
+/* Hands the record to the ring, or counts why not. */
+static __always_inline void hand_over(struct scratch *s, enum record_kind kind, struct cpu_counters *c)
 {
-	struct cpu_counters *c = cpu_counters();
 	u32 len = s->used;
-	if (!c)
-		return;
 	asm volatile("" : "+r"(len));
-	if (len > RECORD_MAX)
+	if (len > RECORD_MAX) { /* cannot be, but the verifier does not know */
+		c->dropped[kind]++;
 		return;
+	}
 	header_of(s)->len = len;
 	header_of(s)->cpu_seq = c->tried++;
-	/* Waking costs 8 µs, a record 0.1: wake once, by the record that crosses the mark. */
 	u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
+	if (CAN_BE_MISSED & 1 << kind && waiting + len > crowded_bytes) {
+		c->crowded[kind]++;
+		return;
+	}
+	/* Waking costs 8 µs, a record 0.1: wake once, by the record that crosses the mark. */
 	u64 wake = waiting < wake_bytes && waiting + len >= wake_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 	if (bpf_ringbuf_output(&ring, &s->record, len, wake))
 		c->dropped[kind]++;
 	else
 		c->sent[kind]++;
+}
+
+static __always_inline void submit(struct scratch *s, enum record_kind kind)
+{
+	struct cpu_counters *c = cpu_counters();
+	if (c)
+		hand_over(s, kind, c);
+	s->busy = 0;
 }

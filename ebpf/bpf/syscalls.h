@@ -18,6 +18,8 @@ enum call {
 	CALL_EXECVEAT,
 	CALL_SETNS,
 	CALL_UNSHARE,
+	CALL_REMOVE, /* unlinkat: of a folder */
+	CALL_MOVE,   /* gives files paths they did not have */
 };
 
 #define NUMBERS_MAX 1024 /* a power of two; x32's own numbers begin at 512 */
@@ -32,6 +34,9 @@ static const u8 native_calls[NUMBERS_MAX] = {
 	[42] = CALL_CONNECT,
 	[59] = CALL_EXECVE, [322] = CALL_EXECVEAT, [520] = CALL_EXECVE, [545] = CALL_EXECVEAT,
 	[272] = CALL_UNSHARE, [308] = CALL_SETNS,
+	[82] = CALL_MOVE, [264] = CALL_MOVE, [316] = CALL_MOVE, /* rename, renameat, renameat2 */
+	[165] = CALL_MOVE, [166] = CALL_MOVE, [429] = CALL_MOVE, [155] = CALL_MOVE, /* mount, umount2, move_mount, pivot_root */
+	[84] = CALL_MOVE, [263] = CALL_REMOVE, /* rmdir, unlinkat */
 };
 
 static const u8 ia32_calls[NUMBERS_MAX] = {
@@ -39,6 +44,9 @@ static const u8 ia32_calls[NUMBERS_MAX] = {
 	[362] = CALL_CONNECT, [102] = CALL_SOCKETCALL,
 	[11] = CALL_EXECVE, [358] = CALL_EXECVEAT,
 	[310] = CALL_UNSHARE, [346] = CALL_SETNS,
+	[38] = CALL_MOVE, [302] = CALL_MOVE, [353] = CALL_MOVE, /* rename, renameat, renameat2 */
+	[21] = CALL_MOVE, [22] = CALL_MOVE, [52] = CALL_MOVE, [429] = CALL_MOVE, [217] = CALL_MOVE, /* umount is 22 here */
+	[40] = CALL_MOVE, [301] = CALL_REMOVE, /* rmdir, unlinkat */
 };
 
 struct syscall {

@@ -66,8 +66,10 @@ numbered! {
         ModeOff = 1, "mode_off", "FILTERED_MODE_OFF";
         /// Its cgroup is at [`Mode::Lifecycle`] and the call is not part of that.
         Lifecycle = 2, "mode_lifecycle", "FILTERED_LIFECYCLE";
-        /// A file read again within the hour.
+        /// A file read again by the same program within the hour.
         RepeatedOpen = 3, "repeated_open", "FILTERED_REPEATED_OPEN";
+        /// An open that failed again in the same way; their number is told by a later event.
+        FoldedOpen = 4, "folded_open", "FILTERED_FOLDED_OPEN";
     }
 }
 
@@ -83,6 +85,84 @@ numbered! {
         /// Everything the programs see.
         Full = 3, "full", "MODE_FULL";
     }
+}
+
+numbered! {
+    /// What records have a limit in common.
+    RateClass {
+        /// Execs.
+        Exec = 0, "exec", "CLASS_EXEC";
+        /// Forks, exits, and cgroups made, removed and entered.
+        Process = 1, "process", "CLASS_PROCESS";
+        /// Changes of namespaces.
+        Namespace = 2, "namespace", "CLASS_NAMESPACE";
+        /// All other calls.
+        Call = 3, "call", "CLASS_CALL";
+        /// Opens of sensitive files beyond the limit of [`RateClass::Call`].
+        Sensitive = 4, "sensitive", "CLASS_SENSITIVE";
+    }
+}
+
+/// Nanoseconds that a record costs, in the global `rates`, one a [`RateClass`]; 0 = no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rate {
+    /// From what a share has to itself.
+    pub assured_ns: u64,
+    /// From what it may have beyond that ...
+    pub further_ns: u64,
+    /// ... and at the same time from what all shares have together.
+    pub total_ns: u64,
+}
+
+/// What is captured of a cgroup, in the map `modes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CgroupPolicy {
+    /// A [`Mode`].
+    pub mode: u32,
+    /// 1 = it is a container's, and so are cgroups made below it.
+    pub contained: u32,
+    /// The cgroup whose share its records use up.
+    pub share: u64,
+}
+
+/// Key of the map `limited`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LimitedKey {
+    /// The cgroup whose share was used up.
+    pub share: u64,
+    /// A [`Kind`].
+    pub kind: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Key of the map `folded`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FoldedKey {
+    /// The cgroup whose share it is.
+    pub share: u64,
+    /// Its place among those of the share.
+    pub slot: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Value of the maps `limited` and `folded`; the count goes on until the entry is removed or taken over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tally {
+    /// What is counted; 0 in `limited`.
+    pub hash: u64,
+    /// How often.
+    pub count: u64,
+    /// When it began, nanoseconds since boot.
+    pub first_ns: u64,
+    /// When it was counted last, nanoseconds since boot.
+    pub last_ns: u64,
 }
 
 /// The only element of the map `settings`.
@@ -107,6 +187,12 @@ pub struct CpuCounters {
     pub sent: [u64; 16],
     /// Records the ring had no room for, by [`Kind`].
     pub dropped: [u64; 16],
+    /// Records for which the rest of the ring was not meant, by [`Kind`].
+    pub crowded: [u64; 16],
+    /// Records for which a share had nothing left, by [`Kind`].
+    pub limited: [u64; 16],
+    /// Records that came while another one was being made on their CPU, by [`Kind`].
+    pub interrupted: [u64; 16],
     /// What was seen and not sent, by [`FilterReason`].
     pub filtered: [u64; 8],
     /// Records handed to the ring.

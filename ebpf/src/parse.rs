@@ -235,6 +235,7 @@ fn open(bytes: &[u8]) -> Result<Record, ParseError> {
         raw: texts.next()?,
         base: texts.next()?,
         mnt_ns: wire.mnt_ns,
+        fold: wire.fold,
     })
 }
 

@@ -195,6 +195,8 @@ pub enum Record {
         base: Vec<u8>,
         /// Inode of the process's mount namespace.
         mnt_ns: u32,
+        /// Names what repeats of this failure are counted under ([`crate::control::Tally::hash`]); 0 = they are not counted.
+        fold: u64,
     },
     /// A connection was tried.
     Connect {

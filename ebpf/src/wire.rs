@@ -87,6 +87,7 @@ wire! {
     }
     OpenWire = "record_open" {
         header: HeaderWire, file: FileWire, open_flags: u64, mode: u32, mnt_ns: u32, call: u32, pad: u32,
+        fold: u64,
     }
     ConnectWire = "record_connect" { header: HeaderWire, fd: i32, pad: u32, socket: SocketWire, asked: SocketWire, }
     CgroupWire = "record_cgroup" { header: HeaderWire, id: u64, made: u32, pad: u32, }

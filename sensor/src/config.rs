@@ -15,7 +15,7 @@ use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
 
 pub use self::raw::{RawConfig, Size};
-use crate::probe::ProbeOptions;
+use crate::probe::{ClassRates, ProbeOptions, Rates};
 use crate::redact::Redactor;
 use dogwatch_ebpf::control::Mode;
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub host_write_paths: Vec<String>,
     /// Files whose reading is published every time.
     pub sensitive_read_paths: Vec<ReadPattern>,
+    /// How much each container may send, and all together.
+    pub rates: Rates,
     /// Containers.
     pub containers: ContainersConfig,
     /// Upper bound of remembered processes.
@@ -177,6 +179,7 @@ impl Config {
             ring_bytes: self.ring_bytes,
             host_write_paths: self.host_write_paths.clone(),
             sensitive_read_paths: self.sensitive_read_paths.clone(),
+            rates: self.rates,
             ..ProbeOptions::default()
         }
     }
@@ -229,6 +232,7 @@ impl Config {
             state_file: given(&raw.state_file).map(PathBuf::from),
             kafka: check_kafka(raw.kafka)?,
             ring_bytes: ring_bytes as u32,
+            rates: check_rates(&raw.kernel)?,
             host_write_paths: raw.kernel.host_write_paths,
             sensitive_read_paths: check_reads(raw.kernel.sensitive_read_paths)?,
             containers: check_containers(raw.containers)?,
@@ -240,6 +244,36 @@ impl Config {
             log_filter: raw.log.filter,
             metrics_listen,
         })
+    }
+}
+
+fn check_rates(raw: &raw::RawKernel) -> Result<Rates, ConfigError> {
+    Ok(Rates {
+        container: class_rates("kernel.container_rates", &raw.container_rates)?,
+        total: class_rates("kernel.total_rates", &raw.total_rates)?,
+        exec_text_bytes: raw.container_exec_text.0,
+    })
+}
+
+/// A rate beyond a record a nanosecond is none.
+fn class_rates(key: &'static str, raw: &raw::RawRates) -> Result<ClassRates, ConfigError> {
+    let rates = ClassRates {
+        exec: raw.exec,
+        process: raw.process,
+        namespace: raw.namespace,
+        call: raw.call,
+        sensitive: raw.sensitive,
+    };
+    let highest = [
+        rates.exec,
+        rates.process,
+        rates.namespace,
+        rates.call,
+        rates.sensitive,
+    ];
+    match highest.into_iter().find(|rate| *rate > 1_000_000_000) {
+        Some(rate) => Err(bad(key, rate, "at most 1000000000 a second; 0 = no limit")),
+        None => Ok(rates),
     }
 }
 

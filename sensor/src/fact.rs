@@ -88,6 +88,24 @@ pub(crate) enum Fact {
     Counters(Counters),
     /// Records of the ring that could not be parsed, since the start.
     Unparsed(u64),
+    /// Records of one kind that were more than a container may send, since the last such fact.
+    Limited {
+        /// The container's own cgroup, or one that is in no container.
+        cgroup_id: u64,
+        /// The records' kind.
+        kind: Text,
+        /// Their number.
+        counted: Counted,
+    },
+    /// Repeats of one failed open, since the last such fact.
+    Folded {
+        /// The container's own cgroup, or one that is in no container.
+        cgroup_id: u64,
+        /// Names the record of the open that was sent.
+        fold: u64,
+        /// Their number.
+        counted: Counted,
+    },
 }
 
 /// What the kernel part counted since it was loaded.
@@ -97,6 +115,15 @@ pub(crate) struct Counters {
     pub sent: BTreeMap<Text, u64>,
     /// Records the ring had no room for, by kind.
     pub dropped: BTreeMap<Text, u64>,
+    /// Records for which the rest of the ring was not meant, by kind.
+    #[serde(default)]
+    pub crowded: BTreeMap<Text, u64>,
+    /// Records that were more than a container may send, by kind.
+    #[serde(default)]
+    pub limited: BTreeMap<Text, u64>,
+    /// Records that came while another one was being made on their CPU, by kind.
+    #[serde(default)]
+    pub interrupted: BTreeMap<Text, u64>,
     /// Records rejected, by reason.
     pub filtered: BTreeMap<Text, u64>,
     /// Runs of programs that the kernel skipped, by kind.
@@ -105,6 +132,15 @@ pub(crate) struct Counters {
     /// Records that the ring took and the sensor had no time to read at its end, by kind.
     #[serde(default)]
     pub unread: BTreeMap<Text, u64>,
+}
+
+/// How many of something the kernel part counted instead of sending, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    pub count: u64,
+    /// The first of them, or the last one told before; nanoseconds since boot.
+    pub first_ns: u64,
+    pub last_ns: u64,
 }
 
 /// A process found by the start-up scan; bytes are as `/proc` gave them.

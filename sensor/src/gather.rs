@@ -9,7 +9,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use dogwatch_ebpf::control::Mode;
 use dogwatch_ebpf::record::Record;
 use dogwatch_schemas::Text;
 
@@ -19,6 +18,7 @@ use crate::container::docker::Docker;
 use crate::container::{Container, Membership, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
+use crate::probe::Policy;
 use crate::text::text;
 use crate::users::reader::{Answer, Request, Root, UserReader};
 use crate::users::{Users, Wanted};
@@ -35,7 +35,7 @@ const O_ACCMODE: u64 = 3;
 /// What the kernel part must be told of a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum ModeChange {
-    Set(u64, Mode),
+    Set(u64, Policy),
     Forget(u64),
 }
 
@@ -138,20 +138,29 @@ pub(crate) fn walk(root: &Path) -> Vec<(u64, Text)> {
 }
 
 /// The modes of cgroups that exist before the sensor.
-pub(crate) fn modes(cgroups: &[(u64, Text)], config: &ContainersConfig) -> Vec<(u64, Mode)> {
-    cgroups
-        .iter()
-        .map(|(id, path)| {
-            (
-                *id,
-                if membership(path).is_some() {
-                    config.mode
-                } else {
-                    config.host_mode
-                },
-            )
-        })
-        .collect()
+pub(crate) fn modes(cgroups: &[(u64, Text)], config: &ContainersConfig) -> Vec<(u64, Policy)> {
+    let ids: HashMap<&str, u64> = cgroups.iter().map(|(id, path)| (&**path, *id)).collect();
+    let policy_of = |(id, path): &(u64, Text)| {
+        let own_id = |path: &str| ids.get(path).copied();
+        (*id, policy(*id, membership(path).as_ref(), config, own_id))
+    };
+    cgroups.iter().map(policy_of).collect()
+}
+
+/// What is captured of a cgroup. Those below a container's own use its share; `own_id` finds a cgroup's id by its path.
+fn policy(
+    id: u64,
+    membership: Option<&Membership>,
+    config: &ContainersConfig,
+    own_id: impl Fn(&str) -> Option<u64>,
+) -> Policy {
+    match membership {
+        Some(membership) => Policy {
+            mode: config.mode,
+            container: Some(own_id(&membership.path).unwrap_or(id)),
+        },
+        None => config.host_mode.into(),
+    }
 }
 
 impl Gatherer {
@@ -321,12 +330,16 @@ impl Gatherer {
             return;
         }
         let membership = membership(path);
-        let mode = if membership.is_some() {
-            self.config.mode
-        } else {
-            self.config.host_mode
+        let own_id = |own: &str| {
+            let folder = self.cgroup_root.join(own.trim_start_matches('/'));
+            if own == path {
+                Some(id)
+            } else {
+                Some(fs::metadata(folder).ok()?.ino())
+            }
         };
-        self.changes.push(ModeChange::Set(id, mode));
+        let policy = policy(id, membership.as_ref(), &self.config, own_id);
+        self.changes.push(ModeChange::Set(id, policy));
         self.cgroups.insert(id, membership.clone());
         if !made {
             facts.push(Fact::Cgroup {

@@ -20,6 +20,8 @@ pub(crate) const UNKNOWN: i64 = -1;
 pub(crate) enum Class {
     /// The kernel's ring had no room.
     RingFull,
+    /// A container sent more than it may.
+    RateLimited,
     /// The kernel skipped runs of a program; at most so many records.
     Missed,
     /// A record of the ring could not be taken apart.
@@ -45,6 +47,7 @@ impl Class {
     pub fn name(self) -> &'static str {
         match self {
             Self::RingFull => "ring_full",
+            Self::RateLimited => "rate_limited",
             Self::Missed => "missed",
             Self::Unparsed => "unparsed",
             Self::TableFull => "table_full",
@@ -87,16 +90,19 @@ impl Ledger {
         loss.detail = Some(detail.into());
     }
 
-    /// Takes the kernel's counters: what was lost before the stages since the last time.
+    /// Takes the kernel's counters: what was lost before the stages since the last time, and why.
     pub fn counters(&mut self, counters: &Counters, now_ns: i64) {
         let from_ns = if self.checked_ns == 0 {
             now_ns
         } else {
             self.checked_ns
         };
+        let ring_full = added(&counters.dropped, &counters.crowded);
+        let missed = added(&counters.missed, &counters.interrupted);
         let lost = [
-            (Class::RingFull, &counters.dropped),
-            (Class::Missed, &counters.missed),
+            (Class::RingFull, &ring_full),
+            (Class::RateLimited, &counters.limited),
+            (Class::Missed, &missed),
             (Class::UndeliveredAtEnd, &counters.unread),
         ];
         for (class, counts) in lost {
@@ -162,6 +168,15 @@ impl Ledger {
         loss.to_ts = loss.to_ts.max(to_ns);
         loss
     }
+}
+
+/// Two counts of one class, by kind.
+fn added(one: &BTreeMap<Text, u64>, other: &BTreeMap<Text, u64>) -> BTreeMap<Text, u64> {
+    let mut sum = one.clone();
+    for (kind, count) in other {
+        *sum.entry(kind.clone()).or_default() += count;
+    }
+    sum
 }
 
 #[cfg(test)]

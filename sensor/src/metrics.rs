@@ -40,6 +40,12 @@ pub(crate) fn record(summary: &Summary, kernel: &Counters, kafka: Option<Connect
     for (name, counts) in [
         ("dogwatch_kernel_sent_records_total", &kernel.sent),
         ("dogwatch_kernel_dropped_records_total", &kernel.dropped),
+        ("dogwatch_kernel_crowded_records_total", &kernel.crowded),
+        ("dogwatch_kernel_limited_records_total", &kernel.limited),
+        (
+            "dogwatch_kernel_interrupted_records_total",
+            &kernel.interrupted,
+        ),
         ("dogwatch_kernel_filtered_records_total", &kernel.filtered),
     ] {
         for (kind, count) in counts {

@@ -18,6 +18,7 @@ mod error;
 mod hierarchy;
 mod missed;
 mod seccomp;
+mod shares;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -39,6 +40,8 @@ pub use error::ProbeError;
 pub(crate) use error::{Lockdown, SHARE_PIDS, counts_locked_memory, lockdown, locked_memory_limit};
 pub use hierarchy::{Hierarchy, HierarchyKind};
 pub use seccomp::{Programs, refuse_calls};
+pub use shares::{ClassRates, Counted, Folded, Limited, Policy, Rates};
+use shares::{PodPolicy, Tallies};
 
 use crate::canary;
 pub use crate::ring::Drained;
@@ -85,9 +88,11 @@ pub struct ProbeOptions {
     pub sensitive_read_paths: Vec<ReadPattern>,
     /// The hierarchy to use; found by [`Hierarchy::find`] when not given.
     pub hierarchy: Option<Hierarchy>,
+    /// How much each container may send, and all together.
+    pub rates: Rates,
     /// Modes known before the programs are attached. The sensor's own cgroup must not be at [`Mode::Off`]: the canary's
     /// child would not be seen. What the map (16,384 cgroups) has no room for stays at [`Mode::Normal`].
-    pub modes: Vec<(u64, Mode)>,
+    pub modes: Vec<(u64, Policy)>,
     /// The kernel programs, as clang made them; [`dogwatch_ebpf::OBJECT`], the default, but in tests of other compilers.
     pub object: &'static [u8],
 }
@@ -99,6 +104,7 @@ impl Default for ProbeOptions {
             host_write_paths: HOST_WRITE_PATHS.map(String::from).to_vec(),
             sensitive_read_paths: reads::default_patterns(),
             hierarchy: None,
+            rates: Rates::default(),
             modes: Vec::new(),
             object: dogwatch_ebpf::OBJECT,
         }
@@ -112,6 +118,12 @@ pub struct KernelCounters {
     pub sent: BTreeMap<&'static str, u64>,
     /// Records the ring had no room for, by kind.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Records for which the rest of the ring was not meant, by kind.
+    pub crowded: BTreeMap<&'static str, u64>,
+    /// Records for which a share had nothing left, by kind.
+    pub limited: BTreeMap<&'static str, u64>,
+    /// Records that came while another one was being made on their CPU, by kind.
+    pub interrupted: BTreeMap<&'static str, u64>,
     /// What was seen and not sent, by reason.
     pub filtered: BTreeMap<&'static str, u64>,
     /// Runs of programs that the kernel skipped, by the kind of record they send; from 5.12 on.
@@ -133,9 +145,10 @@ unsafe impl Pod for PodSettings {}
 /// The loaded and attached kernel part; detached by [`Probe::detach`] or when dropped.
 pub struct Probe {
     ring: Ring,
-    modes: HashMap<MapData, u64, u32>,
+    modes: HashMap<MapData, u64, PodPolicy>,
     settings: Array<MapData, PodSettings>,
     counters: PerCpuArray<MapData, PodCounters>,
+    tallies: Tallies,
     hierarchy: Hierarchy,
     own_pid: u32,
     /// Records that came while the canary ran, for the first `drain`.
@@ -187,8 +200,11 @@ impl Probe {
     fn from_maps(mut programs: Ebpf, hierarchy: Hierarchy) -> Result<Self, ProbeError> {
         let ring: RingBuf<MapData> = take(&mut programs, "ring")?;
         let ring = Ring::new(ring).map_err(|source| map_error("wait for the ring", source))?;
+        let limited = take(&mut programs, "limited")?;
+        let folded = take(&mut programs, "folded")?;
         Ok(Self {
             ring,
+            tallies: Tallies::new(limited, folded),
             modes: take(&mut programs, "modes")?,
             settings: take(&mut programs, "settings")?,
             counters: take(&mut programs, "counters")?,
@@ -212,10 +228,10 @@ impl Probe {
     }
 
     /// A host with more cgroups than the map holds is watched all the same: of the rest more is seen, not less.
-    fn set_modes(&mut self, modes: &[(u64, Mode)]) {
+    fn set_modes(&mut self, modes: &[(u64, Policy)]) {
         let refused = modes
             .iter()
-            .filter(|(cgroup_id, mode)| self.set_mode(*cgroup_id, *mode).is_err())
+            .filter(|(cgroup_id, policy)| self.set_mode(*cgroup_id, *policy).is_err())
             .count();
         if refused > 0 {
             tracing::warn!(
@@ -226,18 +242,23 @@ impl Probe {
         }
     }
 
-    /// Sets what is captured of a cgroup's processes. A cgroup at [`Mode::Normal`] takes no room: it is what the kernel
-    /// part takes one for that is not in the map.
+    /// Sets what is captured of a cgroup's processes, and whose share they use. A cgroup at [`Mode::Normal`] with a share of
+    /// its own takes no room: it is what the kernel part takes one for that is not in the map.
     ///
     /// # Errors
     /// When the map (16,384 cgroups) is full.
-    pub fn set_mode(&mut self, cgroup_id: u64, mode: Mode) -> Result<(), ProbeError> {
-        if mode == Mode::Normal {
+    pub fn set_mode(
+        &mut self,
+        cgroup_id: u64,
+        policy: impl Into<Policy>,
+    ) -> Result<(), ProbeError> {
+        let policy = policy.into();
+        if policy.mode == Mode::Normal && policy.container.is_none_or(|own| own == cgroup_id) {
             self.forget(cgroup_id);
             return Ok(());
         }
         self.modes
-            .insert(cgroup_id, mode as u32, 0)
+            .insert(cgroup_id, policy.of_cgroup(cgroup_id), 0)
             .map_err(|source| map_error("set a cgroup's mode", source))
     }
 
@@ -285,7 +306,14 @@ impl Probe {
         for PodCounters(cpu) in cpus.iter() {
             for kind in Kind::ALL {
                 *total.sent.entry(kind.name()).or_default() += cpu.sent[*kind as usize];
-                *total.dropped.entry(kind.name()).or_default() += cpu.dropped[*kind as usize];
+                for (sum, counts) in [
+                    (&mut total.dropped, &cpu.dropped),
+                    (&mut total.crowded, &cpu.crowded),
+                    (&mut total.limited, &cpu.limited),
+                    (&mut total.interrupted, &cpu.interrupted),
+                ] {
+                    *sum.entry(kind.name()).or_default() += counts[*kind as usize];
+                }
             }
             for reason in FilterReason::ALL {
                 *total.filtered.entry(reason.name()).or_default() += cpu.filtered[*reason as usize];
@@ -296,6 +324,22 @@ impl Probe {
             *total.dropped.entry(kind).or_default() += count;
         }
         Ok(total)
+    }
+
+    /// What shares refused since the last call; `now_ns` is since boot.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn limited(&mut self, now_ns: u64) -> Result<Vec<Limited>, ProbeError> {
+        self.tallies.limited(now_ns)
+    }
+
+    /// Repeats of failed opens since the last call. The kernel part keeps a number 30 s for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn folded(&mut self) -> Result<Vec<Folded>, ProbeError> {
+        self.tallies.folded()
     }
 
     fn change_settings(&mut self, settings: Settings) -> Result<(), ProbeError> {
@@ -314,10 +358,16 @@ fn load_object(
         .ring_bytes
         .clamp(64 << 10, 1 << 30)
         .next_power_of_two();
+    let costs = options.rates.costs();
     EbpfLoader::new()
         .btf(Some(types))
         .map_max_entries("ring", ring_bytes)
         .override_global("wake_bytes", &u64::from(ring_bytes / 16), true)
+        .override_global("crowded_bytes", &u64::from(ring_bytes / 4 * 3), true)
+        .override_global("texts_bytes", &u64::from(ring_bytes / 2), true)
+        .override_global("rates", costs.as_slice(), true)
+        .override_global("text_byte_ns", &options.rates.text_byte_ns(), true)
+        .override_global("hash_seed", &rand::random::<u64>(), true)
         .override_global("hierarchy_kind", &(hierarchy.kind as u32), true)
         .override_global("hierarchy_id", &hierarchy.id, true)
         .load(options.object)

@@ -22,9 +22,9 @@ use dogwatch_schemas::Text;
 
 use crate::capture::{self, CaptureError, Frame};
 use crate::clock::Reading;
-use crate::fact::{Counters, Fact, Input};
+use crate::fact::{Counted, Counters, Fact, Input};
 use crate::gather::{Gatherer, ModeChange};
-use crate::probe::{Drained, KernelCounters, Probe};
+use crate::probe::{self, Drained, KernelCounters, Probe};
 use crate::scan;
 use crate::stop::Shutdown;
 
@@ -47,6 +47,8 @@ const _: () = assert!(
 /// How long the ring is read after the programs were detached. A full ring of 8 MiB takes a second; what a larger one
 /// still holds then is counted as lost, so that an end never waits for what comes in.
 const END_READING: Duration = Duration::from_millis(1500);
+/// How often repeats of failed opens are asked for; a row a failure each time is enough, and the kernel keeps a number 30 s.
+const FOLDED_INTERVAL_NS: u64 = 10_000_000_000;
 
 /// What goes to the next stage at once.
 pub(crate) type Batch = Vec<Input>;
@@ -135,6 +137,7 @@ struct Live {
     cgroups_lost: u64,
     /// The last clock handed on; it never goes back.
     settled_ns: u64,
+    folded_due_ns: u64,
 }
 
 impl KernelReader {
@@ -157,6 +160,7 @@ impl KernelReader {
             counters_due_ns: 0,
             cgroups_lost: 0,
             settled_ns: 0,
+            folded_due_ns: 0,
         };
         live.start(&probe);
         let mut wait = POLL;
@@ -193,6 +197,8 @@ fn poll(probe: &mut Probe, live: &mut Live, wait: Duration) -> Drained {
     live.due(Reading::now().boot_ns);
     if let Some(counters) = counters {
         live.counters(counters);
+        live.limited(now, probe);
+        live.folded(now, probe);
     }
     live.clock(now, read_up_to_ns.saturating_sub(SETTLE_NS));
     live.outlet.flush();
@@ -219,6 +225,9 @@ fn read_out(probe: &mut Probe, live: &mut Live) {
     if let Some(counters) = counters(probe) {
         live.counters(Counters { unread, ..counters });
     }
+    live.folded_due_ns = 0;
+    live.limited(detached, probe);
+    live.folded(detached, probe);
     // All records up to the end have been handed on by now, or are counted.
     live.clock(detached, detached.boot_ns);
 }
@@ -294,7 +303,7 @@ impl Live {
     }
 
     fn counters(&mut self, counters: Counters) {
-        let cgroups_lost = counters.dropped.get("cgroup").copied().unwrap_or_default();
+        let cgroups_lost = lost_cgroups(&counters);
         if std::mem::replace(&mut self.cgroups_lost, cgroups_lost) != cgroups_lost {
             self.gatherer.lost_cgroups();
         }
@@ -328,6 +337,36 @@ impl Live {
         self.capture.map_or(Ok(()), capture::Writer::finish)
     }
 
+    fn limited(&mut self, now: Reading, probe: &mut Probe) {
+        match probe.limited(now.boot_ns) {
+            Ok(news) => news.into_iter().for_each(|one| {
+                self.fact(Fact::Limited {
+                    cgroup_id: one.cgroup_id,
+                    kind: one.kind.into(),
+                    counted: counted(one.counted),
+                });
+            }),
+            Err(error) => tracing::warn!(%error, "could not read the kernel's counts"),
+        }
+    }
+
+    fn folded(&mut self, now: Reading, probe: &mut Probe) {
+        if now.boot_ns < self.folded_due_ns {
+            return;
+        }
+        self.folded_due_ns = now.boot_ns + FOLDED_INTERVAL_NS;
+        match probe.folded() {
+            Ok(news) => news.into_iter().for_each(|one| {
+                self.fact(Fact::Folded {
+                    cgroup_id: one.cgroup_id,
+                    fold: one.fold,
+                    counted: counted(one.counted),
+                });
+            }),
+            Err(error) => tracing::warn!(%error, "could not read the kernel's counts"),
+        }
+    }
+
     fn facts(&mut self, facts: Vec<Fact>) {
         for fact in facts {
             self.fact(fact);
@@ -354,6 +393,20 @@ fn counters(probe: &Probe) -> Option<Counters> {
     }
 }
 
+/// Records of cgroups that were not sent.
+fn lost_cgroups(counters: &Counters) -> u64 {
+    let lost = [&counters.dropped, &counters.limited, &counters.interrupted];
+    lost.iter().filter_map(|counts| counts.get("cgroup")).sum()
+}
+
+fn counted(counted: probe::Counted) -> Counted {
+    Counted {
+        count: counted.count,
+        first_ns: counted.first_ns,
+        last_ns: counted.last_ns,
+    }
+}
+
 fn owned(counters: KernelCounters) -> Counters {
     let texts = |map: BTreeMap<&'static str, u64>| {
         map.into_iter()
@@ -363,6 +416,9 @@ fn owned(counters: KernelCounters) -> Counters {
     Counters {
         sent: texts(counters.sent),
         dropped: texts(counters.dropped),
+        crowded: texts(counters.crowded),
+        limited: texts(counters.limited),
+        interrupted: texts(counters.interrupted),
         filtered: texts(counters.filtered),
         missed: texts(counters.missed),
         unread: BTreeMap::new(),

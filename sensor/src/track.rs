@@ -8,6 +8,7 @@
 //! A pure state machine: no clock, no files, no threads. The same input gives the same events, live and replayed.
 
 mod blocks;
+mod counted;
 mod image;
 mod join;
 mod places;
@@ -25,7 +26,7 @@ use dogwatch_schemas::records::{self, Event};
 
 use crate::clock::{Clock, Reading};
 use crate::container::{Container, Place, short};
-use crate::fact::{Fact, Host, Input, Running};
+use crate::fact::{Counted, Fact, Host, Input, Running};
 use crate::loss::Class;
 use crate::process::stage::{Arrival, on_arrival};
 use crate::process::{Id, InnerIds, Process, ProcessTable, Stage, TableBounds};
@@ -33,6 +34,7 @@ use crate::redact::Redactor;
 use crate::text::text;
 use crate::users::Users;
 use blocks::{Block, Blocks};
+use counted::Failures;
 use image::Arguments;
 use places::Places;
 pub(crate) use places::WaitingBounds;
@@ -76,6 +78,7 @@ pub(crate) struct Tracker {
     blocks: Blocks,
     places: Places,
     users: HashMap<Option<Text>, Users>,
+    failures: Failures,
     /// Processes given up that were told as a loss.
     evictions_told: u64,
     /// The newest record so far, nanoseconds since boot.
@@ -105,6 +108,7 @@ impl Tracker {
             places: Places::new(options.waiting, run.clone(), options.labels),
             run,
             users: HashMap::new(),
+            failures: Failures::default(),
             evictions_told: 0,
             newest_ns: 0,
         }
@@ -189,6 +193,16 @@ impl Tracker {
                 self.users.insert(container, users);
                 self.bound_users();
             }
+            Fact::Limited {
+                cgroup_id,
+                kind,
+                counted,
+            } => self.limited(cgroup_id, kind, &counted, out),
+            Fact::Folded {
+                cgroup_id,
+                fold,
+                counted,
+            } => self.folded(cgroup_id, fold, &counted, out),
             // These count losses; the pipeline reads them.
             Fact::Counters(_) | Fact::Unparsed(_) => {}
         }
@@ -209,6 +223,32 @@ impl Tracker {
             };
             self.users.remove(&container);
         }
+    }
+
+    /// Calls that were more than a container may send.
+    fn limited(&mut self, cgroup_id: u64, kind: Text, counted: &Counted, out: &mut Vec<Row>) {
+        let mut event = self.own_event("rate_limited", "internal");
+        event.evt_args = Some(BTreeMap::from([("kind".into(), kind)]));
+        counted::set_counted(&mut event, counted, &self.clock);
+        let place = self.places.place_of(cgroup_id);
+        self.places.send(event, &place, None, out);
+    }
+
+    /// Repeats of a failed open, as a row like the first one's; without its columns where that is no longer kept.
+    fn folded(&mut self, cgroup_id: u64, fold: u64, counted: &Counted, out: &mut Vec<Row>) {
+        let Some(record) = self.failures.record(fold) else {
+            let mut event = self.own_event("open", "file");
+            event.evt_outcome = "failed".into();
+            event.evt_failed = true;
+            counted::set_counted(&mut event, counted, &self.clock);
+            let place = self.places.place_of(cgroup_id);
+            return self.places.send(event, &place, None, out);
+        };
+        let header = counted::header_now(record.header(), self.clock.boot_ns().max(self.newest_ns));
+        let (evt_type, category, hook) = rows::call(record);
+        let mut event = self.event(&header, evt_type, category, hook);
+        counted::set_failure(&mut event, record, counted, &self.clock);
+        self.send(event, Id::new(header.pid, header.start_ns), &header, out);
     }
 
     fn tick(&mut self, reading: Reading, out: &mut Vec<Row>) {
@@ -358,6 +398,7 @@ impl Tracker {
             | Record::Connect { ref header, .. }
             | Record::ExecFailed { ref header, .. } => {
                 self.touch(header, out);
+                self.failures.keep(&record);
                 self.push(header, &record, out);
             }
         }

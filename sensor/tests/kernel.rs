@@ -22,5 +22,7 @@ mod execs;
 mod opens;
 #[path = "kernel/processes.rs"]
 mod processes;
+#[path = "kernel/shares.rs"]
+mod shares;
 #[path = "kernel/watch.rs"]
 mod watch;

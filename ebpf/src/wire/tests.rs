@@ -3,7 +3,10 @@
 use core::mem::offset_of;
 
 use super::*;
-use crate::control::{CpuCounters, FilterReason, Kind, Mode, Settings};
+use crate::control::{
+    CgroupPolicy, CpuCounters, FilterReason, FoldedKey, Kind, LimitedKey, Mode, Rate, RateClass,
+    Settings, Tally,
+};
 
 /// C name, size, and name, offset and size of each field.
 pub(super) type Described = (&'static str, usize, &'static [(&'static str, usize, usize)]);
@@ -25,8 +28,57 @@ const CONTROL: &[Described] = &[
         &[
             ("sent", offset_of!(CpuCounters, sent), 128),
             ("dropped", offset_of!(CpuCounters, dropped), 128),
+            ("crowded", offset_of!(CpuCounters, crowded), 128),
+            ("limited", offset_of!(CpuCounters, limited), 128),
+            ("interrupted", offset_of!(CpuCounters, interrupted), 128),
             ("filtered", offset_of!(CpuCounters, filtered), 64),
             ("tried", offset_of!(CpuCounters, tried), 8),
+        ],
+    ),
+    (
+        "rate",
+        size_of::<Rate>(),
+        &[
+            ("assured_ns", offset_of!(Rate, assured_ns), 8),
+            ("further_ns", offset_of!(Rate, further_ns), 8),
+            ("total_ns", offset_of!(Rate, total_ns), 8),
+        ],
+    ),
+    (
+        "cgroup_policy",
+        size_of::<CgroupPolicy>(),
+        &[
+            ("mode", offset_of!(CgroupPolicy, mode), 4),
+            ("contained", offset_of!(CgroupPolicy, contained), 4),
+            ("share", offset_of!(CgroupPolicy, share), 8),
+        ],
+    ),
+    (
+        "limited_key",
+        size_of::<LimitedKey>(),
+        &[
+            ("share", offset_of!(LimitedKey, share), 8),
+            ("kind", offset_of!(LimitedKey, kind), 4),
+            ("pad", offset_of!(LimitedKey, pad), 4),
+        ],
+    ),
+    (
+        "folded_key",
+        size_of::<FoldedKey>(),
+        &[
+            ("share", offset_of!(FoldedKey, share), 8),
+            ("slot", offset_of!(FoldedKey, slot), 4),
+            ("pad", offset_of!(FoldedKey, pad), 4),
+        ],
+    ),
+    (
+        "tally",
+        size_of::<Tally>(),
+        &[
+            ("hash", offset_of!(Tally, hash), 8),
+            ("count", offset_of!(Tally, count), 8),
+            ("first_ns", offset_of!(Tally, first_ns), 8),
+            ("last_ns", offset_of!(Tally, last_ns), 8),
         ],
     ),
 ];
@@ -67,6 +119,10 @@ fn numbers_are_those_of_the_header() {
     Mode::ALL
         .iter()
         .for_each(|mode| check(mode.c_name(), *mode as usize));
+    RateClass::ALL
+        .iter()
+        .for_each(|class| check(class.c_name(), *class as usize));
+    check("CLASS_COUNT", RateClass::ALL.len());
     check("FLAG_TRUNCATED", FLAG_TRUNCATED.into());
     check("FLAG_FAULT", FLAG_FAULT.into());
     check("FLAG_UNRESOLVED", FLAG_UNRESOLVED.into());

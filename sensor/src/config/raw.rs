@@ -6,7 +6,7 @@ use std::time::Duration;
 use dogwatch_schemas::reads::SENSITIVE_READ_PATHS;
 use serde::{Deserialize, Serialize};
 
-use crate::probe::HOST_WRITE_PATHS;
+use crate::probe::{ClassRates, HOST_WRITE_PATHS, Rates};
 
 /// Everything a file, the environment and flags can say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -144,6 +144,9 @@ pub struct RawKernel {
     pub host_write_paths: Vec<String>,
     #[serde(deserialize_with = "list")]
     pub sensitive_read_paths: Vec<String>,
+    pub container_rates: RawRates,
+    pub total_rates: RawRates,
+    pub container_exec_text: Size,
 }
 
 impl Default for RawKernel {
@@ -152,6 +155,33 @@ impl Default for RawKernel {
             ring_bytes: Size(8 << 20),
             host_write_paths: HOST_WRITE_PATHS.map(String::from).to_vec(),
             sensitive_read_paths: SENSITIVE_READ_PATHS.map(String::from).to_vec(),
+            container_rates: Rates::default().container.into(),
+            total_rates: Rates::default().total.into(),
+            container_exec_text: Size(Rates::default().exec_text_bytes),
+        }
+    }
+}
+
+/// Records a second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "documented in sensor.toml")]
+pub struct RawRates {
+    pub exec: u64,
+    pub process: u64,
+    pub namespace: u64,
+    pub call: u64,
+    pub sensitive: u64,
+}
+
+impl From<ClassRates> for RawRates {
+    fn from(rates: ClassRates) -> Self {
+        Self {
+            exec: rates.exec,
+            process: rates.process,
+            namespace: rates.namespace,
+            call: rates.call,
+            sensitive: rates.sensitive,
         }
     }
 }

@@ -16,7 +16,9 @@ use crate::config::Config;
 use crate::fact::Host;
 use crate::gather::{self, Gatherer};
 use crate::host;
-use crate::probe::{Hierarchy, Probe, ProbeOptions, Programs, drop_capabilities, refuse_calls};
+use crate::probe::{
+    Hierarchy, Policy, Probe, ProbeOptions, Programs, drop_capabilities, refuse_calls,
+};
 use crate::read::{KernelReader, Origin};
 use crate::scan;
 
@@ -85,12 +87,12 @@ impl Loaded {
 
 /// The modes of the cgroups that exist. Where containers are not watched and the sensor is in one, its own is watched until
 /// the canary has been seen; then the reader sets it as configured.
-fn modes(hierarchy: &Hierarchy, config: &Config) -> Vec<(u64, Mode)> {
+fn modes(hierarchy: &Hierarchy, config: &Config) -> Vec<(u64, Policy)> {
     let own = scan::own_cgroup_id(hierarchy);
     let mut modes = gather::modes(&gather::walk(&hierarchy.mount), &config.containers);
-    for (id, mode) in &mut modes {
-        if Some(*id) == own && *mode == Mode::Off {
-            *mode = Mode::Lifecycle;
+    for (id, policy) in &mut modes {
+        if Some(*id) == own && policy.mode == Mode::Off {
+            policy.mode = Mode::Lifecycle;
         }
     }
     modes

@@ -198,6 +198,7 @@ impl Bench {
             raw,
             base: b"/srv/app".to_vec(),
             mnt_ns: BOX_MNT,
+            fold: 0,
         });
         self.last()
     }
@@ -441,6 +442,7 @@ fn no_row_is_too_large_whatever_it_is_made_of() {
             raw: bad_bytes(4096),
             base: bad_bytes(4096),
             mnt_ns: BOX_MNT,
+            fold: 0,
         });
     }
     let mut seen = 0;
@@ -712,6 +714,7 @@ impl Bench {
             path,
             base: Vec::new(),
             mnt_ns: 0,
+            fold: 0,
         });
     }
 }
@@ -800,6 +803,7 @@ fn a_process_never_heard_of_is_taken_in() {
             path,
             base: Vec::new(),
             mnt_ns: 0,
+            fold: 0,
         });
         bench.last()
     };
@@ -901,6 +905,7 @@ fn open_of(header: Header, path: &str) -> Record {
         path: path.into(),
         base: Vec::new(),
         mnt_ns: 0,
+        fold: 0,
     }
 }
 
@@ -1095,4 +1100,65 @@ fn what_is_known_of_containers_and_users_is_bounded_in_bytes() {
         (kept.name.as_deref(), kept.truncated),
         (Some("web"), kept.labels.is_none())
     );
+}
+
+#[test]
+fn what_the_kernel_counted_is_told_as_rows_of_its_container() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    let mut header = bench.header(77, BOX_CGROUP);
+    header.ret = -i64::from(libc::ENOENT);
+    let failure = |fold| Record::Open {
+        header,
+        call: OpenCall::Openat,
+        open_flags: 0,
+        mode: 0,
+        file: FileIdentity::default(),
+        path: Vec::new(),
+        raw: b"none".to_vec(),
+        base: b"/etc".to_vec(),
+        mnt_ns: BOX_MNT,
+        fold,
+    };
+    bench.record(failure(7));
+    let first = bench.last();
+    let counted = Counted {
+        count: 41,
+        first_ns: 1,
+        last_ns: 2,
+    };
+    let folded = |fold| Fact::Folded {
+        cgroup_id: BOX_CGROUP,
+        fold,
+        counted,
+    };
+    bench.fact(folded(7));
+    let again = bench.last();
+    let same = |event: &Event| {
+        (
+            event.evt_type.clone(),
+            event.evt_res.clone(),
+            event.fd_name.clone(),
+            event.proc_key.clone(),
+            event.container_id.clone(),
+        )
+    };
+    assert_eq!(same(&again), same(&first));
+    assert_eq!((first.evt_count, again.evt_count), (None, Some(41)));
+    assert!(again.evt_args.unwrap().contains_key("last_ts"));
+    // One that is no longer kept, and calls that were too many.
+    bench.fact(folded(8));
+    let unnamed = bench.last();
+    assert_eq!((unnamed.evt_count, unnamed.fd_name), (Some(41), None));
+    bench.fact(Fact::Limited {
+        cgroup_id: BOX_CGROUP,
+        kind: "connect".into(),
+        counted,
+    });
+    let limited = bench.last();
+    assert_eq!(&*limited.evt_type, "rate_limited");
+    assert_eq!(&*limited.evt_args.unwrap()["kind"], "connect");
+    for id in [unnamed.container_id, limited.container_id] {
+        assert_eq!(id, first.container_id);
+    }
 }

@@ -28,7 +28,7 @@ fn the_sensor_works_on_without_the_capabilities_it_loaded_with() {
             watch.probe.set_mode(1 << 60, Mode::Full).unwrap();
             watch.probe.forget(1 << 60);
             watch.probe.counters().unwrap();
-            watch.see(|| _ = openat(libc::AT_FDCWD, c"/dogwatch/none", libc::O_RDONLY))
+            watch.see(|| _ = openat(libc::AT_FDCWD, c"/dogwatch/without", libc::O_RDONLY))
         });
         without.join().unwrap()
     });

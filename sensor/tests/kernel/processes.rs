@@ -104,7 +104,7 @@ fn off_keeps_everything_back() {
     watch.probe.forget(cgroup);
     assert_eq!(
         watch
-            .see(|| _ = act::openat(libc::AT_FDCWD, c"/dogwatch/none", libc::O_RDONLY))
+            .see(|| _ = act::openat(libc::AT_FDCWD, c"/dogwatch/off-no-more", libc::O_RDONLY))
             .len(),
         2
     );

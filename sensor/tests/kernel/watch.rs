@@ -144,7 +144,7 @@ impl Watch {
     /// With this mode for the cgroup the test runs in.
     pub fn start_at(mode: Mode) -> Option<Self> {
         let hierarchy = Hierarchy::find().ok()?;
-        let modes = vec![(own_cgroup(&hierarchy), mode)];
+        let modes = vec![(own_cgroup(&hierarchy), mode.into())];
         Self::start(&ProbeOptions {
             modes,
             ..ProbeOptions::default()

@@ -1,0 +1,361 @@
+//! Shares, repeats of failures, and reads that are judged by program and path.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use dogwatch_ebpf::record::Record;
+use dogwatch_sensor::probe::{ClassRates, Hierarchy, Mode, Policy, ProbeOptions, Rates};
+use libc::{AT_FDCWD, O_RDONLY, O_WRONLY};
+
+use crate::act::{c_path, openat};
+use crate::watch::{Watch, text};
+
+/// A cgroup of its own, so that no other test uses up its share; removed when dropped.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(name: &str) -> Self {
+        let mount = Hierarchy::find().unwrap().mount;
+        Self::below(&mount, &format!("dogwatch-{name}-{}", std::process::id()))
+    }
+
+    fn below(folder: &Path, name: &str) -> Self {
+        let folder = folder.join(name);
+        fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn id(&self) -> u64 {
+        fs::metadata(&self.0).unwrap().ino()
+    }
+
+    /// For use in a child: system calls only.
+    fn entrance(&self) -> impl Fn() + use<> {
+        let members = c_path(&self.0.join("cgroup.procs"));
+        // SAFETY: the path ends in NUL and the text has the length given.
+        move || unsafe {
+            let fd = libc::open(members.as_ptr(), O_WRONLY);
+            libc::write(fd, c"0".as_ptr().cast(), 1);
+            libc::close(fd);
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Opens among the records, by the path as given.
+fn opens(records: &[Record], name: &str) -> usize {
+    let is_it =
+        |record: &&Record| matches!(record, Record::Open { raw, .. } if text(raw).contains(name));
+    records.iter().filter(is_it).count()
+}
+
+fn limits(container: ClassRates) -> ProbeOptions {
+    let rates = Rates {
+        container,
+        ..Rates::UNLIMITED
+    };
+    ProbeOptions {
+        rates,
+        ..ProbeOptions::default()
+    }
+}
+
+#[test]
+fn a_share_is_used_up_and_what_it_refused_is_counted() {
+    let call = 100;
+    let Some(mut watch) = Watch::start(&limits(ClassRates {
+        call,
+        ..ClassRates::UNLIMITED
+    })) else {
+        return;
+    };
+    let (flooder, quiet) = (Cgroup::new("flooder"), Cgroup::new("quiet"));
+    let (enter, enter_quiet) = (flooder.entrance(), quiet.entrance());
+    let records = watch.see(|| {
+        enter();
+        (0..2_000).for_each(|_| _ = openat(AT_FDCWD, c"/dev/null", O_WRONLY));
+    });
+    let sent = opens(&records, "/dev/null");
+    // Two seconds' worth at once, and what came back meanwhile.
+    assert!((180..1_000).contains(&sent), "{sent} sent");
+    assert!(matches!(records.last(), Some(Record::Exit { .. })));
+    let refused = watch.probe.limited(0).unwrap();
+    let own: Vec<_> = refused
+        .iter()
+        .filter(|one| one.cgroup_id == flooder.id())
+        .collect();
+    let [one] = own[..] else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((one.cgroup_id, one.kind), (flooder.id(), "open"));
+    assert_eq!(one.counted.count as usize + sent, 2_000);
+    assert!(one.counted.first_ns < one.counted.last_ns);
+    let (own_id, count) = (one.cgroup_id, one.counted.count);
+    let again = watch.probe.limited(0).unwrap();
+    assert!(again.iter().all(|one| one.cgroup_id != own_id), "{again:?}");
+    assert!(watch.probe.counters().unwrap().limited["open"] >= count);
+    let beside = watch.see(|| {
+        enter_quiet();
+        openat(AT_FDCWD, c"/dev/null", O_WRONLY);
+    });
+    assert_eq!(opens(&beside, "/dev/null"), 1);
+}
+
+#[test]
+fn a_flood_of_opens_does_not_hide_a_sensitive_one() {
+    let Some(mut watch) = Watch::start(&limits(ClassRates {
+        call: 10,
+        sensitive: 10,
+        ..ClassRates::UNLIMITED
+    })) else {
+        return;
+    };
+    let cgroup = Cgroup::new("sensitive");
+    let enter = cgroup.entrance();
+    let records = watch.see(|| {
+        enter();
+        (0..500).for_each(|_| _ = openat(AT_FDCWD, c"/dev/null", O_WRONLY));
+        openat(AT_FDCWD, c"/etc/shadow", O_RDONLY);
+        (0..500).for_each(|_| _ = openat(AT_FDCWD, c"/etc/shadow", O_RDONLY));
+    });
+    assert!(opens(&records, "/dev/null") < 100);
+    assert!((1..100).contains(&opens(&records, "/etc/shadow")));
+}
+
+#[test]
+fn cgroups_below_a_containers_bring_no_share_of_their_own() {
+    let call = 100;
+    let Some(mut watch) = Watch::start(&limits(ClassRates {
+        call,
+        ..ClassRates::UNLIMITED
+    })) else {
+        return;
+    };
+    let container = Cgroup::new("container");
+    let id = container.id();
+    let policy = Policy {
+        mode: Mode::Normal,
+        container: Some(id),
+    };
+    watch.probe.set_mode(id, policy).unwrap();
+    let nested: Vec<_> = (0..4)
+        .map(|n| Cgroup::below(&container.0, &n.to_string()))
+        .collect();
+    let entrances: Vec<_> = nested.iter().map(Cgroup::entrance).collect();
+    let records = watch.see(|| {
+        for enter in &entrances {
+            enter();
+            (0..500).for_each(|_| _ = openat(AT_FDCWD, c"/dev/null", O_WRONLY));
+        }
+    });
+    assert!(opens(&records, "/dev/null") < 1_000);
+    let refused: Vec<u64> = watch
+        .probe
+        .limited(0)
+        .unwrap()
+        .iter()
+        .map(|one| one.cgroup_id)
+        .collect();
+    assert!(refused.contains(&id), "{refused:?}");
+    let nested_ids: Vec<u64> = nested.iter().map(Cgroup::id).collect();
+    assert!(
+        nested_ids.iter().all(|id| !refused.contains(id)),
+        "{refused:?}"
+    );
+    drop(nested);
+}
+
+#[test]
+fn a_failure_that_repeats_is_sent_once_and_counted() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let cgroup = Cgroup::new("failures");
+    let enter = cgroup.entrance();
+    let records = watch.see(|| {
+        enter();
+        for _ in 0..50 {
+            openat(AT_FDCWD, c"/dogwatch/missing", O_RDONLY);
+            openat(AT_FDCWD, c"/dogwatch/missing", O_WRONLY);
+            openat(AT_FDCWD, c"/dogwatch/other", O_RDONLY);
+            openat(AT_FDCWD, c"/proc/self/none", O_RDONLY);
+        }
+    });
+    assert_eq!(opens(&records, "/dogwatch/missing"), 2);
+    assert_eq!(opens(&records, "/dogwatch/other"), 1);
+    assert_eq!(opens(&records, "/proc/self/none"), 1);
+    let names: Vec<u64> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Open { fold, header, .. } if header.ret < 0 => Some(*fold),
+            _ => None,
+        })
+        .collect();
+    let folded = watch.probe.folded().unwrap();
+    let mine: Vec<_> = folded
+        .iter()
+        .filter(|one| names.contains(&one.fold))
+        .collect();
+    assert_eq!(mine.len(), 4, "{folded:?}");
+    assert!(
+        mine.iter()
+            .all(|one| one.counted.count == 49 && one.cgroup_id == cgroup.id()),
+        "{mine:?}"
+    );
+    assert!(
+        watch
+            .probe
+            .folded()
+            .unwrap()
+            .iter()
+            .all(|one| !names.contains(&one.fold))
+    );
+    assert!(watch.filtered("folded_open") >= 4 * 49);
+}
+
+#[test]
+fn refusals_are_never_folded() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().canonicalize().unwrap().join("closed");
+    fs::write(&file, "x").unwrap();
+    let path = c_path(&file);
+    let records = watch.see(|| unsafe {
+        // SAFETY: no pointers. Nobody may not read root's files once the mode forbids it.
+        libc::chmod(path.as_ptr(), 0);
+        libc::setgid(65_534);
+        libc::setuid(65_534);
+        (0..5).for_each(|_| _ = openat(AT_FDCWD, &path, O_RDONLY));
+    });
+    assert_eq!(opens(&records, "closed"), 5);
+}
+
+#[test]
+fn another_program_that_reads_the_same_is_news() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().canonicalize().unwrap().join("settings");
+    fs::write(&file, "x").unwrap();
+    let path = c_path(&file);
+    let of_cat = |watch: &mut Watch| {
+        watch.records();
+        assert!(
+            std::process::Command::new("cat")
+                .arg(&file)
+                .stdout(std::process::Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        );
+        opens(&watch.records(), "settings")
+    };
+    assert_eq!(
+        opens(
+            &watch.see(|| _ = openat(AT_FDCWD, &path, O_RDONLY)),
+            "settings"
+        ),
+        1
+    );
+    assert_eq!(
+        opens(
+            &watch.see(|| _ = openat(AT_FDCWD, &path, O_RDONLY)),
+            "settings"
+        ),
+        0
+    );
+    assert_eq!(of_cat(&mut watch), 1);
+    assert_eq!(of_cat(&mut watch), 0);
+}
+
+#[test]
+fn a_path_that_changed_is_judged_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let real = folder.path().canonicalize().unwrap();
+    fs::create_dir_all(real.join("plain/deep")).unwrap();
+    fs::write(real.join("plain/deep/file"), "x").unwrap();
+    let options = ProbeOptions {
+        sensitive_read_paths: vec![
+            real.join("secret").to_str().unwrap().parse().unwrap(),
+            "*/id_rsa".parse().unwrap(),
+        ],
+        ..ProbeOptions::default()
+    };
+    let Some(mut watch) = Watch::start(&options) else {
+        return;
+    };
+    let mut seen = |path: &str| {
+        let path = c_path(&real.join(path));
+        let records = watch.see(|| _ = openat(AT_FDCWD, &path, O_RDONLY));
+        records
+            .iter()
+            .filter(|record| matches!(record, Record::Open { .. }))
+            .count()
+    };
+    assert_eq!([seen("plain/deep/file"), seen("plain/deep/file")], [1, 0]);
+    // Something else is renamed: the path is walked again, and is the same.
+    fs::write(real.join("one"), "x").unwrap();
+    fs::rename(real.join("one"), real.join("two")).unwrap();
+    assert_eq!(seen("plain/deep/file"), 0);
+    // The file itself gets a sensitive name, and loses it.
+    fs::rename(real.join("plain/deep/file"), real.join("plain/deep/id_rsa")).unwrap();
+    assert_eq!(
+        [seen("plain/deep/id_rsa"), seen("plain/deep/id_rsa")],
+        [1, 1]
+    );
+    fs::rename(real.join("plain/deep/id_rsa"), real.join("plain/deep/file")).unwrap();
+    assert_eq!(seen("plain/deep/file"), 0);
+    // A folder above it is moved to a sensitive place, by the host itself.
+    fs::rename(real.join("plain"), real.join("secret")).unwrap();
+    assert_eq!([seen("secret/deep/file"), seen("secret/deep/file")], [1, 1]);
+    // And to another harmless one: a new path is news once.
+    fs::rename(real.join("secret"), real.join("moved")).unwrap();
+    assert_eq!([seen("moved/deep/file"), seen("moved/deep/file")], [1, 0]);
+}
+
+#[test]
+fn an_exec_first_loses_its_long_texts() {
+    let options = ProbeOptions {
+        rates: Rates {
+            exec_text_bytes: 1,
+            ..Rates::UNLIMITED
+        },
+        ..ProbeOptions::default()
+    };
+    let Some(mut watch) = Watch::start(&options) else {
+        return;
+    };
+    let long = "x".repeat(30_000);
+    for _ in 0..3 {
+        assert!(
+            std::process::Command::new("/bin/true")
+                .arg(&long)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+    let records = watch.records();
+    let arguments: Vec<_> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Exec(exec) if exec.argv.starts_with(b"/bin/true\0xxxx") => {
+                Some((exec.argv.len(), exec.header.flags.truncated))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(arguments.len(), 3);
+    // The first is paid afterwards.
+    assert!(arguments[0].0 > 30_000 && !arguments[0].1, "{arguments:?}");
+    assert_eq!(arguments[1..], [(1024, true), (1024, true)]);
+}
