@@ -146,7 +146,10 @@ pub enum DetectionsAction {
     /// Print what each detection looks for
     List(Folder),
     /// Check that every file loads: header, SQL, columns; exits with 1 when one is refused
-    Lint(Folder),
+    ///
+    /// Remarks say what an author should know of files that load, above all which reads of files a detection asks for and
+    /// its header does not declare, or declares and no sensor publishes every time.
+    Lint(Lint),
     /// Print how each detection is run, and the most memory that one over windows can take
     Explain(Folder),
     /// Run every detection over the events beside it (NAME.events.jsonl) and compare with the alerts it must give
@@ -160,6 +163,18 @@ pub struct Folder {
     /// The folder [default: found as `dogwatch local` finds it]
     #[arg(value_name = "DIR")]
     pub folder: Option<PathBuf>,
+}
+
+/// What `lint` does with a folder.
+#[derive(Debug, Args)]
+pub struct Lint {
+    /// The folder.
+    #[command(flatten)]
+    pub folder: Folder,
+
+    /// Settings of the sensors (see sensor.toml): which reads they publish every time [default: those of sensor.toml]
+    #[arg(long, value_name = "FILE")]
+    pub sensor_config: Option<PathBuf>,
 }
 
 /// What `test` does with a folder.

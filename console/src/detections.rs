@@ -5,7 +5,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use dogwatch_stream_processor::content::{self, ContentError, ContentReport};
+use dogwatch_schemas::reads::{ReadPattern, default_patterns};
+use dogwatch_sensor::config::{Config, ConfigError};
+use dogwatch_stream_processor::content::{self, ContentError, ContentReport, Remark};
 use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
 use dogwatch_stream_processor::engine::{self, WindowOptions};
 
@@ -62,16 +64,18 @@ pub fn list(folder: &Path) -> Result<Report, LoadError> {
     })
 }
 
-/// Says what keeps files of a folder from loading, and what an author should know about the others.
+/// Says what keeps files of a folder from loading, and what an author should know about the others, where sensors publish
+/// these reads every time.
 ///
 /// # Errors
 /// [`LoadError`] when the folder cannot be read or holds none.
-pub fn lint(folder: &Path) -> Result<Report, LoadError> {
+pub fn lint(folder: &Path, published: &[ReadPattern]) -> Result<Report, LoadError> {
     let LoadReport { set, refused } = DetectionSet::load(folder)?;
     let mut text = String::new();
     for detection in set.iter() {
-        for remark in content::lint(detection) {
-            let _ = writeln!(text, "{}: remark: {remark}", detection.file.display());
+        for Remark { line, text: remark } in content::lint(detection, published) {
+            let file = detection.file.display();
+            let _ = writeln!(text, "{file}:{line}: remark: {remark}");
         }
     }
     let _ = writeln!(
@@ -84,6 +88,17 @@ pub fn lint(folder: &Path) -> Result<Report, LoadError> {
         text,
         passed: refused.is_empty(),
     })
+}
+
+/// The reads that sensors with these settings publish every time; without a file those of an untouched sensor.
+///
+/// # Errors
+/// [`ConfigError`] when the file is refused.
+pub fn published_reads(sensor_config: Option<&Path>) -> Result<Vec<ReadPattern>, Box<ConfigError>> {
+    match sensor_config {
+        Some(file) => Ok(Config::load(Some(file), &[])?.published_reads()),
+        None => Ok(default_patterns()),
+    }
 }
 
 /// Says how each detection of a folder is run, and what those over windows can take of memory at most.

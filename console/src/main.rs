@@ -46,15 +46,17 @@ fn judge(options: &Detections) -> ExitCode {
         let folder = locate::detections(named.folder.as_deref())?;
         Ok(match &options.action {
             DetectionsAction::List(_) => detections::list(&folder)?,
-            DetectionsAction::Lint(_) => detections::lint(&folder)?,
+            DetectionsAction::Lint(lint) => {
+                let published = detections::published_reads(lint.sensor_config.as_deref())?;
+                detections::lint(&folder, &published)?
+            }
             DetectionsAction::Explain(_) => detections::explain(&folder)?,
             DetectionsAction::Test(test) => detections::test(&folder, test.update)?,
         })
     };
     let named = match &options.action {
-        DetectionsAction::List(folder)
-        | DetectionsAction::Lint(folder)
-        | DetectionsAction::Explain(folder) => folder,
+        DetectionsAction::List(folder) | DetectionsAction::Explain(folder) => folder,
+        DetectionsAction::Lint(lint) => &lint.folder,
         DetectionsAction::Test(test) => &test.folder,
     };
     match run(named) {

@@ -10,7 +10,9 @@ use dogwatch_sensor::pipeline::{Input, SensorError, Shutdown};
 use dogwatch_stream_processor::config::{
     Config as ProcessorConfig, ConfigError as ProcessorConfigError, Delivery, RawConfig, RawKafka,
 };
-use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
+use dogwatch_stream_processor::detect::{
+    DetectionSet, LoadError, LoadReport, Refusal, UnpublishedReads,
+};
 
 use crate::cli::Watch;
 use crate::locate;
@@ -25,6 +27,8 @@ pub struct Plan {
     pub(crate) shutdown: Shutdown,
     loaded: usize,
     refused: Vec<Refusal>,
+    /// Detections that need reads which the sensor does not publish every time.
+    unpublished: Vec<UnpublishedReads>,
 }
 
 /// How the sensor's records reach the processor, and alerts come back.
@@ -103,6 +107,11 @@ impl Plan {
         };
         let processor =
             ProcessorConfig::check(processor_settings(&sensor, folder, road)).map_err(Box::new)?;
+        // What a capture holds, its own sensor decided.
+        let unpublished = match input {
+            Input::Replay(_) => Vec::new(),
+            Input::Kernel | Input::Recorded(_) => set.unpublished_reads(&sensor.published_reads()),
+        };
         Ok(Self {
             sensor,
             input,
@@ -111,6 +120,7 @@ impl Plan {
             shutdown,
             loaded: set.len(),
             refused,
+            unpublished,
         })
     }
 
@@ -122,7 +132,11 @@ impl Plan {
     /// What this host cannot deliver and why, one sentence each.
     pub fn not_delivered(&self) -> Vec<String> {
         let findings = check::look(&self.sensor.containers.docker_root);
-        check::Report { findings }.not_delivered()
+        let mut sentences = check::Report { findings }.not_delivered();
+        sentences.extend(self.unpublished.iter().map(|unpublished| {
+            format!("every read of a file: {unpublished}; add them to kernel.sensitive_read_paths")
+        }));
+        sentences
     }
 
     /// Says which detections run and what became of the others, one line each.

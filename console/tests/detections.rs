@@ -86,6 +86,32 @@ fn lint_names_file_line_and_mend() {
 }
 
 #[test]
+fn lint_names_reads_that_are_not_declared_or_not_published() {
+    let query =
+        "SELECT proc_name FROM events WHERE evt_type = 'openat' AND fd_name = '/srv/app/key'\n";
+    let folder = folder(query);
+    let (code, text) = detections(&["lint"], folder.path());
+    assert_eq!(code, 0, "{text}");
+    let remark = "shell_talks.sql:7: remark: the query asks for reads of /srv/app/key that its header does not declare; \
+        add reads = [\"/srv/app/key\"] to the header";
+    assert!(text.contains(remark), "{text}");
+
+    let file = folder.path().join("execution/shell_talks.sql");
+    let declared = format!("{HEADER}-- reads = [\"/srv/app/key\"]\n{query}");
+    std::fs::write(&file, declared).unwrap();
+    let (_, text) = detections(&["lint"], folder.path());
+    assert!(!text.contains("does not declare"), "{text}");
+    let remark = "shell_talks.sql:7: remark: reads of /srv/app/key are published once an hour";
+    assert!(text.contains(remark), "{text}");
+
+    let config = folder.path().join("sensor.toml");
+    std::fs::write(&config, "[kernel]\nsensitive_read_paths = ['/srv/app']\n").unwrap();
+    let option = format!("--sensor-config={}", config.display());
+    let (_, text) = detections(&["lint", &option], folder.path());
+    assert!(!text.contains("reads of"), "{text}");
+}
+
+#[test]
 fn test_passes_and_fails_with_the_difference() {
     let folder = folder(QUERY);
     let passed = "ok      shell_talks: 1 alert from 2 events\n1 detection passed\n";

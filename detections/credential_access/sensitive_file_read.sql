@@ -6,7 +6,18 @@
 -- risk = 70
 -- attack = ["T1003.008", "T1552.001", "T1552.004"]
 -- false_positives = ["backup and scanning agents", "start scripts that read keys and credentials with cat"]
--- blind_spots = ["reads that were refused", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process"]
+-- blind_spots = ["reads that were refused", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process", "files named only by a folder far above them (deep below sudoers.d, pki or a cloud's folder), which the mount of another root shows: the first read an hour of each program is seen"]
+-- reads = [
+--   "*/etc/shadow*", "*/etc/gshadow*", "*/etc/sudoers", "*/sudoers.d/*", "*/security/opasswd", "*/krb5.keytab", "*/pki/*",
+--   "*/kubernetes/admin.conf", "*/kubernetes/controller-manager.conf", "*/kubernetes/kubelet.conf", "*/kubernetes/scheduler.conf",
+--   "*/kubernetes/super-admin.conf", "/etc/kubernetes", "/etc/sudoers.d", "/proc/kcore", "/dev/mem", "/dev/kmem",
+--   "*/.ssh/id_*", "*/.ssh/identity", "*/.ssh/authorized_keys*", "*/ssh/ssh_host_*", "*/.aws/credentials", "*/.azure/*",
+--   "*/.docker/config.json", "*/.git-credentials", "*/.kube/config", "*/.my.cnf", "*/.netrc", "*/.npmrc", "*/.pgpass",
+--   "*/.pypirc", "*/gcloud/*", "*/adc.json", "*/.ash_history", "*/.bash_history", "*/.irb_history", "*/.ksh_history",
+--   "*/.mariadb_history", "*/.mysql_history", "*/.php_history", "*/.psql_history", "*/.python_history", "*/.rediscli_history",
+--   "*/.sh_history", "*/.sqlite_history", "*/.zsh_history", "/run/secrets/kubernetes.io", "/var/run/secrets/kubernetes.io",
+--   "/etc/ssl/private", "*/environ",
+-- ]
 -- references = ["https://attack.mitre.org/techniques/T1003/008/", "https://attack.mitre.org/techniques/T1552/001/"]
 -- response = "Find out who asked for it. Treat what the file holds as known to others: change passwords, keys and tokens."
 -- dedup = { key = ["file", "program"] }
@@ -54,7 +65,7 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
       -- An application reads its own secrets; these programs read for whoever calls them.
       regexp_like(
         concat(fd_name, ' ', fd_host_name),
-        '/\.(aws/credentials|docker/config\.json|kube/config|git-credentials|netrc|pgpass|my\.cnf|npmrc|pypirc|azure/[^ ]*[Tt]oken[^ ]*|config/gcloud/[^ ]*(credentials|tokens)[^ ]*|ssh/authorized_keys2?)( |$)|/\.[a-z]+_history( |$)|/run/secrets/kubernetes\.io/[^ ]+|/etc/ssl/private/[^ ]+|/proc/[0-9]+/(task/[0-9]+/)?environ( |$)'
+        '/\.(aws/credentials|docker/config\.json|kube/config|git-credentials|netrc|pgpass|my\.cnf|npmrc|pypirc|azure/[^ ]*[Tt]oken[^ ]*|config/gcloud/[^ ]*(credentials|tokens)[^ ]*|ssh/authorized_keys2?)( |$)|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history( |$)|(^| )(/var)?/run/secrets/kubernetes\.io/[^ ]+|(^| )/etc/ssl/private/[^ ]+|/proc/[0-9]+/(task/[0-9]+/)?environ( |$)'
       )
       AND (
         coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM general_readers)

@@ -16,6 +16,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dogwatch_schemas::reads::{self, ReadPattern};
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
@@ -364,8 +365,50 @@ impl ExpectedAlert {
 }
 
 /// What a linter says of one detection: nothing is wrong, but an author should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// What to know, and what to do about it.
+    pub text: String,
+}
+
+/// Says what an author should know of a detection, where sensors publish these reads every time.
 #[must_use]
-pub fn lint(detection: &Detection) -> Vec<String> {
+pub fn lint(detection: &Detection, published: &[ReadPattern]) -> Vec<Remark> {
+    let mut remarks = lint_reads(detection, published);
+    let general = lint_header(detection).into_iter();
+    remarks.extend(general.map(|text| Remark { line: 1, text }));
+    remarks
+}
+
+/// Says which reads are not declared, and which of the declared ones no sensor publishes every time.
+fn lint_reads(detection: &Detection, published: &[ReadPattern]) -> Vec<Remark> {
+    let undeclared = detection.undeclared_reads.iter();
+    let mut remarks: Vec<Remark> = undeclared
+        .map(|fault| Remark {
+            line: fault.line,
+            text: format!("{}; {}", fault.reason, fault.mend),
+        })
+        .collect();
+    let missing: Vec<String> = reads::uncovered(published, &detection.header.reads)
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        let text = format!(
+            "reads of {} are published once an hour, not every time; add {} to kernel.sensitive_read_paths of the sensors",
+            missing.join(", "),
+            if missing.len() == 1 { "it" } else { "them" },
+        );
+        remarks.push(Remark {
+            line: detection.reads_line,
+            text,
+        });
+    }
+    remarks
+}
+
+fn lint_header(detection: &Detection) -> Vec<String> {
     let mut remarks = Vec::new();
     let header = &detection.header;
     if detection.event_types().is_none() {
@@ -432,8 +475,49 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
         let report = DetectionSet::load(&folder).expect("detections");
         for detection in report.set.iter() {
-            assert_eq!(lint(detection), Vec::<String>::new(), "{}", detection.id);
+            let remarks = lint(detection, &reads::default_patterns());
+            assert_eq!(remarks, [], "{}", detection.id);
         }
+    }
+
+    #[test]
+    fn shipped_detections_declare_every_read_that_an_example_is_a_hit_for() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
+        let report = DetectionSet::load(&folder).expect("detections");
+        let mut reads = 0;
+        for detection in report.set.iter() {
+            let text = |extension: &str| {
+                fs::read_to_string(detection.file.with_extension(extension)).expect("examples")
+            };
+            let (events, alerts) = (text("events.jsonl"), text("alerts.jsonl"));
+            let events: Vec<&str> = events.lines().collect();
+            for alert in alerts.lines() {
+                let alert: Value = serde_json::from_str(alert).expect("an alert");
+                let Some(line) = alert["event"].as_u64() else {
+                    continue;
+                };
+                let event: Value =
+                    serde_json::from_str(events[line as usize - 1]).expect("an event");
+                let is = |column: &str| event[column] == Value::Bool(true);
+                if !is("evt_is_open_read")
+                    || is("evt_is_open_write")
+                    || is("evt_is_open_create")
+                    || is("evt_failed")
+                {
+                    continue;
+                }
+                reads += 1;
+                let paths = ["fd_name", "fd_host_name"].map(|column| event[column].as_str());
+                let declared =
+                    |path: &str| detection.header.reads.iter().any(|own| own.matches(path));
+                assert!(
+                    paths.into_iter().flatten().any(declared),
+                    "{}: line {line}: {paths:?}",
+                    detection.id
+                );
+            }
+        }
+        assert!(reads > 10, "{reads} examples are reads");
     }
 
     /// What is said to be wrong with a detection on execve of these examples.

@@ -10,6 +10,7 @@
 //! Nothing here knows Kafka, Avro or a clock: what a detection says of an event hangs on the event and the lists.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::empty::EmptyTable;
+use dogwatch_schemas::reads::ReadPattern;
 use tokio::runtime::Runtime;
 
 pub(crate) mod aggregates;
@@ -32,6 +34,7 @@ mod lists;
 mod message;
 mod pattern;
 mod plan;
+mod reads;
 mod session;
 mod sql_file;
 #[cfg(test)]
@@ -48,7 +51,7 @@ pub(crate) use sql_file::{hex, unhex};
 
 use plan::Plan;
 use session::{EVENTS, Session, column_names};
-use sql_file::Fault;
+pub(crate) use sql_file::Fault;
 
 /// Folder of the lists, below the detections' folder.
 const LISTS_FOLDER: &str = "lists";
@@ -67,6 +70,10 @@ pub struct Detection {
     pub header: Header,
     /// The columns its SELECT yields.
     pub outputs: Vec<String>,
+    /// Line of the file where its header declares reads.
+    pub(crate) reads_line: usize,
+    /// Reads that its query plainly asks for and its header does not declare.
+    pub(crate) undeclared_reads: Vec<Fault>,
     pub(crate) plan: Plan,
 }
 
@@ -93,6 +100,27 @@ impl Detection {
 /// A set of detections with distinct names.
 pub struct DetectionSet {
     detections: Vec<Detection>,
+}
+
+/// The reads that a detection needs and a sensor does not publish every time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnpublishedReads {
+    /// The detection.
+    pub detection_id: String,
+    /// What its header declares and the sensor's list does not cover.
+    pub reads: Vec<ReadPattern>,
+}
+
+impl fmt::Display for UnpublishedReads {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reads: Vec<String> = self.reads.iter().map(ToString::to_string).collect();
+        write!(
+            out,
+            "{} needs reads of {}",
+            self.detection_id,
+            reads.join(", ")
+        )
+    }
 }
 
 /// What came of loading a folder.
@@ -187,6 +215,22 @@ impl DetectionSet {
         self.detections.is_empty()
     }
 
+    /// The detections that need reads which are not among those published, with these, by name.
+    #[must_use]
+    pub fn unpublished_reads(&self, published: &[ReadPattern]) -> Vec<UnpublishedReads> {
+        let of = |detection: &Detection| {
+            let reads: Vec<ReadPattern> =
+                dogwatch_schemas::reads::uncovered(published, &detection.header.reads)
+                    .cloned()
+                    .collect();
+            (!reads.is_empty()).then(|| UnpublishedReads {
+                detection_id: detection.id.clone(),
+                reads,
+            })
+        };
+        self.iter().filter_map(of).collect()
+    }
+
     /// The detection at a place in the order of names.
     pub(crate) fn at(&self, index: usize) -> &Detection {
         &self.detections[index]
@@ -252,15 +296,19 @@ impl<'a> Loader<'a> {
             header: &header,
             columns: &columns,
         };
+        let inlined = plan::inline_lists(&self.session, checked)
+            .map_err(|error| check::explain(&sql_file, &error, &columns))?;
+        let undeclared_reads = reads::undeclared(&inlined, &header.reads, &sql_file);
         let plan = Plan::try_new(
             &self.session,
-            checked,
+            inlined,
             &source,
             &self.events,
             &self.lists,
             &self.runtime,
             replan,
         )?;
+        let reads_line = header::line_of_key(&sql_file.header, "reads");
         let content_hash = sql_file.content_hash;
         Ok(Detection {
             id,
@@ -269,6 +317,8 @@ impl<'a> Loader<'a> {
             content_hash,
             header,
             outputs,
+            reads_line,
+            undeclared_reads,
             plan,
         })
     }

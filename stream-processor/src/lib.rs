@@ -30,6 +30,7 @@ mod parallel;
 pub mod pipeline;
 pub mod restore;
 pub mod schema_lookup;
+mod sensor_reads;
 pub mod shutdown;
 pub mod sink;
 pub mod source;

@@ -132,6 +132,10 @@ fn describe() {
     );
     describe_gauge!("dogwatch_detect_detections", "Detections loaded.");
     describe_gauge!("dogwatch_detect_refused", "Detection files refused.");
+    describe_gauge!(
+        "dogwatch_detect_unpublished_reads_hosts",
+        "Hosts whose sensors do not publish every read of files that a detection needs, by detection, at the last look."
+    );
     describe_counter!("dogwatch_publish_alerts_total", "Alerts committed.");
     describe_counter!(
         "dogwatch_publish_dead_letters_total",
@@ -183,6 +187,14 @@ pub fn partitions(count: usize) {
 pub fn loaded(detections: usize, refused: usize) {
     gauge!("dogwatch_detect_detections").set(detections as f64);
     gauge!("dogwatch_detect_refused").set(refused as f64);
+}
+
+/// Sets how many hosts do not publish the reads that each detection needs.
+pub fn unpublished_reads(hosts: &std::collections::BTreeMap<String, usize>) {
+    for (detection, count) in hosts {
+        gauge!("dogwatch_detect_unpublished_reads_hosts", "detection" => detection.clone())
+            .set(*count as f64);
+    }
 }
 
 /// Counts a matched step.

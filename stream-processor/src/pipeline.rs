@@ -44,6 +44,7 @@ use crate::kafka::Fault;
 use crate::metrics;
 use crate::restore::{self, Memories};
 use crate::schema_lookup::SchemaLookup;
+use crate::sensor_reads::{Needs, SensorReads};
 use crate::shutdown::Shutdown;
 use crate::sink::publisher::Publisher;
 use crate::sink::{Outcome, Publish, Sink, SinkError, transactional_id};
@@ -172,6 +173,7 @@ pub fn run(
         Source::Local(_) => "local".to_owned(),
         Source::Capture(_) => "capture".to_owned(),
     };
+    let needs = matches!(source, Source::Kafka).then(|| Needs::of(&set));
     let engine = Engine::new(set, AlertMode::Live)?
         .with_evidence_topic(&evidence_topic)
         .with_windows(WindowOptions {
@@ -202,6 +204,7 @@ pub fn run(
     if kafka {
         announce_standstill(config);
     }
+    let _sensor_reads = needs.and_then(|needs| SensorReads::start(config, needs));
     let mut steps = Steps {
         engine,
         lookup,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dogwatch_schemas::reads::ReadPattern;
 use serde::Deserialize;
 
 use super::message::Template;
@@ -102,6 +103,8 @@ struct RawHeader {
     blind_spots: Vec<String>,
     #[serde(default)]
     references: Vec<String>,
+    #[serde(default)]
+    reads: Vec<String>,
     response: Option<String>,
     #[serde(default)]
     dedup: RawDedup,
@@ -123,7 +126,7 @@ struct RawDedup {
 }
 
 /// Keys a header may have; what `deny_unknown_fields` refuses is compared to them.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "title",
     "description",
     "message",
@@ -134,6 +137,7 @@ const KEYS: [&str; 17] = [
     "false_positives",
     "blind_spots",
     "references",
+    "reads",
     "response",
     "dedup",
     "lateness",
@@ -187,6 +191,8 @@ pub struct Header {
     pub blind_spots: Vec<String>,
     /// Addresses to read.
     pub references: Vec<String>,
+    /// The files whose every reading it needs to see; a sensor publishes what its list covers.
+    pub reads: Vec<ReadPattern>,
     /// What to do about an alert.
     pub response: Option<String>,
     /// How repeats are folded.
@@ -232,6 +238,13 @@ impl Header {
                 "write it as T1059 or T1059.004",
             ));
         }
+        let reads = raw.reads.iter().map(|text| text.parse());
+        let reads = reads
+            .collect::<Result<Vec<ReadPattern>, _>>()
+            .map_err(|error| {
+                let reason = format!("reads has {:?}, which names no files", error.pattern);
+                Fault::new(line("reads"), reason, error.mend)
+            })?;
         let lateness = raw.lateness.unwrap_or_default();
         let out_of_orderness = raw.out_of_orderness.unwrap_or(OUT_OF_ORDERNESS);
         for (key, span, most) in [
@@ -268,6 +281,7 @@ impl Header {
             false_positives: raw.false_positives,
             blind_spots: raw.blind_spots,
             references: raw.references,
+            reads,
             response: raw.response,
             dedup,
             lateness,
@@ -375,7 +389,7 @@ fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
 }
 
 /// Line of the file where a key of the header stands, else 1.
-fn line_of_key(header: &str, key: &str) -> usize {
+pub(super) fn line_of_key(header: &str, key: &str) -> usize {
     let is_key = |line: &str| {
         line.trim_start()
             .strip_prefix(key)
@@ -397,6 +411,7 @@ mod tests {
 -- attack = ["T1059.004"]
 -- false_positives = []
 -- blind_spots = []
+-- reads = ["/etc/shadow", "*/.kube/config"]
 -- dedup = { key = ["a"] }
 SELECT a FROM events
 "#;
@@ -420,6 +435,8 @@ SELECT a FROM events
         assert_eq!(header.dedup.key, ["a"]);
         assert_eq!((header.dedup.period, header.dedup.limit), (None, 1));
         assert_eq!(header.out_of_orderness, OUT_OF_ORDERNESS);
+        let reads: Vec<String> = header.reads.iter().map(ToString::to_string).collect();
+        assert_eq!(reads, ["/etc/shadow", "*/.kube/config"]);
         header.check_columns(&file, &["a".into()]).expect("good");
     }
 
@@ -448,6 +465,13 @@ SELECT a FROM events
             "T1059",
         );
         check("\"t\"", "\" \"", 1, "title is empty", "sentence");
+        check(
+            "*/.kube/config",
+            "id_rsa",
+            10,
+            "reads has \"id_rsa\", which names no files",
+            "*/ for a name",
+        );
         check("{a}", "{a", 3, "message: a { without its }", "{{");
         check(
             "{a}",
@@ -459,7 +483,7 @@ SELECT a FROM events
         check(
             "[\"a\"]",
             "[\"b\"]",
-            10,
+            11,
             "dedup names b, which the SELECT does not yield",
             "add b to the SELECT",
         );

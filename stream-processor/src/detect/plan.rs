@@ -46,10 +46,10 @@ pub(crate) struct Source<'a> {
 }
 
 impl Plan {
-    /// Plans a checked query; `replan` makes its logical plan again in another session.
+    /// Plans a checked query with its lists put in; `replan` makes its logical plan again in another session.
     pub fn try_new(
         session: &Session,
-        checked: LogicalPlan,
+        inlined: LogicalPlan,
         source: &Source<'_>,
         events: &SchemaRef,
         lists: &Lists,
@@ -57,7 +57,6 @@ impl Plan {
         replan: impl Fn(&Session) -> Result<LogicalPlan>,
     ) -> std::result::Result<Self, Fault> {
         let explain = |error: DataFusionError| check::explain(source.file, &error, source.columns);
-        let inlined = inline_lists(session, checked).map_err(explain)?;
         if find_scan(&inlined).is_some() {
             let windowed =
                 WindowedPlan::try_new(session, &inlined, events, source.file, source.header)
@@ -120,7 +119,7 @@ impl Plan {
 }
 
 /// Replaces each `IN (SELECT ...)` and `(SELECT ...)` that reads lists alone by what it yields.
-fn inline_lists(session: &Session, plan: LogicalPlan) -> Result<LogicalPlan> {
+pub(super) fn inline_lists(session: &Session, plan: LogicalPlan) -> Result<LogicalPlan> {
     let inline = |expr: Expr| {
         expr.transform_up(|part| match part {
             Expr::InSubquery(InSubquery {

@@ -37,6 +37,16 @@ fn load_query(query: &str) -> LoadReport {
     load(&[("a/good.sql", &good), ("a/tried.sql", &tried), SHELLS]).expect("a folder")
 }
 
+/// What the query asks of reads and the header, with these declared, does not.
+pub(super) fn load_query_with_reads(query: &str, declared: &str) -> Vec<Fault> {
+    let tried = format!("{HEADER}-- reads = [{declared}]\n{query}");
+    let files = ("lists/files.csv", "name\n/srv/key\n");
+    let report = load(&[("a/tried.sql", &tried), files]).expect("a folder");
+    assert_eq!(report.refused, Vec::new());
+    let mut detections = report.set.detections;
+    detections.remove(0).undeclared_reads
+}
+
 #[track_caller]
 fn check_loads(query: &str, filters: bool) {
     let report = load_query(query);

@@ -1,0 +1,536 @@
+//! Holds what sensors publish against what the loaded detections need: which reads of files come every time.
+//!
+//! ```text
+//! dogwatch.sensors, its last seconds ─► host, sensitive_read_paths ─► detections that miss reads ─► log, metric
+//! ```
+//! At the start and every few minutes the newest statuses are read without a group, by a thread of its own: a topic that is
+//! missing, forbidden or away costs this look and nothing else. A host is told once, and again when what it lacks changes.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::AsArray;
+use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
+use dogwatch_schemas::reads::{self, ReadPattern};
+use dogwatch_schemas::records::SensorStatus;
+use dogwatch_schemas::topics::{Topic, Topics};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::config::Config;
+use crate::detect::{DetectionSet, UnpublishedReads};
+use crate::engine::now_ns;
+use crate::kafka::{self, Fault, Logged, PATIENCE};
+use crate::metrics;
+use crate::schema_lookup::SchemaLookup;
+
+/// How often sensors are looked at.
+const INTERVAL: Duration = Duration::from_secs(300);
+/// How far back a look begins: two heartbeats, which come every 5 s, and a slow broker.
+const LOOK_BACK: Duration = Duration::from_secs(15);
+/// How long a look may take; hosts that it does not get to are looked at by a later one.
+const LOOK_MAX: Duration = Duration::from_secs(30);
+/// How soon the thread sees that it is to end.
+const WAIT: Duration = Duration::from_millis(100);
+/// Most hosts remembered, some 200 bytes each; those beyond are told again at each look.
+const HOSTS_MAX: usize = 50_000;
+/// Longest name of a host that is kept, in bytes.
+const HOST_BYTES_MAX: usize = 256;
+/// Hosts that one line of the log names.
+const HOSTS_NAMED: usize = 5;
+/// The columns of a status that are read.
+const COLUMNS: [&str; 3] = ["host_id", "host_name", "sensitive_read_paths"];
+
+/// A look at the sensors, now and every few minutes, until it is dropped.
+pub(crate) struct SensorReads(Arc<AtomicBool>);
+
+impl SensorReads {
+    /// Starts to look; nothing to do where no detection needs reads.
+    pub fn start(config: &Config, needs: Needs) -> Option<Self> {
+        if needs.0.is_empty() {
+            return None;
+        }
+        let ended = Arc::new(AtomicBool::new(false));
+        let (config, seen) = (config.clone(), Arc::clone(&ended));
+        let look = move || {
+            Looker {
+                config,
+                needs,
+                told: Told::default(),
+                ended: seen,
+            }
+            .run()
+        };
+        match std::thread::Builder::new()
+            .name("sensors".to_owned())
+            .spawn(look)
+        {
+            Ok(_) => Some(Self(ended)),
+            Err(error) => {
+                tracing::warn!(%error, "could not start a thread: whether sensors publish the reads that detections need is not looked at");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SensorReads {
+    fn drop(&mut self) {
+        // Not waited for: the thread may be waiting for a broker, and holds nothing that must be put in order.
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// The reads that detections need, by detection.
+#[derive(Debug, Clone)]
+pub(crate) struct Needs(Vec<UnpublishedReads>);
+
+impl Needs {
+    pub fn of(set: &DetectionSet) -> Self {
+        Self(set.unpublished_reads(&[]))
+    }
+
+    /// The needs that a sensor's list does not cover.
+    fn missing(&self, published: &[ReadPattern]) -> Vec<UnpublishedReads> {
+        let of = |need: &UnpublishedReads| {
+            let reads: Vec<ReadPattern> =
+                reads::uncovered(published, &need.reads).cloned().collect();
+            (!reads.is_empty()).then(|| UnpublishedReads {
+                detection_id: need.detection_id.clone(),
+                reads,
+            })
+        };
+        self.0.iter().filter_map(of).collect()
+    }
+}
+
+/// What a sensor's newest status says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct HostReads {
+    name: String,
+    /// The list as it travels; none where the sensor does not say.
+    published: Option<Vec<String>>,
+}
+
+/// What hosts lack, as it was last told: a hash, so that many hosts cost little.
+#[derive(Default)]
+struct Told(BTreeMap<String, u64>);
+
+/// What is to be told of hosts that lack the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Lack {
+    hosts: Vec<String>,
+    /// None: their sensors do not say what they publish.
+    missing: Option<Vec<UnpublishedReads>>,
+}
+
+impl Told {
+    /// Takes what was seen; returns what is new of it, and how many hosts lack reads of each detection.
+    fn take(
+        &mut self,
+        needs: &Needs,
+        seen: BTreeMap<String, HostReads>,
+    ) -> (Vec<Lack>, BTreeMap<String, usize>) {
+        let mut by_list: BTreeMap<Option<Vec<String>>, Vec<(String, String)>> = BTreeMap::new();
+        for (host_id, host) in seen {
+            by_list
+                .entry(host.published)
+                .or_default()
+                .push((host_id, host.name));
+        }
+        let mut counts: BTreeMap<String, usize> = needs
+            .0
+            .iter()
+            .map(|need| (need.detection_id.clone(), 0))
+            .collect();
+        let mut news = Vec::new();
+        for (published, hosts) in by_list {
+            let missing = published
+                .as_ref()
+                .map(|list| needs.missing(&reads::patterns(list.iter().map(String::as_str))));
+            for need in missing.iter().flatten() {
+                *counts.entry(need.detection_id.clone()).or_default() += hosts.len();
+            }
+            let hash = hash_of(&missing);
+            let fine = missing.as_ref().is_some_and(Vec::is_empty);
+            let is_news =
+                |(host_id, _): &(String, String)| self.change(host_id, (!fine).then_some(hash));
+            let new: Vec<String> = hosts
+                .into_iter()
+                .filter(is_news)
+                .map(|(_, name)| name)
+                .collect();
+            if !new.is_empty() {
+                news.push(Lack {
+                    hosts: new,
+                    missing,
+                });
+            }
+        }
+        (news, counts)
+    }
+
+    /// Remembers what a host lacks; says whether that is news.
+    fn change(&mut self, host_id: &str, lack: Option<u64>) -> bool {
+        let full = self.0.len() >= HOSTS_MAX;
+        match (self.0.entry(host_id.to_owned()), lack) {
+            (Entry::Occupied(known), None) => {
+                known.remove();
+                false
+            }
+            (Entry::Vacant(_), None) => false,
+            (Entry::Occupied(mut known), Some(hash)) => known.insert(hash) != hash,
+            (Entry::Vacant(unknown), Some(hash)) => {
+                if !full {
+                    unknown.insert(hash);
+                }
+                true
+            }
+        }
+    }
+}
+
+fn hash_of(missing: &Option<Vec<UnpublishedReads>>) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    let texts = missing
+        .as_ref()
+        .map(|missing| missing.iter().map(ToString::to_string).collect::<Vec<_>>());
+    texts.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The thread's own.
+struct Looker {
+    config: Config,
+    needs: Needs,
+    told: Told,
+    ended: Arc<AtomicBool>,
+}
+
+impl Looker {
+    fn run(mut self) {
+        let mut complained = false;
+        while !self.ended() {
+            let began = Instant::now();
+            match self.look() {
+                Ok(seen) => {
+                    complained = false;
+                    let (news, counts) = self.told.take(&self.needs, seen);
+                    news.iter().for_each(tell);
+                    metrics::unpublished_reads(&counts);
+                }
+                Err(error) if complained => {
+                    tracing::debug!(%error, "still cannot read what sensors publish")
+                }
+                Err(error) => {
+                    complained = true;
+                    tracing::warn!(%error, "could not read what sensors publish: whether detections get the reads they need is not known");
+                }
+            }
+            while !self.ended() && began.elapsed() < INTERVAL {
+                std::thread::sleep(WAIT);
+            }
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Reads the last seconds of the topic of sensors: the newest status of each host.
+    fn look(&self) -> Result<BTreeMap<String, HostReads>, Fault> {
+        let names = Topics::new(self.config.kafka.topic_prefix.as_str());
+        let topic = names.name(Topic::Sensors);
+        let action = format!("read topic {topic}");
+        let fault = |error: KafkaError| Fault::of(&action, &error);
+        let mut settings = kafka::base(&self.config.kafka);
+        settings
+            .set("group.id", &self.config.kafka.group_id)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "latest")
+            .set("enable.partition.eof", "true")
+            .set("queued.max.messages.kbytes", "4096")
+            .set("fetch.wait.max.ms", "10");
+        let consumer = Logged::consumer(&settings).map_err(fault)?;
+        let metadata = consumer
+            .fetch_metadata(Some(&topic), PATIENCE)
+            .map_err(fault)?;
+        let since_ms = now_ns() / 1_000_000 - LOOK_BACK.as_millis() as i64;
+        let mut times = TopicPartitionList::new();
+        for partition in metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions())
+        {
+            times
+                .add_partition_offset(&topic, partition.id(), Offset::Offset(since_ms))
+                .map_err(fault)?;
+        }
+        let mut statuses = Statuses::new(&self.config, names.name(Topic::Schemas))?;
+        let mut unread = times.count();
+        if unread == 0 {
+            // No sensor has made the topic yet.
+            return Ok(statuses.hosts);
+        }
+        let starts = consumer.offsets_for_times(times, PATIENCE).map_err(fault)?;
+        consumer.assign(&starts).map_err(fault)?;
+        let deadline = Instant::now() + LOOK_MAX;
+        while unread > 0 && !self.ended() && Instant::now() < deadline {
+            match consumer.poll(WAIT) {
+                Some(Ok(message)) => statuses.take(message.payload().unwrap_or_default())?,
+                Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
+                Some(Err(error)) if Fault::of(&action, &error).environment() => {
+                    return Err(fault(error));
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "could not read statuses of sensors, trying on")
+                }
+                None => {}
+            }
+        }
+        Ok(statuses.hosts)
+    }
+}
+
+/// Tells which detections lack reads of some hosts.
+fn tell(lack: &Lack) {
+    let named: Vec<&str> = lack
+        .hosts
+        .iter()
+        .take(HOSTS_NAMED)
+        .map(String::as_str)
+        .collect();
+    let (hosts, names) = (lack.hosts.len(), named.join(", "));
+    match &lack.missing {
+        None => tracing::warn!(
+            hosts,
+            names,
+            "sensors do not say which reads of files they publish: update them, or detections that need reads may miss some"
+        ),
+        Some(missing) => {
+            for unpublished in missing {
+                tracing::warn!(
+                    hosts,
+                    names,
+                    detection = unpublished.detection_id,
+                    "sensors publish reads once an hour that a detection needs every time: {unpublished}; add them to kernel.sensitive_read_paths there"
+                );
+            }
+        }
+    }
+}
+
+/// Statuses of sensors, decoded with whatever schema they were written with.
+struct Statuses<'c> {
+    config: &'c Config,
+    schemas_topic: String,
+    /// Opened at the first schema that this program was not built with.
+    lookup: Option<SchemaLookup>,
+    decoder: BatchDecoder,
+    hosts: BTreeMap<String, HostReads>,
+}
+
+impl<'c> Statuses<'c> {
+    fn new(config: &'c Config, schemas_topic: String) -> Result<Self, Fault> {
+        let decoder = decoder()
+            .map_err(|error| Fault::new("read statuses of sensors", None, error.to_string()))?;
+        Ok(Self {
+            config,
+            schemas_topic,
+            lookup: None,
+            decoder,
+            hosts: BTreeMap::new(),
+        })
+    }
+
+    /// Takes a status; one that cannot be read says nothing.
+    fn take(&mut self, framed: &[u8]) -> Result<(), Fault> {
+        let pushed = match self.decoder.push(framed) {
+            Err(DecodeError::UnknownSchema(fingerprint)) => {
+                let lookup = match &mut self.lookup {
+                    Some(lookup) => lookup,
+                    none => {
+                        none.insert(SchemaLookup::open(self.config, self.schemas_topic.clone())?)
+                    }
+                };
+                for (_, schema) in lookup.find(&[fingerprint])? {
+                    if let Err(error) = self.decoder.register(schema) {
+                        tracing::debug!(%error, "a schema is not that of a status");
+                    }
+                }
+                self.decoder.push(framed)
+            }
+            pushed => pushed,
+        };
+        if let Err(error) = pushed {
+            tracing::debug!(%error, "a status of a sensor cannot be read, passed over");
+            return Ok(());
+        }
+        if let Some((host_id, host)) = newest(&mut self.decoder)
+            && (self.hosts.len() < HOSTS_MAX || self.hosts.contains_key(&host_id))
+        {
+            self.hosts.insert(host_id, host);
+        }
+        Ok(())
+    }
+}
+
+fn decoder() -> Result<BatchDecoder, SchemaError> {
+    BatchDecoder::new(SensorStatus::SCHEMA, Some(&COLUMNS))
+}
+
+/// Takes the one row that was pushed: host id, name, and what is published.
+fn newest(decoder: &mut BatchDecoder) -> Option<(String, HostReads)> {
+    let batch = decoder.finish();
+    let text = |name: &str| {
+        Some(
+            batch
+                .column_by_name(name)?
+                .as_string_view()
+                .value(0)
+                .to_owned(),
+        )
+    };
+    let (host_id, name) = (text(COLUMNS[0])?, text(COLUMNS[1])?);
+    if host_id.len() > HOST_BYTES_MAX || name.len() > HOST_BYTES_MAX {
+        return None;
+    }
+    let lists = batch.column_by_name(COLUMNS[2])?.as_list::<i32>();
+    let published = (!arrow::array::Array::is_null(lists, 0)).then(|| {
+        let items = lists.value(0);
+        let items = items.as_string_view().iter().flatten();
+        let mut bytes = 0;
+        // A list that no sensor of ours would send is cut.
+        let within = |item: &&str| {
+            bytes += item.len();
+            bytes <= reads::LIST_BYTES_MAX
+        };
+        items
+            .take(reads::PATTERNS_MAX)
+            .take_while(within)
+            .map(str::to_owned)
+            .collect()
+    });
+    Some((host_id, HostReads { name, published }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs() -> Needs {
+        let need = |id: &str, reads: &[&str]| UnpublishedReads {
+            detection_id: id.to_owned(),
+            reads: reads::patterns(reads.iter().copied()),
+        };
+        Needs(vec![
+            need("a", &["/etc/shadow"]),
+            need("b", &["*/.kube/config", "/srv"]),
+        ])
+    }
+
+    fn seen(hosts: &[(&str, Option<&[&str]>)]) -> BTreeMap<String, HostReads> {
+        let host = |(id, list): &(&str, Option<&[&str]>)| {
+            let published = list.map(|list| list.iter().map(|text| (*text).to_owned()).collect());
+            (
+                (*id).to_owned(),
+                HostReads {
+                    name: format!("{id}.example"),
+                    published,
+                },
+            )
+        };
+        hosts.iter().map(host).collect()
+    }
+
+    #[test]
+    fn a_host_is_told_once_and_again_when_what_it_lacks_changes() {
+        let (needs, mut told) = (needs(), Told::default());
+        let lacking: &[&str] = &["/etc", "/srv"];
+        let all: &[&str] = &["/"];
+        let look = |told: &mut Told, hosts: &[(&str, Option<&[&str]>)]| {
+            let (news, counts) = told.take(&needs, seen(hosts));
+            let lines: Vec<String> = news
+                .iter()
+                .map(|lack| {
+                    let missing = lack
+                        .missing
+                        .as_ref()
+                        .map_or("silent".to_owned(), |missing| {
+                            missing
+                                .iter()
+                                .map(ToString::to_string)
+                                .collect::<Vec<_>>()
+                                .join("; ")
+                        });
+                    format!("{}: {missing}", lack.hosts.join(" "))
+                })
+                .collect();
+            (lines, counts["a"], counts["b"])
+        };
+        let lacks = "b needs reads of */.kube/config";
+        let first = look(
+            &mut told,
+            &[("x", Some(lacking)), ("y", Some(lacking)), ("z", Some(all))],
+        );
+        assert_eq!(first, (vec![format!("x.example y.example: {lacks}")], 0, 2));
+        let same = look(&mut told, &[("x", Some(lacking)), ("y", Some(all))]);
+        assert_eq!(same, (vec![], 0, 1));
+        let more = look(&mut told, &[("x", Some(&[])), ("y", Some(lacking))]);
+        let everything = "a needs reads of /etc/shadow; b needs reads of */.kube/config, /srv";
+        assert_eq!(
+            more.0,
+            [
+                format!("x.example: {everything}"),
+                format!("y.example: {lacks}")
+            ]
+        );
+        let silent = look(&mut told, &[("old", None)]);
+        assert_eq!(silent, (vec!["old.example: silent".to_owned()], 0, 0));
+        assert_eq!(look(&mut told, &[("old", None)]).0, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_remembered_of_hosts_is_bounded() {
+        let mut told = Told::default();
+        for number in 0..HOSTS_MAX + 10 {
+            assert!(told.change(&number.to_string(), Some(1)));
+        }
+        assert_eq!(told.0.len(), HOSTS_MAX);
+        assert!(!told.change("0", Some(1)));
+        assert!(
+            told.change(&HOSTS_MAX.to_string(), Some(1)),
+            "told again, not forgotten"
+        );
+    }
+
+    #[test]
+    fn a_status_gives_host_and_list_and_a_hostile_one_is_cut() {
+        let mut decoder = decoder().expect("columns of the schema");
+        let mut read = |list: Option<Vec<String>>| {
+            let status = SensorStatus {
+                host_id: "h".into(),
+                host_name: "n".into(),
+                sensitive_read_paths: list.map(|list| list.into_iter().map(Into::into).collect()),
+                ..SensorStatus::default()
+            };
+            let mut framed = Vec::new();
+            status.encode_framed(&mut framed);
+            decoder.push(&framed).expect("readable");
+            let (host_id, host) = newest(&mut decoder).expect("a row");
+            assert_eq!((host_id.as_str(), host.name.as_str()), ("h", "n"));
+            host.published
+        };
+        assert_eq!(read(None), None);
+        assert_eq!(read(Some(vec![])), Some(vec![]));
+        assert_eq!(read(Some(vec!["/a".into()])), Some(vec!["/a".to_owned()]));
+        let cut = read(Some(vec!["x".repeat(1_000); 1_000])).expect("a list");
+        assert_eq!(cut.len(), reads::LIST_BYTES_MAX / 1_000);
+    }
+}
