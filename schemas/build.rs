@@ -174,7 +174,7 @@ impl Datum for {name} {{
                 };
                 write!(variants, "    /// {doc}\n    {section},\n").expect("a String takes all");
                 write!(names, "Self::{section}, ").expect("a String takes all");
-                write!(arms, "{end}            EventSection::{section} => {{\n")
+                writeln!(arms, "{end}            EventSection::{section} => {{")
                     .expect("a String takes all");
             }
             let field_name = identifier(name);

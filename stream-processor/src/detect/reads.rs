@@ -411,7 +411,7 @@ impl Example {
         let open_end = if known.len() < name.len() { "*" } else { "" };
         let text = match self.path.split_once(ANYTHING) {
             None if self.whole => self.path.clone(),
-            Some((start, _)) if self.whole && !(open_end.is_empty() && !name.is_empty()) => {
+            Some((start, _)) if self.whole && (!open_end.is_empty() || name.is_empty()) => {
                 match start.strip_suffix('/') {
                     Some("") => return None,
                     Some(folder) => folder.to_owned(),
