@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use crate::fact::{Fact, Host};
 
 const MAGIC: &[u8; 8] = b"DOGWATCH";
-const VERSION: u32 = 1;
+/// Counts up whenever a record's layout or a fact changes: an older capture is refused, never read wrongly.
+const VERSION: u32 = 2;
 /// No record or fact is longer: a length beyond it is damage.
 const FRAME_BYTES_MAX: u32 = 4 << 20;
 
@@ -183,8 +184,12 @@ impl<R: Read> Reader<R> {
             return Err(foreign("it does not begin with DOGWATCH".into()));
         }
         if version != VERSION.to_le_bytes() {
+            let found = version
+                .iter()
+                .rev()
+                .fold(0u32, |n, &byte| n << 8 | u32::from(byte));
             return Err(foreign(format!(
-                "its version is {version:?}, this sensor reads {VERSION}"
+                "its version is {found}, this sensor reads {VERSION}: record it again"
             )));
         }
         let mut reader = Self {
@@ -345,7 +350,7 @@ mod tests {
             &b""[..],
             b"GARBAGE!\x01\0\0\0",
             b"DOGWATCH\x09\0\0\0",
-            b"DOGWATCH\x01\0\0\0",
+            b"DOGWATCH\x02\0\0\0",
         ] {
             assert!(
                 matches!(read(bytes), Err(CaptureError::Foreign { .. })),

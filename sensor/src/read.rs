@@ -457,6 +457,7 @@ pub(crate) fn replay(
         }
     };
     settle(&mut intake, u64::MAX, &mut outlet);
+    outlet.push(Input::Fact(Fact::Unparsed(intake.unparsed)));
     outlet.flush();
     ended
 }
