@@ -354,14 +354,29 @@ impl KafkaSink {
     }
 
     /// What ends the sensor: the brokers refuse us, or the idempotent producer sends nothing more.
+    /// Of a refusal while the brokers are sought the search tells more than the producer, which meets it first.
     pub fn fatal(&mut self) -> Option<KafkaError> {
         self.advance();
-        let refused = match &mut self.stage {
+        match &mut self.stage {
+            Stage::Seeking(_) => None,
             Stage::Refused(error) => error.take(),
-            Stage::Seeking(_) | Stage::Open => None,
-        };
-        let fatal = || self.producer.client().fatal_error();
-        refused.or_else(|| fatal().map(|(_, reason)| KafkaError::Fatal(reason)))
+            Stage::Open => {
+                let (code, reason) = self.producer.client().fatal_error()?;
+                Some(self.ended(code, reason))
+            }
+        }
+    }
+
+    /// Why the producer sends nothing more.
+    fn ended(&self, code: RDKafkaErrorCode, reason: String) -> KafkaError {
+        match code {
+            RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::TopicAuthorizationFailed => KafkaError::Unauthorised {
+                servers: self.outage.servers().to_owned(),
+                reason,
+            },
+            _ => KafkaError::Fatal(reason),
+        }
     }
 
     /// How it stands; to be asked about once a second, because an outage is told in the log from here.
