@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::Topic;
 use dogwatch_stream_processor::detect::DetectionSet;
-use dogwatch_stream_processor::engine;
+use dogwatch_stream_processor::window;
 use dogwatch_tests::broker::Broker;
 use dogwatch_tests::process::Process;
 use rdkafka::message::Message;
@@ -46,7 +46,7 @@ pub fn run(keys: usize) -> Result<Table> {
 
     fs::write(folder.path().join("execution/keys.sql"), KEYS_SQL)?;
     let set = DetectionSet::load(folder.path())?.set;
-    let bounds = engine::bounds(&set, KEYS_MAX);
+    let bounds = window::bounds(&set, KEYS_MAX);
     let bound = bounds.iter().map(|(_, bound)| bound.bytes()).sum::<u64>() * PARTITIONS;
     let process = start_processor(&broker, folder.path(), "bench-memory", &settings);
     let last = publish_hour(&broker, keys);

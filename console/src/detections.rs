@@ -9,7 +9,7 @@ use dogwatch_schemas::reads::{ReadPattern, default_patterns};
 use dogwatch_sensor::config::{Config, ConfigError};
 use dogwatch_stream_processor::content::{self, ContentError, ContentReport, Remark};
 use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
-use dogwatch_stream_processor::engine::{self, WindowOptions};
+use dogwatch_stream_processor::window::{self, WindowOptions};
 
 /// What to print, and whether all was well.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub fn published_reads(sensor_config: Option<&Path>) -> Result<Vec<ReadPattern>,
 /// [`LoadError`] when the folder cannot be read or holds none.
 pub fn explain(folder: &Path) -> Result<Report, LoadError> {
     let LoadReport { set, refused } = DetectionSet::load(folder)?;
-    let bounds = engine::bounds(&set, WindowOptions::default().keys_max);
+    let bounds = window::bounds(&set, WindowOptions::default().keys_max);
     let mut text = String::new();
     for detection in set.iter() {
         let _ = writeln!(text, "{}", detection.id);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::detect::{Detection, hex};
-use crate::engine::tasks::{SlotOwner, partition_of};
+use crate::hosts::{SlotOwner, partition_of};
 use crate::window::{Overflow, Word};
 
 /// An event older than this when the broker appends it makes its alerts `delayed`, nanoseconds.

@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::config::RawCheckpoint;
-use crate::engine::StateRecord;
 
 /// The form of what is written here. A higher one is not read.
 pub const FORMAT: u32 = 1;
@@ -37,6 +36,15 @@ const GROWTH_MAX: u64 = 4;
 
 /// Less than this, in bytes, is read in no time: it is not written anew to save it.
 const FULL_BYTES_MIN: u64 = 1 << 20;
+
+/// A piece of a task's state as it goes to the topic of states: at most 512 KiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRecord {
+    /// Its name in the task; a later piece of the same name replaces it.
+    pub key: String,
+    /// Its bytes; none when the piece is over.
+    pub value: Option<Vec<u8>>,
+}
 
 /// Why what was remembered cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -432,6 +440,16 @@ impl Fold {
             bytes: self.bytes,
         })
     }
+}
+
+/// The records whose name begins with a prefix, without it.
+pub(crate) fn with_prefix<'a>(
+    state: &'a BTreeMap<String, Vec<u8>>,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a Vec<u8>)> {
+    state
+        .range(prefix.to_owned()..)
+        .map_while(move |(key, value)| Some((key.strip_prefix(prefix)?, value)))
 }
 
 #[cfg(test)]

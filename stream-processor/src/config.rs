@@ -53,9 +53,6 @@ pub enum ConfigError {
         /// What to set instead.
         mend: &'static str,
     },
-    /// A librdkafka option or value that librdkafka refuses.
-    #[error("kafka.options: {0}")]
-    Option(String),
 }
 
 fn place(file: &Option<PathBuf>) -> String {
@@ -407,7 +404,7 @@ impl Config {
                 found: format!("{text:?}"),
             })?),
         };
-        let config = Self {
+        Ok(Self {
             delivery: raw.delivery,
             kafka: raw.kafka,
             detections_folder: raw.detections.folder,
@@ -417,9 +414,7 @@ impl Config {
             metrics_listen,
             log: raw.log,
             fault: None,
-        };
-        crate::kafka::check_options(&config).map_err(ConfigError::Option)?;
-        Ok(config)
+        })
     }
 }
 
@@ -710,7 +705,6 @@ mod tests {
             "[kafka.options]\n'enable_auto_commit' = true",
             "committed with the alerts",
         );
-        refused("[kafka.options]\n'no.such.option' = 'x'", "no.such.option");
     }
 
     #[test]

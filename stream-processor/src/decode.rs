@@ -21,7 +21,7 @@ use dogwatch_schemas::records::Event;
 use dogwatch_schemas::topics::Topic;
 use serde_json::Value;
 
-use crate::detect::json;
+use crate::json;
 
 /// Columns of `events` that are the log's, not the record's.
 const LOG_COLUMNS: [&str; 3] = ["_partition", "_offset", "ingest_ts"];

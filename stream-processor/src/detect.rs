@@ -29,12 +29,12 @@ pub(crate) mod functions;
 mod general;
 mod header;
 pub(crate) mod held;
-pub(crate) mod json;
 mod lists;
 mod message;
 mod pattern;
 mod plan;
 mod reads;
+mod routes;
 mod session;
 mod sql_file;
 #[cfg(test)]
@@ -46,6 +46,7 @@ pub(crate) use batch::{Match, narrow, project, take_rows};
 pub use header::{Dedup, Header, Severity, Status};
 pub(crate) use lists::{Lists, load as load_lists};
 pub use message::Template;
+pub(crate) use routes::Routes;
 pub use sql_file::{Refusal, SqlFile};
 pub(crate) use sql_file::{hex, unhex};
 

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, TimestampNanosecondArray,
@@ -28,23 +28,26 @@ use dogwatch_schemas::records::Alert;
 use serde_json::Value;
 
 use crate::alert::AlertMode;
+use crate::checkpoint::{StateRecord, with_prefix};
 use crate::decode::{DeadLetter, Decoded, EventDecoder, InputRecord, RejectError, events_schema};
-use crate::detect::{Detection, DetectionSet, Match, json, narrow, project};
-use crate::window::{self, Bound, Missed, Progress, Rows, Shown, WindowOutput, Windows, Word};
+use crate::detect::{Detection, DetectionSet, Match, Routes, narrow, project};
+use crate::hosts::{End, EndKind, Heard, Hosts, Losses, Place, partition_of};
+use crate::json;
+use crate::window::{
+    self, Bound, Missed, Progress, Rows, Shown, WindowOptions, WindowOutput, Windows, Word,
+};
 
 mod candidate;
 mod fold;
-pub(crate) mod matcher;
+mod matcher;
 mod reader;
-pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 
 use candidate::{Builder, Candidate, Cause, NO_LOSSES, Spoken};
-use fold::{Folds, Verdict, with_prefix};
-use matcher::{Found, Routes, Unjudged};
+use fold::{Folds, Verdict};
+use matcher::{Found, Unjudged};
 use reader::{Read, Reader};
-use tasks::{End, EndKind, Heard, Losses, Place, Tasks, partition_of};
 
 /// Columns that the engine itself reads.
 const OWN_COLUMNS: [&str; 7] = [
@@ -128,36 +131,6 @@ pub struct LateRow {
     pub late_ns: i64,
 }
 
-/// A piece of a task's state as it goes to the topic of states: at most 512 KiB.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StateRecord {
-    /// Its name in the task; a later piece of the same name replaces it.
-    pub key: String,
-    /// Its bytes; none when the piece is over.
-    pub value: Option<Vec<u8>>,
-}
-
-/// What windows may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WindowOptions {
-    /// A host not heard of for so long, of its partition's ingest time, has its windows closed.
-    pub host_silence: Duration,
-    /// Most keys a group of detections counts in one task and pane.
-    pub keys_max: usize,
-    /// Most memory that the operators of one plan may take, bytes.
-    pub memory_bytes_max: usize,
-}
-
-impl Default for WindowOptions {
-    fn default() -> Self {
-        Self {
-            host_silence: Duration::from_secs(600),
-            keys_max: 100_000,
-            memory_bytes_max: 1 << 30,
-        }
-    }
-}
-
 /// How large the state of all tasks is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StateSize {
@@ -195,7 +168,7 @@ pub struct Engine {
     evidence_topic: Text,
     reader: Reader,
     whole: EventDecoder,
-    tasks: Tasks,
+    hosts: Hosts,
     windows: Windows,
     /// The columns that windows read.
     window_columns: SchemaRef,
@@ -236,7 +209,7 @@ impl Engine {
             keeps_time: !windows.is_empty() || set.iter().any(folds),
             reader,
             whole: EventDecoder::new()?,
-            tasks: Tasks::new(options.host_silence),
+            hosts: Hosts::new(options.host_silence),
             windows,
             window_columns: narrow(&events, &window_columns),
             taken: Taken::default(),
@@ -255,7 +228,7 @@ impl Engine {
     /// # Errors
     /// When the windows' operators cannot be made.
     pub fn with_windows(mut self, options: WindowOptions) -> Result<Self, EngineError> {
-        self.tasks = Tasks::new(options.host_silence);
+        self.hosts = Hosts::new(options.host_silence);
         self.windows = Windows::new(&self.set, &events_schema(), &options)?;
         self.options = options;
         Ok(self)
@@ -277,7 +250,7 @@ impl Engine {
     /// How much memory each detection over windows can take in one task, by name.
     #[must_use]
     pub fn bounds(&self) -> Vec<(&str, Bound)> {
-        bounds(&self.set, self.options.keys_max)
+        window::bounds(&self.set, self.options.keys_max)
     }
 
     /// Makes a writer's schema of events known, as JSON.
@@ -297,7 +270,7 @@ impl Engine {
 
     /// Forgets what it knows of a partition that is no longer its own.
     pub fn forget_partition(&mut self, partition: i32) {
-        self.tasks.forget(partition);
+        self.hosts.forget(partition);
         self.windows.forget(partition);
         self.folds.forget(partition);
         self.live_from.remove(&partition);
@@ -315,7 +288,7 @@ impl Engine {
     ) -> Result<Vec<StateRecord>, EngineError> {
         let mut records = self.windows.store(partition, full)?;
         records.extend(self.folds.store(partition, full)?);
-        let hosts = self.tasks.store(partition, HOSTS_PER_PIECE)?;
+        let hosts = self.hosts.store(partition, HOSTS_PER_PIECE)?;
         let stored = self.host_pieces.insert(partition, hosts.len()).unwrap_or(0);
         let fewer = hosts.len()..stored.max(hosts.len());
         let pieces = hosts.into_iter().map(Some).chain(fewer.map(|_| None));
@@ -341,9 +314,9 @@ impl Engine {
         let hosts: Vec<&[u8]> = with_prefix(&state, HOSTS)
             .map(|(_, hosts)| hosts.as_slice())
             .collect();
-        self.tasks.restore(partition, &hosts)?;
+        self.hosts.restore(partition, &hosts)?;
         self.host_pieces.insert(partition, hosts.len());
-        let slots = self.tasks.slots(partition);
+        let slots = self.hosts.slots(partition);
         let dropped = self.windows.restore(&self.set, partition, &state, &slots)?;
         self.folds.restore(partition, &state)?;
         self.live_from.insert(partition, live_from);
@@ -360,7 +333,7 @@ impl Engine {
     #[must_use]
     pub fn state_size(&self) -> StateSize {
         let (panes, keys, bytes) = self.windows.size();
-        let tasks = self.tasks.partitions().len() as u64;
+        let tasks = self.hosts.partitions().len() as u64;
         let bounds = self.bounds();
         let bound_bytes = bounds.iter().map(|(_, bound)| bound.bytes()).sum::<u64>();
         StateSize {
@@ -378,10 +351,10 @@ impl Engine {
     pub fn finish(&mut self, now_ns: i64) -> Result<StepOutput, EngineError> {
         let mut output = StepOutput::default();
         let slots: Vec<(i64, i64)> = self
-            .tasks
+            .hosts
             .partitions()
             .into_iter()
-            .flat_map(|partition| self.tasks.slots(partition))
+            .flat_map(|partition| self.hosts.slots(partition))
             .map(|(slot, (high, _))| (slot, high))
             .collect();
         let highs: BTreeMap<i64, i64> = slots.iter().copied().collect();
@@ -409,31 +382,20 @@ impl Engine {
         Ok(output)
     }
 
-    /// Takes the next records, each partition's in the order of its offsets.
+    /// Takes the next records, each partition's in the order of its offsets: [`Engine::take`] and [`Engine::say`] in one,
+    /// for whoever has all records of a step at hand.
     ///
     /// Must be called from a plain thread, not from an async task.
     ///
     /// # Errors
     /// When the step fails as a whole, which no input makes it do.
     pub fn step(&mut self, records: Vec<InputRecord>) -> Result<StepOutput, EngineError> {
-        self.step_at(records, now_ns())
-    }
-
-    /// As [`Engine::step`], with the time that goes into `alert_ts`, nanoseconds since 1970.
-    ///
-    /// # Errors
-    /// When the step fails as a whole, which no input makes it do.
-    pub fn step_at(
-        &mut self,
-        records: Vec<InputRecord>,
-        now_ns: i64,
-    ) -> Result<StepOutput, EngineError> {
         let mut rest = records;
         while !rest.is_empty() {
             let later = rest.split_off(self.chunk_rows().min(rest.len()));
             self.take(std::mem::replace(&mut rest, later))?;
         }
-        self.say(now_ns)
+        self.say(now_ns())
     }
 
     /// How many records are best taken at once.
@@ -450,7 +412,7 @@ impl Engine {
     pub fn take(&mut self, records: Vec<InputRecord>) -> Result<(), EngineError> {
         let mut taken = std::mem::take(&mut self.taken);
         if taken.records.is_empty() {
-            self.tasks.begin_batch();
+            self.hosts.begin_batch();
         }
         taken.output.counts.records += records.len() as u64;
         for read in self.reader.read(&self.set, records)? {
@@ -506,7 +468,7 @@ impl Engine {
             routes: &Routes::new(event_types.as_string_view(), rows),
             shown: &taken.admitted.shown,
             progress: &taken.admitted.progress,
-            ends: self.tasks.ends(),
+            ends: self.hosts.ends(),
         };
         Ok(self.windows.step(&self.set, &rows)?)
     }
@@ -565,7 +527,7 @@ impl Engine {
                 ingest_ts: record.ingest_ts_ns,
                 clock_step: event_type == CLOCK_STEP,
             };
-            let moment = match self.tasks.take(&heard) {
+            let moment = match self.hosts.take(&heard) {
                 Place::Repeated => {
                     output.counts.repeated += 1;
                     continue;
@@ -575,20 +537,20 @@ impl Engine {
                     moment
                 }
             };
-            self.tasks
+            self.hosts
                 .note_name(record.partition, columns.host_name.value(index));
             if self.keeps_time {
                 admitted.progress.note(row, moment.slot, moment.high_after);
             }
             if event_type == MARK {
                 output.counts.marks += 1;
-                self.tasks
+                self.hosts
                     .note_losses(record.partition, row, columns.losses(index));
                 continue;
             }
             output.counts.events += 1;
             admitted.shown.push(Shown { row, moment });
-            admitted.losses.push(self.tasks.losses(record.partition));
+            admitted.losses.push(self.hosts.losses(record.partition));
         }
         let found = found.into_iter().filter_map(|(detection, found)| {
             let row = before + found.row;
@@ -657,7 +619,7 @@ impl Engine {
         for word in &windows.words {
             spoken.push(Spoken {
                 word,
-                fold_place: admitted.fold_place(word, self.tasks.ends()),
+                fold_place: admitted.fold_place(word, self.hosts.ends()),
                 cause: match word.closed {
                     true => None,
                     false => self.cause(taken, word.row).ok(),
@@ -670,7 +632,7 @@ impl Engine {
         candidates
             .extend(overflows.map(|overflow| builder.overflow(overflow, self.options.keys_max)));
         candidates.sort_by_key(|candidate| candidate.order);
-        let mut ends = self.tasks.ends().to_vec().into_iter().peekable();
+        let mut ends = self.hosts.ends().to_vec().into_iter().peekable();
         let mut said: Vec<(u32, Alert)> = Vec::new();
         for candidate in candidates {
             let row = candidate.order.row;
@@ -741,7 +703,7 @@ impl Engine {
     fn builder(&self, now_ns: i64) -> Builder<'_> {
         Builder {
             set: &self.set,
-            tasks: &self.tasks,
+            hosts: &self.hosts,
             topic: &self.evidence_topic,
             mode: self.mode,
             now_ns,
@@ -823,14 +785,6 @@ impl Engine {
 pub fn now_ns() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(since_epoch.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// How much memory each detection over windows can take in one task, by name.
-#[must_use]
-pub fn bounds(set: &DetectionSet, keys_max: usize) -> Vec<(&str, Bound)> {
-    set.iter()
-        .filter_map(|detection| Some((detection.id.as_str(), window::bound(detection, keys_max)?)))
-        .collect()
 }
 
 /// What was taken of a step and is not said yet. Rows are counted over all of it.

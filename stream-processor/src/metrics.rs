@@ -8,7 +8,6 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::checkpoint::Checkpoint;
 use crate::engine::{Failure, StateSize, StepCounts};
-use crate::source::Gap;
 use crate::step::Step;
 
 /// Upper bounds of the histograms of seconds: a commit takes 5 ms, a full step some hundred.
@@ -162,10 +161,9 @@ pub fn read(records: usize, bytes: usize) {
     counter!("dogwatch_source_bytes_total").increment(bytes as u64);
 }
 
-/// Counts a stated gap.
-pub fn gap(gap: &Gap) {
+/// Counts a stated gap of so many offsets.
+pub fn gap(expired: u64) {
     counter!("dogwatch_source_gaps_total").increment(1);
-    let expired = u64::try_from(gap.to - gap.from).unwrap_or(0);
     counter!("dogwatch_source_gap_records_total").increment(expired);
 }
 

@@ -415,8 +415,7 @@ impl Log {
         let text =
             |column: &str| Ok::<_, DataFusionError>(texts(&self.table, column)?.value(row.index));
         let seq = self.table.schema_ref().index_of("seq")?;
-        let seq =
-            crate::detect::json::value(self.table.column(seq).as_ref(), row.index).to_string();
+        let seq = crate::json::value(self.table.column(seq).as_ref(), row.index).to_string();
         let parts = [
             &query.detection_id,
             &query.content_hash,

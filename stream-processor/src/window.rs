@@ -5,21 +5,21 @@
 //! ```
 //! Detections with equal keys, delay and commensurate windows are one group: they share panes, keys and equal
 //! aggregates. A window is made of panes as long as the group's shortest slide, so hopping windows share them.
-//! A window closes by its host's own time ([`crate::engine`] tells it for each row), never by a clock; what is said does not
+//! A window closes by its host's own time ([`crate::hosts`] says it for each row), never by a clock; what is said does not
 //! hang on how the log is cut into batches. There is no input or output here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{HashMap, Result};
 use serde_json::{Map, Value};
 
-use crate::detect::DetectionSet;
+use crate::checkpoint::StateRecord;
 use crate::detect::window::WindowSpec;
-use crate::engine::matcher::Routes;
-use crate::engine::tasks::{End, Moment};
-use crate::engine::{StateRecord, WindowOptions};
+use crate::detect::{DetectionSet, Routes};
+use crate::hosts::{End, Moment};
 use crate::parallel::{cores, side_by_side};
 
 mod bound;
@@ -32,12 +32,32 @@ mod pane;
 mod plans;
 mod store;
 
-pub use bound::Bound;
-pub(crate) use bound::bound;
+pub use bound::{Bound, bounds};
 
 use conditions::Conditions;
 use group::Group;
 use plans::Workbench;
+
+/// What windows may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowOptions {
+    /// A host not heard of for so long, of its partition's ingest time, has its windows closed.
+    pub host_silence: Duration,
+    /// Most keys a group of detections counts in one task and pane.
+    pub keys_max: usize,
+    /// Most memory that the operators of one plan may take, bytes.
+    pub memory_bytes_max: usize,
+}
+
+impl Default for WindowOptions {
+    fn default() -> Self {
+        Self {
+            host_silence: Duration::from_secs(600),
+            keys_max: 100_000,
+            memory_bytes_max: 1 << 30,
+        }
+    }
+}
 
 /// A row that detections may see, and its place in its host's time.
 #[derive(Debug, Clone, Copy)]

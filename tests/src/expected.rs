@@ -9,8 +9,9 @@ use dogwatch_schemas::topics::Topic;
 use dogwatch_stream_processor::alert::AlertMode;
 use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
-use dogwatch_stream_processor::engine::{Engine, WindowOptions};
+use dogwatch_stream_processor::engine::Engine;
 use dogwatch_stream_processor::oracle::{self, Input, Oracle};
+use dogwatch_stream_processor::window::WindowOptions;
 use serde_json::Value;
 
 use crate::reader::RawRecord;

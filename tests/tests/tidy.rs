@@ -70,6 +70,68 @@ fn the_table_of_crates_is_whole() {
     assert_eq!(members, MAY_SEE.iter().map(|(krate, _)| *krate).collect());
 }
 
+/// Crates whose `lib.rs` lists its modules in one order: each uses those above it, none those below it.
+const IN_ORDER: &[&str] = &["stream-processor"];
+
+#[test]
+fn modules_stand_in_one_order_without_a_circle() {
+    for krate in IN_ORDER {
+        let source = repository().join(krate).join("src");
+        let order = modules(&read(&source.join("lib.rs")));
+        let place = |name: &str| order.iter().position(|module| module == name);
+        let mut wrong = Vec::new();
+        for file in files(&source, "rs") {
+            let own = file.strip_prefix(&source).unwrap().iter().next().unwrap();
+            let own = own.to_str().unwrap().trim_end_matches(".rs");
+            let Some(own_place) = place(own) else {
+                continue;
+            };
+            for used in used_modules(&product_code(&file)) {
+                if place(&used).is_some_and(|used| used > own_place) {
+                    wrong.push(format!("{} uses {used}", file.display()));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "against the order of lib.rs: {wrong:#?}");
+    }
+}
+
+/// The modules that a `lib.rs` declares, in its order.
+fn modules(lib: &str) -> Vec<String> {
+    let declared = lib.lines().filter_map(|line| {
+        let (_, name) = line.strip_suffix(';')?.split_once("mod ")?;
+        Some(name.to_owned())
+    });
+    declared.collect()
+}
+
+/// A file without its tests; nothing of a file that is all tests.
+fn product_code(file: &Path) -> String {
+    let name = file.file_stem().unwrap().to_str().unwrap();
+    if TEST_FILES.contains(&name) {
+        return String::new();
+    }
+    let text = read(file);
+    let tests = text.find("\n#[cfg(test)]\nmod tests {");
+    text[..tests.unwrap_or(text.len())].to_owned()
+}
+
+/// Names of files that hold tests only.
+const TEST_FILES: &[&str] = &["tests", "laws", "property"];
+
+/// The modules of its own crate that a text names, outside of comments.
+fn used_modules(text: &str) -> BTreeSet<String> {
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let named = code.flat_map(|line| line.split("crate::").skip(1));
+    let name = |rest: &str| {
+        let word = rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+        word.into_iter().next().unwrap_or_default().to_owned()
+    };
+    named.map(name).collect()
+}
+
 #[test]
 fn every_module_says_what_it_is_for() {
     let silent: Vec<_> = rust_files()

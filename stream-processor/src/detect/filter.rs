@@ -20,9 +20,9 @@ use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 
 use super::batch::{Match, project, take_rows};
 use super::check::scans_of_events;
-use super::json;
 use super::pattern;
 use super::session::Session;
+use crate::json;
 
 /// `SELECT outputs FROM events WHERE predicate`.
 pub(crate) struct FilterPlan {

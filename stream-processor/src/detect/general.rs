@@ -18,9 +18,9 @@ use tokio::runtime::Runtime;
 use super::batch::{Match, narrow, project};
 use super::check::scans_of_events;
 use super::held::HeldBatches;
-use super::json;
 use super::lists::Lists;
 use super::session::Session;
+use crate::json;
 
 /// The hidden column; users' queries are planned against a table that does not have it.
 pub(super) const ROW: &str = "_row";

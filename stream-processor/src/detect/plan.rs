@@ -26,7 +26,7 @@ use super::general::GeneralPlan;
 use super::header::Header;
 use super::lists::Lists;
 use super::session::Session;
-use super::sql_file::{Fault, SqlFile};
+use super::sql_file::{Fault, PlanError, SqlFile};
 use super::window::find_scan;
 use super::windowed::WindowedPlan;
 
@@ -59,9 +59,12 @@ impl Plan {
         let explain = |error: DataFusionError| check::explain(source.file, &error, source.columns);
         if find_scan(&inlined).is_some() {
             let windowed =
-                WindowedPlan::try_new(session, &inlined, events, source.file, source.header)
-                    .map_err(explain)??;
-            return Ok(Self::Windowed(Box::new(windowed)));
+                WindowedPlan::try_new(session, &inlined, events, source.file, source.header);
+            return match windowed {
+                Ok(plan) => Ok(Self::Windowed(Box::new(plan))),
+                Err(PlanError::Refused(fault)) => Err(fault),
+                Err(PlanError::Engine(error)) => Err(explain(error)),
+            };
         }
         Self::on_single_events(session, inlined, events, lists, runtime, replan).map_err(explain)
     }

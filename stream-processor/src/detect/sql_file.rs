@@ -9,6 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
+use datafusion::common::DataFusionError;
 use sha2::{Digest, Sha256};
 
 /// Why a file was not loaded.
@@ -49,6 +50,27 @@ impl Fault {
             reason: self.reason,
             mend: self.mend,
         }
+    }
+}
+
+/// Why a query has no plan.
+#[derive(Debug)]
+pub(crate) enum PlanError {
+    /// It is refused, with the mend.
+    Refused(Fault),
+    /// The SQL engine says no.
+    Engine(DataFusionError),
+}
+
+impl From<Fault> for PlanError {
+    fn from(fault: Fault) -> Self {
+        Self::Refused(fault)
+    }
+}
+
+impl From<DataFusionError> for PlanError {
+    fn from(error: DataFusionError) -> Self {
+        Self::Engine(error)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use dogwatch_schemas::records::{Alert, Event};
 
-use super::tasks::{Losses, Tasks};
 use crate::alert::{self, AlertMode, Occasion, Origin};
 use crate::decode::InputRecord;
 use crate::detect::{DetectionSet, Match};
+use crate::hosts::{Hosts, Losses};
 use crate::parallel::{cores, side_by_side};
 use crate::window::{Overflow, Shown, Word};
 
@@ -66,7 +66,7 @@ pub(super) struct Cause<'a> {
 /// Builds alerts.
 pub(super) struct Builder<'a> {
     pub set: &'a DetectionSet,
-    pub tasks: &'a Tasks,
+    pub hosts: &'a Hosts,
     pub topic: &'a str,
     pub mode: AlertMode,
     pub now_ns: i64,
@@ -115,9 +115,9 @@ impl Builder<'_> {
     fn word<'w>(&self, spoken: &Spoken<'w>) -> Candidate<'w> {
         let word = spoken.word;
         let own = self.set.at(word.detection);
-        let owner = self.tasks.owner(word.slot);
+        let owner = self.hosts.owner(word.slot);
         let cause = spoken.cause.as_ref();
-        let of_window = self.tasks.losses_until(word.slot, word.row);
+        let of_window = self.hosts.losses_until(word.slot, word.row);
         let losses = match cause {
             Some(cause) => cause.losses,
             None => of_window.as_deref().unwrap_or(&NO_LOSSES),
@@ -148,7 +148,7 @@ impl Builder<'_> {
 
     /// The alert that says that windows are full.
     pub fn overflow(&self, overflow: &Overflow, keys_max: usize) -> Candidate<'static> {
-        let owner = self.tasks.owner(overflow.slot);
+        let owner = self.hosts.owner(overflow.slot);
         let names = overflow.detections.iter();
         let mut names: Vec<&str> = names
             .map(|detection| self.set.at(*detection).id.as_str())

@@ -8,9 +8,9 @@ use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Alert;
 use serde::{Deserialize, Serialize};
 
-use super::StateRecord;
-use super::tasks::partition_of;
+use crate::checkpoint::{StateRecord, with_prefix};
 use crate::detect::{Dedup, hex, unhex};
+use crate::hosts::partition_of;
 
 /// Most periods that run in a task; beyond them alerts are said unfolded.
 const PERIODS_MAX: usize = 20_000;
@@ -259,16 +259,6 @@ impl Folds {
         self.counted.insert(partition, counted);
         Ok(())
     }
-}
-
-/// The records whose name begins with a prefix, without it.
-pub(super) fn with_prefix<'a>(
-    state: &'a BTreeMap<String, Vec<u8>>,
-    prefix: &'a str,
-) -> impl Iterator<Item = (&'a str, &'a Vec<u8>)> {
-    state
-        .range(prefix.to_owned()..)
-        .map_while(move |(key, value)| Some((key.strip_prefix(prefix)?, value)))
 }
 
 impl Period {

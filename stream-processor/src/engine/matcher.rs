@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringViewArray};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::{DataFusionError, HashMap, Result};
+use datafusion::common::{DataFusionError, Result};
 
-use crate::detect::{DetectionSet, Match, project, take_rows};
+use crate::detect::{DetectionSet, Match, Routes, project, take_rows};
 
 /// A match and the place of its detection in the set.
 pub(crate) type Found = (usize, Match);
@@ -23,40 +23,6 @@ pub(crate) struct Unjudged {
     pub detection: usize,
     pub row: u32,
     pub error: DataFusionError,
-}
-
-/// Rows of a batch by event type.
-pub(crate) struct Routes<'a> {
-    all: Vec<u32>,
-    by_type: HashMap<&'a str, Vec<u32>>,
-}
-
-impl<'a> Routes<'a> {
-    /// Sorts rows, which come in order, by their type.
-    pub fn new(event_types: &'a StringViewArray, rows: Vec<u32>) -> Self {
-        let mut by_type: HashMap<&str, Vec<u32>> = HashMap::new();
-        for row in &rows {
-            let own = by_type.entry(event_types.value(*row as usize));
-            own.or_default().push(*row);
-        }
-        Self { all: rows, by_type }
-    }
-
-    /// The rows of some types, in their order; all without.
-    pub fn of(&self, event_types: Option<&BTreeSet<String>>) -> Vec<u32> {
-        let Some(event_types) = event_types else {
-            return self.all.clone();
-        };
-        let mut rows: Vec<u32> = event_types
-            .iter()
-            .filter_map(|event_type| self.by_type.get(event_type.as_str()))
-            .flatten()
-            .copied()
-            .collect();
-        // One sorted run for each type: that is what a stable sort is quick at.
-        rows.sort();
-        rows
-    }
 }
 
 /// Detections grouped by the event types they need.

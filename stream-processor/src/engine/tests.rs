@@ -58,6 +58,12 @@ fn record(offset: i64, event: &Event) -> InputRecord {
     }
 }
 
+/// One record, at a time of ours.
+fn step_at(engine: &mut Engine, record: InputRecord, now_ns: i64) -> StepOutput {
+    engine.take(vec![record]).expect("a record");
+    engine.say(now_ns).expect("a step")
+}
+
 fn offsets(output: &StepOutput) -> Vec<i64> {
     output
         .alerts
@@ -75,9 +81,7 @@ fn an_alert_holds_what_an_analyst_needs() {
         "proc_akey": ["b", "c"], "proc_aname": ["nginx", "shim"], "proc_apid": [41, 40], "proc_aexepath": ["/nginx", ""],
         "proc_acmdline": ["nginx: worker"], "proc_auid": [0, 0], "proc_skey": "b", "proc_sname": "nginx", "proc_sid": 41
     }));
-    let output = engine
-        .step_at(vec![record(11, &whole)], 3_000)
-        .expect("a step");
+    let output = step_at(&mut engine, record(11, &whole), 3_000);
     let [alert] = &output.alerts[..] else {
         panic!("{output:?}")
     };
@@ -153,9 +157,7 @@ fn identity_hangs_on_the_event_and_the_detection_not_on_offsets_or_time() {
     let predicates = ["evt_type = 'execve'", "evt_type = 'execve' AND true"];
     let ids = |offset: i64, now: i64, seq: i64| -> Vec<(Text, Text)> {
         let record = record(offset, &event(json!({"seq": seq})));
-        let output = engine(&predicates)
-            .step_at(vec![record], now)
-            .expect("a step");
+        let output = step_at(&mut engine(&predicates), record, now);
         output
             .alerts
             .into_iter()

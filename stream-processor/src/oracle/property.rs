@@ -16,7 +16,8 @@ use serde_json::json;
 use super::*;
 use crate::alert::AlertMode;
 use crate::detect::DetectionSet;
-use crate::engine::{Engine, StepOutput, WindowOptions};
+use crate::engine::{Engine, StepOutput};
+use crate::window::WindowOptions;
 
 const SECOND_NS: i64 = 1_000_000_000;
 const MILLISECOND_NS: i64 = 1_000_000;
@@ -553,7 +554,7 @@ fn describe(log: &[InputRecord]) -> String {
             let value = |name: &str| {
                 batch
                     .column_by_name(name)
-                    .map(|column| crate::detect::json::value(column.as_ref(), 0))
+                    .map(|column| crate::json::value(column.as_ref(), 0))
                     .unwrap_or_default()
             };
             let ts = value("ts").as_i64().unwrap_or_default();

@@ -38,7 +38,8 @@ use tokio::runtime::Runtime;
 
 use super::OracleError;
 use crate::detect::aggregates::all as own_aggregates;
-use crate::detect::{Lists, SqlFile, Template, functions, json};
+use crate::detect::{Lists, SqlFile, Template, functions};
+use crate::json;
 
 /// The hidden column: which row of the caller's this is.
 const PLACE: &str = "_place";

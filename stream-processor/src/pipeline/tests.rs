@@ -165,3 +165,14 @@ fn what_is_no_capture_is_refused_with_its_path() {
     );
     assert_eq!(error.exit_code(), 2);
 }
+
+#[test]
+fn options_that_librdkafka_does_not_know_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    let option = ("no.such.option".to_owned(), "x".to_owned());
+    config.kafka.options.extend([option]);
+    let error = check(&config).unwrap_err();
+    assert!(error.to_string().contains("no.such.option"), "{error}");
+    assert_eq!(error.exit_code(), 2);
+}

@@ -338,9 +338,8 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Progress;
+    use crate::checkpoint::{Progress, StateRecord};
     use crate::decode::RejectError;
-    use crate::engine::StateRecord;
     use dogwatch_schemas::records::AlertEvidence;
     use rdkafka::message::Headers;
 

@@ -5,8 +5,8 @@
 
 use std::fmt;
 
-use crate::detect::Detection;
 use crate::detect::window::interval;
+use crate::detect::{Detection, DetectionSet};
 
 /// Panes beyond a window's own that are open at once: the one that fills, and one that waits to close.
 const PANES_BESIDE: u64 = 2;
@@ -69,8 +69,16 @@ impl fmt::Display for Bound {
     }
 }
 
+/// How much memory each detection over windows can take in one task, by name.
+#[must_use]
+pub fn bounds(set: &DetectionSet, keys_max: usize) -> Vec<(&str, Bound)> {
+    set.iter()
+        .filter_map(|detection| Some((detection.id.as_str(), bound(detection, keys_max)?)))
+        .collect()
+}
+
 /// The bound of a detection; none when it keeps nothing.
-pub(crate) fn bound(detection: &Detection, keys_max: usize) -> Option<Bound> {
+fn bound(detection: &Detection, keys_max: usize) -> Option<Bound> {
     let plan = detection.plan.windowed()?;
     let waiting = plan.delay_ns.div_euclid(plan.spec.slide_ns) as u64;
     // Early firing keeps each key's counts again: in its pane, and of all panes together.

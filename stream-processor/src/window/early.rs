@@ -20,7 +20,7 @@ use super::plans::Workbench;
 use crate::detect::DetectionSet;
 use crate::detect::aggregates::hash;
 use crate::detect::window::WindowSpec;
-use crate::engine::tasks::partition_of;
+use crate::hosts::partition_of;
 
 /// A key as bytes: its slot and what the rows were grouped by.
 type Key = Box<[u8]>;

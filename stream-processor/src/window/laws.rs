@@ -25,7 +25,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::plans::{Phases, Workbench};
-use crate::detect::json;
+use crate::json;
 use crate::oracle::alike;
 
 /// Every aggregate that windows allow, over the columns of [`Sample`]'s table.

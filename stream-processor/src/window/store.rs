@@ -17,10 +17,10 @@ use sha2::{Digest, Sha256};
 use super::group::{Group, pane_starts};
 use super::pane::slots;
 use super::plans::Workbench;
+use crate::checkpoint::StateRecord;
 use crate::detect::windowed::WindowedPlan;
 use crate::detect::{DetectionSet, hex};
-use crate::engine::StateRecord;
-use crate::engine::tasks::partition_of;
+use crate::hosts::partition_of;
 
 /// What the names of panes' pieces begin with.
 pub(super) const PREFIX: &str = "pane/";

@@ -102,9 +102,9 @@ pub(crate) fn partition_of(slot: i64) -> i32 {
     (slot >> 32) as i32
 }
 
-/// The tasks of an engine.
+/// The hosts of an engine's tasks.
 #[derive(Debug)]
-pub(crate) struct Tasks {
+pub(crate) struct Hosts {
     tasks: HashMap<i32, Task>,
     host_silence_ns: i64,
     /// What ended since it was last asked.
@@ -156,7 +156,7 @@ struct Run {
     losses: Option<Arc<Losses>>,
 }
 
-impl Tasks {
+impl Hosts {
     /// No tasks yet; a host not heard of for `host_silence` has its windows closed.
     pub fn new(host_silence: Duration) -> Self {
         Self {
@@ -561,11 +561,11 @@ mod tests {
 
     const S: i64 = SECOND_NS;
 
-    struct Log(Tasks);
+    struct Log(Hosts);
 
     impl Log {
         fn new() -> Self {
-            Self(Tasks::new(Duration::from_secs(600)))
+            Self(Hosts::new(Duration::from_secs(600)))
         }
 
         /// Takes a record of partition 0; times in seconds.
