@@ -1,6 +1,9 @@
 //! Synthetic events of a small fleet, in the proportions that a container host shows.
 //!
-//! The generator is seeded: every run and every peer sees the same bytes.
+//! The generator is seeded: every run and every peer sees the same events, in the hour it runs.
+
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Event;
@@ -31,8 +34,12 @@ const PROGRAMS: [(&str, &str, &str); 6] = [
     ),
     ("sh", "/usr/bin/dash", "sh -c /srv/app/cleanup.sh"),
 ];
-/// First second of the synthetic time, an arbitrary instant of 2026.
-const EPOCH_NS: i64 = 1_790_000_000_000_000_000;
+/// First second of the synthetic time: this hour's, since windows do not believe a time far from the broker's.
+static EPOCH_NS: LazyLock<i64> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = now.map_or(0, |since| since.as_secs());
+    (seconds - seconds % 3_600) as i64 * 1_000_000_000
+});
 
 /// Makes `count` events from a seed.
 pub fn synthetic(count: usize, seed: u64) -> Vec<Event> {
@@ -81,7 +88,7 @@ fn one(seq: usize, containers: usize, step_ns: i64, random: &mut StdRng) -> Even
         boot_id: "8c1f4a52-3f0e-4a3b-9d55-0a4f3b2c1d00".into(),
         sensor_run: "5f2e8a1b9c3d4e5f".into(),
         seq: seq as i64,
-        ts: EPOCH_NS + boot_ts,
+        ts: *EPOCH_NS + boot_ts,
         boot_ts,
         evt_outcome: "success".into(),
         evt_res: text("SUCCESS"),

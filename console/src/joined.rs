@@ -141,10 +141,11 @@ impl Joined {
             let (own, sensor, config) =
                 (processor_shutdown.clone(), shutdown.clone(), plan.processor);
             spawn("processor", move || {
-                let result = processor::run(&config, ends.source, ends.sink, &own).map(drop);
-                processor_ended.store(true, Ordering::Release);
-                sensor.trigger_because("the processor has ended");
-                result
+                let _ending = Ending {
+                    processor_ended,
+                    sensor,
+                };
+                processor::run(&config, ends.source, ends.sink, &own).map(drop)
             })?
         };
         let written = stats.clone();
@@ -200,6 +201,19 @@ impl Joined {
         sensor.map_err(|_| Ended::Panicked)??;
         collector.map_err(|_| Ended::Panicked)??;
         Ok(())
+    }
+}
+
+/// Tells the others that the processor has ended, also when it panics: nobody waits for one that is gone.
+struct Ending {
+    processor_ended: Arc<AtomicBool>,
+    sensor: SensorShutdown,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.processor_ended.store(true, Ordering::Release);
+        self.sensor.trigger_because("the processor has ended");
     }
 }
 

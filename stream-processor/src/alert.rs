@@ -14,6 +14,8 @@ use crate::detect::{Detection, hex};
 use crate::hosts::{SlotOwner, partition_of};
 use crate::window::{Overflow, Word};
 
+pub(crate) mod health;
+
 /// An event older than this when the broker appends it makes its alerts `delayed`, nanoseconds.
 const DELAYED_AFTER_NS: i64 = 60_000_000_000;
 
@@ -56,6 +58,8 @@ pub(crate) struct Occasion<'a> {
     pub mode: AlertMode,
     /// Events of the sensor's run known to be lost, by class; empty when none are.
     pub losses: &'a BTreeMap<Text, i64>,
+    /// Whether windows go by the broker's time for the event.
+    pub clock_replaced: bool,
 }
 
 /// Builds the alert of a match.
@@ -168,6 +172,7 @@ fn told_by_detection(
         losses: incomplete.then(|| occasion.losses.clone()),
         mode: occasion.mode.name().into(),
         activity: "create".into(),
+        clock_replaced: occasion.clock_replaced,
         ..Alert::default()
     }
 }
@@ -195,10 +200,19 @@ pub(crate) fn build_window(
     if word.closed && word.repeated {
         alert.activity = "update".into();
     }
-    if word.overflow > 0 {
+    if let Some(error) = &word.error {
+        let title = &detection.header.title;
+        alert.message = format!("{title}: could not be computed: {error}").into();
+        alert.error = Some(error.as_str().into());
+    }
+    let lost = [
+        ("keys_over_cap", word.overflow),
+        ("switched_off", word.skipped),
+    ];
+    for (class, count) in lost.into_iter().filter(|(_, count)| *count > 0) {
         alert.incomplete = true;
         let losses = alert.losses.get_or_insert_default();
-        losses.insert("keys_over_cap".into(), word.overflow as i64);
+        losses.insert(class.into(), count as i64);
     }
     alert
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::RawCheckpoint;
 
 /// The form of what is written here. A higher one is not read.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The number of the loaded set of detections; sets are not swapped yet while the program runs.
 pub const EPOCH: u64 = 0;
@@ -37,13 +37,53 @@ const GROWTH_MAX: u64 = 4;
 /// Less than this, in bytes, is read in no time: it is not written anew to save it.
 const FULL_BYTES_MIN: u64 = 1 << 20;
 
-/// A piece of a task's state as it goes to the topic of states: at most 512 KiB.
+/// A piece of a task's state; a checkpoint takes it apart where it is too large for the topic of states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateRecord {
     /// Its name in the task; a later piece of the same name replaces it.
     pub key: String,
     /// Its bytes; none when the piece is over.
     pub value: Option<Vec<u8>>,
+}
+
+/// Most bytes of a record: what is larger goes in parts. The topic is checked to take more.
+const PART_BYTES_MAX: usize = 512 << 10;
+/// What stands in a key between the name of a piece and the number of its further part.
+const PART: char = '\u{1f}';
+
+impl StateRecord {
+    /// The record, in parts where it is too large for one: then the name of each but the first says which it is.
+    fn parts(self) -> Vec<Self> {
+        let value = match self.value {
+            Some(value) if value.len() > PART_BYTES_MAX => value,
+            value => return vec![Self { value, ..self }],
+        };
+        let key = |number: usize| match number {
+            0 => self.key.clone(),
+            number => format!("{}{PART}{number:06}", self.key),
+        };
+        let parts = value.chunks(PART_BYTES_MAX).enumerate();
+        parts
+            .map(|(number, part)| Self {
+                key: key(number),
+                value: Some(part.to_vec()),
+            })
+            .collect()
+    }
+}
+
+/// Puts the parts of what was stored together again.
+#[must_use]
+pub fn whole(state: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    let mut whole: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    // The first part of a name comes before the others, which are in their order.
+    for (key, value) in state {
+        match key.split_once(PART) {
+            Some((name, _)) => whole.entry(name.to_owned()).or_default().extend(value),
+            None => drop(whole.insert(key, value)),
+        }
+    }
+    whole
 }
 
 /// Why what was remembered cannot be used.
@@ -201,6 +241,26 @@ pub struct Checkpoint {
     pub records: Vec<StateRecord>,
 }
 
+impl Checkpoint {
+    /// Adds a later one of the same task, taken for the same step.
+    #[must_use]
+    pub fn join(self, later: Self) -> Self {
+        // A full one holds all there is, under a name of its own.
+        if later.manifest.full {
+            return later;
+        }
+        let (mut records, first) = (self.records, self.manifest);
+        records.extend(later.records);
+        let manifest = Manifest {
+            full: first.full,
+            records: first.records + later.manifest.records,
+            bytes: first.bytes + later.manifest.bytes,
+            ..later.manifest
+        };
+        Self { manifest, records }
+    }
+}
+
 /// How far a task's checkpoints are, and when the next is due.
 #[derive(Debug, Clone)]
 pub struct Progress {
@@ -287,6 +347,7 @@ impl Progress {
         now: Instant,
     ) -> Checkpoint {
         let full = self.full();
+        records = self.in_parts(records);
         if full {
             self.base = base();
             records.extend(self.tombstones(&records));
@@ -324,6 +385,26 @@ impl Progress {
         }
     }
 
+    /// Records in parts, with the end of the parts that they have no longer.
+    fn in_parts(&self, records: Vec<StateRecord>) -> Vec<StateRecord> {
+        let mut all = Vec::with_capacity(records.len());
+        for record in records {
+            let further = format!("{}{PART}", record.key);
+            let before = self.keys.range(further.clone()..);
+            let before = before.take_while(|key| key.starts_with(&further));
+            let parts = record.parts();
+            let gone = before.filter(|key| parts.iter().all(|part| part.key != **key));
+            let gone = gone.map(|key| StateRecord {
+                key: key.clone(),
+                value: None,
+            });
+            let gone: Vec<StateRecord> = gone.collect();
+            all.extend(parts);
+            all.extend(gone);
+        }
+        all
+    }
+
     /// What was there and is not in a full checkpoint: nobody reads it any more, but only this has it removed.
     fn tombstones(&self, full: &[StateRecord]) -> Vec<StateRecord> {
         let held: BTreeSet<&str> = full.iter().map(|record| record.key.as_str()).collect();
@@ -339,7 +420,7 @@ impl Progress {
 /// What a task remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
-    /// The newest value of each key.
+    /// The newest value of each key; [`whole`] puts parts together.
     pub state: BTreeMap<String, Vec<u8>>,
     /// The checkpoint it is.
     pub manifest: Manifest,

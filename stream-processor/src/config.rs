@@ -168,9 +168,12 @@ pub struct RawWindows {
     /// A host not heard of for so long has its windows closed.
     #[serde(with = "humantime_serde")]
     pub host_silence: Duration,
+    /// Windows take the broker's time for events whose own is further from it, either way.
+    #[serde(with = "humantime_serde")]
+    pub clock_error_max: Duration,
     /// Most keys counted in one task and pane by detections that share their state.
     pub keys_max: usize,
-    /// Most memory one window's plan may take.
+    /// Most memory that queries may take together, beside the states they keep.
     pub memory_bytes_max: usize,
 }
 
@@ -267,6 +270,7 @@ impl Default for RawWindows {
     fn default() -> Self {
         Self {
             host_silence: Duration::from_secs(600),
+            clock_error_max: Duration::from_secs(30 * 24 * 3_600),
             keys_max: 100_000,
             memory_bytes_max: 1 << 30,
         }
@@ -601,6 +605,14 @@ fn check_windows(windows: &RawWindows) -> Result<(), ConfigError> {
             found: format!("{silence:?}"),
         });
     }
+    let error_max = windows.clock_error_max;
+    if !(Duration::from_secs(60)..=Duration::from_secs(3_650 * 86_400)).contains(&error_max) {
+        return Err(ConfigError::Value {
+            key: "windows.clock_error_max",
+            expected: "between 1m and 3650days",
+            found: format!("{error_max:?}"),
+        });
+    }
     if !(1..=10_000_000).contains(&windows.keys_max) {
         return Err(ConfigError::Value {
             key: "windows.keys_max",
@@ -731,6 +743,10 @@ mod tests {
             "checkpoint.input_bytes must be between 65536",
         );
         refused("[windows]\nhost_silence = '0s'", "windows.host_silence");
+        refused(
+            "[windows]\nclock_error_max = '1s'",
+            "windows.clock_error_max",
+        );
         refused("[windows]\nkeys_max = 0", "windows.keys_max");
         refused(
             "[windows]\nmemory_bytes_max = 1000",

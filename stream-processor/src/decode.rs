@@ -93,6 +93,9 @@ pub enum RejectError {
         /// What the key says.
         key: String,
     },
+    /// The name of its host or of its sensor's run is longer than any is.
+    #[error("host_id or sensor_run is longer than 256 bytes")]
+    IdentityTooLong,
     /// It came on a topic that is no table of this engine.
     #[error("no table takes records of {}", .0.suffix())]
     NoTable(Topic),
@@ -105,6 +108,7 @@ impl RejectError {
         match self {
             Self::Undecodable(_) | Self::NoEvent(_) => "undecodable",
             Self::KeyDisagrees { .. } => "key_disagrees",
+            Self::IdentityTooLong => "identity_too_long",
             Self::NoTable(_) => "no_table",
         }
     }

@@ -12,8 +12,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
@@ -24,12 +26,15 @@ use tokio::runtime::Runtime;
 pub(crate) mod aggregates;
 mod batch;
 mod check;
-mod filter;
+pub(crate) mod filter;
 pub(crate) mod functions;
 mod general;
+mod growth;
+mod halves;
 mod header;
 pub(crate) mod held;
 mod lists;
+pub(crate) mod memory;
 mod message;
 mod pattern;
 mod plan;
@@ -43,15 +48,17 @@ pub(crate) mod window;
 pub(crate) mod windowed;
 
 pub(crate) use batch::{Match, narrow, project, take_rows};
+pub(crate) use halves::{Unjudged, by_halves, error_text, guarded};
 pub use header::{Dedup, Header, Severity, Status};
 pub(crate) use lists::{Lists, load as load_lists};
 pub use message::Template;
 pub(crate) use routes::Routes;
+pub(crate) use sql_file::hex;
 pub use sql_file::{Refusal, SqlFile};
-pub(crate) use sql_file::{hex, unhex};
 
+use memory::Memory;
 use plan::Plan;
-use session::{EVENTS, Session, column_names};
+use session::{LOAD_TIME_MAX, Session, column_names};
 pub(crate) use sql_file::Fault;
 
 /// Folder of the lists, below the detections' folder.
@@ -65,6 +72,8 @@ pub struct Detection {
     pub tactic: String,
     /// Its file.
     pub file: PathBuf,
+    /// Line of its query, from 1.
+    pub query_line: usize,
     /// The first 16 hexadecimal digits of the SHA-256 of its file.
     pub content_hash: String,
     /// What it says of itself.
@@ -101,6 +110,8 @@ impl Detection {
 /// A set of detections with distinct names.
 pub struct DetectionSet {
     detections: Vec<Detection>,
+    /// What their queries run in.
+    memory: Memory,
 }
 
 /// The reads that a detection needs and a sensor does not publish every time.
@@ -180,8 +191,8 @@ impl DetectionSet {
         let (lists, mut refused) = lists::load(&list_files);
         let loader = Loader::new(folder, lists)?;
         let mut detections: Vec<Detection> = Vec::new();
-        for file in files {
-            match loader.load_file(&file) {
+        for (file, loaded) in loader.load_all(files)? {
+            match loaded {
                 Ok(detection) => match detections.iter().find(|other| other.id == detection.id) {
                     None => detections.push(detection),
                     Some(other) => {
@@ -194,7 +205,10 @@ impl DetectionSet {
         }
         detections.sort_by(|left, right| left.id.cmp(&right.id));
         Ok(LoadReport {
-            set: Self { detections },
+            set: Self {
+                detections,
+                memory: loader.memory,
+            },
             refused,
         })
     }
@@ -232,6 +246,11 @@ impl DetectionSet {
         self.iter().filter_map(of).collect()
     }
 
+    /// What its queries run in.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// The detection at a place in the order of names.
     pub(crate) fn at(&self, index: usize) -> &Detection {
         &self.detections[index]
@@ -245,25 +264,71 @@ struct Loader<'a> {
     lists: Lists,
     session: Session,
     runtime: Arc<Runtime>,
+    memory: Memory,
 }
+
+/// A file, and what came of it.
+type Loaded = (PathBuf, Result<Detection, Fault>);
+
+/// Stack of the thread that plans queries: it walks their expressions by calls within calls, also those that are refused.
+const STACK_BYTES: usize = 256 << 20;
 
 impl<'a> Loader<'a> {
     fn new(folder: &'a Path, lists: Lists) -> Result<Self, LoadError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .map_err(LoadError::Runtime)?;
         let runtime = Arc::new(runtime);
+        let memory = Memory::new(memory::BYTES_MAX).map_err(LoadError::Engine)?;
         let events = crate::decode::events_schema();
         let table = Arc::new(EmptyTable::new(Arc::clone(&events)));
-        let session =
-            Session::new(table, &lists, Arc::clone(&runtime)).map_err(LoadError::Engine)?;
+        let session = Session::new(table, &lists, Arc::clone(&runtime), &memory)
+            .map_err(LoadError::Engine)?;
         Ok(Self {
             folder,
             events,
             lists,
             session,
             runtime,
+            memory,
         })
+    }
+
+    /// Loads files, on a stack that is large enough for any of them.
+    fn load_all(&self, files: Vec<PathBuf>) -> Result<Vec<Loaded>, LoadError> {
+        let load = || {
+            let load = |file: PathBuf| {
+                let loaded = self.load_in_time(&file);
+                (file, loaded)
+            };
+            files.into_iter().map(load).collect()
+        };
+        let thread = std::thread::Builder::new()
+            .name("load".to_owned())
+            .stack_size(STACK_BYTES);
+        std::thread::scope(|scope| {
+            let thread = thread
+                .spawn_scoped(scope, load)
+                .map_err(LoadError::Runtime)?;
+            Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    }
+
+    /// Refuses what takes too long: every start would wait for it.
+    fn load_in_time(&self, file: &Path) -> Result<Detection, Fault> {
+        let started = Instant::now();
+        let detection = self.load_file(file)?;
+        let took = started.elapsed();
+        if took <= LOAD_TIME_MAX {
+            return Ok(detection);
+        }
+        let reason = format!("it takes {} seconds to plan", took.as_secs());
+        let mend = format!(
+            "make it simpler: {} seconds are allowed",
+            LOAD_TIME_MAX.as_secs()
+        );
+        Err(Fault::new(1, reason, mend))
     }
 
     fn load_file(&self, file: &Path) -> Result<Detection, Fault> {
@@ -278,10 +343,7 @@ impl<'a> Loader<'a> {
         let sql_file = SqlFile::parse(&text);
         let header = Header::parse(&sql_file)?;
         let columns = column_names(&self.events);
-        let tables: Vec<&str> = std::iter::once(EVENTS)
-            .chain(self.lists.keys().map(String::as_str))
-            .collect();
-        let check = |session: &Session| check::plan(session, &sql_file, &columns, &tables);
+        let check = |session: &Session| check::plan(session, &sql_file, &columns, &self.lists);
         let checked = check(&self.session)?;
         let outputs: Vec<String> = checked
             .schema()
@@ -297,24 +359,23 @@ impl<'a> Loader<'a> {
             header: &header,
             columns: &columns,
         };
+        let ground = plan::Ground {
+            events: &self.events,
+            lists: &self.lists,
+            runtime: &self.runtime,
+            memory: &self.memory,
+        };
         let inlined = plan::inline_lists(&self.session, checked)
             .map_err(|error| check::explain(&sql_file, &error, &columns))?;
         let undeclared_reads = reads::undeclared(&inlined, &header.reads, &sql_file);
-        let plan = Plan::try_new(
-            &self.session,
-            inlined,
-            &source,
-            &self.events,
-            &self.lists,
-            &self.runtime,
-            replan,
-        )?;
+        let plan = Plan::try_new(&self.session, inlined, &source, &ground, replan)?;
         let reads_line = header::line_of_key(&sql_file.header, "reads");
         let content_hash = sql_file.content_hash;
         Ok(Detection {
             id,
             tactic,
             file: file.to_owned(),
+            query_line: sql_file.query_line,
             content_hash,
             header,
             outputs,
@@ -393,7 +454,8 @@ pub(crate) fn plain_offsets(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
-    let session = Session::new(events, &lists, Arc::new(runtime)).expect("a session");
+    let memory = Memory::new(memory::BYTES_MAX).expect("a pool");
+    let session = Session::new(events, &lists, Arc::new(runtime), &memory).expect("a session");
     let query = format!("SELECT _offset FROM events WHERE {predicate} ORDER BY _offset");
     let batches = session
         .wait(async { session.context.sql(&query).await?.collect().await })

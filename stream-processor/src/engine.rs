@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, TimestampNanosecondArray,
@@ -28,9 +28,10 @@ use dogwatch_schemas::records::Alert;
 use serde_json::Value;
 
 use crate::alert::AlertMode;
+use crate::alert::health::Health;
 use crate::checkpoint::{StateRecord, with_prefix};
 use crate::decode::{DeadLetter, Decoded, EventDecoder, InputRecord, RejectError, events_schema};
-use crate::detect::{Detection, DetectionSet, Match, Routes, narrow, project};
+use crate::detect::{Dedup, Detection, DetectionSet, Match, Routes, Unjudged, narrow, project};
 use crate::hosts::{End, EndKind, Heard, Hosts, Losses, Place, partition_of};
 use crate::json;
 use crate::window::{
@@ -44,9 +45,9 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-use candidate::{Builder, Candidate, Cause, NO_LOSSES, Spoken};
+use candidate::{Builder, Candidate, Cause, NO_LOSSES, Notice, Said, Spoken};
 use fold::{Folds, Verdict};
-use matcher::{Found, Unjudged};
+use matcher::Found;
 use reader::{Read, Reader};
 
 /// Columns that the engine itself reads.
@@ -62,8 +63,14 @@ const OWN_COLUMNS: [&str; 7] = [
 
 /// What the names of stored hosts begin with.
 const HOSTS: &str = "hosts/";
-/// Hosts in one stored piece: with many runs some 1 to 2 kB each, 512 KiB at most together.
-const HOSTS_PER_PIECE: usize = 250;
+/// Most bytes of a stored piece of hosts.
+const HOSTS_BYTES_MAX: usize = 256 << 10;
+/// Longest identity of a host or run, bytes: each is stored for every host.
+const IDENTITY_BYTES_MAX: usize = 256;
+/// Longest name of a host, bytes, and of a class of losses; more is cut.
+const NAME_BYTES_MAX: usize = 256;
+/// Most classes of losses that a sensor tells of.
+const LOSS_CLASSES_MAX: usize = 32;
 /// The column of the event's type.
 const EVENT_TYPE: &str = "evt_type";
 
@@ -72,6 +79,13 @@ const CLOCK_STEP: &str = "clock_step";
 
 /// Rows of this type say how far a sensor has got; SQL does not see them.
 const MARK: &str = "mark";
+
+/// How the engine's own findings are folded: one an hour and host, with the count of the others.
+static NOTICES: Dedup = Dedup {
+    key: Vec::new(),
+    period: Some(Duration::from_secs(3_600)),
+    limit: 1,
+};
 
 /// Why a step failed as a whole; single bad records never make it fail.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +117,8 @@ pub struct StepOutput {
     pub unknown_schemas: Vec<(Fingerprint, InputRecord)>,
     /// Events that a detection could not judge; the other detections did.
     pub failures: Vec<Failure>,
+    /// Partitions whose state must be stored with the step: it holds what a replay would not find again.
+    pub to_be_stored: BTreeSet<i32>,
     /// What was counted.
     pub counts: StepCounts,
 }
@@ -116,6 +132,10 @@ pub struct Failure {
     pub partition: i32,
     /// Offset of the event.
     pub offset: i64,
+    /// Whether it is a group of a window, which the event made be asked.
+    pub of_window: bool,
+    /// File and line of the detection's query.
+    pub place: String,
     /// What went wrong.
     pub error: String,
 }
@@ -159,6 +179,8 @@ pub struct StepCounts {
     pub missing: u64,
     /// Rows that came too late for a window.
     pub late: u64,
+    /// Events whose time was too far from the broker's.
+    pub clock_replaced: u64,
 }
 
 /// Runs a set of detections over the log.
@@ -175,8 +197,6 @@ pub struct Engine {
     taken: Taken,
     options: WindowOptions,
     folds: Folds,
-    /// Whether anything hangs on how time goes on: windows, or periods of folding.
-    keeps_time: bool,
     /// Offsets below which a partition's records are replayed, muted: what they say was said before.
     live_from: BTreeMap<i32, i64>,
     /// In how many pieces each task's hosts are stored.
@@ -204,12 +224,10 @@ impl Engine {
             .filter(|detection| detection.plan.windowed().is_some());
         let window_columns = of_windows.flat_map(Detection::columns).chain([EVENT_TYPE]);
         let window_columns = window_columns.map(str::to_owned).collect();
-        let folds = |detection: &Detection| detection.header.dedup.period.is_some();
         Ok(Self {
-            keeps_time: !windows.is_empty() || set.iter().any(folds),
             reader,
             whole: EventDecoder::new()?,
-            hosts: Hosts::new(options.host_silence),
+            hosts: Hosts::new(options.host_silence, options.clock_error_max),
             windows,
             window_columns: narrow(&events, &window_columns),
             taken: Taken::default(),
@@ -228,7 +246,8 @@ impl Engine {
     /// # Errors
     /// When the windows' operators cannot be made.
     pub fn with_windows(mut self, options: WindowOptions) -> Result<Self, EngineError> {
-        self.hosts = Hosts::new(options.host_silence);
+        self.set.memory().limit(options.memory_bytes_max);
+        self.hosts = Hosts::new(options.host_silence, options.clock_error_max);
         self.windows = Windows::new(&self.set, &events_schema(), &options)?;
         self.options = options;
         Ok(self)
@@ -287,8 +306,8 @@ impl Engine {
         full: bool,
     ) -> Result<Vec<StateRecord>, EngineError> {
         let mut records = self.windows.store(partition, full)?;
-        records.extend(self.folds.store(partition, full)?);
-        let hosts = self.hosts.store(partition, HOSTS_PER_PIECE)?;
+        records.extend(self.folds.store(partition, full));
+        let hosts = self.hosts.store(partition, HOSTS_BYTES_MAX)?;
         let stored = self.host_pieces.insert(partition, hosts.len()).unwrap_or(0);
         let fewer = hosts.len()..stored.max(hosts.len());
         let pieces = hosts.into_iter().map(Some).chain(fewer.map(|_| None));
@@ -318,7 +337,7 @@ impl Engine {
         self.host_pieces.insert(partition, hosts.len());
         let slots = self.hosts.slots(partition);
         let dropped = self.windows.restore(&self.set, partition, &state, &slots)?;
-        self.folds.restore(partition, &state)?;
+        self.folds.restore(partition, &state);
         self.live_from.insert(partition, live_from);
         Ok(dropped)
     }
@@ -373,7 +392,7 @@ impl Engine {
         let mut candidates = self.builder(now_ns).words(&spoken);
         candidates.sort_by_key(|candidate| candidate.order);
         for candidate in candidates {
-            said.extend(self.fold(candidate));
+            said.extend(self.fold(candidate, &[]));
         }
         for slot in &numbers {
             said.extend(self.end_periods(*slot));
@@ -439,15 +458,14 @@ impl Engine {
         let mut taken = std::mem::take(&mut self.taken);
         let windows = self.run_windows(&taken)?;
         let heard = |row: u32| !self.muted(&taken.records[row as usize]);
-        let failures = taken.unjudged.iter().filter(|unjudged| heard(unjudged.row));
-        output
-            .failures
-            .extend(failures.map(|unjudged| self.failure(&taken.records, unjudged)));
+        self.note_failures(&taken, &windows, &mut output);
         for (row, missed) in windows.late.iter().filter(|(row, _)| heard(**row)) {
             output.counts.late += 1;
             let record = &taken.records[*row as usize];
             output.late.push(self.late_row(record, missed));
         }
+        let off = windows.off.iter().map(|off| partition_of(off.slot));
+        output.to_be_stored.extend(off);
         self.say_alerts(&taken, &windows, now_ns, &mut output);
         self.unmute(&taken.records);
         taken.clear();
@@ -515,13 +533,18 @@ impl Engine {
                 self.reject(record, error, output);
                 continue;
             }
+            let sensor_run = columns.sensor_run.value(index);
+            if host_id.len().max(sensor_run.len()) > IDENTITY_BYTES_MAX {
+                self.reject(record, RejectError::IdentityTooLong, output);
+                continue;
+            }
             let event_type = columns.event_type.value(index);
             let heard = Heard {
                 partition: record.partition,
                 offset: record.offset,
                 row,
                 host_id,
-                sensor_run: columns.sensor_run.value(index),
+                sensor_run,
                 seq: columns.seq.value(index),
                 ts: columns.ts.value(index),
                 ingest_ts: record.ingest_ts_ns,
@@ -538,10 +561,8 @@ impl Engine {
                 }
             };
             self.hosts
-                .note_name(record.partition, columns.host_name.value(index));
-            if self.keeps_time {
-                admitted.progress.note(row, moment.slot, moment.high_after);
-            }
+                .note_name(record.partition, cut(columns.host_name.value(index)));
+            admitted.progress.note(row, moment.slot, moment.high_after);
             if event_type == MARK {
                 output.counts.marks += 1;
                 self.hosts
@@ -549,6 +570,7 @@ impl Engine {
                 continue;
             }
             output.counts.events += 1;
+            output.counts.clock_replaced += u64::from(moment.clock_replaced);
             admitted.shown.push(Shown { row, moment });
             admitted.losses.push(self.hosts.losses(record.partition));
         }
@@ -631,6 +653,8 @@ impl Engine {
         let overflows = windows.overflows.iter();
         candidates
             .extend(overflows.map(|overflow| builder.overflow(overflow, self.options.keys_max)));
+        candidates.extend(windows.off.iter().map(|off| builder.switched_off(off)));
+        candidates.extend(self.notices(taken, windows));
         candidates.sort_by_key(|candidate| candidate.order);
         let mut ends = self.hosts.ends().to_vec().into_iter().peekable();
         let mut said: Vec<(u32, Alert)> = Vec::new();
@@ -640,7 +664,7 @@ impl Engine {
                 said.extend(self.end_stretch(&admitted.progress, end));
             }
             said.extend(self.end_due(&admitted.progress, candidate.slot, candidate.time));
-            said.extend(self.fold(candidate).map(|alert| (row, alert)));
+            said.extend(self.fold(candidate, records).map(|alert| (row, alert)));
         }
         for end in ends {
             said.extend(self.end_stretch(&admitted.progress, end));
@@ -697,6 +721,10 @@ impl Engine {
             event: Box::new(self.whole.decode(record)?),
             record,
             losses: taken.admitted.losses_of(row),
+            clock_replaced: taken
+                .admitted
+                .shown_at(row)
+                .is_some_and(|shown| shown.moment.clock_replaced),
         })
     }
 
@@ -710,27 +738,33 @@ impl Engine {
         }
     }
 
-    /// Says an alert or counts it.
-    fn fold(&mut self, candidate: Candidate<'_>) -> Option<Alert> {
+    /// Says an alert or counts it; `records` are those of the step.
+    fn fold(&mut self, candidate: Candidate<'_>, records: &[InputRecord]) -> Option<Alert> {
+        let alert = match candidate.said {
+            Said::Alert(alert) => *alert,
+            Said::Notice(notice) => {
+                let record = records.get(candidate.order.row as usize)?;
+                return self.fold_notice(record, candidate.slot, candidate.time, &notice);
+            }
+        };
         let Some(detection) = candidate.order.detection else {
-            return Some(candidate.alert);
+            return Some(alert);
         };
         let partition = partition_of(candidate.slot);
         if candidate.repeated {
             // The last word on a window follows its first.
-            let counted = self.folds.was_counted(partition, &candidate.alert.alert_id);
-            return (!counted).then_some(candidate.alert);
+            let counted = self.folds.was_counted(partition, &alert.alert_id);
+            return (!counted).then_some(alert);
         }
         let dedup = &self.set.at(detection).header.dedup;
         match self
             .folds
-            .take(candidate.slot, candidate.time, dedup, &candidate.alert)
+            .take(candidate.slot, candidate.time, dedup, &alert)
         {
-            Verdict::Say => Some(candidate.alert),
+            Verdict::Say => Some(alert),
             Verdict::Count => {
                 if candidate.early {
-                    self.folds
-                        .count_window(partition, &candidate.alert.alert_id);
+                    self.folds.count_window(partition, &alert.alert_id);
                 }
                 None
             }
@@ -769,13 +803,75 @@ impl Engine {
         ended.into_iter().map(|(_, alert)| alert).collect()
     }
 
-    fn failure(&self, records: &[InputRecord], unjudged: &Unjudged) -> Failure {
-        let record = &records[unjudged.row as usize];
-        Failure {
-            detection_id: self.set.at(unjudged.detection).id.clone(),
-            partition: record.partition,
-            offset: record.offset,
-            error: unjudged.error.strip_backtrace(),
+    /// Notes what detections could not judge: rows, and groups of windows at the row that made them be asked.
+    fn note_failures(&self, taken: &Taken, windows: &WindowOutput, output: &mut StepOutput) {
+        let unjudged = taken.unjudged.iter().chain(&windows.unjudged);
+        let rows = unjudged.map(|row| (row.row, row.detection, false, &row.error));
+        let words = windows.words.iter();
+        let groups =
+            words.filter_map(|word| Some((word.row, word.detection, true, word.error.as_ref()?)));
+        for (row, detection, of_window, error) in rows.chain(groups) {
+            let record = &taken.records[row as usize];
+            if self.muted(record) {
+                continue;
+            }
+            let own = self.set.at(detection);
+            output.failures.push(Failure {
+                detection_id: own.id.clone(),
+                partition: record.partition,
+                offset: record.offset,
+                of_window,
+                place: format!("{}:{}", own.file.display(), own.query_line),
+                error: error.clone(),
+            });
+        }
+    }
+
+    /// What the engine finds of rows: detections that cannot judge them, clocks that are not to be believed.
+    fn notices<'n>(&self, taken: &'n Taken, windows: &'n WindowOutput) -> Vec<Candidate<'n>> {
+        let builder = self.builder(0);
+        let shown = &taken.admitted.shown;
+        let replaced = shown.iter().filter(|shown| shown.moment.clock_replaced);
+        let clock = Notice {
+            health: Health::ClockReplaced,
+            detection: None,
+            error: "",
+        };
+        let clocks = replaced.map(|shown| builder.notice(shown, clock));
+        let unjudged = taken.unjudged.iter().chain(&windows.unjudged);
+        let judges = unjudged.filter_map(|unjudged| {
+            let notice = Notice {
+                health: Health::CannotJudge,
+                detection: Some(unjudged.detection),
+                error: &unjudged.error,
+            };
+            let shown = taken.admitted.shown_at(unjudged.row)?;
+            Some(builder.notice(shown, notice))
+        });
+        clocks.chain(judges).collect()
+    }
+
+    /// Says what the engine found, once an hour and host; repeats are counted.
+    fn fold_notice(
+        &mut self,
+        record: &InputRecord,
+        slot: i64,
+        time: i64,
+        notice: &Notice<'_>,
+    ) -> Option<Alert> {
+        let about = notice
+            .detection
+            .map_or("", |own| self.set.at(own).id.as_str());
+        let owner = self.hosts.owner(slot);
+        let key = notice.health.dedup_key(&owner.host_id, about);
+        if self.folds.repeats(slot, &key) {
+            return None;
+        }
+        let event = self.whole.decode(record).ok()?;
+        let alert = self.builder(0).finding(slot, time, notice, &event, record);
+        match self.folds.take(slot, time, &NOTICES, &alert) {
+            Verdict::Say => Some(alert),
+            Verdict::Count => None,
         }
     }
 }
@@ -905,10 +1001,16 @@ impl<'a> Columns<'a> {
         };
         let above_zero = |(class, count): (String, Value)| {
             Some((
-                class.as_str().into(),
+                cut(&class).into(),
                 count.as_i64().filter(|count| *count > 0)?,
             ))
         };
-        losses.into_iter().filter_map(above_zero).collect()
+        let above_zero = losses.into_iter().filter_map(above_zero);
+        above_zero.take(LOSS_CLASSES_MAX).collect()
     }
+}
+
+/// A name, cut where it is too long.
+fn cut(name: &str) -> &str {
+    &name[..name.floor_char_boundary(NAME_BYTES_MAX)]
 }

@@ -17,6 +17,10 @@ use datafusion::common::HashMap;
 use dogwatch_schemas::Text;
 use serde::{Deserialize, Serialize};
 
+/// Times of windows lie between 1970 and 2200: sums with any length of a window stay whole numbers.
+const TIME_MAX_NS: i64 = 7_258_118_400_000_000_000;
+/// How far an event's time may be from the broker's, either way, before the clock counts as broken.
+pub(crate) const CLOCK_ERROR_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Most hosts remembered for a partition.
 const HOSTS_MAX: usize = 16_384;
 /// Most runs of sensors remembered for a host: with two sensors under one host id, both are.
@@ -66,6 +70,8 @@ pub(crate) struct Moment {
     pub flush_high: i64,
     /// The host's time after it.
     pub high_after: i64,
+    /// Whether its event time was too far from the broker's to be believed: `time` is the broker's then.
+    pub clock_replaced: bool,
 }
 
 /// Why windows are closed before their time.
@@ -107,6 +113,7 @@ pub(crate) fn partition_of(slot: i64) -> i32 {
 pub(crate) struct Hosts {
     tasks: HashMap<i32, Task>,
     host_silence_ns: i64,
+    clock_error_max_ns: i64,
     /// What ended since it was last asked.
     ends: Vec<End>,
     /// Slots that ended before: their windows are fired now, nobody asks for them again.
@@ -118,7 +125,7 @@ pub(crate) struct Hosts {
 /// What is lost from a row on.
 type LossStep = (u32, Option<Arc<Losses>>);
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Task {
     hosts: Vec<Host>,
     #[serde(skip)]
@@ -157,11 +164,14 @@ struct Run {
 }
 
 impl Hosts {
-    /// No tasks yet; a host not heard of for `host_silence` has its windows closed.
-    pub fn new(host_silence: Duration) -> Self {
+    /// No tasks yet; a host not heard of for `host_silence` has its windows closed, and a row whose time is further than
+    /// `clock_error_max` from the broker's has the broker's.
+    pub fn new(host_silence: Duration, clock_error_max: Duration) -> Self {
+        let ns = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
         Self {
             tasks: HashMap::new(),
-            host_silence_ns: i64::try_from(host_silence.as_nanos()).unwrap_or(i64::MAX),
+            host_silence_ns: ns(host_silence),
+            clock_error_max_ns: ns(clock_error_max),
             ends: Vec::new(),
             past: HashMap::new(),
             loss_steps: HashMap::new(),
@@ -189,9 +199,7 @@ impl Hosts {
             return Place::Repeated;
         }
         task.close_silent(heard, self.host_silence_ns, &mut self.ends);
-        let time = heard
-            .ingest_ts
-            .map_or(heard.ts, |ingest| heard.ts.min(ingest));
+        let (time, clock_replaced) = window_time(heard, self.clock_error_max_ns);
         let host = &mut task.hosts[index];
         let now = slot(heard.partition, host.slot);
         let back = if heard.clock_step {
@@ -238,6 +246,7 @@ impl Hosts {
                 high,
                 flush_high: host.flush_high,
                 high_after: host.high,
+                clock_replaced,
             },
         }
     }
@@ -318,20 +327,32 @@ impl Hosts {
         self.tasks.remove(&partition);
     }
 
-    /// A task as it is stored, in pieces of so many hosts.
-    pub fn store(&self, partition: i32, hosts_max: usize) -> serde_json::Result<Vec<Vec<u8>>> {
+    /// A task as it is stored, in pieces of about so many bytes at most.
+    pub fn store(&self, partition: i32, bytes_max: usize) -> serde_json::Result<Vec<Vec<u8>>> {
         let Some(task) = self.tasks.get(&partition) else {
             return Ok(Vec::new());
         };
-        let mut pieces = Vec::new();
-        for hosts in task.hosts.chunks(hosts_max.max(1)) {
-            pieces.push(serde_json::to_vec(&StoredTask {
-                hosts,
-                second: task.second,
-                next_slot: task.next_slot,
-            })?);
+        let mut pieces = vec![String::new()];
+        for host in &task.hosts {
+            let host = serde_json::to_string(host)?;
+            match pieces.last_mut() {
+                Some(piece) if piece.is_empty() => *piece = host,
+                Some(piece) if piece.len() + host.len() < bytes_max => {
+                    piece.push(',');
+                    piece.push_str(&host);
+                }
+                _ => pieces.push(host),
+            }
         }
-        Ok(pieces)
+        // Each piece as a task of its hosts alone.
+        let second = serde_json::to_string(&task.second)?;
+        let next_slot = task.next_slot;
+        let whole = |hosts: String| {
+            let piece =
+                format!("{{\"hosts\":[{hosts}],\"second\":{second},\"next_slot\":{next_slot}}}");
+            piece.into_bytes()
+        };
+        Ok(pieces.into_iter().map(whole).collect())
     }
 
     /// Takes pieces of a stored task back.
@@ -355,12 +376,23 @@ impl Hosts {
     }
 }
 
-/// A [`Task`] by reference.
-#[derive(Serialize)]
-struct StoredTask<'a> {
-    hosts: &'a [Host],
-    second: Option<i64>,
-    next_slot: u32,
+/// The time that windows go by, and whether it is not the row's own: the event's, or the broker's where that is earlier,
+/// and the broker's where the event's is too far from it. Without a broker's the event's, where it is a time at all.
+fn window_time(heard: &Heard<'_>, clock_error_max_ns: i64) -> (i64, bool) {
+    match heard.ingest_ts {
+        Some(ingest) => {
+            let ingest = ingest.clamp(0, TIME_MAX_NS);
+            let apart = heard.ts.saturating_sub(ingest).saturating_abs();
+            if apart > clock_error_max_ns || heard.ts < 0 {
+                return (ingest, true);
+            }
+            (heard.ts.min(ingest), false)
+        }
+        None => {
+            let time = heard.ts.clamp(0, TIME_MAX_NS);
+            (time, time != heard.ts)
+        }
+    }
 }
 
 fn slot(partition: i32, number: u32) -> i64 {
@@ -565,7 +597,7 @@ mod tests {
 
     impl Log {
         fn new() -> Self {
-            Self(Hosts::new(Duration::from_secs(600)))
+            Self(Hosts::new(Duration::from_secs(600), CLOCK_ERROR_MAX))
         }
 
         /// Takes a record of partition 0; times in seconds.
@@ -720,7 +752,7 @@ mod tests {
         }
         log.0
             .note_losses(0, 2, Losses::from([("ring_full".into(), 3)]));
-        let pieces = log.0.store(0, 2).expect("stored");
+        let pieces = log.0.store(0, 500).expect("stored");
         assert_eq!(pieces.len(), 2);
         let mut again = Log::new();
         let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();

@@ -68,7 +68,7 @@ fn describe() {
     );
     describe_counter!(
         "dogwatch_detect_failures_total",
-        "Events that a detection could not judge."
+        "Events and windows that a detection could not judge."
     );
     describe_histogram!(
         "dogwatch_detect_step_seconds",
@@ -77,6 +77,10 @@ fn describe() {
     describe_counter!(
         "dogwatch_detect_late_rows_total",
         "Rows that came after a window of theirs had closed."
+    );
+    describe_counter!(
+        "dogwatch_detect_clock_replaced_total",
+        "Events whose time was too far from the broker's to be believed."
     );
     describe_gauge!(
         "dogwatch_detect_watermark_delay_seconds",
@@ -208,6 +212,7 @@ pub fn counted(counts: &StepCounts) {
     counter!("dogwatch_detect_repeated_total").increment(counts.repeated);
     counter!("dogwatch_detect_missing_total").increment(counts.missing);
     counter!("dogwatch_detect_late_rows_total").increment(counts.late);
+    counter!("dogwatch_detect_clock_replaced_total").increment(counts.clock_replaced);
 }
 
 /// Sets how far the watermarks are behind the rows' arrival.

@@ -15,8 +15,12 @@
 //! - At the end of a bounded input periods of folding end before the last windows close, and once more after it.
 //! - The close of a window that fired early takes no part in folding: it neither begins a period nor is counted.
 //!
-//! It does not know caps: on keys, on distinct values, on memory.
+//! - A row that a detection cannot judge, in WHERE or in what it groups by and computes, does not count for it; it is not late.
+//! - A group that HAVING or SELECT cannot judge is told by its keys and aggregates; a LIMIT chooses among the others.
+//!
+//! It does not know caps: on keys, on distinct values, on memory; nor what the engine says of its own health.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +86,8 @@ pub struct Alert {
     pub evidence_offset: Option<i64>,
     /// What made it be said.
     pub cause: Cause,
+    /// HAVING or SELECT cannot be computed: the row holds keys and aggregates.
+    pub failed: bool,
 }
 
 /// The row that made an alert be said, and the stage in which it did; alerts of one partition come in this order.
@@ -125,6 +131,9 @@ pub struct Late {
     pub detections: Vec<String>,
 }
 
+/// Partition, offset and detection of rows that cannot be judged.
+type Unjudged = BTreeSet<(i32, i64, String)>;
+
 /// All that a log should have said.
 #[derive(Debug, Default)]
 pub struct Expected {
@@ -136,6 +145,8 @@ pub struct Expected {
     pub dead_letters: Vec<(i32, i64)>,
     /// Partition and offset of the records whose schema the oracle was not told.
     pub unknown_schemas: Vec<(i32, i64)>,
+    /// Partition and offset of the rows that detections cannot judge, each with the detection.
+    pub unjudged: BTreeSet<(i32, i64, String)>,
 }
 
 /// Whether more may follow.
@@ -288,9 +299,12 @@ impl Oracle {
         let mut late = Vec::new();
         for query in queries {
             match &query.shape {
-                Shape::Events(_) => log.of_events(query, &mut candidates)?,
+                Shape::Events(_) => {
+                    log.of_events(query, &mut candidates, &mut expected.unjudged)?;
+                }
                 Shape::Windows(grouped) => {
-                    log.of_windows(query, grouped, &mut candidates, &mut late)?;
+                    let unjudged = &mut expected.unjudged;
+                    log.of_windows(query, grouped, &mut candidates, &mut late, unjudged)?;
                 }
             }
         }
@@ -369,11 +383,16 @@ struct Close {
 
 impl Log {
     /// What a query says of each event by itself.
-    fn of_events(&self, query: &Query, candidates: &mut Vec<Candidate>) -> Result<(), OracleError> {
+    fn of_events(
+        &self,
+        query: &Query,
+        candidates: &mut Vec<Candidate>,
+        unjudged: &mut Unjudged,
+    ) -> Result<(), OracleError> {
         let shown = self.scan.rows.iter().filter(|row| !row.mark);
         let rows: Vec<&Row> = shown.collect();
         for rows in rows.chunks(ROWS_MAX) {
-            self.halve(query, rows, candidates)?;
+            self.halve(query, rows, candidates, unjudged)?;
         }
         Ok(())
     }
@@ -384,6 +403,7 @@ impl Log {
         query: &Query,
         rows: &[&Row],
         candidates: &mut Vec<Candidate>,
+        unjudged: &mut Unjudged,
     ) -> Result<(), OracleError> {
         let indices: Vec<usize> = rows.iter().map(|row| row.index).collect();
         let answers = query.of_events(&self.take(&indices)?);
@@ -396,11 +416,13 @@ impl Log {
                     candidates.push(self.event_alert(query, row, answer)?);
                 }
             }
-            (Err(_), [_]) => {}
+            (Err(_), [row]) => {
+                unjudged.insert((row.partition, row.offset, query.detection_id.clone()));
+            }
             (_, rows) => {
                 let (left, right) = rows.split_at(rows.len() / 2);
-                self.halve(query, left, candidates)?;
-                self.halve(query, right, candidates)?;
+                self.halve(query, left, candidates, unjudged)?;
+                self.halve(query, right, candidates, unjudged)?;
             }
         }
         Ok(())
@@ -441,6 +463,7 @@ impl Log {
                 offset: row.offset,
                 stage: Stage::Event,
             },
+            failed: false,
         };
         Ok(Candidate {
             fold: fold_key(query, &alert, Some(text("container_id")?)),
@@ -458,6 +481,7 @@ impl Log {
         grouped: &Grouped,
         candidates: &mut Vec<Candidate>,
         late: &mut Vec<((i32, i64), String)>,
+        unjudged: &mut Unjudged,
     ) -> Result<(), OracleError> {
         let shown = self
             .scan
@@ -474,8 +498,13 @@ impl Log {
             })
             .collect();
         let mut members = Vec::new();
+        let (mut judged, mut count) = (Vec::new(), 0);
         for pairs in pairs.chunks(ROWS_MAX) {
-            for (at, start) in self.passing(query, pairs)? {
+            let mut passing = Vec::new();
+            self.passing(query, pairs, &mut passing, &mut judged, unjudged)?;
+            for (at, start) in passing {
+                let place = count;
+                count += 1;
                 let row = &self.scan.rows[at];
                 let reach = start + grouped.windows.size_ns + query.delay_ns;
                 let closed = row.high.is_some_and(|high| reach <= high)
@@ -488,38 +517,51 @@ impl Log {
                             segment: row.segment,
                             start,
                         },
-                        at,
+                        (at, place),
                     ));
                 }
             }
         }
+        let Some(schema) = judged.first().map(RecordBatch::schema) else {
+            return Ok(());
+        };
+        let judged = concat_batches(&schema, &judged)?;
         for (window, rows) in grouped_by(members) {
-            self.of_window(query, grouped, window, &rows, candidates)?;
+            let (rows, places): (Vec<usize>, Vec<u32>) = rows.into_iter().unzip();
+            let judged = take_record_batch(&judged, &UInt32Array::from(places))?;
+            self.of_window(query, grouped, window, &rows, &judged, candidates)?;
         }
         Ok(())
     }
 
-    /// The rows, each in its window, that pass WHERE; one that cannot be judged does not.
+    /// The rows, each in its window, that pass WHERE, with what is computed of them; one that cannot be judged does not.
     fn passing(
         &self,
         query: &Query,
         pairs: &[(usize, i64)],
-    ) -> Result<Vec<(usize, i64)>, OracleError> {
-        let indices: Vec<usize> = pairs
-            .iter()
-            .map(|(at, _)| self.scan.rows[*at].index)
-            .collect();
+        passing: &mut Vec<(usize, i64)>,
+        judged: &mut Vec<RecordBatch>,
+        unjudged: &mut Unjudged,
+    ) -> Result<(), OracleError> {
+        let rows = pairs.iter().map(|(at, _)| self.scan.rows[*at].index);
+        let indices: Vec<usize> = rows.collect();
         let starts: Vec<i64> = pairs.iter().map(|(_, start)| *start).collect();
-        match query.passing(&self.take(&indices)?, &starts) {
-            Ok(places) => Ok(places.into_iter().map(|place| pairs[place]).collect()),
-            Err(_) if pairs.len() == 1 => Ok(Vec::new()),
-            Err(_) => {
+        match (query.passing(&self.take(&indices)?, &starts), pairs) {
+            (Ok((places, computed)), _) => {
+                passing.extend(places.into_iter().map(|place| pairs[place]));
+                judged.push(computed);
+            }
+            (Err(_), [(at, _)]) => {
+                let row = &self.scan.rows[*at];
+                unjudged.insert((row.partition, row.offset, query.detection_id.clone()));
+            }
+            (Err(_), pairs) => {
                 let (left, right) = pairs.split_at(pairs.len() / 2);
-                let mut passing = self.passing(query, left)?;
-                passing.extend(self.passing(query, right)?);
-                Ok(passing)
+                self.passing(query, left, passing, judged, unjudged)?;
+                self.passing(query, right, passing, judged, unjudged)?;
             }
         }
+        Ok(())
     }
 
     /// What a query says of one window; `rows` are those that count in it, in order.
@@ -529,17 +571,16 @@ impl Log {
         grouped: &Grouped,
         window: Window,
         rows: &[usize],
+        judged: &RecordBatch,
         candidates: &mut Vec<Candidate>,
     ) -> Result<(), OracleError> {
-        let indices: Vec<usize> = rows.iter().map(|at| self.scan.rows[*at].index).collect();
-        let table = self.take(&indices)?;
-        let all = query.of_window(&table, window.start)?;
+        let all = query.of_window(judged)?;
         if grouped.monotone {
             let prefix = |length: usize| {
                 if length == 0 {
                     return Ok(Vec::new());
                 }
-                query.of_window(&table.slice(0, length), window.start)
+                query.of_window(&judged.slice(0, length))
             };
             let mut crossed = Vec::new();
             crossings(&prefix, (0, &[]), (rows.len(), &all), &mut crossed)?;
@@ -641,6 +682,7 @@ impl Log {
             "closed"
         };
         let alert = Alert {
+            failed: answer.failed,
             alert_id: identity(&parts),
             detection_id: query.detection_id.clone(),
             activity: "create".to_owned(),

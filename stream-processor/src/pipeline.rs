@@ -22,7 +22,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -166,6 +166,7 @@ pub fn run(
         .with_evidence_topic(&evidence_topic)
         .with_windows(WindowOptions {
             host_silence: config.windows.host_silence,
+            clock_error_max: config.windows.clock_error_max,
             keys_max: config.windows.keys_max,
             memory_bytes_max: config.windows.memory_bytes_max,
         })?;
@@ -302,31 +303,39 @@ struct Opened {
     messages: Receiver<SourceMessage>,
     group: Option<Arc<GroupInput>>,
     thread: JoinHandle<()>,
+    /// Tells the thread that nobody takes its messages any more.
+    closed: Arc<AtomicBool>,
 }
 
 impl Opened {
     fn open(source: Source, config: &Config, shutdown: &Shutdown) -> Result<Self, SourceError> {
         let (sender, messages) = bounded(QUEUE_BATCHES);
         let shutdown = shutdown.clone();
+        let closed = Arc::new(AtomicBool::new(false));
         let (group, thread) = match source {
             Source::Kafka => {
                 let group = GroupInput::join(config, sender, shutdown)?;
                 let thread = group.start(config)?;
                 (Some(group), thread)
             }
-            Source::Local(log) => (None, local::start(log, sender, shutdown)?),
-            Source::Capture(path) => (None, capture::start(path, sender, shutdown)?),
+            Source::Local(log) => (None, local::start(log, sender, shutdown, closed.clone())?),
+            Source::Capture(path) => (
+                None,
+                capture::start(path, sender, shutdown, closed.clone())?,
+            ),
         };
         Ok(Self {
             messages,
             group,
             thread,
+            closed,
         })
     }
 
     /// Ends the source's thread. It may wait for room in the channel, or in a rebalance for a message that lies
     /// in it to be settled: what still comes is dropped until the thread has ended.
     fn close(self) {
+        self.closed.store(true, Ordering::Release);
         if let Some(group) = &self.group {
             group.finished.store(true, Ordering::Release);
         }

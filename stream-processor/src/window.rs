@@ -18,8 +18,8 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::StateRecord;
 use crate::detect::window::WindowSpec;
-use crate::detect::{DetectionSet, Routes};
-use crate::hosts::{End, Moment};
+use crate::detect::{DetectionSet, Routes, Unjudged, guarded};
+use crate::hosts::{CLOCK_ERROR_MAX, End, Moment};
 use crate::parallel::{cores, side_by_side};
 
 mod bound;
@@ -43,9 +43,11 @@ use plans::Workbench;
 pub struct WindowOptions {
     /// A host not heard of for so long, of its partition's ingest time, has its windows closed.
     pub host_silence: Duration,
+    /// A row whose time is further from the broker's, either way, has the broker's in windows.
+    pub clock_error_max: Duration,
     /// Most keys a group of detections counts in one task and pane.
     pub keys_max: usize,
-    /// Most memory that the operators of one plan may take, bytes.
+    /// Most memory that queries may take together, beside the states they keep, bytes.
     pub memory_bytes_max: usize,
 }
 
@@ -53,6 +55,7 @@ impl Default for WindowOptions {
     fn default() -> Self {
         Self {
             host_silence: Duration::from_secs(600),
+            clock_error_max: CLOCK_ERROR_MAX,
             keys_max: 100_000,
             memory_bytes_max: 1 << 30,
         }
@@ -93,6 +96,10 @@ pub(crate) struct Word {
     pub last_time: i64,
     /// Whether it had crossed its threshold before it was over.
     pub repeated: bool,
+    /// Rows not counted because its detections were switched off.
+    pub skipped: u64,
+    /// Why HAVING or SELECT could not be computed; the values are the keys and aggregates then.
+    pub error: Option<String>,
 }
 
 /// A group of detections that has as many keys in a pane as it may.
@@ -105,6 +112,24 @@ pub(crate) struct Overflow {
     pub detections: Vec<usize>,
     pub start: i64,
     pub end: i64,
+}
+
+/// Detections that share their state and are switched off for a while, because an operator failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SwitchedOff {
+    /// The row after which they are.
+    pub row: u32,
+    /// The host, or one of the task's.
+    pub slot: i64,
+    /// Whether they are off for that host alone.
+    pub of_host: bool,
+    /// By place in the set.
+    pub detections: Vec<usize>,
+    /// The host's time then, nanoseconds.
+    pub time: i64,
+    /// The time of rows from which on they count again.
+    pub until: i64,
+    pub error: String,
 }
 
 /// What a row was too late for.
@@ -123,6 +148,9 @@ pub(crate) struct WindowOutput {
     pub overflows: Vec<Overflow>,
     /// By row of the batch.
     pub late: BTreeMap<u32, Missed>,
+    /// Rows that detections could not judge.
+    pub unjudged: Vec<Unjudged>,
+    pub off: Vec<SwitchedOff>,
 }
 
 impl WindowOutput {
@@ -130,6 +158,8 @@ impl WindowOutput {
     fn append(&mut self, other: Self) {
         self.words.extend(other.words);
         self.overflows.extend(other.overflows);
+        self.unjudged.extend(other.unjudged);
+        self.off.extend(other.off);
         for (row, missed) in other.late {
             let known = self.late.entry(row).or_default();
             known.detections.extend(missed.detections);
@@ -192,6 +222,13 @@ pub(crate) struct Rows<'a> {
     pub ends: &'a [End],
 }
 
+impl Rows<'_> {
+    /// The last row of the batch.
+    fn last(&self) -> u32 {
+        (self.batch.num_rows() as u32).saturating_sub(1)
+    }
+}
+
 /// From how many rows on conditions and groups run side by side: below, a thread costs more than it saves.
 const PARALLEL_ROWS_MIN: usize = if cfg!(test) { 8 } else { 1024 };
 
@@ -218,7 +255,7 @@ impl Windows {
         let groups = group::arrange(set)
             .into_iter()
             .map(|members| {
-                let workbench = Workbench::new(options.memory_bytes_max)?;
+                let workbench = Workbench::new(set.memory())?;
                 let group = Group::new(
                     &workbench,
                     set,
@@ -252,11 +289,20 @@ impl Windows {
         let matched = self.conditions.matched(set, rows, shares)?;
         let outputs = self.each_group(shares, |group, workbench| {
             let mut output = WindowOutput::default();
-            group.step(workbench, set, rows, &matched, &mut output)?;
+            let step = || group.step(workbench, set, rows, &matched.rows, &mut output);
+            if let Err(error) = guarded(step) {
+                group.switch_off(&rows.progress.highs(), rows.last(), &error, &mut output);
+            }
             Ok(output)
         })?;
         let mut all = WindowOutput::default();
         outputs.into_iter().for_each(|output| all.append(output));
+        all.unjudged.extend(matched.unjudged);
+        // A row that is late for one window and counts in another was looked at twice.
+        all.unjudged
+            .sort_by_key(|unjudged| (unjudged.row, unjudged.detection));
+        all.unjudged
+            .dedup_by_key(|unjudged| (unjudged.row, unjudged.detection));
         Ok(all)
     }
 

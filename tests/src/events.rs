@@ -2,6 +2,8 @@
 
 use dogwatch_schemas::records::Event;
 use std::fs;
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// The process name that [`detections`] finds.
@@ -59,6 +61,13 @@ HAVING count(*) < 1000000
     fs::write(folder.path().join("execution/busy.sql"), text).expect("the detection is written");
 }
 
+/// When the events happened: at the start of this minute, since a time far from the broker's would not be believed.
+static BEGIN_NS: LazyLock<i64> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = now.expect("a clock after 1970").as_secs();
+    (seconds - seconds % 60) as i64 * 1_000_000_000
+});
+
 /// A successful exec of `name` in a container of `host`; `seq` tells it from others of the host.
 pub fn exec(host: &str, seq: i64, name: &str) -> Event {
     Event {
@@ -67,7 +76,7 @@ pub fn exec(host: &str, seq: i64, name: &str) -> Event {
         boot_id: "boot".into(),
         sensor_run: "run".into(),
         seq,
-        ts: 1_750_000_000_000_000_000 + seq,
+        ts: *BEGIN_NS + seq,
         boot_ts: 1_000_000_000 + seq,
         evt_type: "execve".into(),
         evt_category: "process".into(),

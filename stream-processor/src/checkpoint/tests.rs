@@ -66,10 +66,10 @@ fn metadata_comes_back_and_is_small() {
 #[test]
 fn metadata_of_other_versions_is_told_apart() {
     assert_eq!(Head::of_metadata(""), Err(MemoryError::None));
-    let newer = r#"{"format":2,"epoch":0,"anything":"else"}"#;
+    let newer = r#"{"format":3,"epoch":0,"anything":"else"}"#;
     assert_eq!(
         Head::of_metadata(newer),
-        Err(MemoryError::Newer { found: 2 })
+        Err(MemoryError::Newer { found: 3 })
     );
     for text in [
         "x",
@@ -257,4 +257,51 @@ fn a_restored_task_goes_on_where_it_was() {
         (2, 2, false)
     );
     assert_eq!(manifest.base, first.manifest.base);
+}
+
+#[test]
+fn what_is_too_large_for_a_record_goes_in_parts_and_comes_back_whole() {
+    let large = |bytes: usize| -> StateRecord {
+        let value = (0..bytes).map(|byte| (byte % 251) as u8).collect();
+        StateRecord {
+            key: "large".to_owned(),
+            value: Some(value),
+        }
+    };
+    let mut progress = Progress::begin(0, Instant::now());
+    let sizes = [2_000_000, 700_000, 10, 1_300_000];
+    let mut checkpoints = Vec::new();
+    for (input, bytes) in (0..).zip(sizes) {
+        let records = vec![piece("a", "1"), large(bytes), piece("z", "2")];
+        let checkpoint = take(&mut progress, records, input);
+        for record in &checkpoint.records {
+            let bytes = record.value.as_ref().map_or(0, Vec::len);
+            assert!(bytes <= PART_BYTES_MAX, "{bytes} bytes");
+        }
+        checkpoints.push(checkpoint);
+        let mut fold = Fold::new(checkpoints.last().unwrap().manifest.head(0));
+        checkpoints.iter().for_each(|taken| feed(&mut fold, taken));
+        let restored = fold.finish().unwrap();
+        let state = whole(restored.state);
+        assert_eq!(state.keys().collect::<Vec<_>>(), ["a", "large", "z"]);
+        assert_eq!(Some(&state["large"]), large(bytes).value.as_ref());
+    }
+    // At its end nothing of it is left.
+    checkpoints.push(take(&mut progress, vec![gone("large")], 9));
+    let mut fold = Fold::new(checkpoints.last().unwrap().manifest.head(0));
+    checkpoints.iter().for_each(|taken| feed(&mut fold, taken));
+    let left = fold.finish().unwrap().state;
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), ["a", "z"]);
+}
+
+#[test]
+fn two_checkpoints_of_one_step_are_one() {
+    let mut progress = Progress::begin(0, Instant::now());
+    let first = take(&mut progress, vec![piece("a", "1"), piece("b", "1")], 1);
+    let second = take(&mut progress, vec![piece("b", "2"), gone("a")], 2);
+    let joined = first.join(second);
+    assert!(joined.manifest.full);
+    let mut fold = Fold::new(joined.manifest.head(0));
+    feed(&mut fold, &joined);
+    assert_eq!(fold.finish().unwrap().state, state(&[("b", "2")]));
 }

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::mem::size_of;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray};
+use arrow::array::{ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, UInt64Type};
 use datafusion::common::utils::SingleRowListArrayBuilder;
@@ -188,7 +188,7 @@ impl AggregateUDFImpl for Keep {
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
         Ok(match self.what {
-            What::Texts => list_of(DataType::Utf8View),
+            What::Texts => list_of(DataType::Utf8),
             What::Hashes => DataType::Int64,
         })
     }
@@ -220,7 +220,8 @@ impl AggregateUDFImpl for Keep {
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
         let item = match self.what {
-            What::Texts => DataType::Utf8View,
+            // Not as views: a slice of those holds all texts of its batch, wherever it is stored.
+            What::Texts => DataType::Utf8,
             What::Hashes => DataType::UInt64,
         };
         Ok(vec![Arc::new(Field::new(args.name, list_of(item), true))])
@@ -257,8 +258,7 @@ impl Texts {
     }
 
     fn list(&self) -> ScalarValue {
-        let texts = self.values.iter().map(|text| Some(&**text));
-        let values = arrow::array::StringViewArray::from_iter(texts);
+        let values = StringArray::from_iter_values(self.values.iter());
         SingleRowListArrayBuilder::new(Arc::new(values)).build_list_scalar()
     }
 }
@@ -276,7 +276,8 @@ impl Accumulator for Texts {
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         for list in states[0].as_list::<i32>().iter().flatten() {
-            self.update_batch(&[list])?;
+            let texts = list.as_string::<i32>().iter().flatten();
+            texts.for_each(|text| self.take(text));
         }
         Ok(())
     }

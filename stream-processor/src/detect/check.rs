@@ -9,9 +9,17 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
 
+use super::lists::Lists;
 use super::session::{EVENTS, Session};
 use super::sql_file::{Fault, SqlFile, nearest};
 use super::window::{find_scan, names_window, spec_of};
+
+mod lists;
+
+/// Longest text of a file, bytes: parser and planner take memory of its square.
+const TEXT_BYTES_MAX: usize = 64 << 10;
+/// How deep an expression may be nested: `a OR b OR c` is two deep.
+const DEPTH_MAX: usize = 400;
 
 /// What to write instead of a query that would need memory without bound.
 const USE_A_WINDOW: &str = "put the condition into WHERE, or count over a window: FROM tumble(events, INTERVAL '1 minute') ... GROUP BY window_start, window_end, container_id";
@@ -21,8 +29,17 @@ pub(crate) fn plan(
     session: &Session,
     file: &SqlFile,
     columns: &[&str],
-    tables: &[&str],
+    tables: &Lists,
 ) -> Result<LogicalPlan, Fault> {
+    let names: Vec<&str> = std::iter::once(EVENTS)
+        .chain(tables.keys().map(String::as_str))
+        .collect();
+    if file.sql.len() > TEXT_BYTES_MAX {
+        let reason = format!("the file has {} bytes", file.sql.len());
+        let mend =
+            format!("keep it to {TEXT_BYTES_MAX}: long lists of values go into lists/<name>.csv");
+        return Err(Fault::new(file.query_line, reason, mend));
+    }
     let statement = one_select(file)?;
     let state = session.context.state();
     let references = state
@@ -33,10 +50,10 @@ pub(crate) fn plan(
         if reference.schema().is_none() && names_window(table) {
             continue;
         }
-        if reference.schema().is_some() || !tables.contains(&table) {
-            let mend = match nearest(table, tables.iter().copied()) {
+        if reference.schema().is_some() || !names.contains(&table) {
+            let mend = match nearest(table, names.iter().copied()) {
                 Some(known) => format!("did you mean {known}?"),
-                None => format!("there are {EVENTS} and the lists: {}", tables.join(", ")),
+                None => format!("there are {EVENTS} and the lists: {}", names.join(", ")),
             };
             return Err(Fault::new(
                 file.line_of(table),
@@ -48,13 +65,18 @@ pub(crate) fn plan(
     let plan = session
         .wait(state.statement_to_plan(statement))
         .map_err(|error| explain(file, &error, columns))?;
+    check_depth(&plan, file)?;
     check_functions(&plan, file)?;
+    lists::check_subqueries(&plan, file, tables)?;
     if find_scan(&plan).is_some() {
         check_window_shape(&plan, file)?;
         return Ok(plan);
     }
-    check_shape(&plan, file)?;
-    if scans_of_events(&plan) != 1 {
+    let scans = scans_of_events(&plan);
+    if scans > 0 {
+        check_shape(&plan, file, tables)?;
+    }
+    if scans != 1 {
         let reason = "the query does not read events exactly once";
         return Err(Fault::new(
             file.query_line,
@@ -180,6 +202,39 @@ fn line_in(text: &str) -> Option<usize> {
         .ok()
 }
 
+/// Refuses what is nested too deep: it is walked by calls within calls, and a stack that overflows ends the process.
+fn check_depth(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
+    let mut deep = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            deep |= is_deep(expr)?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    });
+    walked.map_err(|error| explain(file, &error, &[]))?;
+    if !deep {
+        return Ok(());
+    }
+    let reason = format!("an expression is nested more than {DEPTH_MAX} deep");
+    let mend = "write column IN ('a', 'b', ..), or put the values into a list";
+    Err(Fault::new(file.query_line, reason, mend))
+}
+
+/// Whether an expression is nested more than [`DEPTH_MAX`] deep, without calls within calls.
+fn is_deep(expr: &Expr) -> PlanResult<bool> {
+    let mut waiting = vec![(expr, 0)];
+    while let Some((expr, depth)) = waiting.pop() {
+        if depth > DEPTH_MAX {
+            return Ok(true);
+        }
+        expr.apply_children(|child| {
+            waiting.push((child, depth + 1));
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+    }
+    Ok(false)
+}
+
 /// Refuses functions whose answer hangs on something else than their arguments.
 fn check_functions(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
     let mut found: Option<String> = None;
@@ -216,9 +271,9 @@ fn check_functions(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
 }
 
 /// Refuses operators over events that look at more than one event.
-fn check_shape(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
+fn check_shape(plan: &LogicalPlan, file: &SqlFile, tables: &Lists) -> Result<(), Fault> {
     if scans_of_events(plan) == 0 {
-        return Ok(());
+        return lists::check_reads(plan, file, tables);
     }
     let refuse = |keyword: &str, what: &str| {
         Err(Fault::new(
@@ -239,6 +294,7 @@ fn check_shape(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
             if scans_of_events(&join.left) + scans_of_events(&join.right) > 1 {
                 return refuse("join", "a join of events with events");
             }
+            lists::check_join(join, file, tables)?;
         }
         LogicalPlan::Aggregate(_) => return refuse("group by", "GROUP BY or an aggregate"),
         LogicalPlan::Window(_) => return refuse("over", "a window function"),
@@ -260,7 +316,7 @@ fn check_shape(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
     }
     plan.inputs()
         .into_iter()
-        .try_for_each(|input| check_shape(input, file))
+        .try_for_each(|input| check_shape(input, file, tables))
 }
 
 /// Refuses what stands over a window and is no GROUP BY with what follows it.
@@ -338,11 +394,19 @@ pub(crate) fn scans_of_events(plan: &LogicalPlan) -> usize {
 fn subqueries_read_events(plan: &LogicalPlan) -> PlanResult<bool> {
     let mut reads = false;
     plan.apply_subqueries(|subquery| {
-        subquery.apply_with_subqueries(|node| {
-            reads |= matches!(node, LogicalPlan::TableScan(scan)
-                if scan.table_name.table() == EVENTS || spec_of(scan).is_some());
-            Ok(TreeNodeRecursion::Continue)
-        })
+        reads |= reads_events(subquery)?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(reads)
+}
+
+/// Whether a plan reads events or a window of them, in its subqueries too.
+fn reads_events(plan: &LogicalPlan) -> PlanResult<bool> {
+    let mut reads = false;
+    plan.apply_with_subqueries(|node| {
+        reads |= matches!(node, LogicalPlan::TableScan(scan)
+            if scan.table_name.table() == EVENTS || spec_of(scan).is_some());
+        Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(reads)
 }

@@ -125,12 +125,15 @@ impl FilterPlan {
 pub(crate) struct BoundExpr {
     expr: Arc<dyn PhysicalExpr>,
     schema: SchemaRef,
+    /// Whether there may be rows that it cannot judge.
+    pub can_fail: bool,
 }
 
 impl BoundExpr {
     /// Binds an expression to the columns of events.
     pub fn new(session: &Session, expr: Expr, events: &DFSchema) -> Result<Self> {
         let expr = pattern::compile(simplify(session, expr, events)?)?;
+        let can_fail = can_fail(&expr)?;
         let expr = session.context.state().create_physical_expr(expr, events)?;
         let mut indices: Vec<usize> = collect_columns(&expr)
             .iter()
@@ -142,6 +145,7 @@ impl BoundExpr {
         Ok(Self {
             expr: reassign_expr_columns(expr, &schema)?,
             schema,
+            can_fail,
         })
     }
 
@@ -158,6 +162,62 @@ impl BoundExpr {
         let own = project(batch, &self.schema)?;
         self.expr.evaluate(&own)?.into_array(batch.num_rows())
     }
+}
+
+/// Functions that judge whatever they are given.
+const NEVER_FAIL: [&str; 14] = [
+    "program",
+    "lower",
+    "upper",
+    "starts_with",
+    "ends_with",
+    "contains",
+    "coalesce",
+    "nullif",
+    "get_field",
+    "array_element",
+    "character_length",
+    "octet_length",
+    "cardinality",
+    "array_length",
+];
+
+/// Whether there may be rows that an expression cannot judge; what is not known here may fail.
+fn can_fail(expr: &Expr) -> Result<bool> {
+    expr.exists(|part| {
+        Ok(match part {
+            Expr::Column(_)
+            | Expr::Literal(..)
+            | Expr::Alias(_)
+            | Expr::Not(_)
+            | Expr::IsNull(_)
+            | Expr::IsNotNull(_)
+            | Expr::IsTrue(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsFalse(_)
+            | Expr::IsNotFalse(_)
+            | Expr::Between(_)
+            | Expr::InList(_)
+            | Expr::Like(_)
+            | Expr::Case(_)
+            | Expr::TryCast(_) => false,
+            Expr::BinaryExpr(binary) => !matches!(
+                binary.op,
+                Operator::And
+                    | Operator::Or
+                    | Operator::Eq
+                    | Operator::NotEq
+                    | Operator::Lt
+                    | Operator::LtEq
+                    | Operator::Gt
+                    | Operator::GtEq
+                    | Operator::IsDistinctFrom
+                    | Operator::IsNotDistinctFrom
+            ),
+            Expr::ScalarFunction(call) => !NEVER_FAIL.contains(&call.name()),
+            _ => true,
+        })
+    })
 }
 
 /// Rows for which a predicate is true: neither false nor NULL.

@@ -159,29 +159,35 @@ impl ScalarUDFImpl for Program {
 }
 
 /// The program that an executed file and its arguments come to; NULL when neither is known.
+///
+/// A loop, for whoever starts a program chooses how many arguments name another: 5,000 fit into what a sensor sends.
 fn program<'a>(
     exepath: Option<&'a str>,
     argv0: Option<&'a str>,
     args: &[&'a str],
 ) -> Option<&'a str> {
-    let name = base_name(exepath.or(argv0)?);
-    if is_loader(name) {
-        let (index, loaded) = loaded_program(args)?;
-        return program(Some(loaded), Some(loaded), &args[index + 1..]);
-    }
-    if !is_multi_call(name) {
-        return Some(name);
-    }
-    let applet = argv0
-        .map(|argv0| base_name(argv0.trim_start_matches('-')))
-        .unwrap_or(name);
-    if !is_multi_call(applet) {
-        return Some(applet);
-    }
-    // Called by its own name, it takes the applet as first argument, and the applet may be itself again.
-    match args.split_first() {
-        Some((first, rest)) => program(Some(name), Some(first), rest),
-        None => Some(name),
+    let mut name = base_name(exepath.or(argv0)?);
+    let mut called_as = argv0;
+    let mut args = args;
+    loop {
+        if is_loader(name) {
+            let (index, loaded) = loaded_program(args)?;
+            (name, called_as) = (base_name(loaded), Some(loaded));
+            args = &args[index + 1..];
+            continue;
+        }
+        if !is_multi_call(name) {
+            return Some(name);
+        }
+        let applet = called_as.map_or(name, |called| base_name(called.trim_start_matches('-')));
+        if !is_multi_call(applet) {
+            return Some(applet);
+        }
+        // Called by its own name, it takes the applet as first argument, and the applet may be itself again.
+        let Some((first, rest)) = args.split_first() else {
+            return Some(name);
+        };
+        (called_as, args) = (Some(*first), rest);
     }
 }
 
@@ -268,6 +274,13 @@ mod tests {
             "ash",
         );
         check("/tmp/dash (deleted)", &["x"], "dash");
+        // More than any stack has room for, were each a call.
+        let mut many = vec!["busybox"; 1_000_000];
+        many.push("ash");
+        check("/bin/busybox", &many, "ash");
+        let mut many = vec!["ld.so"; 1_000_000];
+        many.push("/bin/sh");
+        check("/lib64/ld-linux-x86-64.so.2", &many, "sh");
         check("", &["/bin/zsh"], "zsh");
         assert_eq!(program(None, None, &[]), None);
         assert_eq!(

@@ -7,18 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, internal_err, plan_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::ExecutionPlan;
-use tokio::runtime::Runtime;
 
 use super::batch::{Match, narrow, project};
 use super::check::scans_of_events;
 use super::held::HeldBatches;
-use super::lists::Lists;
+use super::plan::Ground;
 use super::session::Session;
 use crate::json;
 
@@ -38,19 +37,22 @@ impl GeneralPlan {
     /// Plans again with `replan`, over a table of only the columns that `checked` needs and the hidden one.
     pub fn try_new(
         checked: &LogicalPlan,
-        events: &SchemaRef,
-        lists: &Lists,
-        runtime: Arc<Runtime>,
+        ground: &Ground<'_>,
         replan: impl Fn(&Session) -> Result<LogicalPlan>,
     ) -> Result<Self> {
-        let narrow = narrow(events, &event_columns(checked)?);
+        let narrow = narrow(ground.events, &event_columns(checked)?);
         let mut fields = narrow.fields().to_vec();
         fields.push(Arc::new(Field::new(ROW, DataType::Int64, false)));
         let schema = Arc::new(Schema::new(fields));
         let source = HeldBatches::new(schema);
         let table =
             StreamingTable::try_new(Arc::clone(&source.schema), vec![Arc::clone(&source) as _])?;
-        let session = Session::new(Arc::new(table), lists, runtime)?;
+        let session = Session::new(
+            Arc::new(table),
+            ground.lists,
+            Arc::clone(ground.runtime),
+            ground.memory,
+        )?;
         let plan = carry_row(&replan(&session)?)?;
         // A row that a join made up would hang on what else is in the batch.
         if plan

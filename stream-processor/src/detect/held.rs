@@ -29,13 +29,22 @@ impl HeldBatches {
     /// They are let go of afterwards: one string of one would keep a whole step's messages in memory.
     pub fn during<T>(&self, batches: Vec<RecordBatch>, run: impl FnOnce() -> T) -> T {
         self.set(batches);
-        let result = run();
-        self.set(Vec::new());
-        result
+        // Also when `run` panics, which its caller may outlive.
+        let _held = LetGo(self);
+        run()
     }
 
     fn set(&self, batches: Vec<RecordBatch>) {
         *self.batches.lock().unwrap_or_else(PoisonError::into_inner) = batches;
+    }
+}
+
+/// Empties the table when it is dropped.
+struct LetGo<'a>(&'a HeldBatches);
+
+impl Drop for LetGo<'_> {
+    fn drop(&mut self) {
+        self.0.set(Vec::new());
     }
 }
 

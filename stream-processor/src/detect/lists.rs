@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use super::sql_file::{Fault, Refusal};
 
 /// Most rows a list may have: lists are held in memory and looked through for each event.
-const ROWS_MAX: usize = 100_000;
+pub(super) const ROWS_MAX: usize = 100_000;
 
 /// The lists by table name.
 pub(crate) type Lists = BTreeMap<String, RecordBatch>;

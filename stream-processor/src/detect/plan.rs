@@ -23,8 +23,10 @@ use super::batch::Match;
 use super::check;
 use super::filter::FilterPlan;
 use super::general::GeneralPlan;
+use super::growth::bound_concatenation;
 use super::header::Header;
-use super::lists::Lists;
+use super::lists::{Lists, ROWS_MAX};
+use super::memory::Memory;
 use super::session::Session;
 use super::sql_file::{Fault, PlanError, SqlFile};
 use super::window::find_scan;
@@ -45,44 +47,48 @@ pub(crate) struct Source<'a> {
     pub columns: &'a [&'a str],
 }
 
+/// What every query of a folder is planned on.
+pub(crate) struct Ground<'a> {
+    /// The columns of events.
+    pub events: &'a SchemaRef,
+    pub lists: &'a Lists,
+    pub runtime: &'a Arc<Runtime>,
+    pub memory: &'a Memory,
+}
+
 impl Plan {
     /// Plans a checked query with its lists put in; `replan` makes its logical plan again in another session.
     pub fn try_new(
         session: &Session,
         inlined: LogicalPlan,
         source: &Source<'_>,
-        events: &SchemaRef,
-        lists: &Lists,
-        runtime: &Arc<Runtime>,
+        ground: &Ground<'_>,
         replan: impl Fn(&Session) -> Result<LogicalPlan>,
     ) -> std::result::Result<Self, Fault> {
         let explain = |error: DataFusionError| check::explain(source.file, &error, source.columns);
         if find_scan(&inlined).is_some() {
             let windowed =
-                WindowedPlan::try_new(session, &inlined, events, source.file, source.header);
+                WindowedPlan::try_new(session, &inlined, ground.events, source.file, source.header);
             return match windowed {
                 Ok(plan) => Ok(Self::Windowed(Box::new(plan))),
                 Err(PlanError::Refused(fault)) => Err(fault),
                 Err(PlanError::Engine(error)) => Err(explain(error)),
             };
         }
-        Self::on_single_events(session, inlined, events, lists, runtime, replan).map_err(explain)
+        Self::on_single_events(session, inlined, ground, replan).map_err(explain)
     }
 
     fn on_single_events(
         session: &Session,
         inlined: LogicalPlan,
-        events: &SchemaRef,
-        lists: &Lists,
-        runtime: &Arc<Runtime>,
+        ground: &Ground<'_>,
         replan: impl Fn(&Session) -> Result<LogicalPlan>,
     ) -> Result<Self> {
-        if let Some(filter) = FilterPlan::try_new(session, &inlined, events)? {
+        if let Some(filter) = FilterPlan::try_new(session, &inlined, ground.events)? {
             return Ok(Self::Filter(filter));
         }
         let replan = |session: &Session| inline_lists(session, replan(session)?);
-        GeneralPlan::try_new(&inlined, events, lists, Arc::clone(runtime), replan)
-            .map(Self::General)
+        GeneralPlan::try_new(&inlined, ground, replan).map(Self::General)
     }
 
     /// The values of `evt_type` without which the query yields nothing; none = it may match any.
@@ -152,7 +158,8 @@ pub(super) fn inline_lists(session: &Session, plan: LogicalPlan) -> Result<Logic
                 }
             }
             other => Ok(Transformed::no(other)),
-        })
+        })?
+        .transform_data(bound_concatenation)
     };
     Ok(plan.transform_up(|node| node.map_expressions(inline))?.data)
 }
@@ -161,6 +168,9 @@ pub(super) fn inline_lists(session: &Session, plan: LogicalPlan) -> Result<Logic
 fn first_column(session: &Session, subquery: &Subquery) -> Result<Vec<Expr>> {
     let mut values = Vec::new();
     for batch in session.run(subquery.subquery.as_ref().clone())? {
+        if values.len() + batch.num_rows() > ROWS_MAX {
+            return plan_err!("a subquery on lists yields more than {ROWS_MAX} values");
+        }
         for row in 0..batch.num_rows() {
             let value = ScalarValue::try_from_array(batch.column(0), row)?;
             values.push(Expr::Literal(value, None));

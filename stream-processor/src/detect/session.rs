@@ -4,11 +4,12 @@
 //! The only table functions are the relations of windows, `tumble` and `hop`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
-use datafusion::common::Result;
+use datafusion::common::{Result, plan_err};
 use datafusion::datasource::MemTable;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -20,8 +21,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::runtime::Runtime;
 
 use super::lists::Lists;
+use super::memory::Memory;
 use super::window::{self, WindowTables};
-use super::{aggregates, functions};
+use super::{aggregates, functions, growth};
 
 /// Name of the table of events.
 pub(crate) const EVENTS: &str = "events";
@@ -32,7 +34,11 @@ pub(crate) struct Session {
     /// Made once: each copies the tables of functions.
     task: Arc<TaskContext>,
     runtime: Arc<Runtime>,
+    memory: Memory,
 }
+
+/// Longest that a query of lists runs at load.
+pub(crate) const LOAD_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Session {
     /// Builds the surroundings: `events` as given, each list as a table.
@@ -42,10 +48,11 @@ impl Session {
         events: Arc<dyn TableProvider>,
         lists: &Lists,
         runtime: Arc<Runtime>,
+        memory: &Memory,
     ) -> Result<Self> {
         let planned_only: WindowTables =
             Arc::new(|_, schema| Ok(Arc::new(EmptyTable::new(schema))));
-        Self::with_windows(events, lists, runtime, &planned_only)
+        Self::with_windows(events, lists, runtime, memory, &planned_only)
     }
 
     /// As [`Session::new`], with the tables that stand for relations of windows.
@@ -53,6 +60,7 @@ impl Session {
         events: Arc<dyn TableProvider>,
         lists: &Lists,
         runtime: Arc<Runtime>,
+        memory: &Memory,
         windows: &WindowTables,
     ) -> Result<Self> {
         let mut config = SessionConfig::new()
@@ -60,12 +68,14 @@ impl Session {
             .with_information_schema(false);
         // Spans give refusals their line.
         config.options_mut().sql_parser.collect_spans = true;
-        let mut scalar_functions = SessionStateDefaults::default_scalar_functions();
+        let mut scalar_functions =
+            growth::bounded(SessionStateDefaults::default_scalar_functions());
         scalar_functions.extend(functions::all());
         let mut aggregate_functions = SessionStateDefaults::default_aggregate_functions();
         aggregate_functions.extend(aggregates::all());
         let state = SessionStateBuilder::new()
             .with_config(config)
+            .with_runtime_env(memory.environment())
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(scalar_functions)
             .with_aggregate_functions(aggregate_functions)
@@ -82,6 +92,7 @@ impl Session {
             task: context.task_ctx(),
             context,
             runtime,
+            memory: memory.clone(),
         })
     }
 
@@ -91,6 +102,7 @@ impl Session {
             context: self.context.clone(),
             task: Arc::clone(&self.task),
             runtime: Arc::clone(&self.runtime),
+            memory: self.memory.clone(),
         }
     }
 
@@ -101,20 +113,30 @@ impl Session {
 
     /// Runs a plan that may run again.
     pub fn run_again(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {
-        // Without the reset each run leaves metrics, and joins keep their build side.
-        let plan = reset_plan_states(Arc::clone(plan))?;
-        self.wait(collect(plan, Arc::clone(&self.task)))
+        self.memory.run(|| {
+            // Without the reset each run leaves metrics, and joins keep their build side.
+            let plan = reset_plan_states(Arc::clone(plan))?;
+            self.wait(collect(plan, Arc::clone(&self.task)))
+        })
     }
 
     /// Runs a plan over lists, at load.
+    ///
+    /// # Errors
+    /// When it fails, or runs for longer than [`LOAD_TIME_MAX`].
     pub fn run(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
-        self.wait(async {
-            self.context
-                .execute_logical_plan(plan)
-                .await?
-                .collect()
-                .await
-        })
+        let run = async {
+            let frame = self.context.execute_logical_plan(plan).await?;
+            frame.collect().await
+        };
+        let in_time = async { tokio::time::timeout(LOAD_TIME_MAX, run).await };
+        match self.wait(in_time) {
+            Ok(result) => result,
+            Err(_) => plan_err!(
+                "a subquery on lists runs for longer than {} seconds",
+                LOAD_TIME_MAX.as_secs()
+            ),
+        }
     }
 }
 

@@ -122,14 +122,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes of hexadecimal digits; none when they are no such.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    (text.len().is_multiple_of(2) && text.is_ascii()).then_some(())?;
-    (0..text.len() / 2)
-        .map(|byte| u8::from_str_radix(&text[2 * byte..2 * byte + 2], 16).ok())
-        .collect()
-}
-
 /// The candidate that looks most like `name`, when one looks like it at all.
 pub(crate) fn nearest<'a>(
     name: &str,

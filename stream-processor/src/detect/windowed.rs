@@ -104,6 +104,26 @@ impl AggregateCall {
         literal && self.function.name() == "count"
     }
 
+    /// Its arguments, then those of its order.
+    pub fn all_arguments(&self) -> impl Iterator<Item = &Argument> {
+        let ordered = self.order_by.iter().map(|(argument, ..)| argument);
+        self.arguments.iter().chain(ordered)
+    }
+
+    /// One of [`AggregateCall::all_arguments`].
+    pub fn argument(&self, place: usize) -> Option<&Argument> {
+        self.all_arguments().nth(place)
+    }
+
+    /// What its expressions say that may fail, its FILTER's too.
+    pub fn fallible(&self) -> impl Iterator<Item = &str> {
+        let all = self.all_arguments().chain(&self.filter);
+        all.filter_map(|argument| match argument {
+            Argument::Expr { text, expr, .. } if expr.can_fail => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
     /// Whether it is `count(*)` of all rows.
     pub fn counts_rows(&self) -> bool {
         self.is_count_star() && self.filter.is_none()
@@ -201,10 +221,7 @@ impl WindowedPlan {
     pub fn columns(&self) -> BTreeSet<&str> {
         let keys = self.keys.iter().flat_map(|key| key.expr.columns());
         let calls = self.aggregates.iter().flat_map(|call| {
-            let ordered = call.order_by.iter().map(|(argument, ..)| argument);
-            call.arguments
-                .iter()
-                .chain(ordered)
+            call.all_arguments()
                 .chain(&call.filter)
                 .filter_map(Argument::expr)
                 .flat_map(BoundExpr::columns)

@@ -1,13 +1,15 @@
 //! Alerts before their repeats are folded, and their order.
 
 use dogwatch_schemas::records::{Alert, Event};
+use serde_json::{Map, Value};
 
+use crate::alert::health::{self, Finding, Health};
 use crate::alert::{self, AlertMode, Occasion, Origin};
 use crate::decode::InputRecord;
 use crate::detect::{DetectionSet, Match};
-use crate::hosts::{Hosts, Losses};
+use crate::hosts::{Hosts, Losses, partition_of};
 use crate::parallel::{cores, side_by_side};
-use crate::window::{Overflow, Shown, Word};
+use crate::window::{Overflow, Shown, SwitchedOff, Word};
 
 /// From how many words of windows on their alerts are built side by side: below, a thread costs more than it saves.
 const PARALLEL_WORDS_MIN: usize = if cfg!(test) { 2 } else { 256 };
@@ -26,7 +28,24 @@ pub(super) struct Candidate<'a> {
     pub repeated: bool,
     /// The first word on a window that is not over.
     pub early: bool,
-    pub alert: Alert,
+    pub said: Said<'a>,
+}
+
+/// What is said, or would be.
+#[derive(Debug)]
+pub(super) enum Said<'a> {
+    Alert(Box<Alert>),
+    /// A finding of the engine's own; its alert is built when it is no repeat.
+    Notice(Notice<'a>),
+}
+
+/// What is the matter, where, and with what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Notice<'a> {
+    pub health: Health,
+    /// The detection's place in the set.
+    pub detection: Option<usize>,
+    pub error: &'a str,
 }
 
 /// Where an alert stands among others: by the row that caused it, never by how rows were cut into steps.
@@ -46,6 +65,8 @@ enum Class {
     Close,
     Early,
     Single,
+    /// What the engine finds of the row, and of which detection.
+    Notice(Health, Option<usize>),
 }
 
 /// A window's word, and the slot and time at which its repeats are folded.
@@ -61,6 +82,8 @@ pub(super) struct Cause<'a> {
     pub event: Box<Event>,
     pub record: &'a InputRecord,
     pub losses: &'a Losses,
+    /// Whether windows go by the broker's time for it.
+    pub clock_replaced: bool,
 }
 
 /// Builds alerts.
@@ -83,7 +106,7 @@ impl Builder<'_> {
     ) -> Candidate<'static> {
         let own = self.set.at(detection);
         let origin = self.origin(cause.record);
-        let occasion = self.occasion(cause.losses);
+        let occasion = self.occasion(cause.losses, cause.clock_replaced);
         Candidate {
             order: Order {
                 row: found.row,
@@ -96,7 +119,13 @@ impl Builder<'_> {
             time: shown.moment.high_after,
             repeated: false,
             early: false,
-            alert: alert::build(own, &cause.event, &found.values, &origin, &occasion),
+            said: Said::Alert(Box::new(alert::build(
+                own,
+                &cause.event,
+                &found.values,
+                &origin,
+                &occasion,
+            ))),
         }
     }
 
@@ -124,7 +153,8 @@ impl Builder<'_> {
         };
         let event = cause.map(|cause| (&*cause.event, self.origin(cause.record)));
         let event = event.as_ref().map(|(event, origin)| (*event, origin));
-        let occasion = self.occasion(losses);
+        let replaced = cause.is_some_and(|cause| cause.clock_replaced);
+        let occasion = self.occasion(losses, replaced);
         let (slot, time) = spoken.fold_place;
         Candidate {
             order: Order {
@@ -142,7 +172,9 @@ impl Builder<'_> {
             time,
             repeated: word.closed && word.repeated,
             early: !word.closed,
-            alert: alert::build_window(own, word, event, &owner, &occasion),
+            said: Said::Alert(Box::new(alert::build_window(
+                own, word, event, &owner, &occasion,
+            ))),
         }
     }
 
@@ -154,7 +186,7 @@ impl Builder<'_> {
             .map(|detection| self.set.at(*detection).id.as_str())
             .collect();
         names.sort_unstable();
-        let occasion = self.occasion(&NO_LOSSES);
+        let occasion = self.occasion(&NO_LOSSES, false);
         Candidate {
             order: Order {
                 row: overflow.row,
@@ -167,7 +199,9 @@ impl Builder<'_> {
             time: i64::MIN,
             repeated: false,
             early: false,
-            alert: alert::build_overflow(&names, overflow, keys_max, &owner, &occasion),
+            said: Said::Alert(Box::new(alert::build_overflow(
+                &names, overflow, keys_max, &owner, &occasion,
+            ))),
         }
     }
 
@@ -180,11 +214,115 @@ impl Builder<'_> {
         }
     }
 
-    fn occasion<'l>(&self, losses: &'l Losses) -> Occasion<'l> {
+    /// The alert that says that detections are switched off.
+    pub fn switched_off(&self, off: &SwitchedOff) -> Candidate<'static> {
+        let owner = self.hosts.owner(off.slot);
+        let names = off.detections.iter();
+        let mut names: Vec<&str> = names
+            .map(|detection| self.set.at(*detection).id.as_str())
+            .collect();
+        names.sort_unstable();
+        let about = names.join(", ");
+        let partition = partition_of(off.slot);
+        let whom = match off.of_host {
+            true => format!("host {}", owner.host_name),
+            false => format!("all hosts of partition {partition}"),
+        };
+        let row: [(&str, Value); 5] = [
+            ("detections", names.clone().into()),
+            ("partition", partition.into()),
+            ("of_host", off.of_host.into()),
+            ("until", off.until.into()),
+            ("error", off.error.as_str().into()),
+        ];
+        let row = row.into_iter();
+        let finding = Finding {
+            health: Health::SwitchedOff,
+            about: &about,
+            happened: format!("off for {whom} for 10 minutes: {}", off.error),
+            shown_by: format!("{partition}/{}/{}", off.until, off.of_host),
+            time: off.time,
+            row: row.map(|(name, value)| (name.to_owned(), value)).collect(),
+        };
+        let occasion = self.occasion(&NO_LOSSES, false);
+        Candidate {
+            order: Order {
+                row: off.row,
+                class: Class::Early,
+                end: i64::MAX,
+                detection: None,
+                keys: "",
+            },
+            slot: off.slot,
+            time: i64::MIN,
+            repeated: false,
+            early: false,
+            said: Said::Alert(Box::new(health::build(&finding, &owner, &occasion))),
+        }
+    }
+
+    /// A finding of a row, to be folded.
+    pub fn notice<'n>(&self, shown: &Shown, notice: Notice<'n>) -> Candidate<'n> {
+        Candidate {
+            order: Order {
+                row: shown.row,
+                class: Class::Notice(notice.health, notice.detection),
+                end: i64::MIN,
+                detection: None,
+                keys: "",
+            },
+            slot: shown.moment.slot,
+            time: shown.moment.high_after,
+            repeated: false,
+            early: false,
+            said: Said::Notice(notice),
+        }
+    }
+
+    /// The alert of a notice, which a record has shown.
+    pub fn finding(
+        &self,
+        slot: i64,
+        time: i64,
+        notice: &Notice<'_>,
+        event: &Event,
+        record: &InputRecord,
+    ) -> Alert {
+        let own = notice.detection.map(|detection| self.set.at(detection));
+        let about = own.map_or("", |own| own.id.as_str());
+        let happened = match notice.health {
+            Health::ClockReplaced => "its events carry times too far from the broker's".to_owned(),
+            _ => format!("cannot judge an event: {}", notice.error),
+        };
+        let mut row = Map::new();
+        let mut note = |name: &str, value: Value| row.insert(name.to_owned(), value);
+        if let Some(own) = own {
+            note("detection_id", own.id.as_str().into());
+            note("error", notice.error.into());
+        }
+        note("partition", record.partition.into());
+        note("offset", record.offset.into());
+        note("container_id", (&*event.container_id).into());
+        note("event_ts", event.ts.into());
+        note("ingest_ts", record.ingest_ts_ns.into());
+        let finding = Finding {
+            health: notice.health,
+            about,
+            happened,
+            shown_by: format!("{}/{}", event.sensor_run, event.seq),
+            time,
+            row,
+        };
+        let occasion = self.occasion(&NO_LOSSES, false);
+        health::build(&finding, &self.hosts.owner(slot), &occasion)
+    }
+
+    fn occasion<'l>(&self, losses: &'l Losses, clock_replaced: bool) -> Occasion<'l> {
         Occasion {
             alert_ts_ns: self.now_ns,
             mode: self.mode,
             losses,
+            clock_replaced,
         }
     }
 }

@@ -1,21 +1,23 @@
 //! Folding of repeats: the first alerts of a period are said, the rest is counted, and the count is said at the period's end.
 //!
-//! Periods run in the host's own time, so what is folded does not hang on when it was read.
+//! Periods run in the host's own time, so what is folded does not depend on when it was read.
+//! The first alert of a period is stored once, when the period begins; of each repeat only counts are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Alert;
-use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{StateRecord, with_prefix};
-use crate::detect::{Dedup, hex, unhex};
+use crate::detect::Dedup;
 use crate::hosts::partition_of;
 
 /// Most periods that run in a task; beyond them alerts are said unfolded.
 const PERIODS_MAX: usize = 20_000;
-/// What the names of stored periods begin with.
-const PERIOD: &str = "fold/";
+/// What the names of stored periods begin with: when it ends, and its first alert.
+const PERIOD: &str = "period/";
+/// What the names of the counts of stored periods begin with.
+const COUNTS: &str = "count/";
 /// What the names of stored first words begin with that were counted and not said.
 const COUNTED: &str = "counted/";
 
@@ -34,7 +36,7 @@ pub(crate) struct Folds {
     /// Ids of windows whose first word was counted: their last word is not said either.
     counted: HashMap<i32, BTreeSet<Text>>,
     /// What changed since a task's last checkpoint.
-    dirty: BTreeSet<(i64, Text)>,
+    dirty: BTreeSet<(i64, Text, Part)>,
     dirty_counted: BTreeSet<(i32, Text)>,
 }
 
@@ -65,27 +67,57 @@ impl Periods {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 struct Period {
     end: i64,
     said: u64,
     folded: i64,
-    /// The first alert, framed, as hexadecimal digits where it is stored.
-    #[serde(with = "digits")]
+    /// The first alert, framed.
     first: Vec<u8>,
 }
 
-mod digits {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
+/// Which of a period's two records changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Period,
+    Counts,
+}
 
-    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&super::hex(bytes))
+impl Part {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Period => PERIOD,
+            Self::Counts => COUNTS,
+        }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        super::unhex(&text).ok_or_else(|| D::Error::custom("no hexadecimal digits"))
+    /// As it is stored: whole numbers, the least significant byte first.
+    fn of(self, period: &Period) -> Vec<u8> {
+        match self {
+            Self::Period => [&period.end.to_le_bytes(), &period.first[..]].concat(),
+            Self::Counts => [period.said.to_le_bytes(), period.folded.to_le_bytes()].concat(),
+        }
+    }
+}
+
+impl Period {
+    /// A period as it was stored; counts that were never stored are those of one that has just begun.
+    fn restored(period: &[u8], counts: Option<&Vec<u8>>) -> Option<Self> {
+        let (end, first) = period.split_first_chunk()?;
+        let (said, folded) = match counts {
+            None => (1, 0),
+            Some(counts) => {
+                let (said, rest) = counts.split_first_chunk()?;
+                let folded = rest.first_chunk()?;
+                (u64::from_le_bytes(*said), i64::from_le_bytes(*folded))
+            }
+        };
+        Some(Self {
+            end: i64::from_le_bytes(*end),
+            said,
+            folded,
+            first: first.to_vec(),
+        })
     }
 }
 
@@ -111,17 +143,30 @@ impl Folds {
                     first,
                 };
                 periods.insert(key.clone(), begun);
-                self.dirty.insert((slot, key.clone()));
+                self.dirty.insert((slot, key.clone(), Part::Period));
             }
             return Verdict::Say;
         };
-        self.dirty.insert((slot, key.clone()));
+        self.dirty.insert((slot, key.clone(), Part::Counts));
         if known.said < dedup.limit {
             known.said += 1;
             return Verdict::Say;
         }
         known.folded += 1;
         Verdict::Count
+    }
+
+    /// Counts a finding of the engine's own when it repeats one of a period that runs; also when no further period has room,
+    /// since nobody needs more of them than of alerts.
+    pub fn repeats(&mut self, slot: i64, key: &str) -> bool {
+        let periods = self.slots.get_mut(&slot);
+        if let Some(period) = periods.and_then(|periods| periods.by_key.get_mut(key)) {
+            period.folded += 1;
+            self.dirty.insert((slot, key.into(), Part::Counts));
+            return true;
+        }
+        let running = self.running.get(&partition_of(slot));
+        running.is_some_and(|running| *running >= PERIODS_MAX)
     }
 
     /// Notes that the first word of a window was counted.
@@ -155,7 +200,8 @@ impl Folds {
                 *running = running.saturating_sub(1);
             }
             summaries.extend(period.summary().map(|alert| (period.end, alert)));
-            self.dirty.insert((slot, key));
+            self.dirty.insert((slot, key.clone(), Part::Period));
+            self.dirty.insert((slot, key, Part::Counts));
         }
         if periods.by_key.is_empty() {
             self.slots.remove(&slot);
@@ -182,37 +228,39 @@ impl Folds {
         self.running.remove(&partition);
         self.counted.remove(&partition);
         self.dirty
-            .retain(|(slot, _)| partition_of(*slot) != partition);
+            .retain(|(slot, ..)| partition_of(*slot) != partition);
         self.dirty_counted.retain(|(of, _)| *of != partition);
     }
 
     /// What changed in a partition since the last call, or all of it.
-    pub fn store(&mut self, partition: i32, full: bool) -> serde_json::Result<Vec<StateRecord>> {
+    pub fn store(&mut self, partition: i32, full: bool) -> Vec<StateRecord> {
         let mut records = Vec::new();
         if full {
             let own = self
                 .slots
                 .iter()
                 .filter(|(slot, _)| partition_of(**slot) == partition);
-            let all = own
-                .flat_map(|(slot, periods)| periods.by_key.keys().map(|key| (*slot, key.clone())));
-            self.dirty.extend(all);
+            for (slot, periods) in own {
+                for key in periods.by_key.keys() {
+                    let parts = [Part::Period, Part::Counts];
+                    self.dirty
+                        .extend(parts.map(|part| (*slot, key.clone(), part)));
+                }
+            }
             let counted = self.counted.get(&partition).into_iter().flatten();
             self.dirty_counted
                 .extend(counted.map(|id| (partition, id.clone())));
         }
         let (own, others) = std::mem::take(&mut self.dirty)
             .into_iter()
-            .partition(|(slot, _)| partition_of(*slot) == partition);
+            .partition(|(slot, ..)| partition_of(*slot) == partition);
         self.dirty = others;
-        for (slot, key) in own {
-            let period = self
-                .slots
-                .get(&slot)
-                .and_then(|periods| periods.by_key.get(&key));
+        for (slot, key, part) in own {
+            let periods = self.slots.get(&slot);
+            let period = periods.and_then(|periods| periods.by_key.get(&key));
             records.push(StateRecord {
-                key: format!("{PERIOD}{}/{key}", slot as u32),
-                value: period.map(serde_json::to_vec).transpose()?,
+                key: format!("{}{}/{key}", part.prefix(), slot as u32),
+                value: period.map(|period| part.of(period)),
             });
         }
         let (own, others) = std::mem::take(&mut self.dirty_counted)
@@ -229,35 +277,30 @@ impl Folds {
                 value: known.then(|| b"1".to_vec()),
             });
         }
-        Ok(records)
+        records
     }
 
-    /// Takes a partition's stored periods back.
-    pub fn restore(
-        &mut self,
-        partition: i32,
-        state: &BTreeMap<String, Vec<u8>>,
-    ) -> serde_json::Result<()> {
-        for (key, value) in with_prefix(state, PERIOD) {
-            let Some((slot, dedup_key)) = key.split_once('/') else {
-                continue;
-            };
-            let Ok(number) = slot.parse::<u32>() else {
+    /// Takes a partition's stored periods back. One that cannot be read is over: what it folded is said once more.
+    pub fn restore(&mut self, partition: i32, state: &BTreeMap<String, Vec<u8>>) {
+        for (name, value) in with_prefix(state, PERIOD) {
+            let counts = state.get(&format!("{COUNTS}{name}"));
+            let place = name.split_once('/');
+            let place = place.and_then(|(slot, key)| Some((slot.parse::<u32>().ok()?, key)));
+            let (Some((number, key)), Some(period)) = (place, Period::restored(value, counts))
+            else {
                 continue;
             };
             let slot = (i64::from(partition) << 32) | i64::from(number);
-            let period = serde_json::from_slice(value)?;
             self.slots
                 .entry(slot)
                 .or_default()
-                .insert(dedup_key.into(), period);
+                .insert(key.into(), period);
             *self.running.entry(partition).or_default() += 1;
         }
         let counted = with_prefix(state, COUNTED)
             .map(|(id, _)| Text::from(id))
             .collect();
         self.counted.insert(partition, counted);
-        Ok(())
     }
 }
 

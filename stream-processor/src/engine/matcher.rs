@@ -10,20 +10,14 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::Result;
 
-use crate::detect::{DetectionSet, Match, Routes, project, take_rows};
+use crate::detect::{
+    DetectionSet, Match, Routes, Unjudged, by_halves, error_text, project, take_rows,
+};
 
 /// A match and the place of its detection in the set.
 pub(crate) type Found = (usize, Match);
-
-/// A row that a detection could not judge.
-#[derive(Debug)]
-pub(crate) struct Unjudged {
-    pub detection: usize,
-    pub row: u32,
-    pub error: DataFusionError,
-}
 
 /// Detections grouped by the event types they need.
 pub(crate) struct Matcher {
@@ -83,57 +77,26 @@ impl Matcher {
             }
             let group_batch = take_rows(&project(batch, &group.schema)?, &group_rows)?;
             for detection in &group.detections {
-                let mut judge = Judge {
-                    set,
-                    detection: *detection,
-                    rows: &group_rows,
-                    found: &mut found,
-                    unjudged: &mut unjudged,
-                };
-                judge.run(&group_batch, 0);
+                let mut judge = |part: &RecordBatch| set.at(*detection).plan.run(part);
+                by_halves(
+                    &group_batch,
+                    &mut judge,
+                    &mut |start, _, result| match result {
+                        Ok(matches) => found.extend(matches.into_iter().map(|found| {
+                            let row = group_rows[start + found.row as usize];
+                            (*detection, Match { row, ..found })
+                        })),
+                        Err(error) => unjudged.push(Unjudged {
+                            detection: *detection,
+                            row: group_rows[start],
+                            error: error_text(&error),
+                        }),
+                    },
+                );
             }
         }
         found.sort_by_key(|(detection, found)| (found.row, *detection));
         unjudged.sort_by_key(|unjudged| (unjudged.row, unjudged.detection));
         Ok((found, unjudged))
-    }
-}
-
-/// One detection at work on a group's batch, whose rows are `rows` of the step's.
-struct Judge<'a> {
-    set: &'a DetectionSet,
-    detection: usize,
-    rows: &'a [u32],
-    found: &'a mut Vec<Found>,
-    unjudged: &'a mut Vec<Unjudged>,
-}
-
-impl Judge<'_> {
-    /// Runs the detection over a slice that starts at `start`.
-    /// Where it fails, halves are tried until the rows that it cannot judge stand alone: one crafted event must not blind
-    /// a detection to the others, nor may an answer hang on which events share a batch.
-    fn run(&mut self, batch: &RecordBatch, start: usize) {
-        match self.set.at(self.detection).plan.run(batch) {
-            Ok(matches) => {
-                let placed = matches.into_iter().map(|found| {
-                    let row = self.rows[start + found.row as usize];
-                    (self.detection, Match { row, ..found })
-                });
-                self.found.extend(placed);
-            }
-            Err(error) if batch.num_rows() <= 1 => {
-                let unjudged = Unjudged {
-                    detection: self.detection,
-                    row: self.rows[start],
-                    error,
-                };
-                self.unjudged.push(unjudged);
-            }
-            Err(_) => {
-                let half = batch.num_rows() / 2;
-                self.run(&batch.slice(0, half), start);
-                self.run(&batch.slice(half, batch.num_rows() - half), start + half);
-            }
-        }
     }
 }

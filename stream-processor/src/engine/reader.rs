@@ -13,10 +13,10 @@ use arrow::datatypes::SchemaRef;
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::SchemaError;
 
-use super::matcher::{Found, Matcher, Unjudged};
+use super::matcher::{Found, Matcher};
 use super::{EVENT_TYPE, EngineError, MARK};
 use crate::decode::{Decoded, Decoder, InputRecord};
-use crate::detect::{DetectionSet, Routes};
+use crate::detect::{DetectionSet, Routes, Unjudged};
 use crate::parallel::{cores, side_by_side};
 
 /// Records of a share: with fewer each costs a detection more, with more they leave the caches between the stages. On two

@@ -31,7 +31,7 @@ const PARTITIONS: [i32; 3] = [0, 1, 2];
 const RUNS_MAX: u32 = 8;
 
 /// Name, more header lines, query.
-const DETECTIONS: [(&str, &str, &str); 20] = [
+const DETECTIONS: [(&str, &str, &str); 28] = [
     ("bits", "", "SELECT host_id, bool_and(evt_failed) AS all_failed, bool_or(evt_failed) AS any_failed, bit_or(fd_num) AS seen, bit_xor(fd_num) AS odd
         FROM hop(events, INTERVAL '10 seconds', INTERVAL '30 seconds') GROUP BY window_start, window_end, host_id"),
     ("count", "", "SELECT proc_name, container_id, count(*) AS n, window_start FROM tumble(events, INTERVAL '10 seconds')
@@ -49,6 +49,21 @@ const DETECTIONS: [(&str, &str, &str); 20] = [
         HAVING count(*) FILTER (WHERE evt_type = 'connect') >= 1 AND 2 <= count(*) FILTER (WHERE evt_type = 'execve')"),
     ("event", "", "SELECT proc_name, fd_num, ts FROM events WHERE evt_type = 'connect' AND fd_num > 2"),
     ("event_folded", "-- dedup = { key = [\"proc_name\"], period = \"15s\", limit = 2 }\n", "SELECT proc_name, ts FROM events WHERE evt_type = 'execve'"),
+    ("fails_argument", "", "SELECT host_id, sum(100 / fd_num) AS s, count(*) AS n
+        FROM hop(events, INTERVAL '10 seconds', INTERVAL '30 seconds') GROUP BY window_start, window_end, host_id"),
+    ("fails_early", "", "SELECT container_id, 100 / (count(DISTINCT fd_name) - 1) AS r, count(*) AS n
+        FROM tumble(events, INTERVAL '20 seconds') GROUP BY window_start, window_end, container_id HAVING count(*) >= 2"),
+    ("fails_event", "", "SELECT proc_name, 12 / fd_num AS q FROM events WHERE evt_type = 'connect' AND 12 / fd_num > 2"),
+    ("fails_filter", "", "SELECT host_id, count(*) FILTER (WHERE 12 / fd_num > 2) AS n
+        FROM tumble(events, INTERVAL '10 seconds') GROUP BY window_start, window_end, host_id"),
+    ("fails_having", "", "SELECT container_id, sum(fd_num) AS s FROM tumble(events, INTERVAL '10 seconds')
+        GROUP BY window_start, window_end, container_id HAVING sum(fd_num) / sum(user_uid) > 2"),
+    ("fails_key", "", "SELECT host_id, 12 / fd_num AS part, count(*) AS n FROM tumble(events, INTERVAL '10 seconds')
+        GROUP BY window_start, window_end, host_id, 12 / fd_num HAVING count(*) < 9"),
+    ("fails_limited", "", "SELECT proc_name, host_id, sum(fd_num) / sum(user_uid) AS r FROM tumble(events, INTERVAL '20 seconds')
+        GROUP BY window_start, window_end, host_id, proc_name ORDER BY proc_name LIMIT 2"),
+    ("fails_where", "-- lateness = \"3s\"\n", "SELECT host_id, count(*) AS n FROM hop(events, INTERVAL '5 seconds', INTERVAL '20 seconds')
+        WHERE 12 / fd_num > 2 AND evt_type <> 'clock_step' GROUP BY window_start, window_end, host_id"),
     ("few", "", "SELECT proc_name, container_id, count(*) AS n FROM tumble(events, INTERVAL '20 seconds')
         GROUP BY window_start, window_end, container_id, proc_name HAVING count(*) < 3"),
     ("folded", "-- dedup = { key = [\"container_id\"], period = \"25s\" }\n", "SELECT proc_name, container_id, count(*) AS n
@@ -110,6 +125,10 @@ enum What {
     },
     /// A row of a clock a year ahead.
     Ahead,
+    /// A row of any time there is.
+    Wild {
+        ts: i64,
+    },
     Mark {
         after_ms: i64,
     },
@@ -155,6 +174,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => (1_i64..3_000).prop_map(|before_ms| What::Past { before_ms }),
         2 => (3_000_i64..60_000).prop_map(|before_ms| What::Past { before_ms }),
         1 => Just(What::Ahead),
+        1 => prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), Just(-1)].prop_map(|ts| What::Wild { ts }),
         3 => after().prop_map(|after_ms| What::Mark { after_ms }),
         2 => (1_usize..6).prop_map(|records| What::Again { records }),
         1 => prop_oneof![-30_000_i64..0, 0_i64..30_000].prop_map(|by_ms| What::Step { by_ms }),
@@ -233,7 +253,7 @@ fn write_log(happenings: &[Happening], ingest: bool) -> Vec<InputRecord> {
                 sensor.clock += ms(after_ms);
                 kind = "mark";
             }
-            What::Past { .. } | What::Ahead | What::Forged | What::Garbage => {}
+            What::Past { .. } | What::Ahead | What::Wild { .. } | What::Forged | What::Garbage => {}
             What::Again { records } => again = records,
             What::Step { by_ms } => {
                 sensor.clock += ms(by_ms);
@@ -253,6 +273,7 @@ fn write_log(happenings: &[Happening], ingest: bool) -> Vec<InputRecord> {
         match happening.what {
             What::Past { before_ms } => ts -= ms(before_ms),
             What::Ahead => ts += 365 * 86_400 * SECOND_NS,
+            What::Wild { ts: any } => ts = any,
             What::Forged => {
                 (ts, key) = (sensor.clock + ms(100_000), "fox");
             }
@@ -355,6 +376,7 @@ struct Processor<'a> {
     alerts: Vec<records::Alert>,
     late: Vec<Late>,
     dead_letters: Vec<(i32, i64)>,
+    unjudged: BTreeSet<(i32, i64, String)>,
 }
 
 impl<'a> Processor<'a> {
@@ -369,6 +391,7 @@ impl<'a> Processor<'a> {
             alerts: Vec::new(),
             late: Vec::new(),
             dead_letters: Vec::new(),
+            unjudged: BTreeSet::new(),
         }
     }
 
@@ -403,8 +426,14 @@ impl<'a> Processor<'a> {
     }
 
     fn take(&mut self, output: StepOutput) {
-        assert_eq!(output.failures, Vec::new());
-        self.alerts.extend(output.alerts);
+        let rows = output.failures.into_iter().filter(|row| !row.of_window);
+        for row in rows {
+            let said = (row.partition, row.offset, row.detection_id);
+            assert!(self.unjudged.insert(said.clone()), "said twice: {said:?}");
+        }
+        // What the engine says of itself has no detection's hash.
+        let own = |alert: &records::Alert| !alert.detection_hash.is_empty();
+        self.alerts.extend(output.alerts.into_iter().filter(own));
         self.late.extend(output.late.into_iter().map(|late| Late {
             partition: late.record.partition,
             offset: late.record.offset,
@@ -524,6 +553,12 @@ fn differences(expected: &Expected, found: &Processor<'_>) -> Vec<String> {
         differences.extend(compare_order(&expected.alerts, &found.alerts));
     }
     differences.extend(compare_late(&expected.late, &found.late));
+    if expected.unjudged != found.unjudged {
+        differences.push(format!(
+            "not judged are {:?}, expected were {:?}",
+            found.unjudged, expected.unjudged
+        ));
+    }
     let mut dead_letters = found.dead_letters.clone();
     dead_letters.sort_unstable();
     if expected.dead_letters != dead_letters {
@@ -541,7 +576,7 @@ fn describe(log: &[InputRecord]) -> String {
         dogwatch_schemas::decode::BatchDecoder::new(Event::SCHEMA, None).expect("a decoder");
     let mut text = String::new();
     for record in log {
-        let seconds = |ns: i64| (ns - BEGIN_NS) as f64 / 1e9;
+        let seconds = |ns: i64| ns.saturating_sub(BEGIN_NS) as f64 / 1e9;
         let _ = write!(
             text,
             "{}/{} {:?}",
@@ -667,6 +702,10 @@ fn random_logs_have_everything_in_them() {
                 see("folded".to_owned());
             }
         }
+        let failed = said.alerts.iter().filter(|alert| alert.failed);
+        failed.for_each(|alert| see(format!("{} failed", alert.detection_id)));
+        let unjudged = said.unjudged.iter();
+        unjudged.for_each(|(_, _, detection)| see(format!("{detection} not judged")));
         said.late.iter().for_each(|_| see("late".to_owned()));
         said.dead_letters
             .iter()
@@ -706,6 +745,14 @@ fn random_logs_have_everything_in_them() {
         "distinct open",
         "long open",
         "either open",
+        "fails_early failed",
+        "fails_having failed",
+        "fails_limited failed",
+        "fails_argument not judged",
+        "fails_event not judged",
+        "fails_filter not judged",
+        "fails_key not judged",
+        "fails_where not judged",
     ] {
         assert!(
             seen.get(what).is_some_and(|count| *count > 1),

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray,
+    UInt32Array,
 };
-use arrow::compute::cast;
+use arrow::compute::{cast, concat_batches, sort_to_indices, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{TableFunction, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -114,7 +116,14 @@ pub(super) struct Grouped {
     identity: Vec<usize>,
     /// Name of each key, where it is a plain column.
     key_names: Vec<String>,
+    /// Whether a LIMIT chooses among groups.
+    limited: bool,
+    /// The rows that pass WHERE, with what the GROUP BY and the aggregates compute of each.
     passing: Arc<dyn ExecutionPlan>,
+    /// What those of a window are put into.
+    judged: Arc<Swap>,
+    /// The groups of a window, and what HAVING and SELECT make of them.
+    groups: Arc<dyn ExecutionPlan>,
     result: Arc<dyn ExecutionPlan>,
 }
 
@@ -127,6 +136,8 @@ pub(super) struct Answer {
     pub keys: String,
     /// The key `container_id`, where it is one.
     pub container_id: Option<String>,
+    /// Whether HAVING or SELECT cannot judge the group; the row holds its keys and aggregates then.
+    pub failed: bool,
 }
 
 impl Query {
@@ -177,30 +188,114 @@ impl Query {
         Ok(answers)
     }
 
-    /// Which of the rows pass WHERE, each in its window.
-    pub fn passing(&self, rows: &RecordBatch, starts: &[i64]) -> Result<Vec<usize>> {
+    /// Which of the rows pass WHERE, each in its window, and what is computed of them.
+    pub fn passing(&self, rows: &RecordBatch, starts: &[i64]) -> Result<(Vec<usize>, RecordBatch)> {
         let grouped = self.grouped()?;
-        let mut places = Vec::new();
-        for batch in self.run(&grouped.passing, rows, starts)? {
-            let column = batch.column(0).as_primitive::<Int64Type>();
-            places.extend(column.values().iter().map(|place| *place as usize));
-        }
-        places.sort_unstable();
-        Ok(places)
+        let batches = self.run(&grouped.passing, rows, starts)?;
+        let schema = grouped.passing.schema();
+        let all = concat_batches(&schema, &batches)?;
+        let places = all.column(0).as_primitive::<Int64Type>();
+        let in_order = sort_to_indices(places, None, None)?;
+        let all = take_record_batch(&all, &in_order)?;
+        let places = all.column(0).as_primitive::<Int64Type>().values();
+        let places = places.iter().map(|place| *place as usize).collect();
+        let computed: Vec<usize> = (1..all.num_columns()).collect();
+        let columns = all.project(&computed)?.columns().to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(all.num_rows()));
+        let schema = Arc::clone(&grouped.judged.schema);
+        let judged = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        Ok((places, judged))
     }
 
-    /// What the query says of the rows of one window.
-    pub fn of_window(&self, rows: &RecordBatch, start: i64) -> Result<Vec<Answer>> {
+    /// What the query says of the rows of one window, as [`Query::passing`] computed them.
+    pub fn of_window(&self, rows: &RecordBatch) -> Result<Vec<Answer>> {
         let grouped = self.grouped()?;
-        let starts = vec![start; rows.num_rows()];
+        if let Ok(answers) = self.answers(grouped, rows) {
+            return Ok(answers);
+        }
+        // Group by group: those that HAVING and SELECT cannot judge are told as they are.
+        let (mut good, mut alone, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        for own in self.by_group(grouped, rows)?.into_values() {
+            let of_group = take_record_batch(rows, &UInt32Array::from(own.clone()))?;
+            match self.answers(grouped, &of_group) {
+                Ok(own_answers) => {
+                    if !own_answers.is_empty() {
+                        good.extend(own);
+                    }
+                    alone.extend(own_answers);
+                }
+                Err(_) => answers.push(self.failed(grouped, &of_group)?),
+            }
+        }
+        if !grouped.limited {
+            answers.extend(alone);
+            return Ok(answers);
+        }
+        let good = take_record_batch(rows, &UInt32Array::from(good))?;
+        answers.extend(self.answers(grouped, &good).unwrap_or(alone));
+        Ok(answers)
+    }
+
+    fn answers(&self, grouped: &Grouped, rows: &RecordBatch) -> Result<Vec<Answer>> {
         let mut answers = Vec::new();
-        for batch in self.run(&grouped.result, rows, &starts)? {
+        for batch in self.run_judged(&grouped.result, grouped, rows)? {
             answers.extend(
                 (0..batch.num_rows())
                     .map(|row| answer(&batch, row, &grouped.key_names, &grouped.identity)),
             );
         }
         Ok(answers)
+    }
+
+    /// The rows of each group, by what its keys are as text.
+    fn by_group(
+        &self,
+        grouped: &Grouped,
+        rows: &RecordBatch,
+    ) -> Result<BTreeMap<String, Vec<u32>>> {
+        let keys = &rows.columns()[..grouped.key_names.len()];
+        let key = |row: usize| -> String {
+            let values: Vec<Value> = keys
+                .iter()
+                .map(|key| json::value(key.as_ref(), row))
+                .collect();
+            Value::Array(values).to_string()
+        };
+        Ok(grouped_by(
+            (0..rows.num_rows()).map(|row| (key(row), row as u32)),
+        ))
+    }
+
+    /// The group that these rows are, as it is.
+    fn failed(&self, grouped: &Grouped, rows: &RecordBatch) -> Result<Answer> {
+        let batches = self.run_judged(&grouped.groups, grouped, rows)?;
+        let Some(batch) = batches.iter().find(|batch| batch.num_rows() == 1) else {
+            return plan_err!("these rows are no group");
+        };
+        // The keys once more, as a result has them.
+        let keys = (0..grouped.key_names.len()).map(|key| Arc::clone(batch.column(key)));
+        let fields = batch.schema().fields().iter().cloned().collect::<Vec<_>>();
+        let carried = (0..grouped.key_names.len())
+            .map(|key| Arc::new(fields[key].as_ref().clone().with_name(format!("_key{key}"))));
+        let schema = Schema::new(fields.iter().cloned().chain(carried).collect::<Vec<_>>());
+        let columns = batch.columns().iter().cloned().chain(keys).collect();
+        let batch = RecordBatch::try_new(Arc::new(schema), columns)?;
+        Ok(Answer {
+            failed: true,
+            ..answer(&batch, 0, &grouped.key_names, &grouped.identity)
+        })
+    }
+
+    fn run_judged(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        grouped: &Grouped,
+        rows: &RecordBatch,
+    ) -> Result<Vec<RecordBatch>> {
+        grouped.judged.put(rows.clone());
+        let plan = reset_plan_states(Arc::clone(plan))?;
+        self.runtime
+            .block_on(collect(plan, self.session.task_ctx()))
     }
 
     fn grouped(&self) -> Result<&Grouped> {
@@ -267,6 +362,7 @@ fn answer(batch: &RecordBatch, row: usize, key_names: &[String], identity: &[usi
         row: json::row(selected, row),
         keys: Value::Array(identity.iter().map(key).collect()).to_string(),
         container_id: container.and_then(|index| key(index).as_str().map(str::to_owned)),
+        failed: false,
     }
 }
 
@@ -306,11 +402,20 @@ fn plan_shape(
         .input
         .schema()
         .qualified_field_with_unqualified_name(PLACE)?;
+    let (computed, calls) = computed(aggregate);
+    let place = Expr::Column(Column::from(place));
     let passing = LogicalPlanBuilder::from(aggregate.input.as_ref().clone())
-        .project([Expr::Column(Column::from(place))])?
+        .project(std::iter::once(place).chain(computed))?
         .build()?;
-    let result = carry_keys(&planned.logical, &keys)?;
+    let fields = passing.schema().fields().iter().skip(1);
+    let fields = fields.map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+    let judged = Swap::new(fields.collect());
+    let groups = groups(aggregate, &judged, calls)?;
+    let result = carry_keys(&planned.logical, &keys, &groups)?;
     let grouped = Grouped {
+        limited: has_limit(&planned.logical),
+        judged,
+        groups: physical(&groups)?,
         windows,
         monotone: monotone(&planned.logical, aggregate),
         identity: (0..keys.len())
@@ -471,12 +576,12 @@ fn find_aggregate(plan: &LogicalPlan) -> Option<&Aggregate> {
     }
 }
 
-/// Puts the group's keys behind the result's columns, and cuts the texts that enter the window.
-fn carry_keys(plan: &LogicalPlan, keys: &[Column]) -> Result<LogicalPlan> {
+/// Puts the group's keys behind the result's columns; `groups` stands for the GROUP BY.
+fn carry_keys(plan: &LogicalPlan, keys: &[Column], groups: &LogicalPlan) -> Result<LogicalPlan> {
     match plan {
-        LogicalPlan::Aggregate(aggregate) => cut_texts(aggregate),
+        LogicalPlan::Aggregate(_) => Ok(groups.clone()),
         LogicalPlan::Projection(projection) => {
-            let input = carry_keys(&projection.input, keys)?;
+            let input = carry_keys(&projection.input, keys, groups)?;
             let carried = keys.iter().enumerate().map(|(index, key)| {
                 let name = format!("_key{index}");
                 let below = input.schema().has_column_with_unqualified_name(&name);
@@ -491,44 +596,71 @@ fn carry_keys(plan: &LogicalPlan, keys: &[Column]) -> Result<LogicalPlan> {
             LogicalPlanBuilder::from(input).project(exprs)?.build()
         }
         LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => {
-            let input = carry_keys(plan.inputs()[0], keys)?;
+            let input = carry_keys(plan.inputs()[0], keys, groups)?;
             plan.with_new_exprs(plan.expressions(), vec![input])
         }
         other => not_impl_err!("the oracle knows no {} above a GROUP BY", other.display()),
     }
 }
 
-/// The same aggregate, of texts that are cut; its columns keep their names.
-fn cut_texts(aggregate: &Aggregate) -> Result<LogicalPlan> {
-    let input = &aggregate.input;
-    let cut = |expr: Expr| match expr.get_type(input.schema()) {
-        Ok(kind) if kind.is_string() => ScalarUDF::from(Cut::new()).call(vec![expr]),
-        _ => expr,
+/// What a GROUP BY and its aggregates compute of each row, the keys first, texts cut; and the aggregates over these columns.
+fn computed(aggregate: &Aggregate) -> (Vec<Expr>, Vec<Expr>) {
+    let schema = aggregate.input.schema();
+    let mut computed: Vec<Expr> = Vec::new();
+    let mut column = |expr: Expr| {
+        let name = format!("_v{}", computed.len());
+        let value = match expr.get_type(schema) {
+            Ok(kind) if kind.is_string() => ScalarUDF::from(Cut::new()).call(vec![expr]),
+            _ => expr,
+        };
+        computed.push(value.alias(&name));
+        Expr::Column(Column::new_unqualified(name))
     };
-    let groups = aggregate.group_expr.iter().enumerate();
-    let groups: Vec<Expr> = groups
-        .map(|(index, expr)| cut(expr.clone()).alias(format!("_in{index}")))
-        .collect();
-    let calls = aggregate.aggr_expr.iter().enumerate().map(|(index, expr)| {
-        let mut call = expr.clone();
+    for key in &aggregate.group_expr {
+        column(key.clone());
+    }
+    let mut calls = Vec::new();
+    for call in &aggregate.aggr_expr {
+        let mut call = call.clone();
         while let Expr::Alias(alias) = call {
             call = *alias.expr;
         }
         if let Expr::AggregateFunction(call) = &mut call {
-            call.params.args = call.params.args.drain(..).map(cut).collect();
+            let params = &mut call.params;
+            let ordered = params.order_by.iter_mut().map(|sort| &mut sort.expr);
+            let filter = params.filter.iter_mut().map(|filter| filter.as_mut());
+            for expr in params.args.iter_mut().chain(ordered).chain(filter) {
+                if !matches!(expr, Expr::Literal(..)) {
+                    *expr = column(expr.clone());
+                }
+            }
         }
-        call.alias(format!("_in{}", groups.len() + index))
+        calls.push(call);
+    }
+    (computed, calls)
+}
+
+/// The groups of a window, under the names that the query knows them by.
+fn groups(aggregate: &Aggregate, judged: &Arc<Swap>, calls: Vec<Expr>) -> Result<LogicalPlan> {
+    let scan = LogicalPlanBuilder::scan("_judged", provider_as_source(judged.provider()?), None)?;
+    let count = aggregate.group_expr.len();
+    let keys = (0..count).map(|key| {
+        Expr::Column(Column::new_unqualified(format!("_v{key}"))).alias(format!("_in{key}"))
     });
-    let calls: Vec<Expr> = calls.collect();
-    let cut = Aggregate::try_new(Arc::clone(input), groups, calls)?;
+    let calls = calls.into_iter().enumerate();
+    let calls = calls.map(|(index, call)| call.alias(format!("_in{}", count + index)));
     let named = aggregate.schema.columns().into_iter().enumerate();
     let named = named.map(|(index, column)| {
         Expr::Column(Column::new_unqualified(format!("_in{index}")))
             .alias_qualified(column.relation, column.name)
     });
-    LogicalPlanBuilder::from(LogicalPlan::Aggregate(cut))
+    scan.aggregate(keys.collect::<Vec<_>>(), calls.collect::<Vec<_>>())?
         .project(named)?
         .build()
+}
+
+fn has_limit(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Limit(_)) || plan.inputs().into_iter().any(has_limit)
 }
 
 /// Names of all columns in a plan's expressions.

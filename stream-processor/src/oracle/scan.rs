@@ -2,7 +2,7 @@
 //!
 //! | column | says |
 //! | --- | --- |
-//! | `time` | `least(ts, ingest_ts)` |
+//! | `time` | `least(ts, ingest_ts)`; `ingest_ts` where `ts` is further than 30 days from it |
 //! | `high` | the host's highest time before this row; none at a segment's first |
 //! | `flush` | up to which start the host's windows were closed by its silence |
 //! | `segment` | the stretch of the log between two steps of the host's clock |
@@ -143,9 +143,7 @@ pub(super) fn scan(
             }
         }
 
-        let time = times
-            .value(index)
-            .min(record.ingest_ts_ns.unwrap_or(i64::MAX));
+        let time = believed(times.value(index), record.ingest_ts_ns);
         let first = !hosts.contains_key(&key);
         let host = hosts.entry(key).or_default();
         let stepped = host.high.is_some_and(|high| {
@@ -195,6 +193,21 @@ pub(super) fn scan(
         host.high = Some(high_after);
     }
     Ok(scan)
+}
+
+/// The time that a row counts at: its own, or the broker's where that is earlier or 30 days away.
+fn believed(ts: i64, ingest: Option<i64>) -> i64 {
+    const THIRTY_DAYS_NS: i128 = 30 * 86_400 * 1_000_000_000;
+    let year_2200 = 7_258_118_400 * SECOND_NS;
+    let Some(ingest) = ingest.map(|ingest| ingest.clamp(0, year_2200)) else {
+        return ts.clamp(0, year_2200);
+    };
+    let apart = i128::from(ts) - i128::from(ingest);
+    if ts < 0 || apart.abs() > THIRTY_DAYS_NS {
+        ingest
+    } else {
+        ts.min(ingest)
+    }
 }
 
 fn of_partition(partition: i32) -> std::ops::Range<(i32, String)> {

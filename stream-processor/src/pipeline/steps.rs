@@ -15,7 +15,7 @@ use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 
 use super::{ProcessorError, Stages, Summary};
-use crate::checkpoint::{Head, MemoryError, Progress, Restored};
+use crate::checkpoint::{self, Head, MemoryError, Progress, Restored};
 use crate::config::{Config, Delivery, FaultPoint};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
 use crate::engine::{Engine, StepOutput, now_ns};
@@ -29,6 +29,7 @@ use crate::source::group::GroupInput;
 use crate::source::{Assigned, Batch, Gap, SourceMessage};
 use crate::step::{Partition, Step};
 use crate::tasks::{Task, Tasks};
+use crate::topics::INPUTS;
 
 /// How many times as long records wait for others while a step is in flight: fewer, larger steps leave the processor's cores
 /// to the commit, and what is gathered when that is done goes with the next.
@@ -302,12 +303,19 @@ impl Steps {
                 self.next.positions.insert(partition, task.position());
             }
         }
+        let due = self.tasks_of(&output.to_be_stored);
         self.take_output(output);
-        Ok(())
+        self.checkpoint(due, u64::MAX)
     }
 
-    /// Adds what tasks remember to the next step, until it has `bytes_max` of it. It must hold no checkpoint yet: a second
-    /// one of the same task would take the first one's place.
+    /// The tasks of some partitions.
+    fn tasks_of(&mut self, partitions: &BTreeSet<i32>) -> Vec<Partition> {
+        let own = partitions.iter().map(|number| (INPUTS[0], *number));
+        own.filter(|partition| self.tasks.task(*partition).is_some())
+            .collect()
+    }
+
+    /// Adds what tasks remember to the next step, until it has `bytes_max` of it.
     fn checkpoint(&mut self, due: Vec<Partition>, bytes_max: u64) -> Result<(), ProcessorError> {
         if due.is_empty() {
             return Ok(());
@@ -331,7 +339,11 @@ impl Steps {
             metrics::checkpoint(&taken, started.elapsed());
             bytes += taken.manifest.bytes;
             self.next.positions.insert(partition, task.position());
-            self.next.checkpoints.insert(partition, taken);
+            let joined = match self.next.checkpoints.remove(&partition) {
+                Some(earlier) => earlier.join(taken),
+                None => taken,
+            };
+            self.next.checkpoints.insert(partition, joined);
         }
         Ok(())
     }
@@ -396,10 +408,11 @@ impl Steps {
             tracing::error!(
                 failures = output.failures.len(),
                 detection = first.detection_id,
+                file = first.place,
                 partition = first.partition,
                 offset = first.offset,
                 error = first.error,
-                "detections could not judge events"
+                "detections could not judge events or windows"
             );
             metrics::failed(&output.failures);
         }
@@ -581,7 +594,7 @@ impl Steps {
             Some(restored) => (
                 Progress::resume(&restored, taken_at),
                 restored.manifest.head(begun.state),
-                restored.state,
+                checkpoint::whole(restored.state),
             ),
             None => (Progress::begin(0, taken_at), begun, BTreeMap::new()),
         };

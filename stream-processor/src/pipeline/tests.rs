@@ -176,3 +176,25 @@ fn options_that_librdkafka_does_not_know_are_refused_by_name() {
     assert!(error.to_string().contains("no.such.option"), "{error}");
     assert_eq!(error.exit_code(), 2);
 }
+
+#[test]
+fn a_processor_that_fails_ends_though_its_sensor_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, receiver) = local::channel(100);
+    let record = log_record("host", framed(&event(0, "execve")));
+    log.send(record).unwrap();
+    let (sender, alerts) = std::sync::mpsc::sync_channel(10);
+    drop(alerts);
+    let (config, sink) = (config(folder.path()), Sink::Local(sender));
+    let source = Source::Local(receiver);
+    let run = move || run(&config, source, sink, &Shutdown::new());
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(run()));
+    let result = ended.recv_timeout(Duration::from_secs(20));
+    let error = result
+        .expect("it ends")
+        .expect_err("nobody takes its alerts");
+    assert_eq!(error.exit_code(), 1);
+    // The sensor's side was there all the time.
+    drop(log);
+}

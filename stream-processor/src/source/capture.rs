@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use apache_avro::types::Value;
@@ -17,7 +19,7 @@ use crate::decode::InputRecord;
 use crate::metrics;
 use crate::shutdown::Shutdown;
 
-/// Opens the file and starts the thread that reads it to its end.
+/// Opens the file and starts the thread that reads it to its end, or until nobody takes its records any more (`closed`).
 ///
 /// # Errors
 /// [`SourceError::CaptureUnreadable`] when it is no such file.
@@ -25,6 +27,7 @@ pub fn start(
     path: PathBuf,
     sender: Sender<SourceMessage>,
     shutdown: Shutdown,
+    closed: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, SourceError> {
     let unreadable = |reason: String| SourceError::CaptureUnreadable {
         path: path.clone(),
@@ -34,7 +37,9 @@ pub fn start(
     let reader =
         Reader::new(BufReader::new(file)).map_err(|error| unreadable(error.to_string()))?;
     let read = move || {
-        let end = match read(reader, &path, &sender, &shutdown) {
+        let end = match read(reader, &path, &sender, &|| {
+            shutdown.triggered() || closed.load(Ordering::Acquire)
+        }) {
             Ok(()) => SourceMessage::End,
             Err(error) => SourceMessage::Failed(error),
         };
@@ -50,7 +55,7 @@ fn read(
     mut reader: Reader<'_, BufReader<File>>,
     path: &Path,
     sender: &Sender<SourceMessage>,
-    shutdown: &Shutdown,
+    ended: &dyn Fn() -> bool,
 ) -> Result<(), SourceError> {
     let unreadable = |reason: String| SourceError::CaptureUnreadable {
         path: path.to_owned(),
@@ -66,7 +71,7 @@ fn read(
         return Ok(());
     }
     let mut next = 0;
-    while !shutdown.triggered() {
+    while !ended() {
         let mut records = Vec::new();
         let frames = reader
             .by_ref()

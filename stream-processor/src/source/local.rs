@@ -1,5 +1,7 @@
 //! Reads the log of a sensor in this process.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,8 +21,8 @@ const WAIT: Duration = Duration::from_millis(50);
 /// How long the log is emptied after a shutdown, should its sensor not stop.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Starts the thread that moves records from `log` into batches, until the sensor's side is dropped.
-/// On a shutdown it first empties the log, for at most `DRAIN`.
+/// Starts the thread that moves records from `log` into batches, until the sensor's side is dropped or nobody takes them
+/// any more (`closed`). On a shutdown it first empties the log, for at most `DRAIN`.
 ///
 /// # Errors
 /// [`SourceError::Thread`] when the system has none.
@@ -28,11 +30,12 @@ pub fn start(
     log: Receiver<LogRecord>,
     sender: Sender<SourceMessage>,
     shutdown: Shutdown,
+    closed: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, SourceError> {
     let pump = move || {
         let mut offset = 0;
         let mut drain_until = None;
-        loop {
+        while !closed.load(Ordering::Acquire) {
             if shutdown.triggered()
                 && *drain_until.get_or_insert_with(|| Instant::now() + DRAIN) < Instant::now()
             {

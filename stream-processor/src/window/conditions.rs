@@ -1,16 +1,26 @@
 //! The conditions of detections over windows: each is looked at once a step, however many detections and groups have it.
 
+use arrow::array::RecordBatch;
 use datafusion::common::Result;
 
 use super::Rows;
 use super::group::plan_of;
-use crate::detect::{DetectionSet, project, take_rows};
+use crate::detect::{DetectionSet, Unjudged, by_halves, error_text, project, take_rows};
 use crate::parallel::side_by_side;
 
 /// The distinct conditions of a set's detections over windows.
 pub(super) struct Conditions {
-    /// For each, a detection that has it.
-    detections: Vec<usize>,
+    /// For each, the detections that have it.
+    detections: Vec<Vec<usize>>,
+}
+
+/// What came of looking at the conditions.
+#[derive(Debug, Default)]
+pub(super) struct Matched {
+    /// For each condition, which rows of the batch it is true for, of the shown ones.
+    pub rows: Vec<Vec<bool>>,
+    /// Rows that a condition could not judge: it is not true for them.
+    pub unjudged: Vec<Unjudged>,
 }
 
 impl Conditions {
@@ -20,8 +30,12 @@ impl Conditions {
             detections: Vec::new(),
         };
         for (detection, own) in set.iter().enumerate() {
-            if own.plan.windowed().is_some() && conditions.find(set, detection).is_none() {
-                conditions.detections.push(detection);
+            if own.plan.windowed().is_none() {
+                continue;
+            }
+            match conditions.find(set, detection) {
+                Some(place) => conditions.detections[place].push(detection),
+                None => conditions.detections.push(vec![detection]),
             }
         }
         conditions
@@ -30,7 +44,7 @@ impl Conditions {
     fn find(&self, set: &DetectionSet, detection: usize) -> Option<usize> {
         let text = |detection: usize| &plan_of(set, detection).predicate.text;
         let mut known = self.detections.iter();
-        known.position(|known| text(*known) == text(detection))
+        known.position(|known| text(known[0]) == text(detection))
     }
 
     /// The place of a detection's condition.
@@ -39,44 +53,63 @@ impl Conditions {
             .expect("the conditions of all detections over windows are known")
     }
 
-    /// For each, which rows of the batch it is true for, of the shown ones; looked at in so many shares side by side.
+    /// Looks at all conditions, in so many shares side by side.
     ///
     /// # Errors
-    /// When a condition cannot be evaluated.
-    pub fn matched(
-        &self,
-        set: &DetectionSet,
-        rows: &Rows<'_>,
-        shares: usize,
-    ) -> Result<Vec<Vec<bool>>> {
+    /// When the rows cannot be handed to them.
+    pub fn matched(&self, set: &DetectionSet, rows: &Rows<'_>, shares: usize) -> Result<Matched> {
         let each = self.detections.len().div_ceil(shares).max(1);
-        let matched = |share: &[usize]| -> Result<Vec<Vec<bool>>> {
-            let detections = share.iter();
-            detections
-                .map(|detection| matches(set, *detection, rows))
-                .collect()
+        let matched = |share: &[Vec<usize>]| -> Result<Matched> {
+            let mut matched = Matched::default();
+            for detections in share {
+                matches(set, detections, rows, &mut matched)?;
+            }
+            Ok(matched)
         };
-        let shares: Result<Vec<_>> = side_by_side(self.detections.chunks(each), matched)
-            .into_iter()
-            .collect();
-        Ok(shares?.into_iter().flatten().collect())
+        let mut all = Matched::default();
+        for share in side_by_side(self.detections.chunks(each), matched) {
+            let share = share?;
+            all.rows.extend(share.rows);
+            all.unjudged.extend(share.unjudged);
+        }
+        Ok(all)
     }
 }
 
-fn matches(set: &DetectionSet, detection: usize, rows: &Rows<'_>) -> Result<Vec<bool>> {
-    let predicate = &plan_of(set, detection).predicate;
+/// Looks at the condition that some detections have.
+fn matches(
+    set: &DetectionSet,
+    detections: &[usize],
+    rows: &Rows<'_>,
+    matched: &mut Matched,
+) -> Result<()> {
+    let predicate = &plan_of(set, detections[0]).predicate;
     let mut matches = vec![false; rows.batch.num_rows()];
     let routed = rows.routes.of(predicate.event_types.as_ref());
-    let Some(schema) = predicate.schema() else {
-        routed.iter().for_each(|row| matches[*row as usize] = true);
-        return Ok(matches);
-    };
-    if routed.is_empty() {
-        return Ok(matches);
+    match predicate.schema() {
+        None => routed.iter().for_each(|row| matches[*row as usize] = true),
+        Some(_) if routed.is_empty() => {}
+        Some(schema) => {
+            let narrow = take_rows(&project(rows.batch, schema)?, &routed)?;
+            let mut judge = |part: &RecordBatch| predicate.rows(part);
+            by_halves(&narrow, &mut judge, &mut |start, _, result| match result {
+                Ok(found) => {
+                    for row in found {
+                        matches[routed[start + row as usize] as usize] = true;
+                    }
+                }
+                Err(error) => {
+                    let error = error_text(&error);
+                    let own = detections.iter().map(|detection| Unjudged {
+                        detection: *detection,
+                        row: routed[start],
+                        error: error.clone(),
+                    });
+                    matched.unjudged.extend(own);
+                }
+            });
+        }
     }
-    let narrow = take_rows(&project(rows.batch, schema)?, &routed)?;
-    for row in predicate.rows(&narrow)? {
-        matches[routed[row as usize] as usize] = true;
-    }
-    Ok(matches)
+    matched.rows.push(matches);
+    Ok(())
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
@@ -15,8 +15,8 @@ use datafusion::common::{HashMap, Result};
 
 use super::Word;
 use super::group::{FIXED_COLUMNS, Group, in_window, pane_runs, pane_starts, plan_of};
-use super::pane::{PaneId, slots};
-use super::plans::Workbench;
+use super::pane::{PaneId, of_slot, slots};
+use super::plans::{Finish, Workbench};
 use crate::detect::DetectionSet;
 use crate::detect::aggregates::hash;
 use crate::detect::window::WindowSpec;
@@ -54,9 +54,7 @@ impl KeyConverter {
     /// The states of a slot's key. Only those of the slot are compared as bytes: a pane holds the keys of all hosts of its
     /// partition.
     fn states_of(&self, states: &RecordBatch, slot: i64, key: &[u8]) -> Result<RecordBatch> {
-        let slots = slots(states);
-        let of_slot = BooleanBuffer::collect_bool(slots.len(), |row| slots[row] == slot);
-        let of_slot = filter_record_batch(states, &BooleanArray::new(of_slot, None))?;
+        let of_slot = of_slot(states, slot)?;
         let encoded = self.encode(&of_slot)?;
         let of_key =
             BooleanBuffer::collect_bool(encoded.num_rows(), |row| encoded.row(row).as_ref() == key);
@@ -196,8 +194,21 @@ pub(super) struct Crossing {
 }
 
 impl Crossing {
+    /// The window's one group, finished as it is at the row that crossed.
+    pub fn groups(
+        &self,
+        group: &Group,
+        bench: &Workbench,
+        finish: &Finish,
+        input: &RecordBatch,
+    ) -> Result<Vec<RecordBatch>> {
+        let states = self.states(group, bench, input)?;
+        let taken: Result<Vec<_>> = states.iter().map(|states| finish.taken(states)).collect();
+        finish.run(bench, taken?)
+    }
+
     /// The states of the window as they are at the row that crossed.
-    pub fn states(
+    fn states(
         &self,
         group: &Group,
         bench: &Workbench,
@@ -611,6 +622,32 @@ impl Early {
         self.fired
             .retain(|(_, _, slot), _| partition_of(*slot) != partition);
         self.again.retain(|(of, ..), _| *of != partition);
+    }
+
+    /// Forgets a host: its counts and what it has said.
+    pub fn forget_slot(&mut self, slot: i64) -> Result<()> {
+        self.fired.retain(|(_, _, of), _| *of != slot);
+        if self.is_idle() {
+            return Ok(());
+        }
+        // A key begins with its slot.
+        let slots = RowConverter::new(vec![SortField::new(DataType::Int64)])?;
+        let begin = slots.convert_columns(&[Arc::new(Int64Array::from(vec![slot])) as _])?;
+        let begin = begin.row(0);
+        self.again
+            .retain(|(_, _, _, key), _| !key.starts_with(begin.as_ref()));
+        let tracked = self.tracked.len();
+        for pane in self.counts.values_mut() {
+            let keys = &self.keys.keys;
+            let own = |number: &u32| keys[*number as usize].starts_with(begin.as_ref());
+            let gone: Vec<(u32, usize)> = pane.places.extract_if(|number, _| own(number)).collect();
+            for (number, place) in gone {
+                let counts = &mut pane.counts[place..][..tracked];
+                self.keys.release(number, counts);
+                counts.fill(0);
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of the counts.

@@ -14,7 +14,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
-use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::common::{HashMap, HashSet, Result};
 
@@ -22,22 +21,25 @@ use super::conditions::Conditions;
 use super::early::{Counted, Early};
 use super::pane::{Pane, PaneId, slots};
 use super::plans::{Phases, Workbench};
-use super::{Rows, WindowOutput};
+use super::{Progress, Rows, WindowOutput};
 use crate::detect::window::WindowSpec;
 use crate::detect::windowed::WindowedPlan;
-use crate::detect::{DetectionSet, take_rows};
+use crate::detect::{DetectionSet, by_halves, error_text, take_rows};
 use crate::hosts::partition_of;
 
 mod admit;
 mod close;
 mod input;
 mod layout;
+mod off;
 
 pub(super) use layout::arrange;
 
 use admit::Fate;
 use close::{Due, Finisher};
-use layout::{Condition, InputColumn, Layout, Member};
+use input::Input;
+use layout::{Condition, Guard, InputColumn, Layout, Member, Source};
+use off::{Off, Trouble};
 
 /// Columns of states before the keys: pane and slot.
 pub(super) const FIXED_COLUMNS: usize = 2;
@@ -52,7 +54,9 @@ pub(super) struct Group {
     pub pane_ns: i64,
     delay_ns: i64,
     keys_max: usize,
+    guards: Vec<Guard>,
     conditions: Vec<Condition>,
+    sources: Vec<Source>,
     columns: Vec<InputColumn>,
     pub input_schema: SchemaRef,
     /// The columns of events that keys and arguments read.
@@ -73,6 +77,7 @@ pub(super) struct Group {
     /// Panes that are over since a partition's last checkpoint: the keys of their stored pieces.
     pub over: Vec<(i32, String)>,
     pub next_piece: u64,
+    pub off: Off,
 }
 
 /// The plan of a member.
@@ -104,14 +109,17 @@ impl Group {
         matched: &[Vec<bool>],
         output: &mut WindowOutput,
     ) -> Result<()> {
-        let own: BTreeSet<usize> = self.members.iter().map(|member| member.predicate).collect();
+        let own: BTreeSet<usize> = self.guards.iter().map(|guard| guard.predicate).collect();
         let mut by_any = vec![false; rows.batch.num_rows()];
         for predicate in own {
             let both = by_any.iter_mut().zip(&matched[predicate]);
             both.for_each(|(any, own)| *any |= own);
         }
+        let sizes = self.specs.iter().map(|spec| spec.size_ns);
+        let reach_ns = sizes.max().unwrap_or(0).saturating_add(self.delay_ns);
         let candidates: Vec<usize> = (0..rows.shown.len())
             .filter(|shown| by_any[rows.shown[*shown].row as usize])
+            .filter(|shown| self.off.admits(&rows.shown[*shown].moment, reach_ns))
             .collect();
         let mut from = 0;
         loop {
@@ -136,7 +144,7 @@ impl Group {
                             self.fire(bench, set, due, output)?;
                             placed.clear();
                         }
-                        self.miss(rows, *shown, matched, &closed, output);
+                        self.miss(set, rows, *shown, matched, &closed, output)?;
                         if counts {
                             included.push(*shown);
                         }
@@ -150,7 +158,7 @@ impl Group {
             let due = self.due(rows, before);
             self.fire(bench, set, due, output)?;
             if until == candidates.len() {
-                return Ok(());
+                return self.settle(rows.progress, rows.last(), output);
             }
             from = until;
         }
@@ -176,7 +184,8 @@ impl Group {
                 stepped: false,
             }));
         }
-        self.fire(bench, set, due, output)
+        self.fire(bench, set, due, output)?;
+        self.settle(&Progress::default(), row, output)
     }
 
     /// Adds rows to their panes.
@@ -192,32 +201,44 @@ impl Group {
         if included.is_empty() {
             return Ok(());
         }
-        let mut input = self.input(set, rows, matched, included)?;
-        let mut input_rows: Vec<u32> = included
-            .iter()
-            .map(|shown| rows.shown[*shown].row)
-            .collect();
-        let mut states = self.phases.partial(bench, input.clone())?;
-        if let Some(admitted) = self.admit(bench, &input, &states, &input_rows, output)? {
-            input = filter_record_batch(&input, &admitted)?;
-            input_rows = input_rows
-                .iter()
-                .zip(admitted.iter())
-                .filter(|(_, admitted)| *admitted == Some(true))
-                .map(|(row, _)| *row)
-                .collect();
-            states = self.phases.partial(bench, input.clone())?;
+        let mut input = self.input(set, rows, matched, included, &mut output.unjudged)?;
+        let mut states = self.partial(bench, &input);
+        if let Some(admitted) = self.admit(bench, &input, &states, output)? {
+            input = input.only(&admitted)?;
+            states = self.partial(bench, &input);
         }
         let counted: Result<Vec<_>> = states
             .into_iter()
             .map(|states| self.early.take_in(states))
             .collect();
         let counted = counted?;
-        self.cross(bench, set, &input, &input_rows, &counted, output)?;
+        self.cross(bench, set, &input, &counted, output)?;
+        let row = input.rows.last().copied().unwrap_or(u32::MAX);
         for counted in &counted {
-            self.push(bench, counted)?;
+            self.push(bench, counted, row)?;
         }
         Ok(())
+    }
+
+    /// The states of rows; of so many at once as memory allows.
+    fn partial(&mut self, bench: &Workbench, input: &Input) -> Vec<RecordBatch> {
+        let mut states = Vec::new();
+        let (phases, off) = (&self.phases, &mut self.off);
+        let mut run = |part: &RecordBatch| phases.partial(bench, part.clone());
+        by_halves(
+            &input.batch,
+            &mut run,
+            &mut |start, _, result| match result {
+                Ok(part) => states.extend(part),
+                Err(error) => off.note(Trouble {
+                    slot: slots(&input.batch)[start],
+                    row: input.rows[start],
+                    time: pane_starts(&input.batch)[start],
+                    error: error_text(&error),
+                }),
+            },
+        );
+        states
     }
 
     /// Lets early firing look at the rows before they are in the panes.
@@ -225,8 +246,7 @@ impl Group {
         &mut self,
         bench: &Workbench,
         set: &DetectionSet,
-        input: &RecordBatch,
-        input_rows: &[u32],
+        input: &Input,
         counted: &[Counted],
         output: &mut WindowOutput,
     ) -> Result<()> {
@@ -234,14 +254,23 @@ impl Group {
             return Ok(());
         }
         let mut early = std::mem::take(&mut self.early);
-        let crossings = early.look(self, input, input_rows, counted);
+        let crossings = early.look(self, &input.batch, &input.rows, counted);
         self.early = early;
         for crossing in crossings? {
             let spec = self.members[crossing.member].spec;
             let finish = &self.finishers[&spec].finish;
-            let states = crossing.states(self, bench, input)?;
-            let taken: Result<Vec<_>> = states.iter().map(|states| finish.taken(states)).collect();
-            let groups = finish.run(bench, taken?)?;
+            let groups = match crossing.groups(self, bench, finish, &input.batch) {
+                Ok(groups) => groups,
+                Err(error) => {
+                    self.off.note(Trouble {
+                        slot: crossing.slot,
+                        row: crossing.row,
+                        time: crossing.start,
+                        error: error_text(&error),
+                    });
+                    continue;
+                }
+            };
             let overflow = self.overflow(crossing.start, &spec, crossing.slot);
             for group in &groups {
                 for mut word in self.results(set, crossing.member, finish, group)? {
@@ -257,11 +286,13 @@ impl Group {
     }
 
     /// Adds states to their panes.
-    pub fn push(&mut self, bench: &Workbench, counted: &Counted) -> Result<()> {
+    pub fn push(&mut self, bench: &Workbench, counted: &Counted, row: u32) -> Result<()> {
         self.early.count(counted);
         for (id, piece) in by_pane(&counted.states)? {
             let pane = self.panes.entry(id).or_default();
-            pane.push(&self.phases, bench, piece)?;
+            if let Err(error) = pane.push(&self.phases, bench, piece) {
+                self.note_crowded(id, row, &error);
+            }
         }
         Ok(())
     }
@@ -283,6 +314,7 @@ impl Group {
         self.over.retain(|(of, _)| *of != partition);
         self.open.retain(|slot, _| partition_of(*slot) != partition);
         self.early.forget(partition);
+        self.off.forget(partition);
     }
 
     /// Whether a partition has open windows.

@@ -302,7 +302,7 @@ fn go(workbench: &Workbench, phases: &Phases, rows: &RecordBatch, way: &Way) -> 
 }
 
 fn check(aggregates: &str, cases: u32) {
-    let workbench = Workbench::new(MEMORY_BYTES).expect("a workbench");
+    let workbench = Workbench::of_bytes(MEMORY_BYTES);
     let aggregation = Aggregation::new(aggregates);
     let phases = aggregation.phases(&workbench);
     let number = prop_oneof![
@@ -400,7 +400,7 @@ fn memory_that_is_short_changes_no_result() {
     };
     let (mut failed, mut right) = (0, 0);
     for kibibytes in [1, 8, 32, 64, 128, 256, 512, 1_024, 4_096] {
-        let workbench = Workbench::new(kibibytes << 10).expect("a workbench");
+        let workbench = Workbench::of_bytes(kibibytes << 10);
         let phases = aggregation.phases(&workbench);
         match go(&workbench, &phases, &rows, &way) {
             Ok(found) => {

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
 use datafusion::common::Result;
 
@@ -33,6 +35,8 @@ pub(super) struct Pane {
     pub stored: BTreeSet<u64>,
     /// Rows not counted because of the cap.
     pub overflow: u64,
+    /// Whether what is stored of it holds more than it does: it is written whole next.
+    pub whole: bool,
 }
 
 impl Pane {
@@ -55,25 +59,32 @@ impl Pane {
     pub fn compact(&mut self, phases: &Phases, bench: &Workbench) -> Result<()> {
         for pieces in [&mut self.kept, &mut self.fresh] {
             if pieces.len() > 1 {
-                *pieces = phases.reduce(bench, std::mem::take(pieces))?;
+                // Where memory is short, they stay as they are.
+                *pieces = phases.reduce(bench, pieces.clone())?;
             }
         }
         Ok(())
     }
 
-    /// Notes that all its states are stored.
-    pub fn keep(&mut self, phases: &Phases, bench: &Workbench) -> Result<()> {
+    /// Notes that all its states are stored. Where memory is short they are not merged.
+    pub fn keep(&mut self, phases: &Phases, bench: &Workbench) {
         self.kept.append(&mut self.fresh);
-        merge_small(&mut self.kept, phases, bench)
+        let _ = merge_small(&mut self.kept, phases, bench);
     }
 
-    /// The states to be stored, merged: what is fresh, or everything. They are kept from then on.
-    pub fn store(
-        &mut self,
-        phases: &Phases,
-        bench: &Workbench,
-        whole: bool,
-    ) -> Result<Vec<RecordBatch>> {
+    /// Takes rows out of all states.
+    pub fn filter(&mut self, some: impl Fn(&RecordBatch) -> Result<RecordBatch>) -> Result<()> {
+        for piece in self.kept.iter_mut().chain(&mut self.fresh) {
+            *piece = some(piece)?;
+        }
+        self.kept.retain(|piece| piece.num_rows() > 0);
+        self.fresh.retain(|piece| piece.num_rows() > 0);
+        self.whole = true;
+        Ok(())
+    }
+
+    /// The states to be stored, merged where memory allows: what is fresh, or everything. They are kept from then on.
+    pub fn store(&mut self, phases: &Phases, bench: &Workbench, whole: bool) -> Vec<RecordBatch> {
         let mut states = if whole {
             std::mem::take(&mut self.kept)
         } else {
@@ -81,11 +92,11 @@ impl Pane {
         };
         states.append(&mut self.fresh);
         if states.len() > 1 {
-            states = phases.reduce(bench, states)?;
+            states = phases.reduce(bench, states.clone()).unwrap_or(states);
         }
         self.fresh.clone_from(&states);
-        self.keep(phases, bench)?;
-        Ok(states)
+        self.keep(phases, bench);
+        states
     }
 }
 
@@ -111,6 +122,13 @@ pub(super) fn slots(piece: &RecordBatch) -> &[i64] {
         .column(SLOT_COLUMN)
         .as_primitive::<Int64Type>()
         .values()
+}
+
+/// The rows of a piece that are of a slot.
+pub(super) fn of_slot(piece: &RecordBatch, slot: i64) -> Result<RecordBatch> {
+    let slots = slots(piece);
+    let own = BooleanBuffer::collect_bool(slots.len(), |row| slots[row] == slot);
+    Ok(filter_record_batch(piece, &BooleanArray::new(own, None))?)
 }
 
 #[cfg(test)]
@@ -162,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_key_that_comes_again_and_again_takes_no_more_memory() {
-        let bench = Workbench::new(64 << 20).expect("a workbench");
+        let bench = Workbench::of_bytes(64 << 20);
         let (phases, rows) = count(&bench);
         let mut pane = Pane::default();
         let cap = 2 * KEYS as usize;
@@ -175,7 +193,7 @@ mod tests {
                 pane.push(&phases, &bench, piece).expect("states");
             }
             if push % 7 == 0 {
-                let stored = pane.store(&phases, &bench, push % 5 == 0).expect("states");
+                let stored = pane.store(&phases, &bench, push % 5 == 0);
                 assert_eq!(stored.len(), 1);
                 assert_eq!(stored[0].num_rows(), KEYS as usize);
             }
@@ -194,7 +212,7 @@ mod tests {
 
     #[test]
     fn pieces_without_a_cap_in_sight_are_merged_too() {
-        let bench = Workbench::new(64 << 20).expect("a workbench");
+        let bench = Workbench::of_bytes(64 << 20);
         let (phases, rows) = count(&bench);
         let mut pane = Pane::default();
         for _ in 0..100 {

@@ -4,8 +4,8 @@
 //! rows ─► partial ─► states ─┬─► reduce ─► fewer states
 //!                            └─► finish, of all aggregates or of some ─► groups
 //! ```
-//! The plans are made once and run over batches that are exchanged. They run under a finite memory pool, and without a disk
-//! to spill to: what does not fit is an error, never a silent detour.
+//! The plans are made once and run over batches that are exchanged. They run in the finite
+//! memory that all queries share, without a disk to spill to: what does not fit is an error, never a silent detour.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,8 +16,6 @@ use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::Result;
 use datafusion::execution::TaskContext;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
@@ -27,24 +25,20 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::runtime::Runtime;
 
 use crate::detect::held::HeldBatches;
+use crate::detect::memory::Memory;
 
-/// Where plans run: one thread, one bounded pool of memory.
+/// Where plans run: one thread, in the memory that all queries share.
 pub(crate) struct Workbench {
     context: SessionContext,
+    memory: Memory,
     /// Made once: each copies the session's tables of functions.
     task: Arc<TaskContext>,
     runtime: Runtime,
 }
 
 impl Workbench {
-    /// Makes the pool.
-    pub fn new(memory_bytes_max: usize) -> Result<Self> {
-        let environment = RuntimeEnvBuilder::new()
-            .with_memory_limit(memory_bytes_max, 1.0)
-            .with_disk_manager_builder(
-                DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
-            )
-            .build_arc()?;
+    /// Makes one.
+    pub fn new(memory: &Memory) -> Result<Self> {
         let mut config = SessionConfig::new()
             .with_target_partitions(1)
             // One batch out of each run: slices of one would keep it whole.
@@ -54,20 +48,30 @@ impl Workbench {
             .options_mut()
             .execution
             .skip_partial_aggregation_probe_rows_threshold = usize::MAX;
-        let context = SessionContext::new_with_config_rt(config, environment);
+        let context = SessionContext::new_with_config_rt(config, memory.environment());
         Ok(Self {
             task: context.task_ctx(),
             context,
+            memory: memory.clone(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .build()
                 .map_err(datafusion::common::DataFusionError::IoError)?,
         })
     }
 
+    /// One with so many bytes of its own.
+    #[cfg(test)]
+    pub fn of_bytes(bytes_max: usize) -> Self {
+        let memory = Memory::new(bytes_max).expect("a pool");
+        Self::new(&memory).expect("a workbench")
+    }
+
     fn run(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {
-        // Without the reset each run leaves metrics.
-        let plan = reset_plan_states(Arc::clone(plan))?;
-        self.runtime.block_on(collect(plan, Arc::clone(&self.task)))
+        self.memory.run(|| {
+            // Without the reset each run leaves metrics.
+            let plan = reset_plan_states(Arc::clone(plan))?;
+            self.runtime.block_on(collect(plan, Arc::clone(&self.task)))
+        })
     }
 }
 

@@ -6,7 +6,8 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::streaming::StreamingTable;
-use datafusion::common::{Column, DFSchema, Result, internal_err};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, internal_err};
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScan};
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
@@ -17,6 +18,7 @@ use super::GroupColumn;
 use crate::detect::general::ROW;
 use crate::detect::held::HeldBatches;
 use crate::detect::session::Session;
+use crate::detect::{by_halves, error_text, guarded, take_rows};
 use crate::json;
 
 /// One row of a result.
@@ -24,8 +26,10 @@ use crate::json;
 pub(crate) struct ResultRow {
     /// The group it comes from: its row in the batch of groups.
     pub group: usize,
-    /// What the SELECT yields.
+    /// What the SELECT yields; the group's columns where it cannot.
     pub values: Map<String, Value>,
+    /// Why HAVING or SELECT cannot judge the group.
+    pub error: Option<String>,
 }
 
 /// HAVING, SELECT, ORDER BY and LIMIT over finished groups.
@@ -82,7 +86,10 @@ impl ResultPlan {
         let mut limited = false;
         let above = rebuild_above(analyzed, &scan, &mut limited)?;
         let session = session.again();
-        let state = session.context.state();
+        // Without the rules for physical plans: one of them computes SELECT before HAVING, and fails where HAVING says no.
+        let state = SessionStateBuilder::new_from_existing(session.context.state())
+            .with_physical_optimizer_rules(Vec::new())
+            .build();
         // Some functions are written for the simplified form only. Other rules would look for the scan's own names.
         let simplify = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
         let above = simplify.optimize(above, &state, |_, _| {})?;
@@ -97,32 +104,83 @@ impl ResultPlan {
         })
     }
 
-    /// Runs over groups: a batch with a column for each of `columns`, in that order.
-    pub fn run(&self, groups: Vec<ArrayRef>, count: usize) -> Result<Vec<ResultRow>> {
+    /// Asks it of groups: a batch with a column for each of `columns`, in that order.
+    /// A group that it cannot judge comes back with the error, and is not among those that a LIMIT counts.
+    ///
+    /// # Errors
+    /// When the groups cannot be handed to it.
+    pub fn judge(&self, groups: Vec<ArrayRef>, count: usize) -> Result<Vec<ResultRow>> {
         let mut columns = groups;
         columns.push(Arc::new(Int64Array::from_iter_values(0..count as i64)));
         let groups = RecordBatch::try_new(Arc::clone(&self.source.schema), columns)?;
-        let results = self
-            .source
-            .during(vec![groups], || self.session.run_again(&self.plan));
+        if self.limited {
+            return self.judge_together(&groups);
+        }
         let mut rows = Vec::new();
-        for result in results? {
-            let schema = result.schema();
-            let place = schema.index_of(ROW)?;
+        by_halves(
+            &groups,
+            &mut |part| self.run(part),
+            &mut |start, _, result| match result {
+                Ok(part) => rows.extend(part),
+                Err(error) => rows.push(self.unjudged(&groups, start, &error)),
+            },
+        );
+        Ok(rows)
+    }
+
+    /// Where a LIMIT chooses among groups: those that cannot be judged are found one by one, the others are asked together.
+    fn judge_together(&self, groups: &RecordBatch) -> Result<Vec<ResultRow>> {
+        if let Ok(rows) = guarded(|| self.run(groups)) {
+            return Ok(rows);
+        }
+        let (mut good, mut rows, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+        for group in 0..groups.num_rows() {
+            match guarded(|| self.run(&groups.slice(group, 1))) {
+                Ok(own) if own.is_empty() => {}
+                Ok(own) => {
+                    good.push(group as u32);
+                    alone.extend(own);
+                }
+                Err(error) => rows.push(self.unjudged(groups, group, &error)),
+            }
+        }
+        let good = take_rows(groups, &good)?;
+        // Together they may still fail: a guard by AND holds for one row, not for a batch. Then there is no LIMIT.
+        rows.extend(guarded(|| self.run(&good)).unwrap_or(alone));
+        Ok(rows)
+    }
+
+    /// What is said of a group that cannot be judged: its keys and aggregates as they are, and why.
+    fn unjudged(&self, groups: &RecordBatch, group: usize, error: &DataFusionError) -> ResultRow {
+        let schema = groups.schema();
+        let names = schema.fields().iter().map(|field| field.name().as_str());
+        let named = names.zip(groups.columns().iter().cloned());
+        let named: Vec<_> = named.filter(|(name, _)| *name != ROW).collect();
+        ResultRow {
+            group,
+            values: json::row(&named, group),
+            error: Some(error_text(error)),
+        }
+    }
+
+    fn run(&self, groups: &RecordBatch) -> Result<Vec<ResultRow>> {
+        let run = || self.session.run_again(&self.plan);
+        let mut rows = Vec::new();
+        for result in self.source.during(vec![groups.clone()], run)? {
+            let place = result.schema_ref().index_of(ROW)?;
             let groups = result.column(place).as_primitive::<Int64Type>().clone();
-            let named: Vec<(&str, ArrayRef)> = self
+            let columns = (0..result.num_columns()).filter(|column| *column != place);
+            let columns = columns.map(|column| Arc::clone(result.column(column)));
+            let named: Vec<_> = self
                 .outputs
                 .iter()
                 .map(String::as_str)
-                .zip(
-                    (0..result.num_columns())
-                        .filter(|column| *column != place)
-                        .map(|column| Arc::clone(result.column(column))),
-                )
+                .zip(columns)
                 .collect();
             rows.extend((0..result.num_rows()).map(|row| ResultRow {
                 group: groups.value(row) as usize,
                 values: json::row(&named, row),
+                error: None,
             }));
         }
         Ok(rows)

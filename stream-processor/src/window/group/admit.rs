@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use arrow::array::{BooleanArray, RecordBatch};
 use datafusion::common::{HashMap, HashSet, Result};
 
+use super::input::Input;
+use super::layout::Member;
 use super::{Group, Open, pane_runs};
 use crate::detect::window::{WindowSpec, floor_to};
+use crate::detect::{DetectionSet, Unjudged};
 use crate::hosts::{Moment, partition_of};
 use crate::window::early::KeyConverter;
 use crate::window::pane::{Pane, PaneId, slots};
 use crate::window::plans::Workbench;
-use crate::window::{Missed, Overflow, Rows, WindowOutput};
+use crate::window::{Missed, Overflow, Rows, Shown, WindowOutput};
 
 /// What becomes of a row.
 pub(super) enum Fate {
@@ -76,40 +79,57 @@ impl Group {
             .collect()
     }
 
-    /// Notes what a row was too late for.
+    /// Notes what a row was too late for, and what cannot judge it.
     pub(super) fn miss(
         &self,
+        set: &DetectionSet,
         rows: &Rows<'_>,
         shown: usize,
         matched: &[Vec<bool>],
         closed: &[Open],
         output: &mut WindowOutput,
-    ) {
-        let moment = &rows.shown[shown].moment;
-        for member in &self.members {
-            let late = closed.iter().any(|(_, _, spec)| *spec == member.spec);
-            if late && matched[member.predicate][rows.shown[shown].row as usize] {
-                let missed: &mut Missed = output.late.entry(rows.shown[shown].row).or_default();
-                missed.detections.push(member.detection);
-                missed.late_ns = missed.late_ns.max(moment.high.saturating_sub(moment.time));
+    ) -> Result<()> {
+        let Shown { row, moment } = &rows.shown[shown];
+        for (place, guard) in self.guards.iter().enumerate() {
+            let late = |member: &&Member| {
+                member.guard == place && closed.iter().any(|(_, _, spec)| *spec == member.spec)
+            };
+            let members: Vec<&Member> = self.members.iter().filter(late).collect();
+            if members.is_empty() || !matched[guard.predicate][*row as usize] {
+                continue;
             }
+            if let Some(error) = self.fault_of(set, rows, *row, place)? {
+                output
+                    .unjudged
+                    .extend(members.iter().map(|member| Unjudged {
+                        detection: member.detection,
+                        row: *row,
+                        error: error.clone(),
+                    }));
+                continue;
+            }
+            let missed: &mut Missed = output.late.entry(*row).or_default();
+            missed
+                .detections
+                .extend(members.iter().map(|member| member.detection));
+            missed.late_ns = missed.late_ns.max(moment.high.saturating_sub(moment.time));
         }
+        Ok(())
     }
 
     /// Which rows may count under the cap on keys; none when all may.
     pub(super) fn admit(
         &mut self,
         bench: &Workbench,
-        input: &RecordBatch,
+        input: &Input,
         states: &[RecordBatch],
-        input_rows: &[u32],
         output: &mut WindowOutput,
     ) -> Result<Option<BooleanArray>> {
         let mut new: BTreeMap<PaneId, usize> = BTreeMap::new();
         for (id, rows) in states.iter().flat_map(pane_runs) {
             *new.entry(id).or_default() += rows.len();
         }
-        let mut full = Vec::new();
+        let (mut full, mut crowded) = (Vec::new(), Vec::new());
         for (id, count) in new {
             let Some(pane) = self.panes.get_mut(&id) else {
                 continue;
@@ -117,28 +137,36 @@ impl Group {
             if pane.keys_at_most + count <= self.keys_max {
                 continue;
             }
-            pane.compact(&self.phases, bench)?;
+            if let Err(error) = pane.compact(&self.phases, bench) {
+                crowded.push((id, error));
+            }
             pane.keys_at_most = keys_of(&self.early.converter(), pane)?.len();
             if pane.keys_at_most + count > self.keys_max {
                 full.push(id);
             }
         }
+        let row = input.rows.last().copied().unwrap_or(u32::MAX);
+        for (id, error) in crowded {
+            self.note_crowded(id, row, &error);
+        }
         if full.is_empty() {
             return Ok(None);
         }
-        self.admit_in_order(input, input_rows, &full, output)
-            .map(Some)
+        self.admit_in_order(input, &full, output).map(Some)
     }
 
     /// Admits keys in the order of the log until a pane is full.
     fn admit_in_order(
         &mut self,
-        input: &RecordBatch,
-        input_rows: &[u32],
+        input: &Input,
         full: &[PaneId],
         output: &mut WindowOutput,
     ) -> Result<BooleanArray> {
         let converter = self.early.converter();
+        let Input {
+            batch: input,
+            rows: input_rows,
+        } = input;
         let encoded = converter.encode(input)?;
         let mut known: HashMap<PaneId, HashSet<Vec<u8>>> = HashMap::new();
         for id in full {

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampNanosecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
-use datafusion::common::{HashMap, Result};
+use datafusion::common::{DataFusionError, HashMap, Result};
 use serde_json::{Map, Value};
 
 use super::layout::Member;
+use super::off::Trouble;
 use super::{FIXED_COLUMNS, Group, Open, in_window, pane_starts, plan_of};
-use crate::detect::DetectionSet;
 use crate::detect::window::WindowSpec;
 use crate::detect::windowed::{GroupColumn, WindowedPlan};
+use crate::detect::{DetectionSet, error_text, guarded};
 use crate::hosts::{EndKind, partition_of};
 use crate::json;
-use crate::window::pane::{PaneId, slots};
+use crate::window::pane::{PaneId, of_slot, slots};
 use crate::window::plans::{Finish, Workbench};
 use crate::window::{Rows, WindowOutput, Word};
 
@@ -69,6 +70,30 @@ impl Finisher {
         let own = filter_record_batch(&taken, &BooleanArray::from(mask))?;
         Ok(Some(in_window(&own, start)?))
     }
+}
+
+/// The windows of one kind that are over, by partition and start, then by host.
+type Starts = BTreeMap<PaneId, HashMap<i64, Due>>;
+
+/// Groups that are finished, and the hosts whose states cannot be.
+type Finished = (Vec<RecordBatch>, Vec<(i64, DataFusionError)>);
+
+/// Finishes states: all at once, or host by host where memory is short.
+fn finished(bench: &Workbench, finish: &Finish, states: Vec<RecordBatch>) -> Result<Finished> {
+    if let Ok(groups) = guarded(|| finish.run(bench, states.clone())) {
+        return Ok((groups, Vec::new()));
+    }
+    let hosts: BTreeSet<i64> = states.iter().flat_map(slots).copied().collect();
+    let (mut groups, mut failed) = (Vec::new(), Vec::new());
+    for host in hosts {
+        let own = states.iter().map(|states| of_slot(states, host));
+        let own = own.collect::<Result<Vec<_>>>()?;
+        match guarded(|| finish.run(bench, own)) {
+            Ok(own) => groups.extend(own),
+            Err(error) => failed.push((host, error)),
+        }
+    }
+    Ok((groups, failed))
 }
 
 impl Group {
@@ -156,24 +181,7 @@ impl Group {
         if due.is_empty() {
             return Ok(());
         }
-        type BySlot = HashMap<i64, Due>;
-        let mut kinds: BTreeMap<WindowSpec, BTreeMap<PaneId, BySlot>> = BTreeMap::new();
-        for window in &due {
-            // What would have spoken before its end and has not has nothing to say.
-            let silent = !self.early.is_idle()
-                && !self
-                    .early
-                    .has_spoken(window.spec, window.start, window.slot);
-            if silent {
-                continue;
-            }
-            let starts = kinds.entry(window.spec).or_default();
-            starts
-                .entry((partition_of(window.slot), window.start))
-                .or_default()
-                .insert(window.slot, *window);
-        }
-        for (spec, starts) in kinds {
+        for (spec, starts) in self.speaking(&due) {
             let finisher = &self.finishers[&spec];
             let mut states = Vec::new();
             for (id, slots) in &starts {
@@ -183,26 +191,66 @@ impl Group {
             if states.is_empty() {
                 continue;
             }
-            let finish = &finisher.finish;
-            for groups in &finish.run(bench, states)? {
-                for member in &finisher.members {
-                    for mut word in self.results(set, *member, finish, groups)? {
-                        let Some(window) = starts
-                            .get(&(partition_of(word.slot), word.start))
-                            .and_then(|slots| slots.get(&word.slot))
-                        else {
-                            continue;
-                        };
-                        word.row = window.row;
-                        word.stepped = window.stepped;
-                        word.overflow = self.overflow(word.start, &spec, word.slot);
-                        word.repeated = self.early.has_fired(*member, &word);
-                        output.words.push(word);
-                    }
+            let (all_groups, failed) = finished(bench, &finisher.finish, states)?;
+            for (slot, error) in failed {
+                let own = starts.values().filter_map(|slots| slots.get(&slot));
+                if let Some(window) = own.max_by_key(|window| window.start) {
+                    self.off.note(Trouble {
+                        slot,
+                        row: window.row,
+                        time: window.start.saturating_add(spec.size_ns),
+                        error: error_text(&error),
+                    });
                 }
+            }
+            for groups in &all_groups {
+                self.say_closed(set, finisher, groups, &starts, output)?;
             }
         }
         self.release(&due);
+        Ok(())
+    }
+
+    /// The windows that have something to say, by kind. What would have spoken before its end and has not has nothing to say.
+    fn speaking(&self, due: &[Due]) -> BTreeMap<WindowSpec, Starts> {
+        let mut kinds: BTreeMap<WindowSpec, Starts> = BTreeMap::new();
+        for window in due {
+            let spoken = || {
+                self.early
+                    .has_spoken(window.spec, window.start, window.slot)
+            };
+            if self.early.is_idle() || spoken() {
+                let starts = kinds.entry(window.spec).or_default();
+                let id = (partition_of(window.slot), window.start);
+                let slots = starts.entry(id).or_default();
+                slots.insert(window.slot, *window);
+            }
+        }
+        kinds
+    }
+
+    /// Says what detections make of the groups of windows that are over.
+    fn say_closed(
+        &self,
+        set: &DetectionSet,
+        finisher: &Finisher,
+        groups: &RecordBatch,
+        starts: &Starts,
+        output: &mut WindowOutput,
+    ) -> Result<()> {
+        for member in &finisher.members {
+            for mut word in self.results(set, *member, &finisher.finish, groups)? {
+                let slots = starts.get(&(partition_of(word.slot), word.start));
+                let Some(window) = slots.and_then(|slots| slots.get(&word.slot)) else {
+                    continue;
+                };
+                word.row = window.row;
+                word.stepped = window.stepped;
+                word.overflow = self.overflow(word.start, &window.spec, word.slot);
+                word.repeated = self.early.has_fired(*member, &word);
+                output.words.push(word);
+            }
+        }
         Ok(())
     }
 
@@ -326,7 +374,7 @@ impl Group {
         let last_times = finish
             .column(groups, member.last_time)
             .as_primitive::<Int64Type>();
-        for found in plan.result.run(columns, groups.num_rows())? {
+        for found in plan.result.judge(columns, groups.num_rows())? {
             let row = found.group;
             let start = pane_starts(groups)[row];
             let keys: Vec<Value> = (0..self.keys)
@@ -354,6 +402,8 @@ impl Group {
                     start
                 },
                 repeated: false,
+                skipped: self.off.skipped(slots(groups)[row], start),
+                error: found.error,
             });
         }
         Ok(())
@@ -390,7 +440,7 @@ impl Group {
         }
     }
 
-    fn drop_pane(&mut self, id: PaneId) {
+    pub(super) fn drop_pane(&mut self, id: PaneId) {
         let Some(pane) = self.panes.remove(&id) else {
             return;
         };

@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{HashMap, Result};
+use datafusion::common::{HashMap, Result, ScalarValue};
 use datafusion::functions_aggregate::{count::count_udaf, min_max::max_udaf};
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::PhysicalGroupBy;
 
+use super::off::Off;
 use super::{FIXED_COLUMNS, Group, plan_of};
-use crate::detect::DetectionSet;
+use crate::detect::aggregates::hash;
+use crate::detect::filter::BoundExpr;
 use crate::detect::window::{PANES_MAX, WindowSpec};
-use crate::detect::windowed::Argument;
+use crate::detect::windowed::{AggregateCall, Argument};
+use crate::detect::{DetectionSet, narrow};
 use crate::window::conditions::Conditions;
 use crate::window::early::Early;
 use crate::window::pane::SLOT_COLUMN;
@@ -57,8 +60,8 @@ pub(in crate::window) struct Member {
     /// Its place in the set.
     pub detection: usize,
     pub spec: WindowSpec,
-    /// Its condition on rows, among those of all windows.
-    pub predicate: usize,
+    /// What decides which rows count for it, among the group's.
+    pub guard: usize,
     /// Its aggregates, among the group's.
     pub aggregates: Vec<usize>,
     /// The group's aggregate that counts its rows.
@@ -67,21 +70,77 @@ pub(in crate::window) struct Member {
     pub last_time: usize,
 }
 
-/// A condition under which an aggregate counts a row: that of a detection and perhaps one FILTER.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Condition {
+/// When a row counts for a detection: its condition is true, and all that it computes of the row can be computed.
+/// Detections with equal guards count the same rows, and share what they compute of them.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// Its condition on rows, among those of all windows.
     pub predicate: usize,
-    /// Where its FILTER stands: member and aggregate.
-    pub filter: Option<(usize, usize)>,
+    /// The detections that have it, by place in the set.
+    pub detections: Vec<usize>,
+    /// Whether there may be rows for which something cannot be computed.
+    pub can_fail: bool,
     text: String,
+}
+
+/// An expression over the columns of events, evaluated once a batch for all that use it.
+#[derive(Debug)]
+pub(super) struct Source {
+    place: Place,
+    /// What uses it, by guard.
+    pub guards: Vec<usize>,
+    pub data_type: DataType,
+}
+
+/// Where an expression stands.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Key(usize),
+    /// Member, its aggregate, and the argument of it; arguments of its order follow the others.
+    Argument(usize, usize, usize),
+    /// Member and its aggregate.
+    Filter(usize, usize),
+}
+
+impl Source {
+    /// The expression.
+    pub fn expr<'s>(&self, set: &'s DetectionSet, members: &[Member]) -> &'s BoundExpr {
+        let plan = |member: usize| plan_of(set, members[member].detection);
+        let argument = match self.place {
+            Place::Key(key) => return &plan(0).keys[key].expr,
+            Place::Argument(member, call, argument) => {
+                plan(member).aggregates[call].argument(argument)
+            }
+            Place::Filter(member, call) => plan(member).aggregates[call].filter.as_ref(),
+        };
+        argument
+            .and_then(Argument::expr)
+            .expect("only expressions are sources")
+    }
+}
+
+/// A condition under which an aggregate counts a row: that of a detection and perhaps one FILTER.
+#[derive(Debug)]
+pub(super) struct Condition {
+    pub guard: usize,
+    pub filter: Filter,
+    text: String,
+}
+
+/// An aggregate's FILTER.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Filter {
+    None,
+    Literal(Option<bool>),
+    /// By place among the sources.
+    Source(usize),
 }
 
 /// Where an input column's values come from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum InputColumn {
-    Key(usize),
-    /// Member, its aggregate, and the argument of it; arguments of its order follow the others.
-    Argument(usize, usize, usize),
+    /// By place among the sources.
+    Source(usize),
     Time,
     Condition(usize),
 }
@@ -89,8 +148,12 @@ pub(super) enum InputColumn {
 /// A group while it is put together.
 pub(super) struct Layout {
     members: Vec<Member>,
+    guards: Vec<Guard>,
     specs: BTreeSet<WindowSpec>,
     conditions: Vec<Condition>,
+    sources: Vec<Source>,
+    /// Sources by what they say.
+    by_text: HashMap<String, usize>,
     columns: Vec<InputColumn>,
     fields: Vec<Field>,
     /// Expression arguments by what they say: their column.
@@ -117,8 +180,11 @@ impl Layout {
     pub fn of(set: &DetectionSet, places: &[usize], known: &Conditions) -> Self {
         let mut layout = Self {
             members: Vec::new(),
+            guards: Vec::new(),
             specs: BTreeSet::new(),
             conditions: Vec::new(),
+            sources: Vec::new(),
+            by_text: HashMap::new(),
             columns: Vec::new(),
             fields: vec![
                 Field::new("_pane", DataType::Int64, false),
@@ -127,17 +193,26 @@ impl Layout {
             arguments: HashMap::new(),
             calls: Vec::new(),
         };
-        for (key, spec) in plan_of(set, places[0]).keys.iter().enumerate() {
-            layout.column(
-                InputColumn::Key(key),
-                &format!("k{key}"),
-                spec.data_type.clone(),
-            );
+        let keys = &plan_of(set, places[0]).keys;
+        for (key, spec) in keys.iter().enumerate() {
+            let source = layout.source(&spec.text, Place::Key(key), &spec.data_type);
+            let name = format!("k{key}");
+            layout.column(InputColumn::Source(source), &name, spec.data_type.clone());
         }
         let time = layout.column(InputColumn::Time, "_time", DataType::Int64);
         for detection in places {
             layout.add_member(set, *detection, known, time);
         }
+        // What rows are grouped by is everybody's.
+        let all: Vec<usize> = (0..layout.guards.len()).collect();
+        for source in &mut layout.sources[..keys.len()] {
+            source.guards.clone_from(&all);
+        }
+        let keys_fail = keys.iter().any(|key| key.expr.can_fail);
+        layout
+            .guards
+            .iter_mut()
+            .for_each(|guard| guard.can_fail |= keys_fail);
         layout
     }
 
@@ -146,6 +221,49 @@ impl Layout {
         self.columns.push(column);
         self.fields.push(Field::new(name, data_type, true));
         self.fields.len() - 1
+    }
+
+    /// The source of an expression, a new one where none says the same.
+    fn source(&mut self, text: &str, place: Place, data_type: &DataType) -> usize {
+        // Keys are told apart by their place: two that say the same are two columns.
+        let known = match place {
+            Place::Key(_) => None,
+            _ => self.by_text.get(text),
+        };
+        if let Some(source) = known {
+            return *source;
+        }
+        self.sources.push(Source {
+            place,
+            guards: Vec::new(),
+            data_type: data_type.clone(),
+        });
+        self.by_text.insert(text.to_owned(), self.sources.len() - 1);
+        self.sources.len() - 1
+    }
+
+    /// The guard of a detection.
+    fn guard(&mut self, set: &DetectionSet, detection: usize, known: &Conditions) -> usize {
+        let plan = plan_of(set, detection);
+        let texts = plan.aggregates.iter().flat_map(AggregateCall::fallible);
+        let texts: BTreeSet<&str> = texts.collect();
+        let can_fail = !texts.is_empty();
+        let texts: Vec<&str> = std::iter::once(plan.predicate.text.as_str())
+            .chain(texts)
+            .collect();
+        let text = texts.join(" and known ");
+        let same = self.guards.iter().position(|guard| guard.text == text);
+        if let Some(guard) = same {
+            self.guards[guard].detections.push(detection);
+            return guard;
+        }
+        self.guards.push(Guard {
+            predicate: known.place(set, detection),
+            detections: vec![detection],
+            can_fail,
+            text,
+        });
+        self.guards.len() - 1
     }
 
     fn add_member(
@@ -157,68 +275,99 @@ impl Layout {
     ) {
         let plan = plan_of(set, detection);
         let member = self.members.len();
-        let predicate = known.place(set, detection);
+        let guard = self.guard(set, detection, known);
+        let guard_text = self.guards[guard].text.clone();
         self.specs.insert(plan.spec);
-        self.members.push(Member {
-            detection,
-            spec: plan.spec,
-            predicate,
-            aggregates: Vec::new(),
-            rows: 0,
-            last_time: 0,
-        });
-        let bare = self.condition(predicate, None, String::new());
-        let predicate_text = &plan.predicate.text;
-        let rows = self.call(format!("rows if {predicate_text}"), CallSource::Rows, bare);
-        let last_time = self.call(
-            format!("last time if {predicate_text}"),
-            CallSource::LastTime(time),
-            bare,
-        );
+        let bare = self.condition(guard, Filter::None, String::new());
+        let rows = self.call(format!("rows if {guard_text}"), CallSource::Rows, bare);
+        let last_time = format!("last time if {guard_text}");
+        let last_time = self.call(last_time, CallSource::LastTime(time), bare);
         let mut aggregates = Vec::new();
         for (place, call) in plan.aggregates.iter().enumerate() {
-            let ordered = call.order_by.iter().map(|(argument, ..)| argument);
-            for (index, argument) in call.arguments.iter().chain(ordered).enumerate() {
-                if let Argument::Expr {
-                    text, data_type, ..
-                } = argument
-                    && !self.arguments.contains_key(text)
-                {
-                    let column = InputColumn::Argument(member, place, index);
-                    let name = format!("x{}", self.arguments.len());
-                    let column = self.column(column, &name, data_type.clone());
-                    self.arguments.insert(text.clone(), column);
-                }
-            }
-            let filter = match &call.filter {
-                None => (None, String::new()),
-                Some(Argument::Expr { text, .. }) => (Some((member, place)), text.clone()),
-                Some(Argument::Literal(value)) => (Some((member, place)), value.to_string()),
-            };
+            self.add_arguments(call, (member, place), guard);
             if call.counts_rows() {
                 aggregates.push(rows);
                 continue;
             }
-            let condition = self.condition(predicate, filter.0, filter.1.clone());
-            let label = format!("{} if {predicate_text} and {}", call.text, filter.1);
+            let (filter, text) = self.filter(call, (member, place), guard);
+            let label = format!("{} if {guard_text} and {text}", call.text);
+            let condition = self.condition(guard, filter, text);
             aggregates.push(self.call(label, CallSource::Own(member, place), condition));
         }
-        let own = &mut self.members[member];
-        (own.aggregates, own.rows, own.last_time) = (aggregates, rows, last_time);
+        self.members.push(Member {
+            detection,
+            spec: plan.spec,
+            guard,
+            aggregates,
+            rows,
+            last_time,
+        });
     }
 
-    fn condition(
+    /// Adds the columns of an aggregate's arguments.
+    fn add_arguments(
         &mut self,
-        predicate: usize,
-        filter: Option<(usize, usize)>,
-        text: String,
-    ) -> usize {
-        let same = |other: &Condition| other.predicate == predicate && other.text == text;
+        call: &AggregateCall,
+        (member, place): (usize, usize),
+        guard: usize,
+    ) {
+        for (index, argument) in call.all_arguments().enumerate() {
+            let Argument::Expr {
+                text, data_type, ..
+            } = argument
+            else {
+                continue;
+            };
+            let source = self.source(text, Place::Argument(member, place, index), data_type);
+            self.use_source(source, guard);
+            if !self.arguments.contains_key(text) {
+                let name = format!("x{}", self.arguments.len());
+                let column = InputColumn::Source(source);
+                let column = self.column(column, &name, data_type.clone());
+                self.arguments.insert(text.clone(), column);
+            }
+        }
+    }
+
+    /// The FILTER of an aggregate, and what it says.
+    fn filter(
+        &mut self,
+        call: &AggregateCall,
+        (member, place): (usize, usize),
+        guard: usize,
+    ) -> (Filter, String) {
+        match &call.filter {
+            None => (Filter::None, String::new()),
+            Some(Argument::Literal(value)) => {
+                let verdict = match value {
+                    ScalarValue::Boolean(verdict) => *verdict,
+                    _ => None,
+                };
+                (Filter::Literal(verdict), value.to_string())
+            }
+            Some(Argument::Expr { text, .. }) => {
+                let place = Place::Filter(member, place);
+                let source = self.source(text, place, &DataType::Boolean);
+                self.use_source(source, guard);
+                (Filter::Source(source), text.clone())
+            }
+        }
+    }
+
+    fn use_source(&mut self, source: usize, guard: usize) {
+        let guards = &mut self.sources[source].guards;
+        if !guards.contains(&guard) {
+            guards.push(guard);
+        }
+    }
+
+    fn condition(&mut self, guard: usize, filter: Filter, text: String) -> usize {
+        let same = |other: &Condition| other.guard == guard && other.text == text;
         if let Some(place) = self.conditions.iter().position(same) {
             return place;
         }
         self.conditions.push(Condition {
-            predicate,
+            guard,
             filter,
             text,
         });
@@ -237,6 +386,7 @@ impl Layout {
         self.calls.len() - 1
     }
 
+    /// Makes the group: its operators, and what finishes its windows.
     pub fn into_group(
         mut self,
         bench: &Workbench,
@@ -244,100 +394,37 @@ impl Layout {
         events: &SchemaRef,
         keys_max: usize,
     ) -> Result<Group> {
-        // One condition for all: rows for which it is not true do not come this far.
-        let conditional = self.conditions.len() > 1;
-        let mut flags = Vec::new();
-        if conditional {
-            for condition in 0..self.conditions.len() {
-                let name = format!("f{condition}");
-                flags.push(self.column(
-                    InputColumn::Condition(condition),
-                    &name,
-                    DataType::Boolean,
-                ));
-            }
-        }
+        let flags = self.flags();
         let plan = plan_of(set, self.members[0].detection);
-        let keys = plan.keys.len();
-        let delay_ns = plan.delay_ns;
         let schema = Arc::new(Schema::new(self.fields.clone()));
-        let column = |place: usize| -> Arc<dyn PhysicalExpr> {
-            Arc::new(Column::new(schema.field(place).name(), place))
-        };
-        let mut built = Vec::new();
-        let mut filters = Vec::new();
-        let mut call_inputs = Vec::new();
-        for (place, call) in self.calls.iter().enumerate() {
-            let function = self.build_call(set, call, place, &schema)?;
-            let argument = match call.source {
-                CallSource::Own(member, own) => {
-                    match plan_of(set, self.members[member].detection).aggregates[own]
-                        .arguments
-                        .first()
-                    {
-                        Some(Argument::Expr { text, .. }) => Some(self.arguments[text]),
-                        _ => None,
-                    }
-                }
-                CallSource::Rows | CallSource::LastTime(_) => None,
-            };
-            let flag = conditional.then(|| flags[call.condition]);
-            call_inputs.push((flag, argument));
-            filters.push(flag.map(column));
-            built.push(Arc::new(function));
-        }
-        let group_by = (0..FIXED_COLUMNS + keys)
-            .map(|place| (column(place), schema.field(place).name().clone()))
-            .collect();
-        let phases = Phases::new(
-            bench,
-            Arc::clone(&schema),
-            PhysicalGroupBy::new_single(group_by),
-            built,
-            filters,
-        )?;
-        let mut names = BTreeSet::new();
-        for member in &self.members {
-            names.extend(
-                plan_of(set, member.detection)
-                    .columns()
-                    .into_iter()
-                    .map(str::to_owned),
-            );
-        }
-        let needed = events
-            .fields()
-            .iter()
-            .filter(|field| names.contains(field.name()));
-        let pane_ns = self
-            .specs
-            .iter()
-            .map(|spec| spec.slide_ns)
-            .min()
-            .unwrap_or(1);
-        let labels: Vec<String> = self.calls.into_iter().map(|call| call.label).collect();
-        let hash = group_hash(plan, pane_ns);
+        let call_inputs = self.call_inputs(set, &flags);
+        let phases = self.phases(bench, set, &schema, &call_inputs, plan.keys.len())?;
+        let panes = self.specs.iter().map(|spec| spec.slide_ns);
+        let pane_ns = panes.min().unwrap_or(1);
         let mut group = Group {
-            specs: self.specs.into_iter().collect(),
             pane_ns,
-            delay_ns,
+            delay_ns: plan.delay_ns,
             keys_max,
+            keys: plan.keys.len(),
+            needed: self.needed(set, events),
+            hash: group_hash(plan, pane_ns),
+            labels: self.labels(),
+            specs: self.specs.into_iter().collect(),
+            guards: self.guards,
             conditions: self.conditions,
+            sources: self.sources,
             columns: self.columns,
-            needed: Arc::new(Schema::new(needed.cloned().collect::<Vec<_>>())),
-            keys,
-            finishers: BTreeMap::new(),
-            early: Early::default(),
             members: self.members,
             input_schema: schema,
             phases,
-            labels,
             call_inputs,
+            finishers: BTreeMap::new(),
+            early: Early::default(),
             panes: BTreeMap::new(),
             open: HashMap::new(),
-            hash,
             over: Vec::new(),
             next_piece: 0,
+            off: Off::default(),
         };
         group.early = Early::new(&group, set)?;
         for spec in group.specs.clone() {
@@ -345,6 +432,83 @@ impl Layout {
             group.finishers.insert(spec, finisher);
         }
         Ok(group)
+    }
+
+    /// Adds the columns of the conditions. Of one condition there is none: rows for which it is not true do not come so far.
+    fn flags(&mut self) -> Vec<usize> {
+        if self.conditions.len() <= 1 {
+            return Vec::new();
+        }
+        (0..self.conditions.len())
+            .map(|condition| {
+                let name = format!("f{condition}");
+                self.column(InputColumn::Condition(condition), &name, DataType::Boolean)
+            })
+            .collect()
+    }
+
+    /// For each aggregate, the columns of its condition and of its first argument, where it has them.
+    fn call_inputs(
+        &self,
+        set: &DetectionSet,
+        flags: &[usize],
+    ) -> Vec<(Option<usize>, Option<usize>)> {
+        let argument = |call: &Call| {
+            let CallSource::Own(member, own) = call.source else {
+                return None;
+            };
+            let plan = plan_of(set, self.members[member].detection);
+            match plan.aggregates[own].arguments.first() {
+                Some(Argument::Expr { text, .. }) => Some(self.arguments[text]),
+                _ => None,
+            }
+        };
+        self.calls
+            .iter()
+            .map(|call| (flags.get(call.condition).copied(), argument(call)))
+            .collect()
+    }
+
+    fn phases(
+        &self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        schema: &SchemaRef,
+        call_inputs: &[(Option<usize>, Option<usize>)],
+        keys: usize,
+    ) -> Result<Phases> {
+        let column = |place: usize| -> Arc<dyn PhysicalExpr> {
+            Arc::new(Column::new(schema.field(place).name(), place))
+        };
+        let mut built = Vec::new();
+        for (place, call) in self.calls.iter().enumerate() {
+            built.push(Arc::new(self.build_call(set, call, place, schema)?));
+        }
+        let filters = call_inputs.iter().map(|(flag, _)| flag.map(column));
+        let group_by = (0..FIXED_COLUMNS + keys)
+            .map(|place| (column(place), schema.field(place).name().clone()));
+        Phases::new(
+            bench,
+            Arc::clone(schema),
+            PhysicalGroupBy::new_single(group_by.collect()),
+            built,
+            filters.collect(),
+        )
+    }
+
+    /// The columns of events that keys, arguments and filters read.
+    fn needed(&self, set: &DetectionSet, events: &SchemaRef) -> SchemaRef {
+        let members = self.members.iter();
+        let names = members.flat_map(|member| plan_of(set, member.detection).columns());
+        narrow(events, &names.map(str::to_owned).collect())
+    }
+
+    /// What each of the aggregates says, as 16 digits: a condition may hold a list of any length.
+    fn labels(&self) -> Vec<String> {
+        let calls = self.calls.iter();
+        calls
+            .map(|call| format!("{:016x}", hash(&call.label)))
+            .collect()
     }
 
     fn build_call(
