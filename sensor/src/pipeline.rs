@@ -304,7 +304,7 @@ impl Stage {
         let mut rows = std::mem::take(&mut self.rows);
         for row in rows.drain(..) {
             match row {
-                Row::Event(event) => self.publish_event(*event),
+                Row::Event(event) => self.publish_event(event),
                 Row::Container(container) => self.publish_container(*container),
             }
         }

@@ -728,16 +728,21 @@ impl Tracker {
     }
 
     /// An event about nothing but the sensor's own knowledge, now, and after the records it follows.
-    fn own_event(&self, evt_type: &'static str, category: &'static str) -> Event {
+    fn own_event(&self, evt_type: &'static str, category: &'static str) -> Box<Event> {
         self.own_event_at(self.clock.boot_ns().max(self.newest_ns), evt_type, category)
     }
 
-    fn own_event_at(&self, boot_ns: u64, evt_type: &'static str, category: &'static str) -> Event {
+    fn own_event_at(
+        &self,
+        boot_ns: u64,
+        evt_type: &'static str,
+        category: &'static str,
+    ) -> Box<Event> {
         rows::base(boot_ns, self.clock.wall_ns(boot_ns), evt_type, category)
     }
 
-    fn push_own(&self, event: Event, out: &mut Vec<Row>) {
-        out.push(Row::Event(Box::new(EventRow::alone(&self.run, event))));
+    fn push_own(&self, event: Box<Event>, out: &mut Vec<Row>) {
+        out.push(Row::Event(EventRow::alone(&self.run, event)));
     }
 
     fn event(
@@ -746,7 +751,7 @@ impl Tracker {
         evt_type: &'static str,
         category: &'static str,
         hook: &'static str,
-    ) -> Event {
+    ) -> Box<Event> {
         let wall_ns = self.clock.wall_ns(header.boot_ns);
         let mut event = rows::base(header.boot_ns, wall_ns, evt_type, category);
         rows::set_header(&mut event, header, hook);
@@ -763,7 +768,7 @@ impl Tracker {
 
     /// Joins an event with its process and container, and sends it, now or when its container is known. Where the table
     /// does not have the process, its record says what it can.
-    fn send(&mut self, mut event: Event, id: Id, header: &Header, out: &mut Vec<Row>) {
+    fn send(&mut self, mut event: Box<Event>, id: Id, header: &Header, out: &mut Vec<Row>) {
         let stranger;
         let (process, remembered) = match self.table.find(id) {
             Some(process) => (process, true),
@@ -794,7 +799,7 @@ impl Tracker {
             }
         };
         let row = EventRow::of_process(&self.run, event, block);
-        out.push(Row::Event(Box::new(row)));
+        out.push(Row::Event(row));
     }
 
     /// Sets the columns of a process, but for its place.

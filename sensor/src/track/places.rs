@@ -51,7 +51,7 @@ pub(super) struct Places {
 #[derive(Debug)]
 struct Waiting {
     container: Text,
-    event: Event,
+    event: Box<Event>,
     bytes: usize,
 }
 
@@ -248,7 +248,7 @@ impl Places {
     /// Sends an event of a process at `place` (that has left the container `origin`), or lets it wait.
     pub fn send(
         &mut self,
-        mut event: Event,
+        mut event: Box<Event>,
         place: &Place,
         origin: Option<&Text>,
         out: &mut Vec<Row>,
@@ -263,7 +263,7 @@ impl Places {
     }
 
     /// Lets an event wait; gives it back where there is no room for it.
-    fn wait(&mut self, id: &Text, event: Event) -> Option<Event> {
+    fn wait(&mut self, id: &Text, event: Box<Event>) -> Option<Box<Event>> {
         let bytes = rows::bytes(&event);
         let WaitingBounds {
             events_max,
@@ -292,11 +292,17 @@ impl Places {
         None
     }
 
-    fn complete(&self, place: &Place, origin: Option<&Text>, mut event: Event, out: &mut Vec<Row>) {
+    fn complete(
+        &self,
+        place: &Place,
+        origin: Option<&Text>,
+        mut event: Box<Event>,
+        out: &mut Vec<Row>,
+    ) {
         self.set_place(&mut event, place);
         let in_host_mntns = event.proc_in_host_mntns == Some(true);
         self.set_host_name(&mut event, in_host_mntns, place, origin);
-        out.push(Row::Event(Box::new(EventRow::alone(&self.run, event))));
+        out.push(Row::Event(EventRow::alone(&self.run, event)));
     }
 
     /// Columns of where a process is.

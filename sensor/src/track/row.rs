@@ -12,7 +12,7 @@ use crate::fact::Host;
 #[derive(Debug)]
 pub(crate) enum Row {
     /// For `dogwatch.events`.
-    Event(Box<EventRow>),
+    Event(EventRow),
     /// For `dogwatch.containers`.
     Container(Box<records::Container>),
 }
@@ -43,13 +43,14 @@ impl RunColumns {
 pub(crate) struct EventRow {
     run: RunColumns,
     /// What it tells itself: all columns but the run's, and but those of the block where there is one.
-    pub event: Event,
+    /// In a box from its beginning: it has some 140 columns, and is handed on a dozen times.
+    pub event: Box<Event>,
     block: Option<Arc<Block>>,
 }
 
 impl EventRow {
     /// An event that tells of its process, if it has one, itself.
-    pub fn alone(run: &RunColumns, event: Event) -> Self {
+    pub fn alone(run: &RunColumns, event: Box<Event>) -> Self {
         Self {
             run: run.clone(),
             event,
@@ -58,7 +59,7 @@ impl EventRow {
     }
 
     /// An event of a process whose columns are encoded.
-    pub fn of_process(run: &RunColumns, mut event: Event, block: Arc<Block>) -> Self {
+    pub fn of_process(run: &RunColumns, mut event: Box<Event>, block: Arc<Block>) -> Self {
         event.evt_escaped |= block.escaped;
         event.evt_redacted |= block.redacted;
         event.evt_truncated |= block.truncated;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use dogwatch_ebpf::record::{Counters, Exec, Header, OpenCall, Record, SocketAddresses, Stdio};
 use dogwatch_schemas::Text;
@@ -12,29 +13,36 @@ use crate::errno;
 use crate::fact::Host;
 use crate::text::{cut, text};
 
+/// The text of a word that most events bear: allocated once, not once an event.
+macro_rules! word {
+    ($word:literal) => {{
+        static WORD: LazyLock<Text> = LazyLock::new(|| $word.into());
+        WORD.clone()
+    }};
+}
+
 /// Columns every event has, but for those of the sensor's run.
-pub(super) fn base(boot_ns: u64, wall_ns: i64, evt_type: &str, category: &str) -> Event {
-    Event {
-        ts: wall_ns,
-        boot_ts: boot_ns as i64,
-        evt_type: evt_type.into(),
-        evt_category: category.into(),
-        evt_outcome: "success".into(),
-        evt_backend: "sensor".into(),
-        evt_abi: "native".into(),
-        container_id: "host".into(),
-        ..Event::default()
-    }
+pub(super) fn base(boot_ns: u64, wall_ns: i64, evt_type: &str, category: &str) -> Box<Event> {
+    let mut event = Box::<Event>::default();
+    event.ts = wall_ns;
+    event.boot_ts = boot_ns as i64;
+    event.evt_type = evt_type.into();
+    event.evt_category = category.into();
+    event.evt_outcome = word!("success");
+    event.evt_backend = word!("sensor");
+    event.evt_abi = word!("native");
+    event.container_id = word!("host");
+    event
 }
 
 /// Columns from a record's common part.
 pub(super) fn set_header(event: &mut Event, header: &Header, hook: &str) {
-    event.evt_backend = "tracepoint".into();
+    event.evt_backend = word!("tracepoint");
     event.evt_hook = hook.into();
     event.evt_abi = match (header.flags.ia32, header.flags.x32) {
         (true, _) => "ia32".into(),
         (_, true) => "x32".into(),
-        _ => "native".into(),
+        _ => word!("native"),
     };
     event.evt_truncated = header.flags.truncated;
     event.evt_unresolved = header.flags.unresolved;
@@ -54,8 +62,8 @@ fn set_result(event: &mut Event, ret: i64) {
         .filter(|&errno| (1..4096).contains(&errno));
     event.evt_failed = errno.is_some();
     (event.evt_outcome, event.evt_res) = match errno {
-        Some(errno) => ("failed".into(), Some(errno::name(errno).as_ref().into())),
-        None => ("success".into(), Some("SUCCESS".into())),
+        Some(errno) => (word!("failed"), Some(errno::name(errno).as_ref().into())),
+        None => (word!("success"), Some(word!("SUCCESS"))),
     };
 }
 
@@ -245,7 +253,11 @@ fn set_open(event: &mut Event, record: &Record, escaped: &mut bool) {
         below(&text(base, escaped), &raw)
     };
     event.evt_unresolved |= !resolved;
-    event.evt_path_source = Some(if resolved { "kernel" } else { "user_memory" }.into());
+    event.evt_path_source = Some(if resolved {
+        word!("kernel")
+    } else {
+        word!("user_memory")
+    });
     if header.ret >= 0 {
         event.fd_num = Some(header.ret);
         event.fd_type = Some(file_type(file.mode, 0, file.fs_magic, &name).into());
