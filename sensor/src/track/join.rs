@@ -26,6 +26,8 @@ pub(super) struct Limits {
     ancestor_cmdline: usize,
     /// The same of those outside the process's container: the runtime's lines are long and tell little.
     outside_cmdline: usize,
+    /// Whether the lists of a container's process go on past the first ancestor on the host ([`is_of_host`]).
+    host_ancestors: bool,
     /// `proc_pexepath`.
     parent_path: usize,
     /// Each of `proc_aexepath`; `None` = not carried.
@@ -41,6 +43,7 @@ pub(super) const IN_FULL: Limits = Limits {
     session_cmdline: 4 << 10,
     ancestor_cmdline: 256,
     outside_cmdline: 256,
+    host_ancestors: true,
     parent_path: 4 << 10,
     ancestor_path: Some(4 << 10),
 };
@@ -54,6 +57,7 @@ pub(super) const IN_BRIEF: Limits = Limits {
     session_cmdline: 96,
     ancestor_cmdline: 96,
     outside_cmdline: 32,
+    host_ancestors: false,
     parent_path: 128,
     ancestor_path: None,
 };
@@ -152,13 +156,33 @@ pub(super) fn set_lineage(
         event.proc_pcmdline = cmdline(parent, limits.parent_cmdline);
         event.proc_ppid_ts = Some(clock.wall_ns(parent.start_ns));
     }
-    set_ancestors(event, process, &ancestors, limits, clock);
+    let told = if limits.host_ancestors {
+        ancestors.len()
+    } else {
+        told_in_brief(process, &ancestors)
+    };
+    set_ancestors(event, process, &ancestors[..told], limits, clock);
     if let Some(leader) = table.session_leader(process) {
         event.proc_skey = Some(leader.key.clone());
         event.proc_sname = leader.comm.clone();
         event.proc_scmdline = cmdline(leader, limits.session_cmdline);
         event.proc_sid_ts = Some(clock.wall_ns(leader.start_ns));
     }
+}
+
+/// How many ancestors a row in brief has: of a container's process those up to the first of the host's, which brought it
+/// in. Who started that one (shim, daemon, init) is the same for every container of the host, and on rows in full.
+fn told_in_brief(process: &Process, ancestors: &[&Process]) -> usize {
+    if process.place.container().is_none() {
+        return ancestors.len();
+    }
+    let first_of_host = ancestors.iter().position(|ancestor| is_of_host(ancestor));
+    first_of_host.map_or(ancestors.len(), |index| index + 1)
+}
+
+/// On the host, and not because it has left a container: who escaped is not the runtime.
+fn is_of_host(process: &Process) -> bool {
+    process.place == Place::Host && process.origin.is_none()
 }
 
 fn set_ancestors(

@@ -518,6 +518,40 @@ fn rows_in_brief_keep_what_the_page_says() {
 }
 
 #[test]
+fn ancestors_in_brief_end_with_who_brought_the_process_in() {
+    let mut bench = Bench::new();
+    bench.running(5, 0);
+    bench.running(10, 5);
+    bench.container(None);
+    let exec = bench.exec(11, 1, INSIDE, "app");
+    assert_eq!(exec.proc_apid.as_deref(), Some(&[10, 5][..]));
+    bench.fork(11, 12, 0, INSIDE);
+    let open = bench.open(12, "/data/x", 3, 0);
+    assert_eq!(open.proc_apid.as_deref(), Some(&[11, 10][..]));
+    let lengths = [
+        open.proc_aname.map(|all| all.len()),
+        open.proc_akey.map(|all| all.len()),
+        open.proc_acmdline.map(|all| all.len()),
+        open.proc_auid.map(|all| all.len()),
+        open.proc_apid_ts.map(|all| all.len()),
+    ];
+    assert_eq!(lengths, [Some(2); 5]);
+    assert!(!open.evt_truncated);
+    // Of the host's own processes all are told.
+    bench.fork(10, 20, 0, OUTSIDE);
+    let outside = bench.open(20, "/etc/x", 3, 0);
+    assert_eq!(outside.proc_apid.as_deref(), Some(&[10, 5][..]));
+    // Who has left a container ends no list.
+    bench.fork(11, 13, 0, INSIDE);
+    bench.enter(11, 13, HOST_CGROUP);
+    bench.fork(13, 14, 0, INSIDE);
+    bench.enter(13, 14, BOX_CGROUP);
+    let escaped = bench.open(14, "/data/x", 3, 0);
+    assert_eq!(escaped.container_id.as_ref(), &id()[..12]);
+    assert_eq!(escaped.proc_apid.as_deref(), Some(&[13, 11, 10][..]));
+}
+
+#[test]
 fn names_and_flags_of_opens() {
     let mut bench = Bench::new();
     bench.running(10, 0);
