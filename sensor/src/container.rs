@@ -235,9 +235,9 @@ impl Container {
                 .sum::<usize>()
     }
 
-    /// Leaves what tells it apart from others, and gives up what can be large.
-    pub(crate) fn shed(&mut self) {
-        self.labels = None;
+    /// Leaves what tells it apart from others and these labels, and gives up what can be large.
+    pub(crate) fn shed(&mut self, labels: Option<BTreeMap<Text, Text>>) {
+        self.labels = labels;
         self.entrypoint = None;
         self.command = None;
         self.mounts = Vec::new();

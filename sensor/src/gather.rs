@@ -167,7 +167,7 @@ impl Gatherer {
     /// A gatherer for the hierarchy mounted at `cgroup_root`.
     pub fn new(config: ContainersConfig, cgroup_root: &Path, host_mnt_ns: u32) -> Self {
         Self {
-            docker: Docker::new(&config.docker_root),
+            docker: Docker::new(&config.docker_root, &config.labels),
             config,
             cgroup_root: cgroup_root.to_owned(),
             host_mnt_ns,

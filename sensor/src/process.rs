@@ -35,6 +35,8 @@ const PROCESS_BYTES: usize = size_of::<Process>() + 256;
 const TEXT_BYTES: usize = 32;
 /// Arguments kept in the table, as one line, bytes; all of them are in the row of the exec alone.
 pub(crate) const CMDLINE_BYTES_MAX: usize = 4_096;
+/// How many processes of one tick can be each other's ancestors; none makes a child in less than 10 µs.
+const SAME_TICK_MAX: usize = 1_024;
 /// How many ancestors are told.
 pub(crate) const ANCESTORS_MAX: usize = 8;
 
@@ -353,7 +355,7 @@ impl ProcessTable {
         process.version = self.versions;
         debug_assert_eq!(exit_ns, process.exit_ns, "ends are told by exit");
         process.hear();
-        let adopted_by = process.parent.filter(|_| process.parent != parent);
+        let adopter = process.parent.filter(|_| process.parent != parent);
         let moved = process.place != place;
         if moved {
             self.shares.leave(&place, process.candidate());
@@ -364,11 +366,36 @@ impl ProcessTable {
             charge_program(&mut self.shares, process);
             self.make_room(id.pid);
         }
-        if adopted_by.is_some() {
-            self.hold(adopted_by);
-            self.release(parent);
+        if adopter.is_some() {
+            self.adopt(id, adopter, parent);
         }
         Some(result)
+    }
+
+    /// A process has another parent than before.
+    fn adopt(&mut self, id: Id, adopter: Option<Id>, before: Option<Id>) {
+        if let Some(adopter) = adopter.filter(|&adopter| self.may_have_made(adopter, id)) {
+            self.hold(Some(adopter));
+            self.release(before);
+        } else if let Some(process) = entry(&mut self.by_pid, id) {
+            process.parent = before;
+        }
+    }
+
+    /// Nobody is made by a younger one, nor by a descendant; who says so is wrong, and lineage would have no end. Of the same
+    /// tick all are looked at: a chain of more than [`SAME_TICK_MAX`] was not made in one.
+    fn may_have_made(&self, parent: Id, child: Id) -> bool {
+        let mut ancestor = Some(parent);
+        for _ in 0..SAME_TICK_MAX {
+            match ancestor {
+                Some(id) if id == child => return false,
+                Some(id) if id.start_ticks == child.start_ticks => {
+                    ancestor = self.find(id).and_then(|process| process.parent);
+                }
+                _ => return parent.start_ticks <= child.start_ticks,
+            }
+        }
+        false
     }
 
     /// Takes a process in; one of another start under its pid is forgotten. Where there is no room, others make it.
@@ -379,6 +406,9 @@ impl ProcessTable {
             "a known process is changed, not taken in again"
         );
         self.forget(id.pid);
+        process.parent = process
+            .parent
+            .filter(|&parent| self.may_have_made(parent, id));
         self.orders += 1;
         process.order = self.orders;
         self.versions += 1;

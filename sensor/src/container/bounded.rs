@@ -7,7 +7,7 @@ use std::fmt;
 
 use dogwatch_schemas::Text;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Bytes kept of a single text.
 pub(super) const TEXT_BYTES_MAX: usize = 4_096;
@@ -37,6 +37,13 @@ pub(super) struct List {
 pub(super) struct Map {
     pub entries: BTreeMap<Text, Text>,
     pub cut: bool,
+}
+
+/// Reads, of the map at `path` in a file, the entries of these names alone; a map that is not there has none.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub path: &'a [&'a str],
+    pub names: &'a [Text],
 }
 
 /// Values of a map, at most [`MAP_BYTES_MAX`] together.
@@ -167,6 +174,38 @@ impl<'de> Deserialize<'de> for Map {
     }
 }
 
+impl<'de> DeserializeSeed<'de> for Named<'_> {
+    type Value = BTreeMap<Text, Text>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Named<'_> {
+    type Value = BTreeMap<Text, Text>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = BTreeMap::new();
+        while let Some(Line { text: name, cut }) = map.next_key()? {
+            match self.path.split_first() {
+                Some((first, path)) if *name == **first => {
+                    found = map.next_value_seed(Self { path, ..self })?;
+                }
+                None if !cut && self.names.contains(&name) => {
+                    found.insert(name, map.next_value::<Line>()?.text);
+                }
+                _ => _ = map.next_value::<IgnoredAny>()?,
+            }
+        }
+        Ok(found)
+    }
+}
+
 impl<'de, T: Deserialize<'de> + Measured> Deserialize<'de> for Values<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Each<T>(std::marker::PhantomData<T>);
@@ -240,5 +279,27 @@ mod tests {
         assert_eq!(map.entries["a"].len(), TEXT_BYTES_MAX);
         assert_eq!(&*map.entries["b"], "c");
         assert!(map.cut);
+    }
+
+    #[test]
+    fn entries_are_found_by_their_names_wherever_they_are() {
+        let names = ["app".into(), "team".into()];
+        let find = |text: &str| {
+            let named = Named {
+                path: &["Config", "Labels"],
+                names: &names,
+            };
+            let mut parser = serde_json::Deserializer::from_str(text);
+            named.deserialize(&mut parser).unwrap_or_default()
+        };
+        let many = "\"x\":\"app\",".repeat(10_000);
+        let found = find(&format!(
+            r#"{{"Labels":{{"app":"no"}},"Config":{{"app":"no","Labels":{{{many}"team":"a","app":"{}"}},"X":[]}},"Y":{{}}}}"#,
+            "v".repeat(5_000)
+        ));
+        assert_eq!(found.len(), 2);
+        assert_eq!((&*found["team"], found["app"].len()), ("a", TEXT_BYTES_MAX));
+        assert!(find("{}").is_empty());
+        assert!(find(r#"{"Config":{"Labels":null}}"#).is_empty());
     }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::de::IoRead;
 
-use super::bounded::{Line, List, Map, Measured, Values};
+use super::bounded::{Line, List, Map, Measured, Named, Values};
 use super::{Container, Membership, Mount};
 
 /// Larger files are refused: a container's configuration is some kilobytes. Files are parsed while they are read, and only
@@ -53,13 +53,15 @@ pub enum DockerError {
 #[derive(Debug, Clone)]
 pub struct Docker {
     root: PathBuf,
+    labels: Vec<Text>,
 }
 
 impl Docker {
-    /// Docker's files below `root`.
-    pub fn new(root: &Path) -> Self {
+    /// Docker's files below `root`; labels of these names are kept, however many others there are.
+    pub fn new(root: &Path, labels: &[Text]) -> Self {
         Self {
             root: root.to_owned(),
+            labels: labels.to_vec(),
         }
     }
 
@@ -86,7 +88,24 @@ impl Docker {
                 .ok()
             })
             .unwrap_or_default();
-        Ok(parse(membership, config, host, &repositories))
+        let labels_cut = config.config.labels.as_ref().is_some_and(|map| map.cut);
+        let mut container = parse(membership, config, host, &repositories);
+        if labels_cut && let Some(labels) = &mut container.labels {
+            labels.extend(self.named_labels(&folder));
+        }
+        Ok(container)
+    }
+
+    /// Labels that must not go with those there was no room for; only where the file changed meanwhile there are none.
+    fn named_labels(&self, folder: &Path) -> BTreeMap<Text, Text> {
+        let named = Named {
+            path: &["Config", "Labels"],
+            names: &self.labels,
+        };
+        read_with(&folder.join("config.v2.json"), |parser| {
+            named.deserialize(parser)
+        })
+        .unwrap_or_default()
     }
 }
 

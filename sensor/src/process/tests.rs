@@ -264,7 +264,8 @@ proptest! {
         let mut table = bounded(40, bytes_max);
         let mut now_ns = SECOND_NS;
         for (pid, other, what, bytes) in steps {
-            now_ns += SECOND_NS / 7;
+            // Some are made in the same tick.
+            now_ns += if bytes % 3 == 0 { SECOND_NS / 7 } else { 1_000 };
             let known = table.with_pid(pid).map(|process| process.id);
             let parent = table.with_pid(other).map(|process| process.id);
             let place = Place::Container(format!("c{}", other % 3).into());
@@ -275,9 +276,9 @@ proptest! {
                     table.update(id, |process| process.program = Some(Arc::new(Program::new(&[line]))));
                 }
                 (2, Some(id)) => _ = table.update(id, |process| process.place = place),
-                // Nobody is made by a younger one.
-                (3, Some(id)) if parent.is_some_and(|parent| parent.start_ticks < id.start_ticks) => {
-                    table.update(id, |process| process.parent = process.parent.or(parent));
+                // Whoever is said to have made it, itself and its children included.
+                (3, Some(id)) => {
+                    table.update(id, |process| process.parent = parent.or(process.parent));
                 }
                 _ => {
                     let mut next = with_line(process(pid, now_ns, parent), bytes);
@@ -292,6 +293,9 @@ proptest! {
                 PROCESS_BYTES + process.program.as_ref().map_or(0, |program| program.bytes())
             });
             prop_assert_eq!(programs.sum::<usize>(), table.shares.bytes());
+            for process in table.by_pid.values() {
+                prop_assert!(table.ancestors(process).all(|ancestor| ancestor.id != process.id));
+            }
         }
         let ids: Vec<Id> = table.by_pid.values().map(|process| process.id).collect();
         for id in ids {
@@ -301,4 +305,29 @@ proptest! {
         table.reap(now_ns + 2 * SECOND_NS);
         prop_assert_eq!((table.len(), table.shares.bytes()), (0, 0));
     }
+}
+
+#[test]
+fn nobody_is_made_by_a_descendant_or_a_younger_one() {
+    let mut table = table(100);
+    // All of one tick.
+    for pid in 1..=3 {
+        let parent = (pid > 1).then(|| Id::new(pid - 1, SECOND_NS));
+        table.insert(process(pid, SECOND_NS + u64::from(pid), parent));
+    }
+    let [first, second, third] = [1, 2, 3].map(|pid| Id::new(pid, SECOND_NS));
+    for made_by in [first, second, third, Id::new(9, 2 * SECOND_NS)] {
+        table.update(first, |process| process.parent = Some(made_by));
+        assert_eq!(table.find(first).unwrap().parent, None);
+    }
+    table.update(third, |process| process.parent = Some(first));
+    assert_eq!(ancestor_pids(&table, third), [1]);
+    table.insert(process(4, SECOND_NS, Some(Id::new(4, SECOND_NS))));
+    table.insert(process(5, SECOND_NS, Some(Id::new(9, 2 * SECOND_NS))));
+    assert_eq!(table.with_pid(5).unwrap().parent, None);
+    for pid in 1..=5 {
+        table.exit(Id::new(pid, SECOND_NS), SECOND_NS);
+    }
+    table.reap(60 * SECOND_NS);
+    assert_eq!((table.len(), table.shares.bytes()), (0, 0));
 }

@@ -13,7 +13,8 @@ use crate::loss::Class;
 /// Cgroups remembered at most; some 4 MiB. The kernel part tells no more of them apart.
 const CGROUPS_MAX: usize = 32_768;
 
-/// Bytes of what is known of all containers; beyond, the largest give up their labels, mounts and arguments.
+/// Bytes of what is known of all containers; beyond, the largest give up their mounts, arguments and the labels that only rows
+/// in full have, and where that is not enough those of all rows, too.
 const KNOWN_BYTES_MAX: usize = 6 << 20;
 
 /// Bounds of what waits for metadata.
@@ -162,7 +163,12 @@ impl Places {
         let known = self.known.get_mut(&container.id)?;
         // Still no room for what it gave up: that is no change.
         if known.shed && self.known_bytes + container.bytes() > KNOWN_BYTES_MAX {
-            container.shed();
+            let labels = container
+                .labels
+                .as_ref()
+                .filter(|_| known.container.labels.is_some());
+            let labels = labels.map(|all| rows::named_labels(all, &self.labels));
+            container.shed(labels);
         } else {
             known.shed = false;
         }
@@ -186,12 +192,20 @@ impl Places {
 
     fn bound_known(&mut self) {
         while self.known_bytes > KNOWN_BYTES_MAX {
-            let whole = self.known.values_mut().filter(|known| !known.shed);
-            let Some(largest) = whole.max_by_key(|known| known.container.bytes()) else {
+            // Those that are whole come first.
+            let sheddable = self
+                .known
+                .values_mut()
+                .filter(|known| !known.shed || known.container.labels.is_some());
+            let Some(largest) =
+                sheddable.max_by_key(|known| (!known.shed, known.container.bytes()))
+            else {
                 return;
             };
             self.known_bytes -= largest.container.bytes();
-            largest.container.shed();
+            let labels = largest.container.labels.take().filter(|_| !largest.shed);
+            let labels = labels.map(|all| rows::named_labels(&all, &self.labels));
+            largest.container.shed(labels);
             largest.shed = true;
             self.known_bytes += largest.container.bytes();
         }

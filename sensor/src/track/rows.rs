@@ -529,7 +529,7 @@ pub(super) fn set_container(event: &mut Event, container: &Container, labels: &[
     event.k8s_pod_uid = kept(&container.pod_uid());
     event.container_labels = container.labels.as_ref().map(|all| {
         if in_full {
-            bounded_labels(all, &mut truncated)
+            bounded_labels(all, labels, &mut truncated)
         } else {
             named_labels(all, labels)
         }
@@ -538,11 +538,17 @@ pub(super) fn set_container(event: &mut Event, container: &Container, labels: &[
     event.evt_truncated |= truncated | (in_full && container.truncated);
 }
 
-/// As many labels as there is room for.
-fn bounded_labels(all: &BTreeMap<Text, Text>, truncated: &mut bool) -> BTreeMap<Text, Text> {
+/// As many labels as there is room for, those that rows in brief keep first.
+fn bounded_labels(
+    all: &BTreeMap<Text, Text>,
+    names: &[Text],
+    truncated: &mut bool,
+) -> BTreeMap<Text, Text> {
     let mut left = LABELS_BYTES_MAX;
     let mut kept = BTreeMap::new();
-    for (name, value) in all {
+    let named = names.iter().filter_map(|name| all.get_key_value(name));
+    let others = all.iter().filter(|(name, _)| !names.contains(name));
+    for (name, value) in named.chain(others) {
         let size = name.len() + value.len();
         if size > left {
             *truncated = true;
@@ -555,7 +561,7 @@ fn bounded_labels(all: &BTreeMap<Text, Text>, truncated: &mut bool) -> BTreeMap<
 }
 
 /// The labels that rows in brief keep, by the names that are configured.
-fn named_labels(all: &BTreeMap<Text, Text>, names: &[Text]) -> BTreeMap<Text, Text> {
+pub(super) fn named_labels(all: &BTreeMap<Text, Text>, names: &[Text]) -> BTreeMap<Text, Text> {
     let named = names.iter().filter_map(|name| {
         let value = all.get(name)?;
         Some((name.clone(), cut(value, LABEL_BYTES_MAX)))

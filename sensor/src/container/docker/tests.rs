@@ -43,7 +43,7 @@ fn repositories() -> String {
 
 fn read(config: &str, host: &str) -> Result<Container, DockerError> {
     let root = data_root(config, host, &repositories());
-    Docker::new(root.path()).read(&membership(&format!("/docker/{ID}")).unwrap())
+    Docker::new(root.path(), &["late".into()]).read(&membership(&format!("/docker/{ID}")).unwrap())
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn references_are_split() {
 
 #[test]
 fn a_missing_or_broken_file_is_named() {
-    let gone = Docker::new(Path::new("/nowhere"))
+    let gone = Docker::new(Path::new("/nowhere"), &[])
         .read(&membership(&format!("/docker/{ID}")).unwrap())
         .unwrap_err();
     assert!(gone.to_string().contains("config.v2.json"), "{gone}");
@@ -170,13 +170,16 @@ fn what_is_too_large_is_cut_and_the_rest_is_known() {
     let labels: String = (0..40_000)
         .map(|number| format!("\"n{number}\":\"{}\",", "v".repeat(100)))
         .collect();
-    let large =
-        config("app", true).replace("\"Labels\":{", &format!("\"Labels\":{{{label}{labels}"));
+    let large = config("app", true).replace(
+        "\"Labels\":{",
+        &format!("\"Labels\":{{{label}{labels}\"late\":\"kept\","),
+    );
     assert!(large.len() > 4 << 20);
     let container = read(&large, HOST).unwrap();
     assert_eq!(container.name.as_deref(), Some("c-probe"));
     assert!(container.truncated && container.healthcheck.is_some());
     assert!(container.bytes() < 200 << 10, "{}", container.bytes());
+    assert_eq!(&*container.labels.unwrap()["late"], "kept");
     let check = "x".repeat(40_000);
     let large = config("app", true).replace("test -f /etc/passwd", &check);
     let container = read(&large, HOST).unwrap();
@@ -196,7 +199,8 @@ fn a_file_beyond_all_measure_is_refused_unread() {
         .unwrap()
         .set_len(500 << 20)
         .unwrap();
-    let refused = Docker::new(root.path()).read(&membership(&format!("/docker/{ID}")).unwrap());
+    let refused = Docker::new(root.path(), &["late".into()])
+        .read(&membership(&format!("/docker/{ID}")).unwrap());
     assert!(
         matches!(refused, Err(DockerError::TooLarge { .. })),
         "{refused:?}"
