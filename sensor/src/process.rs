@@ -451,15 +451,13 @@ impl ProcessTable {
     /// Forgets processes whose time after their end is over and that have no living children.
     pub fn reap(&mut self, boot_ns: u64) {
         let keep_ns = self.bounds.keep_after_exit.as_nanos() as u64;
+        let is_kept = |end_ns: u64| end_ns.saturating_add(keep_ns) > boot_ns;
         while let Some(&id) = self.ended.front() {
             let Some(process) = entry(&mut self.by_pid, id) else {
                 self.ended.pop_front();
                 continue;
             };
-            if process
-                .exit_ns
-                .is_some_and(|end| end.saturating_add(keep_ns) > boot_ns)
-            {
+            if process.exit_ns.is_some_and(is_kept) {
                 return;
             }
             process.queued = false;
@@ -487,11 +485,7 @@ impl ProcessTable {
 
     /// Gives processes up until the bounds hold, and a little more, so that not every newcomer has to look for room.
     fn make_room(&mut self, keep: u32) {
-        let TableBounds {
-            processes_max,
-            bytes_max,
-            ..
-        } = self.bounds;
+        let (processes_max, bytes_max) = (self.bounds.processes_max, self.bounds.bytes_max);
         if self.len() <= processes_max && self.shares.bytes() <= bytes_max {
             return;
         }

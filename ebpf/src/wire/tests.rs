@@ -105,6 +105,7 @@ fn numbers_are_those_of_the_header() {
             format!("{name} = {number},"),
             format!("{name} = {number} "),
             format!("#define {name} {number}\n"),
+            format!("#define {name} {number} "),
         ]
         .iter()
         .any(|line| header.contains(line));

@@ -180,7 +180,7 @@ fn the_ended_go_first_and_who_is_heard_of_last() {
 fn whoever_just_came_in_and_parents_of_the_living_stay() {
     let mut table = table(64);
     let ids = chain(&mut table, 64);
-    let last = process(1_000, 0, Some(ids[63]));
+    let last = process(1_000, 65 * SECOND_NS, Some(ids[63]));
     let id = last.id;
     table.insert(last);
     assert_eq!(ancestor_pids(&table, id)[..2], [64, 63]);
