@@ -21,7 +21,7 @@ use crate::ring::{BATCH_RECORDS_MAX, Ring};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of other processes' records kept meanwhile. Further ones are counted as records that found no room, so that a host
 /// that is flooded can be watched all the same.
-const KEPT_BYTES_MAX: usize = 4 << 20;
+pub(crate) const KEPT_BYTES_MAX: usize = 4 << 20;
 
 /// Who the canary is, as far as it can know by itself.
 pub(crate) struct Canary {

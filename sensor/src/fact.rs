@@ -132,6 +132,9 @@ pub(crate) struct Counters {
     /// Records that the ring took and the sensor had no time to read at its end, by kind.
     #[serde(default)]
     pub unread: BTreeMap<Text, u64>,
+    /// Cgroups that are not captured as configured, because the kernel part had no room for it.
+    #[serde(default)]
+    pub modes_refused: u64,
 }
 
 /// How many of something the kernel part counted instead of sending, and when.

@@ -186,12 +186,18 @@ impl Gatherer {
         }
     }
 
-    /// Everything that is there before the first record: cgroups, containers, users, then the processes themselves.
-    pub fn start(&mut self, now_ns: u64, running: Vec<Running>) -> Vec<Fact> {
+    /// What is there before the first record: cgroups, containers, users; then come the processes.
+    pub fn start(&mut self, now_ns: u64) -> Vec<Fact> {
         self.now_ns = now_ns;
         let mut facts = Vec::new();
         self.walk_again(&mut facts);
         self.host_users(&mut facts);
+        facts
+    }
+
+    /// Processes that are there before the first record, after the names of their users.
+    pub fn running(&mut self, running: Vec<Running>) -> Vec<Fact> {
+        let mut facts = Vec::new();
         for process in &running {
             self.want(
                 process.cgroup_id,

@@ -110,6 +110,8 @@ impl Ledger {
                 self.grown(class, kind, count, from_ns, now_ns);
             }
         }
+        let refused = counters.modes_refused;
+        self.grown(Class::TableFull, "cgroup", refused, from_ns, now_ns);
         self.checked_ns = now_ns;
     }
 
@@ -215,6 +217,7 @@ mod tests {
             dropped: one("open"),
             missed: one("any"),
             unread: one("exec"),
+            modes_refused: 1,
             ..Counters::default()
         };
         let mut ledger = Ledger::default();
@@ -228,6 +231,7 @@ mod tests {
         let expected = [
             ("missed", "any", 1),
             ("ring_full", "open", 1),
+            ("table_full", "cgroup", 1),
             ("undelivered_at_end", "exec", 1),
         ];
         assert_eq!(

@@ -34,6 +34,8 @@ pub(crate) fn record(summary: &Summary, kernel: &Counters, kafka: Option<Connect
     counter!("dogwatch_publish_framed_bytes_total").absolute(summary.bytes);
     gauge!("dogwatch_track_processes").set(summary.processes as f64);
     gauge!("dogwatch_track_containers").set(summary.containers as f64);
+    counter!("dogwatch_track_blocks_evicted_total").absolute(summary.blocks_evicted);
+    counter!("dogwatch_kernel_modes_refused_total").absolute(kernel.modes_refused);
     for (class, count) in &summary.losses {
         counter!("dogwatch_lost_events_total", "class" => class.clone()).absolute(*count);
     }

@@ -107,6 +107,8 @@ pub struct Summary {
     pub processes: usize,
     /// Containers known.
     pub containers: usize,
+    /// Encoded columns of processes that had to make room for others.
+    pub blocks_evicted: u64,
 }
 
 /// The summary of a run, to be read while it goes on; clones are the same. Renewed once a second.
@@ -483,6 +485,7 @@ impl Stage {
             filtered: texts(&self.counters.filtered),
             processes,
             containers,
+            blocks_evicted: self.tracker.blocks_evicted(),
         }
     }
 }

@@ -43,7 +43,7 @@ pub use seccomp::{Programs, refuse_calls};
 pub use shares::{ClassRates, Counted, Folded, Limited, Policy, Rates};
 use shares::{PodPolicy, Tallies};
 
-use crate::canary;
+use crate::canary::{self, KEPT_BYTES_MAX};
 pub use crate::ring::Drained;
 use crate::ring::{BATCH_RECORDS_MAX, Ring};
 
@@ -128,6 +128,8 @@ pub struct KernelCounters {
     pub filtered: BTreeMap<&'static str, u64>,
     /// Runs of programs that the kernel skipped, by the kind of record they send; from 5.12 on.
     pub missed: BTreeMap<&'static str, u64>,
+    /// Cgroups that are captured at [`Mode::Normal`], each with a share of its own, since no room was left for what was set.
+    pub modes_refused: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -155,6 +157,8 @@ pub struct Probe {
     early: Vec<Vec<u8>>,
     /// Records that came while the canary ran and were not kept, by kind.
     early_dropped: BTreeMap<&'static str, u64>,
+    /// Cgroups for which the map of modes had no room.
+    modes_refused: u64,
     /// Holds the programs and their links.
     programs: Ebpf,
     links: Vec<(&'static str, BtfTracePointLinkId)>,
@@ -212,6 +216,7 @@ impl Probe {
             own_pid: 0,
             early: Vec::new(),
             early_dropped: BTreeMap::new(),
+            modes_refused: 0,
             programs,
             links: Vec::new(),
         })
@@ -246,7 +251,7 @@ impl Probe {
     /// its own takes no room: it is what the kernel part takes one for that is not in the map.
     ///
     /// # Errors
-    /// When the map (16,384 cgroups) is full.
+    /// When the map (16,384 cgroups) is full; [`KernelCounters::modes_refused`] counts it.
     pub fn set_mode(
         &mut self,
         cgroup_id: u64,
@@ -257,9 +262,9 @@ impl Probe {
             self.forget(cgroup_id);
             return Ok(());
         }
-        self.modes
-            .insert(cgroup_id, policy.of_cgroup(cgroup_id), 0)
-            .map_err(|source| map_error("set a cgroup's mode", source))
+        let set = self.modes.insert(cgroup_id, policy.of_cgroup(cgroup_id), 0);
+        self.modes_refused += u64::from(set.is_err());
+        set.map_err(|source| map_error("set a cgroup's mode", source))
     }
 
     /// Forgets a cgroup that is gone; one that is not known is fine.
@@ -271,16 +276,36 @@ impl Probe {
     /// Waits at most `wait` (20 ms is usual), then hands each waiting record to `sink`, oldest first.
     /// Stops after 16,384 records, so that the caller gets to its other duties.
     pub fn drain(&mut self, wait: Duration, sink: &mut dyn FnMut(&[u8])) -> Drained {
+        self.drain_some(wait, BATCH_RECORDS_MAX, sink)
+    }
+
+    /// As [`Probe::drain`], but stops after `records_max`; those kept early come on top.
+    pub fn drain_some(
+        &mut self,
+        wait: Duration,
+        records_max: usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Drained {
         let early = std::mem::take(&mut self.early);
         early.iter().for_each(|record| sink(record));
-        let mut drained = self.ring.drain(wait, BATCH_RECORDS_MAX, sink);
+        let mut drained = self.ring.drain(wait, records_max, sink);
         drained.records += early.len();
         drained
     }
 
-    /// Hands at most `records_max` waiting records to `sink`, without waiting.
-    pub fn drain_some(&mut self, records_max: usize, sink: &mut dyn FnMut(&[u8])) -> Drained {
-        self.ring.drain(Duration::ZERO, records_max, sink)
+    /// Takes records out of the ring for the first `drain`, so that it does not fill while the caller looks around; no more
+    /// than [`KEPT_BYTES_MAX`], the rest stays in the ring.
+    pub fn keep_early(&mut self) {
+        let early = &mut self.early;
+        let mut kept_bytes: usize = early.iter().map(Vec::len).sum();
+        let mut emptied = false;
+        while !emptied && kept_bytes < KEPT_BYTES_MAX {
+            let mut keep = |record: &[u8]| {
+                kept_bytes += record.len();
+                early.push(record.to_vec());
+            };
+            emptied = self.ring.drain(Duration::ZERO, 16, &mut keep).emptied;
+        }
     }
 
     /// Ends the recording; what is in the ring can still be drained, and the counters be read.
@@ -320,6 +345,7 @@ impl Probe {
             }
         }
         total.missed = missed::count(&self.programs);
+        total.modes_refused = self.modes_refused;
         for (kind, count) in &self.early_dropped {
             *total.dropped.entry(kind).or_default() += count;
         }

@@ -25,6 +25,7 @@ use crate::clock::Reading;
 use crate::fact::{Counted, Counters, Fact, Input};
 use crate::gather::{Gatherer, ModeChange};
 use crate::probe::{self, Drained, KernelCounters, Probe};
+use crate::ring::BATCH_RECORDS_MAX;
 use crate::scan;
 use crate::stop::Shutdown;
 
@@ -44,9 +45,11 @@ const _: () = assert!(
     COUNTERS_INTERVAL_NS + 2 * POLL.as_nanos() as u64 + SETTLE_NS < 1_000_000_000,
     "a window would close before the losses of its last moments are told"
 );
-/// How long the ring is read after the programs were detached. A full ring of 8 MiB takes a second; what a larger one
-/// still holds then is counted as lost, so that an end never waits for what comes in.
-const END_READING: Duration = Duration::from_millis(1500);
+/// How long the ring is read after the programs were detached. A full ring of 8 MiB takes about that; what is left in it then
+/// is counted as lost, so that an end never waits for what comes in.
+const END_READING: Duration = Duration::from_secs(1);
+/// Processes that the start-up scan holds at once; some 6 KiB each at most.
+const SCAN_PIECE: usize = 256;
 /// How often repeats of failed opens are asked for; a row a failure each time is enough, and the kernel keeps a number 30 s.
 const FOLDED_INTERVAL_NS: u64 = 10_000_000_000;
 
@@ -162,10 +165,10 @@ impl KernelReader {
             settled_ns: 0,
             folded_due_ns: 0,
         };
-        live.start(&probe);
+        live.start(&mut probe);
         let mut wait = POLL;
         while shutdown.reason().is_none() && !live.ended() {
-            let drained = poll(&mut probe, &mut live, wait);
+            let drained = poll(&mut probe, &mut live, wait, shutdown);
             // Where more waits, it is not waited for.
             wait = if drained.emptied {
                 POLL
@@ -181,14 +184,14 @@ impl KernelReader {
 }
 
 /// Reads clock, counters and ring once, in this order, and hands on what came of it.
-fn poll(probe: &mut Probe, live: &mut Live, wait: Duration) -> Drained {
+fn poll(probe: &mut Probe, live: &mut Live, wait: Duration, shutdown: &Shutdown) -> Drained {
     apply(probe, &mut live.gatherer.changes);
     let now = Reading::now();
     let counters = live
         .counters_due(now.boot_ns)
         .then(|| counters(probe))
         .flatten();
-    let drained = probe.drain(wait, &mut |bytes| live.record(bytes));
+    let drained = drain(probe, live, wait, shutdown);
     let read_up_to_ns = if drained.emptied {
         now.boot_ns
     } else {
@@ -205,6 +208,25 @@ fn poll(probe: &mut Probe, live: &mut Live, wait: Duration) -> Drained {
     drained
 }
 
+/// Reads the ring, a batch at a time: the stages behind may be slow, and an end that is asked for must not wait for them.
+fn drain(probe: &mut Probe, live: &mut Live, mut wait: Duration, shutdown: &Shutdown) -> Drained {
+    let mut all = Drained {
+        records: 0,
+        emptied: false,
+    };
+    while !all.emptied
+        && all.records < BATCH_RECORDS_MAX
+        && !live.ended()
+        && shutdown.reason().is_none()
+    {
+        let some = probe.drain_some(wait, BATCH_INPUTS_MAX, &mut |bytes| live.record(bytes));
+        all.records += some.records;
+        all.emptied = some.emptied;
+        wait = Duration::ZERO;
+    }
+    all
+}
+
 /// Ends the recording, then reads what the ring holds for a bounded time; the rest is counted.
 fn read_out(probe: &mut Probe, live: &mut Live) {
     probe.detach();
@@ -214,7 +236,9 @@ fn read_out(probe: &mut Probe, live: &mut Live) {
     let deadline = Instant::now() + END_READING;
     // Few at a time: the stages behind may be slow.
     while !live.ended() && Instant::now() < deadline {
-        let drained = probe.drain_some(BATCH_INPUTS_MAX, &mut |bytes| live.record(bytes));
+        let drained = probe.drain_some(Duration::ZERO, BATCH_INPUTS_MAX, &mut |bytes| {
+            live.record(bytes);
+        });
         if drained.emptied {
             break;
         }
@@ -246,7 +270,7 @@ fn count_unread(probe: &mut Probe) -> BTreeMap<Text, u64> {
 fn apply(probe: &mut Probe, changes: &mut Vec<ModeChange>) {
     for change in changes.drain(..) {
         match change {
-            // A full map leaves the cgroup at normal: more is seen, not less.
+            // A full map leaves the cgroup at normal: more is seen, not less. The probe counts it.
             ModeChange::Set(id, mode) => {
                 if let Err(error) = probe.set_mode(id, mode) {
                     tracing::debug!(cgroup = id, %error, "could not set the mode of a cgroup");
@@ -259,13 +283,18 @@ fn apply(probe: &mut Probe, changes: &mut Vec<ModeChange>) {
 
 impl Live {
     /// What is there before the first record.
-    fn start(&mut self, probe: &Probe) {
+    fn start(&mut self, probe: &mut Probe) {
         let now = Reading::now();
         self.settled_ns = now.boot_ns;
         self.fact(Fact::Clock(now));
-        let running = scan::processes(probe.hierarchy());
-        let facts = self.gatherer.start(now.boot_ns, running);
+        let facts = self.gatherer.start(now.boot_ns);
         self.facts(facts);
+        for pids in scan::pids().chunks(SCAN_PIECE) {
+            let running = scan::processes(pids, probe.hierarchy());
+            let facts = self.gatherer.running(running);
+            self.facts(facts);
+            probe.keep_early();
+        }
     }
 
     fn record(&mut self, bytes: &[u8]) {
@@ -422,6 +451,7 @@ fn owned(counters: KernelCounters) -> Counters {
         filtered: texts(counters.filtered),
         missed: texts(counters.missed),
         unread: BTreeMap::new(),
+        modes_refused: counters.modes_refused,
     }
 }
 

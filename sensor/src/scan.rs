@@ -1,7 +1,8 @@
 //! The start-up scan: every process that runs already, from `/proc`.
 //!
-//! It runs after the probes are attached and before the ring is drained:
+//! It runs after the probes are attached and before the first record is handed on:
 //! what starts meanwhile is in both, and is merged by its pid and start.
+//! A host may have more processes than fit into memory with their arguments, so they are read in pieces.
 
 use std::fs;
 use std::io::Read as _;
@@ -17,21 +18,29 @@ use crate::probe::Hierarchy;
 /// Arguments kept of each process, bytes.
 const ARGV_BYTES_MAX: u64 = 4_096;
 
-/// Reads every process, in the order of their starts: parents come before their children.
-pub(crate) fn processes(hierarchy: &Hierarchy) -> Vec<Running> {
+/// Every process but this one, in the order of their starts: parents come before their children.
+pub(crate) fn pids() -> Vec<u32> {
     let Ok(folder) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     let own_pid = std::process::id();
-    let mut found: Vec<Running> = folder
+    let mut found: Vec<(u64, u32)> = folder
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|&pid: &u32| pid != own_pid)
-        // A process that ends while it is read is not running any more.
-        .filter_map(|pid| process(pid, hierarchy))
+        .filter_map(|pid| {
+            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+            Some((parse_stat(&stat)?.start_ticks, pid))
+        })
         .collect();
-    found.sort_by_key(|process| (process.start_ticks, process.pid));
-    found
+    found.sort_unstable();
+    found.into_iter().map(|(_, pid)| pid).collect()
+}
+
+/// Reads these processes; one that has ended is not running any more.
+pub(crate) fn processes(pids: &[u32], hierarchy: &Hierarchy) -> Vec<Running> {
+    let found = pids.iter().filter_map(|&pid| process(pid, hierarchy));
+    found.collect()
 }
 
 /// The cgroup of the calling process.

@@ -152,6 +152,11 @@ impl Tracker {
         (self.table.len(), self.places.containers())
     }
 
+    /// Encoded blocks that had to go for others; see [`blocks`].
+    pub fn blocks_evicted(&self) -> u64 {
+        self.blocks.evicted
+    }
+
     /// Takes what could not be kept since the last call.
     pub fn shortfalls(&mut self) -> Vec<Shortfall> {
         std::mem::take(&mut self.places.shortfalls)

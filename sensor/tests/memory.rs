@@ -10,12 +10,14 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use dogwatch_sensor::probe::Hierarchy;
 use serde_json::Value;
 
+static RUNS: AtomicU32 = AtomicU32::new(0);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The goal of the sensor's memory: its own at its highest, and the locked memory of its maps.
 const BYTES_MAX: u64 = 64 << 20;
@@ -165,7 +167,9 @@ fn reads_shadow(container: &Container) {
 fn attack(settings: &[(&str, &str)], sleepers: &str) -> (u64, u64) {
     let folder = tempfile::tempdir().unwrap();
     let program = sleeper(folder.path());
-    let name = format!("dogwatch-memory-{}", std::process::id());
+    // Each test has containers of its own: whoever is done ends all that is in his.
+    let run = RUNS.fetch_add(1, Relaxed);
+    let name = format!("dogwatch-memory-{}-{run}", std::process::id());
     let parent = Hierarchy::find().unwrap().mount.join(name);
     let sensor = Sensor::start(settings);
     sensor.find("a mark of the start", |row| row["evt_type"] == "mark");

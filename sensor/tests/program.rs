@@ -321,7 +321,9 @@ fn an_end_under_load_does_not_wait_for_the_load() {
     let (took, code) = sensor.end();
     assert_eq!(code, Some(0), "{}", sensor.log());
     println!("it took {took:?}");
-    // The load goes on, the recording does not. How long the rest takes is the machine's: 2 s on one that is free.
+    // 2 s are promised on a machine that has time for the sensor; three loads and whatever else runs here leave it less.
+    assert!(took < Duration::from_secs(4), "it took {took:?}");
+    // The load goes on, the recording does not.
     let events = events.join().unwrap();
     let newest_ns = events
         .iter()

@@ -61,7 +61,7 @@ fn a_removal_that_was_lost_is_found_and_told_once() {
     let mut bench = bench();
     fs::create_dir(bench.container()).unwrap();
     let id = fs::metadata(bench.container()).unwrap().ino();
-    let facts = bench.gatherer.start(Reading::now().boot_ns, Vec::new());
+    let facts = bench.gatherer.start(Reading::now().boot_ns);
     let cgroups = facts
         .iter()
         .filter(|fact| matches!(fact, Fact::Cgroup { .. }))
@@ -84,7 +84,7 @@ fn what_is_still_in_the_ring_comes_before_the_walk_is_believed() {
     let mut bench = bench();
     fs::create_dir(bench.container()).unwrap();
     let before_ns = Reading::now().boot_ns;
-    bench.gatherer.start(before_ns, Vec::new());
+    bench.gatherer.start(before_ns);
     fs::remove_dir(bench.container()).unwrap();
     bench.gatherer.walk_allowed_ns = 0;
     bench.gatherer.lost_cgroups();

@@ -81,6 +81,8 @@ pub(super) struct Blocks {
     old: HashMap<Id, Entry>,
     young_bytes: usize,
     bytes_max: usize,
+    /// Blocks that had to go for others; they are encoded again when they are needed, which costs time alone.
+    pub evicted: u64,
     /// Version of what is known beside processes.
     surroundings: u64,
 }
@@ -93,6 +95,7 @@ impl Blocks {
             old: HashMap::new(),
             young_bytes: 0,
             bytes_max,
+            evicted: 0,
             surroundings: 0,
         }
     }
@@ -152,10 +155,12 @@ impl Blocks {
     fn put(&mut self, id: Id, entry: Entry) {
         let size = entry.size();
         if self.young_bytes + size > self.bytes_max / 2 {
-            self.old = std::mem::take(&mut self.young);
+            let gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            self.evicted += gone.len() as u64;
             self.young_bytes = 0;
         }
         if size > self.bytes_max / 2 {
+            self.evicted += 1;
             return;
         }
         self.young_bytes += size;
@@ -224,5 +229,6 @@ mod tests {
                 blocks.forget(id(pid));
             }
         }
+        assert!(blocks.evicted > 5_000, "{}", blocks.evicted);
     }
 }
