@@ -243,7 +243,7 @@ pub struct RawProcesses {
 impl Default for RawProcesses {
     fn default() -> Self {
         Self {
-            memory: Size(12 << 20),
+            memory: Size(8 << 20),
             capacity: 32_768,
             keep_after_exit: Duration::from_secs(1),
         }
