@@ -296,11 +296,12 @@ mod tests {
     fn two_intruders() -> Expected {
         let record = |seq: i64| {
             let mut value = Vec::new();
-            events::exec("host-a", seq, events::INTRUDER).encode_framed(&mut value);
+            let event = events::exec("host-a", seq, events::INTRUDER);
+            event.encode_framed(&mut value);
             RawRecord {
                 partition: 0,
                 offset: seq,
-                append_ms: Some(1_790_000_000_000),
+                append_ms: Some(event.ts / 1_000_000),
                 key: b"host-a".to_vec(),
                 value,
             }

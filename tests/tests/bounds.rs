@@ -97,7 +97,7 @@ fn assert_no_row_behind_a_mark(events: &[Message]) {
             marked = marked.max(at);
         } else {
             assert!(
-                at > marked - OUT_OF_ORDERNESS_NS,
+                at > marked.saturating_sub(OUT_OF_ORDERNESS_NS),
                 "{} behind the mark {marked}",
                 event.value
             );
