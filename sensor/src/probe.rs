@@ -294,7 +294,7 @@ impl Probe {
     }
 
     /// Takes records out of the ring for the first `drain`, so that it does not fill while the caller looks around; no more
-    /// than [`KEPT_BYTES_MAX`], the rest stays in the ring.
+    /// than 4 MiB, the rest stays in the ring.
     pub fn keep_early(&mut self) {
         let early = &mut self.early;
         let mut kept_bytes: usize = early.iter().map(Vec::len).sum();
