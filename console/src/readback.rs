@@ -4,12 +4,13 @@
 
 use std::time::{Duration, Instant};
 
+use dogwatch_kafka::topics::TopicError;
+use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE};
 use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::{Topic, Topics};
 use dogwatch_stream_processor::config::Config;
-use dogwatch_stream_processor::kafka::{self, ErrorKeeper, Fault};
-use dogwatch_stream_processor::topics::{self, TopicError};
+use dogwatch_stream_processor::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -66,13 +67,13 @@ impl ReadBack {
     /// [`ReadBackError`] when the broker or the topic refuse.
     pub fn open(config: &Config) -> Result<Self, ReadBackError> {
         topics::prepare(config, config.kafka.create_topics)?;
-        let consumer: BaseConsumer<ErrorKeeper> = kafka::base(&config.kafka)
+        let mut settings = config.kafka.brokers().settings();
+        settings
             .set("group.id", "dogwatch-console")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
-            .set("auto.offset.reset", "error")
-            .create_with_context(ErrorKeeper::default())
-            .map_err(failed)?;
+            .set("auto.offset.reset", "error");
+        let consumer = ErrorKeeper::consumer(&settings).map_err(failed)?;
         let topic = Topics::new(config.kafka.topic_prefix.as_str()).name(Topic::Alerts);
         consumer
             .assign(&ends(&consumer, &topic).map_err(failed)?)
@@ -108,7 +109,7 @@ fn ends(
     consumer: &BaseConsumer<ErrorKeeper>,
     topic: &str,
 ) -> Result<TopicPartitionList, KafkaError> {
-    let deadline = Instant::now() + kafka::PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         match ends_now(consumer, topic) {
             Ok(ends) if ends.count() > 0 => return Ok(ends),
@@ -122,14 +123,14 @@ fn ends_now(
     consumer: &BaseConsumer<ErrorKeeper>,
     topic: &str,
 ) -> Result<TopicPartitionList, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), kafka::PATIENCE)?;
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
     let mut ends = TopicPartitionList::new();
     for partition in metadata
         .topics()
         .iter()
         .flat_map(|topic| topic.partitions())
     {
-        let (_, end) = consumer.fetch_watermarks(topic, partition.id(), kafka::PATIENCE)?;
+        let (_, end) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE)?;
         ends.add_partition_offset(topic, partition.id(), Offset::Offset(end))?;
     }
     Ok(ends)

@@ -11,6 +11,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dogwatch_kafka::Brokers;
+use dogwatch_kafka::options::{self, Contradiction, Decided};
+use dogwatch_kafka::topics::NewTopics;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
 
@@ -91,6 +94,24 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
+    /// Returns the brokers and how they are spoken to.
+    pub fn brokers(&self) -> Brokers {
+        Brokers {
+            servers: self.bootstrap_servers.clone(),
+            options: self.options.clone(),
+            client_id: "dogwatch-sensor".to_owned(),
+        }
+    }
+
+    /// Returns how missing topics are made.
+    pub fn new_topics(&self) -> NewTopics {
+        NewTopics {
+            allowed: self.create_topics,
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+        }
+    }
+
     /// Whether the client starts programs: for Kerberos, librdkafka's choice where a login is asked for and no mechanism
     /// is named, it runs `kinit`.
     pub fn starts_programs(&self) -> bool {
@@ -155,13 +176,8 @@ pub enum ConfigError {
         reason: String,
     },
     /// A librdkafka option that a named field already decides.
-    #[error("configuration kafka.options: {option} is decided by {field}; set that instead")]
-    Contradiction {
-        /// librdkafka's name.
-        option: String,
-        /// The field that decides it.
-        field: &'static str,
-    },
+    #[error("configuration: {0}")]
+    Contradiction(#[from] Contradiction),
 }
 
 impl Config {
@@ -367,7 +383,7 @@ fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {
         ));
     }
     Ok(KafkaConfig {
-        options: check_options(raw.options)?,
+        options: options::checked(raw.options, &DECIDED)?,
         bootstrap_servers: raw.bootstrap_servers,
         topic_prefix: raw.topic_prefix,
         create_topics: raw.create_topics,
@@ -382,54 +398,17 @@ fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {
     })
 }
 
-/// librdkafka's options that are decided elsewhere, and where.
-const DECIDED_OPTIONS: &[(&str, &str)] = &[
-    ("bootstrap.servers", "kafka.bootstrap_servers"),
-    ("metadata.broker.list", "kafka.bootstrap_servers"),
-    ("compression.codec", "kafka.compression"),
-    ("compression.type", "kafka.compression"),
-    ("queue.buffering.max.kbytes", "kafka.queue_bytes"),
-    ("queue.buffering.max.messages", "kafka.queue_records"),
-    ("linger.ms", "kafka.linger"),
-    ("queue.buffering.max.ms", "kafka.linger"),
-    ("acks", "Dogwatch (all: an acknowledged event is not lost)"),
-    (
-        "request.required.acks",
-        "Dogwatch (all: an acknowledged event is not lost)",
-    ),
-    (
-        "enable.idempotence",
-        "Dogwatch (true: order and no repeats)",
-    ),
-    (
-        "partitioner",
-        "Dogwatch (murmur2_random: as Java clients do)",
-    ),
-    (
-        "message.timeout.ms",
-        "Dogwatch (records wait in the bounded queue)",
-    ),
-    (
-        "delivery.timeout.ms",
-        "Dogwatch (records wait in the bounded queue)",
-    ),
+/// librdkafka's options that settings of the sensor decide.
+const DECIDED: [Decided; 8] = [
+    ("compression.codec", "set kafka.compression"),
+    ("compression.type", "set kafka.compression"),
+    ("queue.buffering.max.kbytes", "set kafka.queue_bytes"),
+    ("queue.buffering.max.messages", "set kafka.queue_records"),
+    ("linger.ms", "set kafka.linger"),
+    ("queue.buffering.max.ms", "set kafka.linger"),
+    ("message.timeout.ms", "records wait in the bounded queue"),
+    ("delivery.timeout.ms", "records wait in the bounded queue"),
 ];
-
-fn check_options(given: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
-    let mut options = BTreeMap::new();
-    for (name, value) in given {
-        // No option of librdkafka has an underscore; variables of the environment cannot have dots.
-        let option = name.replace('_', ".");
-        if let Some(&(_, field)) = DECIDED_OPTIONS
-            .iter()
-            .find(|(decided, _)| *decided == option)
-        {
-            return Err(ConfigError::Contradiction { option, field });
-        }
-        options.insert(option, value);
-    }
-    Ok(options)
-}
 
 /// Labels that every row of a container may keep, and bytes of each one's name.
 const LABELS_MAX: usize = 8;

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
+use dogwatch_kafka::Fault;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::ReadPattern;
 use dogwatch_schemas::records::Container;
@@ -85,7 +86,7 @@ impl SensorError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Kafka(KafkaError::Fatal(_)) => 1,
-            Self::Kafka(KafkaError::Options(_)) => 2,
+            Self::Kafka(KafkaError::Brokers(Fault::Options(_))) => 2,
             Self::Probe(_) | Self::Host(_) | Self::Kafka(_) => 3,
             Self::Capture(_) | Self::Thread(_) | Self::Reader => 1,
         }

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use config::{Environment, File, FileFormat, Source, Value, ValueKind};
+use dogwatch_kafka::Brokers;
+use dogwatch_kafka::options::{self, Contradiction, Decided};
 use serde::{Deserialize, Serialize};
 
 /// Why a configuration was refused.
@@ -46,13 +48,8 @@ pub enum ConfigError {
         found: String,
     },
     /// A librdkafka option that a named setting decides.
-    #[error("kafka.options may not set {option}: {mend}")]
-    Contradiction {
-        /// The option.
-        option: String,
-        /// What to set instead.
-        mend: &'static str,
-    },
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
 }
 
 fn place(file: &Option<PathBuf>) -> String {
@@ -126,6 +123,26 @@ pub struct RawKafka {
     pub transaction_timeout: Duration,
     /// Options for librdkafka.
     pub options: BTreeMap<String, String>,
+}
+
+impl RawKafka {
+    /// Returns the brokers as [`Config::check`] left them.
+    pub fn brokers(&self) -> Brokers {
+        let mut brokers = Brokers {
+            servers: self.bootstrap_servers.clone(),
+            options: self.options.clone(),
+            client_id: self
+                .instance
+                .clone()
+                .unwrap_or_else(|| "dogwatch-processor".to_owned()),
+        };
+        // A broker that was away for a while is found again within a second, not ten.
+        brokers
+            .options
+            .entry("reconnect.backoff.max.ms".to_owned())
+            .or_insert_with(|| "1000".to_owned());
+        brokers
+    }
 }
 
 /// Section `[detections]`.
@@ -397,8 +414,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming the key and what would be right.
     pub fn check(mut raw: RawConfig) -> Result<Self, ConfigError> {
-        raw.kafka.options = dotted(raw.kafka.options);
-        refuse_contradictions(&raw.kafka.options)?;
+        raw.kafka.options = options::checked(raw.kafka.options, &DECIDED)?;
         check_ranges(&raw)?;
         let metrics_listen = match raw.metrics.listen.as_str() {
             "" => None,
@@ -455,16 +471,8 @@ impl Fault {
     }
 }
 
-/// Options from the environment cannot hold dots; librdkafka's hold nothing else between words.
-fn dotted(options: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mend = |(key, value): (String, String)| (key.replace('_', "."), value);
-    options.into_iter().map(mend).collect()
-}
-
-/// librdkafka options that named settings, or exactly-once itself, decide.
-const DECIDED: [(&str, &str); 18] = [
-    ("bootstrap.servers", "set kafka.bootstrap_servers"),
-    ("metadata.broker.list", "set kafka.bootstrap_servers"),
+/// librdkafka options that settings of this program, or exactly-once itself, decide.
+const DECIDED: [Decided; 12] = [
     ("group.id", "set kafka.group_id"),
     ("group.instance.id", "set kafka.instance"),
     ("transactional.id", "set kafka.instance"),
@@ -487,31 +495,12 @@ const DECIDED: [(&str, &str); 18] = [
         "enable.partition.eof",
         "the end of a partition must be noticed",
     ),
-    ("enable.idempotence", "both delivery modes need it"),
-    ("acks", "both delivery modes need all"),
-    ("partitioner", "all producers must agree on murmur2_random"),
     (
         "partition.assignment.strategy",
         "topics are assigned together by range",
     ),
     ("group.protocol", "the classic protocol is used"),
-    (
-        "statistics.interval.ms",
-        "metrics and lost connections are seen in the statistics",
-    ),
 ];
-
-fn refuse_contradictions(options: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-    for (option, mend) in DECIDED {
-        if options.contains_key(option) {
-            return Err(ConfigError::Contradiction {
-                option: option.to_owned(),
-                mend,
-            });
-        }
-    }
-    Ok(())
-}
 
 fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
     let refuse = |key, expected, found: String| {

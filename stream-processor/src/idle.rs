@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dogwatch_kafka::Fault;
 use dogwatch_schemas::records::Event;
 use dogwatch_schemas::topics::Topics;
 use rdkafka::producer::Producer;
 
 use crate::config::Config;
 use crate::engine::now_ns;
-use crate::kafka::{self, Fault};
+use crate::kafka;
 use crate::metrics;
 use crate::sink::{Outgoing, RecordProducer, create_producer, send_all};
 use crate::step::Partition;

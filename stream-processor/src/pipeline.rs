@@ -27,6 +27,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
+use dogwatch_kafka::Fault;
+use dogwatch_kafka::topics::TopicError;
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
 
@@ -35,7 +37,7 @@ use crate::config::{Config, Delivery};
 use crate::detect::{DetectionSet, LoadError, Refusal};
 use crate::engine::{Engine, EngineError};
 use crate::idle::Marks;
-use crate::kafka::{self, Fault};
+use crate::kafka;
 use crate::metrics;
 use crate::schema_lookup::SchemaLookup;
 use crate::sensor_reads::{Needs, SensorReads};
@@ -44,7 +46,7 @@ use crate::sink::publisher::Publisher;
 use crate::sink::{Publish, Sink, SinkError, transactional_id};
 use crate::source::group::GroupInput;
 use crate::source::{QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, local};
-use crate::topics::{self, TopicError, TopicReport};
+use crate::topics::{self, TopicReport};
 use crate::window::WindowOptions;
 
 mod steps;
@@ -62,9 +64,6 @@ const BROKER_SCAN: Duration = Duration::from_secs(10);
 /// Why the processor did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorError {
-    /// A librdkafka option or value that librdkafka refuses.
-    #[error("kafka.options: {0}")]
-    Options(String),
     /// No detection folder.
     #[error(transparent)]
     Detections(#[from] LoadError),
@@ -87,9 +86,9 @@ pub enum ProcessorError {
     /// The topics are not fit.
     #[error(transparent)]
     Topics(#[from] TopicError),
-    /// The topic of schemas could not be read or written.
+    /// The brokers said no, or nothing, or a client could not be made.
     #[error(transparent)]
-    Schemas(#[from] Fault),
+    Kafka(#[from] Fault),
     /// The source ended early.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -102,13 +101,13 @@ impl ProcessorError {
     /// Returns the program's exit code: 2 configuration, 3 environment, 1 anything else.
     pub fn exit_code(&self) -> u8 {
         let environment = match self {
-            Self::Options(_)
+            Self::Kafka(Fault::Options(_))
             | Self::Detections(_)
             | Self::NoDetections { .. }
             | Self::Refused(_) => return 2,
             Self::Source(SourceError::CaptureUnreadable { .. }) => return 2,
             Self::Topics(error) => error.environment(),
-            Self::Schemas(fault) | Self::Source(SourceError::Kafka(fault)) => fault.environment(),
+            Self::Kafka(fault) | Self::Source(SourceError::Kafka(fault)) => fault.environment(),
             Self::Sink(SinkError::Kafka(fault)) => fault.environment(),
             Self::Engine(_) | Self::Source(_) | Self::Sink(_) => false,
         };
@@ -151,7 +150,7 @@ pub fn run(
     sink: Sink,
     shutdown: &Shutdown,
 ) -> Result<Summary, ProcessorError> {
-    kafka::check_options(config).map_err(ProcessorError::Options)?;
+    kafka::check_options(config)?;
     let (set, refused) = load(config)?;
     metrics::loaded(set.len(), refused.len());
     let detections = set.len();
@@ -270,7 +269,7 @@ fn load(config: &Config) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError>
 /// # Errors
 /// [`ProcessorError`] when one is refused: each one's reason is in the error.
 pub fn check(config: &Config) -> Result<usize, ProcessorError> {
-    kafka::check_options(config).map_err(ProcessorError::Options)?;
+    kafka::check_options(config)?;
     let report = DetectionSet::load(&config.detections_folder)?;
     if !report.refused.is_empty() {
         return Err(ProcessorError::Refused(report.refused));

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use dogwatch_kafka::{Fault, Logged};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -19,7 +20,6 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::checkpoint::{BASE_HEADER, Fold, Head, MemoryError, Restored};
 use crate::config::{Config, Delivery};
-use crate::kafka::{self, Fault, Logged};
 use crate::step::Partition;
 
 /// How long one poll waits; also how soon a rebalance or a shutdown is seen.
@@ -122,7 +122,7 @@ impl Reader {
     fn open(config: &Config, topic: String) -> KafkaResult<Self> {
         let consumer = |isolation: &str| {
             // No group: nothing is committed, the offsets are ours.
-            let mut settings = kafka::base(&config.kafka);
+            let mut settings = config.kafka.brokers().settings();
             settings
                 .set("group.id", &config.kafka.group_id)
                 .set("enable.auto.commit", "false")

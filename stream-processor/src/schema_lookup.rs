@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use dogwatch_kafka::{Fault, Logged, PATIENCE};
 use dogwatch_schemas::Fingerprint;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -14,7 +15,6 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::config::Config;
-use crate::kafka::{self, Fault, Logged, PATIENCE};
 use crate::sink::{self, Outgoing};
 
 /// How long a fingerprint that was not found is not looked for again.
@@ -45,7 +45,7 @@ impl SchemaLookup {
         let action = format!("read topic {topic}");
         let fault = |error: KafkaError| Fault::of(&action, &error);
         // No group: the topic is read whole at each start, nothing is committed.
-        let mut settings = kafka::base(&config.kafka);
+        let mut settings = config.kafka.brokers().settings();
         settings
             .set("group.id", &config.kafka.group_id)
             .set("enable.auto.commit", "false")
@@ -109,7 +109,7 @@ impl SchemaLookup {
     /// Takes what the client has to log; between look-ups nobody else does.
     pub fn tend(&self) {
         // Without an assignment no record can come.
-        kafka::tend(&self.consumer);
+        dogwatch_kafka::tend(&self.consumer);
     }
 
     /// Forgets a schema that cannot be used: its fingerprint counts as not found.

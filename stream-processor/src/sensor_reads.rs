@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
+use dogwatch_kafka::{Fault, Logged, PATIENCE};
 use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::reads::{self, ReadPattern};
 use dogwatch_schemas::records::SensorStatus;
@@ -25,7 +26,6 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::config::Config;
 use crate::detect::{DetectionSet, UnpublishedReads};
 use crate::engine::now_ns;
-use crate::kafka::{self, Fault, Logged, PATIENCE};
 use crate::metrics;
 use crate::schema_lookup::SchemaLookup;
 
@@ -249,7 +249,7 @@ impl Looker {
         let topic = names.name(Topic::Sensors);
         let action = format!("read topic {topic}");
         let fault = |error: KafkaError| Fault::of(&action, &error);
-        let mut settings = kafka::base(&self.config.kafka);
+        let mut settings = self.config.kafka.brokers().settings();
         settings
             .set("group.id", &self.config.kafka.group_id)
             .set("enable.auto.commit", "false")

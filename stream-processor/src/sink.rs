@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use dogwatch_kafka::Fault;
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::Topics;
 
 use crate::checkpoint::Head;
 use crate::config::{Config, Delivery};
-use crate::kafka::Fault;
 use crate::metrics;
 use crate::source::group::GroupInput;
 use crate::step::{Partition, Step};

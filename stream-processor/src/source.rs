@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use std::sync::mpsc::Receiver as LocalReceiver;
 
 use crossbeam_channel::Sender;
+use dogwatch_kafka::Fault;
 use dogwatch_schemas::local::LogRecord;
 use dogwatch_schemas::topics::Topic;
 
 use crate::decode::InputRecord;
-use crate::kafka::Fault;
 use crate::step::Partition;
 use placement::Start;
 

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dogwatch_stream_processor::kafka::{Lifeline, STATISTICS_INTERVAL_MS};
+use dogwatch_kafka::{Lifeline, STATISTICS_INTERVAL_MS};
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;

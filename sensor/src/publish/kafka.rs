@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use dogwatch_kafka::fault::is_refusal;
+use dogwatch_kafka::topics::TopicError;
+use dogwatch_kafka::{Fault, LastError, Lifeline};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -27,13 +30,10 @@ use rdkafka::statistics::Statistics;
 use super::{Handed, Kind};
 use crate::config::KafkaConfig;
 
-mod lifeline;
 mod outage;
 mod seek;
-mod topics;
 mod waiting;
 
-use lifeline::{Lifeline, STATISTICS_INTERVAL_MS};
 use outage::Outage;
 use seek::{Search, Seeking};
 use waiting::Waiting;
@@ -49,65 +49,12 @@ const TOPICS: [Topic; 4] = [
 /// Why Kafka cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaError {
-    /// An option librdkafka does not take: the configuration's fault.
-    #[error("could not set up the Kafka client: {0}; see kafka.options")]
-    Options(#[source] ClientError),
-    /// Nobody answers: the environment's fault; a sensor that watches goes on trying.
-    #[error(
-        "could not reach Kafka at {servers} within {waited:?}: {reason}; check kafka.bootstrap_servers and the network"
-    )]
-    Unreachable {
-        /// The configured servers.
-        servers: String,
-        /// How long was waited.
-        waited: Duration,
-        /// librdkafka's last word.
-        reason: String,
-    },
-    /// The broker does not let us in, or not do what is needed.
-    #[error(
-        "Kafka at {servers} refused: {reason}; check the user and its rights in kafka.options and the broker's ACLs"
-    )]
-    Unauthorised {
-        /// The configured servers.
-        servers: String,
-        /// What was refused.
-        reason: String,
-    },
-    /// A topic is missing and may not be made.
-    #[error(
-        "topic {topic} does not exist and could not be made: {reason}; make it with message.timestamp.type=LogAppendTime"
-    )]
-    MissingTopic {
-        /// Its name.
-        topic: String,
-        /// Why.
-        reason: String,
-    },
-    /// A topic is missing and could not be made for now; a sensor that watches goes on trying.
-    #[error(
-        "topic {topic} does not exist and could not be made yet: {reason}; check kafka.replication_factor and the brokers"
-    )]
-    TopicNotMade {
-        /// Its name.
-        topic: String,
-        /// Why.
-        reason: String,
-    },
-    /// A topic is not set up as it must be.
-    #[error(
-        "topic {topic} has {setting}={found}, but needs {needed}: set it with kafka-configs --alter --add-config {setting}={needed}"
-    )]
-    WrongTopic {
-        /// Its name.
-        topic: String,
-        /// The setting.
-        setting: &'static str,
-        /// What it is.
-        found: String,
-        /// What it must be.
-        needed: &'static str,
-    },
+    /// The brokers said no, or nothing; a sensor that watches waits for brokers that are away.
+    #[error(transparent)]
+    Brokers(#[from] Fault),
+    /// A topic is missing or not as it must be; a sensor that watches waits where it could not be made for now.
+    #[error(transparent)]
+    Topics(#[from] TopicError),
     /// The client ended for good while it ran.
     #[error("the Kafka client ended: {0}")]
     Fatal(String),
@@ -116,7 +63,11 @@ pub enum KafkaError {
 impl KafkaError {
     /// Whether waiting may mend it.
     fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::TopicNotMade { .. })
+        match self {
+            Self::Brokers(fault) => !fault.is_final(),
+            Self::Topics(error) => !error.is_final(),
+            Self::Fatal(_) => false,
+        }
     }
 }
 
@@ -129,7 +80,7 @@ struct Reports {
     connected: AtomicBool,
     undelivered: [AtomicU64; Kind::ALL.len()],
     last_undelivered: Mutex<Option<String>>,
-    last_error: Mutex<Option<(RDKafkaErrorCode, String)>>,
+    last_error: LastError,
 }
 
 impl Reports {
@@ -176,15 +127,7 @@ impl ClientContext for Context {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.reports.connected.store(false, Ordering::Relaxed);
         }
-        if let (Ok(mut last), Some(code)) =
-            (self.reports.last_error.lock(), error.rdkafka_error_code())
-        {
-            // That a single broker or all are away follows from an authentication that failed, and says less.
-            let weaker = matches!(code, RDKafkaErrorCode::AllBrokersDown);
-            if !(weaker && last.is_some()) {
-                *last = Some((code, reason.to_owned()));
-            }
-        }
+        self.reports.last_error.note(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -269,14 +212,11 @@ impl KafkaSink {
         let settings = producer_config(config);
         let producer: ThreadedProducer<Context> =
             ThreadedProducer::from_config_and_context(&settings, context)
-                .map_err(KafkaError::Options)?;
+                .map_err(|error| Fault::of("make a Kafka client", &error))?;
         let lifeline = &producer.context().lifeline;
         lifeline.tie(producer.client(), &settings);
         let topics = Topics::new(config.topic_prefix.as_str());
-        let names = TOPICS
-            .into_iter()
-            .map(|topic| (topic, topics.name(topic)))
-            .collect();
+        let names = TOPICS.map(|topic| (topic, topics.name(topic))).into();
         Ok(Self {
             producer: Arc::new(producer),
             reports,
@@ -362,21 +302,18 @@ impl KafkaSink {
             Stage::Refused(error) => error.take(),
             Stage::Open => {
                 let (code, reason) = self.producer.client().fatal_error()?;
-                Some(self.ended(code, reason))
+                Some(Self::ended(code, reason))
             }
         }
     }
 
     /// Why the producer sends nothing more.
-    fn ended(&self, code: RDKafkaErrorCode, reason: String) -> KafkaError {
-        match code {
-            RDKafkaErrorCode::ClusterAuthorizationFailed
-            | RDKafkaErrorCode::TopicAuthorizationFailed => KafkaError::Unauthorised {
-                servers: self.outage.servers().to_owned(),
-                reason,
-            },
-            _ => KafkaError::Fatal(reason),
+    fn ended(code: RDKafkaErrorCode, reason: String) -> KafkaError {
+        if is_refusal(code) {
+            let action = "write to the topics".to_owned();
+            return Fault::Unauthorised { action, reason }.into();
         }
+        KafkaError::Fatal(reason)
     }
 
     /// How it stands; to be asked about once a second, because an outage is told in the log from here.
@@ -441,7 +378,7 @@ fn produce(
 }
 
 fn producer_config(config: &KafkaConfig) -> ClientConfig {
-    let mut client = base_config(config);
+    let mut client = config.brokers().settings();
     client
         .set("acks", "all")
         .set("enable.idempotence", "true")
@@ -457,17 +394,6 @@ fn producer_config(config: &KafkaConfig) -> ClientConfig {
             config.queue_records.to_string(),
         )
         // Records wait in the bounded queue, not against a clock: an outage loses nothing before it is full.
-        .set("message.timeout.ms", "0")
-        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
-    client
-}
-
-fn base_config(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    client.set("client.id", "dogwatch-sensor");
-    for (name, value) in &config.options {
-        client.set(name, value);
-    }
-    client.set("bootstrap.servers", &config.bootstrap_servers);
+        .set("message.timeout.ms", "0");
     client
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dogwatch_kafka::Fault;
 use rdkafka::producer::Producer;
 
 use super::outgoing::Outgoing;
@@ -15,7 +16,7 @@ use super::transactions::not_a_member;
 use super::{Attempt, SinkError, Work, native};
 use crate::checkpoint::Head;
 use crate::config::{Config, Fault as TestFault, FaultPoint};
-use crate::kafka::{self, Fault};
+use crate::kafka;
 use crate::source::group::GroupInput;
 use crate::step::{Partition, Step};
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dogwatch_kafka::Lifeline;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -12,7 +13,6 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 use rdkafka::statistics::Statistics;
 
 use super::outgoing::Outgoing;
-use crate::kafka::{self, Lifeline};
 
 /// A producer whose own thread serves delivery reports.
 pub type RecordProducer = ThreadedProducer<Deliveries>;
@@ -55,11 +55,11 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
-        kafka::log_line(facility, line);
+        dogwatch_kafka::log_line(facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        kafka::log_error(&error, reason);
+        dogwatch_kafka::log_error(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dogwatch_kafka::Fault;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 
@@ -22,7 +23,7 @@ use super::producer::{self, RecordProducer};
 use super::{Attempt, SinkError, Work};
 use crate::checkpoint::Head;
 use crate::config::{Config, Fault as TestFault, FaultPoint};
-use crate::kafka::{self, Fault};
+use crate::kafka;
 use crate::step::Partition;
 
 /// How long the start waits for the transaction coordinator: a broker that just started makes its topic first.

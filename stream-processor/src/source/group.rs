@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
+use dogwatch_kafka::{Fault, Lifeline};
 use dogwatch_schemas::topics::Topics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -31,7 +32,7 @@ use super::{
 use crate::checkpoint::Head;
 use crate::config::Config;
 use crate::decode::InputRecord;
-use crate::kafka::{self, Fault, Lifeline};
+use crate::kafka;
 use crate::metrics;
 use crate::shutdown::Shutdown;
 use crate::step::{Partition, Position};
@@ -567,11 +568,11 @@ fn split(assigned: &[Assigned]) -> (Vec<Partition>, Vec<Partition>) {
 
 impl ClientContext for GroupContext {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
-        kafka::log_line(facility, line);
+        dogwatch_kafka::log_line(facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        kafka::log_error(&error, reason);
+        dogwatch_kafka::log_error(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -24,11 +24,6 @@ impl Outage {
         }
     }
 
-    /// The configured servers.
-    pub fn servers(&self) -> &str {
-        &self.servers
-    }
-
     /// Takes how it stands now, with the number of records that wait.
     pub fn look(&mut self, connected: bool, waiting: i32) {
         let now = Instant::now();

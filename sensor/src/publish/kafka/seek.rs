@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use dogwatch_kafka::Fault;
+use dogwatch_kafka::topics::{self, Admin, Counts};
 use dogwatch_schemas::records::{Container, Event, SensorStatus};
-use dogwatch_schemas::topics::Topic;
-use rdkafka::error::RDKafkaErrorCode;
+use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 
 use super::outage::REMINDER;
-use super::topics::Admin;
 use super::{Context, KafkaError, Kind, Reports, TOPICS, produce};
 use crate::config::KafkaConfig;
 
@@ -107,47 +107,30 @@ impl Search {
     }
 
     fn attempt(&self, deadline: Instant) -> Result<(), KafkaError> {
-        let present = self.topics_present()?;
+        let names = Topics::new(self.config.topic_prefix.as_str());
+        let present = self.topics_present(&names)?;
         self.reports.connected.store(true, Ordering::Relaxed);
-        let admin = Admin::new(&self.config)?;
-        let missing: Vec<Topic> = TOPICS
-            .into_iter()
-            .filter(|topic| !present.contains(&self.names[topic]))
-            .collect();
-        if !missing.is_empty() {
-            admin.create(&missing, &self.names, deadline)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = left.max(Duration::from_secs(1));
+        let admin = Admin::new(&self.config.brokers(), &names, patience)?;
+        let created = admin.create(&TOPICS, &present, self.config.new_topics())?;
+        if !created.is_empty() {
+            tracing::info!(topics = created.join(", "), "topics made");
         }
-        admin.check(&self.names, deadline)?;
+        check(&admin, &names)?;
         self.publish_schemas();
         self.prove_write(deadline)
     }
 
-    fn topics_present(&self) -> Result<Vec<String>, KafkaError> {
+    fn topics_present(&self, names: &Topics) -> Result<Counts, Fault> {
         // All topics are asked for: naming one would make the broker create it with its own settings.
-        match self.producer.client().fetch_metadata(None, ANSWER) {
-            Ok(metadata) => Ok(metadata
-                .topics()
-                .iter()
-                .map(|topic| topic.name().to_owned())
-                .collect()),
-            Err(error) => Err(self.unreached(error.to_string())),
-        }
-    }
-
-    fn unreached(&self, reason: String) -> KafkaError {
-        let servers = self.config.bootstrap_servers.clone();
-        let last = self.reports.last_error.lock();
-        match last.ok().and_then(|last| last.clone()) {
-            Some((
-                RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed,
-                reason,
-            )) => KafkaError::Unauthorised { servers, reason },
-            last => KafkaError::Unreachable {
-                servers,
-                waited: self.begun.elapsed(),
-                reason: last.map_or(reason, |(_, reason)| reason),
-            },
-        }
+        let client = self.producer.client();
+        let metadata = client.fetch_metadata(None, ANSWER).map_err(|error| {
+            let servers = &self.config.bootstrap_servers;
+            let last = &self.reports.last_error;
+            Fault::unanswered(servers, self.begun.elapsed(), last, &error)
+        })?;
+        Ok(topics::counts(&metadata, names))
     }
 
     /// A processor that does not know our schemas finds them on the topic.
@@ -177,11 +160,27 @@ impl Search {
         // What did not arrive in time waits in the queue like any record.
         let _ = self.producer.flush(left.max(Duration::from_secs(1)));
         match self.reports.take_undelivered() {
-            (lost, Some(reason)) if !lost.is_empty() => Err(KafkaError::Unauthorised {
-                servers: self.config.bootstrap_servers.clone(),
-                reason,
-            }),
+            (lost, Some(reason)) if !lost.is_empty() => {
+                let action = "write to the topics".to_owned();
+                Err(Fault::Unauthorised { action, reason }.into())
+            }
             _ => Ok(()),
         }
     }
+}
+
+/// Append time is what windows and lateness stand on: a topic that takes the sender's word is refused. Brokers that do not
+/// tell settings are not.
+fn check(admin: &Admin, names: &Topics) -> Result<(), KafkaError> {
+    let settings = match admin.settings(&TOPICS) {
+        Ok(settings) => settings,
+        Err(error) => {
+            tracing::warn!(%error, "the topics' settings are not checked");
+            return Ok(());
+        }
+    };
+    for (topic, found) in &settings {
+        topics::check_settings(*topic, &names.name(*topic), found)?;
+    }
+    Ok(())
 }
