@@ -92,7 +92,8 @@ pub enum ProbeError {
     #[error(
         "the sensor is in a private cgroup namespace (it sees another process in {example}), where containers that run \
          already cannot be told from the host: share the host's, with `cgroup: host` in a Compose file \
-         (docker-compose.cgroup2.yml), `--cgroupns=host` for docker run, `privileged: true` in a pod"
+         (docker-compose.cgroup2.yml), `--cgroupns=host` for docker run; or give it CAP_SYS_ADMIN, to enter the host's \
+         and give the capability up afterwards (`SYS_ADMIN` in a pod, where nothing shares that namespace)"
     )]
     PrivateCgroups {
         /// A path that leads out of the namespace.

@@ -5,9 +5,12 @@
 //! and without any the version 1 hierarchy, in which every runtime makes them.
 
 use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
 use super::ProbeError;
+use crate::host::HOST_PIDS;
 
 /// A cgroup hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,17 +48,17 @@ impl HierarchyKind {
 }
 
 impl Hierarchy {
-    /// Finds the hierarchy of this host.
+    /// Finds the hierarchy of this host. In a private cgroup namespace the calling thread enters the host's first, where it
+    /// has `CAP_SYS_ADMIN`: a pod has no other way but to be privileged.
     ///
     /// # Errors
     /// When none of them is mounted where this process sees it, and when it sees only a part: from a private cgroup
     /// namespace, or through a mount of its own cgroup. The paths of containers are not to be had there.
     pub fn find() -> Result<Self, ProbeError> {
-        find(
-            &read("/proc/self/mountinfo")?,
-            &read("/proc/self/cgroup")?,
-            &all_cgroup_files(),
-        )
+        match look() {
+            Err(ProbeError::PrivateCgroups { .. }) if enter_host_namespace().is_ok() => look(),
+            found => found,
+        }
     }
 
     /// The path of a line of `/proc/PID/cgroup`, when the line is this hierarchy's.
@@ -64,6 +67,27 @@ impl Hierarchy {
         let (_, path) = rest.split_once(':')?;
         (id.parse() == Ok(self.id)).then_some(path)
     }
+}
+
+fn look() -> Result<Hierarchy, ProbeError> {
+    find(
+        &read("/proc/self/mountinfo")?,
+        &read("/proc/self/cgroup")?,
+        &all_cgroup_files(),
+    )
+}
+
+/// Enters the cgroup namespace of the host's first processes. It changes what paths look like, and moves the thread nowhere.
+fn enter_host_namespace() -> io::Result<()> {
+    let namespace = HOST_PIDS
+        .into_iter()
+        .find_map(|pid| fs::File::open(format!("/proc/{pid}/ns/cgroup")).ok())
+        .ok_or(io::ErrorKind::PermissionDenied)?;
+    // SAFETY: a plain system call on a descriptor that is open.
+    if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWCGROUP) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn find(mounts: &str, own_cgroups: &str, cgroup_files: &[String]) -> Result<Hierarchy, ProbeError> {
