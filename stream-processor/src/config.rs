@@ -388,6 +388,7 @@ impl Config {
             .remove(FAULT_VARIABLE)
             .map(|value| Fault::parse(&value.to_string()))
             .transpose()?;
+        environment.retain(|name, _| !tells_of_a_service(name));
         let mut builder = config::Config::builder();
         if let Some(path) = file {
             builder = builder.add_source(File::from(path).format(FileFormat::Toml));
@@ -469,6 +470,25 @@ impl Fault {
     pub fn strikes(&self, point: FaultPoint) -> bool {
         point == self.point && self.passed.fetch_add(1, Ordering::Relaxed) == self.spared
     }
+}
+
+/// Kubernetes tells every container of the services beside it, in variables that begin with the service's name: of one named
+/// `dogwatch-kafka` in `DOGWATCH_KAFKA_SERVICE_HOST`, `DOGWATCH_KAFKA_PORT_9092_TCP_ADDR` and so on.
+/// `name` is a variable's without our prefix, in lower case.
+fn tells_of_a_service(name: &str) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    let ends_in = |end: &[&str]| words.ends_with(end);
+    let has = |first: &str, second: fn(&str) -> bool| {
+        words
+            .windows(2)
+            .any(|pair| pair[0] == first && second(pair[1]))
+    };
+    let is_number = |word: &str| word.parse::<u16>().is_ok();
+    !name.contains('.')
+        && (ends_in(&["service", "host"])
+            || ends_in(&["port"])
+            || has("service", |word| word == "port")
+            || has("port", is_number))
 }
 
 /// librdkafka options that settings of this program, or exactly-once itself, decide.
@@ -697,6 +717,34 @@ mod tests {
         );
         refused("[kafak]\ngroup_id = 'a'", "did you mean kafka?");
         refused("zzz = 1", "processor.toml lists all keys");
+    }
+
+    #[test]
+    fn variables_that_tell_of_a_service_are_no_settings() {
+        for name in [
+            "processor_service_host",
+            "processor_service_port",
+            "processor_service_port_metrics",
+            "kafka_port",
+            "kafka_port_9092_tcp",
+            "kafka_port_9092_tcp_proto",
+            "kafka_port_9092_tcp_port",
+            "kafka_port_9092_tcp_addr",
+            "service_host",
+            "port",
+        ] {
+            assert!(tells_of_a_service(name), "{name}");
+        }
+        for name in [
+            "delivery",
+            "deliveri",
+            "kafka_bootstrap_servers",
+            "kafka.port",
+            "kafka.options.some_port",
+            "port_number",
+        ] {
+            assert!(!tells_of_a_service(name), "{name}");
+        }
     }
 
     #[test]
