@@ -12,6 +12,8 @@
 set -eu
 
 rust_minimum=1.95
+# The newest that Debian 12's Go compiles.
+helm_version=v3.11.3
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/dogwatch
 
 # What shows that a thing is there (a command, or a file by its path), and the package that brings it;
@@ -40,6 +42,9 @@ mvn maven
 kcat kcat
 ip iproute2
 python3-venv python3-venv
+go golang-go
+systemd-analyze systemd
+openssl openssl
 docker-compose docker-compose docker-compose-v2
 shellcheck shellcheck
 qemu-system-x86_64 qemu-system-x86
@@ -114,7 +119,11 @@ kafka_is_there() {
 }
 
 python_is_there() {
-    cmp -s tests/clients/requirements.txt "$cache/python/requirements.txt"
+    cat tests/*/requirements.txt | cmp -s - "$cache/python/requirements.txt"
+}
+
+deploy_tools_are_there() {
+    [ -x "$cache/deploy/promtool" ] && [ "$(cat "$cache/deploy/helm.version" 2>/dev/null)" = "$helm_version" ]
 }
 
 megabytes_of() {
@@ -136,7 +145,8 @@ consent() {
     rust_is_there || add "installs Rust $rust_minimum with rustup for $(id -un), 250 MB to fetch, 1 to 5 minutes"
     if [ "$1" != demo ]; then
         kafka_is_there || add "fetches Apache Kafka's jars into $cache/kafka, 55 MB, under a minute"
-        python_is_there || add "makes a Python environment in $cache/python, 15 MB to fetch, under a minute"
+        python_is_there || add "makes a Python environment in $cache/python, 30 MB to fetch, under a minute"
+        deploy_tools_are_there || add "compiles helm and takes promtool from its package, into $cache/deploy: 120 MB to fetch, 2 to 5 minutes"
     fi
     if [ "$1" != install ] && [ ! -e "$target/release/dogwatch" ]; then
         add "builds Dogwatch in $target: 350 MB of sources to fetch, 6 GB on disk, 20 to 40 minutes on two cores"
@@ -199,9 +209,31 @@ install_python() {
     say "making the Python environment of the test clients"
     rm -rf "$cache/python"
     python3 -m venv "$cache/python" || fail "python3 could not make an environment in $cache/python"
-    "$cache/python/bin/pip" install -q --disable-pip-version-check -r tests/clients/requirements.txt ||
-        fail "pip could not install fastavro and confluent-kafka"
-    cp tests/clients/requirements.txt "$cache/python/"
+    "$cache/python/bin/pip" install -q --disable-pip-version-check -r tests/clients/requirements.txt \
+        -r tests/deploy/requirements.txt || fail "pip could not install what tests/*/requirements.txt name"
+    cat tests/*/requirements.txt >"$cache/python/requirements.txt"
+}
+
+# What judges charts and rules of alerts. Neither is installed: Prometheus' package would start a server.
+install_deploy_tools() {
+    deploy_tools_are_there && return
+    say "compiling helm $helm_version"
+    new=$cache/deploy.new
+    rm -rf "$new"
+    mkdir -p "$new"
+    GOPATH=$new/go GOCACHE=$new/build GOBIN=$new GOFLAGS='-buildvcs=false -modcacherw' \
+        go install -ldflags=-s "helm.sh/helm/v3/cmd/helm@$helm_version" 2>"$new/log" ||
+        { tail -n 5 "$new/log" >&2; fail "go could not build helm"; }
+    say "fetching promtool"
+    (
+        cd "$new"
+        apt-get -o APT::Sandbox::User=root download -qq prometheus
+        dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool
+    ) || fail "apt-get could not fetch the package prometheus, which has promtool"
+    rm -rf "$new/go" "$new/build" "$new/log" "$new"/*.deb
+    echo "$helm_version" >"$new/helm.version"
+    rm -rf "$cache/deploy"
+    mv "$new" "$cache/deploy"
 }
 
 install_all() {
@@ -211,6 +243,7 @@ install_all() {
     [ "$1" != demo ] || return 0
     install_kafka
     install_python
+    install_deploy_tools
 }
 
 # --- Docker, where nobody runs it already ---
@@ -282,6 +315,8 @@ test_all() {
         --include-ignored --test-threads=2 scenarios:: || failed=1
     say "running the tests of the kernel part on other kernels; fetches 80 MB the first time"
     tests/kernels/run || failed=1
+    say "trying the chart and the units in deploy/"
+    as_root env XDG_CACHE_HOME="${cache%/*}" CARGO_TARGET_DIR="$target" tests/deploy/run || failed=1
     [ "$failed" = 0 ] || fail "tests failed, see above"
 }
 
