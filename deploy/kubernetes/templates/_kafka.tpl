@@ -6,6 +6,11 @@
 {{- if not $kafka.bootstrapServers }}
 {{- fail "kafka.bootstrapServers is empty: name your brokers, host:port joined by commas" }}
 {{- end }}
+{{- range splitList "," $kafka.bootstrapServers }}
+{{- if not (regexMatch ":[0-9]+$" (trim .)) }}
+{{- fail (printf "kafka.bootstrapServers needs host:port, not %q" .) }}
+{{- end }}
+{{- end }}
 {{- if and $kafka.sasl.mechanism (not $kafka.sasl.secret) }}
 {{- fail "kafka.sasl.mechanism needs kafka.sasl.secret: a secret with username and password" }}
 {{- end }}
@@ -24,7 +29,7 @@
 {{/* Settings that stand in the pod's specification as well, and what decides them. */}}
 {{- define "dogwatch.decided" -}}
 kafka.bootstrap_servers: kafka.bootstrapServers
-metrics.listen: metrics.{{ .part }}Port
+metrics.listen: metrics.address and metrics.{{ .part }}Port
 {{- if eq .part "sensor" }}
 host_name: the node's name
 state_file: sensor.stateFolder
@@ -60,7 +65,7 @@ detections.folder: processor.detections
 {{- $port := index .root.Values.metrics (printf "%sPort" .part) }}
 {{- $settings := dict
       "kafka" (dict "bootstrap_servers" $kafka.bootstrapServers "options" $options)
-      "metrics" (dict "listen" (printf "0.0.0.0:%d" (int $port))) }}
+      "metrics" (dict "listen" (printf "%s:%d" .root.Values.metrics.address (int $port))) }}
 {{- if and (eq .part "sensor") .root.Values.sensor.dockerRoot }}
 {{- $_ := set $settings "containers" (dict "docker_root" .root.Values.sensor.dockerRoot) }}
 {{- end }}
@@ -70,7 +75,7 @@ detections.folder: processor.detections
 {{- $table := $config }}
 {{- if eq (len $names) 2 }}{{ $table = index $config (first $names) | default dict }}{{ end }}
 {{- if hasKey $table (last $names) }}
-{{- fail (printf "%s.config may not set %s: %s decides it" $.part $key $value) }}
+{{- fail (printf "%s.config may not set %s, which follows from %s" $.part $key $value) }}
 {{- end }}
 {{- end }}
 {{- mergeOverwrite $settings (deepCopy $config) | toToml }}
