@@ -204,6 +204,10 @@ impl DetectionSet {
             }
         }
         detections.sort_by(|left, right| left.id.cmp(&right.id));
+        for (place, fault) in windowed::row::too_large(&detections).into_iter().rev() {
+            let detection = detections.remove(place);
+            refused.push(fault.in_file(&detection.file));
+        }
         Ok(LoadReport {
             set: Self {
                 detections,

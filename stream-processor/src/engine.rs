@@ -29,7 +29,7 @@ use serde_json::Value;
 
 use crate::alert::AlertMode;
 use crate::alert::health::Health;
-use crate::checkpoint::{StateRecord, with_prefix};
+use crate::checkpoint::{Renewal, State, StateRecord};
 use crate::decode::{DeadLetter, Decoded, EventDecoder, InputRecord, RejectError, events_schema};
 use crate::detect::{Dedup, Detection, DetectionSet, Match, Routes, Unjudged, narrow, project};
 use crate::hosts::{End, EndKind, Heard, Hosts, Losses, Place, partition_of};
@@ -39,6 +39,7 @@ use crate::window::{
 };
 
 mod candidate;
+mod carried;
 mod fold;
 mod matcher;
 mod reader;
@@ -46,6 +47,7 @@ mod reader;
 mod tests;
 
 use candidate::{Builder, Candidate, Cause, NO_LOSSES, Notice, Said, Spoken};
+use carried::Carried;
 use fold::{Folds, Verdict};
 use matcher::Found;
 use reader::{Read, Reader};
@@ -61,10 +63,6 @@ const OWN_COLUMNS: [&str; 7] = [
     "evt_losses",
 ];
 
-/// What the names of stored hosts begin with.
-const HOSTS: &str = "hosts/";
-/// Most bytes of a stored piece of hosts.
-const HOSTS_BYTES_MAX: usize = 256 << 10;
 /// Longest identity of a host or run, bytes: each is stored for every host.
 const IDENTITY_BYTES_MAX: usize = 256;
 /// Longest name of a host, bytes, and of a class of losses; more is cut.
@@ -199,8 +197,7 @@ pub struct Engine {
     folds: Folds,
     /// Offsets below which a partition's records are replayed, muted: what they say was said before.
     live_from: BTreeMap<i32, i64>,
-    /// In how many pieces each task's hosts are stored.
-    host_pieces: BTreeMap<i32, usize>,
+    carried: Carried,
 }
 
 impl Engine {
@@ -234,7 +231,7 @@ impl Engine {
             options,
             folds: Folds::default(),
             live_from: BTreeMap::new(),
-            host_pieces: BTreeMap::new(),
+            carried: Carried::default(),
             set,
             mode,
             evidence_topic: "local".into(),
@@ -292,54 +289,47 @@ impl Engine {
         self.hosts.forget(partition);
         self.windows.forget(partition);
         self.folds.forget(partition);
+        self.carried.forget(partition);
         self.live_from.remove(&partition);
-        self.host_pieces.remove(&partition);
     }
 
-    /// What changed in a task since the last call, or all of it.
+    /// What changed in a task since the last call, and the pieces that are to be written anew.
     ///
     /// # Errors
     /// When a piece cannot be written.
     pub fn checkpoint(
         &mut self,
         partition: i32,
-        full: bool,
+        renewal: &Renewal,
     ) -> Result<Vec<StateRecord>, EngineError> {
-        let mut records = self.windows.store(partition, full)?;
-        records.extend(self.folds.store(partition, full));
-        let hosts = self.hosts.store(partition, HOSTS_BYTES_MAX)?;
-        let stored = self.host_pieces.insert(partition, hosts.len()).unwrap_or(0);
-        let fewer = hosts.len()..stored.max(hosts.len());
-        let pieces = hosts.into_iter().map(Some).chain(fewer.map(|_| None));
-        records.extend(pieces.enumerate().map(|(piece, value)| StateRecord {
-            key: format!("{HOSTS}{piece:06}"),
-            value,
-        }));
+        let mut records = self.windows.store(partition, renewal)?;
+        records.extend(self.folds.store(partition, renewal));
+        records.extend(self.hosts.store(partition, renewal)?);
+        let latest = self.hosts.latest(partition);
+        records.extend(self.carried.store(partition, renewal, latest));
         Ok(records)
     }
 
     /// Takes a task over as its last checkpoint left it. What is read below `live_from` was said before: it is replayed muted.
-    /// Returns how many pieces of windows are dropped because no detection keeps such states any more.
+    /// What no loaded detection knows is carried on for a day.
     ///
     /// # Errors
     /// When a piece cannot be read.
     pub fn restore(
         &mut self,
         partition: i32,
-        state: BTreeMap<String, Vec<u8>>,
+        mut state: State,
         live_from: i64,
-    ) -> Result<usize, EngineError> {
+    ) -> Result<(), EngineError> {
         self.forget_partition(partition);
-        let hosts: Vec<&[u8]> = with_prefix(&state, HOSTS)
-            .map(|(_, hosts)| hosts.as_slice())
-            .collect();
-        self.hosts.restore(partition, &hosts)?;
-        self.host_pieces.insert(partition, hosts.len());
+        self.hosts.restore(partition, &mut state)?;
         let slots = self.hosts.slots(partition);
-        let dropped = self.windows.restore(&self.set, partition, &state, &slots)?;
-        self.folds.restore(partition, &state);
+        self.windows
+            .restore(&self.set, partition, &mut state, &slots)?;
+        self.folds.restore(partition, &mut state);
+        self.carried.restore(partition, state);
         self.live_from.insert(partition, live_from);
-        Ok(dropped)
+        Ok(())
     }
 
     /// Says whether a task waits for time to pass: an idle partition needs a mark to get on.
@@ -358,7 +348,7 @@ impl Engine {
         StateSize {
             panes,
             keys,
-            bytes,
+            bytes: bytes + self.carried.size(),
             bound_bytes: bound_bytes.saturating_mul(tasks),
         }
     }

@@ -9,13 +9,15 @@
 //! Its size is bounded: of more than [`HOSTS_MAX`] hosts the half not heard of for longest is forgotten, of more than
 //! [`RUNS_MAX`] runs of a host's sensors the oldest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::common::HashMap;
 use dogwatch_schemas::Text;
 use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Renewal, State, StateRecord, take_below};
 
 /// Times of windows lie between 1970 and 2200: sums with any length of a window stay whole numbers.
 const TIME_MAX_NS: i64 = 7_258_118_400_000_000_000;
@@ -28,6 +30,12 @@ const RUNS_MAX: usize = 8;
 /// A sensor's new run that begins this far behind its host's time began after the clock was put back, nanoseconds.
 const RESTART_STEP_NS: i64 = 1_000_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
+/// What the names of stored hosts begin with.
+const HOSTS: &str = "hosts/";
+/// Hosts in a stored piece: it is written when one of them was heard of.
+const HOSTS_PER_PIECE: usize = 64;
+/// Name of what is stored of a task beside its hosts.
+const TASK: &str = "task";
 
 /// Events lost, by class.
 pub(crate) type Losses = BTreeMap<Text, i64>;
@@ -125,19 +133,27 @@ pub(crate) struct Hosts {
 /// What is lost from a row on.
 type LossStep = (u32, Option<Arc<Losses>>);
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 struct Task {
     hosts: Vec<Host>,
-    #[serde(skip)]
     by_id: HashMap<Text, usize>,
-    #[serde(skip)]
     by_slot: HashMap<u32, usize>,
     /// The latest second of ingest.
     second: Option<i64>,
     next_slot: u32,
     /// The host of the last record: rows of one host come together.
-    #[serde(skip)]
     last: usize,
+    /// Pieces whose hosts changed since they were stored.
+    changed: BTreeSet<usize>,
+    /// How many pieces are stored.
+    pieces: usize,
+}
+
+/// What a task knows beside its hosts, as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredTask {
+    second: Option<i64>,
+    next_slot: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -199,6 +215,7 @@ impl Hosts {
             return Place::Repeated;
         }
         task.close_silent(heard, self.host_silence_ns, &mut self.ends);
+        task.changed.insert(index / HOSTS_PER_PIECE);
         let (time, clock_replaced) = window_time(heard, self.clock_error_max_ns);
         let host = &mut task.hosts[index];
         let now = slot(heard.partition, host.slot);
@@ -315,6 +332,13 @@ impl Hosts {
             .collect()
     }
 
+    /// The latest time of a task: the broker's, or its hosts' where there is none.
+    pub fn latest(&self, partition: i32) -> Option<i64> {
+        let task = self.tasks.get(&partition)?;
+        let second = task.second.map(|second| second.saturating_mul(SECOND_NS));
+        second.or_else(|| task.hosts.iter().map(|host| host.high).max())
+    }
+
     /// The partitions that were heard of.
     pub fn partitions(&self) -> Vec<i32> {
         let mut partitions: Vec<i32> = self.tasks.keys().copied().collect();
@@ -327,51 +351,72 @@ impl Hosts {
         self.tasks.remove(&partition);
     }
 
-    /// A task as it is stored, in pieces of about so many bytes at most.
-    pub fn store(&self, partition: i32, bytes_max: usize) -> serde_json::Result<Vec<Vec<u8>>> {
-        let Some(task) = self.tasks.get(&partition) else {
+    /// What changed in a task since the last call, and the pieces that are to be written anew.
+    ///
+    /// # Errors
+    /// When a piece cannot be written.
+    pub fn store(
+        &mut self,
+        partition: i32,
+        renewal: &Renewal,
+    ) -> serde_json::Result<Vec<StateRecord>> {
+        let Some(task) = self.tasks.get_mut(&partition) else {
             return Ok(Vec::new());
         };
-        let mut pieces = vec![String::new()];
-        for host in &task.hosts {
-            let host = serde_json::to_string(host)?;
-            match pieces.last_mut() {
-                Some(piece) if piece.is_empty() => *piece = host,
-                Some(piece) if piece.len() + host.len() < bytes_max => {
-                    piece.push(',');
-                    piece.push_str(&host);
-                }
-                _ => pieces.push(host),
+        let name = |piece: usize| format!("{HOSTS}{piece:06}");
+        let anew = renewal.below(HOSTS);
+        task.changed
+            .extend(anew.filter_map(|piece| piece.parse::<usize>().ok()));
+        let mut pieces: Vec<&[Host]> = task.hosts.chunks(HOSTS_PER_PIECE).collect();
+        let count = pieces.len();
+        // Fewer than before: those beyond are over.
+        pieces.resize(count.max(task.pieces), &[]);
+        let stored = StoredTask {
+            second: task.second,
+            next_slot: task.next_slot,
+        };
+        let mut records = vec![StateRecord {
+            key: TASK.to_owned(),
+            value: Some(serde_json::to_vec(&stored)?),
+        }];
+        for (piece, hosts) in pieces.into_iter().enumerate() {
+            let over = piece >= count;
+            if over || task.changed.contains(&piece) {
+                let value = (!over).then(|| serde_json::to_vec(hosts)).transpose()?;
+                let key = name(piece);
+                records.push(StateRecord { key, value });
             }
         }
-        // Each piece as a task of its hosts alone.
-        let second = serde_json::to_string(&task.second)?;
-        let next_slot = task.next_slot;
-        let whole = |hosts: String| {
-            let piece =
-                format!("{{\"hosts\":[{hosts}],\"second\":{second},\"next_slot\":{next_slot}}}");
-            piece.into_bytes()
-        };
-        Ok(pieces.into_iter().map(whole).collect())
+        task.changed.clear();
+        task.pieces = count;
+        Ok(records)
     }
 
-    /// Takes pieces of a stored task back.
-    pub fn restore(&mut self, partition: i32, pieces: &[&[u8]]) -> serde_json::Result<()> {
+    /// Takes a stored task back, out of its state.
+    ///
+    /// # Errors
+    /// When a piece cannot be read.
+    pub fn restore(&mut self, partition: i32, state: &mut State) -> serde_json::Result<()> {
         let mut task = Task::default();
-        for piece in pieces {
-            let stored: Task = serde_json::from_slice(piece)?;
-            task.hosts.extend(stored.hosts);
-            task.second = stored.second;
-            task.next_slot = stored.next_slot;
+        if let Some(stored) = state.remove(TASK) {
+            let stored: StoredTask = serde_json::from_slice(&stored)?;
+            (task.second, task.next_slot) = (stored.second, stored.next_slot);
+        }
+        for (_, hosts) in take_below(state, HOSTS) {
+            let hosts: Vec<Host> = serde_json::from_slice(&hosts)?;
+            task.hosts.extend(hosts);
+            task.pieces += 1;
         }
         task.index();
         self.tasks.insert(partition, task);
         Ok(())
     }
 
+    /// The host of the record taken last, to be changed.
     fn last_host(&mut self, partition: i32) -> Option<&mut Host> {
         let task = self.tasks.get_mut(&partition)?;
         let last = task.last;
+        task.changed.insert(last / HOSTS_PER_PIECE);
         task.hosts.get_mut(last)
     }
 }
@@ -484,6 +529,7 @@ impl Task {
             });
         }
         self.hosts.retain(|host| host.offset >= middle);
+        self.changed = (0..self.hosts.len().div_ceil(HOSTS_PER_PIECE)).collect();
         self.index();
     }
 
@@ -507,13 +553,14 @@ impl Task {
             return;
         }
         self.second = Some(second);
-        for host in &mut self.hosts {
+        for (index, host) in self.hosts.iter_mut().enumerate() {
             let silent = host
                 .ingest
                 .is_some_and(|last| ingest.saturating_sub(last) > host_silence_ns);
             if silent && !host.flushed {
                 host.flushed = true;
                 host.flush_high = host.high;
+                self.changed.insert(index / HOSTS_PER_PIECE);
                 ends.push(End {
                     row: heard.row,
                     slot: slot(heard.partition, host.slot),
@@ -744,6 +791,40 @@ mod tests {
         assert_ne!(log.take(20, "a", "1", 5, 100, 100), Place::Repeated);
     }
 
+    /// The state after it was stored once more.
+    fn stored(log: &mut Log, mut state: State, renewal: &Renewal) -> State {
+        for record in log.0.store(0, renewal).expect("stored") {
+            match record.value {
+                Some(value) => drop(state.insert(record.key, value)),
+                None => drop(state.remove(&record.key)),
+            }
+        }
+        state
+    }
+
+    #[test]
+    fn only_pieces_whose_hosts_were_heard_of_are_written() {
+        let mut log = Log::new();
+        let hosts = 3 * HOSTS_PER_PIECE as i64;
+        for offset in 0..hosts {
+            log.take(offset, &offset.to_string(), "r", 0, 100, 100);
+        }
+        let names = |log: &mut Log, renewal: &[&str]| -> Vec<String> {
+            let names = renewal.iter().map(|name| (*name).to_owned()).collect();
+            let records = log.0.store(0, &Renewal::new(names, 1)).expect("stored");
+            records.into_iter().map(|record| record.key).collect()
+        };
+        let all = ["task", "hosts/000000", "hosts/000001", "hosts/000002"];
+        assert_eq!(names(&mut log, &[]), all);
+        assert_eq!(names(&mut log, &[]), ["task"]);
+        log.take(hosts, "64", "r", 1, 100, 100);
+        assert_eq!(names(&mut log, &[]), ["task", "hosts/000001"]);
+        assert_eq!(names(&mut log, &["hosts/000002"]), ["task", "hosts/000002"]);
+        // Silence changes them all.
+        log.take(hosts + 1, "64", "r", 2, 900, 900);
+        assert_eq!(names(&mut log, &[]), all);
+    }
+
     #[test]
     fn a_stored_task_goes_on_where_it_was() {
         let mut log = Log::new();
@@ -752,11 +833,9 @@ mod tests {
         }
         log.0
             .note_losses(0, 2, Losses::from([("ring_full".into(), 3)]));
-        let pieces = log.0.store(0, 500).expect("stored");
-        assert_eq!(pieces.len(), 2);
+        let mut state = stored(&mut log, BTreeMap::new(), &Renewal::default());
         let mut again = Log::new();
-        let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
-        again.0.restore(0, &pieces).expect("restored");
+        again.0.restore(0, &mut state).expect("restored");
         assert_eq!(again.take(3, "c", "r", 5, 101, 101), Place::Repeated);
         assert_eq!(
             again

@@ -235,12 +235,7 @@ pub fn marked() {
 
 /// Counts a checkpoint.
 pub fn checkpoint(taken: &Checkpoint, took: Duration) {
-    let kind = if taken.manifest.full {
-        "full"
-    } else {
-        "change"
-    };
-    counter!("dogwatch_checkpoint_taken_total", "kind" => kind).increment(1);
+    counter!("dogwatch_checkpoint_taken_total").increment(1);
     counter!("dogwatch_checkpoint_records_total").increment(taken.manifest.records);
     counter!("dogwatch_checkpoint_bytes_total").increment(taken.manifest.bytes);
     histogram!("dogwatch_checkpoint_seconds").record(took);

@@ -97,7 +97,7 @@ impl Reading {
         self.next = message.offset() + 1;
         if let Ok(fold) = &mut self.fold {
             let key = message.key().unwrap_or_default();
-            if let Err(error) = fold.take(key, base(message), message.payload()) {
+            if let Err(error) = fold.take(message.offset(), key, base(message), message.payload()) {
                 self.fold = Err(error);
             }
         }

@@ -124,10 +124,13 @@ pub enum Outcome {
     Superseded,
 }
 
+/// The offset of the first record of each task's checkpoint.
+type Places = BTreeMap<Partition, i64>;
+
 /// What became of one attempt.
 enum Attempt {
-    /// With what the commit says of the tasks' memory.
-    Committed(BTreeMap<Partition, Head>),
+    /// With what the commit says of the tasks' memory, and where the checkpoints lie.
+    Committed(BTreeMap<Partition, Head>, Places),
     Superseded,
     /// The coordinator does not know us: either a rebalance is about to be seen, or something is wrong.
     NotAMember(String),
@@ -152,6 +155,20 @@ impl Work<'_> {
     ) -> Option<BTreeMap<Partition, Head>> {
         let place = |partition| offset(*self.encoded.firsts.get(&partition)?);
         self.heads.of_step(self.step, place)
+    }
+
+    /// Whether an offset can name the step's checkpoints only once their place is known.
+    fn waits_for_places(&self) -> bool {
+        let mut checkpoints = self.step.checkpoints.values();
+        checkpoints.any(|taken| taken.begins)
+    }
+
+    /// Where the checkpoints lie, as far as it is known.
+    fn places(&self, offset: impl Fn(usize) -> Option<i64>) -> Places {
+        let firsts = self.encoded.firsts.iter();
+        firsts
+            .filter_map(|(partition, number)| Some((*partition, offset(*number)?)))
+            .collect()
     }
 }
 
@@ -241,9 +258,10 @@ impl Publish {
         loop {
             let started = Instant::now();
             let error = match self.attempt(&encoded, &step) {
-                Attempt::Committed(heads) => {
+                Attempt::Committed(heads, places) => {
                     metrics::committed(&step, started.elapsed());
-                    self.heads.keep(&step, heads);
+                    let place = |partition| places.get(&partition).copied();
+                    self.heads.keep(&step, heads, place);
                     return Ok(Outcome::Committed);
                 }
                 Attempt::Superseded => return Ok(self.supersede(&step)),
@@ -291,7 +309,7 @@ impl Publish {
                 report_unwritten(step);
                 let mut alerts = step.alerts.iter();
                 if alerts.all(|alert| sender.send(alert.clone()).is_ok()) {
-                    at_least_once::commit_offsets(step, BTreeMap::new(), work.input)
+                    at_least_once::commit_offsets(step, BTreeMap::new(), Places::new(), work.input)
                 } else {
                     Attempt::Stop(SinkError::ReaderGone)
                 }
@@ -299,7 +317,12 @@ impl Publish {
             Writer::File(path, file) => {
                 report_unwritten(step);
                 match write_lines(file, &step.alerts) {
-                    Ok(()) => at_least_once::commit_offsets(step, BTreeMap::new(), work.input),
+                    Ok(()) => at_least_once::commit_offsets(
+                        step,
+                        BTreeMap::new(),
+                        Places::new(),
+                        work.input,
+                    ),
                     Err(source) => Attempt::Stop(SinkError::File {
                         path: path.clone(),
                         source,

@@ -39,8 +39,19 @@ pub struct Step {
     pub late: Vec<LateRow>,
     /// What tasks remember where the step ends.
     pub checkpoints: BTreeMap<Partition, Checkpoint>,
-    /// Where the memory of tasks was when they were taken over, with the assignment, since the step before.
-    pub taken_over: BTreeMap<Partition, (u64, Head)>,
+    /// Where the memory of tasks was when they were taken over, since the step before.
+    pub taken_over: BTreeMap<Partition, Memory>,
+}
+
+/// Where the memory of a task is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// The assignment it holds for.
+    pub epoch: u64,
+    /// What a commit says of it.
+    pub head: Head,
+    /// Offsets of the first records of the checkpoints that a restore may begin with, by number.
+    pub places: BTreeMap<u64, i64>,
 }
 
 impl Step {

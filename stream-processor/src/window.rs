@@ -3,8 +3,8 @@
 //! ```text
 //! rows ─► WHERE of each detection ─► panes of their group ─► states (partial, merged) ─► window over: HAVING, SELECT ─► words
 //! ```
-//! Detections with equal keys, delay and commensurate windows are one group: they share panes, keys and equal
-//! aggregates. A window is made of panes as long as the group's shortest slide, so hopping windows share them.
+//! Detections with equal keys, delay and slide are one group: they share panes, keys and equal aggregates. A window is
+//! made of panes as long as its slide, so hopping windows share them.
 //! A window closes by its host's own time (`hosts` says it for each row), never by a clock; what is said does not
 //! hang on how the log is cut into batches. There is no input or output here.
 
@@ -16,8 +16,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::{HashMap, Result};
 use serde_json::{Map, Value};
 
-use crate::checkpoint::StateRecord;
-use crate::detect::window::WindowSpec;
+use crate::checkpoint::{Renewal, State, StateRecord};
 use crate::detect::{DetectionSet, Routes, Unjudged, guarded};
 use crate::hosts::{CLOCK_ERROR_MAX, End, Moment};
 use crate::parallel::{cores, side_by_side};
@@ -29,7 +28,9 @@ mod group;
 #[cfg(test)]
 mod laws;
 mod pane;
+mod piece;
 mod plans;
+mod shard;
 mod store;
 
 pub use bound::{Bound, bounds};
@@ -359,19 +360,18 @@ impl Windows {
         })
     }
 
-    /// What changed in a partition since the last call, or all of it.
+    /// What changed in a partition since the last call, and the pieces that are to be written anew.
     ///
     /// # Errors
     /// When states cannot be merged or written.
-    pub fn store(&mut self, partition: i32, full: bool) -> Result<Vec<StateRecord>> {
+    pub fn store(&mut self, partition: i32, renewal: &Renewal) -> Result<Vec<StateRecord>> {
         let records = self.each_group(self.cores, |group, workbench| {
-            group.store(workbench, partition, full)
+            group.store(workbench, partition, renewal)
         })?;
         Ok(records.into_iter().flatten().collect())
     }
 
-    /// Takes a partition's stored panes back; `highs` is the time of each of its slots.
-    /// Returns how many pieces belong to no group any more.
+    /// Takes a partition's stored panes back, out of its state; `slots` is the time of each of its slots.
     ///
     /// # Errors
     /// When a piece cannot be read.
@@ -379,17 +379,13 @@ impl Windows {
         &mut self,
         set: &DetectionSet,
         partition: i32,
-        state: &BTreeMap<String, Vec<u8>>,
+        state: &mut State,
         slots: &HashMap<i64, (i64, i64)>,
-    ) -> Result<usize> {
-        let mut taken = 0;
+    ) -> Result<()> {
         for Placed { group, workbench } in &mut self.groups {
-            taken += group.restore(workbench, set, partition, state, slots)?;
+            group.restore(workbench, partition, state, slots)?;
+            group.recall(workbench, set, partition)?;
         }
-        let panes = state
-            .range(store::PREFIX.to_owned()..)
-            .take_while(|(key, _)| key.starts_with(store::PREFIX))
-            .count();
-        Ok(panes - taken)
+        Ok(())
     }
 }

@@ -261,7 +261,7 @@ fn checkpoints_lie_beside_the_offsets_that_name_them() {
         assert!(
             task.iter()
                 .all(|record| record.headers["base"] == first.headers["base"]),
-            "one run builds on one full checkpoint"
+            "one run builds on one base"
         );
     }
 }

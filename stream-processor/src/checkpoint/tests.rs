@@ -1,6 +1,10 @@
-//! Metadata and manifests come back as they were written, folds yield the newest state, and a full checkpoint comes in time.
+//! Metadata and manifests come back as they were written, folds yield the newest state, and old pieces are written anew in time.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use super::*;
+use crate::config::RawCheckpoint;
 
 fn piece(key: &str, value: &str) -> StateRecord {
     StateRecord {
@@ -29,16 +33,19 @@ fn take(progress: &mut Progress, records: Vec<StateRecord>, input: i64) -> Check
     progress.take(records, input, || base, Instant::now())
 }
 
-/// Feeds a checkpoint to a fold as the topic would.
+/// Feeds a checkpoint to a fold as the topic would, whose first record lies at a hundred times its input.
 fn feed(fold: &mut Fold, checkpoint: &Checkpoint) {
     let base = checkpoint.manifest.base.as_bytes();
+    let mut offset = checkpoint.manifest.input * 100;
+    let mut take = |key: &[u8], value: Option<&[u8]>| {
+        fold.take(offset, key, Some(base), value).unwrap();
+        offset += 1;
+    };
     for record in &checkpoint.records {
-        fold.take(record.key.as_bytes(), Some(base), record.value.as_deref())
-            .unwrap();
+        take(record.key.as_bytes(), record.value.as_deref());
     }
     let value = checkpoint.manifest.to_value();
-    fold.take(MANIFEST_KEY.as_bytes(), Some(base), Some(&value))
-        .unwrap();
+    take(MANIFEST_KEY.as_bytes(), Some(&value));
 }
 
 fn state(pieces: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
@@ -66,10 +73,10 @@ fn metadata_comes_back_and_is_small() {
 #[test]
 fn metadata_of_other_versions_is_told_apart() {
     assert_eq!(Head::of_metadata(""), Err(MemoryError::None));
-    let newer = r#"{"format":3,"epoch":0,"anything":"else"}"#;
+    let newer = r#"{"format":9,"epoch":0,"anything":"else"}"#;
     assert_eq!(
         Head::of_metadata(newer),
-        Err(MemoryError::Newer { found: 3 })
+        Err(MemoryError::Newer { found: 9 })
     );
     for text in [
         "x",
@@ -95,7 +102,7 @@ fn a_fold_yields_the_newest_values_up_to_the_named_checkpoint() {
         20,
     );
     let third = take(&mut progress, vec![piece("a", "3")], 30);
-    assert!(first.manifest.full && !second.manifest.full && !third.manifest.full);
+    assert!(first.begins && !second.begins && !third.begins);
 
     let mut fold = Fold::new(second.manifest.head(0));
     feed(&mut fold, &first);
@@ -103,9 +110,10 @@ fn a_fold_yields_the_newest_values_up_to_the_named_checkpoint() {
     feed(&mut fold, &second);
     assert!(fold.reached());
     let restored = fold.finish().unwrap();
-    assert_eq!(restored.state, state(&[("a", "2"), ("c", "1")]));
     assert_eq!(restored.manifest, second.manifest);
     assert_eq!(restored.records, 7);
+    assert_eq!(restored.places, BTreeMap::from([(1, 1_000), (2, 2_000)]));
+    assert_eq!(restored.into_state(), state(&[("a", "2"), ("c", "1")]));
 }
 
 #[test]
@@ -114,9 +122,9 @@ fn pieces_after_the_last_manifest_do_not_count() {
     let first = take(&mut progress, vec![piece("a", "1")], 10);
     let mut fold = Fold::new(first.manifest.head(0));
     feed(&mut fold, &first);
-    fold.take(b"a", Some(b"base-10"), Some(b"never finished"))
+    fold.take(1_100, b"a", Some(b"base-10"), Some(b"never finished"))
         .unwrap();
-    assert_eq!(fold.finish().unwrap().state, state(&[("a", "1")]));
+    assert_eq!(fold.finish().unwrap().into_state(), state(&[("a", "1")]));
 }
 
 #[test]
@@ -134,9 +142,9 @@ fn pieces_that_build_on_another_full_checkpoint_are_passed_over() {
     for checkpoint in [&ours, &theirs, &next] {
         feed(&mut fold, checkpoint);
     }
-    fold.take(b"b", None, Some(b"a stranger's")).unwrap();
+    fold.take(9_999, b"b", None, Some(b"a stranger's")).unwrap();
     assert_eq!(
-        fold.finish().unwrap().state,
+        fold.finish().unwrap().into_state(),
         state(&[("a", "ours"), ("b", "next")])
     );
 }
@@ -161,7 +169,7 @@ fn what_is_not_there_is_noticed() {
     feed(&mut fold, &first);
     assert_eq!(fold.finish(), Err(MemoryError::Missing { number: 2 }));
 
-    // The full one is gone, the change is there: as after somebody deleted records.
+    // The first one is gone, the change is there: as after somebody deleted records.
     let mut fold = Fold::new(second.manifest.head(0));
     feed(&mut fold, &second);
     let expected = MemoryError::Incomplete {
@@ -178,7 +186,7 @@ fn a_manifest_of_a_newer_version_is_refused() {
     let first = take(&mut progress, Vec::new(), 10);
     let mut fold = Fold::new(first.manifest.head(0));
     let newer = br#"{"format":9,"epoch":0}"#;
-    let error = fold.take(MANIFEST_KEY.as_bytes(), Some(b"base-10"), Some(newer));
+    let error = fold.take(0, MANIFEST_KEY.as_bytes(), Some(b"base-10"), Some(newer));
     assert_eq!(error, Err(MemoryError::Newer { found: 9 }));
 }
 
@@ -199,48 +207,94 @@ fn a_checkpoint_is_due_when_input_is_old_or_much() {
     assert_eq!(progress.due_at(&settings()), None);
 }
 
+/// The names that the next checkpoint writes anew.
+fn anew(progress: &mut Progress) -> BTreeSet<String> {
+    let renewal = progress.renewal();
+    renewal.below("").map(str::to_owned).collect()
+}
+
+/// Bytes of the checkpoints from the oldest one on that has a piece.
+fn read(taken: &[Checkpoint]) -> u64 {
+    let oldest = taken.last().map_or(0, |last| last.manifest.oldest);
+    let read = taken.iter().filter(|taken| taken.manifest.number >= oldest);
+    read.map(|taken| taken.manifest.bytes).sum()
+}
+
 #[test]
 fn what_a_restore_reads_stays_near_the_size_of_the_state() {
+    let text = "x".repeat(100 << 10);
+    let names: Vec<String> = (0..400).map(|name| format!("{name:03}")).collect();
+    let all = names.iter().map(|name| piece(name, &text)).collect();
+    let size = 400 * (100 << 10);
     let mut progress = Progress::begin(0, Instant::now());
-    let large = "x".repeat(1 << 20);
-    let all = || vec![piece("a", &large), piece("b", &large)];
-    assert!(take(&mut progress, all(), 0).manifest.full);
-    let mut since_full = 0;
-    let mut fulls = 0;
-    for input in 1..50 {
-        let full = progress.full();
-        let records = if full {
-            all()
-        } else {
-            vec![piece("a", &large)]
-        };
-        assert_eq!(take(&mut progress, records, input).manifest.full, full);
-        since_full = if full { 0 } else { since_full + 1 };
-        fulls += usize::from(full);
-        assert!(since_full <= 9, "{since_full} MiB on a state of 2");
+    let mut taken = vec![take(&mut progress, all, 0)];
+    let mut rounds_anew = 0;
+    for input in 1..400 {
+        // The same tenth changes again and again.
+        let mut changed: BTreeSet<String> = names[..40].iter().cloned().collect();
+        let anew = anew(&mut progress);
+        rounds_anew += usize::from(!anew.is_empty());
+        changed.extend(anew);
+        let records = changed.iter().map(|name| piece(name, &text)).collect();
+        let checkpoint = take(&mut progress, records, input);
+        assert!(
+            checkpoint.manifest.bytes < 9 << 20,
+            "no checkpoint is large"
+        );
+        taken.push(checkpoint);
+        // Four times the state, and what is written until its oldest pieces are anew: once the state and what changes meanwhile.
+        assert!(
+            read(&taken) < 6 * size + (9 << 20),
+            "{} bytes",
+            read(&taken)
+        );
     }
-    assert_eq!(fulls, 4);
+    assert!(rounds_anew > 100, "{rounds_anew}");
+    // What is read yields what there is.
+    let oldest = taken.last().unwrap().manifest.oldest;
+    let mut fold = Fold::new(taken.last().unwrap().manifest.head(0));
+    for checkpoint in taken.iter().filter(|taken| taken.manifest.number >= oldest) {
+        feed(&mut fold, checkpoint);
+    }
+    assert_eq!(fold.finish().unwrap().into_state().len(), 400);
 }
 
 #[test]
-fn a_small_state_is_not_written_whole_again_and_again() {
+fn a_small_state_is_not_written_anew_again_and_again() {
     let mut progress = Progress::begin(0, Instant::now());
-    take(&mut progress, vec![piece("a", "1")], 0);
+    take(&mut progress, vec![piece("a", "1"), piece("b", "1")], 0);
     for input in 1..1_000 {
-        assert!(!progress.full());
-        take(&mut progress, vec![piece("a", "2")], input);
+        assert_eq!(anew(&mut progress), BTreeSet::new());
+        let checkpoint = take(&mut progress, vec![piece("a", "2")], input);
+        assert_eq!(checkpoint.manifest.oldest, 1);
     }
+    let changed = vec![piece("b", "2")];
+    assert_eq!(take(&mut progress, changed, 1_000).manifest.oldest, 1_000);
 }
 
 #[test]
-fn a_full_checkpoint_removes_what_is_over() {
+fn what_begins_anew_holds_everything_and_ends_what_is_over() {
     let mut progress = Progress::begin(0, Instant::now());
     take(&mut progress, vec![piece("a", "1"), piece("b", "1")], 0);
     progress.begin_anew();
-    let full = take(&mut progress, vec![piece("b", "2")], 1);
-    assert_eq!(full.records, [piece("b", "2"), gone("a")]);
-    assert_eq!((full.manifest.keys, full.manifest.records), (1, 2));
-    assert_eq!(full.manifest.base, "base-1");
+    assert_eq!(anew(&mut progress), ["a", "b"].map(str::to_owned).into());
+    let whole = take(&mut progress, vec![piece("b", "2")], 1);
+    assert_eq!(whole.records, [piece("b", "2"), gone("a")]);
+    assert_eq!((whole.manifest.keys, whole.manifest.records), (1, 2));
+    assert_eq!((&*whole.manifest.base, whole.begins), ("base-1", true));
+    assert_eq!(whole.manifest.oldest, 2);
+}
+
+#[test]
+fn as_much_is_written_anew_as_there_is_room_for() {
+    let names = ["pane/a", "pane/b", "period/c"].map(str::to_owned);
+    let renewal = Renewal::new(names.into(), 10);
+    assert_eq!(renewal.below("pane/").collect::<Vec<_>>(), ["a", "b"]);
+    renewal.spend(9);
+    assert_eq!(renewal.below("period/").collect::<Vec<_>>(), ["c"]);
+    renewal.spend(9);
+    assert!(!renewal.has_room());
+    assert_eq!(renewal.below("pane/").count(), 0);
 }
 
 #[test]
@@ -252,11 +306,11 @@ fn a_restored_task_goes_on_where_it_was() {
     let mut resumed = Progress::resume(&fold.finish().unwrap(), Instant::now());
     let second = take(&mut resumed, vec![piece("c", "1"), gone("a")], 1);
     let manifest = second.manifest;
-    assert_eq!(
-        (manifest.number, manifest.keys, manifest.full),
-        (2, 2, false)
-    );
+    assert_eq!((manifest.number, manifest.keys, manifest.oldest), (2, 2, 1));
     assert_eq!(manifest.base, first.manifest.base);
+    // With the last piece of the first one gone, nobody needs it.
+    let third = take(&mut resumed, vec![piece("b", "2")], 2);
+    assert_eq!(third.manifest.oldest, 2);
 }
 
 #[test]
@@ -282,7 +336,7 @@ fn what_is_too_large_for_a_record_goes_in_parts_and_comes_back_whole() {
         let mut fold = Fold::new(checkpoints.last().unwrap().manifest.head(0));
         checkpoints.iter().for_each(|taken| feed(&mut fold, taken));
         let restored = fold.finish().unwrap();
-        let state = whole(restored.state);
+        let state = restored.into_state();
         assert_eq!(state.keys().collect::<Vec<_>>(), ["a", "large", "z"]);
         assert_eq!(Some(&state["large"]), large(bytes).value.as_ref());
     }
@@ -290,7 +344,7 @@ fn what_is_too_large_for_a_record_goes_in_parts_and_comes_back_whole() {
     checkpoints.push(take(&mut progress, vec![gone("large")], 9));
     let mut fold = Fold::new(checkpoints.last().unwrap().manifest.head(0));
     checkpoints.iter().for_each(|taken| feed(&mut fold, taken));
-    let left = fold.finish().unwrap().state;
+    let left = fold.finish().unwrap().pieces;
     assert_eq!(left.into_keys().collect::<Vec<_>>(), ["a", "z"]);
 }
 
@@ -300,8 +354,8 @@ fn two_checkpoints_of_one_step_are_one() {
     let first = take(&mut progress, vec![piece("a", "1"), piece("b", "1")], 1);
     let second = take(&mut progress, vec![piece("b", "2"), gone("a")], 2);
     let joined = first.join(second);
-    assert!(joined.manifest.full);
+    assert!(joined.begins);
     let mut fold = Fold::new(joined.manifest.head(0));
     feed(&mut fold, &joined);
-    assert_eq!(fold.finish().unwrap().state, state(&[("b", "2")]));
+    assert_eq!(fold.finish().unwrap().into_state(), state(&[("b", "2")]));
 }

@@ -102,6 +102,26 @@ pub(crate) fn state_bytes(
     }
 }
 
+/// Whether the state of an aggregate is what its name says, in plain columns: counts, sums, values, lists of them. The others'
+/// are DataFusion's own, and another version may lay them out otherwise.
+pub(crate) fn is_plain(name: &str) -> bool {
+    const PLAIN: [&str; 12] = [
+        "avg",
+        "bit_and",
+        "bit_or",
+        "bit_xor",
+        "bool_and",
+        "bool_or",
+        "count",
+        "distinct_count",
+        "max",
+        "min",
+        "sample",
+        "sum",
+    ];
+    PLAIN.contains(&name)
+}
+
 /// An aggregate that keeps a bounded set of distinct values: always the smallest, so order does not matter.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Keep {

@@ -537,3 +537,60 @@ fn what_windows_cannot_keep_is_refused() {
         "lists",
     );
 }
+
+/// Detections that share their keys share their states, and one key's state cannot be cut over several records.
+#[test]
+fn a_row_of_state_that_fits_no_record_is_refused() {
+    let query = |column: &str, least: u32, slide: &str| {
+        format!(
+            "{HEADER}SELECT container_id, count(*) AS n FROM tumble(events, INTERVAL '{slide}')\n\
+             GROUP BY window_start, window_end, container_id HAVING count(DISTINCT {column}) >= {least}"
+        )
+    };
+    let columns = [
+        "fd_name",
+        "proc_name",
+        "fd_sip",
+        "proc_exepath",
+        "user_name",
+        "container_name",
+    ];
+    let mut files: Vec<(String, String)> = (0..)
+        .zip(columns)
+        .map(|(place, column)| {
+            (
+                format!("a/many_{place}.sql"),
+                query(column, 5_000, "1 minute"),
+            )
+        })
+        .collect();
+    // These take nothing more: one asks for the same, one for little, one has windows of its own.
+    files.push((
+        "a/more_same.sql".to_owned(),
+        query("fd_name", 5_000, "1 minute"),
+    ));
+    files.push((
+        "a/more_small.sql".to_owned(),
+        query("evt_type", 5, "1 minute"),
+    ));
+    files.push((
+        "a/other.sql".to_owned(),
+        query("user_name", 5_000, "2 minutes"),
+    ));
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    let report = load(&files).expect("a folder");
+    let [refusal] = &report.refused[..] else {
+        panic!("{:?}", report.refused)
+    };
+    assert!(refusal.file.ends_with("a/many_5.sql"), "{refusal}");
+    let said = "with that of many_0, many_1, many_2, many_3, many_4, which it shares its keys and slide with";
+    assert!(refusal.reason.contains(said), "{refusal}");
+    assert!(
+        refusal.mend.contains("fewer values in count(DISTINCT ..)"),
+        "{refusal}"
+    );
+    assert_eq!(report.set.len(), 8);
+}

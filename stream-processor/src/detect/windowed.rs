@@ -24,6 +24,7 @@ use super::window::{WindowSpec, find_scan};
 
 mod parts;
 mod result;
+pub(in crate::detect) mod row;
 
 pub(crate) use parts::GroupColumn;
 pub(crate) use result::ResultPlan;

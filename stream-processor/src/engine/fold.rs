@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Alert;
 
-use crate::checkpoint::{StateRecord, with_prefix};
+use crate::checkpoint::{Renewal, State, StateRecord, take_below};
 use crate::detect::Dedup;
 use crate::hosts::partition_of;
 
@@ -232,25 +232,10 @@ impl Folds {
         self.dirty_counted.retain(|(of, _)| *of != partition);
     }
 
-    /// What changed in a partition since the last call, or all of it.
-    pub fn store(&mut self, partition: i32, full: bool) -> Vec<StateRecord> {
+    /// What changed in a partition since the last call, and the pieces that are to be written anew.
+    pub fn store(&mut self, partition: i32, renewal: &Renewal) -> Vec<StateRecord> {
         let mut records = Vec::new();
-        if full {
-            let own = self
-                .slots
-                .iter()
-                .filter(|(slot, _)| partition_of(**slot) == partition);
-            for (slot, periods) in own {
-                for key in periods.by_key.keys() {
-                    let parts = [Part::Period, Part::Counts];
-                    self.dirty
-                        .extend(parts.map(|part| (*slot, key.clone(), part)));
-                }
-            }
-            let counted = self.counted.get(&partition).into_iter().flatten();
-            self.dirty_counted
-                .extend(counted.map(|id| (partition, id.clone())));
-        }
+        self.renew(partition, renewal);
         let (own, others) = std::mem::take(&mut self.dirty)
             .into_iter()
             .partition(|(slot, ..)| partition_of(*slot) == partition);
@@ -280,28 +265,55 @@ impl Folds {
         records
     }
 
-    /// Takes a partition's stored periods back. One that cannot be read is over: what it folded is said once more.
-    pub fn restore(&mut self, partition: i32, state: &BTreeMap<String, Vec<u8>>) {
-        for (name, value) in with_prefix(state, PERIOD) {
-            let counts = state.get(&format!("{COUNTS}{name}"));
-            let place = name.split_once('/');
-            let place = place.and_then(|(slot, key)| Some((slot.parse::<u32>().ok()?, key)));
-            let (Some((number, key)), Some(period)) = (place, Period::restored(value, counts))
-            else {
+    /// Notes that pieces are to be written anew, of those that are there.
+    fn renew(&mut self, partition: i32, renewal: &Renewal) {
+        for part in [Part::Period, Part::Counts] {
+            for name in renewal.below(part.prefix()) {
+                let Some((slot, key)) = place_of(partition, name) else {
+                    continue;
+                };
+                let periods = self.slots.get(&slot);
+                if let Some(period) = periods.and_then(|periods| periods.by_key.get(key)) {
+                    renewal.spend(part.of(period).len());
+                    self.dirty.insert((slot, key.into(), part));
+                }
+            }
+        }
+        let counted = self.counted.get(&partition);
+        for id in renewal.below(COUNTED) {
+            if let Some(id) = counted.and_then(|counted| counted.get(id)) {
+                renewal.spend(id.len());
+                self.dirty_counted.insert((partition, id.clone()));
+            }
+        }
+    }
+
+    /// Takes a partition's stored periods back, out of its state. One that cannot be read is over: what it folded is said once
+    /// more.
+    pub fn restore(&mut self, partition: i32, state: &mut State) {
+        let counts: HashMap<String, Vec<u8>> = take_below(state, COUNTS).into_iter().collect();
+        for (name, value) in take_below(state, PERIOD) {
+            let period = Period::restored(&value, counts.get(&name));
+            let (Some((slot, key)), Some(period)) = (place_of(partition, &name), period) else {
                 continue;
             };
-            let slot = (i64::from(partition) << 32) | i64::from(number);
             self.slots
                 .entry(slot)
                 .or_default()
                 .insert(key.into(), period);
             *self.running.entry(partition).or_default() += 1;
         }
-        let counted = with_prefix(state, COUNTED)
-            .map(|(id, _)| Text::from(id))
-            .collect();
+        let counted = take_below(state, COUNTED).into_iter();
+        let counted = counted.map(|(id, _)| Text::from(id)).collect();
         self.counted.insert(partition, counted);
     }
+}
+
+/// Slot and key of a period, by the rest of its name.
+fn place_of(partition: i32, name: &str) -> Option<(i64, &str)> {
+    let (number, key) = name.split_once('/')?;
+    let number: u32 = number.parse().ok()?;
+    Some(((i64::from(partition) << 32) | i64::from(number), key))
 }
 
 impl Period {

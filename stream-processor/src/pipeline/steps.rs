@@ -15,7 +15,7 @@ use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 
 use super::{ProcessorError, Stages, Summary};
-use crate::checkpoint::{self, Head, MemoryError, Progress, Restored};
+use crate::checkpoint::{Head, MemoryError, Progress, Restored, State};
 use crate::config::{Config, Delivery, FaultPoint};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
 use crate::engine::{Engine, StepOutput, now_ns};
@@ -27,7 +27,7 @@ use crate::shutdown::Shutdown;
 use crate::sink::{Outcome, SinkError};
 use crate::source::group::GroupInput;
 use crate::source::{Assigned, Batch, Gap, SourceMessage};
-use crate::step::{Partition, Step};
+use crate::step::{Memory, Partition, Step};
 use crate::tasks::{Task, Tasks};
 use crate::topics::INPUTS;
 
@@ -331,7 +331,8 @@ impl Steps {
                 break;
             }
             let started = Instant::now();
-            let records = self.engine.checkpoint(partition.1, task.progress.full())?;
+            let renewal = task.progress.renewal();
+            let records = self.engine.checkpoint(partition.1, &renewal)?;
             let base = || format!("{:016x}", rand::random::<u64>());
             let taken = task
                 .progress
@@ -559,14 +560,19 @@ impl Steps {
         };
         let now = Instant::now();
         let begun = memory.and_then(|restored| self.resume(assigned, restored, taken_at, now));
-        let (mut task, head) = match begun {
+        let (mut task, memory) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 self.begin_cold(assigned, &error)?;
                 let live_from = start.live_from;
                 let progress = Progress::begin(0, taken_at);
                 let task = Task::new(assigned.epoch, progress, live_from, live_from, now);
-                (task, Head::empty(live_from))
+                let memory = Memory {
+                    epoch: assigned.epoch,
+                    head: Head::empty(live_from),
+                    places: BTreeMap::new(),
+                };
+                (task, memory)
             }
         };
         if self.config.delivery == Delivery::AtLeastOnce {
@@ -574,9 +580,7 @@ impl Steps {
             task.progress.begin_anew();
         }
         self.tasks.insert(partition, task);
-        self.next
-            .taken_over
-            .insert(partition, (assigned.epoch, head));
+        self.next.taken_over.insert(partition, memory);
         Ok(())
     }
 
@@ -587,32 +591,29 @@ impl Steps {
         restored: Option<Restored>,
         taken_at: Instant,
         now: Instant,
-    ) -> Result<(Task, Head), MemoryError> {
+    ) -> Result<(Task, Memory), MemoryError> {
         let (partition, start) = (assigned.partition, &assigned.start);
         let begun = start.memory.clone()?;
-        let (progress, head, state) = match restored {
-            Some(restored) => (
-                Progress::resume(&restored, taken_at),
-                restored.manifest.head(begun.state),
-                checkpoint::whole(restored.state),
-            ),
-            None => (Progress::begin(0, taken_at), begun, BTreeMap::new()),
-        };
+        let (mut progress, mut head) = (Progress::begin(0, taken_at), begun);
+        let (mut places, mut state) = (BTreeMap::new(), State::new());
+        if let Some(restored) = restored {
+            progress = Progress::resume(&restored, taken_at);
+            head = restored.manifest.head(head.state);
+            places.clone_from(&restored.places);
+            state = restored.into_state();
+        }
         // Where records come before the offsets, a checkpoint may be ahead of these: all it knows was said.
         let live_from = start.live_from.max(head.input);
-        let dropped = self
-            .engine
+        self.engine
             .restore(partition.1, state, live_from)
             .map_err(|error| MemoryError::Unreadable(error.to_string()))?;
-        if dropped > 0 {
-            tracing::warn!(
-                partition = partition.1,
-                pieces = dropped,
-                "state of windows that no detection has any more is dropped"
-            );
-        }
         let task = Task::new(assigned.epoch, progress, head.input, live_from, now);
-        Ok((task, head))
+        let memory = Memory {
+            epoch: assigned.epoch,
+            head,
+            places,
+        };
+        Ok((task, memory))
     }
 
     /// Says that a task begins without what it remembered.
@@ -632,7 +633,7 @@ impl Steps {
         metrics::cold_start();
         self.engine.forget_partition(partition);
         self.engine
-            .restore(partition, BTreeMap::new(), start.live_from)?;
+            .restore(partition, State::new(), start.live_from)?;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use rdkafka::producer::Producer;
 use super::outgoing::Outgoing;
 use super::producer::{self, RecordProducer};
 use super::transactions::not_a_member;
-use super::{Attempt, SinkError, Work, native};
+use super::{Attempt, Places, SinkError, Work, native};
 use crate::checkpoint::Head;
 use crate::config::{Config, Fault as TestFault, FaultPoint};
 use crate::kafka;
@@ -76,7 +76,12 @@ impl AtLeastOnce {
             tracing::error!("dying as DOGWATCH_FAULT asks");
             std::process::abort();
         }
-        Ok(commit_offsets(work.step, heads, work.input))
+        Ok(commit_offsets(
+            work.step,
+            heads,
+            work.places(place),
+            work.input,
+        ))
     }
 }
 
@@ -123,16 +128,17 @@ fn deliver_with(
 pub fn commit_offsets(
     step: &Step,
     heads: BTreeMap<Partition, Head>,
+    places: Places,
     input: Option<&Arc<GroupInput>>,
 ) -> Attempt {
     let Some(input) = input.filter(|_| !step.positions.is_empty()) else {
-        return Attempt::Committed(heads);
+        return Attempt::Committed(heads, places);
     };
     if !stands(step, Some(input)) {
         return Attempt::Superseded;
     }
     let error = match input.commit(&step.positions, &heads) {
-        Ok(()) => return Attempt::Committed(heads),
+        Ok(()) => return Attempt::Committed(heads, places),
         Err(error) => error,
     };
     match error.rdkafka_error_code() {

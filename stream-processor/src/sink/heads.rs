@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::Head;
-use crate::step::{Partition, Step};
+use crate::checkpoint::{Checkpoint, Head};
+use crate::step::{Memory, Partition, Step};
 
-/// The memory of the tasks whose steps are published here, each with the assignment it holds for.
+/// The memory of the tasks whose steps are published here.
 #[derive(Debug, Default)]
-pub struct Heads(BTreeMap<Partition, (u64, Head)>);
+pub struct Heads(BTreeMap<Partition, Memory>);
 
 impl Heads {
     /// Learns what a step says of tasks that were taken over.
@@ -16,7 +16,7 @@ impl Heads {
     }
 
     /// Returns what the commit of a step says of its tasks: the step's own checkpoints, or the last ones before.
-    /// `placed` tells the offset of a full checkpoint's first record; nothing is returned when one has none.
+    /// `placed` tells the offset of a checkpoint's first record; nothing is returned when one that begins has none.
     pub fn of_step(
         &self,
         step: &Step,
@@ -25,42 +25,79 @@ impl Heads {
         let mut heads = BTreeMap::new();
         for (partition, position) in &step.positions {
             let before = self.0.get(partition);
-            let before = before.filter(|(epoch, _)| *epoch == position.epoch);
+            let before = before.filter(|memory| memory.epoch == position.epoch);
             let head = match step.checkpoints.get(partition) {
-                Some(taken) if taken.manifest.full => {
-                    Some(taken.manifest.head(placed(*partition)?))
-                }
+                Some(taken) if taken.begins => Some(taken.manifest.head(placed(*partition)?)),
                 // Without a place the restore begins at the topic's first record: slower, not wrong.
                 Some(taken) => {
-                    let state = before.map_or(0, |(_, head)| head.state);
+                    let state = before.map_or(0, |memory| memory.begin(taken));
                     Some(taken.manifest.head(state))
                 }
-                None => before.map(|(_, head)| head.clone()),
+                None => before.map(|memory| memory.head.clone()),
             };
             heads.extend(head.map(|head| (*partition, head)));
         }
         Some(heads)
     }
 
-    /// Keeps what the commit of a step said.
-    pub fn keep(&mut self, step: &Step, committed: BTreeMap<Partition, Head>) {
+    /// Keeps what the commit of a step said, and where its checkpoints lie.
+    pub fn keep(
+        &mut self,
+        step: &Step,
+        committed: BTreeMap<Partition, Head>,
+        placed: impl Fn(Partition) -> Option<i64>,
+    ) {
         for (partition, head) in committed {
-            if let Some(position) = step.positions.get(&partition) {
-                self.0.insert(partition, (position.epoch, head));
+            let Some(epoch) = step
+                .positions
+                .get(&partition)
+                .map(|position| position.epoch)
+            else {
+                continue;
+            };
+            let before = self.0.remove(&partition);
+            let before =
+                before.filter(|memory| memory.epoch == epoch && memory.head.base == head.base);
+            let mut places = before.map(|memory| memory.places).unwrap_or_default();
+            if let Some(taken) = step.checkpoints.get(&partition) {
+                places.retain(|_, place| *place >= head.state);
+                places.extend(placed(partition).map(|place| (taken.manifest.number, place)));
             }
+            let memory = Memory {
+                epoch,
+                head,
+                places,
+            };
+            self.0.insert(partition, memory);
         }
+    }
+}
+
+impl Memory {
+    /// The last place before which no piece of a checkpoint's state lies, as far as it is known.
+    fn begin(&self, taken: &Checkpoint) -> i64 {
+        let place = self.places.range(..=taken.manifest.oldest).next_back();
+        place.map_or(self.head.state, |(_, place)| *place)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Progress;
+    use crate::checkpoint::{Progress, StateRecord};
     use crate::step::Position;
     use dogwatch_schemas::topics::Topic;
     use std::time::Instant;
 
     const TASK: Partition = (Topic::Events, 3);
+
+    fn taken_over(epoch: u64) -> Memory {
+        Memory {
+            epoch,
+            head: Head::empty(5),
+            places: BTreeMap::new(),
+        }
+    }
 
     fn step(epoch: u64, next: i64) -> Step {
         Step {
@@ -69,11 +106,11 @@ mod tests {
         }
     }
 
-    /// Commits a step whose full checkpoints begin at `placed`, and returns what was said of the task.
+    /// Commits a step whose checkpoints begin at `placed`, and returns what was said of the task.
     fn commit(heads: &mut Heads, step: &Step, placed: i64) -> Option<Head> {
         heads.learn(step);
         let said = heads.of_step(step, |_| Some(placed)).unwrap();
-        heads.keep(step, said.clone());
+        heads.keep(step, said.clone(), |_| Some(placed));
         said.get(&TASK).cloned()
     }
 
@@ -81,43 +118,57 @@ mod tests {
     fn every_commit_names_the_last_checkpoint() {
         let mut heads = Heads::default();
         let mut first = step(1, 10);
-        first.taken_over.insert(TASK, (1, Head::empty(5)));
+        first.taken_over.insert(TASK, taken_over(1));
         assert_eq!(commit(&mut heads, &first, 0), Some(Head::empty(5)));
 
         let mut progress = Progress::begin(0, Instant::now());
-        let mut full = step(1, 20);
-        let taken = progress.take(Vec::new(), 20, || "base".to_owned(), Instant::now());
-        full.checkpoints.insert(TASK, taken);
-        let head = commit(&mut heads, &full, 77).unwrap();
+        let mut checkpoint = |next: i64, pieces: &[&str]| {
+            let piece = |name: &&str| StateRecord {
+                key: (*name).to_owned(),
+                value: Some(Vec::new()),
+            };
+            let pieces = pieces.iter().map(piece).collect();
+            let mut step = step(1, next);
+            let taken = progress.take(pieces, next, || "base".to_owned(), Instant::now());
+            step.checkpoints.insert(TASK, taken);
+            step
+        };
+        let begins = checkpoint(20, &["a", "b"]);
+        let head = commit(&mut heads, &begins, 77).unwrap();
         assert_eq!((head.number, head.input, head.state), (1, 20, 77));
         assert_eq!(commit(&mut heads, &step(1, 30), 0), Some(head));
 
-        let mut change = step(1, 40);
-        let taken = progress.take(Vec::new(), 40, String::new, Instant::now());
-        change.checkpoints.insert(TASK, taken);
+        let change = checkpoint(40, &["a"]);
         let head = commit(&mut heads, &change, 99).unwrap();
         assert_eq!((head.number, head.input, head.state), (2, 40, 77));
+        // With the last piece of the first one gone, a restore begins with the second, whose place is known by now.
+        let change = checkpoint(50, &["b"]);
+        let head = commit(&mut heads, &change, 120).unwrap();
+        assert_eq!((head.number, head.input, head.state), (3, 50, 99));
+        let change = checkpoint(60, &["a", "b"]);
+        let head = commit(&mut heads, &change, 140).unwrap();
+        assert_eq!((head.number, head.state), (4, 120));
     }
 
     #[test]
     fn a_head_of_an_earlier_assignment_is_not_said() {
         let mut heads = Heads::default();
         let mut first = step(1, 10);
-        first.taken_over.insert(TASK, (1, Head::empty(5)));
+        first.taken_over.insert(TASK, taken_over(1));
         commit(&mut heads, &first, 0);
         assert_eq!(commit(&mut heads, &step(2, 10), 0), None);
     }
 
     #[test]
-    fn a_full_checkpoint_whose_place_is_not_known_is_not_committed() {
-        let mut full = step(1, 20);
+    fn a_first_checkpoint_whose_place_is_not_known_is_not_committed() {
+        let mut first = step(1, 20);
         let taken = Progress::begin(0, Instant::now()).take(
             Vec::new(),
             20,
             || "base".to_owned(),
             Instant::now(),
         );
-        full.checkpoints.insert(TASK, taken);
-        assert_eq!(Heads::default().of_step(&full, |_| None), None);
+        first.checkpoints.insert(TASK, taken);
+        assert_eq!(Heads::default().of_step(&first, |_| None), None);
     }
 }

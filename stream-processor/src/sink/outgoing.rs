@@ -68,7 +68,7 @@ pub struct Encoded {
     pub records: Vec<Outgoing>,
     /// How many of the records say something.
     pub said: usize,
-    /// Number of the first record of each full checkpoint: a restore begins there.
+    /// Number of the first record of each checkpoint: a restore may begin there.
     pub firsts: BTreeMap<Partition, usize>,
 }
 
@@ -127,9 +127,7 @@ impl Encoder {
             firsts: BTreeMap::new(),
         };
         for (partition, checkpoint) in &mut step.checkpoints {
-            if checkpoint.manifest.full {
-                encoded.firsts.insert(*partition, encoded.records.len());
-            }
+            encoded.firsts.insert(*partition, encoded.records.len());
             self.checkpoint(*partition, checkpoint, &mut encoded.records);
         }
         encoded
@@ -159,7 +157,7 @@ impl Encoder {
         );
         let manifest = checkpoint.manifest.to_value();
         records.push(record(MANIFEST_KEY.as_bytes().to_vec(), Some(manifest)));
-        records[first].placed = checkpoint.manifest.full;
+        records[first].placed = true;
     }
 
     fn alert(&self, alert: &Alert) -> Outgoing {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! begin ─► records ─► group metadata ─► every epoch stands? ─► send offsets ─► commit
-//!             └ full checkpoint: wait for its place, which goes into the offsets' metadata
+//!             └ a task's first checkpoint: wait for its place, which goes into the offsets' metadata
 //! ```
 //!
 //! The order is the fence. The metadata is read first and the epochs are checked after it: if a
@@ -79,7 +79,10 @@ impl Transactions {
     /// Publishes a step once; on failure the transaction is aborted.
     pub fn attempt(&mut self, work: &Work<'_>) -> Attempt {
         match self.transact(work) {
-            Ok(heads) => Attempt::Committed(heads),
+            Ok(heads) => {
+                let places = work.places(|number| self.producer.context().offset(number));
+                Attempt::Committed(heads, places)
+            }
             Err(failure) => self.abort_after(failure),
         }
     }
@@ -117,9 +120,9 @@ impl Transactions {
         }
     }
 
-    /// What the offsets say of the tasks' memory. Only a full checkpoint has to be delivered before.
+    /// What the offsets say of the tasks' memory. Only a task's first checkpoint has to be delivered before.
     fn heads(&self, work: &Work<'_>) -> Result<BTreeMap<Partition, Head>, Failure> {
-        let in_time = work.encoded.firsts.is_empty() || native::flush(&self.producer, self.timeout);
+        let in_time = !work.waits_for_places() || native::flush(&self.producer, self.timeout);
         let heads = work.heads_placed(|number| self.producer.context().offset(number));
         heads.ok_or_else(|| match self.producer.context().take_failure() {
             Some(error) => Failure::Kafka(error),

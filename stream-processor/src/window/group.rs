@@ -1,4 +1,4 @@
-//! Detections over windows that share panes: equal keys, equal delay, and windows that one pane divides.
+//! Detections over windows that share panes: equal keys, equal delay, and windows of one slide.
 //!
 //! ```text
 //! rows ─► admit: late? one key too many? ─► input: keys, arguments, conditions ─► partial states ─► early ─► panes
@@ -21,6 +21,7 @@ use super::conditions::Conditions;
 use super::early::{Counted, Early};
 use super::pane::{Pane, PaneId, slots};
 use super::plans::{Phases, Workbench};
+use super::store::StoredStates;
 use super::{Progress, Rows, WindowOutput};
 use crate::detect::window::WindowSpec;
 use crate::detect::windowed::WindowedPlan;
@@ -65,8 +66,8 @@ pub(super) struct Group {
     pub phases: Phases,
     /// What finishes the windows of each kind.
     finishers: BTreeMap<WindowSpec, Finisher>,
-    /// What each of the group's aggregates says, under which its states are stored.
-    pub labels: Vec<String>,
+    /// How its states are stored.
+    pub stored: StoredStates,
     /// For each aggregate, the input columns of its condition and of its first argument, where it has them.
     pub call_inputs: Vec<(Option<usize>, Option<usize>)>,
     pub panes: BTreeMap<PaneId, Pane>,
@@ -330,8 +331,8 @@ impl Group {
         let mut bytes = self.early.bytes();
         // Texts are views into buffers that pieces of one batch share.
         let mut shared = HashSet::new();
-        for piece in self.panes.values().flat_map(Pane::pieces) {
-            keys += piece.num_rows() as u64;
+        for (piece, carried) in self.panes.values().flat_map(all_pieces) {
+            keys += if carried { 0 } else { piece.num_rows() as u64 };
             for column in piece.columns() {
                 let Some(texts) = column.as_string_view_opt() else {
                     bytes += column.get_array_memory_size() as u64;
@@ -347,6 +348,12 @@ impl Group {
         }
         (self.panes.len() as u64, keys, bytes)
     }
+}
+
+/// The states of a pane, and whether they are only carried.
+fn all_pieces(pane: &Pane) -> impl Iterator<Item = (&RecordBatch, bool)> {
+    let own = pane.pieces().map(|piece| (piece, false));
+    own.chain(pane.carried().map(|piece| (piece, true)))
 }
 
 /// The start of each row's pane, or window.

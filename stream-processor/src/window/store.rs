@@ -1,97 +1,165 @@
-//! Panes as records of the topic of states.
+//! What groups remember, in the topic of states.
 //!
-//! A checkpoint writes what came to a pane since the one before, as one more piece; a pane with many pieces is written whole
-//! and the pieces are ended. A piece is an Arrow IPC stream that says which aggregates its states are of.
+//! | name | what it is |
+//! | --- | --- |
+//! | `pane/GROUP/START/SHARD/PIECE` | states of a pane: [`super::piece`] |
+//! | `overflow/GROUP/START` | how many rows a pane did not count because of the cap |
+//! | `off/GROUP/WHO` | a pause of detections: [`super::group`] |
+//!
+//! A group is named by what its detections have in common, and a column by what it is of; no name depends on which other
+//! detections there are. So each detection finds what is of it, whatever set it was stored with.
+//! A checkpoint writes what came to a pane since the one before, as further pieces of its shards.
 
-use std::collections::BTreeMap;
-use std::io::Cursor;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
-use datafusion::common::{HashMap, HashSet, Result};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Int64Type, SchemaRef};
+use datafusion::common::{HashMap, HashSet, Result, ScalarValue};
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use sha2::{Digest, Sha256};
 
-use super::group::{Group, pane_starts};
-use super::pane::slots;
-use super::plans::Workbench;
-use crate::checkpoint::StateRecord;
+use super::group::{FIXED_COLUMNS, Group};
+use super::pane::{PaneId, Wanted, slots};
+use super::piece::{column_name, decode, encode, stored_schema};
+use super::plans::{Phases, Workbench};
+use super::shard::ShardId;
+use crate::checkpoint::{Renewal, State, StateRecord, take_below};
+use crate::detect::window::WindowSpec;
 use crate::detect::windowed::WindowedPlan;
-use crate::detect::{DetectionSet, hex, take_rows};
+use crate::detect::{DetectionSet, hex};
 use crate::hosts::partition_of;
 
 /// What the names of panes' pieces begin with.
 pub(super) const PREFIX: &str = "pane/";
-/// Most bytes of a piece; the topic's limit is above.
-const PIECE_BYTES_MAX: usize = 480 << 10;
-/// What a piece takes beside its values, about: its schema and the names of its aggregates.
-const HEAD_BYTES: usize = 16 << 10;
-/// Pieces of a pane before it is written whole again.
-const PIECES_MAX: usize = 16;
-/// Key of a piece's schema under which its aggregates stand.
-const LABELS: &str = "dogwatch.labels";
-/// Key of a piece's schema under which stands how many rows were not counted.
-const OVERFLOW: &str = "dogwatch.overflow";
-/// States are DataFusion's own: another version may lay them out otherwise.
-const STATES_OF: &str = datafusion::DATAFUSION_VERSION;
-
-/// Name of a piece.
-pub(super) fn key(group: &str, start: i64, piece: u64) -> String {
-    format!("{PREFIX}{group}/{start}/{piece}")
-}
+/// What the names of panes' overflows begin with.
+const OVERFLOW: &str = "overflow/";
 
 /// Name of the states of a group, by one of its detections: what they are grouped by, when they speak, how time is cut.
-pub(super) fn group_hash(plan: &WindowedPlan, pane_ns: i64) -> String {
+pub(super) fn group_hash(plan: &WindowedPlan) -> String {
     let mut hash = Sha256::new();
     for key in &plan.keys {
         hash.update(key.text.as_bytes());
         hash.update([0]);
     }
-    let (early, delay_ns) = (plan.fires_early(), plan.delay_ns);
-    hash.update(format!("{early} {pane_ns} {delay_ns} {STATES_OF}"));
+    let (early, delay_ns, pane_ns) = (plan.fires_early(), plan.delay_ns, plan.spec.slide_ns);
+    hash.update(format!("{early} {delay_ns} {pane_ns}"));
     hex(&hash.finalize()[..8])
 }
 
+/// How the states of a group are stored.
+pub(super) struct StoredStates {
+    /// Their schema, with columns named by what they are of.
+    schema: SchemaRef,
+    /// For each column of an aggregate, what it holds of no rows.
+    nothing: Vec<ScalarValue>,
+}
+
+impl StoredStates {
+    /// Of aggregates that are labelled by what they are of.
+    ///
+    /// # Errors
+    /// When an aggregate has no state.
+    pub fn new(
+        phases: &Phases,
+        calls: &[Arc<AggregateFunctionExpr>],
+        labels: &[String],
+        keys: usize,
+    ) -> Result<Self> {
+        let keys_end = FIXED_COLUMNS + keys;
+        let (mut names, mut nothing) = (Vec::new(), Vec::new());
+        for (call, label) in calls.iter().zip(labels) {
+            let empty = call.create_accumulator()?.state()?;
+            names.extend((0..empty.len()).map(|place| column_name(label, place)));
+            nothing.extend(empty);
+        }
+        let states = phases.state_schema();
+        for (nothing, field) in nothing.iter_mut().zip(&states.fields()[keys_end..]) {
+            *nothing = nothing.cast_to(field.data_type())?;
+        }
+        Ok(Self {
+            schema: stored_schema(&states, keys_end, &names),
+            nothing,
+        })
+    }
+}
+
+/// A stored piece taken apart.
+struct Known {
+    /// The columns that this group has, with nothing in those that are not there.
+    states: Option<RecordBatch>,
+    /// The columns of detections that are not there.
+    carried: Option<RecordBatch>,
+}
+
 impl Group {
-    /// What changed in a partition since the last call, or all of it.
+    /// Name of a stored piece.
+    pub(super) fn piece_name(&self, start: i64, shard: ShardId, piece: u64) -> String {
+        format!("{PREFIX}{}/{start}/{shard}/{piece}", self.hash)
+    }
+
+    /// Name of how much a pane did not count.
+    pub(super) fn overflow_name(&self, start: i64) -> String {
+        format!("{OVERFLOW}{}/{start}", self.hash)
+    }
+
+    /// What changed in a partition since the last call, and the pieces that are to be written anew.
     pub fn store(
         &mut self,
         bench: &Workbench,
         partition: i32,
-        full: bool,
+        renewal: &Renewal,
     ) -> Result<Vec<StateRecord>> {
-        let mut records = Vec::new();
-        let (over, others) = std::mem::take(&mut self.over)
-            .into_iter()
-            .partition(|(of, _)| *of == partition);
-        self.over = others;
-        records.extend(
-            over.into_iter()
-                .map(|(_, key)| StateRecord { key, value: None }),
-        );
-        records.extend(self.off.store(&self.hash, partition, full));
-        let own = (partition, i64::MIN)..=(partition, i64::MAX);
-        for ((_, start), pane) in self.panes.range_mut(own) {
-            let whole = full || pane.whole || pane.stored.len() >= PIECES_MAX;
-            pane.whole = false;
-            let states = pane.store(&self.phases, bench, whole);
-            if whole {
-                let ended = std::mem::take(&mut pane.stored);
-                records.extend(ended.iter().map(|piece| StateRecord {
-                    key: key(&self.hash, *start, *piece),
-                    value: None,
-                }));
+        let own = self.over.extract_if(.., |(of, _)| *of == partition);
+        let own = own.map(|(_, key)| StateRecord { key, value: None });
+        let mut records: Vec<StateRecord> = own.collect();
+        records.extend(self.off.store(&self.hash, partition, renewal));
+        let anew = self.anew(renewal);
+        let panes = (partition, i64::MIN)..=(partition, i64::MAX);
+        let starts: Vec<i64> = self
+            .panes
+            .range(panes)
+            .map(|((_, start), _)| *start)
+            .collect();
+        let none = BTreeSet::new();
+        for start in starts {
+            let Some(pane) = self.panes.get_mut(&(partition, start)) else {
+                continue;
+            };
+            let wanted = Wanted {
+                keys_end: FIXED_COLUMNS + self.keys,
+                shards: anew.get(&start).unwrap_or(&none),
+                room: &|| renewal.has_room(),
+                spend: &|bytes| renewal.spend(bytes),
+            };
+            let stored = pane.store(&self.phases, bench, &wanted)?;
+            let overflow = (pane.overflow != pane.overflow_stored).then_some(pane.overflow);
+            pane.overflow_stored = pane.overflow;
+            let over = stored.over.into_iter();
+            records.extend(over.map(|(shard, piece)| StateRecord {
+                key: self.piece_name(start, shard, piece),
+                value: None,
+            }));
+            if let Some(overflow) = overflow {
+                records.push(StateRecord {
+                    key: self.overflow_name(start),
+                    value: Some(overflow.to_string().into_bytes()),
+                });
             }
-            for state in states {
-                for value in encode(&state, &self.labels, pane.overflow)? {
+            for fresh in stored.fresh {
+                let schema = match fresh.carried {
+                    true => fresh.states.schema(),
+                    false => Arc::clone(&self.stored.schema),
+                };
+                for value in encode(&fresh.states, &schema)? {
                     let piece = self.next_piece;
                     self.next_piece += 1;
-                    pane.stored.insert(piece);
+                    if let Some(pane) = self.panes.get_mut(&(partition, start)) {
+                        pane.note(fresh.shard, piece, value.len());
+                    }
                     records.push(StateRecord {
-                        key: key(&self.hash, *start, piece),
+                        key: self.piece_name(start, fresh.shard, piece),
                         value: Some(value),
                     });
                 }
@@ -100,89 +168,110 @@ impl Group {
         Ok(records)
     }
 
-    /// Takes a partition's pieces back; `slots` holds each slot's time and what silence has closed.
-    /// Returns how many pieces were this group's.
+    /// The shards that are to be written anew, by pane.
+    fn anew(&mut self, renewal: &Renewal) -> BTreeMap<i64, BTreeSet<ShardId>> {
+        let mut anew: BTreeMap<i64, BTreeSet<ShardId>> = BTreeMap::new();
+        let prefix = format!("{PREFIX}{}/", self.hash);
+        for (start, shard, _) in renewal.below(&prefix).filter_map(parse) {
+            anew.entry(start).or_default().insert(shard);
+        }
+        let prefix = format!("{OVERFLOW}{}/", self.hash);
+        for start in renewal
+            .below(&prefix)
+            .filter_map(|start| start.parse::<i64>().ok())
+        {
+            for (_, pane) in self.panes.iter_mut().filter(|((_, own), _)| *own == start) {
+                pane.overflow_stored = 0;
+            }
+        }
+        anew
+    }
+
+    /// Takes a partition's pieces back, out of its state; `live` holds each slot's time and what silence has closed.
+    ///
+    /// # Errors
+    /// When a piece cannot be read.
     pub fn restore(
         &mut self,
         bench: &Workbench,
-        set: &DetectionSet,
         partition: i32,
-        state: &BTreeMap<String, Vec<u8>>,
+        state: &mut State,
         live: &HashMap<i64, (i64, i64)>,
-    ) -> Result<usize> {
-        let prefix = format!("{PREFIX}{}/", self.hash);
-        let mut taken = 0;
-        let own = state
-            .range(prefix.clone()..)
-            .take_while(|(key, _)| key.starts_with(&prefix));
-        for (key, value) in own {
-            let Some((start, piece)) = parse(&key[prefix.len()..]) else {
+    ) -> Result<()> {
+        for (name, value) in take_below(state, &format!("{PREFIX}{}/", self.hash)) {
+            let Some((start, shard, piece)) = parse(&name) else {
                 continue;
             };
             self.next_piece = self.next_piece.max(piece + 1);
-            let Some((states, overflow)) = self.decode(value)? else {
-                self.over.push((partition, key.clone()));
+            let place = (shard, piece, value.len());
+            if !self.take_back(bench, (partition, start), place, decode(&value)?, live)? {
+                let name = self.piece_name(start, shard, piece);
+                self.over.push((partition, name));
+            }
+        }
+        self.restore_overflows(partition, state);
+        self.off.restore(&self.hash, partition, state);
+        Ok(())
+    }
+
+    fn restore_overflows(&mut self, partition: i32, state: &mut State) {
+        for (start, value) in take_below(state, &format!("{OVERFLOW}{}/", self.hash)) {
+            let Ok(start) = start.parse() else {
                 continue;
             };
-            taken += 1;
-            for states in states {
-                self.take_back(bench, partition, start, states, overflow, live)?;
-            }
+            let count = std::str::from_utf8(&value).unwrap_or_default().parse();
             match self.panes.get_mut(&(partition, start)) {
                 Some(pane) => {
-                    pane.keep(&self.phases, bench);
-                    pane.stored.insert(piece);
+                    pane.overflow = count.unwrap_or(0);
+                    pane.overflow_stored = pane.overflow;
                 }
-                None => self.over.push((partition, key.clone())),
+                None => self.over.push((partition, self.overflow_name(start))),
             }
         }
-        self.off.restore(&self.hash, partition, state);
-        self.recall(bench, set, partition)?;
-        Ok(taken)
     }
 
-    /// Reads a piece; none when it is of other aggregates.
-    fn decode(&self, value: &[u8]) -> Result<Option<(Vec<RecordBatch>, u64)>> {
-        let reader = StreamReader::try_new(Cursor::new(value), None)?;
-        let stored = reader.schema();
-        let labels: Vec<String> = stored
-            .metadata()
-            .get(LABELS)
-            .and_then(|labels| serde_json::from_str(labels).ok())
-            .unwrap_or_default();
-        if labels != self.labels {
-            return Ok(None);
-        }
-        let overflow = stored
-            .metadata()
-            .get(OVERFLOW)
-            .and_then(|count| count.parse().ok())
-            .unwrap_or(0);
-        let schema = self.phases.state_schema();
-        let mut batches = Vec::new();
-        for batch in reader {
-            let batch = batch?;
-            batches.push(RecordBatch::try_new(
-                Arc::clone(&schema),
-                batch.columns().to_vec(),
-            )?);
-        }
-        Ok(Some((batches, overflow)))
-    }
-
-    /// Puts states back into their pane and opens the windows that their slots have not closed.
+    /// Puts a piece back into its pane and opens the windows that its slots have not closed; says whether it is needed.
     fn take_back(
         &mut self,
         bench: &Workbench,
-        partition: i32,
-        start: i64,
-        states: RecordBatch,
-        overflow: u64,
+        id: PaneId,
+        place: (ShardId, u64, usize),
+        batches: Vec<RecordBatch>,
         live: &HashMap<i64, (i64, i64)>,
-    ) -> Result<()> {
-        debug_assert!(pane_starts(&states).iter().all(|own| *own == start));
-        let distinct: HashSet<i64> = slots(&states).iter().copied().collect();
-        let mut waiting = HashSet::new();
+    ) -> Result<bool> {
+        let (mut states, mut carried) = (Vec::new(), Vec::new());
+        let mut waiting = BTreeSet::new();
+        for batch in batches {
+            waiting.extend(self.reopen(id.1, &batch, live));
+            let known = self.known(&batch)?;
+            states.extend(known.states);
+            carried.extend(known.carried);
+        }
+        let needed = !(states.is_empty() && carried.is_empty());
+        if !needed || waiting.is_empty() && !self.panes.contains_key(&id) {
+            return Ok(false);
+        }
+        let mut kept = Vec::new();
+        for states in states {
+            let counted = self.early.take_in(states)?;
+            self.early.count(&counted);
+            kept.push(counted.states);
+        }
+        let pane = self.panes.entry(id).or_default();
+        pane.slots.extend(waiting);
+        pane.restore(&self.phases, bench, place, kept, carried);
+        Ok(true)
+    }
+
+    /// Opens the windows over a pane that its slots have not closed; returns these slots.
+    fn reopen(
+        &mut self,
+        start: i64,
+        batch: &RecordBatch,
+        live: &HashMap<i64, (i64, i64)>,
+    ) -> Vec<i64> {
+        let distinct: HashSet<i64> = slots(batch).iter().copied().collect();
+        let mut waiting = Vec::new();
         for slot in distinct {
             let Some((high, flush_high)) = live.get(&slot) else {
                 continue;
@@ -190,29 +279,72 @@ impl Group {
             let open = self.still_open(start, *high, *flush_high);
             if !open.is_empty() {
                 self.open.entry(slot).or_default().extend(open);
-                waiting.insert(slot);
+                waiting.push(slot);
             }
         }
-        let id = (partition, start);
-        let known = self.panes.contains_key(&id);
-        if waiting.is_empty() && !known {
-            return Ok(());
+        waiting
+    }
+
+    /// Takes a piece apart into what the group knows of it and what it does not.
+    fn known(&self, batch: &RecordBatch) -> Result<Known> {
+        let keys_end = FIXED_COLUMNS + self.keys;
+        let own = &self.stored.schema;
+        let stored = batch.schema();
+        let is_own = |place: usize| {
+            let column = own.column_with_name(stored.field(place).name());
+            column.is_some_and(|(_, own)| own.data_type() == stored.field(place).data_type())
+        };
+        if batch.num_columns() < keys_end || !(0..keys_end).all(is_own) {
+            let (states, carried) = (None, None);
+            return Ok(Known { states, carried });
         }
-        let counted = self.early.take_in(states)?;
-        self.push(bench, &counted, u32::MAX)?;
-        if let Some(pane) = self.panes.get_mut(&id) {
-            pane.slots.extend(waiting);
-            pane.overflow = overflow;
+        let mut columns: Vec<ArrayRef> = batch.columns()[..keys_end].to_vec();
+        let mut any = false;
+        for (field, nothing) in own.fields()[keys_end..].iter().zip(&self.stored.nothing) {
+            let column = batch.column_by_name(field.name());
+            let column = column.filter(|column| column.data_type() == field.data_type());
+            any |= column.is_some();
+            columns.push(match column {
+                Some(column) => Arc::clone(column),
+                None => nothing.to_array_of_size(batch.num_rows())?,
+            });
         }
-        Ok(())
+        let states = match any {
+            true => self.with_rows(RecordBatch::try_new(self.phases.state_schema(), columns)?)?,
+            false => None,
+        };
+        let others = (keys_end..batch.num_columns()).filter(|place| !is_own(*place));
+        let others: Vec<usize> = (0..keys_end).chain(others).collect();
+        let carried = (others.len() > keys_end)
+            .then(|| batch.project(&others))
+            .transpose()?;
+        Ok(Known { states, carried })
+    }
+
+    /// The states of keys that any detection has rows of.
+    fn with_rows(&self, states: RecordBatch) -> Result<Option<RecordBatch>> {
+        let mut mask = vec![false; states.num_rows()];
+        for member in &self.members {
+            let counts = states.column(self.phases.state_columns[member.rows].start);
+            let counts = counts.as_primitive::<Int64Type>();
+            for (needed, count) in mask.iter_mut().zip(counts) {
+                *needed |= count.unwrap_or(0) > 0;
+            }
+        }
+        let mask = BooleanArray::from(mask);
+        if mask.true_count() == mask.len() {
+            return Ok(Some(states));
+        }
+        let own = filter_record_batch(&states, &mask)?;
+        Ok((own.num_rows() > 0).then_some(own))
     }
 
     /// What had fired before the checkpoint: the windows whose thresholds are reached.
-    fn recall(&mut self, bench: &Workbench, set: &DetectionSet, partition: i32) -> Result<()> {
+    pub fn recall(&mut self, bench: &Workbench, set: &DetectionSet, partition: i32) -> Result<()> {
         if self.early.is_idle() {
             return Ok(());
         }
-        let mut windows: BTreeMap<(super::WindowSpec, i64), HashSet<i64>> = BTreeMap::new();
+        let mut windows: BTreeMap<(WindowSpec, i64), HashSet<i64>> = BTreeMap::new();
         for (slot, open) in &self.open {
             if partition_of(*slot) == partition {
                 for (_, start, spec) in open {
@@ -230,192 +362,13 @@ impl Group {
     }
 }
 
-/// States as pieces that are not too large, each a copy of just its rows: what states share with others is not stored.
-fn encode(states: &RecordBatch, labels: &[String], overflow: u64) -> Result<Vec<Vec<u8>>> {
-    // What the states are of; names of detections are not in it.
-    let labels = serde_json::to_string(labels).unwrap_or_default();
-    let metadata = std::collections::HashMap::from([
-        (LABELS.to_owned(), labels),
-        (OVERFLOW.to_owned(), overflow.to_string()),
-    ]);
-    let schema = states.schema().as_ref().clone().with_metadata(metadata);
-    let schema = Arc::new(schema);
-    let mut pieces = Vec::new();
-    for rows in cut(&row_bytes(states)) {
-        let rows: Vec<u32> = (rows.start as u32..rows.end as u32).collect();
-        let own = gathered(&take_rows(states, &rows)?)?;
-        pieces.push(encode_stream(&schema, &own)?);
-    }
-    Ok(pieces)
-}
-
-/// Rows that make a piece each: as many as fit, or a single one that does not.
-fn cut(row_bytes: &[usize]) -> Vec<Range<usize>> {
-    let mut pieces: Vec<Range<usize>> = Vec::new();
-    let mut bytes = 0;
-    for (row, own) in row_bytes.iter().enumerate() {
-        match pieces.last_mut() {
-            Some(piece) if bytes + own <= PIECE_BYTES_MAX - HEAD_BYTES => piece.end += 1,
-            _ => {
-                pieces.push(row..row + 1);
-                bytes = 0;
-            }
-        }
-        bytes += own;
-    }
-    pieces
-}
-
-/// Bytes of each row of states, as they are stored.
-fn row_bytes(states: &RecordBatch) -> Vec<usize> {
-    let mut rows = vec![0; states.num_rows()];
-    for column in states.columns() {
-        for (row, bytes) in rows.iter_mut().enumerate() {
-            *bytes += value_bytes(column, row..row + 1);
-        }
-    }
-    rows
-}
-
-/// Bytes of some values of a column, their offsets or views included.
-fn value_bytes(column: &ArrayRef, rows: Range<usize>) -> usize {
-    let count = rows.len();
-    match column.data_type() {
-        DataType::Utf8View => {
-            let views = &column.as_string_view().views()[rows];
-            let texts = views.iter().map(|view| *view as u32 as usize);
-            16 * count + texts.filter(|bytes| *bytes > 12).sum::<usize>()
-        }
-        DataType::Utf8 => 4 * count + span(column.as_string::<i32>().value_offsets(), rows).len(),
-        DataType::Binary => 4 * count + span(column.as_binary::<i32>().value_offsets(), rows).len(),
-        DataType::List(_) => {
-            let lists = column.as_list::<i32>();
-            4 * count + value_bytes(lists.values(), span(lists.value_offsets(), rows))
-        }
-        kind => count * kind.primitive_width().unwrap_or(16) + count.div_ceil(8),
-    }
-}
-
-fn span(offsets: &[i32], rows: Range<usize>) -> Range<usize> {
-    offsets[rows.start] as usize..offsets[rows.end] as usize
-}
-
-fn encode_stream(schema: &SchemaRef, states: &RecordBatch) -> Result<Vec<u8>> {
-    let states = RecordBatch::try_new(Arc::clone(schema), states.columns().to_vec())?;
-    let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
-    writer.write(&states)?;
-    writer.finish()?;
-    Ok(writer.into_inner()?)
-}
-
-/// A copy that holds no more than its rows: texts are views into what all rows of their batch share.
-fn gathered(states: &RecordBatch) -> Result<RecordBatch> {
-    let columns = states
-        .columns()
-        .iter()
-        .map(|column| match column.as_string_view_opt() {
-            Some(texts) => Arc::new(texts.gc()) as ArrayRef,
-            None => Arc::clone(column),
-        })
-        .collect();
-    Ok(RecordBatch::try_new(states.schema(), columns)?)
-}
-
-/// Start and number of a piece from the end of its name.
-fn parse(rest: &str) -> Option<(i64, u64)> {
-    let (start, piece) = rest.split_once('/')?;
-    Some((start.parse().ok()?, piece.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow::array::{Int64Array, ListArray, StringArray, StringViewArray, UInt64Array};
-    use arrow::buffer::OffsetBuffer;
-    use arrow::datatypes::{Field, Schema};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// States of keys, of which every tenth is `long` bytes long, each with a list of hashes and one of texts.
-    fn states(rows: usize, long: usize) -> RecordBatch {
-        let text = |row: usize| {
-            let width = if row.is_multiple_of(10) { long } else { 1 };
-            format!("{row:0width$}")
-        };
-        let item = |kind: DataType| Arc::new(Field::new_list_field(kind, true));
-        let offsets = || OffsetBuffer::from_lengths(std::iter::repeat_n(3, rows));
-        let thrice = || (0..rows).flat_map(|row| std::iter::repeat_n(row, 3));
-        let hashes = UInt64Array::from_iter_values(thrice().map(|row| row as u64));
-        let samples = StringArray::from(thrice().map(text).collect::<Vec<_>>());
-        let hashes = ListArray::new(item(DataType::UInt64), offsets(), Arc::new(hashes), None);
-        let samples = ListArray::new(item(DataType::Utf8), offsets(), Arc::new(samples), None);
-        let numbers = || Arc::new(Int64Array::from_iter_values(0..rows as i64)) as ArrayRef;
-        let keys = StringViewArray::from_iter_values((0..rows).map(text));
-        let columns = [
-            ("_pane", numbers()),
-            ("_slot", numbers()),
-            ("k0", Arc::new(keys) as ArrayRef),
-            ("a0[count]", numbers()),
-            ("a1[distinct]", Arc::new(hashes) as ArrayRef),
-            ("a2[sample]", Arc::new(samples) as ArrayRef),
-        ];
-        let fields = columns
-            .iter()
-            .map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
-        let schema = Schema::new(fields.collect::<Vec<_>>());
-        let columns = columns.into_iter().map(|(_, column)| column);
-        RecordBatch::try_new(Arc::new(schema), columns.collect()).expect("states")
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
-        #[test]
-        fn pieces_fit_and_hold_every_row_once_in_order(
-            rows in 1usize..20_000,
-            long in 1usize..1_000,
-            slice in 0usize..1_000,
-        ) {
-            // States are often some of those of a batch, which all its rows share.
-            let all = states(rows + slice, long);
-            let states = all.slice(slice, rows);
-            let labels = vec!["0123456789abcdef".to_owned(); 40];
-            let pieces = encode(&states, &labels, 7).expect("pieces");
-            let mut held = Vec::new();
-            let mut bytes = 0;
-            for piece in &pieces {
-                prop_assert!(piece.len() <= PIECE_BYTES_MAX, "{} bytes", piece.len());
-                bytes += piece.len();
-                let reader = StreamReader::try_new(Cursor::new(piece), None).expect("a stream");
-                let stored = reader.schema();
-                prop_assert_eq!(&stored.metadata()[OVERFLOW], "7");
-                held.extend(reader.map(|batch| batch.expect("states")));
-            }
-            let schema = states.schema();
-            let plain = |batch: RecordBatch| {
-                RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())
-            };
-            let held: Result<Vec<RecordBatch>, _> = held.into_iter().map(plain).collect();
-            let held = held.expect("the same columns");
-            prop_assert_eq!(
-                arrow::compute::concat_batches(&schema, &held).expect("states"),
-                states.clone()
-            );
-            // As large as their rows, and no more of them than these need.
-            let own: usize = row_bytes(&states).iter().sum();
-            prop_assert!(bytes <= own + pieces.len() * HEAD_BYTES, "{bytes} bytes for {own}");
-            let fewest = own.div_ceil(PIECE_BYTES_MAX - HEAD_BYTES);
-            prop_assert!(pieces.len() <= 2 * fewest, "{} pieces for {fewest}", pieces.len());
-        }
-    }
-
-    /// Whatever aggregate windows allow: its state is stored as it is, not with what it shares.
-    #[test]
-    fn a_single_row_of_any_state_is_small() {
-        let all = states(5_000, 900);
-        for row in [0, 1, 4_990] {
-            let pieces = encode(&all.slice(row, 1), &[], 0).expect("a piece");
-            assert_eq!(pieces.len(), 1);
-            assert!(pieces[0].len() < 8_000, "{} bytes", pieces[0].len());
-        }
-    }
+/// Start, shard and number of a piece from the end of its name.
+fn parse(rest: &str) -> Option<(i64, ShardId, u64)> {
+    let mut parts = rest.split('/');
+    let parsed = (
+        parts.next()?.parse().ok()?,
+        ShardId::named(parts.next()?)?,
+        parts.next()?.parse().ok()?,
+    );
+    parts.next().is_none().then_some(parsed)
 }

@@ -446,12 +446,14 @@ impl Group {
         };
         self.early.drop_pane(id);
         let (partition, start) = id;
-        let key = |piece: &u64| {
-            (
-                partition,
-                crate::window::store::key(&self.hash, start, *piece),
-            )
-        };
-        self.over.extend(pane.stored.iter().map(key));
+        let stored = pane.stored();
+        let mut over: Vec<String> = stored
+            .map(|(shard, piece)| self.piece_name(start, shard, piece))
+            .collect();
+        if pane.overflow_stored > 0 {
+            over.push(self.overflow_name(start));
+        }
+        let over = over.into_iter().map(|name| (partition, name));
+        self.over.extend(over);
     }
 }

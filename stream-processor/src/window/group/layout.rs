@@ -14,44 +14,30 @@ use datafusion::physical_plan::aggregates::PhysicalGroupBy;
 
 use super::off::Off;
 use super::{FIXED_COLUMNS, Group, plan_of};
-use crate::detect::aggregates::hash;
+use crate::detect::aggregates::{hash, is_plain};
 use crate::detect::filter::BoundExpr;
-use crate::detect::window::{PANES_MAX, WindowSpec};
+use crate::detect::window::WindowSpec;
 use crate::detect::windowed::{AggregateCall, Argument};
 use crate::detect::{DetectionSet, narrow};
 use crate::window::conditions::Conditions;
 use crate::window::early::Early;
 use crate::window::pane::SLOT_COLUMN;
 use crate::window::plans::{Phases, Workbench};
-use crate::window::store::group_hash;
+use crate::window::store::{StoredStates, group_hash};
 
-/// Puts a set's detections over windows into groups; each is a list of places in the set.
+/// Puts a set's detections over windows into groups; each is a list of places in the set. In which group a detection is
+/// depends on itself alone: what it is grouped by, when its windows fire and close, and how far they move on.
 pub(in crate::window) fn arrange(set: &DetectionSet) -> Vec<Vec<usize>> {
-    type Alike<'a> = (Vec<&'a str>, i64, bool);
-    let mut alike: BTreeMap<Alike<'_>, Vec<(WindowSpec, usize)>> = BTreeMap::new();
+    type Alike<'a> = (Vec<&'a str>, i64, bool, i64);
+    let mut groups: BTreeMap<Alike<'_>, Vec<usize>> = BTreeMap::new();
     for (place, detection) in set.iter().enumerate() {
         if let Some(plan) = detection.plan.windowed() {
             let keys = plan.keys.iter().map(|key| key.text.as_str()).collect();
-            let members = alike.entry((keys, plan.delay_ns, plan.fires_early()));
-            let members = members.or_default();
-            members.push((plan.spec, place));
+            let alike = (keys, plan.delay_ns, plan.fires_early(), plan.spec.slide_ns);
+            groups.entry(alike).or_default().push(place);
         }
     }
-    let mut groups = Vec::new();
-    for mut members in alike.into_values() {
-        members.sort_by_key(|(spec, place)| (spec.slide_ns, *place));
-        let mut panes: Vec<(i64, Vec<usize>)> = Vec::new();
-        for (spec, place) in members {
-            let fits =
-                |pane_ns: i64| spec.slide_ns % pane_ns == 0 && spec.size_ns / pane_ns <= PANES_MAX;
-            match panes.iter_mut().find(|(pane_ns, _)| fits(*pane_ns)) {
-                Some((_, group)) => group.push(place),
-                None => panes.push((spec.slide_ns, vec![place])),
-            }
-        }
-        groups.extend(panes.into_iter().map(|(_, group)| group));
-    }
-    groups
+    groups.into_values().collect()
 }
 
 /// A detection in its group.
@@ -398,17 +384,17 @@ impl Layout {
         let plan = plan_of(set, self.members[0].detection);
         let schema = Arc::new(Schema::new(self.fields.clone()));
         let call_inputs = self.call_inputs(set, &flags);
-        let phases = self.phases(bench, set, &schema, &call_inputs, plan.keys.len())?;
-        let panes = self.specs.iter().map(|spec| spec.slide_ns);
-        let pane_ns = panes.min().unwrap_or(1);
+        let calls = self.build_calls(set, &schema)?;
+        let labels = self.labels(&calls)?;
+        let phases = self.phases(bench, &calls, &schema, &call_inputs, plan.keys.len())?;
         let mut group = Group {
-            pane_ns,
+            pane_ns: plan.spec.slide_ns,
             delay_ns: plan.delay_ns,
             keys_max,
             keys: plan.keys.len(),
             needed: self.needed(set, events),
-            hash: group_hash(plan, pane_ns),
-            labels: self.labels(),
+            hash: group_hash(plan),
+            stored: StoredStates::new(&phases, &calls, &labels, plan.keys.len())?,
             specs: self.specs.into_iter().collect(),
             guards: self.guards,
             conditions: self.conditions,
@@ -469,10 +455,22 @@ impl Layout {
             .collect()
     }
 
+    /// The aggregates as DataFusion's.
+    fn build_calls(
+        &self,
+        set: &DetectionSet,
+        schema: &SchemaRef,
+    ) -> Result<Vec<Arc<AggregateFunctionExpr>>> {
+        let calls = self.calls.iter().enumerate();
+        calls
+            .map(|(place, call)| Ok(Arc::new(self.build_call(set, call, place, schema)?)))
+            .collect()
+    }
+
     fn phases(
         &self,
         bench: &Workbench,
-        set: &DetectionSet,
+        calls: &[Arc<AggregateFunctionExpr>],
         schema: &SchemaRef,
         call_inputs: &[(Option<usize>, Option<usize>)],
         keys: usize,
@@ -480,10 +478,6 @@ impl Layout {
         let column = |place: usize| -> Arc<dyn PhysicalExpr> {
             Arc::new(Column::new(schema.field(place).name(), place))
         };
-        let mut built = Vec::new();
-        for (place, call) in self.calls.iter().enumerate() {
-            built.push(Arc::new(self.build_call(set, call, place, schema)?));
-        }
         let filters = call_inputs.iter().map(|(flag, _)| flag.map(column));
         let group_by = (0..FIXED_COLUMNS + keys)
             .map(|place| (column(place), schema.field(place).name().clone()));
@@ -491,7 +485,7 @@ impl Layout {
             bench,
             Arc::clone(schema),
             PhysicalGroupBy::new_single(group_by.collect()),
-            built,
+            calls.to_vec(),
             filters.collect(),
         )
     }
@@ -503,12 +497,23 @@ impl Layout {
         narrow(events, &names.map(str::to_owned).collect())
     }
 
-    /// What each of the aggregates says, as 16 digits: a condition may hold a list of any length.
-    fn labels(&self) -> Vec<String> {
-        let calls = self.calls.iter();
-        calls
-            .map(|call| format!("{:016x}", hash(&call.label)))
-            .collect()
+    /// What each of the aggregates is, as 16 digits: function, arguments, condition, filter, and how its state lies. A
+    /// condition may hold a list of any length.
+    fn labels(&self, calls: &[Arc<AggregateFunctionExpr>]) -> Result<Vec<String>> {
+        let label = |(call, built): (&Call, &Arc<AggregateFunctionExpr>)| {
+            let state = built.state_fields()?;
+            let state: Vec<String> = state
+                .iter()
+                .map(|field| field.data_type().to_string())
+                .collect();
+            let version = match is_plain(built.fun().name()) {
+                true => "",
+                false => datafusion::DATAFUSION_VERSION,
+            };
+            let text = format!("{} as {} {version}", call.label, state.join(", "));
+            Ok(format!("{:016x}", hash(&text)))
+        };
+        self.calls.iter().zip(calls).map(label).collect()
     }
 
     fn build_call(

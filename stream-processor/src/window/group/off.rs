@@ -13,7 +13,7 @@ use datafusion::common::{DataFusionError, HashMap, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Group, pane_starts};
-use crate::checkpoint::{StateRecord, with_prefix};
+use crate::checkpoint::{Renewal, State, StateRecord, take_below};
 use crate::detect::error_text;
 use crate::hosts::{Moment, partition_of};
 use crate::window::pane::{PaneId, slots};
@@ -140,18 +140,20 @@ impl Off {
             .count()
     }
 
-    /// What changed in a partition since the last call, or all of it.
-    pub fn store(&mut self, group: &str, partition: i32, full: bool) -> Vec<StateRecord> {
-        if full {
-            self.changed.extend(self.pauses.keys());
-        }
+    /// What changed in a partition since the last call, and the pieces that are to be written anew.
+    pub fn store(&mut self, group: &str, partition: i32, renewal: &Renewal) -> Vec<StateRecord> {
+        let prefix = format!("{PREFIX}{group}/");
+        let anew = renewal.below(&prefix);
+        let anew = anew.filter_map(|name| Who::named(partition, name));
+        let known: BTreeSet<Who> = anew.filter(|who| self.pauses.contains_key(who)).collect();
+        self.changed.extend(known);
         let (own, others) = std::mem::take(&mut self.changed)
             .into_iter()
             .partition(|who| who.partition() == partition);
         self.changed = others;
         let own: BTreeSet<Who> = own;
         let record = |who: Who| StateRecord {
-            key: format!("{PREFIX}{group}/{}", who.name()),
+            key: format!("{prefix}{}", who.name()),
             value: self
                 .pauses
                 .get(&who)
@@ -160,12 +162,11 @@ impl Off {
         own.into_iter().map(record).collect()
     }
 
-    /// Takes a partition's pauses back.
-    pub fn restore(&mut self, group: &str, partition: i32, state: &BTreeMap<String, Vec<u8>>) {
-        let prefix = format!("{PREFIX}{group}/");
-        for (name, value) in with_prefix(state, &prefix) {
-            let who = Who::named(partition, name);
-            if let (Some(who), Ok(pause)) = (who, serde_json::from_slice(value)) {
+    /// Takes a partition's pauses back, out of its state.
+    pub fn restore(&mut self, group: &str, partition: i32, state: &mut State) {
+        for (name, value) in take_below(state, &format!("{PREFIX}{group}/")) {
+            let who = Who::named(partition, &name);
+            if let (Some(who), Ok(pause)) = (who, serde_json::from_slice(&value)) {
                 self.pauses.insert(who, pause);
             }
         }
