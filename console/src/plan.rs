@@ -131,7 +131,7 @@ impl Plan {
 
     /// What this host cannot deliver and why, one sentence each.
     pub fn not_delivered(&self) -> Vec<String> {
-        let findings = check::look(&self.sensor.containers.docker_root);
+        let findings = check::look(&self.sensor);
         let mut sentences = check::Report { findings }.not_delivered();
         sentences.extend(self.unpublished.iter().map(|unpublished| {
             format!("every read of a file: {unpublished}; add them to kernel.sensitive_read_paths")

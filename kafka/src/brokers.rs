@@ -28,6 +28,43 @@ pub struct Brokers {
     pub client_id: String,
 }
 
+/// An entry of a list of brokers that is no address.
+#[derive(Debug, thiserror::Error)]
+#[error("{entry:?} is not host:port, such as broker1:9092")]
+pub struct BadAddress {
+    /// The entry.
+    pub entry: String,
+}
+
+/// Checks a list of brokers: `host:port` separated by commas, with or without librdkafka's `PROTOCOL://` before them.
+///
+/// # Errors
+/// [`BadAddress`] for the first entry that is none, and for a list without entries.
+pub fn check_servers(servers: &str) -> Result<(), BadAddress> {
+    match servers
+        .split(',')
+        .map(str::trim)
+        .find(|entry| !is_address(entry))
+    {
+        None => Ok(()),
+        Some(entry) => Err(BadAddress {
+            entry: entry.to_owned(),
+        }),
+    }
+}
+
+fn is_address(entry: &str) -> bool {
+    let address = entry
+        .split_once("://")
+        .map_or(entry, |(_, address)| address);
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return false;
+    };
+    let in_brackets = host.starts_with('[') && host.ends_with(']');
+    let host_fits = !host.is_empty() && (in_brackets || !host.contains([':', '/', ' ']));
+    host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
 impl Brokers {
     /// Returns the settings every client shares.
     pub fn settings(&self) -> ClientConfig {
@@ -80,5 +117,38 @@ pub fn reach(
 pub fn tend<C: ConsumerContext>(client: &BaseConsumer<C>) {
     for _ in 0..16 {
         let _ = client.poll(Duration::ZERO);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_hosts_with_ports() {
+        for servers in [
+            "a:9092",
+            "10.0.0.1:9092, b.example:1",
+            "SASL_SSL://a:9092,[::1]:65535",
+        ] {
+            check_servers(servers).unwrap();
+        }
+        for servers in [
+            "",
+            " ",
+            "nohost",
+            "a:",
+            ":9092",
+            "a:99999",
+            "a:0",
+            "a:b",
+            "a:1,",
+            "::1:9092",
+            "a:1 b:1",
+            "http://a/x:1",
+        ] {
+            let error = check_servers(servers).unwrap_err().to_string();
+            assert!(error.contains("host:port"), "{servers:?}: {error}");
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! What this kernel, these capabilities and these mounts allow, and what will be missing: `dogwatch-sensor check`.
+//! What this kernel, these capabilities, these mounts and this configuration allow, and what will be missing.
 //!
-//! What can be tried is tried: the kernel part is loaded, its canary run, and unloaded again. The rest is looked up.
+//! Here is what can be looked up, for every start; [`crate::pipeline::check`] tries the rest.
 
 use std::fmt;
 use std::fs;
@@ -9,12 +9,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use caps::Capability;
+use dogwatch_ebpf::control::Mode;
 
+use crate::config::Config;
+use crate::host;
 use crate::probe::{
-    self, Hierarchy, HierarchyKind, KEPT, Lockdown, Probe, ProbeError, ProbeOptions, SHARE_PIDS,
-    counts_locked_memory, lockdown, locked_memory_limit, missing_to_load,
+    self, KEPT, Lockdown, SHARE_PIDS, counts_locked_memory, lockdown, locked_memory_limit,
+    missing_to_load,
 };
-use crate::scan;
 
 /// Inode number of the pid namespace the kernel starts with (include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -106,27 +108,20 @@ impl fmt::Display for Report {
     }
 }
 
-/// Looks at the host and tries the kernel part. `docker_root` is where Docker keeps its files.
-pub fn check(options: &ProbeOptions, docker_root: &Path) -> Report {
-    let mut findings = look(docker_root);
-    let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::find, Ok);
-    findings.push(hierarchy_finding(&hierarchy));
-    findings.extend(hierarchy.as_ref().ok().map(recognised));
-    findings.push(hooks(options));
-    Report { findings }
-}
-
-/// What can be told without loading anything: the sensor uses it for its status.
-pub fn look(docker_root: &Path) -> Vec<Finding> {
+/// What can be told without trying anything: the sensor uses it for its status.
+pub fn look(config: &Config) -> Vec<Finding> {
     let mut findings = vec![kernel(), type_information(), loading()];
     findings.extend(locked_memory());
     findings.extend(skipped_runs());
     findings.extend(kept());
-    findings.extend([process_table(), io_uring(), docker_files(docker_root)]);
+    findings.extend(mount_namespace(host::mount_namespace()));
+    findings.extend([process_table(), io_uring()]);
+    findings.extend(containers_mode(config.containers.mode));
+    findings.push(docker_files(&config.containers.docker_root));
     findings
 }
 
-fn finding(feature: &'static str, state: State, detail: impl Into<String>) -> Finding {
+pub(crate) fn finding(feature: &'static str, state: State, detail: impl Into<String>) -> Finding {
     Finding {
         feature,
         state,
@@ -289,25 +284,25 @@ fn io_uring() -> Finding {
     finding(feature, State::Missing, detail)
 }
 
-/// A process in namespaces of its own, in a cgroup that names no container, is probably in one that is not recognised.
-fn recognised(hierarchy: &Hierarchy) -> Finding {
-    let feature = "containers recognised";
-    let strangers = scan::unrecognised(hierarchy);
-    let Some(first) = strangers.first() else {
-        return finding(
-            feature,
-            State::Works,
-            "every process in pid and mount namespaces of its own is in a container's cgroup",
-        );
+/// Without it the runtime's own part cannot be told from what it brings in.
+fn mount_namespace(found: Option<u32>) -> Option<Finding> {
+    let detail = "it may not be read: the stage (proc_stage) of what is brought into running containers stays unknown; \
+                  add CAP_SYS_PTRACE, or run the sensor in the host's mount namespace";
+    found
+        .is_none()
+        .then(|| finding("host's mount namespace", State::Missing, detail))
+}
+
+/// What the operator chose not to see is missing all the same.
+fn containers_mode(mode: Mode) -> Option<Finding> {
+    let detail = match mode {
+        Mode::Off => "containers.mode is off: containers are not watched",
+        Mode::Lifecycle => {
+            "containers.mode is lifecycle: what containers open and connect to is not seen"
+        }
+        Mode::Normal | Mode::Full => return None,
     };
-    let detail = format!(
-        "{} processes are in pid and mount namespaces of their own, and in a cgroup that names no container \
-         (process {} in {}): they are taken for the host's; a container's cgroup ends in 64 hexadecimal digits",
-        strangers.len(),
-        first.pid,
-        first.cgroup,
-    );
-    finding(feature, State::Missing, detail)
+    Some(finding("containers", State::Missing, detail))
 }
 
 fn docker_files(docker_root: &Path) -> Finding {
@@ -326,34 +321,6 @@ fn docker_files(docker_root: &Path) -> Finding {
             );
             finding("Docker's files", State::Missing, detail)
         }
-    }
-}
-
-fn hierarchy_finding(hierarchy: &Result<Hierarchy, ProbeError>) -> Finding {
-    match hierarchy {
-        Ok(hierarchy) => {
-            let kind = match hierarchy.kind {
-                HierarchyKind::Unified => "version 2".to_owned(),
-                kind => format!("version 1, {}", kind.controller()),
-            };
-            finding(
-                "cgroups",
-                State::Works,
-                format!("{kind}, at {}", hierarchy.mount.display()),
-            )
-        }
-        Err(error) => finding("cgroups", State::Refused, error.to_string()),
-    }
-}
-
-fn hooks(options: &ProbeOptions) -> Finding {
-    match Probe::load(options) {
-        Ok(_) => finding(
-            "hooks",
-            State::Works,
-            "loaded, and exec, fork, exit, open and connect of the check's own were seen",
-        ),
-        Err(error) => finding("hooks", State::Refused, error.to_string()),
     }
 }
 
@@ -382,6 +349,16 @@ mod tests {
         assert_eq!(report.not_delivered(), ["some feature: a detail"]);
         let expected = "works    some feature  a detail\nmissing  some feature  a detail\nthe sensor can run here\n";
         assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn what_is_not_to_be_seen_by_choice_or_for_want_of_rights_is_missing() {
+        assert_eq!(containers_mode(Mode::Normal), None);
+        for mode in [Mode::Off, Mode::Lifecycle] {
+            assert_eq!(containers_mode(mode).unwrap().state, State::Missing);
+        }
+        assert!(mount_namespace(None).is_some());
+        assert_eq!(mount_namespace(Some(1)), None);
     }
 
     #[test]

@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dogwatch_kafka::Brokers;
 use dogwatch_kafka::options::{self, Contradiction, Decided};
 use dogwatch_kafka::topics::NewTopics;
+use dogwatch_kafka::{Brokers, check_servers};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
 
@@ -333,13 +333,8 @@ fn check_reads(list: Vec<String>) -> Result<Vec<ReadPattern>, ConfigError> {
 }
 
 fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {
-    if given(&raw.bootstrap_servers).is_none() {
-        return Err(bad(
-            "kafka.bootstrap_servers",
-            &raw.bootstrap_servers,
-            "name at least one host:port",
-        ));
-    }
+    check_servers(&raw.bootstrap_servers)
+        .map_err(|error| bad("kafka.bootstrap_servers", &raw.bootstrap_servers, error))?;
     let prefix_fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if raw.topic_prefix.is_empty()
         || raw.topic_prefix.len() > 200

@@ -188,7 +188,14 @@ pub(crate) struct Host {
     pub sensor_run: Text,
     pub kernel_release: Text,
     pub arch: Text,
-    /// The host's mount and pid namespaces (those of pid 1).
-    pub mnt_ns: u32,
-    pub pid_ns: u32,
+    /// The host's mount and pid namespaces (those of pid 1), where they may be read.
+    pub mnt_ns: Option<u32>,
+    pub pid_ns: Option<u32>,
+}
+
+impl Host {
+    /// Whether a mount namespace is the host's, where both are known.
+    pub fn has_mount_namespace(&self, mnt_ns: Option<u32>) -> Option<bool> {
+        Some(mnt_ns? == self.mnt_ns?)
+    }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Gatherer {
     config: ContainersConfig,
     docker: Docker,
     cgroup_root: std::path::PathBuf,
-    host_mnt_ns: u32,
+    host_mnt_ns: Option<u32>,
     cgroups: HashMap<u64, Option<Membership>>,
     containers: BTreeMap<Text, Watched>,
     user_reader: UserReader,
@@ -165,7 +165,7 @@ fn policy(
 
 impl Gatherer {
     /// A gatherer for the hierarchy mounted at `cgroup_root`.
-    pub fn new(config: ContainersConfig, cgroup_root: &Path, host_mnt_ns: u32) -> Self {
+    pub fn new(config: ContainersConfig, cgroup_root: &Path, host_mnt_ns: Option<u32>) -> Self {
         Self {
             docker: Docker::new(&config.docker_root, &config.labels),
             config,
@@ -478,7 +478,7 @@ impl Gatherer {
 
     /// A process is inside a container, perhaps as its init. The runtime's own part still has the host's root.
     fn rooted(&mut self, cgroup_id: u64, root: Root, init: bool) {
-        let inside = root.1 != self.host_mnt_ns && root.1 != 0;
+        let inside = is_inside(root, self.host_mnt_ns);
         if let Some(watched) = self.watched(cgroup_id)
             && inside
             && (init || watched.root.is_none())
@@ -493,7 +493,7 @@ impl Gatherer {
         let Some(watched) = self.containers.get_mut(container) else {
             return;
         };
-        let newest = newest.filter(|root| root.1 != host_mnt_ns && root.1 != 0);
+        let newest = newest.filter(|root| is_inside(*root, host_mnt_ns));
         let roots: Vec<Root> = watched.root.into_iter().chain(newest).collect();
         if !watched.users_due
             || watched.users_silent
@@ -538,9 +538,11 @@ impl Gatherer {
 
     fn host_users(&mut self, facts: &mut Vec<Fact>) {
         self.host_users_due_ns = self.now_ns + self.config.repeat.as_nanos() as u64;
-        let users = HOST_PIDS
-            .into_iter()
-            .find_map(|pid| Users::read(pid, self.host_mnt_ns, None));
+        let users = self.host_mnt_ns.and_then(|mnt_ns| {
+            HOST_PIDS
+                .into_iter()
+                .find_map(|pid| Users::read(pid, mnt_ns, None))
+        });
         if users.is_some() && users != self.host_users {
             facts.extend(users.clone().map(|users| Fact::Users {
                 container: None,
@@ -549,6 +551,11 @@ impl Gatherer {
             self.host_users = users;
         }
     }
+}
+
+/// Whether a process is in a mount namespace that is not the host's; roots that may not be seen are not looked into either.
+fn is_inside(root: Root, host_mnt_ns: Option<u32>) -> bool {
+    root.1 != 0 && host_mnt_ns.is_some_and(|host| host != root.1)
 }
 
 fn told(container: &Text, users: Users) -> Fact {

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use dogwatch_sensor::config::{Config, Override};
 use dogwatch_sensor::pipeline::{
-    Input, Loaded, Output, SensorError, Shutdown, Stats, Summary, hold_signals, stop_on_signals,
+    Input, Loaded, Output, SensorError, Shutdown, Stats, Summary, check, hold_signals,
+    stop_on_signals,
 };
-use dogwatch_sensor::{check, log, metrics};
+use dogwatch_sensor::{log, metrics};
 
 /// Watches the containers of this host and publishes what they do.
 #[derive(Parser)]
@@ -49,7 +50,7 @@ enum Command {
         #[arg(long, value_enum, default_value = "kafka")]
         output: To,
     },
-    /// Say what this kernel, these capabilities and these mounts allow, and what will be missing.
+    /// Go through the steps of a start, publishing nothing, and say what is missing. It ends with 3 where `run` would end.
     Check,
 }
 
@@ -125,7 +126,7 @@ fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
 }
 
 fn say_what_is_possible(config: &Config) -> ExitCode {
-    let report = check::check(&config.probe_options(), &config.containers.docker_root);
+    let report = check(config);
     print!("{report}");
     ExitCode::from(report.exit_code())
 }

@@ -36,8 +36,10 @@ use crate::state::{LastWatched, StateFile, blind_since};
 use crate::status::{self, Circumstances};
 use crate::track::{EventRow, Row, Shortfall, TrackOptions, Tracker, WaitingBounds};
 
+mod check;
 mod load;
 
+pub use self::check::check;
 pub use self::load::Loaded;
 pub use crate::publish::Output;
 pub use crate::stop::{Shutdown, StopReason, hold_signals, stop_on_signals};

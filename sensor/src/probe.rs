@@ -505,14 +505,17 @@ fn fill_list(
 
 /// What `/proc` shows must be the processes that the kernel part sees.
 fn refuse_private_pids(on_host: u32) -> Result<(), ProbeError> {
-    let inside = std::fs::read_link("/proc/self")
+    let in_proc = std::fs::read_link("/proc/self")
         .ok()
         .and_then(|link| link.to_str()?.parse().ok())
         .unwrap_or(0);
-    if inside == on_host && std::process::id() == on_host {
-        return Ok(());
+    match [std::process::id(), in_proc]
+        .into_iter()
+        .find(|pid| *pid != on_host)
+    {
+        Some(inside) => Err(ProbeError::PrivatePids { inside, on_host }),
+        None => Ok(()),
     }
-    Err(ProbeError::PrivatePids { inside, on_host })
 }
 
 /// Kernels before 5.11 count maps as locked memory. Where it may not be raised, loading says what was refused.

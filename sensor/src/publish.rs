@@ -16,8 +16,8 @@ use dogwatch_schemas::records::{Container, Event, SensorStatus};
 use dogwatch_schemas::topics::Topic;
 
 pub(crate) use self::kafka::Connection;
-pub use self::kafka::KafkaError;
 use self::kafka::KafkaSink;
+pub use self::kafka::{KafkaError, try_kafka};
 use crate::clock::Reading;
 use crate::config::KafkaConfig;
 use crate::track::EventRow;

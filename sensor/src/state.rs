@@ -38,6 +38,26 @@ impl StateFile {
         serde_json::from_slice(&fs::read(self.path.as_ref()?).ok()?).ok()
     }
 
+    /// Tries whether the file could be written; nothing is changed.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn try_out(&self) -> io::Result<()> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        // The first folder on the way that is there: the others would be made in it.
+        let absolute = std::path::absolute(path)?;
+        let there = absolute.ancestors().skip(1).find(|above| above.exists());
+        let name = format!(".dogwatch-check-{}", std::process::id());
+        let beside = there.unwrap_or(Path::new("/")).join(name);
+        fs::File::create_new(&beside)?;
+        fs::remove_file(&beside)
+    }
+
     /// Remembers; a folder that cannot be written to is said once and changes nothing else.
     pub fn write(&mut self, last: &LastWatched) {
         let Some(path) = &self.path else { return };
@@ -102,6 +122,19 @@ mod tests {
         assert_eq!(state.read(), Some(last));
         fs::write(&path, "{").unwrap();
         assert_eq!(state.read(), None);
+    }
+
+    #[test]
+    fn trying_it_out_tells_what_writing_would_meet_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| StateFile::new(Some(folder.path().join(path))).try_out();
+        at("state.json").unwrap();
+        at("a/b/state.json").unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(at("file/state.json").is_err());
+        assert!(at("").is_err());
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1);
     }
 
     #[test]

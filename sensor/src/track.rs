@@ -583,7 +583,7 @@ impl Tracker {
         let from = image::origin(
             exec,
             place.container().is_some(),
-            exec.identity.mnt_ns == self.host.mnt_ns,
+            Some(exec.identity.mnt_ns) == self.host.mnt_ns,
             place
                 .container()
                 .and_then(|container| self.places.container(container)),
@@ -601,18 +601,18 @@ impl Tracker {
             return process.stage;
         };
         let arrived = || {
-            let inner_init = process.vpid == Some(1) && identity.pid_ns != self.host.pid_ns;
+            let shares_host_pidns = Some(identity.pid_ns) == self.host.pid_ns;
             self.arrival_stage(
                 container,
                 id.pid,
-                inner_init,
-                identity.mnt_ns,
-                identity.pid_ns,
+                process.vpid == Some(1) && !shares_host_pidns,
+                Some(identity.mnt_ns),
+                shares_host_pidns,
                 arguments,
             )
         };
         match process.stage {
-            Some(Stage::Runtime) => Some(arrived()),
+            Some(Stage::Runtime) => arrived(),
             Some(stage) => Some(stage),
             None => self.stage_of_stranger(process, identity, arrived()),
         }
@@ -624,13 +624,13 @@ impl Tracker {
         &self,
         process: &Process,
         identity: &Identity,
-        arrived: Stage,
+        arrived: Option<Stage>,
     ) -> Option<Stage> {
         let parent_id = Id::new(identity.parent_pid, identity.parent_start_ns);
         match self.table.find(parent_id) {
             Some(parent) if parent.place == process.place && parent.vpid != Some(1) => parent.stage,
-            Some(parent) if parent.place == Place::Host => Some(arrived),
-            _ => (arrived != Stage::Exec).then_some(arrived),
+            Some(parent) if parent.place == Place::Host => arrived,
+            _ => arrived.filter(|stage| *stage != Stage::Exec),
         }
     }
 
@@ -639,17 +639,17 @@ impl Tracker {
         container: &Text,
         pid: u32,
         init_of_pidns: bool,
-        mnt_ns: u32,
-        pid_ns: u32,
+        mnt_ns: Option<u32>,
+        shares_host_pidns: bool,
         arguments: &[Text],
-    ) -> Stage {
+    ) -> Option<Stage> {
         let known = self.places.container(container);
         on_arrival(&Arrival {
-            in_host_mntns: mnt_ns == self.host.mnt_ns,
+            in_host_mntns: self.host.has_mount_namespace(mnt_ns),
             init_of_pidns,
             init_of_container: known.and_then(|known| known.init_pid) == Some(pid),
             entrypoint_seen: self.places.has_entrypoint(container),
-            shares_host_pidns: pid_ns == self.host.pid_ns,
+            shares_host_pidns,
             arguments,
             healthcheck: known.and_then(|known| known.healthcheck.as_deref()),
         })
@@ -720,16 +720,19 @@ impl Tracker {
         if let Some(parent) = parent.filter(|parent| parent.place == process.place) {
             return parent.stage;
         }
-        let pid_ns = running.pid_ns.unwrap_or(self.host.pid_ns);
-        let init = running.vpid == 1 && pid_ns != self.host.pid_ns;
-        Some(self.arrival_stage(
+        // A process in a pid namespace of its own has another id there, which everyone may see.
+        let shares_host_pidns = match running.pid_ns {
+            Some(pid_ns) => Some(pid_ns) == self.host.pid_ns,
+            None => running.vpid == running.pid,
+        };
+        self.arrival_stage(
             container,
             running.pid,
-            init,
-            running.mnt_ns.unwrap_or_default(),
-            pid_ns,
+            running.vpid == 1 && !shares_host_pidns,
+            running.mnt_ns,
+            shares_host_pidns,
             arguments,
-        ))
+        )
     }
 
     /// An event about nothing but the sensor's own knowledge, now, and after the records it follows.
@@ -791,7 +794,7 @@ impl Tracker {
             return;
         }
         join::set_identity(&mut event, process);
-        let in_host_mntns = process.mnt_ns == Some(self.host.mnt_ns);
+        let in_host_mntns = self.host.has_mount_namespace(process.mnt_ns) == Some(true);
         self.places
             .set_host_name(&mut event, in_host_mntns, place, origin);
         let versions = join::versions(process, &self.table);

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -40,19 +41,14 @@ struct Sensor {
 impl Sensor {
     /// Starts it with these arguments and variables; its log goes to a file.
     fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::spawn(program(arguments, variables))
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dogwatch-sensor"));
-        command
-            .args(arguments)
-            .env("DOGWATCH_STATE_FILE", "")
-            .env("DOGWATCH_METRICS__LISTEN", "")
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log);
         dies_with_its_starter(&mut command);
-        let child = command.spawn().unwrap();
+        let child = command.stderr(log).spawn().unwrap();
         Self { child, folder }
     }
 
@@ -114,6 +110,18 @@ impl Drop for Sensor {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dogwatch-sensor"));
+    command
+        .args(arguments)
+        .env("DOGWATCH_STATE_FILE", "")
+        .env("DOGWATCH_METRICS__LISTEN", "")
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
 }
 
 /// A shell that starts children as fast as it can; stopped when dropped.
@@ -194,6 +202,96 @@ fn allowed_bits() -> u64 {
         allowed.push(Capability::CAP_BPF);
     }
     allowed.iter().map(|one| 1 << one.index()).sum()
+}
+
+/// Whether it runs under these circumstances, and what `check` says of them.
+fn check_and_run_agree(
+    variables: &[(&str, &str)],
+    restrict: impl Fn(&mut Command),
+    runs: bool,
+    said: &str,
+) {
+    let mut command = program(&["check", "--kafka", NOBODY], variables);
+    restrict(&mut command);
+    let output = command.output().unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    let lacking = |line: &str| line.contains(said) && !line.starts_with("works");
+    assert!(report.lines().any(lacking), "{said}:\n{report}");
+    let code = if runs { Some(0) } else { Some(3) };
+    assert_eq!(output.status.code(), code, "{said}:\n{report}");
+
+    let mut command = program(&["run", "--kafka", NOBODY], variables);
+    restrict(&mut command);
+    let mut sensor = Sensor::spawn(command);
+    if runs {
+        sensor.says("watching");
+    } else {
+        let status = sensor.child.wait().unwrap();
+        assert!(!status.success(), "{said}:\n{}", sensor.log());
+    }
+    assert!(sensor.log().contains(said), "{said}:\n{}", sensor.log());
+}
+
+fn without_ptrace(command: &mut Command) {
+    let restrict = || {
+        caps::drop(None, caps::CapSet::Bounding, Capability::CAP_SYS_PTRACE)
+            .map_err(std::io::Error::other)
+    };
+    // SAFETY: system calls; the child has one thread.
+    unsafe { command.pre_exec(restrict) };
+}
+
+/// As in a container that has neither the right to look into other processes nor the host's machine id.
+fn without_machine_id(command: &mut Command) {
+    without_ptrace(command);
+    let restrict = || {
+        let mount = |from: &CStr, at: &CStr, flags| {
+            // SAFETY: the texts outlive the call, no file system's own data is passed.
+            let done = unsafe {
+                let none = std::ptr::null();
+                libc::mount(from.as_ptr(), at.as_ptr(), none, flags, none.cast())
+            };
+            if done == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
+        };
+        // SAFETY: a plain system call.
+        if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE)?;
+        match fs::exists("/etc/machine-id")? {
+            true => mount(c"/dev/null", c"/etc/machine-id", libc::MS_BIND),
+            false => Ok(()),
+        }
+    };
+    // SAFETY: system calls; the child has one thread.
+    unsafe { command.pre_exec(restrict) };
+}
+
+#[test]
+fn check_and_run_agree_on_what_is_there_and_what_is_not() {
+    let _alone = alone();
+    let unrestricted = |_: &mut Command| {};
+    let ptrace = "without it stay unknown: exe, cwd and root";
+    check_and_run_agree(&[], without_ptrace, true, ptrace);
+    // In a mount namespace of its own, the host's stays unknown.
+    let named = [("DOGWATCH_HOST_ID", "named")];
+    let stage = "the stage (proc_stage)";
+    check_and_run_agree(&named, without_machine_id, true, stage);
+    check_and_run_agree(&[], without_machine_id, false, "/etc/machine-id");
+    let option = [("DOGWATCH_KAFKA__OPTIONS__NO_SUCH_OPTION", "1")];
+    check_and_run_agree(&option, unrestricted, false, "no.such.option");
+    let off = [("DOGWATCH_CONTAINERS__MODE", "off")];
+    check_and_run_agree(&off, unrestricted, true, "containers are not watched");
+    let state = [("DOGWATCH_STATE_FILE", "/proc/version/state.json")];
+    check_and_run_agree(&state, unrestricted, true, "state_file");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let metrics = [("DOGWATCH_METRICS__LISTEN", listen.as_str())];
+    check_and_run_agree(&metrics, unrestricted, true, "metrics.listen");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use config::{Environment, File, FileFormat, Source, Value, ValueKind};
-use dogwatch_kafka::Brokers;
 use dogwatch_kafka::options::{self, Contradiction, Decided};
+use dogwatch_kafka::{Brokers, check_servers};
 use serde::{Deserialize, Serialize};
 
 /// Why a configuration was refused.
@@ -530,8 +530,8 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
             found,
         })
     };
-    if raw.kafka.bootstrap_servers.trim().is_empty() {
-        return refuse("kafka.bootstrap_servers", "host:port", "empty".to_owned());
+    if let Err(error) = check_servers(&raw.kafka.bootstrap_servers) {
+        return refuse("kafka.bootstrap_servers", "host:port", error.to_string());
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if raw.kafka.topic_prefix.is_empty() || !raw.kafka.topic_prefix.chars().all(legal) {

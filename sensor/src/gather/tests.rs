@@ -20,7 +20,7 @@ fn bench() -> Bench {
     containers.docker_root = root.path().join("none");
     containers.metadata_patience = Duration::ZERO;
     fs::create_dir(root.path().join("docker")).unwrap();
-    let gatherer = Gatherer::new(containers, root.path(), 1);
+    let gatherer = Gatherer::new(containers, root.path(), Some(1));
     Bench { root, gatherer }
 }
 

@@ -1,8 +1,11 @@
 //! The start, in the one order that leaves no thread with more rights than it needs:
 //!
 //! ```text
-//! look around ► load and attach the kernel part ► give up capabilities ► refuse system calls ► threads, sockets, files
+//! look around ► identify the host ► load and attach the kernel part ► give up capabilities ► refuse system calls
+//!             ► threads, sockets, files
 //! ```
+//! `check` goes through the same steps.
+//!
 //! Rights belong to threads, and a thread has those of the one that starts it. So whoever calls [`Loaded::load`] starts its
 //! threads afterwards, or calls it in a thread of its own.
 
@@ -17,7 +20,7 @@ use crate::fact::Host;
 use crate::gather::{self, Gatherer};
 use crate::host;
 use crate::probe::{
-    Hierarchy, Policy, Probe, ProbeOptions, Programs, drop_capabilities, refuse_calls,
+    Hierarchy, Policy, Probe, ProbeError, ProbeOptions, Programs, drop_capabilities, refuse_calls,
 };
 use crate::read::{KernelReader, Origin};
 use crate::scan;
@@ -52,25 +55,16 @@ impl Loaded {
             Input::Recorded(path) => Some(path),
             Input::Kernel => None,
         };
-        let not_delivered = not_delivered(&config);
         let hierarchy = Hierarchy::find()?;
-        let probe = Probe::load(&ProbeOptions {
-            modes: modes(&hierarchy, &config),
-            hierarchy: Some(hierarchy),
-            ..config.probe_options()
-        })?;
         let host = host::identify(&config)?;
+        let not_delivered = not_delivered(&config);
+        let probe = load_probe(&config, hierarchy)?;
         let cgroup_root = &probe.hierarchy().mount;
         let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns);
         let capture = capture_path
             .map(|path| capture::Writer::create(&path, &host))
             .transpose()?;
-        drop_capabilities()?;
-        refuse_calls(if config.kafka.starts_programs() {
-            Programs::Allowed
-        } else {
-            Programs::Refused
-        })?;
+        give_up_rights(&config)?;
         Ok(Self {
             config,
             origin: Origin::Kernel(Box::new(KernelReader {
@@ -83,6 +77,25 @@ impl Loaded {
             not_delivered,
         })
     }
+}
+
+/// Loads and attaches the kernel part as configured.
+pub(crate) fn load_probe(config: &Config, hierarchy: Hierarchy) -> Result<Probe, ProbeError> {
+    Probe::load(&ProbeOptions {
+        modes: modes(&hierarchy, config),
+        hierarchy: Some(hierarchy),
+        ..config.probe_options()
+    })
+}
+
+/// Takes from the calling thread what only loading needs.
+pub(crate) fn give_up_rights(config: &Config) -> Result<(), ProbeError> {
+    drop_capabilities()?;
+    refuse_calls(if config.kafka.starts_programs() {
+        Programs::Allowed
+    } else {
+        Programs::Refused
+    })
 }
 
 /// The modes of the cgroups that exist. Where containers are not watched and the sensor is in one, its own is watched until
@@ -101,7 +114,7 @@ fn modes(hierarchy: &Hierarchy, config: &Config) -> Vec<(u64, Policy)> {
 /// What this host cannot deliver, for the statuses.
 fn not_delivered(config: &Config) -> Vec<Text> {
     let report = check::Report {
-        findings: check::look(&config.containers.docker_root),
+        findings: check::look(config),
     };
     report.not_delivered().into_iter().map(Text::from).collect()
 }

@@ -55,8 +55,8 @@ fn write_capture(path: &Path) {
     let host = Host {
         host_id: "h".into(),
         sensor_run: "r".into(),
-        mnt_ns: 1,
-        pid_ns: 1,
+        mnt_ns: Some(1),
+        pid_ns: Some(1),
         ..Host::default()
     };
     let cgroup = format!("/docker/{}", "cd".repeat(32));

@@ -110,11 +110,11 @@ pub enum ProbeError {
     },
     /// The process, or its `/proc`, is in a pid namespace of its own.
     #[error(
-        "the sensor, process {on_host} on the host, is {inside} in its /proc: in a private pid namespace the host's \
+        "the sensor is process {on_host} on the host, and {inside} where it runs: in a private pid namespace the host's \
          processes are not to be seen: {SHARE_PIDS}"
     )]
     PrivatePids {
-        /// The own process id, as `/proc` shows it; 0 where it does not.
+        /// The own process id in that namespace; 0 where its `/proc` does not show it.
         inside: u32,
         /// The own process id on the host.
         on_host: u32,

@@ -13,6 +13,7 @@
 //! is made by a process of the container                     -> as its parent
 //! ```
 //! Of a process whose beginning was not seen the stage is not known, unless its own structure or a parent tells it.
+//! Without the right to see the host's mount namespace (CAP_SYS_PTRACE), neither is that of what is brought in later.
 
 use dogwatch_schemas::Text;
 
@@ -48,8 +49,8 @@ impl Stage {
 /// What decides the stage of a process that was brought into a container and now executes a program.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrival<'a> {
-    /// The process is still in the host's mount namespace.
-    pub in_host_mntns: bool,
+    /// The process is still in the host's mount namespace, as far as that one is known.
+    pub in_host_mntns: Option<bool>,
     /// The process is pid 1 of a pid namespace that is not the host's.
     pub init_of_pidns: bool,
     /// The container's runtime says that this process is its init.
@@ -64,32 +65,34 @@ pub(crate) struct Arrival<'a> {
     pub healthcheck: Option<&'a [Text]>,
 }
 
-/// The stage after the exec that ends the runtime's part.
-pub(crate) fn on_arrival(arrival: &Arrival<'_>) -> Stage {
-    if arrival.in_host_mntns {
-        return Stage::Runtime;
+/// The stage after the exec that ends the runtime's part. Where the host's mount namespace is not known, the runtime cannot
+/// be told from what it brings in.
+pub(crate) fn on_arrival(arrival: &Arrival<'_>) -> Option<Stage> {
+    if arrival.in_host_mntns == Some(true) {
+        return Some(Stage::Runtime);
     }
-    let first_without_init = arrival.shares_host_pidns && !arrival.entrypoint_seen;
+    let inside = arrival.in_host_mntns == Some(false);
+    let first_without_init = inside && arrival.shares_host_pidns && !arrival.entrypoint_seen;
     if arrival.init_of_container || arrival.init_of_pidns || first_without_init {
-        return Stage::Entrypoint;
+        return Some(Stage::Entrypoint);
     }
     if arrival
         .healthcheck
         .is_some_and(|check| !check.is_empty() && check == arrival.arguments)
     {
-        return Stage::Healthcheck;
+        return Some(Stage::Healthcheck);
     }
-    Stage::Exec
+    inside.then_some(Stage::Exec)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(change: impl FnOnce(&mut Arrival<'_>), expected: Stage) {
+    fn check(change: impl FnOnce(&mut Arrival<'_>), expected: impl Into<Option<Stage>>) {
         let arguments = [Text::from("/bin/sh"), "-c".into(), "test -f /ok".into()];
         let mut arrival = Arrival {
-            in_host_mntns: false,
+            in_host_mntns: Some(false),
             init_of_pidns: false,
             init_of_container: false,
             entrypoint_seen: true,
@@ -98,13 +101,13 @@ mod tests {
             healthcheck: None,
         };
         change(&mut arrival);
-        assert_eq!(on_arrival(&arrival), expected, "{arrival:?}");
+        assert_eq!(on_arrival(&arrival), expected.into(), "{arrival:?}");
     }
 
     #[test]
     fn structure_decides() {
         check(|_| {}, Stage::Exec);
-        check(|a| a.in_host_mntns = true, Stage::Runtime);
+        check(|a| a.in_host_mntns = Some(true), Stage::Runtime);
         check(|a| a.init_of_pidns = true, Stage::Entrypoint);
         check(|a| a.init_of_container = true, Stage::Entrypoint);
         check(
@@ -118,6 +121,27 @@ mod tests {
             |a| (a.healthcheck, a.init_of_pidns) = (Some(a.arguments), true),
             Stage::Entrypoint,
         );
+    }
+
+    #[test]
+    fn without_the_hosts_mount_namespace_only_what_is_certain_is_told() {
+        let unknown = |a: &mut Arrival<'_>| a.in_host_mntns = None;
+        check(unknown, None);
+        let first = |a: &mut Arrival<'_>| {
+            unknown(a);
+            (a.shares_host_pidns, a.entrypoint_seen) = (true, false);
+        };
+        check(first, None);
+        let init = |a: &mut Arrival<'_>| {
+            unknown(a);
+            a.init_of_pidns = true;
+        };
+        check(init, Stage::Entrypoint);
+        let healthcheck = |a: &mut Arrival<'_>| {
+            unknown(a);
+            a.healthcheck = Some(a.arguments);
+        };
+        check(healthcheck, Stage::Healthcheck);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub enum KafkaError {
 
 impl KafkaError {
     /// Whether waiting may mend it.
-    fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Brokers(fault) => !fault.is_final(),
             Self::Topics(error) => !error.is_final(),
@@ -201,8 +201,8 @@ impl KafkaSink {
     /// When they cannot be reached in time, do not let us in, or their topics do not fit.
     pub fn open_and_wait(config: &KafkaConfig) -> Result<Self, KafkaError> {
         let sink = Self::new(config)?;
-        sink.search(config)
-            .until(Instant::now() + config.start_timeout)?;
+        let deadline = Instant::now() + config.start_timeout;
+        sink.search(config).until(deadline, Search::attempt)?;
         Ok(sink)
     }
 
@@ -347,6 +347,19 @@ impl KafkaSink {
         let _ = self.producer.flush(left);
         self.waiting.len() + usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
     }
+}
+
+/// How long a check waits for the brokers.
+const CHECK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Makes the client as a start does, and looks at brokers and topics; makes and writes none.
+///
+/// # Errors
+/// As a start: options that do not do, brokers that do not answer or refuse us, topics that do not fit.
+pub fn try_kafka(config: &KafkaConfig) -> Result<(), KafkaError> {
+    let sink = KafkaSink::new(config)?;
+    let deadline = Instant::now() + CHECK_PATIENCE;
+    sink.search(config).until(deadline, Search::look)
 }
 
 /// Hands a record to librdkafka's queue.

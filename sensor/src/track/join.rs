@@ -87,7 +87,7 @@ pub(super) fn set_process(
     event.proc_pid_ts = Some(clock.wall_ns(process.start_ns));
     event.proc_mnt_ns = process.mnt_ns.map(i64::from);
     event.proc_pid_ns = process.pid_ns.map(i64::from);
-    event.proc_in_host_mntns = process.mnt_ns.map(|mnt_ns| mnt_ns == host.mnt_ns);
+    event.proc_in_host_mntns = host.has_mount_namespace(process.mnt_ns);
     event.proc_stage = process.stage.map(|stage| stage.name().into());
     event.container_origin_id = process.origin.as_deref().map(crate::container::short);
     event.evt_escaped |= process.escaped;

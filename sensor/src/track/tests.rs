@@ -33,8 +33,8 @@ impl Bench {
         let host = Host {
             host_id: "h".into(),
             boot_id: "b".into(),
-            mnt_ns: HOST_MNT,
-            pid_ns: HOST_PIDNS,
+            mnt_ns: Some(HOST_MNT),
+            pid_ns: Some(HOST_PIDNS),
             ..Host::default()
         };
         let options = TrackOptions {

@@ -70,9 +70,13 @@ impl Drop for Seeking {
 
 impl Search {
     /// Tries until it succeeds or the time is over.
-    pub fn until(&self, deadline: Instant) -> Result<(), KafkaError> {
+    pub fn until(
+        &self,
+        deadline: Instant,
+        attempt: impl Fn(&Self, Instant) -> Result<(), KafkaError>,
+    ) -> Result<(), KafkaError> {
         loop {
-            match self.attempt(deadline) {
+            match attempt(self, deadline) {
                 Err(error) if error.is_passing() && Instant::now() < deadline => {
                     std::thread::sleep(PAUSE.min(deadline - Instant::now()));
                 }
@@ -106,30 +110,55 @@ impl Search {
         }
     }
 
-    fn attempt(&self, deadline: Instant) -> Result<(), KafkaError> {
+    /// Reaches a broker, makes and checks the topics, writes our schemas.
+    pub fn attempt(&self, deadline: Instant) -> Result<(), KafkaError> {
         let names = Topics::new(self.config.topic_prefix.as_str());
-        let present = self.topics_present(&names)?;
+        let present = self.topics_present(&names, deadline)?;
         self.reports.connected.store(true, Ordering::Relaxed);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let patience = left.max(Duration::from_secs(1));
-        let admin = Admin::new(&self.config.brokers(), &names, patience)?;
+        let admin = self.admin(&names, deadline)?;
         let created = admin.create(&TOPICS, &present, self.config.new_topics())?;
         if !created.is_empty() {
             tracing::info!(topics = created.join(", "), "topics made");
         }
-        check(&admin, &names)?;
+        check(&admin, &names, &TOPICS)?;
         self.publish_schemas();
         self.prove_write(deadline)
     }
 
-    fn topics_present(&self, names: &Topics) -> Result<Counts, Fault> {
+    /// As [`Search::attempt`], but makes and writes nothing.
+    pub fn look(&self, deadline: Instant) -> Result<(), KafkaError> {
+        let names = Topics::new(self.config.topic_prefix.as_str());
+        let present = self.topics_present(&names, deadline)?;
+        let admin = self.admin(&names, deadline)?;
+        let new = self.config.new_topics();
+        if !new.allowed {
+            // Refuses what is missing.
+            admin.create(&TOPICS, &present, new)?;
+        }
+        let there: Vec<Topic> = present
+            .into_keys()
+            .filter(|topic| TOPICS.contains(topic))
+            .collect();
+        check(&admin, &names, &there)
+    }
+
+    fn admin(&self, names: &Topics, deadline: Instant) -> Result<Admin, Fault> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = left.max(Duration::from_secs(1));
+        Admin::new(&self.config.brokers(), names, patience)
+    }
+
+    fn topics_present(&self, names: &Topics, deadline: Instant) -> Result<Counts, Fault> {
+        let left = deadline.saturating_duration_since(Instant::now());
         // All topics are asked for: naming one would make the broker create it with its own settings.
         let client = self.producer.client();
-        let metadata = client.fetch_metadata(None, ANSWER).map_err(|error| {
-            let servers = &self.config.bootstrap_servers;
-            let last = &self.reports.last_error;
-            Fault::unanswered(servers, self.begun.elapsed(), last, &error)
-        })?;
+        let metadata = client
+            .fetch_metadata(None, ANSWER.min(left))
+            .map_err(|error| {
+                let servers = &self.config.bootstrap_servers;
+                let last = &self.reports.last_error;
+                Fault::unanswered(servers, self.begun.elapsed(), last, &error)
+            })?;
         Ok(topics::counts(&metadata, names))
     }
 
@@ -171,8 +200,8 @@ impl Search {
 
 /// Append time is what windows and lateness stand on: a topic that takes the sender's word is refused. Brokers that do not
 /// tell settings are not.
-fn check(admin: &Admin, names: &Topics) -> Result<(), KafkaError> {
-    let settings = match admin.settings(&TOPICS) {
+fn check(admin: &Admin, names: &Topics, topics: &[Topic]) -> Result<(), KafkaError> {
+    let settings = match admin.settings(topics) {
         Ok(settings) => settings,
         Err(error) => {
             tracing::warn!(%error, "the topics' settings are not checked");

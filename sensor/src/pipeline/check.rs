@@ -1,0 +1,152 @@
+//! `dogwatch-sensor check`: the steps of a start, each one gone through, and how it stands.
+//!
+//! A step that fails does not keep the next ones from being tried, so that one check names all there is to mend.
+//! Nothing is published, no topic is made, and no file stays.
+
+use std::net::{SocketAddr, TcpListener};
+
+use super::load::{give_up_rights, load_probe};
+use crate::check::{Finding, Report, State, finding, look};
+use crate::config::{Config, KafkaConfig};
+use crate::fact::Host;
+use crate::host::{self, HostError};
+use crate::probe::{Hierarchy, HierarchyKind, ProbeError};
+use crate::publish::try_kafka;
+use crate::scan;
+use crate::state::StateFile;
+
+/// Goes through the steps of a start. Afterwards the calling thread has the few rights of a sensor that runs.
+pub fn check(config: &Config) -> Report {
+    let hierarchy = Hierarchy::find();
+    let host = host::identify(config);
+    let mut findings = look(config);
+    findings.push(cgroups(&hierarchy));
+    findings.extend(hierarchy.as_ref().ok().map(recognised));
+    findings.push(identity(&host));
+    findings.extend(hierarchy.ok().map(|hierarchy| hooks(config, hierarchy)));
+    findings.push(rights(config));
+    findings.push(kafka(&config.kafka));
+    findings.push(state_file(config));
+    findings.extend(config.metrics_listen.map(metrics));
+    Report { findings }
+}
+
+fn cgroups(hierarchy: &Result<Hierarchy, ProbeError>) -> Finding {
+    match hierarchy {
+        Ok(hierarchy) => {
+            let kind = match hierarchy.kind {
+                HierarchyKind::Unified => "version 2".to_owned(),
+                kind => format!("version 1, {}", kind.controller()),
+            };
+            finding(
+                "cgroups",
+                State::Works,
+                format!("{kind}, at {}", hierarchy.mount.display()),
+            )
+        }
+        Err(error) => finding("cgroups", State::Refused, error.to_string()),
+    }
+}
+
+/// A process in namespaces of its own, in a cgroup that names no container, is probably in one that is not recognised.
+fn recognised(hierarchy: &Hierarchy) -> Finding {
+    let feature = "containers recognised";
+    let strangers = scan::unrecognised(hierarchy);
+    let Some(first) = strangers.first() else {
+        return finding(
+            feature,
+            State::Works,
+            "every process in pid and mount namespaces of its own is in a container's cgroup",
+        );
+    };
+    let detail = format!(
+        "{} processes are in pid and mount namespaces of their own, and in a cgroup that names no container \
+         (process {} in {}): they are taken for the host's; a container's cgroup ends in 64 hexadecimal digits",
+        strangers.len(),
+        first.pid,
+        first.cgroup,
+    );
+    finding(feature, State::Missing, detail)
+}
+
+fn identity(host: &Result<Host, HostError>) -> Finding {
+    let feature = "host";
+    match host {
+        Ok(host) => {
+            let detail = format!("{}, host_id {}", host.host_name, host.host_id);
+            finding(feature, State::Works, detail)
+        }
+        Err(error) => finding(feature, State::Refused, error.to_string()),
+    }
+}
+
+fn hooks(config: &Config, hierarchy: Hierarchy) -> Finding {
+    let seen = "loaded, and exec, fork, exit, open and connect of the check's own were seen";
+    match load_probe(config, hierarchy) {
+        Ok(_) => finding("hooks", State::Works, seen),
+        Err(error) => finding("hooks", State::Refused, error.to_string()),
+    }
+}
+
+fn rights(config: &Config) -> Finding {
+    let feature = "giving up rights";
+    match give_up_rights(config) {
+        Ok(()) => finding(
+            feature,
+            State::Works,
+            "capabilities and system calls are given up before anything is read",
+        ),
+        Err(error) => finding(feature, State::Refused, error.to_string()),
+    }
+}
+
+fn kafka(config: &KafkaConfig) -> Finding {
+    let feature = "Kafka";
+    match try_kafka(config) {
+        Ok(()) => finding(
+            feature,
+            State::Works,
+            format!("{} answers, and its topics fit", config.bootstrap_servers),
+        ),
+        Err(error) if error.is_passing() => {
+            let detail = format!(
+                "{error}; a sensor watches meanwhile, and keeps kafka.queue_bytes of events"
+            );
+            finding(feature, State::Missing, detail)
+        }
+        Err(error) => finding(feature, State::Refused, error.to_string()),
+    }
+}
+
+fn state_file(config: &Config) -> Finding {
+    let feature = "state file";
+    let Some(path) = &config.state_file else {
+        let detail = "none: every start reports the time since boot as not watched; set state_file";
+        return finding(feature, State::Missing, detail);
+    };
+    match StateFile::new(Some(path.clone())).try_out() {
+        Ok(()) => finding(
+            feature,
+            State::Works,
+            format!("{} can be written", path.display()),
+        ),
+        Err(error) => {
+            let detail = format!(
+                "{}: {error}; the next start reports the time since boot as not watched; see state_file",
+                path.display()
+            );
+            finding(feature, State::Missing, detail)
+        }
+    }
+}
+
+fn metrics(listen: SocketAddr) -> Finding {
+    let feature = "metrics";
+    match TcpListener::bind(listen) {
+        Ok(_) => finding(feature, State::Works, format!("can be served at {listen}")),
+        Err(error) => {
+            let detail = format!("{listen}: {error}; they are not served: see metrics.listen");
+            finding(feature, State::Missing, detail)
+        }
+    }
+}
