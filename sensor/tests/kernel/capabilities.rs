@@ -1,14 +1,15 @@
 //! What goes on after the capabilities are given up, and what is said where they are missing.
 
-use std::path::Path;
 use std::thread;
 
 use caps::{CapSet, Capability};
-use dogwatch_sensor::check::{State, check};
+use dogwatch_sensor::check::State;
+use dogwatch_sensor::config::{Config, RawConfig};
+use dogwatch_sensor::pipeline::check;
 use dogwatch_sensor::probe::{KEPT, Mode, ProbeOptions, drop_capabilities};
 
 use crate::act::openat;
-use crate::watch::{Watch, options};
+use crate::watch::Watch;
 
 #[test]
 fn the_sensor_works_on_without_the_capabilities_it_loaded_with() {
@@ -66,7 +67,14 @@ fn check_tries_what_it_says() {
     let Some(_allowed) = Watch::start(&ProbeOptions::default()) else {
         return;
     };
-    let report = check(&options(), Path::new("/dogwatch/none"));
+    let mut raw = RawConfig {
+        host_id: "kernel".into(),
+        ..RawConfig::default()
+    };
+    raw.containers.docker_root = "/dogwatch/none".into();
+    let config = Config::check(raw).unwrap();
+    // It gives up rights as a start does: its thread's.
+    let report = thread::spawn(move || check(&config)).join().unwrap();
     assert!(report.can_run(), "{report}");
     let hooks = report
         .findings

@@ -36,11 +36,6 @@ static OBJECT: LazyLock<Option<&'static [u8]>> = LazyLock::new(|| {
     Some(object.leak())
 });
 
-/// The default options, with the kernel programs under test.
-pub fn options() -> ProbeOptions {
-    under_test(&ProbeOptions::default())
-}
-
 fn under_test(options: &ProbeOptions) -> ProbeOptions {
     ProbeOptions {
         object: OBJECT.unwrap_or(options.object),
