@@ -1,6 +1,11 @@
-//! Compiles `bpf/dogwatch.bpf.c` with clang into the object that `OBJECT` carries.
+//! Compiles `bpf/dogwatch.bpf.c` with clang into the object that `OBJECT` carries, and `bpf/calls.def` into the table of
+//! system calls.
+
+#[path = "build/table.rs"]
+mod table;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, exit};
 
@@ -11,6 +16,7 @@ const CLANGS: [&str; 7] = [
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");
+    println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-env-changed=CLANG");
     let architecture = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     if architecture != "x86_64" {
@@ -20,7 +26,18 @@ fn main() {
     }
     let out_dir =
         PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
-    compile(&find_clang(), &out_dir.join("dogwatch.bpf.o"));
+    let clang = find_clang();
+    println!("cargo::rustc-env=DOGWATCH_CLANG={clang}");
+    compile(&clang, &out_dir.join("dogwatch.bpf.o"));
+    write_table(&out_dir.join("calls.rs"));
+}
+
+fn write_table(path: &Path) {
+    let text = fs::read_to_string("bpf/calls.def")
+        .unwrap_or_else(|error| refuse(&format!("could not read bpf/calls.def: {error}")));
+    let rows = table::generate(&text).unwrap_or_else(|reason| refuse(&reason));
+    fs::write(path, rows)
+        .unwrap_or_else(|error| refuse(&format!("could not write {}: {error}", path.display())));
 }
 
 fn find_clang() -> String {

@@ -64,14 +64,18 @@ pub fn list(folder: &Path) -> Result<Report, LoadError> {
     })
 }
 
-/// Says what keeps files of a folder from loading, and what an author should know about the others, where sensors publish
-/// these reads every time.
+/// Says what keeps files of a folder from loading, and what an author should know about the others, where sensors are so.
 ///
 /// # Errors
 /// [`LoadError`] when the folder cannot be read or holds none.
-pub fn lint(folder: &Path, published: &[ReadPattern]) -> Result<Report, LoadError> {
+pub fn lint(folder: &Path, sensor: &SensorView) -> Result<Report, LoadError> {
     let LoadReport { set, refused } = DetectionSet::load(folder)?;
     let mut text = String::new();
+    let published = &sensor.published_reads;
+    for (detection, types) in set.without_types(&sensor.absent_types) {
+        let remark = unseen(&detection.id, &types);
+        let _ = writeln!(text, "{}:1: remark: {remark}", detection.file.display());
+    }
     for detection in set.iter() {
         for Remark { line, text: remark } in content::lint(detection, published) {
             let file = detection.file.display();
@@ -90,15 +94,41 @@ pub fn lint(folder: &Path, published: &[ReadPattern]) -> Result<Report, LoadErro
     })
 }
 
-/// The reads that sensors with these settings publish every time; without a file those of an untouched sensor.
-///
-/// # Errors
-/// [`ConfigError`] when the file is refused.
-pub fn published_reads(sensor_config: Option<&Path>) -> Result<Vec<ReadPattern>, Box<ConfigError>> {
-    match sensor_config {
-        Some(file) => Ok(Config::load(Some(file), &[])?.published_reads()),
-        None => Ok(default_patterns()),
+/// What sensors show of the events that detections ask for.
+#[derive(Debug, Clone)]
+pub struct SensorView {
+    /// The reads that they publish every time.
+    pub published_reads: Vec<ReadPattern>,
+    /// The types of events that they never send.
+    pub absent_types: Vec<&'static str>,
+}
+
+impl SensorView {
+    /// Of sensors with these settings; without a file that of an untouched sensor.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file is refused.
+    pub fn of(sensor_config: Option<&Path>) -> Result<Self, Box<ConfigError>> {
+        let Some(file) = sensor_config else {
+            return Ok(Self {
+                published_reads: default_patterns(),
+                absent_types: Vec::new(),
+            });
+        };
+        let config = Config::load(Some(file), &[])?;
+        Ok(Self {
+            published_reads: config.published_reads(),
+            absent_types: config.calls.absent_types().collect(),
+        })
     }
+}
+
+/// What a detection does not see where calls are switched off.
+pub(crate) fn unseen(detection: &str, types: &[String]) -> String {
+    format!(
+        "{detection} sees no {}: kernel.calls of the sensor switches it off",
+        types.join(", ")
+    )
 }
 
 /// Says how each detection of a folder is run, and what those over windows can take of memory at most.

@@ -47,8 +47,8 @@ fn judge(options: &Detections) -> ExitCode {
         Ok(match &options.action {
             DetectionsAction::List(_) => detections::list(&folder)?,
             DetectionsAction::Lint(lint) => {
-                let published = detections::published_reads(lint.sensor_config.as_deref())?;
-                detections::lint(&folder, &published)?
+                let sensor = detections::SensorView::of(lint.sensor_config.as_deref())?;
+                detections::lint(&folder, &sensor)?
             }
             DetectionsAction::Explain(_) => detections::explain(&folder)?,
             DetectionsAction::Test(test) => detections::test(&folder, test.update)?,

@@ -15,6 +15,7 @@ use dogwatch_stream_processor::detect::{
 };
 
 use crate::cli::Watch;
+use crate::detections;
 use crate::locate;
 use crate::readback::ReadBackError;
 
@@ -29,6 +30,8 @@ pub struct Plan {
     refused: Vec<Refusal>,
     /// Detections that need reads which the sensor does not publish every time.
     unpublished: Vec<UnpublishedReads>,
+    /// What detections do not see because calls are switched off, one sentence each.
+    unseen: Vec<String>,
 }
 
 /// How the sensor's records reach the processor, and alerts come back.
@@ -112,6 +115,14 @@ impl Plan {
             Input::Replay(_) => Vec::new(),
             Input::Kernel | Input::Recorded(_) => set.unpublished_reads(&sensor.published_reads()),
         };
+        let absent: Vec<&str> = match input {
+            Input::Replay(_) => Vec::new(),
+            Input::Kernel | Input::Recorded(_) => sensor.calls.absent_types().collect(),
+        };
+        let blind = set.without_types(&absent).into_iter();
+        let unseen = blind
+            .map(|(detection, types)| detections::unseen(&detection.id, &types))
+            .collect();
         Ok(Self {
             sensor,
             input,
@@ -121,6 +132,7 @@ impl Plan {
             loaded: set.len(),
             refused,
             unpublished,
+            unseen,
         })
     }
 
@@ -136,6 +148,7 @@ impl Plan {
         sentences.extend(self.unpublished.iter().map(|unpublished| {
             format!("every read of a file: {unpublished}; add them to kernel.sensitive_read_paths")
         }));
+        sentences.extend(self.unseen.iter().cloned());
         sentences
     }
 

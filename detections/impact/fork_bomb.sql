@@ -20,6 +20,7 @@ SELECT
   sample(proc_name, 5) AS programs
 FROM tumble(events, INTERVAL '10 seconds')
 WHERE evt_type IN ('clone', 'clone3', 'fork', 'vfork')
+  AND NOT evt_failed
   AND container_id <> 'host'
   AND coalesce(proc_stage, '') <> 'runtime'
 GROUP BY window_start, window_end, container_id, container_name, container_image

@@ -29,7 +29,7 @@ static __always_inline void send_cgroup(struct subject *who, struct cgroup *cgro
 {
 	if (!within_share(who->share, KIND_CGROUP, CLASS_PROCESS, bpf_ktime_get_boot_ns()))
 		return;
-	struct scratch *s = begin(KIND_CGROUP, sizeof(struct record_cgroup));
+	struct scratch *s = begin(KIND_CGROUP, CALL_NONE, sizeof(struct record_cgroup));
 	if (!s)
 		return;
 	fill_header(s, who, 0, 0);
@@ -38,14 +38,14 @@ static __always_inline void send_cgroup(struct subject *who, struct cgroup *cgro
 	r->made = made;
 	r->pad = 0;
 	append_string(s, path, TEXT_MAX, false);
-	submit(s, KIND_CGROUP);
+	submit(s);
 }
 
 static __always_inline void send_cgroup_move(struct subject *who, struct cgroup *to, const char *path, struct task_struct *moved)
 {
 	if (!within_share(who->share, KIND_CGROUP_MOVE, CLASS_PROCESS, bpf_ktime_get_boot_ns()))
 		return;
-	struct scratch *s = begin(KIND_CGROUP_MOVE, sizeof(struct record_cgroup_move));
+	struct scratch *s = begin(KIND_CGROUP_MOVE, CALL_NONE, sizeof(struct record_cgroup_move));
 	if (!s)
 		return;
 	fill_header(s, who, 0, 0);
@@ -55,5 +55,5 @@ static __always_inline void send_cgroup_move(struct subject *who, struct cgroup 
 	r->pid = BPF_CORE_READ(moved, tgid);
 	r->pad = 0;
 	append_string(s, path, TEXT_MAX, false);
-	submit(s, KIND_CGROUP_MOVE);
+	submit(s);
 }

@@ -13,14 +13,15 @@
 #include "ring.h"
 #include "identity.h"
 #include "shares.h"
+#include "syscalls.h"
 #include "files.h"
 #include "sockets.h"
 #include "exec.h"
 #include "process.h"
 #include "cgroups.h"
-#include "syscalls.h"
 #include "repeats.h"
 #include "opens.h"
+#include "peers.h"
 #include "calls.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -43,7 +44,7 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 	if (BPF_CORE_READ(child, pid) != BPF_CORE_READ(child, tgid))
 		return 0; /* a thread */
 	if (admit(&who, parent))
-		send_fork(&who, child);
+		send_fork(&who, parent, child);
 	return 0;
 }
 
@@ -64,6 +65,15 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	struct syscall call;
 	if (recognise(&call, regs, ret))
 		dispatch(&call);
+	return 0;
+}
+
+/* trace_inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate) */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_tcp_state, struct sock *sk, int before, int now)
+{
+	if (now == TCP_SYN_SENT)
+		note_tried_peer(sk);
 	return 0;
 }
 

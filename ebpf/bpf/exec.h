@@ -62,7 +62,7 @@ static __always_inline void send_more_arguments(struct subject *who, u64 from, u
 		u32 offset = piece * ARGV_PIECE;
 		if (offset >= total)
 			return;
-		struct scratch *s = begin(KIND_EXEC_MORE, sizeof(struct record_exec_more));
+		struct scratch *s = begin(KIND_EXEC_MORE, CALL_NONE, sizeof(struct record_exec_more));
 		if (!s)
 			return;
 		fill_header(s, who, 0, 0);
@@ -71,7 +71,7 @@ static __always_inline void send_more_arguments(struct subject *who, u64 from, u
 		r->offset = offset;
 		r->pad = 0;
 		u32 got = append_user_bytes(s, from + offset, len);
-		submit(s, KIND_EXEC_MORE);
+		submit(s);
 		if (got < len)
 			return;
 	}
@@ -101,12 +101,20 @@ static __always_inline u32 long_texts(u32 record_bytes, u32 arguments_beyond)
 	return bytes > free ? bytes - free : 0;
 }
 
+/* By which call it was executed, as far as it shows: an execveat that names no folder is like an execve. */
+static __always_inline u32 exec_call_of(struct linux_binprm *bprm)
+{
+	if (bpf_core_field_exists(bprm->fdpath) && BPF_CORE_READ(bprm, fdpath))
+		return CALL_execveat;
+	return CALL_execve;
+}
+
 static __always_inline void send_exec(struct subject *who, struct linux_binprm *bprm)
 {
 	u64 now = bpf_ktime_get_boot_ns();
 	if (!within_share(who->share, KIND_EXEC, CLASS_EXEC, now))
 		return;
-	struct scratch *s = begin(KIND_EXEC, sizeof(struct record_exec));
+	struct scratch *s = begin(KIND_EXEC, exec_call_of(bprm), sizeof(struct record_exec));
 	if (!s)
 		return;
 	struct record_exec *r = &s->record.exec;
@@ -133,6 +141,6 @@ static __always_inline void send_exec(struct subject *who, struct linux_binprm *
 	r->argv_sent = sent;
 	append_exec_paths(s, who->task, bprm, whole);
 	pay_for_texts(share, now, long_texts(s->used, sent - got));
-	submit(s, KIND_EXEC);
+	submit(s);
 	send_more_arguments(who, arguments, sent);
 }

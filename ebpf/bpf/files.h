@@ -182,6 +182,13 @@ __attribute__((noinline)) int walk_path(u64 dentry_address, u64 vfsmount_address
 	return 0;
 }
 
+/* Whose tree of mounts a file was reached in: another process's, where it was reached through /proc/PID/root. 0 = in none. */
+static __always_inline u32 mount_namespace_of_file(u64 vfsmount_address)
+{
+	struct mount *mount = (void *)(vfsmount_address - bpf_core_field_offset(struct mount, mnt));
+	return BPF_CORE_READ(mount, mnt_ns, ns.inum);
+}
+
 static __always_inline void walk(struct path *path)
 {
 	walk_path((u64)BPF_CORE_READ(path, dentry), (u64)BPF_CORE_READ(path, mnt));

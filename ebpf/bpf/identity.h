@@ -163,7 +163,6 @@ static __always_inline void fill_header(struct scratch *s, struct subject *who, 
 	h->uid = BPF_CORE_READ(cred, euid.val);
 	h->gid = BPF_CORE_READ(cred, egid.val);
 	h->cpu = bpf_get_smp_processor_id();
-	h->pad = 0;
 	h->ret = ret;
 }
 
@@ -219,6 +218,7 @@ static __always_inline void fill_identity(struct record_identity *out, struct ta
 	out->pid_ns = pid_namespace_of(&pid);
 	out->ns_uid = id_in_namespace(&users->uid_map, BPF_CORE_READ(task, cred, euid.val));
 	out->ns_gid = id_in_namespace(&users->gid_map, BPF_CORE_READ(task, cred, egid.val));
-	out->pad = 0;
-	BPF_CORE_READ_INTO(&out->comm, task, comm);
+	out->children_pid_ns = BPF_CORE_READ(task, nsproxy, pid_ns_for_children, ns.inum);
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader); /* a thread may have a name of its own */
+	BPF_CORE_READ_INTO(&out->comm, leader, comm);
 }

@@ -46,9 +46,10 @@ enum { BPF_F_NO_PREALLOC = 1 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 enum { BPF_RB_AVAIL_DATA = 0 };
 
-#if !defined(__TARGET_ARCH_x86)
-#error "system call numbers and registers are known for x86-64 only: add another architecture here and in syscalls.h"
-#endif
+#include "registers.h"
+
+/* What the helpers of a kernel are numbered, as far as it is asked whether it has one. */
+enum bpf_func_id___known { BPF_FUNC_task_pt_regs___known = 175 };
 
 /*
  * A field of a struct whose first bytes were copied to `copy`: one read by the kernel's helper for many fields, each of
@@ -67,12 +68,6 @@ enum { BPF_RB_AVAIL_DATA = 0 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct pt_regs {
-	unsigned long bp, bx, r10, r9, r8, ax, cx, dx, si, di, orig_ax;
-};
-struct thread_info {
-	u32 status;
-};
 struct list_head {
 	struct list_head *next;
 };
@@ -187,6 +182,7 @@ struct mount {
 	struct mount *mnt_parent;
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
+	struct mnt_namespace *mnt_ns;
 };
 struct path {
 	struct vfsmount *mnt;
@@ -206,7 +202,7 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 struct fs_struct {
-	struct path pwd;
+	struct path root, pwd;
 };
 
 struct mm_struct {
@@ -241,6 +237,7 @@ struct sched_entity {
 };
 struct task_struct {
 	struct thread_info thread_info;
+	void *stack;
 	struct sched_entity se;
 	unsigned int flags;
 	pid_t pid, tgid;
@@ -264,7 +261,7 @@ struct task_struct {
 };
 struct linux_binprm {
 	struct file *file;
-	const char *filename, *interp;
+	const char *filename, *interp, *fdpath;
 };
 
 struct in6_addr {

@@ -7,18 +7,18 @@ static __always_inline void take_request(struct open_request *out, struct syscal
 	struct open_how how = {};
 	out->dirfd = AT_FDCWD;
 	switch (call->call) {
-	case CALL_OPEN:
-		*out = (struct open_request){OPEN_OPEN, AT_FDCWD, call->args[0], (u32)call->args[1], (u32)call->args[2]};
+	case CALL_open:
+		*out = (struct open_request){AT_FDCWD, call->args[0], (u32)call->args[1], (u32)call->args[2]};
 		break;
-	case CALL_OPENAT:
-		*out = (struct open_request){OPEN_OPENAT, call->args[0], call->args[1], (u32)call->args[2], (u32)call->args[3]};
+	case CALL_openat:
+		*out = (struct open_request){call->args[0], call->args[1], (u32)call->args[2], (u32)call->args[3]};
 		break;
-	case CALL_OPENAT2:
+	case CALL_openat2:
 		bpf_probe_read_user(&how, sizeof how, (void *)call->args[2]);
-		*out = (struct open_request){OPEN_OPENAT2, call->args[0], call->args[1], how.flags, how.mode};
+		*out = (struct open_request){call->args[0], call->args[1], how.flags, how.mode};
 		break;
 	default:
-		*out = (struct open_request){OPEN_CREAT, AT_FDCWD, call->args[0], O_CREAT | O_TRUNC | 1, (u32)call->args[1]};
+		*out = (struct open_request){AT_FDCWD, call->args[0], O_CREAT | O_TRUNC | 1, (u32)call->args[1]};
 	}
 }
 
@@ -31,6 +31,13 @@ static __always_inline void correct_access(struct open_request *request, struct 
 static __always_inline bool wants_to_write(struct open_request *request)
 {
 	return request->flags & (O_ACCMODE | O_CREAT | O_TRUNC);
+}
+
+/* Where an absolute path starts from. */
+static __always_inline struct path *root_of(struct task_struct *task)
+{
+	struct fs_struct *fs = BPF_CORE_READ(task, fs);
+	return &fs->root;
 }
 
 /* The directory a relative path starts from. */
@@ -56,25 +63,22 @@ enum judgement { ORDINARY, SENSITIVE, NOT_JUDGED };
 static __always_inline bool within_open_share(struct scratch *s, struct subject *who, struct file *file, enum judgement judgement)
 {
 	u64 now = header_of(s)->boot_ns;
-	struct share *share = share_of(who->share);
-	if (!share || pay_for(share, CLASS_CALL, now))
+	if (pays(who->share, CLASS_CALL, now))
 		return true;
 	if (judgement == NOT_JUDGED && (is_sensitive(s, file) || walked_is_in(&host_writes, s)))
 		judgement = SENSITIVE;
-	if (judgement == SENSITIVE && pay_for(share, CLASS_SENSITIVE, now))
+	if (judgement == SENSITIVE && pays(who->share, CLASS_SENSITIVE, now))
 		return true;
-	count_limited(who->share, KIND_OPEN, now);
+	count_limited(who->share, counted_as(KIND_OPEN, header_of(s)->call), now);
 	return false;
 }
 
-static __always_inline void fill_open(struct scratch *s, struct open_request *request, struct subject *who)
+static __always_inline void fill_open(struct scratch *s, struct open_request *request, u32 mnt_ns)
 {
 	struct record_open *r = &s->record.open;
 	r->open_flags = request->flags;
 	r->mode = request->mode;
-	r->mnt_ns = mount_namespace_of(who->task);
-	r->call = request->call;
-	r->pad = 0;
+	r->mnt_ns = mnt_ns;
 }
 
 /* The open failed, or another thread has closed its descriptor already: what user memory says of it. */
@@ -95,33 +99,33 @@ static __always_inline void send_unresolved_open(struct scratch *s, struct subje
 		count_filtered(FILTERED_FOLDED_OPEN);
 		return abandon(s);
 	}
-	if (!within_share(who->share, KIND_OPEN, CLASS_CALL, now))
+	if (!within_share(who->share, counted_as(KIND_OPEN, call->call), CLASS_CALL, now))
 		return abandon(s);
 	if (r->fold)
 		count_repeats(who->share, r->fold, now);
 	fill_header(s, who, call->ret, call->flags);
-	fill_open(s, request, who);
+	fill_open(s, request, mount_namespace_of(who->task));
 	__builtin_memset(&r->file, 0, sizeof r->file);
 	if (base)
 		append_path((u64)base, TEXT_MAX);
 	else
 		append_empty(s);
-	submit(s, KIND_OPEN);
+	submit(s);
 }
 
 /* The path is walked, the inode copied. */
 static __always_inline void send_file(struct scratch *s, struct subject *who, struct syscall *call, struct open_request *request,
-				      struct inode *inode)
+				      struct file *file, struct inode *inode)
 {
 	struct record_open *r = &s->record.open;
 	fill_header(s, who, call->ret, call->flags);
-	fill_open(s, request, who);
+	fill_open(s, request, mount_namespace_of_file((u64)COPIED(file, f_path.mnt)));
 	r->fold = 0;
 	fill_file(s, &r->file, inode);
 	append_walked(s, TEXT_MAX);
 	append_string(s, (void *)request->raw, TEXT_MAX, true);
 	append_empty(s);
-	submit(s, KIND_OPEN);
+	submit(s);
 }
 
 /*
@@ -148,19 +152,21 @@ static __always_inline bool judge_read(struct scratch *s, struct seen_key *key, 
 static __always_inline void send_read(struct scratch *s, struct subject *who, struct syscall *call, struct open_request *request,
 				      struct file *file, struct inode *inode)
 {
-	struct seen_key key = {};
-	struct seen value = {.at_ns = header_of(s)->boot_ns};
+	struct seen_key *key = (void *)s->seen_key;
+	struct seen *value = (void *)s->seen;
 	bool sensitive = false;
-	fill_seen_key(&key, s, who, file, inode);
-	if (!judge_read(s, &key, &value, file, &sensitive)) {
+	_Static_assert(sizeof *key == sizeof s->seen_key && sizeof *value == sizeof s->seen, "they fill their room");
+	fill_seen_key(key, s, who, file, inode);
+	value->at_ns = header_of(s)->boot_ns;
+	if (!judge_read(s, key, value, file, &sensitive)) {
 		count_filtered(FILTERED_REPEATED_OPEN);
 		return abandon(s);
 	}
 	if (!within_open_share(s, who, file, sensitive ? SENSITIVE : ORDINARY))
 		return abandon(s);
 	if (!sensitive)
-		bpf_map_update_elem(&seen, &key, &value, BPF_ANY);
-	send_file(s, who, call, request, inode);
+		bpf_map_update_elem(&seen, key, value, BPF_ANY);
+	send_file(s, who, call, request, file, inode);
 }
 
 /* Every other open of a file: all of them, at lifecycle those for writing below the host's paths. */
@@ -174,15 +180,15 @@ static __always_inline void send_other_open(struct scratch *s, struct subject *w
 	}
 	if (!within_open_share(s, who, file, NOT_JUDGED))
 		return abandon(s);
-	send_file(s, who, call, request, inode);
+	send_file(s, who, call, request, file, inode);
 }
 
-static __always_inline void send_open(struct subject *who, struct syscall *call)
+static __always_inline void judge_open(struct subject *who, struct syscall *call)
 {
 	struct open_request request;
 	take_request(&request, call);
 	struct file *file = call->ret >= 0 ? file_of(who->task, call->ret) : 0;
-	struct scratch *s = begin(KIND_OPEN, sizeof(struct record_open));
+	struct scratch *s = begin(KIND_OPEN, call->call, sizeof(struct record_open));
 	if (!s)
 		return;
 	if (file) {
@@ -201,4 +207,11 @@ static __always_inline void send_open(struct subject *who, struct syscall *call)
 		send_read(s, who, call, &request, file, inode);
 	else
 		send_other_open(s, who, call, &request, file, inode);
+}
+
+/* A function of its own, so that what it keeps on the stack is not there while other calls are told: the kernel allows 512 bytes. */
+static __attribute__((noinline)) int send_open(struct subject *who, struct syscall *call)
+{
+	judge_open(who, call);
+	return 0;
 }

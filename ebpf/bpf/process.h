@@ -14,21 +14,56 @@ struct {
 	__type(value, u8);
 } exited SEC(".maps");
 
-static __always_inline void send_fork(struct subject *who, struct task_struct *child)
+/*
+ * Registers of the system call that a task is in. Before 5.15 there is no function for them; they lie at the end of the
+ * stack, which nothing pads on such kernels.
+ */
+static __always_inline struct pt_regs *registers_of(struct task_struct *task)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id___known, BPF_FUNC_task_pt_regs___known))
+		return (struct pt_regs *)bpf_task_pt_regs(task);
+	return (struct pt_regs *)((u64)BPF_CORE_READ(task, stack) + STACK_BYTES - REGISTERS_BYTES);
+}
+
+/* The call by which a task makes another; CALL_NONE where it is in no row, or the kernel's own. */
+static __always_inline u32 forking_call(struct task_struct *task, u64 *clone_flags)
+{
+	struct pt_regs *regs = registers_of(task);
+	u32 flags;
+	u32 call = call_of((u32)BPF_CORE_READ(regs, CALL_NUMBER), &flags);
+	*clone_flags = 0;
+	if (call != CALL_clone && call != CALL_clone3 && call != CALL_fork && call != CALL_vfork)
+		return CALL_NONE;
+	u64 first = BPF_CORE_READ(regs, ARGUMENT_0);
+#if HAS_IA32
+	if (flags & FLAG_IA32)
+		first = (u32)BPF_CORE_READ(regs, bx);
+#endif
+	if (call == CALL_clone)
+		*clone_flags = (u32)first;
+	else if (call == CALL_clone3)
+		bpf_probe_read_user(clone_flags, sizeof *clone_flags, (void *)first); /* the first of its arguments' struct */
+	return call;
+}
+
+static __always_inline void send_fork(struct subject *who, struct task_struct *parent, struct task_struct *child)
 {
 	if (!within_share(who->share, KIND_FORK, CLASS_PROCESS, bpf_ktime_get_boot_ns()))
 		return;
-	struct scratch *s = begin(KIND_FORK, sizeof(struct record_fork));
+	u64 clone_flags;
+	u32 call = forking_call(parent, &clone_flags);
+	struct scratch *s = begin(KIND_FORK, call, sizeof(struct record_fork));
 	if (!s)
 		return;
 	fill_header(s, who, 0, 0);
 	struct record_fork *r = &s->record.fork;
+	r->clone_flags = clone_flags;
 	r->child_start_ns = BPF_CORE_READ(child, start_boottime);
 	r->child_cgroup_id = cgroup_id_of(child);
 	r->child_pid = BPF_CORE_READ(child, tgid);
 	r->child_vpid = innermost_pid(child).nr;
 	fill_identity(&r->child, child);
-	submit(s, KIND_FORK);
+	submit(s);
 }
 
 static __always_inline bool is_last_thread(struct task_struct *task)
@@ -91,7 +126,7 @@ static __always_inline void send_exit(struct subject *who)
 {
 	if (!within_share(who->share, KIND_EXIT, CLASS_PROCESS, bpf_ktime_get_boot_ns()))
 		return;
-	struct scratch *s = begin(KIND_EXIT, sizeof(struct record_exit));
+	struct scratch *s = begin(KIND_EXIT, CALL_NONE, sizeof(struct record_exit));
 	if (!s)
 		return;
 	fill_header(s, who, 0, 0);
@@ -100,5 +135,5 @@ static __always_inline void send_exit(struct subject *who)
 	fill_counters(r, BPF_CORE_READ(task, signal));
 	r->status = exit_status_of(who->task);
 	r->pad = 0;
-	submit(s, KIND_EXIT);
+	submit(s);
 }

@@ -13,19 +13,21 @@
 #define STDIO_TEXT_MAX 512   /* bytes of the path of one of descriptors 0 to 2 */
 #define ARGV_MAX 32768       /* bytes of arguments sent, continuation records included */
 
+/* The shapes of records. What a system call's record tells is in its row of calls.def. */
 enum record_kind {
 	KIND_EXEC = 1,
 	KIND_EXEC_MORE = 2,
-	KIND_EXEC_FAILED = 3,
-	KIND_FORK = 4,
-	KIND_EXIT = 5,
-	KIND_OPEN = 6,
-	KIND_CONNECT = 7,
-	KIND_CGROUP = 8,
-	KIND_CGROUP_MOVE = 9,
-	KIND_NAMESPACE = 10,
-	KIND_COUNT = 16,
+	KIND_FORK = 3,
+	KIND_EXIT = 4,
+	KIND_OPEN = 5,
+	KIND_CALL = 6,
+	KIND_CGROUP = 7,
+	KIND_CGROUP_MOVE = 8,
 };
+
+/* What records are counted by: those of system calls by the call's number from COUNTED_CALLS on, others by their kind. */
+#define COUNTED_CALLS 16
+#define COUNTED_MAX 256
 
 enum record_flag {
 	FLAG_TRUNCATED = 1,  /* a text was longer than its limit */
@@ -65,7 +67,7 @@ struct record_header {
 	u32 uid, gid; /* effective, on the host */
 	u32 cpu;
 	u32 cpu_seq;  /* records tried on this CPU: a gap is a loss */
-	u32 pad;
+	u32 call;     /* number of its row in calls.def, from 1 on; 0 = none */
 	s64 ret;
 };
 
@@ -77,7 +79,7 @@ struct record_identity {
 	u32 loginuid;
 	u32 mnt_ns, pid_ns;
 	u32 ns_uid, ns_gid; /* effective, in the process's user namespace; -1 = not known */
-	u32 pad;
+	u32 children_pid_ns; /* of the children that it makes from now on */
 	u8 comm[16];
 };
 
@@ -126,18 +128,12 @@ struct record_exec_more {
 	u32 pad;
 };
 
-/* texts: path as the program gave it */
-struct record_exec_failed {
-	struct record_header header;
-	u32 at; /* 1 = execveat */
-	u32 pad;
-};
-
 struct record_fork {
 	struct record_header header;
 	u64 child_start_ns;
 	u64 child_cgroup_id;
 	u32 child_pid, child_vpid;
+	u64 clone_flags; /* 0 where the call has none, or is not known */
 	struct record_identity child;
 };
 
@@ -150,26 +146,38 @@ struct record_exit {
 	u32 pad;
 };
 
-enum open_call { OPEN_OPEN = 0, OPEN_OPENAT = 1, OPEN_OPENAT2 = 2, OPEN_CREAT = 3 };
-
 /* texts: path (empty where it failed), raw, base */
 struct record_open {
 	struct record_header header;
 	struct record_file file;
 	u64 open_flags;
 	u32 mode;
-	u32 mnt_ns;
-	u32 call; /* enum open_call */
-	u32 pad;
+	u32 mnt_ns; /* in which the file was reached; of a failure the process's */
 	u64 fold; /* under which repeats of a failure are counted (struct fold); 0 = they are not */
 };
 
-/* texts: unix name of the socket's peer, unix name asked for */
-struct record_connect {
+/* Shapes of the values behind a record_call. Each value: its place (u8), its shape (u8), and what the shape says. */
+enum value_shape {
+	VALUE_NUMBER = 1,  /* u64 */
+	VALUE_STRING = 2,  /* text, as the program gave it */
+	VALUE_PATH = 3,    /* texts: as the program gave it, the folder it starts from as the kernel knows it */
+	VALUE_FILE = 4,    /* descriptor (u64), record_file, text: path */
+	VALUE_SOCKET = 5,  /* descriptor (u64), record_socket, text: a unix socket's name */
+	VALUE_ADDRESS = 6, /* record_socket of which the remote end is filled, text: a unix socket's name; from user memory */
+	VALUE_PEER = 7,    /* the same, as the kernel took it */
+	VALUE_IDENTITY = 8, /* record_identity */
+};
+
+/* Places of values: 0 to 5 are the call's arguments. */
+enum value_place {
+	PLACE_IDENTITY = 6, /* who the process is after the call */
+	PLACE_CWD = 7,      /* its working directory after the call */
+	PLACE_PEER = 8,     /* where the kernel tried to connect to */
+};
+
+/* values as above; how many there are follows from the record's length */
+struct record_call {
 	struct record_header header;
-	s32 fd;
-	u32 pad;
-	struct record_socket socket, asked;
 };
 
 /* texts: path below the hierarchy's root */
@@ -189,14 +197,6 @@ struct record_cgroup_move {
 	u32 pad;
 };
 
-struct record_namespace {
-	struct record_header header;
-	u64 ns_flags;
-	u32 setns; /* 1 = setns, 0 = unshare */
-	u32 mnt_ns, pid_ns;
-	u32 pad;
-};
-
 /* What user space tells the programs; the only element of the map `settings`. */
 struct settings {
 	u32 own_pid;       /* in the initial pid namespace; 0 = not known yet */
@@ -207,11 +207,11 @@ struct settings {
 
 /* One a CPU, in the map `counters`. Every record that was to be sent is in exactly one of the first five. */
 struct cpu_counters {
-	u64 sent[KIND_COUNT];
-	u64 dropped[KIND_COUNT];     /* the ring was full */
-	u64 crowded[KIND_COUNT];     /* what was left of the ring is for other kinds */
-	u64 limited[KIND_COUNT];     /* its container's share, or all containers' together, was used up */
-	u64 interrupted[KIND_COUNT]; /* another record was being made on this CPU */
+	u64 sent[COUNTED_MAX];
+	u64 dropped[COUNTED_MAX];     /* the ring was full */
+	u64 crowded[COUNTED_MAX];     /* what was left of the ring is for other kinds */
+	u64 limited[COUNTED_MAX];     /* its container's share, or all containers' together, was used up */
+	u64 interrupted[COUNTED_MAX]; /* another record was being made on this CPU */
 	u64 filtered[FILTERED_COUNT];
 	u64 tried; /* records handed to the ring, taken or not */
 };
@@ -228,9 +228,11 @@ enum rate_class {
 	CLASS_EXEC = 0,
 	CLASS_PROCESS = 1,   /* fork, exit, and what happens to cgroups */
 	CLASS_NAMESPACE = 2,
-	CLASS_CALL = 3,      /* every other system call */
+	CLASS_CALL = 3,      /* system calls of which many are usual */
 	CLASS_SENSITIVE = 4, /* opens of sensitive files that CLASS_CALL refused */
-	CLASS_COUNT = 5,
+	CLASS_PRIVILEGE = 5, /* calls that change what a process may do or see, or that reach into others: few are usual */
+	CLASS_TRAFFIC = 6,   /* connections accepted and new peers: others on the network decide how many */
+	CLASS_COUNT = 7,
 };
 
 /* Nanoseconds that one record of a class costs; 0 = no limit. */
@@ -257,7 +259,7 @@ struct total {
 /* What a share refused, in the map `limited`; counts go on until user space removes the entry. */
 struct limited_key {
 	u64 share;
-	u32 kind; /* enum record_kind */
+	u32 counted; /* see COUNTED_CALLS */
 	u32 pad;
 };
 /* Repeats of one failed open, in the map `folded`: `slot` is taken from the hash, so that a share has no more than its own. */

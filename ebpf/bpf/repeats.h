@@ -15,7 +15,6 @@ struct open_how {
 };
 
 struct open_request {
-	u32 call; /* enum open_call */
 	s32 dirfd;
 	u64 raw; /* the path in user memory */
 	u64 flags, mode;

@@ -27,14 +27,12 @@ union record {
 	struct record_header header;
 	struct record_exec exec;
 	struct record_exec_more exec_more;
-	struct record_exec_failed exec_failed;
 	struct record_fork fork;
 	struct record_exit exit;
 	struct record_open open;
-	struct record_connect connect;
+	struct record_call call;
 	struct record_cgroup cgroup;
 	struct record_cgroup_move cgroup_move;
-	struct record_namespace namespace;
 	u8 bytes[RECORD_MAX];
 };
 
@@ -46,11 +44,12 @@ struct scratch {
 	u32 busy; /* a record is being made */
 	u32 used; /* bytes of the record so far */
 	u32 path_start;
+	s32 dirfd; /* of the call whose arguments are being appended: where its next path starts from */
 	u32 names_walked;  /* of the two below, those that the path has */
 	u32 name_start[2]; /* in `path`: where the file's own name and its folder's begin, each with its '/' */
-	u32 pad;
 	struct path_key path_key; /* its text lies at a multiple of 8 */
 	u64 hash; /* of the last text that was hashed */
+	u64 seen_key[8], seen[3]; /* struct seen_key and struct seen of the read that is being judged, off the stack */
 	union record record;
 	u64 file[16], dentry[16], inode[32], superblock[16]; /* copies of the first bytes of the kernel's */
 	u8 path[TEXT_MAX + 256]; /* a path, grown from byte TEXT_MAX towards the front */
@@ -96,8 +95,19 @@ static __always_inline struct record_header *header_of(struct scratch *s)
 	return &s->record.header;
 }
 
-/* The scratch with an empty record of this kind; 0 when another one is being made on this CPU, which is counted. */
-static __always_inline struct scratch *begin(enum record_kind kind, u32 fixed_bytes)
+/* What a record is counted by, see COUNTED_CALLS. */
+static __always_inline u32 counted_as(enum record_kind kind, u32 call)
+{
+	u32 counted = kind == KIND_OPEN || kind == KIND_CALL ? COUNTED_CALLS + call : kind;
+	asm volatile("" : "+r"(counted));
+	return counted & (COUNTED_MAX - 1);
+}
+
+/*
+ * The scratch with an empty record of this kind; 0 when another one is being made on this CPU, which is counted. `call` is
+ * the system call behind it (enum call), 0 where there is none or it is not known.
+ */
+static __always_inline struct scratch *begin(enum record_kind kind, u32 call, u32 fixed_bytes)
 {
 	struct scratch *s = scratch();
 	if (!s)
@@ -105,13 +115,14 @@ static __always_inline struct scratch *begin(enum record_kind kind, u32 fixed_by
 	if (s->busy) {
 		struct cpu_counters *c = cpu_counters();
 		if (c)
-			c->interrupted[kind]++;
+			c->interrupted[counted_as(kind, call)]++;
 		return 0;
 	}
 	s->busy = 1;
 	s->used = fixed_bytes;
 	header_of(s)->kind = kind;
 	header_of(s)->flags = 0;
+	header_of(s)->call = call;
 	header_of(s)->boot_ns = bpf_ktime_get_boot_ns();
 	return s;
 }
@@ -227,36 +238,36 @@ static __always_inline void append_string(struct scratch *s, const void *from, u
 }
 
 /* The kinds that leave the last part of the ring to the others. */
-#define CAN_BE_MISSED (1 << KIND_OPEN | 1 << KIND_CONNECT | 1 << KIND_EXEC_FAILED | 1 << KIND_NAMESPACE)
+#define CAN_BE_MISSED (1 << KIND_OPEN | 1 << KIND_CALL)
 
 /* Hands the record to the ring, or counts why not. */
-static __always_inline void hand_over(struct scratch *s, enum record_kind kind, struct cpu_counters *c)
+static __always_inline void hand_over(struct scratch *s, struct cpu_counters *c)
 {
-	u32 len = s->used;
+	u32 len = s->used, kind = header_of(s)->kind & 15, counted = counted_as(kind, header_of(s)->call);
 	asm volatile("" : "+r"(len));
 	if (len > RECORD_MAX) { /* cannot be, but the verifier does not know */
-		c->dropped[kind]++;
+		c->dropped[counted]++;
 		return;
 	}
 	header_of(s)->len = len;
 	header_of(s)->cpu_seq = c->tried++;
 	u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
 	if (CAN_BE_MISSED & 1 << kind && waiting + len > crowded_bytes) {
-		c->crowded[kind]++;
+		c->crowded[counted]++;
 		return;
 	}
 	/* Waking costs 8 µs, a record 0.1: wake once, by the record that crosses the mark. */
 	u64 wake = waiting < wake_bytes && waiting + len >= wake_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 	if (bpf_ringbuf_output(&ring, &s->record, len, wake))
-		c->dropped[kind]++;
+		c->dropped[counted]++;
 	else
-		c->sent[kind]++;
+		c->sent[counted]++;
 }
 
-static __always_inline void submit(struct scratch *s, enum record_kind kind)
+static __always_inline void submit(struct scratch *s)
 {
 	struct cpu_counters *c = cpu_counters();
 	if (c)
-		hand_over(s, kind, c);
+		hand_over(s, c);
 	s->busy = 0;
 }

@@ -41,13 +41,14 @@ struct {
 	__type(value, struct tally);
 } limited SEC(".maps");
 
+static const struct share full_buckets = {};
+
 static __always_inline struct share *share_of(u64 id)
 {
 	struct share *share = bpf_map_lookup_elem(&shares, &id);
 	if (share)
 		return share;
-	struct share fresh = {};
-	bpf_map_update_elem(&shares, &id, &fresh, BPF_NOEXIST);
+	bpf_map_update_elem(&shares, &id, &full_buckets, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&shares, &id);
 }
 
@@ -62,16 +63,26 @@ static __always_inline bool pay(u64 *until, u64 now, u64 cost_ns)
 	return true;
 }
 
-static __always_inline bool pay_for(struct share *share, enum rate_class class, u64 now)
+static __always_inline bool pay_for(struct share *share, u32 class, u64 now)
 {
 	u32 zero = 0;
 	struct total *total;
+	asm volatile("" : "+r"(class));
+	if (class >= CLASS_COUNT) /* cannot be, but the verifier does not know */
+		return true;
 	if (pay(&share->paid[class].assured_until, now, rates[class].assured_ns))
 		return true;
 	if (!pay(&share->paid[class].further_until, now, rates[class].further_ns))
 		return false;
 	total = bpf_map_lookup_elem(&totals, &zero);
 	return total && pay(&total->until[class], now, rates[class].total_ns);
+}
+
+/* True when a share can pay for a record. This and the next are global: what they keep on the stack is not the caller's. */
+__attribute__((noinline)) int pays(u64 share_id, u32 class, u64 now)
+{
+	struct share *share = share_of(share_id);
+	return !share || pay_for(share, class, now);
 }
 
 /* Adds to a tally; false when there is none and no room for one. */
@@ -91,22 +102,23 @@ static __always_inline bool tally(void *map, void *key, u64 hash, u64 now)
 	return true;
 }
 
-static __always_inline void count_limited(u64 share_id, enum record_kind kind, u64 now)
+/* Counts a record that was refused, as `counted_as` says. */
+__attribute__((noinline)) int count_limited(u64 share_id, u32 counted, u64 now)
 {
-	struct limited_key key = {.share = share_id, .kind = kind};
+	struct limited_key key = {.share = share_id, .counted = counted};
 	struct cpu_counters *c = cpu_counters();
 	if (c)
-		c->limited[kind]++;
+		c->limited[counted & (COUNTED_MAX - 1)]++;
 	tally(&limited, &key, 0, now);
+	return 0;
 }
 
-/* True when a record of this kind may be sent; otherwise it is counted. */
-static __always_inline bool within_share(u64 share_id, enum record_kind kind, enum rate_class class, u64 now)
+/* True when a record may be sent; otherwise it is counted, as `counted_as` says. */
+static __always_inline bool within_share(u64 share_id, u32 counted, u32 class, u64 now)
 {
-	struct share *share = share_of(share_id);
-	if (!share || pay_for(share, class, now))
+	if (pays(share_id, class, now))
 		return true;
-	count_limited(share_id, kind, now);
+	count_limited(share_id, counted, now);
 	return false;
 }
 

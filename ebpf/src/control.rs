@@ -1,5 +1,6 @@
 //! What user space tells the programs and reads from them, beside the ring: kinds, modes, counters, map keys.
 
+use crate::calls::Call;
 pub use crate::wire::PATH_KEY_BYTES;
 
 /// Declares a C enumeration of `record.h` as a closed enum with names for metrics.
@@ -32,29 +33,45 @@ macro_rules! numbered {
 }
 
 numbered! {
-    /// Kind of a record of the ring.
+    /// Kind of a record of the ring: its shape.
     Kind {
         /// A program was executed.
         Exec = 1, "exec", "KIND_EXEC";
         /// More of the arguments of the exec before it.
         ExecMore = 2, "exec_more", "KIND_EXEC_MORE";
-        /// An exec failed.
-        ExecFailed = 3, "exec_failed", "KIND_EXEC_FAILED";
         /// A process was made.
-        Fork = 4, "fork", "KIND_FORK";
+        Fork = 3, "fork", "KIND_FORK";
         /// A process ended.
-        Exit = 5, "exit", "KIND_EXIT";
+        Exit = 4, "exit", "KIND_EXIT";
         /// A file was opened or failed to be.
-        Open = 6, "open", "KIND_OPEN";
-        /// A socket was connected or failed to be.
-        Connect = 7, "connect", "KIND_CONNECT";
+        Open = 5, "open", "KIND_OPEN";
+        /// A system call of which the record holds the arguments.
+        Call = 6, "call", "KIND_CALL";
         /// A cgroup was made or removed.
-        Cgroup = 8, "cgroup", "KIND_CGROUP";
+        Cgroup = 7, "cgroup", "KIND_CGROUP";
         /// A process went to another cgroup.
-        CgroupMove = 9, "cgroup_move", "KIND_CGROUP_MOVE";
-        /// A process went to other namespaces.
-        Namespace = 10, "namespace", "KIND_NAMESPACE";
+        CgroupMove = 8, "cgroup_move", "KIND_CGROUP_MOVE";
     }
+}
+
+/// Counters of each CPU, one a kind of record that is no system call's, and one a call.
+pub const COUNTED_MAX: usize = 256;
+/// Where those of calls begin.
+pub const COUNTED_CALLS: usize = 16;
+
+/// What the records are called that are counted under a number: a kind, or a call's name; `None` where nothing is counted.
+pub fn counted_name(number: usize) -> Option<&'static str> {
+    match number.checked_sub(COUNTED_CALLS) {
+        Some(call) => Call::from_number(call as u32).map(|call| call.name),
+        None => Kind::from_number(number as u16)
+            .filter(|kind| !matches!(kind, Kind::Open | Kind::Call))
+            .map(Kind::name),
+    }
+}
+
+/// All numbers that are counted under, each with what it is called.
+pub fn counted_names() -> impl Iterator<Item = (usize, &'static str)> {
+    (0..COUNTED_MAX).filter_map(|number| Some((number, counted_name(number)?)))
 }
 
 numbered! {
@@ -78,9 +95,10 @@ numbered! {
     Mode {
         /// Nothing but the making and removing of cgroups.
         Off = 0, "off", "MODE_OFF";
-        /// Exec, fork, exit, namespaces, moves between cgroups, and opens for writing below the host's sensitive paths.
+        /// Exec, fork, exit, moves between cgroups, opens for writing below the host's sensitive paths, and the calls whose row
+        /// says so: those that change what a process may do, or reach into others.
         Lifecycle = 1, "lifecycle", "MODE_LIFECYCLE";
-        /// All of that, connects, and opens: writes, creates, failures and sensitive reads always, other reads once an hour.
+        /// All of that, all other calls of the table, and opens: writes, creates, failures and sensitive reads always, other reads once an hour.
         Normal = 2, "normal", "MODE_NORMAL";
         /// Everything the programs see.
         Full = 3, "full", "MODE_FULL";
@@ -96,10 +114,14 @@ numbered! {
         Process = 1, "process", "CLASS_PROCESS";
         /// Changes of namespaces.
         Namespace = 2, "namespace", "CLASS_NAMESPACE";
-        /// All other calls.
+        /// System calls of which many are usual.
         Call = 3, "call", "CLASS_CALL";
         /// Opens of sensitive files beyond the limit of [`RateClass::Call`].
         Sensitive = 4, "sensitive", "CLASS_SENSITIVE";
+        /// Calls that change what a process may do or see, or that reach into others.
+        Privilege = 5, "privilege", "CLASS_PRIVILEGE";
+        /// Connections accepted, and the first words to new peers.
+        Traffic = 6, "traffic", "CLASS_TRAFFIC";
     }
 }
 
@@ -133,8 +155,8 @@ pub struct CgroupPolicy {
 pub struct LimitedKey {
     /// The cgroup whose share was used up.
     pub share: u64,
-    /// A [`Kind`].
-    pub kind: u32,
+    /// See [`counted_name`].
+    pub counted: u32,
     /// Zero.
     pub pad: u32,
 }
@@ -183,16 +205,16 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct CpuCounters {
-    /// Records the ring took, by [`Kind`].
-    pub sent: [u64; 16],
-    /// Records the ring had no room for, by [`Kind`].
-    pub dropped: [u64; 16],
-    /// Records for which the rest of the ring was not meant, by [`Kind`].
-    pub crowded: [u64; 16],
-    /// Records for which a share had nothing left, by [`Kind`].
-    pub limited: [u64; 16],
-    /// Records that came while another one was being made on their CPU, by [`Kind`].
-    pub interrupted: [u64; 16],
+    /// Records the ring took, as [`counted_name`] says.
+    pub sent: [u64; COUNTED_MAX],
+    /// Records the ring had no room for, as [`counted_name`] says.
+    pub dropped: [u64; COUNTED_MAX],
+    /// Records for which the rest of the ring was not meant, as [`counted_name`] says.
+    pub crowded: [u64; COUNTED_MAX],
+    /// Records for which a share had nothing left, as [`counted_name`] says.
+    pub limited: [u64; COUNTED_MAX],
+    /// Records that came while another one was being made on their CPU, as [`counted_name`] says.
+    pub interrupted: [u64; COUNTED_MAX],
     /// What was seen and not sent, by [`FilterReason`].
     pub filtered: [u64; 8],
     /// Records handed to the ring.

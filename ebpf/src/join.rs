@@ -132,10 +132,10 @@ mod tests {
             pid,
             ..Header::default()
         };
-        Raw::Whole(Record::ExecFailed {
+        Raw::Whole(Record::Exit {
             header,
-            path: Vec::new(),
-            at: false,
+            status: 0,
+            counters: Default::default(),
         })
     }
 

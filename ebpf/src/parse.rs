@@ -1,14 +1,16 @@
 //! From the bytes of one record to a value. Any bytes may come (a damaged capture file): every read checks its length.
 
+use crate::calls::Call;
 use crate::control::Kind;
 use crate::record::{
-    Counters, Exec, FileIdentity, Flags, Header, Identity, OpenCall, Record, SocketAddresses, Stdio,
+    Called, Counters, Exec, FileIdentity, Flags, Header, Identity, Record, SocketAddresses, Stdio,
+    Value,
 };
 use crate::wire::{
-    CgroupMoveWire, CgroupWire, ConnectWire, ExecFailedWire, ExecMoreWire, ExecWire, ExitWire,
-    FLAG_FAULT, FLAG_IA32, FLAG_TRUNCATED, FLAG_UNRESOLVED, FLAG_X32, FileWire, ForkWire,
-    HeaderWire, IdentityWire, NamespaceWire, OpenWire, STDIO_FILE, STDIO_SOCKET, SocketWire,
-    StdioWire, Wire,
+    CallWire, CgroupMoveWire, CgroupWire, ExecMoreWire, ExecWire, ExitWire, FLAG_FAULT, FLAG_IA32,
+    FLAG_TRUNCATED, FLAG_UNRESOLVED, FLAG_X32, FileWire, ForkWire, HeaderWire, IdentityWire,
+    OpenWire, STDIO_FILE, STDIO_SOCKET, SocketWire, StdioWire, VALUE_ADDRESS, VALUE_FILE,
+    VALUE_IDENTITY, VALUE_NUMBER, VALUE_PATH, VALUE_PEER, VALUE_SOCKET, VALUE_STRING, Wire,
 };
 
 /// Why bytes are not a record.
@@ -93,20 +95,22 @@ pub fn parse(bytes: &[u8]) -> Result<Raw, ParseError> {
     Ok(match kind {
         Kind::Exec => exec(bytes)?,
         Kind::ExecMore => exec_more(bytes)?,
-        Kind::ExecFailed => Raw::Whole(exec_failed(bytes)?),
         Kind::Fork => Raw::Whole(fork(bytes)?),
         Kind::Exit => Raw::Whole(exit(bytes)?),
         Kind::Open => Raw::Whole(open(bytes)?),
-        Kind::Connect => Raw::Whole(connect(bytes)?),
+        Kind::Call => Raw::Whole(called(bytes)?),
         Kind::Cgroup => Raw::Whole(cgroup(bytes)?),
         Kind::CgroupMove => Raw::Whole(cgroup_move(bytes)?),
-        Kind::Namespace => Raw::Whole(namespace(bytes)?),
     })
 }
 
-/// The kind of a record of the ring, without taking it apart; `None` for what is no record.
-pub fn kind(bytes: &[u8]) -> Option<Kind> {
-    Kind::from_number(HeaderWire::read(bytes).ok()?.kind)
+/// What a record of the ring is counted under, without taking it apart; `None` for what is no record.
+pub fn counted_as(bytes: &[u8]) -> Option<&'static str> {
+    let header = HeaderWire::read(bytes).ok()?;
+    match Kind::from_number(header.kind)? {
+        Kind::Open | Kind::Call => Call::from_number(header.call).map(|call| call.name),
+        kind => Some(kind.name()),
+    }
 }
 
 /// The texts behind a record's fixed part, in order.
@@ -116,6 +120,22 @@ impl<'a> Texts<'a> {
     fn after<T: Wire>(bytes: &'a [u8]) -> Result<(T, Self), ParseError> {
         let fixed = T::read(bytes)?;
         Ok((fixed, Texts(&bytes[size_of::<T>()..])))
+    }
+
+    /// Takes a struct.
+    fn fixed<T: Wire>(&mut self) -> Result<T, ParseError> {
+        let fixed = T::read(self.0)?;
+        self.0 = &self.0[size_of::<T>()..];
+        Ok(fixed)
+    }
+
+    fn number(&mut self) -> Result<u64, ParseError> {
+        let (bytes, rest) = self.split(8)?;
+        self.0 = rest;
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
     fn next(&mut self) -> Result<Vec<u8>, ParseError> {
@@ -170,15 +190,6 @@ fn exec_more(bytes: &[u8]) -> Result<Raw, ParseError> {
     })
 }
 
-fn exec_failed(bytes: &[u8]) -> Result<Record, ParseError> {
-    let (wire, mut texts) = Texts::after::<ExecFailedWire>(bytes)?;
-    Ok(Record::ExecFailed {
-        header: header(&wire.header),
-        path: texts.next()?,
-        at: wire.at != 0,
-    })
-}
-
 fn fork(bytes: &[u8]) -> Result<Record, ParseError> {
     let wire = ForkWire::read(bytes)?;
     Ok(Record::Fork {
@@ -187,6 +198,7 @@ fn fork(bytes: &[u8]) -> Result<Record, ParseError> {
         child_vpid: wire.child_vpid,
         child_start_ns: wire.child_start_ns,
         child_cgroup_id: wire.child_cgroup_id,
+        clone_flags: wire.clone_flags,
         child: identity(&wire.child),
     })
 }
@@ -213,21 +225,8 @@ fn exit(bytes: &[u8]) -> Result<Record, ParseError> {
 
 fn open(bytes: &[u8]) -> Result<Record, ParseError> {
     let (wire, mut texts) = Texts::after::<OpenWire>(bytes)?;
-    let call = match wire.call {
-        0 => OpenCall::Open,
-        1 => OpenCall::Openat,
-        2 => OpenCall::Openat2,
-        3 => OpenCall::Creat,
-        number => {
-            return Err(ParseError::UnknownNumber {
-                what: "open call",
-                number,
-            });
-        }
-    };
     Ok(Record::Open {
         header: header(&wire.header),
-        call,
         open_flags: wire.open_flags,
         mode: wire.mode,
         file: file(&wire.file),
@@ -239,13 +238,53 @@ fn open(bytes: &[u8]) -> Result<Record, ParseError> {
     })
 }
 
-fn connect(bytes: &[u8]) -> Result<Record, ParseError> {
-    let (wire, mut texts) = Texts::after::<ConnectWire>(bytes)?;
-    Ok(Record::Connect {
+fn called(bytes: &[u8]) -> Result<Record, ParseError> {
+    let (wire, mut rest) = Texts::after::<CallWire>(bytes)?;
+    let number = wire.header.call;
+    let call = Call::from_number(number).ok_or(ParseError::UnknownNumber {
+        what: "system call",
+        number,
+    })?;
+    let mut values = Vec::new();
+    while !rest.0.is_empty() {
+        let (tag, behind) = rest.split(2)?;
+        let (place, shape) = (tag[0], tag[1]);
+        rest.0 = behind;
+        values.push((place, value(shape, &mut rest)?));
+    }
+    Ok(Record::Called(Box::new(Called {
         header: header(&wire.header),
-        fd: wire.fd,
-        socket: socket(&wire.socket, texts.next()?),
-        asked: socket(&wire.asked, texts.next()?),
+        call,
+        values,
+    })))
+}
+
+fn value(shape: u8, rest: &mut Texts<'_>) -> Result<Value, ParseError> {
+    Ok(match shape {
+        VALUE_NUMBER => Value::Number(rest.number()?),
+        VALUE_STRING => Value::Text(rest.next()?),
+        VALUE_PATH => Value::Path {
+            raw: rest.next()?,
+            base: rest.next()?,
+        },
+        VALUE_FILE => Value::File {
+            fd: rest.number()? as i64,
+            file: file(&rest.fixed()?),
+            path: rest.next()?,
+        },
+        VALUE_SOCKET => Value::Socket {
+            fd: rest.number()? as i64,
+            socket: socket(&rest.fixed()?, rest.next()?),
+        },
+        VALUE_ADDRESS => Value::Address(socket(&rest.fixed()?, rest.next()?)),
+        VALUE_PEER => Value::Peer(socket(&rest.fixed()?, rest.next()?)),
+        VALUE_IDENTITY => Value::Identity(identity(&rest.fixed()?)),
+        _ => {
+            return Err(ParseError::UnknownNumber {
+                what: "shape of a value",
+                number: shape.into(),
+            });
+        }
     })
 }
 
@@ -270,17 +309,6 @@ fn cgroup_move(bytes: &[u8]) -> Result<Record, ParseError> {
     })
 }
 
-fn namespace(bytes: &[u8]) -> Result<Record, ParseError> {
-    let wire = NamespaceWire::read(bytes)?;
-    Ok(Record::Namespace {
-        header: header(&wire.header),
-        setns: wire.setns != 0,
-        ns_flags: wire.ns_flags,
-        mnt_ns: wire.mnt_ns,
-        pid_ns: wire.pid_ns,
-    })
-}
-
 fn header(wire: &HeaderWire) -> Header {
     Header {
         boot_ns: wire.boot_ns,
@@ -301,6 +329,7 @@ fn header(wire: &HeaderWire) -> Header {
             ia32: wire.flags & FLAG_IA32 != 0,
             x32: wire.flags & FLAG_X32 != 0,
         },
+        call: Call::from_number(wire.call),
     }
 }
 
@@ -321,6 +350,7 @@ fn identity(wire: &IdentityWire) -> Identity {
         pid_ns: wire.pid_ns,
         ns_uid: wire.ns_uid,
         ns_gid: wire.ns_gid,
+        children_pid_ns: wire.children_pid_ns,
         comm: wire.comm[..comm_len].to_vec(),
     }
 }

@@ -3,6 +3,8 @@
 //! `bpf/record.h` is the one definition of the layout; what stands here is its parsed form.
 //! Nothing here interprets: paths are bytes, numbers are the kernel's.
 
+use crate::calls::Call;
+
 /// What every record starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Header {
@@ -30,6 +32,8 @@ pub struct Header {
     pub cpu_seq: u32,
     /// Flags of the record.
     pub flags: Flags,
+    /// The system call behind it; `None` where there is none or it is not known.
+    pub call: Option<&'static Call>,
 }
 
 /// Flags of a record.
@@ -70,6 +74,8 @@ pub struct Identity {
     pub ns_uid: u32,
     /// Effective group id inside the process's user namespace; `u32::MAX` as for `ns_uid`.
     pub ns_gid: u32,
+    /// Inode of the pid namespace of the children that it makes from now on.
+    pub children_pid_ns: u32,
     /// The kernel's name of the process.
     pub comm: Vec<u8>,
 }
@@ -142,15 +148,6 @@ pub struct SocketAddresses {
 pub enum Record {
     /// A program was executed (`sched_process_exec`).
     Exec(Box<Exec>),
-    /// A failed `execve` or `execveat` (from its exit).
-    ExecFailed {
-        /// Common part; `ret` holds the errno.
-        header: Header,
-        /// The path as the program gave it.
-        path: Vec<u8>,
-        /// True for execveat.
-        at: bool,
-    },
     /// A process (not a thread) was made.
     Fork {
         /// Common part, of the parent (the caller).
@@ -163,6 +160,8 @@ pub enum Record {
         child_start_ns: u64,
         /// The child's cgroup.
         child_cgroup_id: u64,
+        /// The flags it was made with; 0 where the call has none, or they are not known.
+        clone_flags: u64,
         /// The child's identity.
         child: Identity,
     },
@@ -179,8 +178,6 @@ pub enum Record {
     Open {
         /// Common part; `ret` is the descriptor or the negative errno.
         header: Header,
-        /// `open`, `openat`, `openat2` or `creat`.
-        call: OpenCall,
         /// Open flags as given (x86-64 values whatever the caller's ABI).
         open_flags: u64,
         /// Mode bits as given.
@@ -193,22 +190,13 @@ pub enum Record {
         raw: Vec<u8>,
         /// The directory a relative raw path of a failed call starts from, where known.
         base: Vec<u8>,
-        /// Inode of the process's mount namespace.
+        /// Inode of the mount namespace in which the file was reached, 0 = in none; of a failure the process's.
         mnt_ns: u32,
         /// Names what repeats of this failure are counted under ([`crate::control::Tally::hash`]); 0 = they are not counted.
         fold: u64,
     },
-    /// A connection was tried.
-    Connect {
-        /// Common part; `ret` is 0, `-EINPROGRESS`, or the errno.
-        header: Header,
-        /// The descriptor.
-        fd: i32,
-        /// Addresses; from the socket unless `header.flags.unresolved`.
-        socket: SocketAddresses,
-        /// The address the program asked for, where the socket does not hold it any more (refused ones).
-        asked: SocketAddresses,
-    },
+    /// A system call of which the arguments tell all.
+    Called(Box<Called>),
     /// A cgroup was made or removed, in the hierarchy the sensor uses.
     Cgroup {
         /// Common part, of the process that did it.
@@ -233,19 +221,6 @@ pub enum Record {
         /// The destination's path below the hierarchy's root.
         path: Vec<u8>,
     },
-    /// A process changed its mount or pid namespace (`setns`, `unshare`).
-    Namespace {
-        /// Common part.
-        header: Header,
-        /// True for `setns`, false for `unshare`.
-        setns: bool,
-        /// Flags or namespace type as given.
-        ns_flags: u64,
-        /// Mount namespace afterwards.
-        mnt_ns: u32,
-        /// Pid namespace of its children afterwards.
-        pid_ns: u32,
-    },
 }
 
 impl Record {
@@ -253,29 +228,103 @@ impl Record {
     pub fn header(&self) -> &Header {
         match self {
             Record::Exec(exec) => &exec.header,
-            Record::ExecFailed { header, .. }
-            | Record::Fork { header, .. }
+            Record::Called(called) => &called.header,
+            Record::Fork { header, .. }
             | Record::Exit { header, .. }
             | Record::Open { header, .. }
-            | Record::Connect { header, .. }
             | Record::Cgroup { header, .. }
-            | Record::CgroupMove { header, .. }
-            | Record::Namespace { header, .. } => header,
+            | Record::CgroupMove { header, .. } => header,
         }
     }
 }
 
-/// The call an open came through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OpenCall {
-    /// `open`.
-    Open,
-    /// `openat`.
-    Openat,
-    /// `openat2`.
-    Openat2,
-    /// `creat`.
-    Creat,
+/// Where a [`Called`] has who the process is after the call.
+pub const PLACE_IDENTITY: u8 = 6;
+/// Its working directory after the call.
+pub const PLACE_CWD: u8 = 7;
+/// Where the kernel tried to connect to.
+pub const PLACE_PEER: u8 = 8;
+
+/// A system call with what its row says of its arguments.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Called {
+    /// Common part.
+    pub header: Header,
+    /// Which call.
+    pub call: &'static Call,
+    /// Each value with its place: an argument's (0 to 5), or one of those above.
+    pub values: Vec<(u8, Value)>,
+}
+
+impl Called {
+    /// The value at a place, if there is one.
+    pub fn at(&self, place: u8) -> Option<&Value> {
+        let found = self.values.iter().find(|(at, _)| *at == place);
+        found.map(|(_, value)| value)
+    }
+
+    /// What it takes in memory, bytes.
+    pub fn bytes(&self) -> usize {
+        let texts = self.values.iter().map(|(_, value)| match value {
+            Value::Text(text) | Value::File { path: text, .. } => text.len(),
+            Value::Path { raw, base } => raw.len() + base.len(),
+            Value::Socket { socket, .. } | Value::Address(socket) | Value::Peer(socket) => {
+                socket.unix_path.len()
+            }
+            Value::Identity(identity) => identity.comm.len(),
+            Value::Number(_) => 0,
+        });
+        size_of::<Self>() + self.values.len() * size_of::<(u8, Value)>() + texts.sum::<usize>()
+    }
+
+    /// The value of the argument of this name.
+    pub fn argument(&self, name: &str) -> Option<&Value> {
+        let place = self
+            .call
+            .arguments
+            .iter()
+            .position(|argument| argument.name == name)?;
+        self.at(place as u8)
+    }
+}
+
+/// A value of a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// As it was in the register.
+    Number(u64),
+    /// A text as the program gave it; at [`PLACE_CWD`] the kernel's own path.
+    Text(Vec<u8>),
+    /// A path as the program gave it, and the folder it starts from as the kernel knows it; that is empty where it is not
+    /// known.
+    Path {
+        /// As given.
+        raw: Vec<u8>,
+        /// Where it starts from.
+        base: Vec<u8>,
+    },
+    /// The file that a descriptor is.
+    File {
+        /// The descriptor.
+        fd: i64,
+        /// The file.
+        file: FileIdentity,
+        /// Its path inside the mount namespace.
+        path: Vec<u8>,
+    },
+    /// The socket that a descriptor is.
+    Socket {
+        /// The descriptor.
+        fd: i64,
+        /// Both ends as the kernel has them.
+        socket: SocketAddresses,
+    },
+    /// An address as the program gave it, as the remote end.
+    Address(SocketAddresses),
+    /// An address as the kernel took it.
+    Peer(SocketAddresses),
+    /// Who the process is.
+    Identity(Identity),
 }
 
 /// A successful exec, its continuation records already joined.

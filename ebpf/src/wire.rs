@@ -9,6 +9,14 @@ pub(crate) const FLAG_IA32: u16 = 8;
 pub(crate) const FLAG_X32: u16 = 16;
 pub(crate) const STDIO_SOCKET: u16 = 1;
 pub(crate) const STDIO_FILE: u16 = 2;
+pub(crate) const VALUE_NUMBER: u8 = 1;
+pub(crate) const VALUE_STRING: u8 = 2;
+pub(crate) const VALUE_PATH: u8 = 3;
+pub(crate) const VALUE_FILE: u8 = 4;
+pub(crate) const VALUE_SOCKET: u8 = 5;
+pub(crate) const VALUE_ADDRESS: u8 = 6;
+pub(crate) const VALUE_PEER: u8 = 7;
+pub(crate) const VALUE_IDENTITY: u8 = 8;
 /// Bytes of a key of a path list.
 pub const PATH_KEY_BYTES: usize = 256;
 
@@ -59,11 +67,11 @@ macro_rules! wire {
 wire! {
     HeaderWire = "record_header" {
         len: u32, kind: u16, flags: u16, boot_ns: u64, cgroup_id: u64, start_ns: u64, pid: u32, tid: u32, vpid: u32,
-        uid: u32, gid: u32, cpu: u32, cpu_seq: u32, pad: u32, ret: i64,
+        uid: u32, gid: u32, cpu: u32, cpu_seq: u32, call: u32, ret: i64,
     }
     IdentityWire = "record_identity" {
         parent_start_ns: u64, parent_pid: u32, sid: u32, pgid: u32, tty: u32, loginuid: u32, mnt_ns: u32, pid_ns: u32,
-        ns_uid: u32, ns_gid: u32, pad: u32, comm: [u8; 16],
+        ns_uid: u32, ns_gid: u32, children_pid_ns: u32, comm: [u8; 16],
     }
     FileWire = "record_file" {
         ino: u64, mtime_ns: i64, ctime_ns: i64, fs_magic: u64, dev: u32, nlink: u32, mode: u16, overlay_upper: u16, pad: u32,
@@ -77,22 +85,20 @@ wire! {
         header: HeaderWire, identity: IdentityWire, file: FileWire, argv_bytes: u32, argv_sent: u32, stdio: [StdioWire; 3],
     }
     ExecMoreWire = "record_exec_more" { header: HeaderWire, offset: u32, pad: u32, }
-    ExecFailedWire = "record_exec_failed" { header: HeaderWire, at: u32, pad: u32, }
     ForkWire = "record_fork" {
-        header: HeaderWire, child_start_ns: u64, child_cgroup_id: u64, child_pid: u32, child_vpid: u32, child: IdentityWire,
+        header: HeaderWire, child_start_ns: u64, child_cgroup_id: u64, child_pid: u32, child_vpid: u32, clone_flags: u64,
+        child: IdentityWire,
     }
     ExitWire = "record_exit" {
         header: HeaderWire, utime_ns: u64, stime_ns: u64, run_ns: u64, min_flt: u64, maj_flt: u64, rchar: u64, wchar: u64,
         read_bytes: u64, write_bytes: u64, status: u32, pad: u32,
     }
     OpenWire = "record_open" {
-        header: HeaderWire, file: FileWire, open_flags: u64, mode: u32, mnt_ns: u32, call: u32, pad: u32,
-        fold: u64,
+        header: HeaderWire, file: FileWire, open_flags: u64, mode: u32, mnt_ns: u32, fold: u64,
     }
-    ConnectWire = "record_connect" { header: HeaderWire, fd: i32, pad: u32, socket: SocketWire, asked: SocketWire, }
+    CallWire = "record_call" { header: HeaderWire, }
     CgroupWire = "record_cgroup" { header: HeaderWire, id: u64, made: u32, pad: u32, }
     CgroupMoveWire = "record_cgroup_move" { header: HeaderWire, to_id: u64, start_ns: u64, pid: u32, pad: u32, }
-    NamespaceWire = "record_namespace" { header: HeaderWire, ns_flags: u64, setns: u32, mnt_ns: u32, pid_ns: u32, pad: u32, }
     PathKey = "path_key" { bits: u32, path: [u8; PATH_KEY_BYTES], }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use dogwatch_ebpf::control::Settings;
 use dogwatch_ebpf::record::Record;
-use dogwatch_ebpf::{Raw, kind, parse};
+use dogwatch_ebpf::{Raw, counted_as, parse};
 
 use crate::probe::ProbeError;
 use crate::ring::{BATCH_RECORDS_MAX, Ring};
@@ -86,8 +86,8 @@ impl Canary {
                 if kept_bytes + record.len() <= KEPT_BYTES_MAX {
                     kept_bytes += record.len();
                     records.push(record.to_vec());
-                } else if let Some(kind) = kind(record) {
-                    *dropped.entry(kind.name()).or_default() += 1;
+                } else if let Some(kind) = counted_as(record) {
+                    *dropped.entry(kind).or_default() += 1;
                 }
             });
         }
@@ -146,7 +146,11 @@ impl Sightings {
             Raw::Whole(Record::Open { header, raw, .. }) if raw == marker.as_bytes() => {
                 self.own_pid = Some(header.pid)
             }
-            Raw::Whole(Record::Connect { .. }) if pid == self.own_pid => self.connected = true,
+            Raw::Whole(Record::Called(called))
+                if pid == self.own_pid && called.call.name == "connect" =>
+            {
+                self.connected = true
+            }
             Raw::Whole(Record::Fork {
                 child_pid,
                 child_vpid,

@@ -1,7 +1,7 @@
 //! Capture files: everything that enters the stages, to be replayed without privileges.
 //!
 //! ```text
-//! "DOGWATCH" · version (u32) · frame · frame · …
+//! "DOGWATCH" · version (u32) · fingerprint of the table of calls (u32) · frame · frame · …
 //! frame: length (u32) · CRC-32 of the content (u32) · content
 //! content: 0, a record of the ring as it came · 1, a fact as JSON · 2, the host as JSON (the first frame, once)
 //! ```
@@ -12,11 +12,15 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use dogwatch_ebpf::calls;
+
 use crate::fact::{Fact, Host};
 
 const MAGIC: &[u8; 8] = b"DOGWATCH";
 /// Counts up whenever a record's layout or a fact changes: an older capture is refused, never read wrongly.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The magic word, the version, and the table's fingerprint.
+const HEAD_BYTES: usize = 16;
 /// No record or fact is longer: a length beyond it is damage.
 const FRAME_BYTES_MAX: u32 = 4 << 20;
 
@@ -88,10 +92,12 @@ impl Writer {
             content: Vec::new(),
         };
         writer.file.write_all(MAGIC).map_err(CaptureError::Write)?;
-        writer
-            .file
-            .write_all(&VERSION.to_le_bytes())
-            .map_err(CaptureError::Write)?;
+        for word in [VERSION, calls::fingerprint()] {
+            writer
+                .file
+                .write_all(&word.to_le_bytes())
+                .map_err(CaptureError::Write)?;
+        }
         writer.json(TAG_HOST, host)?;
         Ok(writer)
     }
@@ -175,11 +181,12 @@ impl<R: Read> Reader<R> {
             path: path.to_owned(),
             reason,
         };
-        let mut head = [0; 12];
+        let mut head = [0; HEAD_BYTES];
         input
             .read_exact(&mut head)
             .map_err(|_| foreign("it is shorter than a capture's head".into()))?;
-        let (magic, version) = head.split_at(8);
+        let (magic, rest) = head.split_at(8);
+        let (version, table) = rest.split_at(4);
         if magic != MAGIC {
             return Err(foreign("it does not begin with DOGWATCH".into()));
         }
@@ -192,10 +199,15 @@ impl<R: Read> Reader<R> {
                 "its version is {found}, this sensor reads {VERSION}: record it again"
             )));
         }
+        if table != calls::fingerprint().to_le_bytes() {
+            return Err(foreign(
+                "the sensor that wrote it had another table of system calls: replay it with that one, or record it again".into(),
+            ));
+        }
         let mut reader = Self {
             input,
             path: path.to_owned(),
-            offset: 12,
+            offset: HEAD_BYTES as u64,
         };
         let content = reader
             .content()?

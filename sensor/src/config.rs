@@ -18,8 +18,9 @@ use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
 
 pub use self::raw::{RawConfig, Size};
-use crate::probe::{ClassRates, ProbeOptions, Rates};
+use crate::probe::{CallSet, ClassRates, ProbeOptions, Rates, UnknownCall};
 use crate::redact::Redactor;
+use dogwatch_ebpf::calls::CALLS;
 use dogwatch_ebpf::control::Mode;
 
 /// A setting given on the command line: its key, levels joined by dots, and its value.
@@ -44,6 +45,8 @@ pub struct Config {
     pub host_write_paths: Vec<String>,
     /// Files whose reading is published every time.
     pub sensitive_read_paths: Vec<ReadPattern>,
+    /// Which system calls are seen.
+    pub calls: CallSet,
     /// How much each container may send, and all together.
     pub rates: Rates,
     /// Containers.
@@ -195,6 +198,7 @@ impl Config {
             ring_bytes: self.ring_bytes,
             host_write_paths: self.host_write_paths.clone(),
             sensitive_read_paths: self.sensitive_read_paths.clone(),
+            calls: self.calls.clone(),
             rates: self.rates,
             ..ProbeOptions::default()
         }
@@ -251,6 +255,7 @@ impl Config {
             rates: check_rates(&raw.kernel)?,
             host_write_paths: raw.kernel.host_write_paths,
             sensitive_read_paths: check_reads(raw.kernel.sensitive_read_paths)?,
+            calls: check_calls(&raw.kernel.calls)?,
             containers: check_containers(raw.containers)?,
             processes_max: processes_max(raw.processes.capacity)?,
             processes_bytes_max: size_within("processes.memory", raw.processes.memory, 1 << 20)?,
@@ -279,6 +284,8 @@ fn class_rates(key: &'static str, raw: &raw::RawRates) -> Result<ClassRates, Con
         namespace: raw.namespace,
         call: raw.call,
         sensitive: raw.sensitive,
+        privilege: raw.privilege,
+        traffic: raw.traffic,
     };
     let highest = [
         rates.exec,
@@ -286,6 +293,8 @@ fn class_rates(key: &'static str, raw: &raw::RawRates) -> Result<ClassRates, Con
         rates.namespace,
         rates.call,
         rates.sensitive,
+        rates.privilege,
+        rates.traffic,
     ];
     match highest.into_iter().find(|rate| *rate > 1_000_000_000) {
         Some(rate) => Err(bad(key, rate, "at most 1000000000 a second; 0 = no limit")),
@@ -318,6 +327,17 @@ fn size_within(key: &'static str, size: Size, least: u64) -> Result<usize, Confi
         return Err(bad(key, size.0, format!("from {least} bytes to 16GiB")));
     }
     Ok(size.0 as usize)
+}
+
+fn check_calls(words: &[String]) -> Result<CallSet, ConfigError> {
+    CallSet::parse(words).map_err(|UnknownCall(word)| {
+        let known = CALLS.iter().flat_map(|call| [call.name, call.category]);
+        let known: Vec<String> = known.chain(["all"]).map(String::from).collect();
+        let near = sources::nearest(&word, known.iter())
+            .map_or_else(String::new, |near| format!(": did you mean {near}?"));
+        let reason = format!("no system call and no category of docs/events.md{near}");
+        bad("kernel.calls", word, reason)
+    })
 }
 
 fn check_reads(list: Vec<String>) -> Result<Vec<ReadPattern>, ConfigError> {

@@ -48,9 +48,8 @@ fn text_bytes(record: &Record) -> usize {
         Record::Open {
             path, raw, base, ..
         } => path.len() + raw.len() + base.len(),
-        Record::ExecFailed { path, .. }
-        | Record::Cgroup { path, .. }
-        | Record::CgroupMove { path, .. } => path.len(),
+        Record::Called(called) => called.bytes(),
+        Record::Cgroup { path, .. } | Record::CgroupMove { path, .. } => path.len(),
         _ => 0,
     }
 }

@@ -194,6 +194,11 @@ fn published_reads(config: &Config) -> Vec<Text> {
     config.published_reads().iter().map(text).collect()
 }
 
+fn calls_off(config: &Config) -> Vec<Text> {
+    let names = config.calls.switched_off().iter();
+    names.map(|name| Text::from(*name)).collect()
+}
+
 /// The stages after reading, and what is due by the clock.
 struct Stage {
     host: Host,
@@ -206,6 +211,7 @@ struct Stage {
     not_delivered: Vec<Text>,
     /// What statuses say of reads; none where a capture is replayed.
     sensitive_read_paths: Option<Vec<Text>>,
+    calls_off: Option<Vec<Text>>,
     rows: Vec<Row>,
     /// Counters have come that no mark has told yet.
     counted: bool,
@@ -249,6 +255,7 @@ impl Stage {
             live,
             not_delivered: Vec::new(),
             sensitive_read_paths: live.then(|| published_reads(config)),
+            calls_off: live.then(|| calls_off(config)),
             rows: Vec::new(),
             counted: false,
             heartbeat_due_ns: 0,
@@ -323,7 +330,7 @@ impl Stage {
 
     fn publish_container(&mut self, mut container: Container) {
         let handed = self.publisher.container(&mut container);
-        self.count(handed, Kind::Container, container.ts);
+        self.count(handed, Kind::CONTAINER, container.ts);
     }
 
     fn count(&mut self, handed: Handed, kind: Kind, ts_ns: i64) {
@@ -423,6 +430,7 @@ impl Stage {
             containers,
             not_delivered: &self.not_delivered,
             sensitive_read_paths: self.sensitive_read_paths.as_deref(),
+            calls_off: self.calls_off.as_deref(),
         };
         let mut status = status::status(name, &now, &self.ledger, losses);
         if let Some(reason) = goodbye {
@@ -464,7 +472,7 @@ impl Stage {
             );
             self.ledger.add(
                 Class::UndeliveredAtEnd,
-                Kind::Any.name(),
+                Kind::ANY.name(),
                 left as u64,
                 now_ns,
                 now_ns,

@@ -13,6 +13,7 @@
 //!
 //! It does not parse records: the ring's bytes go out as they are.
 
+mod calls;
 mod capabilities;
 mod error;
 mod hierarchy;
@@ -30,9 +31,10 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
-use dogwatch_ebpf::control::{self, CpuCounters, FilterReason, Kind, PathEntry, Settings};
+use dogwatch_ebpf::control::{self, CpuCounters, FilterReason, PathEntry, Settings};
 use dogwatch_schemas::reads::{self, ReadPattern};
 
+pub use calls::{CallSet, UnknownCall};
 pub use capabilities::{KEPT, drop_capabilities};
 pub(crate) use capabilities::{has, missing_to_load};
 pub use dogwatch_ebpf::control::Mode;
@@ -48,11 +50,12 @@ pub use crate::ring::Drained;
 use crate::ring::{BATCH_RECORDS_MAX, Ring};
 
 /// Program and tracepoint, all needed.
-const HOOKS: [(&str, &str); 7] = [
+const HOOKS: [(&str, &str); 8] = [
     ("on_exec", "sched_process_exec"),
     ("on_fork", "sched_process_fork"),
     ("on_exit", "sched_process_exit"),
     ("on_sys_exit", "sys_exit"),
+    ("on_tcp_state", "inet_sock_set_state"),
     ("on_cgroup_mkdir", "cgroup_mkdir"),
     ("on_cgroup_rmdir", "cgroup_rmdir"),
     ("on_cgroup_attach_task", "cgroup_attach_task"),
@@ -90,6 +93,8 @@ pub struct ProbeOptions {
     pub hierarchy: Option<Hierarchy>,
     /// How much each container may send, and all together.
     pub rates: Rates,
+    /// Which system calls are seen; all, the default.
+    pub calls: CallSet,
     /// Modes known before the programs are attached. The sensor's own cgroup must not be at [`Mode::Off`]: the canary's
     /// child would not be seen. What the map (16,384 cgroups) has no room for stays at [`Mode::Normal`].
     pub modes: Vec<(u64, Policy)>,
@@ -105,13 +110,14 @@ impl Default for ProbeOptions {
             sensitive_read_paths: reads::default_patterns(),
             hierarchy: None,
             rates: Rates::default(),
+            calls: CallSet::default(),
             modes: Vec::new(),
             object: dogwatch_ebpf::OBJECT,
         }
     }
 }
 
-/// What the kernel part counted since it was loaded, all CPUs together.
+/// What the kernel part counted since it was loaded, all CPUs together. A kind is that of a record, or a system call's name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelCounters {
     /// Records the ring took, by kind.
@@ -329,15 +335,15 @@ impl Probe {
             .map_err(|source| map_error("read the counters", source))?;
         let mut total = KernelCounters::default();
         for PodCounters(cpu) in cpus.iter() {
-            for kind in Kind::ALL {
-                *total.sent.entry(kind.name()).or_default() += cpu.sent[*kind as usize];
+            for (number, name) in control::counted_names() {
                 for (sum, counts) in [
+                    (&mut total.sent, &cpu.sent),
                     (&mut total.dropped, &cpu.dropped),
                     (&mut total.crowded, &cpu.crowded),
                     (&mut total.limited, &cpu.limited),
                     (&mut total.interrupted, &cpu.interrupted),
                 ] {
-                    *sum.entry(kind.name()).or_default() += counts[*kind as usize];
+                    *sum.entry(name).or_default() += counts[number];
                 }
             }
             for reason in FilterReason::ALL {
@@ -394,6 +400,7 @@ fn load_object(
         .override_global("rates", costs.as_slice(), true)
         .override_global("text_byte_ns", &options.rates.text_byte_ns(), true)
         .override_global("hash_seed", &rand::random::<u64>(), true)
+        .override_global("switched_off", options.calls.off().as_slice(), true)
         .override_global("hierarchy_kind", &(hierarchy.kind as u32), true)
         .override_global("hierarchy_id", &hierarchy.id, true)
         .load(options.object)

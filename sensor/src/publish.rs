@@ -7,9 +7,12 @@
 
 mod kafka;
 
+use std::collections::HashMap;
 use std::io::{BufWriter, Write as _};
+use std::sync::LazyLock;
 use std::sync::mpsc::SyncSender;
 
+use dogwatch_ebpf::calls::CALLS;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::local::LogRecord;
 use dogwatch_schemas::records::{Container, Event, SensorStatus};
@@ -120,7 +123,7 @@ impl Publisher {
         self.framed.clear();
         container.encode_framed(&mut self.framed);
         let key = format!("{}/{}", container.host_id, container.container_full_id).into();
-        self.send(Topic::Containers, key, Kind::Container)
+        self.send(Topic::Containers, key, Kind::CONTAINER)
     }
 
     /// Sends what the sensor says of itself.
@@ -128,7 +131,7 @@ impl Publisher {
         status.seq = self.seq(2);
         self.framed.clear();
         status.encode_framed(&mut self.framed);
-        self.send(Topic::Sensors, self.host_id.clone(), Kind::Status)
+        self.send(Topic::Sensors, self.host_id.clone(), Kind::STATUS)
     }
 
     /// Records that the broker refused or that were given up, by kind, since the last call; and the last reason.
@@ -209,59 +212,87 @@ fn write_line(lines: &mut BufWriter<std::io::Stdout>, framed: &[u8]) -> Handed {
     }
 }
 
-/// Kinds of records, as losses are told by.
+/// Kinds of records, as losses are told by: a kind of the sensor's own, or a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Exec,
-    Fork,
-    Exit,
-    Open,
-    Connect,
-    Cgroup,
-    Container,
-    Status,
-    Any,
-}
+pub(crate) struct Kind(usize);
+
+/// The kinds that are no system calls.
+const OWN_KINDS: [&str; 7] = [
+    "any",
+    "exec",
+    "fork",
+    "exit",
+    "cgroup",
+    "container",
+    "status",
+];
 
 impl Kind {
-    pub const ALL: [Self; 9] = [
-        Self::Exec,
-        Self::Fork,
-        Self::Exit,
-        Self::Open,
-        Self::Connect,
-        Self::Cgroup,
-        Self::Container,
-        Self::Status,
-        Self::Any,
-    ];
+    pub const ANY: Self = Self(0);
+    pub const EXEC: Self = Self(1);
+    pub const FORK: Self = Self(2);
+    pub const EXIT: Self = Self(3);
+    pub const CGROUP: Self = Self(4);
+    pub const CONTAINER: Self = Self(5);
+    pub const STATUS: Self = Self(6);
+
+    /// How many there are.
+    pub fn count() -> usize {
+        OWN_KINDS.len() + CALLS.len()
+    }
+
+    /// The one with this number, from 0 on.
+    pub fn from_number(number: usize) -> Self {
+        Self(if number < Self::count() { number } else { 0 })
+    }
+
+    /// Its number.
+    pub fn number(self) -> usize {
+        self.0
+    }
 
     /// The name in losses.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Exec => "exec",
-            Self::Fork => "fork",
-            Self::Exit => "exit",
-            Self::Open => "open",
-            Self::Connect => "connect",
-            Self::Cgroup => "cgroup",
-            Self::Container => "container",
-            Self::Status => "status",
-            Self::Any => "any",
+        match self.0.checked_sub(OWN_KINDS.len()) {
+            Some(call) => CALLS[call].name,
+            None => OWN_KINDS[self.0],
         }
     }
 }
 
 /// The kind of an event.
 pub(crate) fn kind(evt_type: &str) -> Kind {
-    match evt_type {
-        "execve" | "execveat" | "running" => Kind::Exec,
-        "clone" => Kind::Fork,
-        "procexit" => Kind::Exit,
-        "open" | "openat" | "openat2" | "creat" => Kind::Open,
-        "connect" => Kind::Connect,
-        "cgroup_mkdir" | "cgroup_rmdir" | "container_move" => Kind::Cgroup,
-        "container" => Kind::Container,
-        _ => Kind::Any,
+    static BY_TYPE: LazyLock<HashMap<&str, Kind>> = LazyLock::new(|| {
+        let calls = CALLS.iter().enumerate();
+        let calls = calls.map(|(index, call)| (call.name, Kind(OWN_KINDS.len() + index)));
+        let own = [
+            ("execve", Kind::EXEC),
+            ("execveat", Kind::EXEC),
+            ("running", Kind::EXEC),
+            ("clone", Kind::FORK),
+            ("procexit", Kind::EXIT),
+            ("cgroup_mkdir", Kind::CGROUP),
+            ("cgroup_rmdir", Kind::CGROUP),
+            ("container_move", Kind::CGROUP),
+            ("container", Kind::CONTAINER),
+        ];
+        calls.chain(own).collect()
+    });
+    BY_TYPE.get(evt_type).copied().unwrap_or(Kind::ANY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_is_a_kind_of_its_own_or_one_of_ours() {
+        for call in CALLS {
+            let kind = kind(call.name);
+            assert_eq!(Kind::from_number(kind.number()), kind);
+            assert!(kind.name() == call.name || kind.number() < OWN_KINDS.len());
+        }
+        assert_eq!(kind("mark"), Kind::ANY);
+        assert_eq!(kind("clone").name(), "fork");
     }
 }

@@ -16,7 +16,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use dogwatch_ebpf::record::Record;
-use dogwatch_ebpf::{Joiner, kind, parse};
+use dogwatch_ebpf::{Joiner, counted_as, parse};
 
 use dogwatch_schemas::Text;
 
@@ -260,7 +260,7 @@ fn read_out(probe: &mut Probe, live: &mut Live) {
 fn count_unread(probe: &mut Probe) -> BTreeMap<Text, u64> {
     let mut unread = BTreeMap::new();
     let mut count = |bytes: &[u8]| {
-        let name = kind(bytes).map_or("any", |kind| kind.name());
+        let name = counted_as(bytes).unwrap_or("any");
         *unread.entry(name.into()).or_default() += 1;
     };
     while !probe.drain(Duration::ZERO, &mut count).emptied {}
@@ -436,9 +436,11 @@ fn counted(counted: probe::Counted) -> Counted {
     }
 }
 
+/// As a fact; of most calls there is nothing to tell.
 fn owned(counters: KernelCounters) -> Counters {
     let texts = |map: BTreeMap<&'static str, u64>| {
         map.into_iter()
+            .filter(|(_, count)| *count > 0)
             .map(|(name, count)| (name.into(), count))
             .collect()
     };

@@ -22,6 +22,8 @@ pub(crate) struct Circumstances<'a> {
     pub not_delivered: &'a [Text],
     /// Files whose reading is published every time; none where that is not this sensor's doing (a replay).
     pub sensitive_read_paths: Option<&'a [Text]>,
+    /// System calls that are switched off; none as above.
+    pub calls_off: Option<&'a [Text]>,
 }
 
 /// A status record; `losses` are those not told before.
@@ -65,6 +67,7 @@ pub(crate) fn status(
         cpu_ns: Some(usage.cpu_ns),
         not_delivered: Some(now.not_delivered.to_vec()),
         sensitive_read_paths: now.sensitive_read_paths.map(<[Text]>::to_vec),
+        calls_off: now.calls_off.map(<[Text]>::to_vec),
         ..SensorStatus::default()
     }
 }

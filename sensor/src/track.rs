@@ -8,6 +8,7 @@
 //! A pure state machine: no clock, no files, no threads. The same input gives the same events, live and replayed.
 
 mod blocks;
+mod calls;
 mod counted;
 mod image;
 mod join;
@@ -19,7 +20,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dogwatch_ebpf::record::{Exec, Header, Identity, Record};
+use dogwatch_ebpf::calls::names;
+use dogwatch_ebpf::record::{
+    Called, Exec, Header, Identity, PLACE_CWD, PLACE_IDENTITY, Record, Value,
+};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::proc_key;
 use dogwatch_schemas::records::{self, Event};
@@ -339,6 +343,7 @@ impl Tracker {
                 child_vpid,
                 child_start_ns,
                 child_cgroup_id,
+                clone_flags,
                 child,
             } => {
                 self.touch(&header, out);
@@ -349,6 +354,7 @@ impl Tracker {
                     child_vpid,
                     child_start_ns,
                     child_cgroup_id,
+                    clone_flags,
                     &child,
                     out,
                 );
@@ -390,22 +396,38 @@ impl Tracker {
                     .map(|process| process.key.clone());
                 self.relocate(Id::new(pid, start_ns), to_id, header, by, out);
             }
-            Record::Namespace {
-                ref header, mnt_ns, ..
-            } => {
-                self.touch(header, out);
-                let id = Id::new(header.pid, header.start_ns);
-                self.table
-                    .update(id, |process| process.mnt_ns = Some(mnt_ns));
-                self.push(header, &record, out);
+            Record::Called(ref called) => {
+                self.touch(&called.header, out);
+                self.take_effect(called);
+                self.push(&called.header, &record, out);
             }
-            Record::Open { ref header, .. }
-            | Record::Connect { ref header, .. }
-            | Record::ExecFailed { ref header, .. } => {
+            Record::Open { ref header, .. } => {
                 self.touch(header, out);
                 self.failures.keep(&record);
                 self.push(header, &record, out);
             }
+        }
+    }
+
+    /// What a call made of its process.
+    fn take_effect(&mut self, called: &Called) {
+        let header = &called.header;
+        let id = Id::new(header.pid, header.start_ns);
+        if let Some(Value::Identity(identity)) = called.at(PLACE_IDENTITY) {
+            self.table
+                .update(id, |process| set_identity(process, identity, header));
+        }
+        if let Some(Value::Text(cwd)) = called.at(PLACE_CWD)
+            && header.ret >= 0
+        {
+            let mut escaped = false;
+            let cwd = text(cwd, &mut escaped);
+            self.table.update(id, |process| {
+                process.escaped |= escaped;
+                let mut program = process.program.as_deref().cloned().unwrap_or_default();
+                program.cwd = Some(cwd);
+                process.program = Some(Arc::new(program));
+            });
         }
     }
 
@@ -510,6 +532,7 @@ impl Tracker {
         vpid: u32,
         start_ns: u64,
         cgroup_id: u64,
+        clone_flags: u64,
         identity: &Identity,
         out: &mut Vec<Row>,
     ) {
@@ -537,11 +560,17 @@ impl Tracker {
         }
         let mut event = self.event(header, "clone", "process", "sched_process_fork");
         event.evt_rawres = Some(i64::from(id.pid));
-        event.evt_args = Some(BTreeMap::from([
+        let mut arguments = BTreeMap::from([
             ("child_pid".into(), id.pid.to_string().into()),
             ("child_vpid".into(), vpid.to_string().into()),
             ("child_key".into(), self.key(id)),
-        ]));
+        ]);
+        if clone_flags != 0 {
+            // The lowest byte is the signal that the parent gets in the end.
+            let flags = names::CLONE.flags(clone_flags & !0xff);
+            arguments.insert("flags".into(), flags.into());
+        }
+        event.evt_args = Some(arguments);
         self.send(event, caller, header, out);
     }
 
@@ -771,6 +800,12 @@ impl Tracker {
         let (evt_type, category, hook) = rows::call(record);
         let mut event = self.event(header, evt_type, category, hook);
         rows::set_record(&mut event, record);
+        if let Record::Open { mnt_ns, path, .. } = record
+            && Some(*mnt_ns) == self.host.mnt_ns
+            && path.starts_with(b"/")
+        {
+            event.fd_host_name = event.fd_name.clone();
+        }
         self.send(event, Id::new(header.pid, header.start_ns), header, out);
     }
 

@@ -8,6 +8,8 @@
 
 #[path = "kernel/act.rs"]
 mod act;
+#[path = "kernel/calls.rs"]
+mod calls;
 #[path = "kernel/capabilities.rs"]
 mod capabilities;
 #[path = "kernel/cgroups.rs"]

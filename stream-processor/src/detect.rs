@@ -250,6 +250,23 @@ impl DetectionSet {
         self.iter().filter_map(of).collect()
     }
 
+    /// The detections that ask for some of these types of events by name, with those they ask for: where none of them comes,
+    /// the detection sees less, or nothing.
+    #[must_use]
+    pub fn without_types(&self, absent: &[&str]) -> Vec<(&Detection, Vec<String>)> {
+        let of = |detection: &'_ Detection| -> Vec<String> {
+            let asked = detection.event_types().into_iter().flatten();
+            asked
+                .filter(|asked| absent.contains(&asked.as_str()))
+                .cloned()
+                .collect()
+        };
+        self.iter()
+            .map(|detection| (detection, of(detection)))
+            .filter(|(_, missing)| !missing.is_empty())
+            .collect()
+    }
+
     /// What its queries run in.
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory

@@ -17,21 +17,54 @@ fn bytes(kind: Kind, fixed: usize, texts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-fn failed_exec(texts: &[&[u8]]) -> Vec<u8> {
-    bytes(Kind::ExecFailed, size_of::<ExecFailedWire>(), texts)
+/// A removed cgroup's record, for what all records have.
+fn removed(texts: &[&[u8]]) -> Vec<u8> {
+    bytes(Kind::Cgroup, size_of::<CgroupWire>(), texts)
+}
+
+/// A call's record with these values.
+fn call(name: &str, values: &[u8]) -> Vec<u8> {
+    let mut out = bytes(Kind::Call, size_of::<CallWire>(), &[]);
+    let call_at = core::mem::offset_of!(HeaderWire, call);
+    let number = Call::named(name).unwrap().number();
+    out[call_at..call_at + 4].copy_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(values);
+    let len = out.len() as u32;
+    out[..4].copy_from_slice(&len.to_le_bytes());
+    out
+}
+
+#[test]
+fn values_of_a_call_have_their_places() {
+    let mut values = vec![1, VALUE_PATH, 1, 0, b'x', 4, 0, b'/', b't', b'm', b'p'];
+    values.extend([2, VALUE_NUMBER, 0, 2, 0, 0, 0, 0, 0, 0]);
+    let Ok(Raw::Whole(Record::Called(called))) = parse(&call("unlinkat", &values)) else {
+        panic!("not a call")
+    };
+    let path = Value::Path {
+        raw: b"x".to_vec(),
+        base: b"/tmp".to_vec(),
+    };
+    assert_eq!(called.call.name, "unlinkat");
+    assert_eq!(called.argument("name"), Some(&path));
+    assert_eq!(called.argument("flags"), Some(&Value::Number(0x200)));
+    assert_eq!(called.argument("dirfd"), None);
 }
 
 #[test]
 fn header_fields_are_read() {
-    let mut input = failed_exec(&[b"/bin/nothing"]);
+    let mut input = removed(&[b"/docker"]);
     input[6..8].copy_from_slice(&(FLAG_IA32 | FLAG_FAULT).to_le_bytes());
     input[8..16].copy_from_slice(&7u64.to_le_bytes());
     let ret_at = core::mem::offset_of!(HeaderWire, ret);
     input[ret_at..ret_at + 8].copy_from_slice(&(-2i64).to_le_bytes());
-    let Ok(Raw::Whole(Record::ExecFailed { header, path, at })) = parse(&input) else {
-        panic!("not an exec")
+    let Ok(Raw::Whole(Record::Cgroup {
+        header, path, made, ..
+    })) = parse(&input)
+    else {
+        panic!("not a cgroup")
     };
-    assert_eq!((header.boot_ns, header.ret, at), (7, -2, false));
+    assert_eq!((header.boot_ns, header.ret, made), (7, -2, false));
     assert_eq!(
         header.flags,
         Flags {
@@ -40,7 +73,7 @@ fn header_fields_are_read() {
             ..Flags::default()
         }
     );
-    assert_eq!(path, b"/bin/nothing");
+    assert_eq!(path, b"/docker");
 }
 
 #[test]
@@ -52,7 +85,7 @@ fn what_is_not_a_record_is_refused() {
             found: 0
         })
     );
-    let mut longer = failed_exec(&[b"x"]);
+    let mut longer = removed(&[b"x"]);
     longer.push(0);
     assert_eq!(
         parse(&longer),
@@ -61,11 +94,11 @@ fn what_is_not_a_record_is_refused() {
             found: longer.len()
         })
     );
-    let mut unknown = failed_exec(&[b"x"]);
+    let mut unknown = removed(&[b"x"]);
     unknown[4] = 200;
     assert_eq!(parse(&unknown), Err(ParseError::UnknownKind(200)));
     assert_eq!(
-        parse(&failed_exec(&[])),
+        parse(&removed(&[])),
         Err(ParseError::Short {
             needed: 2,
             found: 0
@@ -96,6 +129,11 @@ proptest! {
             input[4..6].copy_from_slice(&kind.to_le_bytes());
         }
         let _ = parse(&input);
+    }
+
+    #[test]
+    fn hostile_values_never_panic(values in proptest::collection::vec(0u8..12, 0..200)) {
+        let _ = parse(&call("mount", &values));
     }
 
     #[test]

@@ -4,9 +4,10 @@ use core::mem::offset_of;
 
 use super::*;
 use crate::control::{
-    CgroupPolicy, CpuCounters, FilterReason, FoldedKey, Kind, LimitedKey, Mode, Rate, RateClass,
-    Settings, Tally,
+    COUNTED_CALLS, COUNTED_MAX, CgroupPolicy, CpuCounters, FilterReason, FoldedKey, Kind,
+    LimitedKey, Mode, Rate, RateClass, Settings, Tally,
 };
+use crate::record;
 
 /// C name, size, and name, offset and size of each field.
 pub(super) type Described = (&'static str, usize, &'static [(&'static str, usize, usize)]);
@@ -26,11 +27,15 @@ const CONTROL: &[Described] = &[
         "cpu_counters",
         size_of::<CpuCounters>(),
         &[
-            ("sent", offset_of!(CpuCounters, sent), 128),
-            ("dropped", offset_of!(CpuCounters, dropped), 128),
-            ("crowded", offset_of!(CpuCounters, crowded), 128),
-            ("limited", offset_of!(CpuCounters, limited), 128),
-            ("interrupted", offset_of!(CpuCounters, interrupted), 128),
+            ("sent", offset_of!(CpuCounters, sent), 8 * COUNTED_MAX),
+            ("dropped", offset_of!(CpuCounters, dropped), 8 * COUNTED_MAX),
+            ("crowded", offset_of!(CpuCounters, crowded), 8 * COUNTED_MAX),
+            ("limited", offset_of!(CpuCounters, limited), 8 * COUNTED_MAX),
+            (
+                "interrupted",
+                offset_of!(CpuCounters, interrupted),
+                8 * COUNTED_MAX,
+            ),
             ("filtered", offset_of!(CpuCounters, filtered), 64),
             ("tried", offset_of!(CpuCounters, tried), 8),
         ],
@@ -58,7 +63,7 @@ const CONTROL: &[Described] = &[
         size_of::<LimitedKey>(),
         &[
             ("share", offset_of!(LimitedKey, share), 8),
-            ("kind", offset_of!(LimitedKey, kind), 4),
+            ("counted", offset_of!(LimitedKey, counted), 4),
             ("pad", offset_of!(LimitedKey, pad), 4),
         ],
     ),
@@ -129,6 +134,23 @@ fn numbers_are_those_of_the_header() {
     check("FLAG_UNRESOLVED", FLAG_UNRESOLVED.into());
     check("FLAG_IA32", FLAG_IA32.into());
     check("FLAG_X32", FLAG_X32.into());
+    check("COUNTED_CALLS", COUNTED_CALLS);
+    check("COUNTED_MAX", COUNTED_MAX);
+    for (name, shape) in [
+        ("VALUE_NUMBER", VALUE_NUMBER),
+        ("VALUE_STRING", VALUE_STRING),
+        ("VALUE_PATH", VALUE_PATH),
+        ("VALUE_FILE", VALUE_FILE),
+        ("VALUE_SOCKET", VALUE_SOCKET),
+        ("VALUE_ADDRESS", VALUE_ADDRESS),
+        ("VALUE_PEER", VALUE_PEER),
+        ("VALUE_IDENTITY", VALUE_IDENTITY),
+        ("PLACE_IDENTITY", record::PLACE_IDENTITY),
+        ("PLACE_CWD", record::PLACE_CWD),
+        ("PLACE_PEER", record::PLACE_PEER),
+    ] {
+        check(name, shape.into());
+    }
     check("STDIO_SOCKET", STDIO_SOCKET.into());
     check("STDIO_FILE", STDIO_FILE.into());
     check("PATH_KEY_BYTES", PATH_KEY_BYTES);

@@ -144,6 +144,8 @@ pub struct RawKernel {
     pub host_write_paths: Vec<String>,
     #[serde(deserialize_with = "list")]
     pub sensitive_read_paths: Vec<String>,
+    #[serde(deserialize_with = "list")]
+    pub calls: Vec<String>,
     pub container_rates: RawRates,
     pub total_rates: RawRates,
     pub container_exec_text: Size,
@@ -155,6 +157,7 @@ impl Default for RawKernel {
             ring_bytes: Size(8 << 20),
             host_write_paths: HOST_WRITE_PATHS.map(String::from).to_vec(),
             sensitive_read_paths: SENSITIVE_READ_PATHS.map(String::from).to_vec(),
+            calls: vec!["all".to_owned()],
             container_rates: Rates::default().container.into(),
             total_rates: Rates::default().total.into(),
             container_exec_text: Size(Rates::default().exec_text_bytes),
@@ -172,6 +175,8 @@ pub struct RawRates {
     pub namespace: u64,
     pub call: u64,
     pub sensitive: u64,
+    pub privilege: u64,
+    pub traffic: u64,
 }
 
 impl From<ClassRates> for RawRates {
@@ -182,6 +187,8 @@ impl From<ClassRates> for RawRates {
             namespace: rates.namespace,
             call: rates.call,
             sensitive: rates.sensitive,
+            privilege: rates.privilege,
+            traffic: rates.traffic,
         }
     }
 }

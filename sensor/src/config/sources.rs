@@ -79,7 +79,7 @@ fn refuse_unknown(given: &Value, known: &Value, above: &str) -> Result<(), Confi
     Ok(())
 }
 
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a str> {
     known
         .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate.as_str()))
         .filter(|(similarity, _)| *similarity > 0.7)

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use dogwatch_ebpf::record::Header;
+use dogwatch_ebpf::calls::Call;
+use dogwatch_ebpf::record::{Called, Header};
 use tempfile::TempDir;
 
 use super::*;
@@ -34,15 +35,18 @@ impl Bench {
     }
 
     fn hear(&mut self, boot_ns: u64) {
-        self.gatherer.before(&Record::ExecFailed {
+        let call = Call::named("execve").unwrap();
+        let called = Called {
             header: Header {
                 boot_ns,
                 cgroup_id: fs::metadata(self.root.path()).unwrap().ino(),
+                call: Some(call),
                 ..Header::default()
             },
-            path: Vec::new(),
-            at: false,
-        });
+            call,
+            values: Vec::new(),
+        };
+        self.gatherer.before(&Record::Called(Box::new(called)));
     }
 }
 

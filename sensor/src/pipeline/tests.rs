@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 
+use dogwatch_ebpf::calls::Call;
 use dogwatch_schemas::local::{self, LogRecord};
 use dogwatch_schemas::records::SensorStatus;
 use dogwatch_schemas::topics::Topic;
@@ -18,8 +19,9 @@ use crate::fact::Fact;
 use crate::fact::Running;
 
 const SECOND_NS: u64 = 1_000_000_000;
-const KIND_EXEC_FAILED: u16 = 3;
-const KIND_CGROUP: u16 = 8;
+const KIND_CALL: u16 = 6;
+const KIND_CGROUP: u16 = 7;
+const VALUE_STRING: u8 = 2;
 
 /// A record as the kernel part writes it (`ebpf/bpf/record.h`): header, fixed part, texts.
 fn raw(kind: u16, boot_ns: u64, ret: i64, fixed: &[u64], texts: &[&str]) -> Vec<u8> {
@@ -85,15 +87,7 @@ fn write_capture(path: &Path) {
             &membership(&cgroup).unwrap(),
         ))))
         .unwrap();
-    writer
-        .record(&raw(
-            KIND_EXEC_FAILED,
-            100 * SECOND_NS + 2,
-            -2,
-            &[0],
-            &["/bin/nothing"],
-        ))
-        .unwrap();
+    writer.record(&exec_failed(2)).unwrap();
     writer.record(b"not a record").unwrap();
     writer.fact(&Fact::Unparsed(1)).unwrap();
     let dropped = BTreeMap::from([("open".into(), 5)]);
@@ -283,13 +277,15 @@ fn a_broker_that_does_not_answer_is_named() {
 
 /// A failed exec of the shell; `boot_ns` after the capture's second 100.
 fn exec_failed(boot_ns: u64) -> Vec<u8> {
-    raw(
-        KIND_EXEC_FAILED,
-        100 * SECOND_NS + boot_ns,
-        -2,
-        &[0],
-        &["/bin/nothing"],
-    )
+    let call = Call::named("execve").unwrap();
+    let mut bytes = raw(KIND_CALL, 100 * SECOND_NS + boot_ns, -2, &[], &[]);
+    bytes[60..64].copy_from_slice(&call.number().to_le_bytes());
+    let program = b"/bin/nothing";
+    bytes.extend([0, VALUE_STRING, program.len() as u8, 0]);
+    bytes.extend(program);
+    let length = bytes.len() as u32;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes
 }
 
 /// Writes a capture with the shell running since second 100, then what `fill` adds.
@@ -333,17 +329,17 @@ fn published_and_lost_make_what_was_attempted() {
             writer.record(b"not a record").unwrap();
         }
         let early = Counters {
-            sent: counts(&[("exec_failed", sent - 5)]),
-            dropped: counts(&[("exec_failed", dropped - 5)]),
+            sent: counts(&[("execve", sent - 5)]),
+            dropped: counts(&[("execve", dropped - 5)]),
             ..Counters::default()
         };
         writer.fact(&Fact::Counters(early.clone())).unwrap();
         writer.fact(&clock(102)).unwrap();
         let last = Counters {
-            sent: counts(&[("exec_failed", sent)]),
-            dropped: counts(&[("exec_failed", dropped)]),
+            sent: counts(&[("execve", sent)]),
+            dropped: counts(&[("execve", dropped)]),
             missed: counts(&[("any", 1)]),
-            unread: counts(&[("exec_failed", unread)]),
+            unread: counts(&[("execve", unread)]),
             ..early
         };
         writer.fact(&Fact::Unparsed(damaged)).unwrap();

@@ -16,11 +16,13 @@ const MISSES_OFFSET: usize = 208;
 const INFO_BYTES: usize = MISSES_OFFSET + size_of::<u64>();
 
 /// Programs and the kind of record they send; the one of all system calls sends several.
-const SENDS: [(&str, &str); 7] = [
+const SENDS: [(&str, &str); 8] = [
     ("on_exec", "exec"),
     ("on_fork", "fork"),
     ("on_exit", "exit"),
     ("on_sys_exit", "any"),
+    // It only notes what the one of all calls tells.
+    ("on_tcp_state", "any"),
     ("on_cgroup_mkdir", "cgroup"),
     ("on_cgroup_rmdir", "cgroup"),
     ("on_cgroup_attach_task", "cgroup_move"),

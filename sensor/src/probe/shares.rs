@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aya::Pod;
 use aya::maps::{self, MapData};
 use dogwatch_ebpf::control::{
-    CgroupPolicy, FoldedKey, Kind, LimitedKey, Mode, Rate, RateClass, Tally,
+    CgroupPolicy, FoldedKey, LimitedKey, Mode, Rate, RateClass, Tally, counted_name,
 };
 
 use super::{ProbeError, map_error};
@@ -39,10 +39,14 @@ pub struct ClassRates {
     pub process: u64,
     /// Changes of namespaces.
     pub namespace: u64,
-    /// All other calls.
+    /// System calls of which many are usual.
     pub call: u64,
     /// Opens of sensitive files beyond that.
     pub sensitive: u64,
+    /// Calls that change what a process may do or see, or that reach into others.
+    pub privilege: u64,
+    /// Connections accepted, and the first words to new peers.
+    pub traffic: u64,
 }
 
 impl ClassRates {
@@ -53,6 +57,8 @@ impl ClassRates {
         namespace: 0,
         call: 0,
         sensitive: 0,
+        privilege: 0,
+        traffic: 0,
     };
 
     fn of(&self, class: RateClass) -> u64 {
@@ -62,6 +68,8 @@ impl ClassRates {
             RateClass::Namespace => self.namespace,
             RateClass::Call => self.call,
             RateClass::Sensitive => self.sensitive,
+            RateClass::Privilege => self.privilege,
+            RateClass::Traffic => self.traffic,
         }
     }
 }
@@ -109,6 +117,8 @@ impl Default for Rates {
                 namespace: 200,
                 call: 8_000,
                 sensitive: 500,
+                privilege: 500,
+                traffic: 2_000,
             },
             total: ClassRates {
                 exec: 6_000,
@@ -116,6 +126,8 @@ impl Default for Rates {
                 namespace: 1_000,
                 call: 16_000,
                 sensitive: 2_000,
+                privilege: 2_000,
+                traffic: 6_000,
             },
             exec_text_bytes: 2 << 20,
         }
@@ -159,7 +171,7 @@ impl Policy {
 pub struct Limited {
     /// The cgroup whose share it is: a container's own, or one that is in no container.
     pub cgroup_id: u64,
-    /// Their kind.
+    /// Their kind, or the call's name.
     pub kind: &'static str,
     /// How many.
     pub counted: Counted,
@@ -220,7 +232,7 @@ impl Tallies {
             match since(before, tally) {
                 Some(counted) => news.push(Limited {
                     cgroup_id: key.share,
-                    kind: Kind::from_number(key.kind as u16).map_or("unknown", Kind::name),
+                    kind: counted_name(key.counted as usize).unwrap_or("unknown"),
                     counted,
                 }),
                 None if tally.last_ns + IDLE_NS < now_ns => idle.push(key),

@@ -72,15 +72,28 @@ impl KafkaError {
 }
 
 /// Reports of records that did not arrive, and librdkafka's errors; shared with its threads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Reports {
     /// Bytes handed to librdkafka of which nothing was reported yet.
     outstanding_bytes: AtomicU64,
     /// A broker is connected, as far as the last statistics and errors tell.
     connected: AtomicBool,
-    undelivered: [AtomicU64; Kind::ALL.len()],
+    /// By kind.
+    undelivered: Vec<AtomicU64>,
     last_undelivered: Mutex<Option<String>>,
     last_error: LastError,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self {
+            outstanding_bytes: AtomicU64::default(),
+            connected: AtomicBool::default(),
+            undelivered: (0..Kind::count()).map(|_| AtomicU64::default()).collect(),
+            last_undelivered: Mutex::default(),
+            last_error: LastError::default(),
+        }
+    }
 }
 
 impl Reports {
@@ -95,9 +108,9 @@ impl Reports {
 
     /// Records that did not arrive by kind, and the last reason, since the last call.
     fn take_undelivered(&self) -> (Vec<(Kind, u64)>, Option<String>) {
-        let counts = Kind::ALL.into_iter().zip(&self.undelivered);
+        let counts = self.undelivered.iter().enumerate();
         let lost = counts
-            .map(|(kind, count)| (kind, count.swap(0, Ordering::Relaxed)))
+            .map(|(kind, count)| (Kind::from_number(kind), count.swap(0, Ordering::Relaxed)))
             .filter(|(_, count)| *count > 0)
             .collect();
         let last = self.last_undelivered.lock();
@@ -270,7 +283,7 @@ impl KafkaSink {
                 Handed::QueueFull => return self.waiting.put_back(record),
                 Handed::Refused => self
                     .reports
-                    .note_undelivered(record.kind as usize, "refused"),
+                    .note_undelivered(record.kind.number(), "refused"),
                 Handed::Over | Handed::Closed => {}
             }
         }
@@ -372,7 +385,7 @@ fn produce(
     kind: Kind,
 ) -> Handed {
     let bytes = (key.len() + value.len()) as u64;
-    let record = BaseRecord::with_opaque_to(&names[&topic], kind as usize)
+    let record = BaseRecord::with_opaque_to(&names[&topic], kind.number())
         .key(key)
         .payload(value);
     let outstanding = &producer.context().reports.outstanding_bytes;

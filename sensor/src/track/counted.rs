@@ -130,7 +130,7 @@ pub(super) fn set_failure(event: &mut Event, record: &Record, counted: &Counted,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dogwatch_ebpf::record::{FileIdentity, OpenCall};
+    use dogwatch_ebpf::record::FileIdentity;
 
     fn failure(cgroup_id: u64, fold: u64, raw: usize) -> Record {
         Record::Open {
@@ -138,7 +138,6 @@ mod tests {
                 cgroup_id,
                 ..Header::default()
             },
-            call: OpenCall::Openat,
             open_flags: 0,
             mode: 0,
             file: FileIdentity::default(),

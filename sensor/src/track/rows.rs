@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use dogwatch_ebpf::record::{Counters, Exec, Header, OpenCall, Record, SocketAddresses, Stdio};
+use dogwatch_ebpf::record::{Counters, Exec, FileIdentity, Header, Record, SocketAddresses, Stdio};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{self, Event};
 
+use super::calls;
 use crate::container::{Container, Place, short};
 use crate::errno;
 use crate::fact::Host;
@@ -47,6 +48,7 @@ pub(super) fn set_header(event: &mut Event, header: &Header, hook: &str) {
     event.evt_truncated = header.flags.truncated;
     event.evt_unresolved = header.flags.unresolved;
     event.evt_fault = header.flags.fault;
+    event.evt_call = header.call.map(|call| call.name.into());
     event.evt_cpu = Some(i64::from(header.cpu));
     event.proc_pid = i64::from(header.pid);
     event.thread_tid = i64::from(header.tid);
@@ -71,26 +73,21 @@ fn set_result(event: &mut Event, ret: i64) {
 pub(super) fn call(record: &Record) -> (&'static str, &'static str, &'static str) {
     match record {
         Record::Exec(_) => ("execve", "process", "sched_process_exec"),
-        Record::ExecFailed { at: false, .. } => ("execve", "process", "sys_exit"),
-        Record::ExecFailed { at: true, .. } => ("execveat", "process", "sys_exit"),
         Record::Fork { .. } => ("clone", "process", "sched_process_fork"),
         Record::Exit { .. } => ("procexit", "process", "sched_process_exit"),
-        Record::Open { call, .. } => (open_name(*call), "file", "sys_exit"),
-        Record::Connect { .. } => ("connect", "net", "sys_exit"),
+        Record::Open { header, .. } => (
+            header.call.map_or("open", |call| call.name),
+            "file",
+            "sys_exit",
+        ),
+        Record::Called(called) => (
+            calls::event_type(called.call),
+            called.call.category,
+            "sys_exit",
+        ),
         Record::Cgroup { made: true, .. } => ("cgroup_mkdir", "container", "cgroup_mkdir"),
         Record::Cgroup { made: false, .. } => ("cgroup_rmdir", "container", "cgroup_rmdir"),
         Record::CgroupMove { .. } => ("container_move", "container", "cgroup_attach_task"),
-        Record::Namespace { setns: true, .. } => ("setns", "process", "sys_exit"),
-        Record::Namespace { setns: false, .. } => ("unshare", "process", "sys_exit"),
-    }
-}
-
-fn open_name(call: OpenCall) -> &'static str {
-    match call {
-        OpenCall::Open => "open",
-        OpenCall::Openat => "openat",
-        OpenCall::Openat2 => "openat2",
-        OpenCall::Creat => "creat",
     }
 }
 
@@ -98,34 +95,13 @@ fn open_name(call: OpenCall) -> &'static str {
 pub(super) fn set_record(event: &mut Event, record: &Record) {
     let mut escaped = false;
     match record {
-        Record::ExecFailed { path, .. } => {
-            event.evt_args = Some(BTreeMap::from([(
-                "filename".into(),
-                text(path, &mut escaped),
-            )]));
-            event.evt_path_source = Some("user_memory".into());
-        }
         Record::Exit {
             header,
             status,
             counters,
         } => set_exit(event, header, *status, counters),
         Record::Open { .. } => set_open(event, record, &mut escaped),
-        Record::Connect {
-            fd,
-            socket,
-            asked,
-            header,
-        } => {
-            set_connect(
-                event,
-                *fd,
-                socket,
-                asked,
-                header.flags.unresolved,
-                &mut escaped,
-            );
-        }
+        Record::Called(called) => calls::set_called(event, called, &mut escaped),
         Record::Cgroup { id, path, .. } => {
             let path = text(path, &mut escaped);
             event.evt_args = Some(BTreeMap::from([
@@ -133,40 +109,9 @@ pub(super) fn set_record(event: &mut Event, record: &Record) {
                 ("path".into(), path),
             ]));
         }
-        Record::Namespace {
-            ns_flags,
-            mnt_ns,
-            pid_ns,
-            ..
-        } => {
-            event.evt_args = Some(BTreeMap::from([
-                ("flags".into(), namespace_flags(*ns_flags).into()),
-                ("mnt_ns".into(), mnt_ns.to_string().into()),
-                ("pid_ns".into(), pid_ns.to_string().into()),
-            ]));
-        }
         Record::Exec(_) | Record::Fork { .. } | Record::CgroupMove { .. } => {}
     }
     event.evt_escaped |= escaped;
-}
-
-const NAMESPACE_FLAGS: &[(u64, &str)] = &[
-    (0x0002_0000, "CLONE_NEWNS"),
-    (0x0200_0000, "CLONE_NEWCGROUP"),
-    (0x0400_0000, "CLONE_NEWUTS"),
-    (0x0800_0000, "CLONE_NEWIPC"),
-    (0x1000_0000, "CLONE_NEWUSER"),
-    (0x2000_0000, "CLONE_NEWPID"),
-    (0x4000_0000, "CLONE_NEWNET"),
-    (0x0000_0080, "CLONE_NEWTIME"),
-];
-
-fn namespace_flags(flags: u64) -> String {
-    if flags == 0 {
-        "any".into()
-    } else {
-        flag_names(flags, NAMESPACE_FLAGS)
-    }
 }
 
 fn flag_names(flags: u64, names: &[(u64, &str)]) -> String {
@@ -227,7 +172,6 @@ fn open_flags(flags: u64) -> String {
 fn set_open(event: &mut Event, record: &Record, escaped: &mut bool) {
     let Record::Open {
         header,
-        call,
         open_flags: flags,
         mode,
         file,
@@ -242,7 +186,7 @@ fn set_open(event: &mut Event, record: &Record, escaped: &mut bool) {
     let for_path_only = flags & O_PATH != 0;
     event.evt_is_open_read = !for_path_only && matches!(flags & 3, 0 | 2);
     event.evt_is_open_write = !for_path_only && matches!(flags & 3, 1..=3);
-    event.evt_is_open_create = flags & O_CREAT != 0 || *call == OpenCall::Creat;
+    event.evt_is_open_create = flags & O_CREAT != 0;
     event.fd_flags = Some(open_flags(*flags).into());
     event.fd_mode = event.evt_is_open_create.then_some(i64::from(*mode));
     let raw = text(raw, escaped);
@@ -260,23 +204,34 @@ fn set_open(event: &mut Event, record: &Record, escaped: &mut bool) {
     });
     if header.ret >= 0 {
         event.fd_num = Some(header.ret);
-        event.fd_type = Some(file_type(file.mode, 0, file.fs_magic, &name).into());
-        event.fd_dev = Some(file.dev as i64);
-        event.fd_ino = Some(file.ino as i64);
+        set_file(event, file, name);
+    } else {
+        set_file_name(event, name);
     }
-    set_file_name(event, name);
     event.fd_nameraw = (event.fd_name.as_ref() != Some(&raw)).then_some(raw);
 }
 
-/// A path as given, below the folder it starts from where that is known.
-fn below(base: &str, raw: &Text) -> Text {
-    if raw.starts_with('/') || base.is_empty() || raw.is_empty() {
-        return raw.clone();
+/// A path as given, below the folder it starts from where that is known: an absolute one starts from the process's root. An
+/// empty one is the folder itself.
+pub(super) fn below(base: &str, raw: &Text) -> Text {
+    let rest = raw.trim_start_matches('/');
+    match base.trim_end_matches('/') {
+        "" if base.is_empty() || raw.starts_with('/') => raw.clone(),
+        "" if rest.is_empty() => "/".into(),
+        base if rest.is_empty() => base.into(),
+        base => format!("{base}/{rest}").into(),
     }
-    format!("{}/{raw}", base.trim_end_matches('/')).into()
 }
 
-fn set_file_name(event: &mut Event, name: Text) {
+/// Columns of a file that the kernel knows.
+pub(super) fn set_file(event: &mut Event, file: &FileIdentity, name: Text) {
+    event.fd_type = Some(file_type(file.mode, 0, file.fs_magic, &name).into());
+    event.fd_dev = Some(file.dev as i64);
+    event.fd_ino = Some(file.ino as i64);
+    set_file_name(event, name);
+}
+
+pub(super) fn set_file_name(event: &mut Event, name: Text) {
     if let Some((directory, file)) = name.rsplit_once('/') {
         event.fd_directory = Some(if directory.is_empty() {
             "/".into()
@@ -321,47 +276,92 @@ fn address(family: u16, bytes: &[u8; 16]) -> Option<IpAddr> {
     }
 }
 
-fn set_connect(
-    event: &mut Event,
-    fd: i32,
-    socket: &SocketAddresses,
-    asked: &SocketAddresses,
-    unresolved: bool,
-    escaped: &mut bool,
-) {
+/// What is known of both ends of a socket.
+pub(super) struct Ends<'a> {
+    /// As the kernel has it after the call.
+    pub socket: &'a SocketAddresses,
+    /// Where the kernel tried to connect to, though the socket does not say so any more.
+    pub peer: Option<&'a SocketAddresses>,
+    /// The address that the program gave.
+    pub asked: Option<&'a SocketAddresses>,
+    /// This end waits for the other.
+    pub is_server: bool,
+}
+
+impl<'a> Ends<'a> {
+    /// The far end of a client, the own one of a server that has no far end yet; and whether it is as the program gave it.
+    /// A refused connection leaves no peer, or no port of it, in the socket.
+    fn address(&self, failed: bool) -> (&'a SocketAddresses, bool) {
+        let inet = address(self.socket.family, &self.socket.remote).is_some();
+        let kept = match inet {
+            true => self.socket.remote_port != 0 || (self.is_server && self.socket.local_port != 0),
+            false => !failed && !self.socket.unix_path.is_empty(),
+        };
+        match (kept, self.peer, self.asked) {
+            (true, ..) | (false, None, None) => (self.socket, false),
+            (false, Some(peer), _) => (peer, false),
+            (false, None, Some(asked)) => (asked, true),
+        }
+    }
+}
+
+/// Columns of a socket and of what it is, or was to be, connected with.
+pub(super) fn set_ends(event: &mut Event, ends: &Ends<'_>, escaped: &mut bool) {
     if event.evt_rawres == Some(-i64::from(libc::EINPROGRESS)) {
         event.evt_failed = false;
         event.evt_outcome = "attempted".into();
     }
-    event.fd_num = Some(i64::from(fd));
-    event.fd_is_server = Some(false);
-    // A refused connection leaves no peer, or no port of it, in the socket: then what was asked for is told.
-    let has_peer = socket.remote_port != 0 || !socket.unix_path.is_empty();
-    let peer = if has_peer { socket } else { asked };
-    let from_user = unresolved || !has_peer;
+    event.fd_is_server = Some(ends.is_server);
+    let (named, from_user) = ends.address(event.evt_failed);
+    event.evt_unresolved |= from_user;
     event.fd_addr_source = Some(if from_user { "user_memory" } else { "kernel" }.into());
-    let Some(remote) = address(peer.family, &peer.remote) else {
-        set_unix(event, peer, escaped);
+    let socket = ends.socket;
+    let Some(remote) = address(named.family, &named.remote) else {
+        set_unix(event, named, escaped);
         return;
     };
     let family = if remote.is_ipv4() { "ipv4" } else { "ipv6" };
     event.fd_type = Some(family.into());
     event.fd_family = Some(family.into());
     event.fd_l4proto = Some(protocol(socket.socket_type, socket.protocol).into());
-    let local = address(socket.family, &socket.local).filter(|_| socket.local_port != 0);
-    let client = local.map(|ip| (Text::from(ip.to_string()), i64::from(socket.local_port)));
-    let server = Text::from(remote.to_string());
-    let port = i64::from(peer.remote_port);
-    event.fd_name = Some(match &client {
-        Some((ip, client_port)) => format!("{ip}:{client_port}->{server}:{port}").into(),
-        None => format!("->{server}:{port}").into(),
-    });
-    if let Some((ip, client_port)) = client {
-        (event.fd_cip, event.fd_lip) = (Some(ip.clone()), Some(ip));
-        (event.fd_cport, event.fd_lport) = (Some(client_port), Some(client_port));
+    let end =
+        |ip: IpAddr, port: u16| (port != 0).then(|| (Text::from(ip.to_string()), i64::from(port)));
+    let mut local = address(socket.family, &socket.local).and_then(|ip| end(ip, socket.local_port));
+    let mut remote = Some((Text::from(remote.to_string()), i64::from(named.remote_port)));
+    if ends.is_server && from_user {
+        // What was to be bound is this end.
+        local = remote.take();
+    } else if ends.is_server && named.remote_port == 0 {
+        remote = None;
     }
-    (event.fd_sip, event.fd_rip) = (Some(server.clone()), Some(server));
-    (event.fd_sport, event.fd_rport) = (Some(port), Some(port));
+    let (client, server) = match ends.is_server {
+        true => (&remote, &local),
+        false => (&local, &remote),
+    };
+    event.fd_name = Some(connection_name(client.as_ref(), server.as_ref(), ends.is_server).into());
+    (event.fd_cip, event.fd_cport) = split(client);
+    (event.fd_sip, event.fd_sport) = split(server);
+    (event.fd_lip, event.fd_lport) = split(&local);
+    (event.fd_rip, event.fd_rport) = split(&remote);
+}
+
+type End = (Text, i64);
+
+fn split(end: &Option<End>) -> (Option<Text>, Option<i64>) {
+    (
+        end.as_ref().map(|(ip, _)| ip.clone()),
+        end.as_ref().map(|(_, port)| *port),
+    )
+}
+
+/// `client->server`, each as address and port; a server's own end alone where it waits.
+fn connection_name(client: Option<&End>, server: Option<&End>, is_server: bool) -> String {
+    let told =
+        |end: Option<&End>| end.map_or_else(String::new, |(ip, port)| format!("{ip}:{port}"));
+    match client {
+        None if is_server => told(server),
+        _ => format!("{}->{}", told(client), told(server)),
+    }
 }
 
 fn set_unix(event: &mut Event, peer: &SocketAddresses, escaped: &mut bool) {
@@ -386,7 +386,14 @@ pub(super) fn set_exec(event: &mut Event, exec: &Exec, origin: &str) {
     let mut escaped = false;
     event.evt_truncated |= exec.argv_bytes as usize > exec.argv.len();
     event.evt_path_source = Some("kernel".into());
-    let mut arguments = BTreeMap::from([("filename".into(), text(&exec.filename, &mut escaped))]);
+    let filename = text(&exec.filename, &mut escaped);
+    if let Some(descriptor) = filename.strip_prefix("/dev/fd/")
+        && exec.header.call.is_some_and(|call| call.name == "execveat")
+        && !descriptor.contains('/')
+    {
+        event.evt_call = Some("fexecve".into());
+    }
+    let mut arguments = BTreeMap::from([("filename".into(), filename)]);
     if !exec.interp.is_empty() && exec.interp != exec.filename {
         arguments.insert("interp".into(), text(&exec.interp, &mut escaped));
     }
@@ -579,6 +586,9 @@ pub(super) fn set_host_name(event: &mut Event, in_host_mntns: bool, container: O
     else {
         return;
     };
+    if event.fd_host_name.is_some() {
+        return; // reached in the host's tree, whatever the process's own is
+    }
     event.fd_host_name = if in_host_mntns {
         Some(name.clone())
     } else {

@@ -1,6 +1,9 @@
 //! Records in, events out: a container's life, an escape, waiting for what is known of a container.
 
-use dogwatch_ebpf::record::{Exec, FileIdentity, OpenCall, SocketAddresses};
+use dogwatch_ebpf::calls::Call;
+use dogwatch_ebpf::record::{
+    Called, Exec, FileIdentity, PLACE_CWD, PLACE_IDENTITY, PLACE_PEER, SocketAddresses, Value,
+};
 
 use super::*;
 use crate::container::membership;
@@ -124,6 +127,7 @@ impl Bench {
             child_vpid: child_pid,
             child_start_ns,
             child_cgroup_id,
+            clone_flags: 0,
             child,
         });
     }
@@ -178,7 +182,8 @@ impl Bench {
     fn open(&mut self, pid: u32, path: &str, ret: i64, open_flags: u64) -> Event {
         let mut header = self.header(pid, self.cgroup(pid));
         header.ret = ret;
-        let (path, raw) = if ret < 0 {
+        header.call = Call::named("openat");
+        let (path, raw): (Vec<u8>, Vec<u8>) = if ret < 0 {
             (Vec::new(), path.into())
         } else {
             (path.into(), path.into())
@@ -187,16 +192,18 @@ impl Bench {
             mode: 0o100644,
             ..FileIdentity::default()
         };
-        let call = OpenCall::Openat;
         self.record(Record::Open {
             header,
-            call,
             open_flags,
             mode: 0,
             file,
             path,
+            base: if raw.starts_with(b"/") {
+                Vec::new()
+            } else {
+                b"/srv/app".to_vec()
+            },
             raw,
-            base: b"/srv/app".to_vec(),
             mnt_ns: BOX_MNT,
             fold: 0,
         });
@@ -434,7 +441,6 @@ fn no_row_is_too_large_whatever_it_is_made_of() {
         let header = bench.header(22, BOX_CGROUP);
         bench.record(Record::Open {
             header,
-            call: OpenCall::Openat,
             open_flags: flags,
             mode: 0,
             file: FileIdentity::default(),
@@ -602,12 +608,11 @@ fn peers_of_connections() {
     let mut connect = |ret: i64, socket: SocketAddresses, asked: SocketAddresses| {
         let mut header = bench.header(10, HOST_CGROUP);
         header.ret = ret;
-        bench.record(Record::Connect {
-            header,
-            fd: 3,
-            socket,
-            asked,
-        });
+        let values = vec![
+            (0, Value::Socket { fd: 3, socket }),
+            (1, Value::Address(asked)),
+        ];
+        bench.record(called("connect", header, values));
         bench.last()
     };
     let mut local = peer(443);
@@ -736,11 +741,9 @@ impl Bench {
     fn open_quietly(&mut self, pid: u32) {
         let header = self.header(pid, self.cgroup(pid));
         let file = FileIdentity::default();
-        let call = OpenCall::Open;
         let path = b"/x".to_vec();
         self.record(Record::Open {
             header,
-            call,
             open_flags: 0,
             mode: 0,
             file,
@@ -825,11 +828,10 @@ fn a_process_never_heard_of_is_taken_in() {
     let open = {
         let mut header = bench.header(77, BOX_CGROUP);
         header.ret = 3;
-        let (call, file) = (OpenCall::Open, FileIdentity::default());
+        let file = FileIdentity::default();
         let path = b"/x".to_vec();
         bench.record(Record::Open {
             header,
-            call,
             open_flags: 0,
             mode: 0,
             file,
@@ -928,10 +930,164 @@ fn a_full_table_keeps_no_event_back_and_makes_nobody_the_host() {
     assert!(count > 400, "{shortfalls:?}");
 }
 
+#[test]
+fn a_file_reached_in_the_hosts_tree_has_its_host_name() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    bench.exec(11, 1, INSIDE, "web");
+    let mut header = bench.header(11, BOX_CGROUP);
+    header.ret = 3;
+    let mut open = |mnt_ns| {
+        let record = match open_of(header, "/etc/cron.d/x") {
+            Record::Open {
+                header,
+                open_flags,
+                mode,
+                file,
+                path,
+                raw,
+                base,
+                fold,
+                ..
+            } => Record::Open {
+                header,
+                open_flags,
+                mode,
+                file,
+                path,
+                raw,
+                base,
+                mnt_ns,
+                fold,
+            },
+            other => other,
+        };
+        bench.record(record);
+        bench.last().fd_host_name
+    };
+    assert_eq!(open(HOST_MNT).as_deref(), Some("/etc/cron.d/x"));
+    assert_eq!(open(BOX_MNT), None);
+}
+
+#[test]
+fn a_call_says_where_it_has_led_and_the_process_is_there() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    bench.exec(11, 1, INSIDE, "web");
+    let header = bench.header(11, BOX_CGROUP);
+    let path = |raw: &str, base: &str| Value::Path {
+        raw: raw.into(),
+        base: base.into(),
+    };
+    let cwd = (PLACE_CWD, Value::Text(b"/srv/app".to_vec()));
+    bench.record(called(
+        "chdir",
+        header,
+        vec![(0, path("app", "/srv/app")), cwd],
+    ));
+    let moved = bench.last();
+    assert_eq!(moved.fd_name.as_deref(), Some("/srv/app"));
+    assert_eq!(moved.evt_path_source.as_deref(), Some("kernel"));
+    assert_eq!(moved.proc_cwd.as_deref(), Some("/srv/app"));
+    let values = vec![
+        (1, path("a", "/srv/app")),
+        (3, path("/b", "/srv/app/jail")),
+        (4, Value::Number(1)),
+    ];
+    bench.record(called("renameat2", header, values));
+    let renamed = bench.last();
+    assert_eq!(renamed.fs_path_source.as_deref(), Some("/srv/app/a"));
+    assert_eq!(renamed.fs_path_target.as_deref(), Some("/srv/app/jail/b"));
+    assert_eq!(&*renamed.evt_args.unwrap()["flags"], "RENAME_NOREPLACE");
+    assert_eq!((renamed.fd_name, renamed.evt_unresolved), (None, true));
+}
+
+#[test]
+fn who_a_process_is_follows_its_calls() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    bench.exec(11, 1, INSIDE, "web");
+    let mut header = bench.header(11, BOX_CGROUP);
+    header.uid = 1_000;
+    let identity = Identity {
+        sid: 11,
+        mnt_ns: BOX_MNT,
+        ns_uid: 1_000,
+        comm: b"renamed".to_vec(),
+        ..Identity::default()
+    };
+    let values = vec![
+        (0, Value::Number(1_000)),
+        (PLACE_IDENTITY, Value::Identity(identity)),
+    ];
+    bench.record(called("setuid", header, values));
+    let after = bench.open(11, "/x", 3, 0);
+    assert_eq!(after.proc_name.as_deref(), Some("renamed"));
+    assert_eq!(
+        (after.proc_sid, after.proc_mnt_ns),
+        (Some(11), Some(i64::from(BOX_MNT)))
+    );
+}
+
+#[test]
+fn a_server_tells_its_own_end_and_a_refused_client_whom_the_kernel_tried() {
+    let mut bench = Bench::new();
+    bench.running(10, 0);
+    let header = bench.header(10, HOST_CGROUP);
+    let end = |local_port, remote_port| {
+        let mut socket = SocketAddresses {
+            family: 2,
+            socket_type: 1,
+            protocol: 6,
+            local_port,
+            remote_port,
+            ..SocketAddresses::default()
+        };
+        socket.remote[..4].copy_from_slice(&[10, 0, 0, 9]);
+        socket
+    };
+    let socket = |socket| Value::Socket { fd: 3, socket };
+    bench.record(called("listen", header, vec![(0, socket(end(80, 0)))]));
+    let listening = bench.last();
+    assert_eq!(listening.fd_name.as_deref(), Some("0.0.0.0:80"));
+    assert_eq!((listening.fd_sport, listening.fd_rport), (Some(80), None));
+    assert_eq!(listening.fd_is_server, Some(true));
+    bench.record(called("accept4", header, vec![(4, socket(end(80, 5_000)))]));
+    let accepted = bench.last();
+    assert_eq!(
+        accepted.fd_name.as_deref(),
+        Some("10.0.0.9:5000->0.0.0.0:80")
+    );
+    let refused = Header {
+        ret: -i64::from(libc::ECONNREFUSED),
+        ..header
+    };
+    let values = vec![
+        (0, socket(end(0, 0))),
+        (1, Value::Address(end(0, 1))),
+        (PLACE_PEER, Value::Peer(end(0, 443))),
+    ];
+    bench.record(called("connect", refused, values));
+    let connect = bench.last();
+    assert_eq!(connect.fd_sport, Some(443));
+    assert_eq!(connect.fd_addr_source.as_deref(), Some("kernel"));
+}
+
+fn called(name: &str, header: Header, values: Vec<(u8, Value)>) -> Record {
+    let call = Call::named(name).unwrap();
+    Record::Called(Box::new(Called {
+        header: Header {
+            call: Some(call),
+            ..header
+        },
+        call,
+        values,
+    }))
+}
+
 fn open_of(header: Header, path: &str) -> Record {
     Record::Open {
         header,
-        call: OpenCall::Open,
         open_flags: 0,
         mode: 0,
         file: FileIdentity::default(),
@@ -1144,7 +1300,6 @@ fn what_the_kernel_counted_is_told_as_rows_of_its_container() {
     header.ret = -i64::from(libc::ENOENT);
     let failure = |fold| Record::Open {
         header,
-        call: OpenCall::Openat,
         open_flags: 0,
         mode: 0,
         file: FileIdentity::default(),

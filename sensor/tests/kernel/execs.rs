@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use dogwatch_ebpf::record::{Exec, Record, Stdio as Descriptor};
+use dogwatch_ebpf::record::{Exec, Record, Stdio as Descriptor, Value};
 use dogwatch_sensor::probe::ProbeOptions;
 
 use crate::watch::{Watch, text};
@@ -210,7 +210,14 @@ fn failed_execs_are_seen() {
     let failed: Vec<_> = records
         .iter()
         .filter_map(|record| match record {
-            Record::ExecFailed { header, path, at } => Some((header.ret, text(path), *at)),
+            Record::Called(called) => match called.argument("filename") {
+                Some(Value::Text(path)) => Some((
+                    called.header.ret,
+                    text(path),
+                    called.call.name == "execveat",
+                )),
+                _ => None,
+            },
             _ => None,
         })
         .collect();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use dogwatch_ebpf::record::{OpenCall, Record};
+use dogwatch_ebpf::record::Record;
 use dogwatch_schemas::reads::{ReadPattern, default_patterns};
 use dogwatch_sensor::probe::{Mode, ProbeOptions, Rates};
 use libc::{AT_FDCWD, O_CREAT, O_PATH, O_RDONLY, O_TRUNC, O_WRONLY};
@@ -13,18 +13,17 @@ use crate::act::{c_path, closed, enter_root, openat};
 use crate::watch::{Watch, text};
 
 /// (call, result negative?, flags, path, raw, base) of each open.
-fn opens(records: &[Record]) -> Vec<(OpenCall, i64, u64, String, String, String)> {
+fn opens(records: &[Record]) -> Vec<(&'static str, i64, u64, String, String, String)> {
     let one = |record: &Record| match record {
         Record::Open {
             header,
-            call,
             open_flags,
             path,
             raw,
             base,
             ..
         } => Some((
-            *call,
+            header.call.unwrap().name,
             header.ret.min(0),
             *open_flags,
             text(path),
@@ -55,7 +54,7 @@ fn the_path_is_that_of_the_file_really_opened() {
     let path = c_path(&given);
     let records = watch.see(|| _ = openat(AT_FDCWD, &path, O_RDONLY));
     let expected = (
-        OpenCall::Openat,
+        "openat",
         0,
         0,
         text_of(&real.join("file")),
@@ -139,10 +138,10 @@ fn every_way_to_open_is_seen() {
     assert_eq!(
         opens(&records),
         [
-            open(OpenCall::Creat, O_WRONLY | O_CREAT | O_TRUNC),
-            open(OpenCall::Open, O_WRONLY),
-            open(OpenCall::Openat2, O_WRONLY | O_TRUNC),
-            open(OpenCall::Openat, O_WRONLY),
+            open("creat", O_WRONLY | O_CREAT | O_TRUNC),
+            open("open", O_WRONLY),
+            open("openat2", O_WRONLY | O_TRUNC),
+            open("openat", O_WRONLY),
         ]
     );
     let Record::Open { mode, .. } = records[0] else {
@@ -174,7 +173,7 @@ fn failures_keep_the_path_as_given_and_where_it_started() {
         .collect();
     let failure = |errno: i32, flags: i32, raw: &str, base: &Path| {
         (
-            OpenCall::Openat,
+            "openat",
             -i64::from(errno),
             flags as u64,
             String::new(),
@@ -378,7 +377,7 @@ fn what_the_ring_has_no_room_for_is_counted() {
     let Some(mut watch) = Watch::start(&options) else {
         return;
     };
-    let sent = |watch: &Watch| watch.probe.counters().unwrap().sent["open"];
+    let sent = |watch: &Watch| watch.probe.counters().unwrap().sent["openat"];
     let sent_at_first = sent(&watch);
     watch.records();
     let before = watch.probe.counters().unwrap();
@@ -387,10 +386,10 @@ fn what_the_ring_has_no_room_for_is_counted() {
     });
     let after = watch.probe.counters().unwrap();
     let (sent_now, dropped) = (
-        after.sent["open"] - before.sent["open"],
-        after.dropped["open"] + after.crowded["open"]
-            - before.dropped["open"]
-            - before.crowded["open"],
+        after.sent["openat"] - before.sent["openat"],
+        after.dropped["openat"] + after.crowded["openat"]
+            - before.dropped["openat"]
+            - before.crowded["openat"],
     );
     assert!(
         sent_now + dropped >= u64::from(OPENS),

@@ -1,6 +1,6 @@
 //! Forks, exits with their counters, and changes of namespace.
 
-use dogwatch_ebpf::record::Record;
+use dogwatch_ebpf::record::{PLACE_IDENTITY, Record, Value};
 use dogwatch_sensor::probe::{Mode, ProbeOptions};
 
 use crate::act;
@@ -24,6 +24,7 @@ fn a_fork_names_the_child_before_the_child_does_anything() {
         child_start_ns,
         child_cgroup_id,
         child,
+        ..
     }) = fork.map(|index| &records[index])
     else {
         panic!("{records:?}")
@@ -126,24 +127,25 @@ fn changes_of_namespaces_are_seen_with_their_result() {
     let seen: Vec<_> = records
         .iter()
         .filter_map(|record| match record {
-            Record::Namespace {
-                header,
-                setns,
-                ns_flags,
-                mnt_ns,
-                ..
-            } => Some((*setns, *ns_flags, header.ret, *mnt_ns)),
+            Record::Called(called) => match (called.argument("flags"), called.at(PLACE_IDENTITY)) {
+                (Some(Value::Number(flags)), Some(Value::Identity(identity))) => {
+                    let ret = called.header.ret;
+                    Some((called.call.name, *flags as i32, ret, identity.mnt_ns))
+                }
+                _ => None,
+            },
             _ => None,
         })
         .collect();
-    let [unshared, returned, failed] = seen[..] else {
+    let [files, unshared, returned, failed] = seen[..] else {
         panic!("{seen:?}")
     };
+    assert_eq!(files.1, libc::CLONE_FILES);
     let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/mnt").unwrap())
         as u32;
-    let mount = libc::CLONE_NEWNS as u64;
-    assert_eq!((unshared.0, unshared.1, unshared.2), (false, mount, 0));
+    let mount = libc::CLONE_NEWNS;
+    assert_eq!((unshared.0, unshared.1, unshared.2), ("unshare", mount, 0));
     assert_ne!(unshared.3, own);
-    assert_eq!(returned, (true, mount, 0, own));
-    assert_eq!((failed.0, failed.2), (true, -i64::from(libc::EBADF)));
+    assert_eq!(returned, ("setns", mount, 0, own));
+    assert_eq!((failed.0, failed.2), ("setns", -i64::from(libc::EBADF)));
 }

@@ -93,13 +93,13 @@ fn a_share_is_used_up_and_what_it_refused_is_counted() {
     let [one] = own[..] else {
         panic!("{refused:?}")
     };
-    assert_eq!((one.cgroup_id, one.kind), (flooder.id(), "open"));
+    assert_eq!((one.cgroup_id, one.kind), (flooder.id(), "openat"));
     assert_eq!(one.counted.count as usize + sent, 2_000);
     assert!(one.counted.first_ns < one.counted.last_ns);
     let (own_id, count) = (one.cgroup_id, one.counted.count);
     let again = watch.probe.limited(0).unwrap();
     assert!(again.iter().all(|one| one.cgroup_id != own_id), "{again:?}");
-    assert!(watch.probe.counters().unwrap().limited["open"] >= count);
+    assert!(watch.probe.counters().unwrap().limited["openat"] >= count);
     let beside = watch.see(|| {
         enter_quiet();
         openat(AT_FDCWD, c"/dev/null", O_WRONLY);

@@ -178,7 +178,7 @@ impl Search {
                 Topic::Schemas,
                 &key,
                 schema.as_bytes(),
-                Kind::Any,
+                Kind::ANY,
             );
         }
     }

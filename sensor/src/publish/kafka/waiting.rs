@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     fn push(waiting: &mut Waiting, value: &[u8], outstanding: u64) -> bool {
-        waiting.push(Topic::Events, "h", value, Kind::Open, outstanding)
+        waiting.push(Topic::Events, "h", value, Kind::EXEC, outstanding)
     }
 
     #[test]

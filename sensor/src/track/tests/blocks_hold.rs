@@ -72,11 +72,8 @@ impl Bench {
             Step::Open { pid } if self.lives(*pid) => {
                 let mut header = self.header(*pid, self.cgroup(*pid));
                 header.uid = uids.get(pid).copied().unwrap_or_default();
-                self.record(Record::ExecFailed {
-                    header,
-                    at: false,
-                    path: b"/none".to_vec(),
-                });
+                let path = Value::Text(b"/none".to_vec());
+                self.record(called("execve", header, vec![(0, path)]));
             }
             Step::SetUser { pid, uid } => {
                 uids.insert(*pid, *uid);
