@@ -38,7 +38,9 @@ fn builder(
     overrides: &[Override],
     known: &Value,
 ) -> Result<ConfigBuilder<DefaultState>, config::ConfigError> {
-    let mut builder = config::Config::builder();
+    // Below all: a table that is given in part keeps the rest, the tables of rates among them.
+    let defaults = config::Config::try_from(&RawConfig::default())?;
+    let mut builder = config::Config::builder().add_source(defaults);
     if let Some(file) = file {
         builder = builder.add_source(File::from(file).format(FileFormat::Toml).required(true));
     }

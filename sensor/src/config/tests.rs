@@ -48,6 +48,17 @@ fn later_sources_win() {
 }
 
 #[test]
+fn a_table_given_in_part_keeps_the_rest() {
+    let toml = "[kernel.total_rates]\nexec = 7000\n[kernel.container_rates]\ncall = 9000";
+    let variables = [("DOGWATCH_KERNEL__CONTAINER_RATES__EXEC", "3000")];
+    let config = load(toml, &variables, &[]).unwrap();
+    let mut expected = Rates::default();
+    expected.total.exec = 7000;
+    (expected.container.call, expected.container.exec) = (9000, 3000);
+    assert_eq!(config.rates, expected);
+}
+
+#[test]
 fn the_environment_sets_lists_tags_and_options() {
     let variables = [
         ("DOGWATCH_HOST_ID", "007"),
