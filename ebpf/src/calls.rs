@@ -272,6 +272,10 @@ All other arguments are in `evt_args`, under the names given here.
     fn list() -> String {
         let mut out = INTRODUCTION.to_owned();
         for call in CALLS {
+            let told: fn(&Argument) -> Option<String> = match call.effect {
+                Effect::Open => told_of_an_open,
+                _ => told,
+            };
             let arguments: Vec<_> = call.arguments.iter().filter_map(told).collect();
             out += &format!(
                 "| `{}` | {} | {} | {} | {} | {} |\n",
@@ -284,6 +288,12 @@ All other arguments are in `evt_args`, under the names given here.
             );
         }
         out
+    }
+
+    /// All else of an open has columns of its own.
+    fn told_of_an_open(argument: &Argument) -> Option<String> {
+        let path = [ArgumentKind::Path, ArgumentKind::PathAt].contains(&argument.kind);
+        path.then(|| told(argument)).flatten()
     }
 
     fn told(argument: &Argument) -> Option<String> {
