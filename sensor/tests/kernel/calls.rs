@@ -223,6 +223,7 @@ const EXAMPLES: &[Example] = &[
     ("fsmount", Anyhow, "flags=0, attributes=MOUNT_ATTR_NOSUID", |s| with([s.dir_fd, 0, 2])),
     ("fspick", Anyhow, "path=inner@%, flags=0", |s| with([s.dir_fd, at(c"inner"), 0])),
     ("mount_setattr", Anyhow, "path=inner@%, flags=0", |s| with([s.dir_fd, at(c"inner"), 0, NONE, 0])),
+    ("swapon", Anyhow, "specialfile=%/file@/, flags=0", |s| with([s.file(), 0])),
     ("socket", Anyhow, "domain=AF_PACKET, type=SOCK_RAW, proto=768, fd=socket", |_| with([17, 3, 768])),
     ("bind", Well, "fd=socket, addr=127.0.0.1:0", |_| with([socket(libc::AF_INET, libc::SOCK_STREAM), ANYWHERE.as_ptr() as usize, 16])),
     ("listen", Well, "fd=socket, backlog=7", |_| with([bound(libc::SOCK_STREAM), 7])),
