@@ -12,7 +12,7 @@
 set -eu
 
 rust_minimum=1.95
-# The newest that Debian 12's Go compiles.
+# No module of it asks for a newer Go than Debian 12 has, 1.19.
 helm_version=v3.11.3
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/dogwatch
 
