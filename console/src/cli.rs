@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::demo;
@@ -20,6 +21,7 @@ First steps:
   dogwatch demo                 see a real attack on a real container being found
   sudo dogwatch local           watch this machine; alerts come to the terminal
   dogwatch detections list      what is looked for
+  dogwatch alerts --follow      alerts of a processor that writes to Kafka
 
 Exit codes:
   0  fine
@@ -38,7 +40,8 @@ pub enum Command {
     /// Watch this machine: sensor and stream processor in one process, no Kafka needed.
     ///
     /// Alerts are printed as they come: for people on a terminal (plain when piped, or when NO_COLOR is set), as JSON
-    /// with --json. What was lost is said as soon as it is known. Ends on Ctrl-C or SIGTERM with a summary.
+    /// with --json. What was lost is said as soon as it is known. Ends on Ctrl-C, SIGTERM or with its terminal, with a summary; a second
+    /// Ctrl-C ends it at once.
     ///
     /// Watching needs root and a kernel with BTF; `dogwatch-sensor check` says what this one allows.
     Local(Local),
@@ -51,6 +54,11 @@ pub enum Command {
     /// Without root, without BTF or when the kernel refuses, a recorded attack is replayed instead, and the demo says
     /// so. Exits with 1 when a step was not found, or when the container's healthcheck raised an alert.
     Demo(Demo),
+    /// Print the alerts that a processor wrote to Kafka
+    ///
+    /// They come in the order of their events, as far as 64 MiB of them reach. Only what is committed is read, nothing is
+    /// changed, no consumer group is joined.
+    Alerts(Alerts),
     /// List, check and test the detections
     Detections(Detections),
     /// The demo's victim, inside its container.
@@ -100,6 +108,9 @@ pub struct Local {
     pub watch: Watch,
 
     /// Append each alert as one line of JSON to FILE as well
+    ///
+    /// The file may be moved away (it is made anew with the next alert, at once on SIGHUP) or copied and cut. While it
+    /// cannot be written, as on a full disk, watching goes on; what is missing is counted, and the exit code is 1.
     #[arg(long, value_name = "FILE")]
     pub alerts: Option<PathBuf>,
 }
@@ -119,6 +130,39 @@ pub struct Demo {
     /// What to attack [default: the first that works]
     #[arg(long, value_name = "WHAT")]
     pub with: Option<Target>,
+}
+
+/// Options of `alerts`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dogwatch alerts --since 1h
+  dogwatch alerts --follow --kafka broker:9092
+  dogwatch alerts --config /etc/dogwatch/processor.toml --json | jq .message
+
+Settings come from the file, then the environment (DOGWATCH_KAFKA__BOOTSTRAP_SERVERS,
+DOGWATCH_KAFKA__OPTIONS__SASL_PASSWORD_FILE), then --kafka.")]
+pub struct Alerts {
+    /// Settings of a processor or a sensor: brokers, topics, TLS, SASL (see processor.toml)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Brokers, host:port separated by commas (kafka.bootstrap_servers)
+    #[arg(long, value_name = "ADDRESS")]
+    pub kafka: Option<String>,
+
+    /// Begin so long ago, such as 1h, or at a time, such as 2026-01-31T12:00:00Z [default: with all that is kept; with
+    /// --follow now]
+    #[arg(long, value_name = "SPAN", value_parser = crate::alerts::since)]
+    pub since: Option<DateTime<Utc>>,
+
+    /// Write each alert as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Go on with the alerts that come, until Ctrl-C
+    #[arg(long)]
+    pub follow: bool,
 }
 
 /// What the demo attacks.

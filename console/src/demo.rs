@@ -20,7 +20,7 @@ pub mod tree;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use dogwatch_sensor::pipeline::{Input, Shutdown, stop_on_signals};
+use dogwatch_sensor::pipeline::{Input, OnHangup, Shutdown, stop_on_signals};
 
 use self::attacker::{AttackError, Attacker, Shell};
 use self::board::Board;
@@ -98,7 +98,7 @@ impl DemoError {
 /// [`DemoError`] when it cannot be given; a step that is not found is no error.
 pub fn run(options: &cli::Demo) -> Result<bool, DemoError> {
     let shutdown = Shutdown::new();
-    stop_on_signals(shutdown.clone()).map_err(DemoError::Signals)?;
+    stop_on_signals(shutdown.clone(), OnHangup::End).map_err(DemoError::Signals)?;
     let printer = Printer::new(Format::chosen(options.watch.json), None)?;
     match target::choose(options.with, &printer)? {
         Chosen::Live(live) => attack(options, printer, shutdown, &live),

@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use dogwatch_schemas::local;
 use dogwatch_schemas::records::Alert;
 use dogwatch_sensor::pipeline::{
-    Loaded, Output, SensorError, Shutdown as SensorShutdown, Stats, Summary,
+    Loaded, Output, SensorError, Shutdown as SensorShutdown, Stats, Summary, leave_signals,
 };
 use dogwatch_stream_processor::config::Config;
 use dogwatch_stream_processor::pipeline::{self as processor, ProcessorError};
@@ -129,6 +129,7 @@ impl Joined {
     pub fn start(plan: Plan) -> Result<Self, PlanError> {
         let shutdown = plan.shutdown();
         let loaded = Loaded::load(plan.sensor, plan.input).map_err(Box::new)?;
+        leave_signals();
         let stats = Stats::default();
         let (arrived, arrivals) = bounded(ALERTS);
         let processor_ended = Arc::new(AtomicBool::new(false));

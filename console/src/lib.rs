@@ -3,11 +3,14 @@
 //! ```text
 //! local       sensor ─► processor ─► terminal, file        one machine, no Kafka
 //! demo        the same, and an attack of its own
+//! alerts      what a processor wrote to Kafka
 //! detections  list, lint, test                             no privileges
 //! ```
 //! It holds no detection and no stage of its own: it joins the libraries of sensor and stream processor and shows what
 //! comes of it.
 
+pub mod alerts;
+pub mod alerts_file;
 pub mod cli;
 pub mod demo;
 pub mod detections;

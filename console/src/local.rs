@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use dogwatch_sensor::pipeline::{Input, Shutdown, Summary, hold_signals, stop_on_signals};
+use dogwatch_sensor::pipeline::{
+    Input, OnHangup, Reopen, Shutdown, Summary, hold_signals, stop_on_signals,
+};
 
 use crate::cli;
 use crate::joined::Joined;
@@ -36,8 +38,8 @@ impl LocalError {
         match self {
             Self::Plan(error) => error.exit_code(),
             Self::Session(SessionError::Ended(error)) => error.exit_code(),
-            Self::Print(PrintError::File { .. }) => 2,
-            Self::Print(_) | Self::Session(_) | Self::Signals(_) => 1,
+            Self::Print(error) | Self::Session(SessionError::Print(error)) => error.exit_code(),
+            Self::Signals(_) => 1,
         }
     }
 }
@@ -47,21 +49,30 @@ impl LocalError {
 /// # Errors
 /// [`LocalError`] when it cannot start, or sensor or processor fail.
 pub fn run(options: &cli::Local) -> Result<(), LocalError> {
+    ignore_file_size_limit();
     let printer = Printer::new(
         Format::chosen(options.watch.json),
         options.alerts.as_deref(),
     )?;
     let shutdown = Shutdown::new();
+    let reopen = Reopen::default();
+    let on_hangup = match options.alerts {
+        Some(_) => OnHangup::Reopen(reopen.clone()),
+        None => OnHangup::End,
+    };
     hold_signals();
     let plan = Plan::new(&options.watch, Input::Kernel, &[], shutdown.clone())?;
     introduce(&printer, &plan)?;
     let joined = Joined::start(plan)?;
-    stop_on_signals(shutdown).map_err(LocalError::Signals)?;
+    stop_on_signals(shutdown, on_hangup).map_err(LocalError::Signals)?;
     let mut session = Session::new(joined, printer, Timing::Live);
     let mut announced = false;
     loop {
         if let Next::End = session.next(HEARTBEAT)? {
             break;
+        }
+        if reopen.take() {
+            session.reopen();
         }
         if !announced {
             announced = announce(&session)?;
@@ -70,7 +81,13 @@ pub fn run(options: &cli::Local) -> Result<(), LocalError> {
     }
     let (printer, summary) = session.finish()?;
     printer.note(summary.trim_end())?;
-    Ok(())
+    Ok(printer.complete()?)
+}
+
+/// A file at the limit of the process (`ulimit -f`) is as full as a disk: the write fails, the process goes on.
+fn ignore_file_size_limit() {
+    // SAFETY: no handler is set.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Says what runs, and what this machine does not allow.

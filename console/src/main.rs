@@ -11,7 +11,7 @@ use dogwatch_console::cli::{Cli, Command, Detections, DetectionsAction, Folder};
 use dogwatch_console::demo::{self, runtime, service};
 use dogwatch_console::detections::{self, Report};
 use dogwatch_console::failure::in_full;
-use dogwatch_console::{local, locate};
+use dogwatch_console::{alerts, local, locate};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -23,6 +23,10 @@ fn main() -> ExitCode {
             local::LocalError::exit_code,
         ),
         Command::Demo(options) => ended(demo::run(&options), demo::DemoError::exit_code),
+        Command::Alerts(options) => ended(
+            alerts::run(&options).map(|()| true),
+            alerts::AlertsError::exit_code,
+        ),
         Command::Detections(options) => judge(&options),
         Command::DemoService => ended(service::serve().map(|()| true), |_| 1),
         Command::DemoRuntime { arguments } => ended(runtime::run(&arguments).map(|()| true), |_| 3),
@@ -84,6 +88,6 @@ fn log_to_standard_error() {
     if std::io::stderr().is_terminal() {
         subscriber.init();
     } else {
-        subscriber.json().init();
+        subscriber.json().flatten_event(true).init();
     }
 }

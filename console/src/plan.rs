@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use dogwatch_sensor::check;
-use dogwatch_sensor::config::{Config as SensorConfig, ConfigError as SensorConfigError, Override};
+use dogwatch_sensor::config::{Config as SensorConfig, ConfigError as SensorConfigError, Flag};
 use dogwatch_sensor::pipeline::{Input, SensorError, Shutdown};
 use dogwatch_stream_processor::config::{
     Config as ProcessorConfig, ConfigError as ProcessorConfigError, Delivery, RawConfig, RawKafka,
@@ -90,7 +90,7 @@ impl Plan {
     pub fn new(
         options: &Watch,
         input: Input,
-        overrides: &[Override],
+        overrides: &[Flag],
         shutdown: Shutdown,
     ) -> Result<Self, PlanError> {
         let mut overrides = overrides.to_vec();

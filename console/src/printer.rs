@@ -6,28 +6,37 @@
 //! note  ───► standard output, or standard error where standard output carries JSON
 //! ```
 
-use std::fs::File;
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dogwatch_schemas::records::Alert;
 
+use crate::alerts_file::{AlertsFile, Written};
 use crate::render::{self, Colour};
 
 /// Something could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PrintError {
-    /// Standard output was closed or refused.
+    /// Nobody reads standard output any more.
     #[error("could not write to standard output")]
     Output(#[source] io::Error),
-    /// The alerts' file could not be opened or written.
+    /// The alerts' file could not be opened.
     #[error("could not write to {}; check the folder and the free space", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
+    },
+    /// Alerts that are not where they should be.
+    #[error("{alerts} alerts could not be written to {place}")]
+    Unwritten {
+        /// How many.
+        alerts: u64,
+        /// The file, or standard output.
+        place: String,
     },
     /// An alert could not be written as JSON.
     #[error("could not write alert {alert_id} as JSON")]
@@ -37,6 +46,21 @@ pub enum PrintError {
         /// Why it failed.
         source: serde_json::Error,
     },
+}
+
+impl PrintError {
+    /// The program's exit code: 2 for a path that cannot be, 3 for a disk that is full, 1 for what failed while running.
+    pub fn exit_code(&self) -> u8 {
+        use io::ErrorKind as Kind;
+        match self {
+            Self::File { source, .. } => match source.kind() {
+                Kind::NotFound | Kind::PermissionDenied | Kind::IsADirectory => 2,
+                Kind::NotADirectory | Kind::ReadOnlyFilesystem => 2,
+                _ => 3,
+            },
+            Self::Output(_) | Self::Unwritten { .. } | Self::Json { .. } => 1,
+        }
+    }
 }
 
 /// How standard output is used.
@@ -63,7 +87,8 @@ impl Format {
 #[derive(Debug)]
 pub struct Printer {
     format: Format,
-    file: Option<(PathBuf, File)>,
+    file: Option<AlertsFile>,
+    output: Output,
 }
 
 impl Printer {
@@ -72,19 +97,23 @@ impl Printer {
     /// # Errors
     /// [`PrintError::File`] when it cannot be opened.
     pub fn new(format: Format, file: Option<&Path>) -> Result<Self, PrintError> {
-        let open = |path: &Path| {
-            let opened = File::options().create(true).append(true).open(path);
-            opened
-                .map(|file| (path.to_owned(), file))
-                .map_err(|source| PrintError::File {
-                    path: path.to_owned(),
-                    source,
-                })
-        };
-        Ok(Self {
+        let mut printer = Self {
             format,
-            file: file.map(open).transpose()?,
-        })
+            file: None,
+            output: Output::default(),
+        };
+        if let Some(path) = file {
+            let opened = AlertsFile::open(path).map_err(|source| PrintError::File {
+                path: path.to_owned(),
+                source,
+            });
+            let (file, said) = opened?;
+            printer.file = Some(file);
+            if let Some(said) = said {
+                printer.note(&said)?;
+            }
+        }
+        Ok(printer)
     }
 
     /// Colours of notes.
@@ -95,10 +124,11 @@ impl Printer {
         }
     }
 
-    /// Writes one alert; `latency` is the time from event to alert, where it means something.
+    /// Writes one alert; `latency` is the time from event to alert, where it means something. A file or an output that
+    /// takes no more costs its line alone, which is counted and said.
     ///
     /// # Errors
-    /// [`PrintError`] when output or file refuse.
+    /// [`PrintError`] when nobody reads the output any more.
     pub fn alert(&mut self, alert: &Alert, latency: Option<Duration>) -> Result<(), PrintError> {
         let json = |alert: &Alert| {
             let line = serde_json::to_string(alert).map(|text| text + "\n");
@@ -107,38 +137,111 @@ impl Printer {
                 source,
             })
         };
-        if let Some((path, file)) = &mut self.file {
-            let written = file.write_all(json(alert)?.as_bytes());
-            written.map_err(|source| PrintError::File {
-                path: path.clone(),
-                source,
-            })?;
-        }
-        match self.format {
-            Format::Human(colour) => {
-                print(&mut io::stdout(), &render::alert(alert, latency, colour))
+        if let Some(file) = &mut self.file {
+            let written = file.append(json(alert)?.as_bytes());
+            let path = file.path().display();
+            let said = match written {
+                Written::Well | Written::FailedStill => None,
+                Written::Failed(why) => Some(format!(
+                    "could not write to {path}: {why}; watching goes on, alerts that are not written are counted"
+                )),
+                Written::Again(missing) => Some(format!(
+                    "{path} is written again; {missing} alerts before are not in it"
+                )),
+            };
+            if let Some(said) = said {
+                self.note(&said)?;
             }
-            Format::JsonLines => print(&mut io::stdout(), &json(alert)?),
+        }
+        let text = match self.format {
+            Format::Human(colour) => render::alert(alert, latency, colour),
+            Format::JsonLines => json(alert)?,
+        };
+        self.output.alert(&text)
+    }
+
+    /// Opens the alerts' file anew: it was moved away.
+    pub fn reopen(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.reopen();
         }
     }
 
     /// Writes a line about what goes on.
     ///
     /// # Errors
-    /// [`PrintError::Output`] when the output refuses.
+    /// [`PrintError::Output`] when nobody reads it any more.
     pub fn note(&self, line: &str) -> Result<(), PrintError> {
+        let line = format!("{line}\n");
         match self.format {
-            Format::Human(_) => print(&mut io::stdout(), &format!("{line}\n")),
-            Format::JsonLines => print(&mut io::stderr(), &format!("{line}\n")),
+            Format::Human(_) => self.output.note(&line),
+            // Whoever closes standard error does not want to hear of it.
+            Format::JsonLines => {
+                let _ = io::stderr().write_all(line.as_bytes());
+                Ok(())
+            }
         }
+    }
+
+    /// Says whether all alerts are where they should be.
+    ///
+    /// # Errors
+    /// [`PrintError::Unwritten`] when some are not.
+    pub fn complete(&self) -> Result<(), PrintError> {
+        let unwritten = |alerts: u64, place: String| match alerts {
+            0 => Ok(()),
+            alerts => Err(PrintError::Unwritten { alerts, place }),
+        };
+        if let Some(file) = &self.file {
+            unwritten(file.unwritten(), file.path().display().to_string())?;
+        }
+        unwritten(self.output.unwritten.get(), "standard output".to_owned())
     }
 }
 
-fn print(output: &mut dyn Write, text: &str) -> Result<(), PrintError> {
-    output
-        .write_all(text.as_bytes())
-        .and_then(|()| output.flush())
-        .map_err(PrintError::Output)
+/// Standard output, which may be a file on a disk that is full.
+#[derive(Debug, Default)]
+struct Output {
+    /// Alerts that it did not take.
+    unwritten: Cell<u64>,
+    /// It may hold a half line.
+    torn: Cell<bool>,
+}
+
+impl Output {
+    fn alert(&self, text: &str) -> Result<(), PrintError> {
+        if !self.take(text)? {
+            self.unwritten.set(self.unwritten.get() + 1);
+            if self.unwritten.get() == 1 {
+                let said = "dogwatch: standard output takes no more; watching goes on, alerts that are not written are counted\n";
+                // There is no other place to say it.
+                let _ = io::stderr().write_all(said.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, text: &str) -> Result<(), PrintError> {
+        self.take(text).map(drop)
+    }
+
+    /// Writes, and says whether all of it was; a half line before it is closed first.
+    fn take(&self, text: &str) -> Result<bool, PrintError> {
+        let mut output = io::stdout().lock();
+        let begin = if self.torn.get() { "\n" } else { "" };
+        let written = output
+            .write_all(format!("{begin}{text}").as_bytes())
+            .and_then(|()| output.flush());
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Err(PrintError::Output(error))
+            }
+            written => {
+                self.torn.set(written.is_err());
+                Ok(written.is_ok())
+            }
+        }
+    }
 }
 
 #[cfg(test)]

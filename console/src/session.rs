@@ -77,6 +77,11 @@ impl Session {
         &self.printer
     }
 
+    /// Opens the alerts' file anew: it was moved away.
+    pub fn reopen(&mut self) {
+        self.printer.reopen();
+    }
+
     /// Waits at most `wait` for a new alert and prints it.
     ///
     /// # Errors

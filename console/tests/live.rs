@@ -2,9 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use dogwatch_console::alerts_file::{AlertsFile, Written};
 
 fn demo(target: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dogwatch"));
@@ -124,4 +129,159 @@ fn interrupted_attack_in_docker_leaves_no_container() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}
+
+/// `dogwatch local` with these arguments, ready and watching; what it prints comes line by line.
+fn watching(
+    arguments: &[&str],
+    prepare: impl FnOnce(&mut Command),
+) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let detections = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dogwatch"));
+    command
+        .arg("local")
+        .arg("--detections")
+        .arg(detections)
+        .args(arguments)
+        .env("DOGWATCH_STATE_FILE", "")
+        .stdout(Stdio::piped());
+    prepare(&mut command);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let watches = lines
+        .by_ref()
+        .map(Result::unwrap)
+        .any(|line| line.starts_with("watching this machine"));
+    assert!(watches);
+    (child, lines)
+}
+
+fn signal(child: &Child, signal: libc::c_int) {
+    // SAFETY: kill takes numbers; the child was not waited for yet, so its id is its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+}
+
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn a_hangup_opens_the_file_of_alerts_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, old) = (
+        folder.path().join("a.jsonl"),
+        folder.path().join("a.jsonl.1"),
+    );
+    std::fs::write(&path, "{\"alert_id\":\"x\",\"mess").unwrap();
+    // In a session of its own, as a service is.
+    let apart = |command: &mut Command| {
+        // SAFETY: setsid may be called between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                Ok(())
+            })
+        };
+    };
+    let (mut child, lines) = watching(&["--alerts", path.to_str().unwrap()], apart);
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        "",
+        "the half line is gone"
+    );
+    std::fs::rename(&path, &old).unwrap();
+    signal(&child, libc::SIGHUP);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !path.exists() {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal(&child, libc::SIGTERM);
+    assert!(
+        lines
+            .map(Result::unwrap)
+            .any(|line| line.starts_with("ran for"))
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn a_hangup_ends_it_where_there_is_no_file() {
+    let (mut child, lines) = watching(&[], |_| {});
+    signal(&child, libc::SIGHUP);
+    assert!(
+        lines
+            .map(Result::unwrap)
+            .any(|line| line.starts_with("ran for"))
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn a_terminal_that_goes_takes_it_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let (mut master, mut slave) = (0, 0);
+    let (name, termios, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
+    // SAFETY: both numbers are written; no name, no settings.
+    let opened = unsafe { libc::openpty(&mut master, &mut slave, name, termios, size) };
+    assert_eq!(opened, 0);
+    let on_terminal = |command: &mut Command| {
+        // SAFETY: setsid and ioctl may be called between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                libc::setsid();
+                libc::ioctl(slave, libc::TIOCSCTTY, 0);
+                libc::close(master);
+                Ok(())
+            })
+        };
+    };
+    let (mut child, lines) = watching(&["--alerts", path.to_str().unwrap()], on_terminal);
+    // SAFETY: nobody else uses these.
+    unsafe {
+        libc::close(slave);
+        libc::close(master);
+    }
+    assert!(
+        lines
+            .map(Result::unwrap)
+            .any(|line| line.starts_with("ran for"))
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+#[ignore = "needs root to mount a small disk"]
+fn a_full_disk_costs_lines_and_leaves_no_half_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mount = |command: &mut Command| assert!(command.status().unwrap().success());
+    mount(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16k", "none"])
+            .arg(&disk),
+    );
+    let path = disk.join("alerts.jsonl");
+    let (mut file, _) = AlertsFile::open(&path).unwrap();
+    let line = format!("{{\"text\":\"{}\"}}\n", "x".repeat(1_000));
+    let written = (0..30)
+        .filter(|_| file.append(line.as_bytes()) == Written::Well)
+        .count();
+    assert!((10..20).contains(&written), "{written}");
+    assert_eq!(file.unwritten() as usize, 30 - written);
+    let whole = line.repeat(written);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+    // Room again: it goes on by itself and says what is missing.
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    let again = file.append(line.as_bytes());
+    assert_eq!(again, Written::Again((30 - written) as u64));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), line);
+    drop(file);
+    mount(Command::new("umount").arg(&disk));
 }

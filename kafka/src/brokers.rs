@@ -1,18 +1,29 @@
 //! Which brokers, and how they are spoken to: what every client of a program shares.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 
 use crate::context::ErrorKeeper;
-use crate::fault::Fault;
+use crate::fault::{Fault, LastError};
 use crate::lifeline::STATISTICS_INTERVAL_MS;
 
 /// How long a broker may take to answer at start.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a connection to a broker may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Brokers of a cluster whose addresses are tried.
+const ADVERTISED_MAX: usize = 8;
 
 /// How long one question to a broker may take.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -73,6 +84,8 @@ impl Brokers {
             client.set(option, value);
         }
         client.set("bootstrap.servers", &self.servers);
+        // Its lines go to a context, which decides; some causes are told nowhere else.
+        client.set_log_level(RDKafkaLogLevel::Info);
         client.set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
         self.default(&mut client, "client.id", &self.client_id);
         client
@@ -84,6 +97,131 @@ impl Brokers {
             client.set(option, value);
         }
     }
+}
+
+impl Brokers {
+    /// Names why the brokers did not answer within `waited`: the last thing the client said of its connections names the
+    /// cause that the error of the call does not.
+    pub fn unanswered(&self, waited: Duration, last: &LastError, error: &KafkaError) -> Fault {
+        use RDKafkaErrorCode as Code;
+        let servers = self.servers.clone();
+        let (code, reason) = last
+            .last()
+            .unwrap_or((Code::BrokerTransportFailure, error.to_string()));
+        match code {
+            Code::Authentication | Code::SaslAuthenticationFailed => {
+                Fault::Unauthenticated { servers, reason }
+            }
+            Code::SSL => Fault::Tls { servers, reason },
+            // A listener without TLS just hangs up during the handshake.
+            _ if reason.contains("SSL_HANDSHAKE") => Fault::Tls { servers, reason },
+            _ if let Some(name) = unresolved(&reason) => {
+                let name = name.to_owned();
+                match self.servers.contains(&name) {
+                    true => Fault::Unresolved { name },
+                    false => Fault::Advertised {
+                        servers,
+                        brokers: format!("{name} (cannot be resolved)"),
+                    },
+                }
+            }
+            _ if hung_up(&reason) => Fault::HungUp {
+                servers,
+                protocol: self.protocol(),
+                reason,
+            },
+            _ => Fault::Unreachable {
+                servers,
+                waited,
+                reason,
+            },
+        }
+    }
+
+    fn protocol(&self) -> String {
+        let given = self.options.get("security.protocol");
+        given.map_or_else(
+            || "plaintext".to_owned(),
+            |protocol| protocol.to_lowercase(),
+        )
+    }
+}
+
+/// The name that librdkafka could not resolve, if that is what it says.
+fn unresolved(reason: &str) -> Option<&str> {
+    let (_, rest) = reason.split_once("Failed to resolve '")?;
+    rest.split_once('\'').map(|(name, _)| name)
+}
+
+/// Says whether librdkafka's words mean that a connection was made and then ended by the other side.
+fn hung_up(reason: &str) -> bool {
+    let after = [
+        "Disconnected",
+        "Broken pipe",
+        "Connection reset",
+        "ApiVersion",
+        "Receive failed",
+        "Send failed",
+    ];
+    after.iter().any(|word| reason.contains(word)) && !reason.contains("Connect to ")
+}
+
+/// Checks that at least one of the brokers can be reached by the address it advertises: answers come from the address that
+/// was configured, and everything else goes to those.
+///
+/// # Errors
+/// [`Fault::Advertised`] when none can, with each one's reason.
+pub fn check_advertised(brokers: &Brokers, metadata: &Metadata) -> Result<(), Fault> {
+    let (tell, answers) = channel();
+    let named = metadata.brokers().iter().take(ADVERTISED_MAX);
+    for broker in named {
+        let (host, port, tell) = (broker.host().to_owned(), broker.port(), tell.clone());
+        let connect = move || {
+            let answer = connect(&host, port).map_err(|error| format!("{host}:{port} ({error})"));
+            // Whoever asked may have its answer already.
+            let _ = tell.send(answer);
+        };
+        let started = Builder::new().name("reach".to_owned()).spawn(connect);
+        // A machine without threads to spare is no reason to say that brokers are away.
+        if started.is_err() {
+            return Ok(());
+        }
+    }
+    drop(tell);
+    let deadline = Instant::now() + CONNECT;
+    let mut failed = Vec::new();
+    loop {
+        match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(reason)) => failed.push(reason),
+            Err(RecvTimeoutError::Timeout) => {
+                failed.push(format!("others (no answer within {}s)", CONNECT.as_secs()));
+                break;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    // Metadata without brokers come while a cluster starts.
+    if metadata.brokers().is_empty() {
+        return Ok(());
+    }
+    failed.sort();
+    Err(Fault::Advertised {
+        servers: brokers.servers.clone(),
+        brokers: failed.join(", "),
+    })
+}
+
+fn connect(host: &str, port: i32) -> io::Result<()> {
+    let port = u16::try_from(port).map_err(|_| io::Error::other("no port"))?;
+    let mut last = io::Error::other("no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Asks the brokers for their topics, for at most `patience`.
@@ -99,12 +237,15 @@ pub fn reach(
     let started = Instant::now();
     loop {
         let error = match client.fetch_metadata(None, ANSWER) {
-            Ok(metadata) => return Ok((client, metadata)),
+            Ok(metadata) => {
+                check_advertised(brokers, &metadata)?;
+                return Ok((client, metadata));
+            }
             Err(error) => error,
         };
         tend(&client);
         let last = client.context().last();
-        let fault = Fault::unanswered(&brokers.servers, started.elapsed(), last, &error);
+        let fault = brokers.unanswered(started.elapsed(), last, &error);
         let certain = fault.is_final() || matches!(fault, Fault::Tls { .. });
         if certain || started.elapsed() >= patience {
             return Err(fault);
@@ -122,7 +263,107 @@ pub fn tend<C: ConsumerContext>(client: &BaseConsumer<C>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use rdkafka::mocking::MockCluster;
+
     use super::*;
+
+    fn brokers(servers: &str, protocol: Option<&str>) -> Brokers {
+        let options = protocol.map(|of| ("security.protocol".to_owned(), of.to_owned()));
+        Brokers {
+            servers: servers.to_owned(),
+            options: options.into_iter().collect(),
+            client_id: "test".to_owned(),
+        }
+    }
+
+    /// What is said of brokers that say `reason` last.
+    fn said(protocol: Option<&str>, code: RDKafkaErrorCode, reason: &str) -> String {
+        let last = LastError::default();
+        last.note(&KafkaError::Global(code), reason);
+        let waited = Duration::from_secs(15);
+        let error = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+        let fault = brokers("kafka:9092", protocol).unanswered(waited, &last, &error);
+        fault.to_string()
+    }
+
+    #[test]
+    fn each_cause_has_its_sentence_and_mend() {
+        use RDKafkaErrorCode as Code;
+        for (protocol, code, reason, words) in [
+            (
+                None,
+                Code::BrokerTransportFailure,
+                "kafka:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: Connection refused",
+                "could not reach Kafka at kafka:9092 within 15s",
+            ),
+            (
+                None,
+                Code::BrokerTransportFailure,
+                "kafka:9092/bootstrap: Disconnected while requesting ApiVersion: might be caused by",
+                "its listener does not speak plaintext: check security.protocol",
+            ),
+            (
+                Some("SASL_PLAINTEXT"),
+                Code::BrokerTransportFailure,
+                "kafka:9092/bootstrap: Send failed: Broken pipe",
+                "its listener does not speak sasl_plaintext: check security.protocol",
+            ),
+            (
+                Some("ssl"),
+                Code::BrokerTransportFailure,
+                "kafka:9092/bootstrap: Disconnected: connecting to a PLAINTEXT broker listener? (after 9ms in state SSL_HANDSHAKE)",
+                "could not make a TLS connection to kafka:9092",
+            ),
+            (
+                None,
+                Code::Resolve,
+                "kafka:9092/bootstrap: Failed to resolve 'kafka:9092': Name or service not known",
+                "could not resolve kafka:9092; check kafka.bootstrap_servers",
+            ),
+            (
+                None,
+                Code::Resolve,
+                "broker-1:9092/1: Failed to resolve 'broker-1:9092': Name or service not known",
+                "broker-1:9092 (cannot be resolved); set advertised.listeners",
+            ),
+            (
+                None,
+                Code::Authentication,
+                "SASL authentication error: Invalid username or password",
+                "refused to authenticate this program",
+            ),
+        ] {
+            let said = said(protocol, code, reason);
+            assert!(said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_hangs_up_is_told_within_the_patience() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        let begun = Instant::now();
+        let fault = reach(&brokers(&address, None), Duration::from_secs(3)).map(drop);
+        let said = fault.unwrap_err().to_string();
+        assert!(
+            said.contains("takes connections and hangs up") && said.contains(&address),
+            "{said}"
+        );
+        assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+
+    #[test]
+    fn brokers_are_tried_by_what_they_advertise() {
+        let cluster = MockCluster::new(1).unwrap();
+        let own = brokers(&cluster.bootstrap_servers(), None);
+        assert!(reach(&own, PATIENCE).is_ok());
+        assert!(connect("127.0.0.1", 1).is_err());
+        assert!(connect("no-such-host.invalid", 9092).is_err());
+        assert!(connect("127.0.0.1", -1).is_err());
+    }
 
     #[test]
     fn brokers_are_hosts_with_ports() {

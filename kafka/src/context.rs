@@ -54,7 +54,7 @@ impl ClientContext for Logged {
 
 impl ConsumerContext for Logged {}
 
-/// Context of a client whose last word is wanted, for [`Fault::unanswered`](crate::Fault::unanswered).
+/// Context of a client whose last word is wanted, for [`Brokers::unanswered`](crate::Brokers::unanswered).
 #[derive(Debug, Default)]
 pub struct ErrorKeeper {
     last: LastError,
@@ -82,6 +82,7 @@ impl ErrorKeeper {
 impl ClientContext for ErrorKeeper {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
         log_line(facility, line);
+        self.last.note_line(facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

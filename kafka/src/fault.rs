@@ -24,6 +24,36 @@ pub enum Fault {
         /// The client's last word.
         reason: String,
     },
+    /// Somebody listens there, and hangs up on us.
+    #[error(
+        "{servers} takes connections and hangs up: {reason}; its listener does not speak {protocol}: check security.protocol in kafka.options (TLS: ssl, passwords: sasl_ssl or sasl_plaintext) and the port"
+    )]
+    HungUp {
+        /// Where it was looked for.
+        servers: String,
+        /// The client's `security.protocol`.
+        protocol: String,
+        /// The client's last word.
+        reason: String,
+    },
+    /// A name of ours has no address.
+    #[error(
+        "could not resolve {name}; check kafka.bootstrap_servers and this machine's name service"
+    )]
+    Unresolved {
+        /// The name, with its port.
+        name: String,
+    },
+    /// A broker answers, and what it calls itself leads nowhere.
+    #[error(
+        "{servers} answers, but its brokers call themselves by addresses that lead nowhere from here: {brokers}; set advertised.listeners of the brokers to names that this machine resolves and reaches"
+    )]
+    Advertised {
+        /// Where it was looked for.
+        servers: String,
+        /// What the brokers call themselves, each with the reason.
+        brokers: String,
+    },
     /// The broker does not accept who we are.
     #[error(
         "the broker at {servers} refused to authenticate this program: {reason}; check security.protocol and sasl.* in kafka.options"
@@ -52,6 +82,17 @@ pub enum Fault {
         /// The broker's answer.
         reason: String,
     },
+    /// The brokers' coordinator of transactions does not answer.
+    #[error(
+        "could not {action} within {}s: their coordinator does not answer; __transaction_state needs a leader and as many copies in sync as transaction.state.log.min.isr asks for: look at the brokers' logs",
+        waited.as_secs()
+    )]
+    NoCoordinator {
+        /// What was attempted.
+        action: String,
+        /// How long.
+        waited: Duration,
+    },
     /// Anything else.
     #[error("could not {action}: {reason}")]
     Other {
@@ -79,34 +120,6 @@ impl Fault {
                 Self::Options(format!("{option} = {value:?}: {description}"))
             }
             _ => Self::new(action, error.rdkafka_error_code(), error.to_string()),
-        }
-    }
-
-    /// Names why brokers did not answer within `waited`: the last thing the client said of its connections names the
-    /// cause that the error of the call does not.
-    pub fn unanswered(
-        servers: &str,
-        waited: Duration,
-        last: &LastError,
-        error: &KafkaError,
-    ) -> Self {
-        use RDKafkaErrorCode as Code;
-        let servers = servers.to_owned();
-        let (code, reason) = last
-            .last()
-            .unwrap_or((Code::BrokerTransportFailure, error.to_string()));
-        match code {
-            Code::Authentication | Code::SaslAuthenticationFailed => {
-                Self::Unauthenticated { servers, reason }
-            }
-            Code::SSL => Self::Tls { servers, reason },
-            // A listener without TLS just hangs up during the handshake.
-            _ if reason.contains("SSL_HANDSHAKE") => Self::Tls { servers, reason },
-            _ => Self::Unreachable {
-                servers,
-                waited,
-                reason,
-            },
         }
     }
 
@@ -151,6 +164,27 @@ impl LastError {
         // "All brokers down" follows every cause and says less.
         if last.is_none() || code != RDKafkaErrorCode::AllBrokersDown {
             *last = Some((code, reason.to_owned()));
+        }
+    }
+
+    /// Takes a line of the client's log: that a broker hung up is told there alone.
+    pub fn note_line(&self, facility: &str, line: &str) {
+        if facility != "FAIL" {
+            return;
+        }
+        // What stands before it is the thread that says it.
+        let words = line.split_once("]: ").map_or(line, |(_, words)| words);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        use RDKafkaErrorCode as Code;
+        let says_more = matches!(
+            *last,
+            Some((
+                Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL,
+                _
+            ))
+        );
+        if !says_more {
+            *last = Some((Code::BrokerTransportFailure, words.to_owned()));
         }
     }
 

@@ -38,6 +38,33 @@ pub struct NewTopics {
     pub replication_factor: i32,
 }
 
+/// A topic that brokers make for themselves when it is first needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Internal {
+    /// Where groups keep their offsets.
+    Groups,
+    /// Where transactions are kept.
+    Transactions,
+}
+
+impl Internal {
+    /// Its name, the brokers' setting of its copies, and what it is for.
+    fn row(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Groups => (
+                "__consumer_offsets",
+                "offsets.topic.replication.factor",
+                "consumer groups",
+            ),
+            Self::Transactions => (
+                "__transaction_state",
+                "transaction.state.log.replication.factor",
+                "transactions",
+            ),
+        }
+    }
+}
+
 /// Why the topics are not fit for work.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
@@ -74,6 +101,23 @@ pub enum TopicError {
         expected: &'static str,
         /// What breaks otherwise.
         why: &'static str,
+    },
+    /// The brokers cannot make a topic of their own.
+    #[error(
+        "the brokers cannot make {topic}, which they need for {purpose}: {setting}={copies}, and there {} {brokers}; set it to at most the number of brokers (and transaction.state.log.min.isr no higher), or start more brokers",
+        if *brokers == 1 { "is" } else { "are" }
+    )]
+    Internal {
+        /// The brokers' topic.
+        topic: &'static str,
+        /// What it is for.
+        purpose: &'static str,
+        /// The brokers' setting of its copies.
+        setting: &'static str,
+        /// Copies asked for.
+        copies: usize,
+        /// Brokers that are there.
+        brokers: usize,
     },
     /// Two topics that are cut by task differ in partitions.
     #[error(
@@ -113,6 +157,7 @@ impl TopicError {
                 );
                 refused || is_refusal(*reason)
             }
+            Self::Internal { .. } => false,
             Self::Missing(_) | Self::Setting { .. } | Self::Partitions { .. } => true,
         }
     }
@@ -294,6 +339,45 @@ impl Admin {
             }
         }
         Ok(settings)
+    }
+}
+
+impl Admin {
+    /// Checks that the brokers can make the topics of their own that `needed` stand for, where these are missing: with
+    /// Kafka's defaults a single broker cannot, and clients wait for ever.
+    ///
+    /// # Errors
+    /// [`TopicError::Internal`]. Settings of brokers that may not be read are not checked.
+    pub fn check_internal(
+        &self,
+        needed: &[Internal],
+        metadata: &Metadata,
+    ) -> Result<(), TopicError> {
+        let present = |topic: &str| metadata.topics().iter().any(|of| of.name() == topic);
+        for (topic, setting, purpose) in needed.iter().map(|of| of.row()) {
+            let Some(broker) = metadata.brokers().first().filter(|_| !present(topic)) else {
+                continue;
+            };
+            let asked = [ResourceSpecifier::Broker(broker.id())];
+            let answer = block_on(self.client.describe_configs(&asked, &self.options));
+            let copies = answer.ok().and_then(|mut answer| {
+                let settings = answer.pop()?.ok()?;
+                settings.get(setting)?.value.as_ref()?.parse().ok()
+            });
+            let brokers = metadata.brokers().len();
+            if let Some(copies) = copies
+                && copies > brokers
+            {
+                return Err(TopicError::Internal {
+                    topic,
+                    purpose,
+                    setting,
+                    copies,
+                    brokers,
+                });
+            }
+        }
+        Ok(())
     }
 }
 

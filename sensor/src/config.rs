@@ -1,30 +1,27 @@
 //! Configuration: a raw form that mirrors `sensor.toml`, and the checked form the sensor uses.
 //!
-//! Sources, later ones win: defaults, file, environment (`DOGWATCH_`, levels joined by `__`), flags.
-//! Unknown keys are refused with the nearest known one. Nothing else of the sensor reads files or variables for settings.
+//! Where values come from is `dogwatch-settings`' matter. Nothing else of the sensor reads files or variables for settings.
 
 mod raw;
-mod sources;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dogwatch_kafka::options::{self, Contradiction, Decided};
+use dogwatch_kafka::options::{self, Decided, OptionError};
 use dogwatch_kafka::topics::NewTopics;
 use dogwatch_kafka::{Brokers, check_servers};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
+use dogwatch_settings::{Program, Settings, SettingsError, nearest_word};
 
 pub use self::raw::{RawConfig, Size};
 use crate::probe::{CallSet, ClassRates, ProbeOptions, Rates, UnknownCall};
 use crate::redact::Redactor;
 use dogwatch_ebpf::calls::CALLS;
 use dogwatch_ebpf::control::Mode;
-
-/// A setting given on the command line: its key, levels joined by dots, and its value.
-pub type Override = (&'static str, String);
+pub use dogwatch_settings::Flag;
 
 /// The checked configuration.
 #[derive(Debug, Clone)]
@@ -151,23 +148,9 @@ pub struct ContainersConfig {
 /// Why a configuration was refused. The user's to mend; never worth a retry.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read or parsed, or a value has the wrong type.
-    #[error("could not read configuration{}: {source}", file.as_ref().map(|file| format!(" {}", file.display())).unwrap_or_default())]
-    Unreadable {
-        /// The file, where one was named.
-        file: Option<PathBuf>,
-        /// The reader's reason.
-        #[source]
-        source: Box<config::ConfigError>,
-    },
-    /// A key that does not exist.
-    #[error("unknown configuration key {key}{}", nearest.as_ref().map(|near| format!(": did you mean {near}?")).unwrap_or_default())]
-    UnknownKey {
-        /// The key, levels joined by dots.
-        key: String,
-        /// The nearest known one.
-        nearest: Option<String>,
-    },
+    /// File or environment could not be read, or hold what no setting has.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A value out of its range.
     #[error("configuration {key} = {value}: {reason}")]
     BadValue {
@@ -178,18 +161,29 @@ pub enum ConfigError {
         /// What is allowed.
         reason: String,
     },
-    /// A librdkafka option that a named field already decides.
+    /// A librdkafka option that a named field already decides, or a secret that cannot be read.
     #[error("configuration: {0}")]
-    Contradiction(#[from] Contradiction),
+    Option(#[from] OptionError),
 }
 
 impl Config {
-    /// Reads file, environment and overrides, and checks all of it.
+    /// Reads file, environment and flags, and checks all of it.
     ///
     /// # Errors
     /// Fails when the file cannot be read, a key is unknown, or a value is out of range.
-    pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Self, ConfigError> {
-        Self::check(sources::merge(file, std::env::vars(), overrides)?)
+    pub fn load(file: Option<&Path>, flags: &[Flag]) -> Result<Self, ConfigError> {
+        Self::check(read(file, flags)?.take()?)
+    }
+
+    /// Returns what is in force as a commented file, each value with its origin, secrets masked.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn show(file: Option<&Path>, flags: &[Flag]) -> Result<String, ConfigError> {
+        let settings = read(file, flags)?;
+        let raw: RawConfig = settings.take()?;
+        Self::check(raw.clone())?;
+        Ok(dogwatch_settings::show(&raw, &settings, options::is_secret))
     }
 
     /// How the kernel part is to be loaded; hierarchy and modes are for the caller.
@@ -268,6 +262,11 @@ impl Config {
     }
 }
 
+fn read(file: Option<&Path>, flags: &[Flag]) -> Result<Settings, ConfigError> {
+    let variables = std::env::vars_os();
+    Ok(Settings::read(Program::Sensor, file, variables, flags)?)
+}
+
 fn check_rates(raw: &raw::RawKernel) -> Result<Rates, ConfigError> {
     Ok(Rates {
         container: class_rates("kernel.container_rates", &raw.container_rates)?,
@@ -332,8 +331,7 @@ fn size_within(key: &'static str, size: Size, least: u64) -> Result<usize, Confi
 fn check_calls(words: &[String]) -> Result<CallSet, ConfigError> {
     CallSet::parse(words).map_err(|UnknownCall(word)| {
         let known = CALLS.iter().flat_map(|call| [call.name, call.category]);
-        let known: Vec<String> = known.chain(["all"]).map(String::from).collect();
-        let near = sources::nearest(&word, known.iter())
+        let near = nearest_word(&word, known.chain(["all"]))
             .map_or_else(String::new, |near| format!(": did you mean {near}?"));
         let reason = format!("no system call and no category of docs/events.md{near}");
         bad("kernel.calls", word, reason)

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use dogwatch_sensor::config::{Config, Override};
+use dogwatch_sensor::config::{Config, ConfigError, Flag};
 use dogwatch_sensor::pipeline::{
-    Input, Loaded, Output, SensorError, Shutdown, Stats, Summary, check, hold_signals,
+    Input, Loaded, OnHangup, Output, SensorError, Shutdown, Stats, Summary, check, hold_signals,
     stop_on_signals,
 };
 use dogwatch_sensor::{log, metrics};
@@ -27,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Watch this host until SIGTERM or SIGINT.
+    /// Watch this host until SIGTERM, SIGINT or SIGHUP.
     Run {
         /// Where events go.
         #[arg(long, value_enum, default_value = "kafka")]
@@ -50,6 +50,8 @@ enum Command {
         #[arg(long, value_enum, default_value = "kafka")]
         output: To,
     },
+    /// Print every setting in force and where it is from, secrets masked.
+    Config,
     /// Go through the steps of a start, publishing nothing, and say what is missing. It ends with 3 where `run` would end.
     Check,
 }
@@ -73,43 +75,50 @@ impl From<To> for Output {
 
 fn main() -> ExitCode {
     return_large_memory();
-    let arguments = Arguments::parse();
-    let overrides: Vec<Override> = arguments
-        .kafka
-        .into_iter()
-        .map(|servers| ("kafka.bootstrap_servers", servers))
-        .collect();
-    let config = match Config::load(arguments.config.as_deref(), &overrides) {
-        Ok(config) => config,
-        Err(error) => return fail(error, 2),
-    };
-    if let Err(error) = log::start(&config.log_filter) {
-        return fail(format!("configuration log.filter: {error}"), 2);
-    }
-    match execute(arguments.command, config) {
+    match execute(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            let code = error
-                .downcast_ref::<SensorError>()
-                .map_or(1, SensorError::exit_code);
-            fail(error, code)
+            eprintln!("dogwatch-sensor: {error}");
+            ExitCode::from(exit_code(&error))
         }
     }
 }
 
-fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
-    let (input, output) = match command {
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<SensorError>() {
+        Some(error) => error.exit_code(),
+        None if error.is::<ConfigError>() => 2,
+        None => 1,
+    }
+}
+
+fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let servers = arguments.kafka;
+    let flag = |servers| ("kafka.bootstrap_servers", servers);
+    let flags: Vec<Flag> = servers.map(flag).into_iter().collect();
+    let file = arguments.config.as_deref();
+    let config = Config::load(file, &flags)?;
+    log::start(&config.log_filter).map_err(|error| ConfigError::BadValue {
+        key: "log.filter",
+        value: config.log_filter.clone(),
+        reason: error.to_string(),
+    })?;
+    let (input, output) = match arguments.command {
         Command::Run { output } => (Input::Kernel, output.into()),
         Command::Record { file } => (Input::Recorded(file), Output::Discard),
         Command::Replay { file, output } => (Input::Replay(file), output.into()),
         Command::Check => return Ok(say_what_is_possible(&config)),
+        Command::Config => {
+            print!("{}", Config::show(file, &flags)?);
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     let listen = config.metrics_listen.filter(|_| input == Input::Kernel);
     hold_signals();
     // First of all: threads made before keep every right.
     let sensor = Loaded::load(config, input)?;
     let shutdown = Shutdown::new();
-    stop_on_signals(shutdown.clone())?;
+    stop_on_signals(shutdown.clone(), OnHangup::End)?;
     if let Some(listen) = listen
         && let Err(error) = metrics::serve(listen)
     {
@@ -121,7 +130,11 @@ fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         losses,
         ..
     } = sensor.run(output, shutdown, Stats::default())?;
-    tracing::info!(events, bytes, ?losses, "ended");
+    for (class, lost) in &losses {
+        tracing::info!(class, lost, "events were lost");
+    }
+    let lost: u64 = losses.values().sum();
+    tracing::info!(events, bytes, lost, "ended");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -129,11 +142,6 @@ fn say_what_is_possible(config: &Config) -> ExitCode {
     let report = check(config);
     print!("{report}");
     ExitCode::from(report.exit_code())
-}
-
-fn fail(error: impl std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("dogwatch-sensor: {error}");
-    ExitCode::from(code)
 }
 
 /// Large rows come and go. By itself the allocator keeps room for the largest it ever saw, which is some 4 MB.

@@ -42,7 +42,9 @@ mod load;
 pub use self::check::check;
 pub use self::load::Loaded;
 pub use crate::publish::Output;
-pub use crate::stop::{Shutdown, StopReason, hold_signals, stop_on_signals};
+pub use crate::stop::{
+    OnHangup, Reopen, Shutdown, StopReason, hold_signals, leave_signals, stop_on_signals,
+};
 
 /// Batches between reading and tracking: at most 16 × (128 KiB and one exec of 40 KB) are under 3 MB;
 /// at 100,000 records a second they bridge 40 ms of encoding or of a full queue.

@@ -70,6 +70,11 @@ impl Sensor {
         }
     }
 
+    /// Its log has `text` now that it has ended.
+    fn says_now(&self, text: &str) {
+        assert!(self.log().contains(text), "{}", self.log());
+    }
+
     fn signal(&self, signal: libc::c_int) {
         // SAFETY: takes numbers; the child was not waited for, so its id is its own.
         unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
@@ -324,6 +329,56 @@ fn every_thread_has_only_what_it_needs() {
     }
     // The server of metrics, librdkafka's threads and the one that polls it.
     assert!(names.len() >= 7, "{names:?}");
+}
+
+#[test]
+fn a_hangup_ends_it_in_order_and_a_second_interrupt_at_once() {
+    let _alone = alone();
+    let quick = [("DOGWATCH_KAFKA__DRAIN_TIMEOUT", "1s")];
+    let mut sensor = Sensor::start(&["run", "--kafka", NOBODY], &quick);
+    sensor.says("watching");
+    sensor.signal(libc::SIGHUP);
+    assert_eq!(sensor.child.wait().unwrap().code(), Some(0));
+    sensor.says_now("SIGHUP");
+
+    // The first waits for brokers that are away.
+    let slow = [("DOGWATCH_KAFKA__DRAIN_TIMEOUT", "60s")];
+    let mut sensor = Sensor::start(&["run", "--kafka", NOBODY], &slow);
+    sensor.says("watching");
+    sensor.signal(libc::SIGINT);
+    sensor.says("stopping");
+    let begin = Instant::now();
+    sensor.signal(libc::SIGINT);
+    assert_eq!(sensor.child.wait().unwrap().code(), Some(1));
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
+fn started_by_nohup_it_outlives_a_hangup() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let log = File::create(folder.path().join("log")).unwrap();
+    let mut command = Command::new("nohup");
+    command
+        .arg(env!("CARGO_BIN_EXE_dogwatch-sensor"))
+        .args(["run", "--output", "json"])
+        .env("DOGWATCH_STATE_FILE", "")
+        .env("DOGWATCH_METRICS__LISTEN", "")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    dies_with_its_starter(&mut command);
+    let child = command.spawn().unwrap();
+    let mut sensor = Sensor { child, folder };
+    sensor.says("watching");
+    sensor.signal(libc::SIGHUP);
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(sensor.child.try_wait().unwrap(), None, "{}", sensor.log());
+    assert_eq!(sensor.end().1, Some(0));
 }
 
 #[test]

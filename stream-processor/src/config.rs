@@ -11,32 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use config::{Environment, File, FileFormat, Source, Value, ValueKind};
-use dogwatch_kafka::options::{self, Contradiction, Decided};
+use dogwatch_kafka::options::{self, Decided, OptionError};
 use dogwatch_kafka::{Brokers, check_servers};
+use dogwatch_settings::{Flag, Program, Settings, SettingsError};
 use serde::{Deserialize, Serialize};
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file or the environment could not be read or does not hold what the settings need.
-    #[error("could not read the configuration{}: {source}", place(.file))]
-    Unreadable {
-        /// The file that was named, if one was.
-        file: Option<PathBuf>,
-        /// What the reader says.
-        source: config::ConfigError,
-    },
-    /// A key that no setting has.
-    #[error("unknown key {key} in {origin}{}", did_you_mean(.nearest))]
-    UnknownKey {
-        /// The key with its sections.
-        key: String,
-        /// The file, or the environment.
-        origin: String,
-        /// The known key most like it.
-        nearest: Option<String>,
-    },
+    /// File or environment could not be read, or hold what no setting has.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A value outside its range.
     #[error("{key} must be {expected}, not {found}")]
     Value {
@@ -47,21 +32,9 @@ pub enum ConfigError {
         /// What stands there.
         found: String,
     },
-    /// A librdkafka option that a named setting decides.
+    /// A librdkafka option that a named setting decides, or a secret that cannot be read.
     #[error(transparent)]
-    Contradiction(#[from] Contradiction),
-}
-
-fn place(file: &Option<PathBuf>) -> String {
-    file.as_ref()
-        .map_or(String::new(), |path| format!(" {}", path.display()))
-}
-
-fn did_you_mean(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or_else(
-        || "; processor.toml lists all keys".to_owned(),
-        |name| format!(": did you mean {name}?"),
-    )
+    Option(#[from] OptionError),
 }
 
 /// How alerts and input offsets are tied together.
@@ -72,6 +45,16 @@ pub enum Delivery {
     ExactlyOnce,
     /// Alerts first, offsets afterwards.
     AtLeastOnce,
+}
+
+impl Delivery {
+    /// Returns its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ExactlyOnce => "exactly_once",
+            Self::AtLeastOnce => "at_least_once",
+        }
+    }
 }
 
 /// The settings as written; see `processor.toml` for what each means.
@@ -106,8 +89,8 @@ pub struct RawKafka {
     pub topic_prefix: String,
     /// The consumer group.
     pub group_id: String,
-    /// This processor's stable name in its group.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// This processor's stable name in its group; written as an empty text where there is none.
+    #[serde(with = "name_or_empty")]
     pub instance: Option<String>,
     /// Whether missing topics are created.
     pub create_topics: bool,
@@ -222,6 +205,20 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+/// A name that may be missing, as a text that may be empty.
+mod name_or_empty {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(name: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(name.as_deref().unwrap_or_default())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+        let name = String::deserialize(from)?;
+        Ok(Some(name).filter(|name| !name.is_empty()))
+    }
 }
 
 impl Default for RawConfig {
@@ -357,57 +354,31 @@ pub enum FaultPoint {
     StopInTransaction,
 }
 
-/// Values from flags; they win over file and environment.
-#[derive(Debug, Clone, Default)]
-pub struct Overrides {
-    /// `--kafka`: `kafka.bootstrap_servers`.
-    pub bootstrap_servers: Option<String>,
-    /// `--detections`: `detections.folder`.
-    pub detections_folder: Option<PathBuf>,
-}
-
 /// Environment variable that asks for a [`Fault`].
-const FAULT_VARIABLE: &str = "fault";
+const FAULT_VARIABLE: &str = "DOGWATCH_FAULT";
 
 impl Config {
-    /// Reads `file` (none: the defaults), the environment and `overrides`.
+    /// Reads `file` (none: the defaults), the environment and `flags`, and checks all of it.
     ///
     /// # Errors
     /// [`ConfigError`], naming the key and what would be right.
-    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable {
-            file: file.map(Path::to_owned),
-            source,
-        };
-        let mut environment = Environment::with_prefix("DOGWATCH")
-            .prefix_separator("_")
-            .separator("__")
-            .collect()
-            .map_err(unreadable)?;
-        let fault = environment
-            .remove(FAULT_VARIABLE)
-            .map(|value| Fault::parse(&value.to_string()))
-            .transpose()?;
-        environment.retain(|name, _| !tells_of_a_service(name));
-        let mut builder = config::Config::builder();
-        if let Some(path) = file {
-            builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+    pub fn load(file: Option<&Path>, flags: &[Flag]) -> Result<Self, ConfigError> {
+        let mut config = Self::check(read(file, flags)?.take()?)?;
+        if let Ok(fault) = std::env::var(FAULT_VARIABLE) {
+            config.fault = Some(Fault::parse(&fault)?);
         }
-        for (key, value) in environment {
-            builder = builder.set_override(key, value).map_err(unreadable)?;
-        }
-        let tree = builder.build().map_err(unreadable)?;
-        refuse_unknown(&tree.collect().map_err(unreadable)?)?;
-        let mut raw: RawConfig = tree.try_deserialize().map_err(unreadable)?;
-        if let Some(servers) = overrides.bootstrap_servers {
-            raw.kafka.bootstrap_servers = servers;
-        }
-        if let Some(folder) = overrides.detections_folder {
-            raw.detections.folder = folder;
-        }
-        let mut config = Self::check(raw)?;
-        config.fault = fault;
         Ok(config)
+    }
+
+    /// Returns what is in force as a commented file, each value with its origin, secrets masked.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn show(file: Option<&Path>, flags: &[Flag]) -> Result<String, ConfigError> {
+        let settings = read(file, flags)?;
+        let raw: RawConfig = settings.take()?;
+        Self::check(raw.clone())?;
+        Ok(dogwatch_settings::show(&raw, &settings, options::is_secret))
     }
 
     /// Checks settings that did not come from a file.
@@ -437,6 +408,11 @@ impl Config {
             fault: None,
         })
     }
+}
+
+fn read(file: Option<&Path>, flags: &[Flag]) -> Result<Settings, ConfigError> {
+    let variables = std::env::vars_os();
+    Ok(Settings::read(Program::Processor, file, variables, flags)?)
 }
 
 impl Fault {
@@ -470,25 +446,6 @@ impl Fault {
     pub fn strikes(&self, point: FaultPoint) -> bool {
         point == self.point && self.passed.fetch_add(1, Ordering::Relaxed) == self.spared
     }
-}
-
-/// Kubernetes tells every container of the services beside it, in variables that begin with the service's name: of one named
-/// `dogwatch-kafka` in `DOGWATCH_KAFKA_SERVICE_HOST`, `DOGWATCH_KAFKA_PORT_9092_TCP_ADDR` and so on.
-/// `name` is a variable's without our prefix, in lower case.
-fn tells_of_a_service(name: &str) -> bool {
-    let words: Vec<&str> = name.split('_').collect();
-    let ends_in = |end: &[&str]| words.ends_with(end);
-    let has = |first: &str, second: fn(&str) -> bool| {
-        words
-            .windows(2)
-            .any(|pair| pair[0] == first && second(pair[1]))
-    };
-    let is_number = |word: &str| word.parse::<u16>().is_ok();
-    !name.contains('.')
-        && (ends_in(&["service", "host"])
-            || ends_in(&["port"])
-            || has("service", |word| word == "port")
-            || has("port", is_number))
 }
 
 /// librdkafka options that settings of this program, or exactly-once itself, decide.
@@ -544,9 +501,6 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
     }
     if raw.kafka.group_id.is_empty() {
         return refuse("kafka.group_id", "a name", "empty".to_owned());
-    }
-    if raw.kafka.instance.as_deref() == Some("") {
-        return refuse("kafka.instance", "a name, or left out", "empty".to_owned());
     }
     if raw.kafka.partitions < 1 {
         return refuse(
@@ -639,47 +593,6 @@ fn check_windows(windows: &RawWindows) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Refuses keys that [`RawConfig`] does not have, with the nearest name it has.
-fn refuse_unknown(tree: &config::Map<String, Value>) -> Result<(), ConfigError> {
-    let mut complete = RawConfig::default();
-    complete.kafka.instance = Some(String::new());
-    let known = serde_json::to_value(complete).expect("settings are plain data");
-    refuse_unknown_in(tree, &known, "")
-}
-
-fn refuse_unknown_in(
-    tree: &config::Map<String, Value>,
-    known: &serde_json::Value,
-    section: &str,
-) -> Result<(), ConfigError> {
-    // kafka.options holds whatever librdkafka knows; it is checked there.
-    let Some(known) = known.as_object().filter(|_| section != "kafka.options.") else {
-        return Ok(());
-    };
-    for (name, value) in tree {
-        let key = format!("{section}{name}");
-        let Some(below) = known.get(name) else {
-            return Err(ConfigError::UnknownKey {
-                nearest: nearest(name, known.keys()).map(|name| format!("{section}{name}")),
-                origin: value.origin().unwrap_or("the configuration").to_owned(),
-                key,
-            });
-        };
-        if let ValueKind::Table(table) = &value.kind {
-            refuse_unknown_in(table, below, &format!("{key}."))?;
-        }
-    }
-    Ok(())
-}
-
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
-    known
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate.clone())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -687,7 +600,7 @@ mod tests {
     fn load(text: &str) -> Result<Config, ConfigError> {
         let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        Config::load(Some(file.path()), Overrides::default())
+        Config::load(Some(file.path()), &[])
     }
 
     fn refused(text: &str, expected: &str) {
@@ -706,7 +619,6 @@ mod tests {
             commented, defaults,
             "a setting is missing in processor.toml"
         );
-        assert!(text.contains("# instance = "));
     }
 
     #[test]
@@ -715,36 +627,7 @@ mod tests {
             "[kafka]\nbootstrap_server = 'a:1'",
             "did you mean kafka.bootstrap_servers?",
         );
-        refused("[kafak]\ngroup_id = 'a'", "did you mean kafka?");
         refused("zzz = 1", "processor.toml lists all keys");
-    }
-
-    #[test]
-    fn variables_that_tell_of_a_service_are_no_settings() {
-        for name in [
-            "processor_service_host",
-            "processor_service_port",
-            "processor_service_port_metrics",
-            "kafka_port",
-            "kafka_port_9092_tcp",
-            "kafka_port_9092_tcp_proto",
-            "kafka_port_9092_tcp_port",
-            "kafka_port_9092_tcp_addr",
-            "service_host",
-            "port",
-        ] {
-            assert!(tells_of_a_service(name), "{name}");
-        }
-        for name in [
-            "delivery",
-            "deliveri",
-            "kafka_bootstrap_servers",
-            "kafka.port",
-            "kafka.options.some_port",
-            "port_number",
-        ] {
-            assert!(!tells_of_a_service(name), "{name}");
-        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub fn consumer(config: &Config) -> ClientConfig {
     // A few milliseconds' worth of a fleet's events: else each batch that any sensor appends is a fetch of its own.
     brokers.default(&mut client, "fetch.min.bytes", "65536");
     brokers.default(&mut client, "fetch.wait.max.ms", "10");
+    // Partitions that are added are seen, and missing ones named, within so long; the default is five minutes.
+    brokers.default(&mut client, "topic.metadata.refresh.interval.ms", "10000");
     if let Some(instance) = &kafka.instance {
         client.set("group.instance.id", instance);
     }

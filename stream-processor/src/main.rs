@@ -8,12 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use dogwatch_stream_processor::config::{Config, ConfigError, LogFormat, Overrides, RawLog};
-use dogwatch_stream_processor::pipeline::{self, ProcessorError};
+use dogwatch_settings::Flag;
+use dogwatch_stream_processor::config::{Config, ConfigError, LogFormat, RawLog};
+use dogwatch_stream_processor::metrics;
+use dogwatch_stream_processor::pipeline::{self, ProcessorError, Summary};
 use dogwatch_stream_processor::shutdown::Shutdown;
 use dogwatch_stream_processor::sink::Sink;
 use dogwatch_stream_processor::source::Source;
-use dogwatch_stream_processor::{metrics, topics};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -27,10 +28,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Match events and publish alerts until SIGTERM, which drains and commits.
+    /// Match events and publish alerts until SIGTERM, SIGINT or SIGHUP, which drain and commit.
     Run(Options),
-    /// Check configuration, detections, brokers and topics; change nothing.
+    /// Check what run needs: configuration, detections, brokers, topics, the group, a transaction; change nothing.
     Check(Options),
+    /// Print every setting in force and where it is from, secrets masked.
+    Config(Options),
 }
 
 #[derive(Args)]
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Run(options) => run(options),
         Command::Check(options) => check(options),
+        Command::Config(options) => show(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,16 +73,22 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn load(options: Options) -> anyhow::Result<Config> {
-    let overrides = Overrides {
-        bootstrap_servers: options.kafka,
-        detections_folder: options.detections,
-    };
-    Ok(Config::load(options.config.as_deref(), overrides)?)
+impl Options {
+    fn flags(&self) -> Vec<Flag> {
+        let folder = self.detections.as_ref();
+        let folder = folder.map(|folder| ("detections.folder", folder.display().to_string()));
+        let servers = self.kafka.clone();
+        let servers = servers.map(|servers| ("kafka.bootstrap_servers", servers));
+        folder.into_iter().chain(servers).collect()
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), &self.flags())
+    }
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
-    let config = load(options)?;
+    let config = options.load()?;
     log_to_stderr(&config.log)?;
     if let Some(listen) = config.metrics_listen {
         metrics::serve(listen);
@@ -86,22 +96,50 @@ fn run(options: Options) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     end_on_signals(shutdown.clone())?;
     let summary = pipeline::run(&config, Source::Kafka, Sink::Kafka, &shutdown)?;
-    tracing::info!(?summary, reason = shutdown.reason(), "processor ended");
+    tell(&summary, shutdown.reason());
     Ok(())
 }
 
+/// Says what a run came to.
+fn tell(summary: &Summary, reason: Option<&str>) {
+    for (class, records) in &summary.dead_letters {
+        tracing::info!(class, records, "records could not be read");
+    }
+    tracing::info!(
+        records = summary.records,
+        bytes = summary.bytes,
+        steps = summary.steps,
+        alerts = summary.alerts,
+        dead_letters = summary.dead_letters.values().sum::<u64>(),
+        repeated = summary.repeated,
+        missing = summary.missing,
+        expired = summary.expired,
+        late = summary.late,
+        reason,
+        "processor ended"
+    );
+}
+
 fn check(options: Options) -> anyhow::Result<()> {
-    let config = load(options)?;
+    let config = options.load()?;
     let loaded = pipeline::check(&config)?;
     println!("configuration: fine");
     println!(
         "detections: {loaded} loaded from {}",
         config.detections_folder.display()
     );
-    topics::prepare(&config, false).map_err(ProcessorError::from)?;
+    pipeline::check_brokers(&config)?;
     println!(
-        "brokers and topics at {}: fine",
+        "brokers, topics, group and transactions at {}: fine",
         config.kafka.bootstrap_servers
+    );
+    Ok(())
+}
+
+fn show(options: Options) -> anyhow::Result<()> {
+    print!(
+        "{}",
+        Config::show(options.config.as_deref(), &options.flags())?
     );
     Ok(())
 }
@@ -120,21 +158,23 @@ fn log_to_stderr(log: &RawLog) -> anyhow::Result<()> {
     if human {
         lines.init()
     } else {
-        lines.json().init()
+        lines.json().flatten_event(true).init()
     }
     Ok(())
 }
 
-/// Waits for SIGTERM and SIGINT in a thread of its own; the second one of either ends the process at once.
+/// Waits for SIGTERM, SIGINT and SIGHUP in a thread of its own; the second one of the first two ends the process at once.
 fn end_on_signals(shutdown: Shutdown) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    let (mut terminate, mut interrupt) = {
+    let ignores_hangup = ignores_hangup();
+    let (mut terminate, mut interrupt, mut hangup) = {
         let _inside = runtime.enter();
         (
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
         )
     };
     let wait = move || {
@@ -143,7 +183,11 @@ fn end_on_signals(shutdown: Shutdown) -> anyhow::Result<()> {
                 let name = tokio::select! {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
+                    _ = hangup.recv() => "SIGHUP",
                 };
+                if name == "SIGHUP" && (ignores_hangup || shutdown.triggered()) {
+                    continue;
+                }
                 if shutdown.triggered() {
                     std::process::exit(1);
                 }
@@ -155,4 +199,14 @@ fn end_on_signals(shutdown: Shutdown) -> anyhow::Result<()> {
         .name("signals".to_owned())
         .spawn(wait)?;
     Ok(())
+}
+
+/// Says whether the process was started to ignore SIGHUP (`nohup`).
+fn ignores_hangup() -> bool {
+    // SAFETY: zeroed is a valid sigaction, which the call fills; nothing is set.
+    unsafe {
+        let mut found: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut found);
+        found.sa_sigaction == libc::SIG_IGN
+    }
 }

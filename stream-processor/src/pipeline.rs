@@ -27,10 +27,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
-use dogwatch_kafka::Fault;
 use dogwatch_kafka::topics::TopicError;
+use dogwatch_kafka::{Fault, Logged, PATIENCE};
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
 
 use crate::alert::AlertMode;
 use crate::config::{Config, Delivery};
@@ -43,10 +46,10 @@ use crate::schema_lookup::SchemaLookup;
 use crate::sensor_reads::{Needs, SensorReads};
 use crate::shutdown::Shutdown;
 use crate::sink::publisher::Publisher;
-use crate::sink::{Publish, Sink, SinkError, transactional_id};
+use crate::sink::{Publish, Sink, SinkError, transactional_id, try_transaction};
 use crate::source::group::GroupInput;
 use crate::source::{QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, local};
-use crate::topics::{self, TopicReport};
+use crate::topics::{self, INPUTS, TopicReport};
 use crate::window::WindowOptions;
 
 mod steps;
@@ -184,7 +187,7 @@ pub fn run(
         refused = refused.len(),
         folder = %config.detections_folder.display(),
         input = evidence_topic,
-        delivery = ?config.delivery,
+        delivery = config.delivery.name(),
         group = through_broker.then_some(&config.kafka.group_id),
         instance = config.kafka.instance,
         "processor started"
@@ -243,8 +246,8 @@ fn announce_standstill(config: &Config) {
         None => others,
     };
     tracing::info!(
-        after_restart = ?restarted,
-        before_others_go_on = ?others,
+        after_restart_seconds = restarted.as_secs_f64(),
+        before_others_go_on_seconds = others.as_secs_f64(),
         "should this processor be killed, its tasks stand still at most so long, and for the restore"
     );
 }
@@ -277,6 +280,41 @@ pub fn check(config: &Config) -> Result<usize, ProcessorError> {
     let loaded = report.set.len();
     Engine::new(report.set, AlertMode::Test)?;
     Ok(loaded)
+}
+
+/// Tries what a run needs of the brokers: topics, the topic of schemas, the consumer group and, where delivery is exactly
+/// once, a transaction, which is aborted. Nothing is made and nothing is written.
+///
+/// # Errors
+/// [`ProcessorError`], naming what is missing and the mend.
+pub fn check_brokers(config: &Config) -> Result<(), ProcessorError> {
+    topics::prepare(config, false)?;
+    let names = Topics::new(config.kafka.topic_prefix.as_str());
+    SchemaLookup::open(config, names.name(Topic::Schemas))?;
+    try_group(config, &names)?;
+    if config.delivery == Delivery::ExactlyOnce {
+        try_transaction(config)?;
+    }
+    Ok(())
+}
+
+/// Asks the group's coordinator for an offset, as every start does; joins nothing.
+fn try_group(config: &Config, names: &Topics) -> Result<(), Fault> {
+    let group = &config.kafka.group_id;
+    let action = format!("read the offsets of group {group}");
+    let fault = |error: KafkaError| Fault::of(&action, &error);
+    let mut settings = config.kafka.brokers().settings();
+    settings.set("group.id", group);
+    let consumer = Logged::consumer(&settings).map_err(fault)?;
+    let mut asked = TopicPartitionList::new();
+    for topic in INPUTS {
+        asked.add_partition(&names.name(topic), 0);
+    }
+    let answer = consumer.committed_offsets(asked, PATIENCE).map_err(fault)?;
+    for element in answer.elements() {
+        element.error().map_err(fault)?;
+    }
+    Ok(())
 }
 
 fn prepare_topics(

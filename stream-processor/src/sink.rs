@@ -38,7 +38,7 @@ pub(crate) use outgoing::Outgoing;
 use outgoing::{Encoded, Encoder};
 pub(crate) use producer::{RecordProducer, create as create_producer, send_all};
 use transactions::Transactions;
-pub(crate) use transactions::transactional_id;
+pub(crate) use transactions::{transactional_id, try_transaction};
 
 /// Pauses before each further attempt with the same step.
 const RETRY_PAUSES: [Duration; 3] = [
@@ -282,7 +282,7 @@ impl Publish {
                 });
             };
             metrics::retried();
-            tracing::warn!(%error, ?pause, "could not publish a step, trying the same one again");
+            tracing::warn!(%error, pause_seconds = pause.as_secs_f64(), "could not publish a step, trying the same one again");
             std::thread::sleep(*pause);
         }
     }
@@ -363,7 +363,7 @@ fn report_unwritten(step: &Step) {
         tracing::info!(
             rows = step.late.len(),
             offset = first.record.offset,
-            detections = ?first.detections,
+            detections = first.detections.join(", "),
             "rows came after their windows had closed"
         );
     }

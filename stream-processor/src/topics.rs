@@ -1,11 +1,17 @@
 //! The topics this program needs: those of `dogwatch_schemas::topics` that it reads and writes.
 
-use dogwatch_kafka::topics::{self, Admin, NewTopics, Settings, TopicError};
-use dogwatch_kafka::{PATIENCE, reach};
-use dogwatch_schemas::topics::{Topic, Topics};
+use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use dogwatch_kafka::topics::{self, Admin, Internal, NewTopics, Settings, TopicError};
+use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE, reach};
+use dogwatch_schemas::topics::{Topic, Topics};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+use crate::config::{Config, Delivery};
 use crate::kafka::MESSAGE_BYTES_MAX;
+
+/// How long the brokers of a cluster may take to come one after the other.
+const CLUSTER_START: Duration = Duration::from_secs(8);
 
 /// The topics that detections read.
 pub const INPUTS: [Topic; 1] = [Topic::Events];
@@ -58,7 +64,7 @@ impl TopicReport {
 pub fn prepare(config: &Config, create: bool) -> Result<TopicReport, TopicError> {
     let names = Topics::new(config.kafka.topic_prefix.as_str());
     let brokers = config.kafka.brokers();
-    let (_client, metadata) = reach(&brokers, PATIENCE)?;
+    let (client, metadata) = reach(&brokers, PATIENCE)?;
     let present = topics::counts(&metadata, &names);
     topics::check_partitions(&present, &names)?;
     let admin = Admin::new(&brokers, &names, PATIENCE)?;
@@ -67,6 +73,7 @@ pub fn prepare(config: &Config, create: bool) -> Result<TopicReport, TopicError>
         partitions: config.kafka.partitions,
         replication_factor: config.kafka.replication_factor,
     };
+    wait_for_internal(config, &admin, &client)?;
     let created = admin.create(&NEEDED, &present, new)?;
     let settings = admin.settings(&NEEDED)?;
     for (topic, found) in &settings {
@@ -80,6 +87,29 @@ pub fn prepare(config: &Config, create: bool) -> Result<TopicReport, TopicError>
         late_bytes_max: bytes_max(Topic::Late),
         state_bytes_max: state_bytes_max(&names, &settings)?,
     })
+}
+
+/// The brokers must be able to make their own topics; those of a cluster that starts come one after the other.
+fn wait_for_internal(
+    config: &Config,
+    admin: &Admin,
+    client: &BaseConsumer<ErrorKeeper>,
+) -> Result<(), TopicError> {
+    let needed: &[Internal] = match config.delivery {
+        Delivery::ExactlyOnce => &[Internal::Transactions, Internal::Groups],
+        Delivery::AtLeastOnce => &[Internal::Groups],
+    };
+    let deadline = Instant::now() + CLUSTER_START;
+    loop {
+        let metadata = client
+            .fetch_metadata(None, PATIENCE)
+            .map_err(|error| Fault::of("ask the brokers for their topics", &error))?;
+        match admin.check_internal(needed, &metadata) {
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(500)),
+            Ok(()) => return Ok(()),
+        }
+    }
 }
 
 /// A piece of state must fit into its topic.

@@ -11,18 +11,20 @@ use dogwatch_tests::cache::repository;
 /// Which of our crates each may see. `tests` may see all, `benches` those and the brokers of `tests`; nobody else sees them.
 const MAY_SEE: &[(&str, &[&str])] = &[
     ("schemas", &[]),
+    ("settings", &[]),
     ("kafka", &["schemas"]),
     ("ebpf", &[]),
-    ("sensor", &["schemas", "kafka", "ebpf"]),
-    ("stream-processor", &["schemas", "kafka"]),
+    ("sensor", &["schemas", "settings", "kafka", "ebpf"]),
+    ("stream-processor", &["schemas", "settings", "kafka"]),
     (
         "console",
-        &["schemas", "kafka", "sensor", "stream-processor"],
+        &["schemas", "settings", "kafka", "sensor", "stream-processor"],
     ),
     (
         "tests",
         &[
             "schemas",
+            "settings",
             "kafka",
             "ebpf",
             "sensor",
@@ -34,6 +36,7 @@ const MAY_SEE: &[(&str, &[&str])] = &[
         "benches",
         &[
             "schemas",
+            "settings",
             "kafka",
             "ebpf",
             "sensor",
@@ -83,7 +86,7 @@ fn the_table_of_crates_is_whole() {
 }
 
 /// Crates whose `lib.rs` lists its modules in one order: each uses those above it, none those below it.
-const IN_ORDER: &[&str] = &["kafka", "stream-processor"];
+const IN_ORDER: &[&str] = &["settings", "kafka", "stream-processor"];
 
 #[test]
 fn modules_stand_in_one_order_without_a_circle() {
@@ -179,6 +182,28 @@ fn only_programs_use_anyhow() {
             file.display()
         );
     }
+}
+
+/// A field `?value` is Rust's debug text, which no reader of JSON can use.
+#[test]
+fn log_fields_are_values() {
+    let mut wrong = Vec::new();
+    for file in rust_files() {
+        for call in product_code(&file).split("tracing::").skip(1) {
+            let fields = call.split(");").next().unwrap();
+            let is_log = ["error!(", "warn!(", "info!(", "debug!(", "trace!("]
+                .iter()
+                .any(|name| fields.starts_with(name));
+            let debug = ["= ?", "(?", " ?"].iter().any(|sign| {
+                let outside: String = fields.split('"').step_by(2).collect();
+                outside.contains(sign)
+            });
+            if is_log && debug {
+                wrong.push(format!("{}: {fields}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -4,17 +4,14 @@ use std::io::Write as _;
 
 use super::*;
 
-fn load(
-    toml: &str,
-    variables: &[(&str, &str)],
-    overrides: &[Override],
-) -> Result<Config, ConfigError> {
+fn load(toml: &str, variables: &[(&str, &str)], flags: &[Flag]) -> Result<Config, ConfigError> {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
     file.write_all(toml.as_bytes()).unwrap();
     let variables = variables
         .iter()
-        .map(|(name, value)| (name.to_string(), value.to_string()));
-    Config::check(sources::merge(Some(file.path()), variables, overrides)?)
+        .map(|(name, value)| (name.into(), value.into()));
+    let settings = Settings::read(Program::Sensor, Some(file.path()), variables, flags)?;
+    Config::check(settings.take()?)
 }
 
 fn refusal(toml: &str) -> String {
@@ -71,19 +68,6 @@ fn the_environment_sets_lists_tags_and_options() {
     assert_eq!(config.host_tags.unwrap()["site"], "berlin".into());
     assert_eq!(config.host_write_paths, ["/etc", "/boot"]);
     assert_eq!(config.kafka.options["security.protocol"], "ssl");
-}
-
-#[test]
-fn unknown_keys_are_refused_with_the_nearest() {
-    assert_eq!(
-        refusal("hostid = 'x'"),
-        "unknown configuration key hostid: did you mean host_id?"
-    );
-    assert_eq!(
-        refusal("[kafka]\nbootstrap_server = 'x'"),
-        "unknown configuration key kafka.bootstrap_server: did you mean kafka.bootstrap_servers?"
-    );
-    assert_eq!(refusal("[zzz]\na = 1"), "unknown configuration key zzz");
 }
 
 #[test]

@@ -509,7 +509,12 @@ impl Steps {
             assigned.iter().map(|assigned| assigned.partition).collect();
         metrics::partitions(self.tasks.count());
         metrics::restored(count, records, started.elapsed());
-        tracing::info!(partitions = ?numbers(&partitions), records, took = ?started.elapsed(), "partitions assigned");
+        tracing::info!(
+            partitions = numbers(&partitions),
+            records,
+            took_seconds = started.elapsed().as_secs_f64(),
+            "partitions assigned"
+        );
         group.resume(&assigned);
         Ok(())
     }
@@ -644,7 +649,7 @@ impl Steps {
             self.next.taken_over.remove(partition);
         }
         metrics::partitions(self.tasks.count());
-        tracing::info!(partitions = ?numbers(partitions), "partitions given back");
+        tracing::info!(partitions = numbers(partitions), "partitions given back");
     }
 
     /// Says whether the brokers gave this process up, nobody else took its place, and a new beginning may help.
@@ -714,8 +719,10 @@ pub(super) fn given_up(error: &ProcessorError) -> bool {
     }
 }
 
-fn numbers(partitions: &[Partition]) -> Vec<i32> {
+/// The partitions' numbers as text, in order.
+fn numbers(partitions: &[Partition]) -> String {
     let mut numbers: Vec<i32> = partitions.iter().map(|(_, number)| *number).collect();
     numbers.sort_unstable();
-    numbers
+    let numbers: Vec<String> = numbers.iter().map(i32::to_string).collect();
+    numbers.join(",")
 }

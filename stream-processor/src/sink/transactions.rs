@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dogwatch_kafka::Fault;
+use dogwatch_kafka::{Fault, PATIENCE};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 
@@ -28,6 +28,9 @@ use crate::step::Partition;
 
 /// How long the start waits for the transaction coordinator: a broker that just started makes its topic first.
 const INIT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long one call that opens transactions may take.
+const INIT_CALL: Duration = Duration::from_secs(5);
 
 /// A transactional producer.
 pub struct Transactions {
@@ -54,24 +57,12 @@ impl Transactions {
     /// # Errors
     /// [`SinkError`] when the brokers refuse it.
     pub fn open(config: &Config, id: String, batch_bytes: usize) -> Result<Self, SinkError> {
-        let timeout = config.kafka.transaction_timeout;
-        let mut settings = kafka::producer(config, batch_bytes);
-        settings
-            .set("transactional.id", &id)
-            .set("transaction.timeout.ms", timeout.as_millis().to_string());
-        let action = format!("open transactions as {id}");
-        let producer = producer::create(&settings).map_err(|error| Fault::of(&action, &error))?;
-        let deadline = Instant::now() + INIT_PATIENCE;
-        repeat(deadline, || {
-            native::init_transactions(&producer, Duration::from_secs(5))
-        })
-        .map_err(|error| Fault::new(&action, Some(error.code), error.reason))?;
-        let producer = Arc::new(producer);
+        let producer = Arc::new(open_producer(config, &id, batch_bytes, INIT_PATIENCE)?);
         Ok(Self {
             offsets: OffsetSender::start(producer.clone()).map_err(SinkError::Thread)?,
             producer,
             id,
-            timeout,
+            timeout: config.kafka.transaction_timeout,
             fault: config.fault.clone(),
         })
     }
@@ -182,6 +173,10 @@ impl Transactions {
     }
 
     fn retry(&self, code: Option<RDKafkaErrorCode>, reason: String) -> Attempt {
+        if code == Some(RDKafkaErrorCode::UnknownPartition) {
+            // Partitions were added since this client looked; what it learns here it knows in the next attempt.
+            let _ = self.producer.client().fetch_metadata(None, self.timeout);
+        }
         let fault = Fault::new("commit a transaction", code, reason);
         // Rights do not come back by asking again.
         match fault {
@@ -211,6 +206,61 @@ impl Transactions {
             code => Fault::new("commit a transaction", Some(code), error.reason.clone()).into(),
         }
     }
+}
+
+/// Makes a producer whose transactions are open; waits for the brokers' coordinator for at most `patience`.
+fn open_producer(
+    config: &Config,
+    id: &str,
+    batch_bytes: usize,
+    patience: Duration,
+) -> Result<RecordProducer, Fault> {
+    let mut settings = kafka::producer(config, batch_bytes);
+    let timeout = config.kafka.transaction_timeout.as_millis();
+    settings
+        .set("transactional.id", id)
+        .set("transaction.timeout.ms", timeout.to_string());
+    let action = format!("open transactions as {id}");
+    let producer = producer::create(&settings).map_err(|error| Fault::of(&action, &error))?;
+    let deadline = Instant::now() + patience;
+    let missing = |waited| Fault::NoCoordinator {
+        action: action.clone(),
+        waited,
+    };
+    let opened = repeat(deadline, || {
+        let result = native::init_transactions(&producer, INIT_CALL);
+        if result.as_ref().is_err_and(NativeError::resumable) {
+            tracing::warn!("{}; trying on", missing(INIT_CALL));
+        }
+        result
+    });
+    match opened {
+        Ok(()) => Ok(producer),
+        Err(error) if error.resumable() => Err(missing(patience)),
+        Err(error) => Err(Fault::new(&action, Some(error.code), error.reason)),
+    }
+}
+
+/// Opens a transaction under a name of its own and aborts it: nothing is written, and no processor is fenced.
+///
+/// # Errors
+/// [`Fault`] when the brokers do not let this program, or cannot.
+pub fn try_transaction(config: &Config) -> Result<(), Fault> {
+    let id = format!(
+        "{}-check-{:016x}",
+        config.kafka.group_id,
+        rand::random::<u64>()
+    );
+    let producer = open_producer(config, &id, usize::MAX, PATIENCE)?;
+    let failed = |error: NativeError| {
+        Fault::new(
+            &format!("use transactions as {id}"),
+            Some(error.code),
+            error.reason,
+        )
+    };
+    native::begin_transaction(&producer).map_err(failed)?;
+    native::abort_transaction(&producer, PATIENCE).map_err(failed)
 }
 
 /// Why a transaction was not committed.

@@ -38,6 +38,8 @@ use crate::shutdown::Shutdown;
 use crate::step::{Partition, Position};
 use crate::topics::INPUTS;
 
+mod stateless;
+
 /// How long one read waits for a first record; also how soon a rebalance or a shutdown is seen.
 const READ: Duration = Duration::from_millis(20);
 
@@ -72,6 +74,8 @@ pub struct GroupContext {
     next: Mutex<BTreeMap<Partition, i64>>,
     finished: Arc<AtomicBool>,
     lifeline: Lifeline,
+    /// Partitions of ours that are not read; see [`stateless`].
+    stateless: Mutex<Vec<Partition>>,
 }
 
 impl GroupInput {
@@ -96,6 +100,7 @@ impl GroupInput {
             next: Mutex::default(),
             finished: finished.clone(),
             lifeline: Lifeline::default(),
+            stateless: Mutex::default(),
         };
         let action = format!("join group {}", config.kafka.group_id);
         let fault = |error: KafkaError| Fault::of(&action, &error);
@@ -104,10 +109,7 @@ impl GroupInput {
             settings.create_with_context(context).map_err(fault)?;
         let lifeline = &consumer.context().lifeline;
         lifeline.tie(consumer.client(), &settings);
-        let inputs = INPUTS.map(|topic| names.name(topic));
-        consumer
-            .subscribe(&inputs.each_ref().map(String::as_str))
-            .map_err(fault)?;
+        subscribe(&consumer, &names).map_err(fault)?;
         Ok(Arc::new(Self {
             consumer,
             assignments,
@@ -218,6 +220,7 @@ impl GroupInput {
         let _open = context.open(&queue);
         let mut errors = ErrorLog::default();
         let mut forwarded_at = Instant::now();
+        let mut looked_at = Instant::now();
         while !context.shutdown.triggered() && !self.finished.load(Ordering::Acquire) {
             match self.consumer.poll(Duration::ZERO) {
                 None => {}
@@ -228,6 +231,10 @@ impl GroupInput {
             if forwarded_at.elapsed() >= FORWARD_INTERVAL {
                 context.forward(&self.consumer, &self.assignments.partitions());
                 forwarded_at = Instant::now();
+            }
+            if looked_at.elapsed() >= stateless::INTERVAL {
+                looked_at = Instant::now();
+                self.look_for_state(context).map_err(PollEnd::Refused)?;
             }
             self.read(&queue, context, &mut errors)?;
         }
@@ -419,6 +426,7 @@ impl GroupContext {
     }
 
     fn assign(&self, consumer: &BaseConsumer<Self>, wanted: &mut TopicPartitionList) {
+        let wanted = &mut self.with_state(consumer, wanted);
         let placed = match place(consumer, wanted, &|| self.ends()) {
             Ok(placed) => placed,
             // The end comes next, and nothing of these was read.
@@ -547,6 +555,11 @@ impl GroupContext {
             self.tell(SourceMessage::Failed(Fault::of(action, &error).into()));
         }
     }
+}
+
+fn subscribe(consumer: &BaseConsumer<GroupContext>, names: &Topics) -> KafkaResult<()> {
+    let inputs = INPUTS.map(|topic| names.name(topic));
+    consumer.subscribe(&inputs.each_ref().map(String::as_str))
 }
 
 fn list(names: &Topics, partitions: &[Partition]) -> TopicPartitionList {

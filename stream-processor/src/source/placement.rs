@@ -183,7 +183,7 @@ fn patiently<T>(given_up: &dyn Fn() -> bool, ask: impl Fn() -> KafkaResult<T>) -
             complained = Instant::now();
             tracing::warn!(
                 %error,
-                waited = ?started.elapsed(),
+                waited_seconds = started.elapsed().as_secs_f64(),
                 "could not learn yet where to begin, asking again; should a transaction hold the group's offsets that never ends, \
                  kafka-transactions.sh find-hanging names it and kafka-transactions.sh abort ends it"
             );

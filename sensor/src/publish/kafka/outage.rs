@@ -31,7 +31,11 @@ impl Outage {
             (true, None) => self.met = true,
             (true, Some((since, _))) => {
                 self.lasting = None;
-                tracing::info!(servers = self.servers, away = ?now - since, "Kafka is back");
+                tracing::info!(
+                    servers = self.servers,
+                    away_seconds = (now - since).as_secs_f64(),
+                    "Kafka is back"
+                );
             }
             (false, None) if self.met => {
                 self.lasting = Some((now, now));
@@ -46,7 +50,7 @@ impl Outage {
                 tracing::warn!(
                     servers = self.servers,
                     waiting,
-                    away = ?now - since,
+                    away_seconds = (now - since).as_secs_f64(),
                     "still no Kafka broker is connected"
                 );
             }

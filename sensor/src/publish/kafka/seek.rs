@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use dogwatch_kafka::Fault;
 use dogwatch_kafka::topics::{self, Admin, Counts};
+use dogwatch_kafka::{Fault, check_advertised};
 use dogwatch_schemas::records::{Container, Event, SensorStatus};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
@@ -102,7 +102,7 @@ impl Search {
                 result => {
                     if result.is_ok() {
                         let servers = &self.config.bootstrap_servers;
-                        tracing::info!(%servers, after = ?self.begun.elapsed(), "connected to Kafka");
+                        tracing::info!(%servers, after_seconds = self.begun.elapsed().as_secs_f64(), "connected to Kafka");
                     }
                     return result;
                 }
@@ -155,10 +155,11 @@ impl Search {
         let metadata = client
             .fetch_metadata(None, ANSWER.min(left))
             .map_err(|error| {
-                let servers = &self.config.bootstrap_servers;
                 let last = &self.reports.last_error;
-                Fault::unanswered(servers, self.begun.elapsed(), last, &error)
+                let waited = self.begun.elapsed();
+                self.config.brokers().unanswered(waited, last, &error)
             })?;
+        check_advertised(&self.config.brokers(), &metadata)?;
         Ok(topics::counts(&metadata, names))
     }
 

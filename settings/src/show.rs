@@ -1,0 +1,136 @@
+//! What is in force, as a file that could be given, and where each value is from.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use toml::{Table, Value};
+
+use crate::keys::{in_open_table, open_tables};
+use crate::sources::{Settings, plain};
+
+/// Stands for a secret.
+const MASK: &str = "********";
+
+/// Writes all settings in force as TOML, each line with its origin behind it; values of [`secret`] names of the user's
+/// sections are masked. `raw` is what was read, with its defaults.
+pub fn show(raw: &impl Serialize, settings: &Settings, secret: impl Fn(&str) -> bool) -> String {
+    // Settings are plain data, which TOML can hold.
+    let table = Table::try_from(raw).unwrap_or_default();
+    let origins = settings.origins();
+    let mut text = String::new();
+    let line = |key: &str, name: &str, value: &Value| {
+        let hidden = in_open_table(key).is_some_and(|(_, name)| secret(name));
+        let value = match value {
+            Value::String(_) if hidden => Value::from(MASK),
+            value => value.clone(),
+        };
+        let origin = origins.get(&plain(key));
+        let origin = origin.map_or("default", String::as_str);
+        format!("{} = {value}  # {origin}\n", quoted(name))
+    };
+    write_table(&mut text, &table, "", &line);
+    for (name, reason) in &settings.passed_over {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "\n# passed over: {name} ({reason})");
+    }
+    text
+}
+
+/// Values first, then the sections, as TOML wants it.
+fn write_table(
+    text: &mut String,
+    table: &Table,
+    above: &str,
+    line: &impl Fn(&str, &str, &Value) -> String,
+) {
+    for (name, value) in table.iter().filter(|(_, value)| !value.is_table()) {
+        let name = if open_tables().contains(&above) {
+            name.replace('_', ".")
+        } else {
+            name.clone()
+        };
+        text.push_str(&line(&joined(above, &name), &name, value));
+    }
+    for (name, value) in table {
+        if let Some(below) = value.as_table() {
+            let section = joined(above, name);
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(text, "\n[{section}]");
+            write_table(text, below, &section, line);
+        }
+    }
+}
+
+fn joined(above: &str, name: &str) -> String {
+    if above.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{above}.{name}")
+    }
+}
+
+fn quoted(name: &str) -> String {
+    let bare = name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    if bare {
+        name.to_owned()
+    } else {
+        Value::from(name).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
+
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::Program;
+
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Kafka {
+        partitions: i32,
+        topic_prefix: String,
+        options: BTreeMap<String, String>,
+    }
+
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Own {
+        delivery: String,
+        kafka: Kafka,
+    }
+
+    #[test]
+    fn settings_are_shown_with_their_origin_and_secrets_masked() {
+        let variables = [
+            ("DOGWATCH_KAFKA__PARTITIONS", "4"),
+            ("DOGWATCH_KAFKA__OPTIONS__SASL_PASSWORD", "hunter2"),
+            ("DOGWATCH_KAFKA__OPTIONS__SASL_USERNAME", "dog"),
+            ("DOGWATCH_KAFKA_PORT", "tcp://10.0.0.1:9092"),
+        ];
+        let variables = variables.map(|(name, value)| (name.into(), OsString::from(value)));
+        let settings =
+            Settings::read(Program::Processor, None, variables.into_iter(), &[]).unwrap();
+        let raw: Own = settings.take().unwrap();
+        let shown = show(&raw, &settings, |name| name.contains("password"));
+        let expected = "\
+delivery = \"\"  # default
+
+[kafka]
+partitions = 4  # environment, DOGWATCH_KAFKA__PARTITIONS
+topic_prefix = \"\"  # default
+
+[kafka.options]
+\"sasl.password\" = \"********\"  # environment, DOGWATCH_KAFKA__OPTIONS__SASL_PASSWORD
+\"sasl.username\" = \"dog\"  # environment, DOGWATCH_KAFKA__OPTIONS__SASL_USERNAME
+
+# passed over: DOGWATCH_KAFKA_PORT (made by Kubernetes or Docker for a service)
+";
+        assert_eq!(shown, expected);
+    }
+}
