@@ -15,6 +15,7 @@ use super::sql_file::{Fault, SqlFile, nearest};
 use super::window::{find_scan, names_window, spec_of};
 
 mod lists;
+mod syntax;
 
 /// Longest text of a file, bytes: parser and planner take memory of its square.
 const TEXT_BYTES_MAX: usize = 64 << 10;
@@ -154,6 +155,7 @@ fn one_select(file: &SqlFile) -> Result<Statement, Fault> {
             "name the columns an analyst needs",
         ));
     }
+    syntax::check(inner, file)?;
     Ok(statement)
 }
 

@@ -457,6 +457,43 @@ fn the_examples_of_the_documentation_load() {
 }
 
 #[test]
+fn what_would_be_parsed_and_not_obeyed_is_refused() {
+    let check = |query: &str, line: usize, clause: &str| {
+        check_refused(query, line, clause, "leave it out");
+    };
+    let select = "SELECT container_id";
+    check(
+        &format!("{select}\nFROM events TABLESAMPLE BERNOULLI (50)"),
+        2,
+        "TABLESAMPLE is no part",
+    );
+    check(
+        &format!("{select} FROM events\nFOR UPDATE"),
+        2,
+        "FOR UPDATE is no part",
+    );
+    check(
+        &format!(
+            "{select} FROM events\nWHERE proc_name IN (SELECT name FROM shells\nTABLESAMPLE (50 PERCENT))"
+        ),
+        3,
+        "TABLESAMPLE is no part",
+    );
+    check(
+        &format!("{select} FROM events\nQUALIFY row_number() OVER () = 1"),
+        2,
+        "QUALIFY is no part",
+    );
+    check(
+        &format!(
+            "{select}, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\nGROUP BY window_start, container_id\nFETCH FIRST 3 ROWS WITH TIES"
+        ),
+        3,
+        "FETCH is no part",
+    );
+}
+
+#[test]
 fn what_windows_cannot_keep_is_refused() {
     let window = "FROM tumble(events, INTERVAL '1 minute')";
     let keys = "GROUP BY window_start, container_id";
@@ -503,6 +540,11 @@ fn what_windows_cannot_keep_is_refused() {
         (
             "first_value(proc_name)",
             "whichever row comes first",
+            "ORDER BY ts, seq",
+        ),
+        (
+            "first_value(proc_name ORDER BY ts)",
+            "does not end its order with seq",
             "ORDER BY ts, seq",
         ),
         (

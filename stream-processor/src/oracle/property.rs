@@ -32,7 +32,7 @@ const PARTITIONS: [i32; 3] = [0, 1, 2];
 const RUNS_MAX: u32 = 8;
 
 /// Name, more header lines, query.
-const DETECTIONS: [(&str, &str, &str); 28] = [
+const DETECTIONS: [(&str, &str, &str); 30] = [
     ("bits", "", "SELECT host_id, bool_and(evt_failed) AS all_failed, bool_or(evt_failed) AS any_failed, bit_or(fd_num) AS seen, bit_xor(fd_num) AS odd
         FROM hop(events, INTERVAL '10 seconds', INTERVAL '30 seconds') GROUP BY window_start, window_end, host_id"),
     ("count", "", "SELECT proc_name, container_id, count(*) AS n, window_start FROM tumble(events, INTERVAL '10 seconds')
@@ -85,6 +85,10 @@ const DETECTIONS: [(&str, &str, &str); 28] = [
         FROM tumble(events, INTERVAL '10 seconds') GROUP BY window_start, window_end, container_id HAVING sum(fd_num) > 5"),
     ("sampled", "", "SELECT container_id, sample(proc_name, 2) AS names, sample(concat(proc_name, '/', fd_name), 3) AS pairs, count(*) AS n
         FROM tumble(events, INTERVAL '30 seconds') GROUP BY window_start, window_end, container_id"),
+    ("ties", "", "SELECT proc_name, evt_type, count(*) AS n FROM hop(events, INTERVAL '10 seconds', INTERVAL '20 seconds')
+        GROUP BY window_start, window_end, host_id, proc_name, evt_type ORDER BY n DESC LIMIT 3"),
+    ("ties_of_all", "", "SELECT proc_name, fd_num FROM tumble(events, INTERVAL '20 seconds')
+        GROUP BY window_start, window_end, container_id, proc_name, fd_num LIMIT 2 OFFSET 1"),
     ("top", "", "SELECT proc_name, host_id, count(*) AS n FROM tumble(events, INTERVAL '10 seconds')
         GROUP BY window_start, window_end, host_id, proc_name HAVING count(*) >= 1 ORDER BY count(*) DESC, proc_name LIMIT 2"),
     ("uniform", "", "SELECT proc_name, host_id, count(*) AS n FROM hop(events, INTERVAL '10 seconds', INTERVAL '20 seconds')

@@ -13,8 +13,9 @@ use crate::detect::session::Session;
 use crate::detect::sql_file::{Fault, PlanError, SqlFile};
 use crate::detect::window::{WINDOW_END, WINDOW_START};
 
-/// Columns by which the order of rows on one host is settled.
-const PLACE_COLUMNS: [&str; 3] = ["ts", "boot_ts", "seq"];
+/// The column that settles the order of a host's rows: times may be equal, and which of two equal ones comes first would
+/// depend on how states were merged.
+const PLACE: &str = "seq";
 
 /// Where each column of the groups comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,11 +218,14 @@ fn check_order(call: &AggregateFunction, line: usize) -> Result<(), Fault> {
     }
     let last = order_by.last().map(|sort| sort.expr.to_string());
     let named = last.as_deref().and_then(|last| last.rsplit('.').next());
-    if named.is_some_and(|last| PLACE_COLUMNS.contains(&last)) {
+    if named == Some(PLACE) {
         return Ok(());
     }
     let mend = format!("write {name}(value ORDER BY ts, seq)");
-    let reason = format!("{name} without an order takes whichever row comes first");
+    let reason = match last {
+        None => format!("{name} without an order takes whichever row comes first"),
+        Some(_) => format!("{name} does not end its order with {PLACE}, so rows may tie"),
+    };
     Err(Fault::new(line, reason, mend))
 }
 

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
+use arrow::row::{RowConverter, SortField};
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::{Column, DFSchema, DataFusionError, Result, internal_err};
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, TableScan};
+use datafusion::logical_expr::{
+    Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Sort, SortExpr, TableScan,
+};
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::physical_plan::ExecutionPlan;
@@ -106,16 +110,24 @@ impl ResultPlan {
 
     /// Asks it of groups: a batch with a column for each of `columns`, in that order.
     /// A group that it cannot judge comes back with the error, and is not among those that a LIMIT counts.
+    /// Ties of ORDER BY are broken by the groups' keys.
     ///
     /// # Errors
     /// When the groups cannot be handed to it.
     pub fn judge(&self, groups: Vec<ArrayRef>, count: usize) -> Result<Vec<ResultRow>> {
         let mut columns = groups;
+        if self.limited {
+            let order = self.order_by_keys(&columns, count)?;
+            let mut ranks = vec![0; count];
+            for (rank, group) in (0_i64..).zip(&order) {
+                ranks[*group] = rank;
+            }
+            columns.push(Arc::new(Int64Array::from(ranks)));
+            let groups = RecordBatch::try_new(Arc::clone(&self.source.schema), columns)?;
+            return self.judge_together(&groups, &order);
+        }
         columns.push(Arc::new(Int64Array::from_iter_values(0..count as i64)));
         let groups = RecordBatch::try_new(Arc::clone(&self.source.schema), columns)?;
-        if self.limited {
-            return self.judge_together(&groups);
-        }
         let mut rows = Vec::new();
         by_halves(
             &groups,
@@ -128,14 +140,35 @@ impl ResultPlan {
         Ok(rows)
     }
 
+    /// The groups by their keys, ascending, NULLs last: an order that depends on nothing else.
+    fn order_by_keys(&self, groups: &[ArrayRef], count: usize) -> Result<Vec<usize>> {
+        let places = self.columns.iter().zip(groups);
+        let keys = places.filter(|(place, _)| matches!(place, GroupColumn::Key(_)));
+        let keys: Vec<ArrayRef> = keys.map(|(_, column)| Arc::clone(column)).collect();
+        let ascending = SortOptions::new(false, false);
+        let fields = keys
+            .iter()
+            .map(|key| SortField::new_with_options(key.data_type().clone(), ascending));
+        let rows = RowConverter::new(fields.collect())?.convert_columns(&keys)?;
+        let mut order: Vec<usize> = (0..count).collect();
+        order.sort_unstable_by(|left, right| rows.row(*left).cmp(&rows.row(*right)));
+        Ok(order)
+    }
+
     /// Where a LIMIT chooses among groups: those that cannot be judged are found one by one, the others are asked together.
-    fn judge_together(&self, groups: &RecordBatch) -> Result<Vec<ResultRow>> {
-        if let Ok(rows) = guarded(|| self.run(groups)) {
+    /// The hidden column holds each group's place in `order`.
+    fn judge_together(&self, groups: &RecordBatch, order: &[usize]) -> Result<Vec<ResultRow>> {
+        let run = |part: &RecordBatch| -> Result<Vec<ResultRow>> {
+            let mut rows = self.run(part)?;
+            rows.iter_mut().for_each(|row| row.group = order[row.group]);
+            Ok(rows)
+        };
+        if let Ok(rows) = guarded(|| run(groups)) {
             return Ok(rows);
         }
         let (mut good, mut rows, mut alone) = (Vec::new(), Vec::new(), Vec::new());
         for group in 0..groups.num_rows() {
-            match guarded(|| self.run(&groups.slice(group, 1))) {
+            match guarded(|| run(&groups.slice(group, 1))) {
                 Ok(own) if own.is_empty() => {}
                 Ok(own) => {
                     good.push(group as u32);
@@ -146,7 +179,7 @@ impl ResultPlan {
         }
         let good = take_rows(groups, &good)?;
         // Together they may still fail: a guard by AND holds for one row, not for a batch. Then there is no LIMIT.
-        rows.extend(guarded(|| self.run(&good)).unwrap_or(alone));
+        rows.extend(guarded(|| run(&good)).unwrap_or(alone));
         Ok(rows)
     }
 
@@ -187,7 +220,8 @@ impl ResultPlan {
     }
 }
 
-/// What stands above the GROUP BY, over the scan of groups instead; the hidden column goes through each projection.
+/// What stands above the GROUP BY, over the scan of groups instead. The hidden column goes through each projection and breaks
+/// the ties of each order; a LIMIT without an order goes by it alone.
 fn rebuild_above(
     plan: &LogicalPlan,
     scan: &LogicalPlan,
@@ -196,24 +230,44 @@ fn rebuild_above(
     if matches!(plan, LogicalPlan::Aggregate(_)) {
         return Ok(scan.clone());
     }
-    let inputs = plan
-        .inputs()
-        .into_iter()
-        .map(|input| rebuild_above(input, scan, limited))
-        .collect::<Result<Vec<_>>>()?;
+    let &[input] = plan.inputs().as_slice() else {
+        return internal_err!("what stands above a GROUP BY has one input");
+    };
+    let ordered = is_ordered(input);
+    let input = rebuild_above(input, scan, limited)?;
+    let (qualifier, field) = input.schema().qualified_field_with_unqualified_name(ROW)?;
+    let row = Expr::Column(Column::new(qualifier.cloned(), field.name()));
+    let sorted = |expr: Vec<SortExpr>, input: LogicalPlan, fetch: Option<usize>| {
+        let input = Arc::new(input);
+        LogicalPlan::Sort(Sort { expr, input, fetch })
+    };
     match plan {
         LogicalPlan::Limit(_) => {
             *limited = true;
-            plan.with_new_exprs(plan.expressions(), inputs)
+            let input = match ordered {
+                true => input,
+                false => sorted(vec![row.sort(true, false)], input, None),
+            };
+            plan.with_new_exprs(plan.expressions(), vec![input])
+        }
+        LogicalPlan::Sort(sort) => {
+            let ties = std::iter::once(row.sort(true, false));
+            let by = sort.expr.iter().cloned().chain(ties).collect();
+            Ok(sorted(by, input, sort.fetch))
         }
         LogicalPlan::Projection(projection) => {
-            let Some(input) = inputs.into_iter().next() else {
-                return internal_err!("a projection has one input");
-            };
-            let row = Expr::Column(Column::new_unqualified(ROW));
             let exprs: Vec<Expr> = projection.expr.iter().cloned().chain([row]).collect();
             LogicalPlanBuilder::from(input).project(exprs)?.build()
         }
-        _ => plan.with_new_exprs(plan.expressions(), inputs),
+        _ => plan.with_new_exprs(plan.expressions(), vec![input]),
+    }
+}
+
+/// Whether an ORDER BY stands above the GROUP BY.
+fn is_ordered(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(_) => false,
+        LogicalPlan::Sort(_) => true,
+        _ => plan.inputs().into_iter().any(is_ordered),
     }
 }
