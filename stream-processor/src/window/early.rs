@@ -2,25 +2,30 @@
 //!
 //! For each key and pane the counts are kept beside the states; a distinct count is kept as what it is at most, and looked at
 //! exactly only when that reaches its number. What has fired need not be stored: it is what has crossed.
+//!
+//! ```text
+//! states of a step ─► counts ─► keys that may cross ─► look: their rows, one by one ─► crossings ─► finish: one run a detection
+//! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, Int64Array, RecordBatch};
-use arrow::buffer::BooleanBuffer;
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Int64Type, UInt64Type};
+use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
 use datafusion::common::{HashMap, Result};
 
 use super::Word;
-use super::group::{FIXED_COLUMNS, Group, in_window, pane_runs, pane_starts, plan_of};
-use super::pane::{PaneId, of_slot, slots};
-use super::plans::{Finish, Workbench};
-use crate::detect::DetectionSet;
-use crate::detect::aggregates::hash;
+use super::group::{FIXED_COLUMNS, Group, pane_runs, pane_starts, plan_of};
+use super::pane::{PaneId, slots};
 use crate::detect::window::WindowSpec;
+use crate::detect::{DetectionSet, take_rows};
 use crate::hosts::partition_of;
+
+mod crossing;
+mod look;
+
+pub(super) use crossing::{Crossing, CrossingFinisher, KeyStates};
 
 /// A key as bytes: its slot and what the rows were grouped by.
 type Key = Box<[u8]>;
@@ -51,17 +56,10 @@ impl KeyConverter {
             .convert_columns(&batch.columns()[1..FIXED_COLUMNS + self.keys])?)
     }
 
-    /// The states of a slot's key. Only those of the slot are compared as bytes: a pane holds the keys of all hosts of its
-    /// partition.
-    fn states_of(&self, states: &RecordBatch, slot: i64, key: &[u8]) -> Result<RecordBatch> {
-        let of_slot = of_slot(states, slot)?;
-        let encoded = self.encode(&of_slot)?;
-        let of_key =
-            BooleanBuffer::collect_bool(encoded.num_rows(), |row| encoded.row(row).as_ref() == key);
-        Ok(filter_record_batch(
-            &of_slot,
-            &BooleanArray::new(of_key, None),
-        )?)
+    /// The keys of some rows.
+    fn encode_rows(&self, batch: &RecordBatch, rows: &[u32]) -> Result<EncodedRows> {
+        let columns: Vec<usize> = (0..FIXED_COLUMNS + self.keys).collect();
+        self.encode(&take_rows(&batch.project(&columns)?, rows)?)
     }
 }
 
@@ -88,9 +86,6 @@ struct Watch {
 type SlotWindow = (WindowSpec, i64, i64);
 /// A window of a key, of a detection, in a partition.
 type Place = (i32, usize, i64, Key);
-/// Counts of a key in a pane, by pane.
-type ByPane = Vec<(i64, Box<[i64]>)>;
-
 /// The keys that any pane has, each with a number that is cheaper to look up than its bytes.
 #[derive(Debug, Default)]
 struct Keys {
@@ -178,59 +173,6 @@ pub(super) struct Early {
     fired: HashMap<SlotWindow, HashSet<(usize, String)>>,
     /// Where a distinct count at most reached its number and exactly did not: how much it must be to be looked at again.
     again: HashMap<Place, i64>,
-}
-
-/// A window that has just crossed its threshold.
-#[derive(Debug)]
-pub(super) struct Crossing {
-    pub member: usize,
-    pub start: i64,
-    pub slot: i64,
-    /// The row of the batch that made it cross.
-    pub row: u32,
-    key: Key,
-    /// The rows of the input that count in it, up to that row.
-    rows: Vec<usize>,
-}
-
-impl Crossing {
-    /// The window's one group, finished as it is at the row that crossed.
-    pub fn groups(
-        &self,
-        group: &Group,
-        bench: &Workbench,
-        finish: &Finish,
-        input: &RecordBatch,
-    ) -> Result<Vec<RecordBatch>> {
-        let states = self.states(group, bench, input)?;
-        let taken: Result<Vec<_>> = states.iter().map(|states| finish.taken(states)).collect();
-        finish.run(bench, taken?)
-    }
-
-    /// The states of the window as they are at the row that crossed.
-    fn states(
-        &self,
-        group: &Group,
-        bench: &Workbench,
-        input: &RecordBatch,
-    ) -> Result<Vec<RecordBatch>> {
-        let mut states = Vec::new();
-        let spec = group.members[self.member].spec;
-        let converter = group.early.converter();
-        for pane in group.panes_of(partition_of(self.slot), self.start, spec) {
-            for piece in pane.pieces() {
-                let own = converter.states_of(piece, self.slot, &self.key)?;
-                if own.num_rows() > 0 {
-                    states.push(in_window(&own, self.start)?);
-                }
-            }
-        }
-        let mut mask = vec![false; input.num_rows()];
-        self.rows.iter().for_each(|row| mask[*row] = true);
-        let own = filter_record_batch(input, &BooleanArray::from(mask))?;
-        states.extend(group.phases.partial(bench, in_window(&own, self.start)?)?);
-        Ok(states)
-    }
 }
 
 impl Early {
@@ -334,134 +276,6 @@ impl Early {
         }
     }
 
-    /// Finds the windows that cross their threshold with these rows, whose states are not in the panes yet.
-    pub fn look(
-        &mut self,
-        group: &Group,
-        input: &RecordBatch,
-        input_rows: &[u32],
-        counted: &[Counted],
-    ) -> Result<Vec<Crossing>> {
-        let mut crossings = Vec::new();
-        let mut encoded_input = None;
-        for (number, (slot, new)) in self.candidates(counted) {
-            let Some(open) = group.open.get(&slot) else {
-                continue;
-            };
-            let key: Key = self.keys.keys[number as usize].as_ref().into();
-            let known = self.known(number, slot, &new);
-            for watch in &self.watches {
-                let sum = |start: i64, ask: usize| -> i64 {
-                    let window = start..start + watch.spec.size_ns;
-                    let of = |counts: &[(i64, Box<[i64]>)]| -> i64 {
-                        counts
-                            .iter()
-                            .filter(|(pane, _)| window.contains(pane))
-                            .map(|(_, counts)| counts[ask])
-                            .sum()
-                    };
-                    of(&known) + of(&new)
-                };
-                let starts: BTreeSet<i64> = new
-                    .iter()
-                    .filter(|(_, counts)| watch.asks.iter().any(|(ask, _)| counts[*ask] > 0))
-                    .flat_map(|(pane, _)| watch.spec.starts(*pane))
-                    .collect();
-                for start in starts {
-                    let end = start + watch.spec.size_ns;
-                    if !watch
-                        .asks
-                        .iter()
-                        .all(|(ask, least)| sum(start, *ask) >= *least)
-                        || !open.contains(&(end, start, watch.spec))
-                    {
-                        continue;
-                    }
-                    let place = (partition_of(slot), watch.member, start, key.clone());
-                    let at_most: i64 = watch.asks.iter().map(|(ask, _)| sum(start, *ask)).sum();
-                    if self.again.get(&place).is_some_and(|again| at_most < *again) {
-                        continue;
-                    }
-                    if encoded_input.is_none() {
-                        encoded_input = Some(self.converter().encode(input)?);
-                    }
-                    let Some(encoded) = &encoded_input else {
-                        continue;
-                    };
-                    let window = Window {
-                        watch,
-                        start,
-                        slot,
-                        key: &key,
-                    };
-                    match self.walk(group, &window, &known, input, input_rows, encoded)? {
-                        Walk::Crossed(crossing) => {
-                            // It speaks once: nothing is enough to be looked at again.
-                            self.again.insert(place, i64::MAX);
-                            crossings.push(crossing);
-                        }
-                        Walk::Before => {
-                            self.again.insert(place, i64::MAX);
-                        }
-                        Walk::Missing(missing) => {
-                            self.again.insert(place, at_most + missing);
-                        }
-                    }
-                }
-            }
-        }
-        crossings.sort_by(|left, right| {
-            (left.row, left.member, left.start, &left.key).cmp(&(
-                right.row,
-                right.member,
-                right.start,
-                &right.key,
-            ))
-        });
-        Ok(crossings)
-    }
-
-    /// The keys of states that have enough for any detection, if all their panes were one window: slot, and new counts.
-    fn candidates(&self, counted: &[Counted]) -> HashMap<u32, (i64, ByPane)> {
-        let tracked = self.tracked.len();
-        let mut candidates: HashMap<u32, (i64, ByPane)> = HashMap::new();
-        for counted in counted {
-            for (start, slot, number, new) in counted.rows(tracked) {
-                let totals = self.keys.totals(number, tracked);
-                let enough = |(ask, least): &(usize, i64)| totals[*ask] >= *least;
-                let may_cross = |watch: &Watch| watch.asks.iter().all(enough);
-                if new.iter().any(|count| *count > 0) && self.watches.iter().any(may_cross) {
-                    let own = candidates
-                        .entry(number)
-                        .or_insert_with(|| (slot, Vec::new()));
-                    own.1.push((start, new.into()));
-                }
-            }
-        }
-        candidates
-    }
-
-    /// A key's counts in the panes that the windows of its new rows reach.
-    fn known(&self, number: u32, slot: i64, new: &[(i64, Box<[i64]>)]) -> ByPane {
-        let reach = self
-            .watches
-            .iter()
-            .map(|watch| watch.spec.size_ns)
-            .max()
-            .unwrap_or(0);
-        let first = new.iter().map(|(pane, _)| *pane).min().unwrap_or(0) - reach;
-        let last = new.iter().map(|(pane, _)| *pane).max().unwrap_or(0) + reach;
-        let partition = partition_of(slot);
-        self.counts
-            .range((partition, first)..=(partition, last))
-            .filter_map(|((_, pane), counts)| {
-                let place = *counts.places.get(&number)?;
-                let own = &counts.counts[place..][..self.tracked.len()];
-                Some((*pane, own.into()))
-            })
-            .collect()
-    }
-
     /// The tracked counts of states, row by row.
     fn counts_of(&self, states: &RecordBatch) -> Vec<i64> {
         let mut counts = vec![0; states.num_rows() * self.tracked.len()];
@@ -481,91 +295,6 @@ impl Early {
             }
         }
         counts
-    }
-
-    /// Walks the rows of a key until its window crosses.
-    fn walk(
-        &self,
-        group: &Group,
-        window: &Window<'_>,
-        known: &[(i64, Box<[i64]>)],
-        input: &RecordBatch,
-        input_rows: &[u32],
-        encoded: &EncodedRows,
-    ) -> Result<Walk> {
-        let range = window.start..window.start + window.watch.spec.size_ns;
-        let mut gauges = Vec::new();
-        for (ask, least) in &window.watch.asks {
-            gauges.push(self.gauge(group, window, known, *ask, *least, input)?);
-        }
-        if gauges.iter().all(Gauge::reached) {
-            return Ok(Walk::Before);
-        }
-        let mut rows = Vec::new();
-        for (row, pane) in pane_starts(input).iter().enumerate() {
-            if !range.contains(pane) || encoded.row(row).as_ref() != window.key {
-                continue;
-            }
-            rows.push(row);
-            gauges.iter_mut().for_each(|gauge| gauge.add(row));
-            if gauges.iter().all(Gauge::reached) {
-                return Ok(Walk::Crossed(Crossing {
-                    member: window.watch.member,
-                    start: window.start,
-                    slot: window.slot,
-                    row: input_rows[row],
-                    key: window.key.into(),
-                    rows,
-                }));
-            }
-        }
-        let missing = gauges.iter().map(|gauge| gauge.least - gauge.count()).max();
-        Ok(Walk::Missing(missing.unwrap_or(1).max(1)))
-    }
-
-    fn gauge(
-        &self,
-        group: &Group,
-        window: &Window<'_>,
-        known: &[(i64, Box<[i64]>)],
-        ask: usize,
-        least: i64,
-        input: &RecordBatch,
-    ) -> Result<Gauge> {
-        let tracked = &self.tracked[ask];
-        let range = window.start..window.start + window.watch.spec.size_ns;
-        let (flag, argument) = group.call_inputs[tracked.aggregate];
-        let mut gauge = Gauge {
-            least,
-            counted: 0,
-            values: None,
-            flags: flag.map(|column| input.column(column).as_boolean().clone()),
-            argument: argument
-                .map(|column| cast(input.column(column), &DataType::Utf8View))
-                .transpose()?,
-        };
-        if !tracked.distinct {
-            gauge.counted = known
-                .iter()
-                .filter(|(pane, _)| range.contains(pane))
-                .map(|(_, counts)| counts[ask])
-                .sum();
-            return Ok(gauge);
-        }
-        let mut values = HashSet::new();
-        let converter = self.converter();
-        let partition = partition_of(window.slot);
-        for pane in group.panes_of(partition, window.start, window.watch.spec) {
-            for piece in pane.pieces() {
-                let own = converter.states_of(piece, window.slot, window.key)?;
-                let lists = own.column(tracked.column).as_list::<i32>();
-                for hashes in lists.iter().flatten() {
-                    values.extend(hashes.as_primitive::<UInt64Type>().values());
-                }
-            }
-        }
-        gauge.values = Some(values);
-        Ok(gauge)
     }
 
     /// Notes that a window has spoken.
@@ -671,64 +400,5 @@ impl Counted {
         places
             .zip(keys)
             .map(|((start, slot), (number, counts))| (*start, *slot, *number, counts))
-    }
-}
-
-/// A key's window of a detection.
-struct Window<'a> {
-    watch: &'a Watch,
-    start: i64,
-    slot: i64,
-    key: &'a [u8],
-}
-
-/// What walking over rows found.
-enum Walk {
-    Crossed(Crossing),
-    /// It had crossed before these rows.
-    Before,
-    /// So much is missing at least.
-    Missing(i64),
-}
-
-/// One count, row by row.
-struct Gauge {
-    least: i64,
-    counted: i64,
-    values: Option<HashSet<u64>>,
-    flags: Option<BooleanArray>,
-    argument: Option<arrow::array::ArrayRef>,
-}
-
-impl Gauge {
-    fn count(&self) -> i64 {
-        self.values
-            .as_ref()
-            .map_or(self.counted, |values| values.len() as i64)
-    }
-
-    fn reached(&self) -> bool {
-        self.count() >= self.least
-    }
-
-    fn add(&mut self, row: usize) {
-        let flagged = self
-            .flags
-            .as_ref()
-            .is_none_or(|flags| flags.is_valid(row) && flags.value(row));
-        let value = match &self.argument {
-            Some(argument) if argument.is_null(row) => return,
-            Some(argument) => argument.as_string_view().value(row),
-            None => "",
-        };
-        if !flagged {
-            return;
-        }
-        match &mut self.values {
-            Some(values) => {
-                values.insert(hash(value));
-            }
-            None => self.counted += 1,
-        }
     }
 }

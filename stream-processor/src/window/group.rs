@@ -18,7 +18,7 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::common::{HashMap, HashSet, Result};
 
 use super::conditions::Conditions;
-use super::early::{Counted, Early};
+use super::early::{Counted, Crossing, CrossingFinisher, Early, KeyStates};
 use super::pane::{Pane, PaneId, slots};
 use super::plans::{Phases, Workbench};
 use super::store::StoredStates;
@@ -255,33 +255,68 @@ impl Group {
             return Ok(());
         }
         let mut early = std::mem::take(&mut self.early);
-        let crossings = early.look(self, &input.batch, &input.rows, counted);
+        let looked = early.look(self, &input.batch, &input.rows, counted);
         self.early = early;
-        for crossing in crossings? {
-            let spec = self.members[crossing.member].spec;
-            let finish = &self.finishers[&spec].finish;
-            let groups = match crossing.groups(self, bench, finish, &input.batch) {
-                Ok(groups) => groups,
-                Err(error) => {
-                    self.off.note(Trouble {
-                        slot: crossing.slot,
-                        row: crossing.row,
-                        time: crossing.start,
-                        error: error_text(&error),
-                    });
-                    continue;
-                }
+        let (crossings, states) = looked?;
+        let mut of_members: BTreeMap<usize, Vec<Crossing>> = BTreeMap::new();
+        for crossing in crossings {
+            let own = of_members.entry(crossing.member).or_default();
+            own.push(crossing);
+        }
+        for (member, crossings) in of_members {
+            let crossed = (&states, crossings.as_slice());
+            self.fire_early(bench, set, &input.batch, member, crossed, output)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the results of a detection's windows that have crossed their threshold.
+    fn fire_early(
+        &mut self,
+        bench: &Workbench,
+        set: &DetectionSet,
+        input: &RecordBatch,
+        member: usize,
+        (states, crossings): (&KeyStates, &[Crossing]),
+        output: &mut WindowOutput,
+    ) -> Result<()> {
+        let spec = self.members[member].spec;
+        let finish = &self.finishers[&spec].finish;
+        let finisher = CrossingFinisher {
+            group: self,
+            bench,
+            finish,
+            states,
+            input,
+        };
+        let finished = finisher.run(crossings);
+        let place = |crossing: &Crossing| {
+            let keys = finisher.keys(crossing);
+            ((crossing.slot, crossing.start, keys), crossing.row)
+        };
+        let rows: HashMap<(i64, i64, String), u32> = crossings.iter().map(place).collect();
+        let mut words = Vec::with_capacity(crossings.len());
+        for groups in &finished.groups {
+            words.extend(self.results(set, member, finish, groups)?);
+        }
+        for (crossing, error) in finished.failed {
+            self.off.note(Trouble {
+                slot: crossing.slot,
+                row: crossing.row,
+                time: crossing.start,
+                error: error_text(&error),
+            });
+        }
+        for mut word in words {
+            let place = (word.slot, word.start, word.keys.clone());
+            let Some(row) = rows.get(&place) else {
+                continue;
             };
-            let overflow = self.overflow(crossing.start, &spec, crossing.slot);
-            for group in &groups {
-                for mut word in self.results(set, crossing.member, finish, group)? {
-                    word.row = crossing.row;
-                    word.closed = false;
-                    word.overflow = overflow;
-                    self.early.fire(crossing.member, &word);
-                    output.words.push(word);
-                }
-            }
+            word.row = *row;
+            word.closed = false;
+            word.overflow = self.overflow(word.start, &spec, word.slot);
+            self.early.fire(member, &word);
+            output.words.push(word);
         }
         Ok(())
     }
