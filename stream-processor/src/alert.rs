@@ -3,18 +3,17 @@
 //! Its identity hangs on the detection's content and the event's own identity, never on offsets or time:
 //! the same event seen live, replayed or back-tested gives the same `alert_id`.
 
-use std::collections::BTreeMap;
-
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{Alert, AlertEvidence, AlertProcess, Event};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::detect::{Detection, hex};
-use crate::hosts::{SlotOwner, partition_of};
+use crate::hosts::{Losses, SlotOwner, partition_of};
 use crate::window::{Overflow, Word};
 
 pub(crate) mod health;
+pub(crate) mod size;
 
 /// An event older than this when the broker appends it makes its alerts `delayed`, nanoseconds.
 const DELAYED_AFTER_NS: i64 = 60_000_000_000;
@@ -51,39 +50,79 @@ pub(crate) struct Origin<'a> {
     pub ingest_ts_ns: Option<i64>,
 }
 
-/// When and what for an alert is said, and what is missing beside it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Occasion<'a> {
+/// When and what for an alert is made, and what is missing beside it.
+#[derive(Debug)]
+pub(crate) struct Occasion {
     pub alert_ts_ns: i64,
     pub mode: AlertMode,
-    /// Events of the sensor's run known to be lost, by class; empty when none are.
-    pub losses: &'a BTreeMap<Text, i64>,
+    /// Events of the host known to be lost around what the alert tells of, by class; empty when none are.
+    pub losses: Losses,
     /// Whether windows go by the broker's time for the event.
     pub clock_replaced: bool,
 }
 
-/// Builds the alert of a match.
+/// What names an event, and where it happened: known of every row without decoding it whole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub host_id: &'a str,
+    pub sensor_run: &'a str,
+    pub seq: i64,
+    pub ts: i64,
+    pub container_id: &'a str,
+}
+
+/// Whether the engine speaks of itself in an alert, under an id of its own and not for a detection.
+#[must_use]
+pub fn is_own(alert: &Alert) -> bool {
+    let id = &*alert.detection_id;
+    alert.detection_hash.is_empty() && (id == STATE_OVERFLOW || health::is_id(id))
+}
+
+/// Builds the alert of a match whose event cannot be decoded whole: what matched is known, the evidence is not. Its identity
+/// is missing, too.
+pub(crate) fn build_unread(
+    detection: &Detection,
+    subject: &Subject<'_>,
+    owner: &SlotOwner,
+    row: &Map<String, Value>,
+    origin: &Origin<'_>,
+    occasion: Occasion,
+) -> Alert {
+    Alert {
+        event_ts: subject.ts,
+        ingest_ts: origin.ingest_ts_ns,
+        host_id: subject.host_id.into(),
+        host_name: owner.host_name.clone(),
+        container_id: subject.container_id.into(),
+        evidence: vec![AlertEvidence {
+            host_id: subject.host_id.into(),
+            sensor_run: subject.sensor_run.into(),
+            seq: subject.seq,
+            row: r#"{"undecodable":true}"#.into(),
+            ..place_of(origin)
+        }],
+        delayed: is_delayed(origin, subject.ts),
+        error: Some("the event could not be decoded whole".into()),
+        ..told_by_detection(detection, row, occasion)
+    }
+}
+
+/// Whether an alert was larger than it may be: its longest texts and lists were cut.
+#[must_use]
+pub fn was_cut(alert: &Alert) -> bool {
+    let mut evidence = alert.evidence.iter();
+    size::is_cut(&alert.message)
+        || size::is_cut_row(&alert.row)
+        || evidence.any(|evidence| size::is_cut_row(&evidence.row))
+}
+
+/// Builds the alert that an event tells, all but its identity.
 pub(crate) fn build(
     detection: &Detection,
     event: &Event,
     row: &Map<String, Value>,
     origin: &Origin<'_>,
-    occasion: &Occasion<'_>,
-) -> Alert {
-    Alert {
-        alert_id: identity(detection, event),
-        dedup_key: dedup_key(detection, &event.host_id, &event.container_id, row),
-        ..told_by_event(detection, event, row, origin, occasion)
-    }
-}
-
-/// What an event tells of an alert, all but its identity.
-fn told_by_event(
-    detection: &Detection,
-    event: &Event,
-    row: &Map<String, Value>,
-    origin: &Origin<'_>,
-    occasion: &Occasion<'_>,
+    occasion: Occasion,
 ) -> Alert {
     Alert {
         event_ts: event.ts,
@@ -108,9 +147,7 @@ fn told_by_event(
         proc_stage: event.proc_stage.clone(),
         proc_exe_sha256: event.proc_exe_sha256.clone(),
         evidence: vec![evidence(event, origin)],
-        delayed: origin
-            .ingest_ts_ns
-            .is_some_and(|ingest_ts| ingest_ts.saturating_sub(event.ts) > DELAYED_AFTER_NS),
+        delayed: is_delayed(origin, event.ts),
         ..told_by_detection(detection, row, occasion)
     }
 }
@@ -120,7 +157,7 @@ fn told_by_keys(
     detection: &Detection,
     word: &Word,
     owner: &SlotOwner,
-    occasion: &Occasion<'_>,
+    occasion: Occasion,
 ) -> Alert {
     Alert {
         event_ts: word.last_time,
@@ -145,11 +182,7 @@ fn told_by_keys(
 }
 
 /// What is known of an alert whoever did it.
-fn told_by_detection(
-    detection: &Detection,
-    row: &Map<String, Value>,
-    occasion: &Occasion<'_>,
-) -> Alert {
+fn told_by_detection(detection: &Detection, row: &Map<String, Value>, occasion: Occasion) -> Alert {
     let header = &detection.header;
     let incomplete = !occasion.losses.is_empty();
     Alert {
@@ -169,7 +202,7 @@ fn told_by_detection(
         alert_ts: occasion.alert_ts_ns,
         row: as_json(row),
         incomplete,
-        losses: incomplete.then(|| occasion.losses.clone()),
+        losses: incomplete.then_some(occasion.losses),
         mode: occasion.mode.name().into(),
         activity: "create".into(),
         clock_replaced: occasion.clock_replaced,
@@ -177,7 +210,7 @@ fn told_by_detection(
     }
 }
 
-/// Builds the alert of a window.
+/// Builds the alert of a window, all but its identity.
 ///
 /// One that has just crossed its threshold is told by the event that made it cross, which is given then.
 pub(crate) fn build_window(
@@ -185,14 +218,12 @@ pub(crate) fn build_window(
     word: &Word,
     event: Option<(&Event, &Origin<'_>)>,
     owner: &SlotOwner,
-    occasion: &Occasion<'_>,
+    occasion: Occasion,
 ) -> Alert {
     let mut alert = match event {
-        Some((event, origin)) => told_by_event(detection, event, &word.values, origin, occasion),
+        Some((event, origin)) => build(detection, event, &word.values, origin, occasion),
         None => told_by_keys(detection, word, owner, occasion),
     };
-    alert.alert_id = window_identity(detection, word, owner);
-    alert.dedup_key = window_dedup_key(detection, word, owner);
     alert.window_start = Some(word.start);
     alert.window_end = Some(word.end);
     alert.window_state = Some(if word.closed { "closed" } else { "open" }.into());
@@ -223,7 +254,7 @@ pub(crate) fn build_overflow(
     overflow: &Overflow,
     keys_max: usize,
     owner: &SlotOwner,
-    occasion: &Occasion<'_>,
+    occasion: &Occasion,
 ) -> Alert {
     let names = detections.join(", ");
     let start = overflow.start.to_string();
@@ -264,6 +295,65 @@ pub(crate) fn build_overflow(
     }
 }
 
+/// Alerts of a detection, host and container that were held back within a minute.
+#[derive(Debug)]
+pub(crate) struct Held<'a> {
+    pub detection_id: &'a Text,
+    pub host_id: &'a Text,
+    pub host_name: &'a Text,
+    /// Empty where the alerts name none.
+    pub container_id: &'a Text,
+    /// Id of the first alert of the minute.
+    pub first_id: &'a str,
+    pub count: i64,
+    /// The host's time when the last was held back.
+    pub last_time: i64,
+}
+
+/// Builds the alert that tells how many alerts were held back. The detection may be gone.
+pub(crate) fn build_held(
+    detection: Option<&Detection>,
+    held: &Held<'_>,
+    occasion: Occasion,
+) -> Alert {
+    let whose = match &**held.container_id {
+        "" => "on this host".to_owned(),
+        container => format!("in {container}"),
+    };
+    let mut row = Map::new();
+    row.insert("container_id".to_owned(), (&**held.container_id).into());
+    row.insert("held".to_owned(), held.count.into());
+    let told = match detection {
+        Some(detection) => told_by_detection(detection, &row, occasion),
+        None => Alert {
+            detection_title: held.detection_id.clone(),
+            alert_ts: occasion.alert_ts_ns,
+            mode: occasion.mode.name().into(),
+            activity: "create".into(),
+            row: as_json(&row),
+            ..Alert::default()
+        },
+    };
+    let title = &told.detection_title;
+    let message = format!(
+        "{title}: {} more alerts within a minute {whose}",
+        held.count
+    );
+    let key = digest([&**held.host_id, held.container_id], 8);
+    Alert {
+        alert_id: digest(["held", held.first_id], 16).into(),
+        dedup_key: format!("{}/{key}", held.detection_id).into(),
+        message: message.into(),
+        detection_id: held.detection_id.clone(),
+        event_ts: held.last_time,
+        host_id: held.host_id.clone(),
+        host_name: held.host_name.clone(),
+        container_id: held.container_id.clone(),
+        folded: held.count,
+        ..told
+    }
+}
+
 /// What stands for a detection where the engine itself speaks of its windows.
 const STATE_OVERFLOW: &str = "state_overflow";
 
@@ -272,7 +362,7 @@ fn key_text(word: &Word, column: &str) -> Option<Text> {
 }
 
 /// 32 hexadecimal digits of the SHA-256 over detection id, content hash, host, keys, start and stretch of the host's time.
-fn window_identity(detection: &Detection, word: &Word, owner: &SlotOwner) -> Text {
+pub(crate) fn window_identity(detection: &Detection, word: &Word, owner: &SlotOwner) -> Text {
     let start = word.start.to_string();
     let parts = [
         detection.id.as_str(),
@@ -286,41 +376,40 @@ fn window_identity(detection: &Detection, word: &Word, owner: &SlotOwner) -> Tex
     digest(parts, 16).into()
 }
 
-/// As for single events; the container is the key of that name, where there is one.
-fn window_dedup_key(detection: &Detection, word: &Word, owner: &SlotOwner) -> Text {
-    let container = key_text(word, "container_id").unwrap_or_default();
-    dedup_key(detection, &owner.host_id, &container, &word.values)
+/// What a window's repeats are told by; the container is the key of that name, where there is one.
+pub(crate) fn window_dedup_key(detection: &Detection, word: &Word, owner: &SlotOwner) -> Text {
+    let value = |column: &str| word.values.get(column).cloned();
+    dedup_key(detection, &owner.host_id, window_container(word), value)
+}
+
+/// The container that a window is of, where that is one of its keys.
+pub(crate) fn window_container(word: &Word) -> &str {
+    let container = word.columns.get("container_id");
+    container.and_then(Value::as_str).unwrap_or_default()
 }
 
 /// 32 hexadecimal digits of the SHA-256 over detection id, content hash, host id, sensor run and seq, joined by NUL.
-fn identity(detection: &Detection, event: &Event) -> Text {
-    let seq = event.seq.to_string();
-    digest(
-        [
-            &detection.id,
-            &detection.content_hash,
-            &*event.host_id,
-            &*event.sensor_run,
-            &seq,
-        ],
-        16,
-    )
-    .into()
+pub(crate) fn identity(detection: &Detection, subject: &Subject<'_>) -> Text {
+    let seq = subject.seq.to_string();
+    let parts = [
+        detection.id.as_str(),
+        &detection.content_hash,
+        subject.host_id,
+        subject.sensor_run,
+        &seq,
+    ];
+    digest(parts, 16).into()
 }
 
 /// The detection's id and 16 hexadecimal digits over host, container and the columns that the header names.
-fn dedup_key(
+pub(crate) fn dedup_key(
     detection: &Detection,
     host_id: &str,
     container_id: &str,
-    row: &Map<String, Value>,
+    value: impl Fn(&str) -> Option<Value>,
 ) -> Text {
-    let values = detection
-        .header
-        .dedup
-        .key
-        .iter()
-        .map(|column| row.get(column).map_or_else(String::new, Value::to_string));
+    let columns = detection.header.dedup.key.iter();
+    let values = columns.map(|column| value(column).map_or_else(String::new, |v| v.to_string()));
     let values: Vec<String> = values.collect();
     let parts = [host_id, container_id]
         .into_iter()
@@ -328,7 +417,7 @@ fn dedup_key(
     format!("{}/{}", detection.id, digest(parts, 8)).into()
 }
 
-fn digest<'a>(parts: impl IntoIterator<Item = &'a str>, bytes: usize) -> String {
+pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a str>, bytes: usize) -> String {
     let mut hash = Sha256::new();
     for (index, part) in parts.into_iter().enumerate() {
         if index > 0 {
@@ -384,14 +473,27 @@ fn session(event: &Event) -> Option<AlertProcess> {
 
 fn evidence(event: &Event, origin: &Origin<'_>) -> AlertEvidence {
     AlertEvidence {
-        topic: origin.topic.into(),
-        partition: origin.partition.into(),
-        offset: origin.offset,
         host_id: event.host_id.clone(),
         sensor_run: event.sensor_run.clone(),
         seq: event.seq,
         row: as_json(event),
+        ..place_of(origin)
     }
+}
+
+/// Evidence that says where a record stands, and no more.
+fn place_of(origin: &Origin<'_>) -> AlertEvidence {
+    AlertEvidence {
+        topic: origin.topic.into(),
+        partition: origin.partition.into(),
+        offset: origin.offset,
+        ..AlertEvidence::default()
+    }
+}
+
+fn is_delayed(origin: &Origin<'_>, event_ts: i64) -> bool {
+    let ingest_ts = origin.ingest_ts_ns;
+    ingest_ts.is_some_and(|ingest_ts| ingest_ts.saturating_sub(event_ts) > DELAYED_AFTER_NS)
 }
 
 fn as_json(value: &impl serde::Serialize) -> Text {

@@ -1,8 +1,8 @@
 //! The engine: records of the log in, alerts out, one step at a time.
 //!
 //! ```text
-//! records ─► reader (decode, match single events) ─► tasks (repeats, hosts' time) ─┬───────────────────────────┬─► alert ─► fold
-//!                                                                                  └─► windows: panes, closes ─┘
+//! records ─► reader (decode, match single events) ─► hosts (repeats, time) ─┬───────────────────────────┬─► alerts: fold, throttle, build
+//!                                                                           └─► windows: panes, closes ─┘
 //! ```
 //! Records are taken in chunks as they come, while they are in the processor's caches ([`Engine::take`]); windows take all
 //! chunks of a step together, because what they do costs the same for few rows ([`Engine::say`]).
@@ -11,64 +11,62 @@
 //! Its state is a task's: [`Engine::checkpoint`] gives it as records, [`Engine::restore`] takes them back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, TimestampNanosecondArray,
-};
+use arrow::array::AsArray;
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Int64Type, SchemaRef, TimestampNanosecondType};
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::decode::SchemaError;
-use dogwatch_schemas::records::Alert;
-use serde_json::Value;
 
 use crate::alert::AlertMode;
-use crate::alert::health::Health;
 use crate::checkpoint::{Renewal, State, StateRecord};
-use crate::decode::{DeadLetter, Decoded, EventDecoder, InputRecord, RejectError, events_schema};
-use crate::detect::{Dedup, Detection, DetectionSet, Match, Routes, Unjudged, narrow, project};
-use crate::hosts::{End, EndKind, Heard, Hosts, Losses, Place, partition_of};
-use crate::json;
-use crate::window::{
-    self, Bound, Missed, Progress, Rows, Shown, WindowOptions, WindowOutput, Windows, Word,
-};
+use crate::decode::{DeadLetter, EventDecoder, InputRecord, RejectError, events_schema};
+use crate::detect::{Detection, DetectionSet, Routes, Unjudged, narrow, project};
+use crate::hosts::{Heard, Hosts, Place, partition_of};
+use crate::parallel::cores;
+use crate::window::{self, Bound, Missed, Rows, Shown, WindowOptions, WindowOutput, Windows};
 
+mod alerts;
+mod build;
 mod candidate;
 mod carried;
 mod fold;
 mod matcher;
+mod output;
 mod reader;
+mod taken;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
-use candidate::{Builder, Candidate, Cause, NO_LOSSES, Notice, Said, Spoken};
+pub use output::{Failure, LateRow, StateSize, StepCounts, StepOutput};
+
 use carried::Carried;
-use fold::{Folds, Verdict};
-use matcher::Found;
+use fold::Folds;
 use reader::{Read, Reader};
+use taken::{Columns, Taken};
+use throttle::Throttles;
 
 /// Columns that the engine itself reads.
-const OWN_COLUMNS: [&str; 7] = [
+const OWN_COLUMNS: [&str; 8] = [
     "host_id",
     "host_name",
     "sensor_run",
     "seq",
     "ts",
     EVENT_TYPE,
+    "container_id",
     "evt_losses",
 ];
 
 /// Longest identity of a host or run, bytes: each is stored for every host.
 const IDENTITY_BYTES_MAX: usize = 256;
-/// Longest name of a host, bytes, and of a class of losses; more is cut.
+/// Longest name of a host, bytes; more is cut.
 const NAME_BYTES_MAX: usize = 256;
-/// Most classes of losses that a sensor tells of.
-const LOSS_CLASSES_MAX: usize = 32;
 /// The column of the event's type.
 const EVENT_TYPE: &str = "evt_type";
 
@@ -77,13 +75,6 @@ const CLOCK_STEP: &str = "clock_step";
 
 /// Rows of this type say how far a sensor has got; SQL does not see them.
 const MARK: &str = "mark";
-
-/// How the engine's own findings are folded: one an hour and host, with the count of the others.
-static NOTICES: Dedup = Dedup {
-    key: Vec::new(),
-    period: Some(Duration::from_secs(3_600)),
-    limit: 1,
-};
 
 /// Why a step failed as a whole; single bad records never make it fail.
 #[derive(Debug, thiserror::Error)]
@@ -102,92 +93,14 @@ pub enum EngineError {
     State(#[from] serde_json::Error),
 }
 
-/// What came of a step.
-#[derive(Debug, Default)]
-pub struct StepOutput {
-    /// The alerts, in the order of the records they come from, then of the detections' names.
-    pub alerts: Vec<Alert>,
-    /// The records that cannot be used.
-    pub dead_letters: Vec<DeadLetter>,
-    /// The rows that came after their windows had closed.
-    pub late: Vec<LateRow>,
-    /// The records whose schema is not known, but for those only replayed: look it up, register it, and hand them in again.
-    pub unknown_schemas: Vec<(Fingerprint, InputRecord)>,
-    /// Events that a detection could not judge; the other detections did.
-    pub failures: Vec<Failure>,
-    /// Partitions whose state must be stored with the step: it holds what a replay would not find again.
-    pub to_be_stored: BTreeSet<i32>,
-    /// What was counted.
-    pub counts: StepCounts,
-}
-
-/// An event that a detection could not judge, such as for a number out of range in a cast.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The detection.
-    pub detection_id: String,
-    /// Partition of the event.
-    pub partition: i32,
-    /// Offset of the event.
-    pub offset: i64,
-    /// Whether it is a group of a window, which the event made be asked.
-    pub of_window: bool,
-    /// File and line of the detection's query.
-    pub place: String,
-    /// What went wrong.
-    pub error: String,
-}
-
-/// A row that came after a window had closed that it belongs to; detections on single events saw it nevertheless.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LateRow {
-    /// The record as it came.
-    pub record: InputRecord,
-    /// The detections whose windows miss it, by name.
-    pub detections: Vec<String>,
-    /// By how much its time is behind its host's watermark, nanoseconds.
-    pub late_ns: i64,
-}
-
-/// How large the state of all tasks is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StateSize {
-    /// Open panes.
-    pub panes: u64,
-    /// Keys in them.
-    pub keys: u64,
-    /// Bytes of their states.
-    pub bytes: u64,
-    /// What they may grow to, by the caps.
-    pub bound_bytes: u64,
-}
-
-/// What a step counted.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct StepCounts {
-    /// Records handed in.
-    pub records: u64,
-    /// Events shown to the detections.
-    pub events: u64,
-    /// Mark rows.
-    pub marks: u64,
-    /// Records that sensors sent again.
-    pub repeated: u64,
-    /// Records that never came, by gaps in sensors' counts.
-    pub missing: u64,
-    /// Rows that came too late for a window.
-    pub late: u64,
-    /// Events whose time was too far from the broker's.
-    pub clock_replaced: u64,
-}
-
 /// Runs a set of detections over the log.
 pub struct Engine {
     set: DetectionSet,
     mode: AlertMode,
     evidence_topic: Text,
     reader: Reader,
-    whole: EventDecoder,
+    /// Decode single events whole; one for each share of a step's alerts.
+    decoders: Vec<EventDecoder>,
     hosts: Hosts,
     windows: Windows,
     /// The columns that windows read.
@@ -195,6 +108,7 @@ pub struct Engine {
     taken: Taken,
     options: WindowOptions,
     folds: Folds,
+    throttles: Throttles,
     /// Offsets below which a partition's records are replayed, muted: what they say was said before.
     live_from: BTreeMap<i32, i64>,
     carried: Carried,
@@ -223,13 +137,16 @@ impl Engine {
         let window_columns = window_columns.map(str::to_owned).collect();
         Ok(Self {
             reader,
-            whole: EventDecoder::new()?,
+            decoders: (0..cores())
+                .map(|_| EventDecoder::new())
+                .collect::<Result<_, _>>()?,
             hosts: Hosts::new(options.host_silence, options.clock_error_max),
             windows,
             window_columns: narrow(&events, &window_columns),
             taken: Taken::default(),
             options,
             folds: Folds::default(),
+            throttles: Throttles::default(),
             live_from: BTreeMap::new(),
             carried: Carried::default(),
             set,
@@ -248,6 +165,13 @@ impl Engine {
         self.windows = Windows::new(&self.set, &events_schema(), &options)?;
         self.options = options;
         Ok(self)
+    }
+
+    /// Lets every alert through, also the eleventh of a minute: for trying what detections find.
+    #[must_use]
+    pub fn without_throttle(mut self) -> Self {
+        self.throttles = Throttles::open();
+        self
     }
 
     /// Names the topic that evidence is said to come from: a Kafka topic, `local` (the default) or `capture`.
@@ -274,8 +198,10 @@ impl Engine {
     /// # Errors
     /// When the schema is no Avro schema or cannot be read as an event.
     pub fn register_schema(&mut self, schema: &str) -> Result<Fingerprint, EngineError> {
-        self.reader.register(schema)?;
-        Ok(self.whole.register(schema)?)
+        for decoder in &mut self.decoders {
+            decoder.register(schema)?;
+        }
+        Ok(self.reader.register(schema)?)
     }
 
     /// The fingerprint of a record's schema when it must be registered before the record can be used.
@@ -290,6 +216,7 @@ impl Engine {
         self.windows.forget(partition);
         self.folds.forget(partition);
         self.carried.forget(partition);
+        self.throttles.forget(partition);
         self.live_from.remove(&partition);
     }
 
@@ -304,6 +231,7 @@ impl Engine {
     ) -> Result<Vec<StateRecord>, EngineError> {
         let mut records = self.windows.store(partition, renewal)?;
         records.extend(self.folds.store(partition, renewal));
+        records.extend(self.throttles.store(partition, renewal));
         records.extend(self.hosts.store(partition, renewal)?);
         let latest = self.hosts.latest(partition);
         records.extend(self.carried.store(partition, renewal, latest));
@@ -327,6 +255,7 @@ impl Engine {
         self.windows
             .restore(&self.set, partition, &mut state, &slots)?;
         self.folds.restore(partition, &mut state);
+        self.throttles.restore(partition, &mut state);
         self.carried.restore(partition, state);
         self.live_from.insert(partition, live_from);
         Ok(())
@@ -335,7 +264,9 @@ impl Engine {
     /// Says whether a task waits for time to pass: an idle partition needs a mark to get on.
     #[must_use]
     pub fn waits(&self, partition: i32) -> bool {
-        self.windows.waits(partition) || self.folds.waits(partition)
+        self.windows.waits(partition)
+            || self.folds.waits(partition)
+            || self.throttles.waits(partition)
     }
 
     /// How large the state of all tasks is.
@@ -359,35 +290,12 @@ impl Engine {
     /// When the last step fails as a whole.
     pub fn finish(&mut self, now_ns: i64) -> Result<StepOutput, EngineError> {
         let mut output = StepOutput::default();
-        let slots: Vec<(i64, i64)> = self
-            .hosts
-            .partitions()
-            .into_iter()
-            .flat_map(|partition| self.hosts.slots(partition))
-            .map(|(slot, (high, _))| (slot, high))
-            .collect();
-        let highs: BTreeMap<i64, i64> = slots.iter().copied().collect();
-        let numbers: Vec<i64> = highs.keys().copied().collect();
-        let windows = self.windows.finish(&self.set, &numbers, u32::MAX)?;
-        let mut said = Vec::new();
-        for slot in &numbers {
-            said.extend(self.end_periods(*slot));
-        }
-        let spoken = windows.words.iter().map(|word| Spoken {
-            word,
-            fold_place: (word.slot, highs[&word.slot]),
-            cause: None,
-        });
-        let spoken: Vec<Spoken<'_>> = spoken.collect();
-        let mut candidates = self.builder(now_ns).words(&spoken);
-        candidates.sort_by_key(|candidate| candidate.order);
-        for candidate in candidates {
-            said.extend(self.fold(candidate, &[]));
-        }
-        for slot in &numbers {
-            said.extend(self.end_periods(*slot));
-        }
-        output.alerts = said;
+        let partitions = self.hosts.partitions().into_iter();
+        let slots = partitions.flat_map(|partition| self.hosts.slots(partition).into_keys());
+        let mut slots: Vec<i64> = slots.collect();
+        slots.sort_unstable();
+        let windows = self.windows.finish(&self.set, &slots, u32::MAX)?;
+        self.alert_at_end(&windows.words, now_ns, &mut output);
         Ok(output)
     }
 
@@ -456,7 +364,7 @@ impl Engine {
         }
         let off = windows.off.iter().map(|off| partition_of(off.slot));
         output.to_be_stored.extend(off);
-        self.say_alerts(&taken, &windows, now_ns, &mut output);
+        self.alert(&taken, &windows, now_ns, &mut output);
         self.unmute(&taken.records);
         taken.clear();
         self.taken = taken;
@@ -511,6 +419,7 @@ impl Engine {
         } = read;
         let columns = Columns::of(&decoded)?;
         let (admitted, output) = (&mut taken.admitted, &mut taken.output);
+        let mut last_second = None;
         for (index, record) in decoded.records.iter().enumerate() {
             let row = before + index as u32;
             let host_id = columns.host_id.value(index);
@@ -550,24 +459,29 @@ impl Engine {
                     moment
                 }
             };
-            self.hosts
-                .note_name(record.partition, cut(columns.host_name.value(index)));
+            let host_name = cut(columns.host_name.value(index), NAME_BYTES_MAX);
+            self.hosts.note_name(record.partition, host_name);
             admitted.progress.note(row, moment.slot, moment.high_after);
+            let second = (record.partition, self.hosts.second(record.partition));
+            if last_second.replace(second) != Some(second) {
+                admitted.seconds.note(row, i64::from(second.0), second.1);
+            }
             if event_type == MARK {
                 output.counts.marks += 1;
+                let losses = columns.losses(index);
                 self.hosts
-                    .note_losses(record.partition, row, columns.losses(index));
+                    .note_losses(record.partition, row, moment.time, losses);
                 continue;
             }
             output.counts.events += 1;
             output.counts.clock_replaced += u64::from(moment.clock_replaced);
             admitted.shown.push(Shown { row, moment });
-            admitted.losses.push(self.hosts.losses(record.partition));
+            admitted.holes.push(self.hosts.holes(record.partition));
         }
         let found = found.into_iter().filter_map(|(detection, found)| {
             let row = before + found.row;
             admitted.place(row)?;
-            Some((detection, Match { row, ..found }))
+            Some((detection, found.at_row(row)))
         });
         taken.found.extend(found);
         let unjudged = unjudged.into_iter().filter_map(|unjudged| {
@@ -590,6 +504,7 @@ impl Engine {
                 .batches
                 .push(project(&decoded.batch, &self.window_columns)?);
         }
+        taken.columns.push((before, columns));
         taken.records.extend(decoded.records);
         Ok(())
     }
@@ -615,184 +530,6 @@ impl Engine {
         }
     }
 
-    /// Builds the alerts of what was found, folds their repeats, and says what is left, in the order of the log.
-    fn say_alerts(
-        &mut self,
-        taken: &Taken,
-        windows: &WindowOutput,
-        now_ns: i64,
-        output: &mut StepOutput,
-    ) {
-        let Taken {
-            records, admitted, ..
-        } = taken;
-        let mut candidates = self.single_candidates(taken, now_ns, output);
-        let mut spoken = Vec::with_capacity(windows.words.len());
-        for word in &windows.words {
-            spoken.push(Spoken {
-                word,
-                fold_place: admitted.fold_place(word, self.hosts.ends()),
-                cause: match word.closed {
-                    true => None,
-                    false => self.cause(taken, word.row).ok(),
-                },
-            });
-        }
-        let builder = self.builder(now_ns);
-        candidates.extend(builder.words(&spoken));
-        let overflows = windows.overflows.iter();
-        candidates
-            .extend(overflows.map(|overflow| builder.overflow(overflow, self.options.keys_max)));
-        candidates.extend(windows.off.iter().map(|off| builder.switched_off(off)));
-        candidates.extend(self.notices(taken, windows));
-        candidates.sort_by_key(|candidate| candidate.order);
-        let mut ends = self.hosts.ends().to_vec().into_iter().peekable();
-        let mut said: Vec<(u32, Alert)> = Vec::new();
-        for candidate in candidates {
-            let row = candidate.order.row;
-            while let Some(end) = ends.next_if(|end| end.row <= row) {
-                said.extend(self.end_stretch(&admitted.progress, end));
-            }
-            said.extend(self.end_due(&admitted.progress, candidate.slot, candidate.time));
-            said.extend(self.fold(candidate, records).map(|alert| (row, alert)));
-        }
-        for end in ends {
-            said.extend(self.end_stretch(&admitted.progress, end));
-        }
-        for (slot, high) in admitted.progress.highs() {
-            said.extend(self.end_due(&admitted.progress, slot, high));
-        }
-        said.sort_by_key(|(row, _)| *row);
-        let heard = said
-            .into_iter()
-            .filter(|(row, _)| !self.muted(&records[*row as usize]));
-        output.alerts.extend(heard.map(|(_, mut alert)| {
-            alert.alert_ts = now_ns;
-            alert
-        }));
-    }
-
-    /// The alerts of single events; each matched event is decoded whole once.
-    fn single_candidates<'a>(
-        &mut self,
-        taken: &'a Taken,
-        now_ns: i64,
-        output: &mut StepOutput,
-    ) -> Vec<Candidate<'a>> {
-        let mut candidates = Vec::new();
-        let rows = taken
-            .found
-            .chunk_by(|(_, left), (_, right)| left.row == right.row);
-        for of_one_row in rows {
-            let row = of_one_row[0].1.row;
-            let cause = match self.cause(taken, row) {
-                Ok(cause) => cause,
-                Err(error) => {
-                    self.reject(&taken.records[row as usize], error, output);
-                    continue;
-                }
-            };
-            let Some(shown) = taken.admitted.shown_at(row) else {
-                continue;
-            };
-            let builder = self.builder(now_ns);
-            let own = of_one_row
-                .iter()
-                .map(|(detection, found)| builder.single(*detection, found, shown, &cause));
-            candidates.extend(own);
-        }
-        candidates
-    }
-
-    /// A row that an alert comes from, whole.
-    fn cause<'a>(&mut self, taken: &'a Taken, row: u32) -> Result<Cause<'a>, RejectError> {
-        let record = &taken.records[row as usize];
-        Ok(Cause {
-            event: Box::new(self.whole.decode(record)?),
-            record,
-            losses: taken.admitted.losses_of(row),
-            clock_replaced: taken
-                .admitted
-                .shown_at(row)
-                .is_some_and(|shown| shown.moment.clock_replaced),
-        })
-    }
-
-    fn builder(&self, now_ns: i64) -> Builder<'_> {
-        Builder {
-            set: &self.set,
-            hosts: &self.hosts,
-            topic: &self.evidence_topic,
-            mode: self.mode,
-            now_ns,
-        }
-    }
-
-    /// Says an alert or counts it; `records` are those of the step.
-    fn fold(&mut self, candidate: Candidate<'_>, records: &[InputRecord]) -> Option<Alert> {
-        let alert = match candidate.said {
-            Said::Alert(alert) => *alert,
-            Said::Notice(notice) => {
-                let record = records.get(candidate.order.row as usize)?;
-                return self.fold_notice(record, candidate.slot, candidate.time, &notice);
-            }
-        };
-        let Some(detection) = candidate.order.detection else {
-            return Some(alert);
-        };
-        let partition = partition_of(candidate.slot);
-        if candidate.repeated {
-            // The last word on a window follows its first.
-            let counted = self.folds.was_counted(partition, &alert.alert_id);
-            return (!counted).then_some(alert);
-        }
-        let dedup = &self.set.at(detection).header.dedup;
-        match self
-            .folds
-            .take(candidate.slot, candidate.time, dedup, &alert)
-        {
-            Verdict::Say => Some(alert),
-            Verdict::Count => {
-                if candidate.early {
-                    self.folds.count_window(partition, &alert.alert_id);
-                }
-                None
-            }
-        }
-    }
-
-    /// Ends the periods of a slot up to a time; each with the row that ended it.
-    fn end_due(&mut self, progress: &Progress, slot: i64, time: i64) -> Vec<(u32, Alert)> {
-        if !self.folds.due(slot, time) {
-            return Vec::new();
-        }
-        let row = |end: i64| progress.reaches(slot, end, u32::MAX).unwrap_or(0);
-        let ended = self.folds.end(slot, time);
-        ended
-            .into_iter()
-            .map(|(end, alert)| (row(end), alert))
-            .collect()
-    }
-
-    /// Ends all periods of a slot whose windows end: each with the row that ended it.
-    fn end_stretch(&mut self, progress: &Progress, end: End) -> Vec<(u32, Alert)> {
-        let row = |period_end: i64| {
-            let reached = progress.reaches(end.slot, period_end, end.row.saturating_add(1));
-            reached.unwrap_or(end.row)
-        };
-        let ended = self.folds.end(end.slot, i64::MAX);
-        ended
-            .into_iter()
-            .map(|(period_end, alert)| (row(period_end), alert))
-            .collect()
-    }
-
-    /// Ends all periods of a slot.
-    fn end_periods(&mut self, slot: i64) -> Vec<Alert> {
-        let ended = self.folds.end(slot, i64::MAX);
-        ended.into_iter().map(|(_, alert)| alert).collect()
-    }
-
     /// Notes what detections could not judge: rows, and groups of windows at the row that made them be asked.
     fn note_failures(&self, taken: &Taken, windows: &WindowOutput, output: &mut StepOutput) {
         let unjudged = taken.unjudged.iter().chain(&windows.unjudged);
@@ -816,54 +553,6 @@ impl Engine {
             });
         }
     }
-
-    /// What the engine finds of rows: detections that cannot judge them, clocks that are not to be believed.
-    fn notices<'n>(&self, taken: &'n Taken, windows: &'n WindowOutput) -> Vec<Candidate<'n>> {
-        let builder = self.builder(0);
-        let shown = &taken.admitted.shown;
-        let replaced = shown.iter().filter(|shown| shown.moment.clock_replaced);
-        let clock = Notice {
-            health: Health::ClockReplaced,
-            detection: None,
-            error: "",
-        };
-        let clocks = replaced.map(|shown| builder.notice(shown, clock));
-        let unjudged = taken.unjudged.iter().chain(&windows.unjudged);
-        let judges = unjudged.filter_map(|unjudged| {
-            let notice = Notice {
-                health: Health::CannotJudge,
-                detection: Some(unjudged.detection),
-                error: &unjudged.error,
-            };
-            let shown = taken.admitted.shown_at(unjudged.row)?;
-            Some(builder.notice(shown, notice))
-        });
-        clocks.chain(judges).collect()
-    }
-
-    /// Says what the engine found, once an hour and host; repeats are counted.
-    fn fold_notice(
-        &mut self,
-        record: &InputRecord,
-        slot: i64,
-        time: i64,
-        notice: &Notice<'_>,
-    ) -> Option<Alert> {
-        let about = notice
-            .detection
-            .map_or("", |own| self.set.at(own).id.as_str());
-        let owner = self.hosts.owner(slot);
-        let key = notice.health.dedup_key(&owner.host_id, about);
-        if self.folds.repeats(slot, &key) {
-            return None;
-        }
-        let event = self.whole.decode(record).ok()?;
-        let alert = self.builder(0).finding(slot, time, notice, &event, record);
-        match self.folds.take(slot, time, &NOTICES, &alert) {
-            Verdict::Say => Some(alert),
-            Verdict::Count => None,
-        }
-    }
 }
 
 /// The clock, as the engine takes it: nanoseconds since 1970.
@@ -873,134 +562,7 @@ pub fn now_ns() -> i64 {
     i64::try_from(since_epoch.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// What was taken of a step and is not said yet. Rows are counted over all of it.
-#[derive(Default)]
-struct Taken {
-    /// One for each row.
-    records: Vec<InputRecord>,
-    /// The columns that windows read, in chunks; none where there are no windows.
-    batches: Vec<RecordBatch>,
-    admitted: Admitted,
-    /// Matches of detections on single events, by row, then by detection.
-    found: Vec<Found>,
-    unjudged: Vec<Unjudged>,
-    /// What is counted and set apart so far.
-    output: StepOutput,
-}
-
-impl Taken {
-    /// Forgets what was said; the memory is for the next step, which need not ask the system for it and have it zeroed.
-    fn clear(&mut self) {
-        self.records.clear();
-        self.batches.clear();
-        self.admitted.shown.clear();
-        self.admitted.losses.clear();
-        self.admitted.progress = Progress::default();
-        self.found.clear();
-        self.unjudged.clear();
-    }
-}
-
-/// The rows of a step that detections may see, and how time went on in it.
-#[derive(Debug, Default)]
-struct Admitted {
-    shown: Vec<Shown>,
-    /// What the sensor of each shown row said is lost so far.
-    losses: Vec<Option<Arc<Losses>>>,
-    progress: Progress,
-}
-
-impl Admitted {
-    fn place(&self, row: u32) -> Option<usize> {
-        self.shown
-            .binary_search_by_key(&row, |shown| shown.row)
-            .ok()
-    }
-
-    fn shown_at(&self, row: u32) -> Option<&Shown> {
-        self.place(row).map(|place| &self.shown[place])
-    }
-
-    fn losses_of(&self, row: u32) -> &Losses {
-        let losses = self
-            .place(row)
-            .and_then(|place| self.losses[place].as_deref());
-        losses.unwrap_or(&NO_LOSSES)
-    }
-
-    /// The slot in whose periods the word of a window is folded, and the host's time after the row that made it speak.
-    fn fold_place(&self, word: &Word, ends: &[End]) -> (i64, i64) {
-        let of_word = || {
-            ends.iter()
-                .filter(|end| end.row == word.row && end.slot == word.slot)
-        };
-        // What a step closes is said in the time that begins with it: nothing would end a period of the time that is over.
-        let stepped = of_word().find_map(|end| match end.kind {
-            EndKind::Step { high, next } => Some((next, high)),
-            EndKind::Silence { .. } => None,
-        });
-        let silent = of_word().find_map(|end| match end.kind {
-            EndKind::Silence { flush_high } => Some(flush_high),
-            EndKind::Step { .. } => None,
-        });
-        stepped.unwrap_or_else(|| {
-            let time = self.progress.at(word.slot, word.row).or(silent);
-            (word.slot, time.unwrap_or(word.end))
-        })
-    }
-}
-
-/// The columns that the engine itself reads.
-struct Columns<'a> {
-    host_id: &'a StringViewArray,
-    host_name: &'a StringViewArray,
-    ts: &'a TimestampNanosecondArray,
-    sensor_run: &'a StringViewArray,
-    seq: &'a Int64Array,
-    event_type: &'a StringViewArray,
-    losses: &'a ArrayRef,
-}
-
-impl<'a> Columns<'a> {
-    fn of(decoded: &'a Decoded) -> Result<Self, ArrowError> {
-        let column = |name: &str| {
-            Ok::<_, ArrowError>(
-                decoded
-                    .batch
-                    .column(decoded.batch.schema_ref().index_of(name)?),
-            )
-        };
-        Ok(Self {
-            host_id: column("host_id")?.as_string_view(),
-            host_name: column("host_name")?.as_string_view(),
-            ts: column("ts")?.as_primitive::<TimestampNanosecondType>(),
-            sensor_run: column("sensor_run")?.as_string_view(),
-            seq: column("seq")?.as_primitive::<Int64Type>(),
-            event_type: column(EVENT_TYPE)?.as_string_view(),
-            losses: column("evt_losses")?,
-        })
-    }
-
-    /// The losses above zero of a mark row.
-    fn losses(&self, row: usize) -> Losses {
-        if self.losses.is_null(row) {
-            return Losses::new();
-        }
-        let Value::Object(losses) = json::value(self.losses.as_ref(), row) else {
-            return Losses::new();
-        };
-        let above_zero = |(class, count): (String, Value)| {
-            Some((
-                cut(&class).into(),
-                count.as_i64().filter(|count| *count > 0)?,
-            ))
-        };
-        let above_zero = losses.into_iter().filter_map(above_zero);
-        above_zero.take(LOSS_CLASSES_MAX).collect()
-    }
-}
-
-/// A name, cut where it is too long.
-fn cut(name: &str) -> &str {
-    &name[..name.floor_char_boundary(NAME_BYTES_MAX)]
+/// A name, cut where it is longer than so many bytes.
+fn cut(name: &str, bytes_max: usize) -> &str {
+    &name[..name.floor_char_boundary(bytes_max)]
 }

@@ -37,8 +37,68 @@ const HOSTS_PER_PIECE: usize = 64;
 /// Name of what is stored of a task beside its hosts.
 const TASK: &str = "task";
 
+/// Most holes remembered for a host's timeline; beyond them the two that are closest become one.
+const HOLES_MAX: usize = 16;
+/// How long before a mark the events may be that it is the first to count as lost, of classes that are known late: the time
+/// that a client may take to give a record up, with room.
+const KNOWN_LATE_NS: i64 = 600 * SECOND_NS;
+/// The classes that are known late.
+const KNOWN_LATE: [&str; 1] = ["delivery_failed"];
+/// A mark may tell of losses after its time.
+const KNOWN_EARLY_NS: i64 = SECOND_NS;
+
 /// Events lost, by class.
 pub(crate) type Losses = BTreeMap<Text, i64>;
+
+/// A range of a host's time in which events are lost, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Hole {
+    from: i64,
+    to: i64,
+    lost: Losses,
+}
+
+/// Where events of a host are lost, in the order of their beginnings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holes(Vec<Hole>);
+
+impl Holes {
+    /// What is lost, at most, from one time to before another.
+    pub fn between(&self, start: i64, end: i64) -> Losses {
+        let mut losses = Losses::new();
+        let own = self
+            .0
+            .iter()
+            .filter(|hole| hole.from < end && hole.to >= start);
+        for (class, count) in own.flat_map(|hole| &hole.lost) {
+            *losses.entry(class.clone()).or_default() += count;
+        }
+        losses
+    }
+
+    fn add(&mut self, hole: Hole) {
+        if hole.lost.is_empty() {
+            return;
+        }
+        let place = self.0.partition_point(|other| other.from <= hole.from);
+        self.0.insert(place, hole);
+        if self.0.len() <= HOLES_MAX {
+            return;
+        }
+        let gap = |pair: &usize| {
+            let (left, right) = (&self.0[*pair], &self.0[*pair + 1]);
+            right.from.saturating_sub(left.to)
+        };
+        if let Some(pair) = (0..HOLES_MAX).min_by_key(gap) {
+            let right = self.0.remove(pair + 1);
+            let left = &mut self.0[pair];
+            left.to = left.to.max(right.to);
+            for (class, count) in right.lost {
+                *left.lost.entry(class).or_default() += count;
+            }
+        }
+    }
+}
 
 /// What a record is, as far as time is concerned.
 #[derive(Debug, Clone, Copy)]
@@ -107,8 +167,8 @@ pub(crate) struct SlotOwner {
     pub host_name: Text,
     /// Name of the stretch: empty before the first step back, then the row that stepped, `RUN/SEQ`.
     pub segment: Text,
-    /// What the host's last run of a sensor said is lost.
-    pub losses: Option<Arc<Losses>>,
+    /// Where its events are lost.
+    pub holes: Option<Arc<Holes>>,
 }
 
 /// The partition of a slot.
@@ -126,19 +186,19 @@ pub(crate) struct Hosts {
     ends: Vec<End>,
     /// Slots that ended before: their windows are fired now, nobody asks for them again.
     past: HashMap<i64, SlotOwner>,
-    /// Where the batch changed what is lost, by slot: rows, the first of which stands for what was before.
-    loss_steps: HashMap<i64, Vec<LossStep>>,
+    /// Where the batch found holes, by slot: rows, the first of which stands for what was known before.
+    hole_steps: HashMap<i64, Vec<HoleStep>>,
 }
 
-/// What is lost from a row on.
-type LossStep = (u32, Option<Arc<Losses>>);
+/// The holes that are known from a row on.
+type HoleStep = (u32, Option<Arc<Holes>>);
 
 #[derive(Debug, Default)]
 struct Task {
     hosts: Vec<Host>,
     by_id: HashMap<Text, usize>,
     by_slot: HashMap<u32, usize>,
-    /// The latest second of ingest.
+    /// The latest second of ingest; without a broker of the rows' own times.
     second: Option<i64>,
     next_slot: u32,
     /// The host of the last record: rows of one host come together.
@@ -168,6 +228,8 @@ struct Host {
     flushed: bool,
     offset: i64,
     runs: Vec<Run>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    holes: Option<Arc<Holes>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -175,8 +237,12 @@ struct Run {
     sensor_run: Text,
     seq: i64,
     offset: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    losses: Option<Arc<Losses>>,
+    /// What it says is lost so far.
+    #[serde(default, skip_serializing_if = "Losses::is_empty")]
+    losses: Losses,
+    /// Up to when its losses are known: the time of its last mark, or of its first row.
+    #[serde(default)]
+    known_to: i64,
 }
 
 impl Hosts {
@@ -190,7 +256,7 @@ impl Hosts {
             clock_error_max_ns: ns(clock_error_max),
             ends: Vec::new(),
             past: HashMap::new(),
-            loss_steps: HashMap::new(),
+            hole_steps: HashMap::new(),
         }
     }
 
@@ -198,7 +264,7 @@ impl Hosts {
     pub fn begin_batch(&mut self) {
         self.past.clear();
         self.ends.clear();
-        self.loss_steps.clear();
+        self.hole_steps.clear();
     }
 
     /// What ended in this batch, by row.
@@ -218,19 +284,17 @@ impl Hosts {
         task.changed.insert(index / HOSTS_PER_PIECE);
         let (time, clock_replaced) = window_time(heard, self.clock_error_max_ns);
         let host = &mut task.hosts[index];
+        let second = heard.ingest_ts.unwrap_or(time).div_euclid(SECOND_NS);
+        task.second = task.second.max(Some(second));
         let now = slot(heard.partition, host.slot);
         let back = if heard.clock_step {
             time < host.high
         } else {
             run.is_none() && time < host.high.saturating_sub(RESTART_STEP_NS)
         };
+        let missing = host.count(heard, run, time);
         if back {
-            // Before the record is counted: what its run says is lost is not of the stretch that ends.
             self.past.insert(now, host.owner());
-        }
-        let before = (!host.is_last(run)).then(|| host.losses());
-        let missing = host.count(heard, run);
-        if back {
             self.ends.push(End {
                 row: heard.row,
                 slot: now,
@@ -245,8 +309,10 @@ impl Hosts {
             task.next_slot += 1;
             host.segment = format!("{}/{}", heard.sensor_run, heard.seq).into();
             (host.high, host.flush_high) = (i64::MIN, i64::MIN);
-        } else if let Some(before) = before {
-            note_loss_step(&mut self.loss_steps, now, heard.row, before, host.losses());
+            host.holes = None;
+            // In the new time nobody knows where the losses are that come to light next.
+            let runs = host.runs.iter_mut();
+            runs.for_each(|run| run.known_to = i64::MIN);
         }
         let high = host.high;
         host.high = high.max(time);
@@ -277,32 +343,42 @@ impl Hosts {
         }
     }
 
-    /// Notes what the run of the record taken last, of this row, says is lost so far.
-    pub fn note_losses(&mut self, partition: i32, row: u32, losses: Losses) {
+    /// Notes what the run of the record taken last, a mark of this row and time, says is lost so far.
+    pub fn note_losses(&mut self, partition: i32, row: u32, time: i64, losses: Losses) {
         let Some(host) = self.last_host(partition) else {
             return;
         };
-        let (slot, before) = (slot(partition, host.slot), host.losses());
-        if let Some(run) = host.runs.last_mut() {
-            run.losses = (!losses.is_empty()).then(|| Arc::new(losses));
+        let (slot, before) = (slot(partition, host.slot), host.holes.clone());
+        host.note_losses(time, losses);
+        let after = host.holes.clone();
+        if before != after {
+            let steps = self.hole_steps.entry(slot).or_default();
+            if steps.is_empty() {
+                steps.push((0, before));
+            }
+            steps.push((row, after));
         }
-        let after = host.losses();
-        note_loss_step(&mut self.loss_steps, slot, row, before, after);
     }
 
-    /// What the run of the record taken last said is lost, up to there.
-    pub fn losses(&self, partition: i32) -> Option<Arc<Losses>> {
+    /// The holes of the host of the record taken last, as they are known up to there.
+    pub fn holes(&self, partition: i32) -> Option<Arc<Holes>> {
         let task = self.tasks.get(&partition)?;
-        task.hosts.get(task.last)?.losses()
+        task.hosts.get(task.last)?.holes.clone()
     }
 
-    /// What the last run of a slot's host said is lost up to a row of the batch: its windows are incomplete.
-    pub fn losses_until(&self, slot: i64, row: u32) -> Option<Arc<Losses>> {
-        let Some(steps) = self.loss_steps.get(&slot) else {
-            return self.owner(slot).losses;
+    /// The holes of a slot that are known up to a row of the batch.
+    pub fn holes_until(&self, slot: i64, row: u32) -> Option<Arc<Holes>> {
+        let Some(steps) = self.hole_steps.get(&slot) else {
+            return self.owner(slot).holes;
         };
         let past = steps.partition_point(|(at, _)| *at <= row);
         steps[past.saturating_sub(1)].1.clone()
+    }
+
+    /// The latest second that a partition was heard in, of ingest.
+    pub fn second(&self, partition: i32) -> i64 {
+        let task = self.tasks.get(&partition);
+        task.and_then(|task| task.second).unwrap_or(0)
     }
 
     /// Whose time a slot is.
@@ -310,14 +386,14 @@ impl Hosts {
         if let Some(owner) = self.past.get(&slot) {
             return owner.clone();
         }
-        let task = self.tasks.get(&partition_of(slot));
-        let host = task.and_then(|task| task.hosts.get(*task.by_slot.get(&(slot as u32))?));
-        host.map(Host::owner).unwrap_or_else(|| SlotOwner {
-            host_id: Text::default(),
-            host_name: Text::default(),
-            segment: Text::default(),
-            losses: None,
-        })
+        self.host(slot)
+            .map(Host::owner)
+            .unwrap_or_else(|| SlotOwner {
+                host_id: Text::default(),
+                host_name: Text::default(),
+                segment: Text::default(),
+                holes: None,
+            })
     }
 
     /// The slots of a partition that are alive, each with its host's time and what silence has closed.
@@ -337,6 +413,17 @@ impl Hosts {
         let task = self.tasks.get(&partition)?;
         let second = task.second.map(|second| second.saturating_mul(SECOND_NS));
         second.or_else(|| task.hosts.iter().map(|host| host.high).max())
+    }
+
+    /// The time of a slot's host.
+    pub fn high(&self, slot: i64) -> i64 {
+        self.host(slot).map_or(i64::MIN, |host| host.high)
+    }
+
+    /// The host whose time a slot is now.
+    fn host(&self, slot: i64) -> Option<&Host> {
+        let task = self.tasks.get(&partition_of(slot))?;
+        task.hosts.get(*task.by_slot.get(&(slot as u32))?)
     }
 
     /// The partitions that were heard of.
@@ -444,23 +531,6 @@ fn slot(partition: i32, number: u32) -> i64 {
     (i64::from(partition) << 32) | i64::from(number)
 }
 
-fn note_loss_step(
-    loss_steps: &mut HashMap<i64, Vec<LossStep>>,
-    slot: i64,
-    row: u32,
-    before: Option<Arc<Losses>>,
-    after: Option<Arc<Losses>>,
-) {
-    if before == after {
-        return;
-    }
-    let steps = loss_steps.entry(slot).or_default();
-    if steps.is_empty() {
-        steps.push((0, before));
-    }
-    steps.push((row, after));
-}
-
 impl Task {
     /// The place of the record's host.
     fn host(
@@ -500,6 +570,7 @@ impl Task {
             flushed: false,
             offset: heard.offset,
             runs: Vec::new(),
+            holes: None,
         });
         self.by_slot.insert(self.next_slot, index);
         self.next_slot += 1;
@@ -579,13 +650,35 @@ impl Host {
             host_id: self.host_id.clone(),
             host_name: self.host_name.clone(),
             segment: self.segment.clone(),
-            losses: self.losses(),
+            holes: self.holes.clone(),
         }
     }
 
-    /// What the last run said is lost.
-    fn losses(&self) -> Option<Arc<Losses>> {
-        self.runs.last()?.losses.clone()
+    /// Takes what the last run says is lost so far: what is new of it is lost since it last said so.
+    fn note_losses(&mut self, time: i64, losses: Losses) {
+        let Some(run) = self.runs.last_mut() else {
+            return;
+        };
+        let new = losses.iter().filter_map(|(class, count)| {
+            let more = count.saturating_sub(run.losses.get(class).copied().unwrap_or(0));
+            (more > 0).then(|| (class.clone(), more))
+        });
+        let is_late = |(class, _): &(Text, i64)| KNOWN_LATE.contains(&&**class);
+        let (late, lost): (Losses, Losses) = new.partition(is_late);
+        let (from, to) = (run.known_to.min(time), time.saturating_add(KNOWN_EARLY_NS));
+        run.known_to = time;
+        run.losses = losses;
+        if late.is_empty() && lost.is_empty() {
+            return;
+        }
+        let holes = Arc::make_mut(self.holes.get_or_insert_default());
+        let from_late = from.saturating_sub(KNOWN_LATE_NS);
+        holes.add(Hole { from, to, lost });
+        holes.add(Hole {
+            from: from_late,
+            to,
+            lost: late,
+        });
     }
 
     fn run(&self, sensor_run: &str) -> Option<usize> {
@@ -594,13 +687,8 @@ impl Host {
             .rposition(|run| &*run.sensor_run == sensor_run)
     }
 
-    /// Whether this is the run heard of last.
-    fn is_last(&self, run: Option<usize>) -> bool {
-        run.is_some_and(|run| run + 1 == self.runs.len())
-    }
-
     /// Counts the record to its run, which becomes the last; returns how many are missing before it.
-    fn count(&mut self, heard: &Heard<'_>, run: Option<usize>) -> u64 {
+    fn count(&mut self, heard: &Heard<'_>, run: Option<usize>, time: i64) -> u64 {
         let Some(index) = run else {
             if self.runs.len() >= RUNS_MAX {
                 self.runs.remove(0);
@@ -609,7 +697,8 @@ impl Host {
                 sensor_run: heard.sensor_run.into(),
                 seq: heard.seq,
                 offset: heard.offset,
-                losses: None,
+                losses: Losses::new(),
+                known_to: time,
             });
             return 0;
         };
@@ -832,18 +921,14 @@ mod tests {
             log.take(offset, host, "r", 5, 100, 100);
         }
         log.0
-            .note_losses(0, 2, Losses::from([("ring_full".into(), 3)]));
+            .note_losses(0, 2, 100 * S, Losses::from([("ring_full".into(), 3)]));
         let mut state = stored(&mut log, BTreeMap::new(), &Renewal::default());
         let mut again = Log::new();
         again.0.restore(0, &mut state).expect("restored");
         assert_eq!(again.take(3, "c", "r", 5, 101, 101), Place::Repeated);
-        assert_eq!(
-            again
-                .0
-                .losses(0)
-                .and_then(|losses| losses.get("ring_full").copied()),
-            Some(3)
-        );
+        let holes = again.0.holes(0).expect("a hole");
+        assert_eq!(holes.between(100 * S, 101 * S)["ring_full"], 3);
+        assert_eq!(again.0.second(0), 100);
         let new = moment(again.take(4, "d", "r", 0, 101, 101));
         assert_eq!(new.slot, 3);
         assert_eq!(
@@ -857,21 +942,69 @@ mod tests {
         let lost = |count| Losses::from([("ring_full".into(), count)]);
         let mut log = Log::new();
         let slot = moment(log.take(0, "a", "r", 0, 100, 100)).slot;
-        log.0.note_losses(0, 0, lost(3));
+        log.0.note_losses(0, 0, 100 * S, lost(3));
         log.0.begin_batch();
         log.take(1, "a", "r", 1, 101, 101);
         log.take(2, "a", "s", 0, 102, 102);
         log.take(3, "a", "r", 2, 103, 103);
-        log.0.note_losses(0, 3, lost(5));
-        // The clock is put back under a new run, which knows of no loss.
+        log.0.note_losses(0, 3, 103 * S, lost(5));
+        // The clock is put back under a new run: its time has no hole yet.
         let next = moment(log.take(4, "a", "t", 0, 40, 104)).slot;
         let until = |slot, row| {
-            let losses = log.0.losses_until(slot, row);
+            let holes = log.0.holes_until(slot, row);
+            let losses = holes.map(|holes| holes.between(i64::MIN, i64::MAX));
             losses.map_or(0, |losses| losses["ring_full"])
         };
-        assert_eq!([1, 2, 3, 4].map(|row| until(slot, row)), [3, 0, 5, 5]);
+        assert_eq!([1, 2, 3, 4].map(|row| until(slot, row)), [3, 3, 5, 5]);
         assert_ne!(next, slot);
         assert_eq!(until(next, 4), 0);
+    }
+
+    #[test]
+    fn a_window_misses_what_was_lost_in_it_and_nothing_else() {
+        let mut log = Log::new();
+        let mut marks = 0;
+        let mut mark = |at: i64, class: &str, count: i64| {
+            log.take(marks, "a", "r", marks, at, at);
+            log.0.note_losses(
+                0,
+                marks as u32,
+                at * S,
+                Losses::from([(class.into(), count)]),
+            );
+            marks += 1;
+            let holes = log.0.holes(0).unwrap_or_default();
+            move |from: i64, to: i64| holes.between(from * S, to * S).into_values().sum::<i64>()
+        };
+        let _ = mark(100, "ring_full", 0);
+        let _ = mark(110, "ring_full", 5);
+        let lost = mark(120, "ring_full", 5);
+        assert_eq!(
+            [
+                lost(60, 100),
+                lost(60, 101),
+                lost(105, 106),
+                lost(111, 120),
+                lost(112, 120)
+            ],
+            [0, 5, 5, 5, 0]
+        );
+        // What the brokers did not take may be minutes old.
+        let _ = mark(1_000, "ring_full", 5);
+        let lost = mark(1_001, "delivery_failed", 2);
+        assert_eq!(
+            [lost(390, 400), lost(390, 401), lost(1_003, 1_010)],
+            [0, 2, 0]
+        );
+        // A sensor that loses all the time has few holes, which hide nothing.
+        let mut lost = lost;
+        for at in 0..1_000 {
+            lost = mark(2_000 + 10 * at, "ring_full", 6 + at);
+        }
+        assert_eq!(log.0.holes(0).expect("holes").0.len(), HOLES_MAX);
+        assert_eq!(lost(0, 20_000), 5 + 2 + 1_005);
+        assert!(lost(5_000, 5_010) > 0);
+        assert_eq!(lost(112, 390), 0);
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! - A row that a detection cannot judge, in WHERE or in what it groups by and computes, does not count for it; it is not late.
 //! - A group that HAVING or SELECT cannot judge is told by its keys and aggregates; a LIMIT chooses among the others.
 //!
-//! It does not know caps: on keys, on distinct values, on memory; nor what the engine says of its own health.
+//! It does not know caps: on keys, on distinct values, on memory, on the size of alerts; nor what the engine says of its own health.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -196,6 +196,7 @@ impl OracleError {
 pub struct Oracle {
     queries: Vec<Query>,
     host_silence: Duration,
+    per_minute: u64,
     schemas: Vec<String>,
 }
 
@@ -233,6 +234,7 @@ impl Oracle {
         Ok(Self {
             queries,
             host_silence: Duration::from_secs(600),
+            per_minute: fold::PER_MINUTE,
             schemas: Vec::new(),
         })
     }
@@ -241,6 +243,13 @@ impl Oracle {
     #[must_use]
     pub fn with_host_silence(mut self, host_silence: Duration) -> Self {
         self.host_silence = host_silence;
+        self
+    }
+
+    /// Holds no alert back, however many a minute has.
+    #[must_use]
+    pub fn without_throttle(mut self) -> Self {
+        self.per_minute = u64::MAX;
         self
     }
 
@@ -316,7 +325,12 @@ impl Oracle {
                 detections,
             });
         }
-        expected.alerts = fold::fold(&log.scan, candidates, input == Input::Bounded);
+        expected.alerts = fold::fold(
+            &log.scan,
+            candidates,
+            input == Input::Bounded,
+            self.per_minute,
+        );
         Ok(expected)
     }
 
@@ -467,6 +481,8 @@ impl Log {
         };
         Ok(Candidate {
             fold: fold_key(query, &alert, Some(text("container_id")?)),
+            container: text("container_id")?.to_owned(),
+            title: query.title.clone(),
             order: (0, query.detection_id.clone(), String::new(), String::new()),
             second_word: false,
             fold_time: row.high_after,
@@ -699,6 +715,8 @@ impl Log {
         };
         Candidate {
             fold: fold_key(query, &alert, answer.container_id.as_deref()),
+            container: answer.container_id.unwrap_or_default(),
+            title: query.title.clone(),
             order: (
                 end,
                 query.detection_id.clone(),

@@ -16,6 +16,7 @@ use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
 use dogwatch_stream_processor::engine::{Engine, StepOutput};
 use dogwatch_stream_processor::window::WindowOptions;
+use serde_json::Value;
 use tempfile::TempDir;
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -344,7 +345,7 @@ fn a_late_row_that_cannot_be_judged_is_not_late() {
 fn times_from_the_whole_of_the_number_line_do_no_harm() {
     let count = "SELECT window_start, window_end, container_id, count(*) AS n FROM hop(events, INTERVAL '10 seconds', INTERVAL '1 minute') GROUP BY window_start, window_end, container_id";
     let each = "SELECT container_id, seq AS n, ts FROM events WHERE evt_type = 'execve'";
-    let mut engine = engine(&[("count", count), ("each", each)]);
+    let mut engine = engine(&[("count", count), ("each", each)]).without_throttle();
     let mut log = Log::default();
     let step = i64::MAX / 500;
     let times = [i64::MIN, i64::MIN + 1, i64::MAX, i64::MAX - 1, -1, 0, 1];
@@ -677,5 +678,97 @@ fn a_checkpoint_is_as_large_as_what_it_holds() {
             bytes <= 5_000_000,
             "{bytes} bytes of {containers} containers"
         );
+    }
+}
+
+/// An event as large as its schema allows: every text of so many bytes, every list and map of so many entries.
+fn huge(text_bytes: usize, entries: usize) -> serde_json::Map<String, Value> {
+    let text = |name: &str| Value::from(format!("{name}{}", "ü".repeat(text_bytes / 2)));
+    let schema: Value = serde_json::from_str(Event::SCHEMA).unwrap();
+    let value = |field: &Value| {
+        let mut kind = &field["type"];
+        if let Some(kinds) = kind.as_array() {
+            kind = &kinds[1];
+        }
+        let name = field["name"].as_str().unwrap();
+        match (kind["type"].as_str(), kind.as_str()) {
+            (Some("array"), _) if kind["items"] == "string" => {
+                (0..entries).map(|_| text(name)).collect()
+            }
+            (Some("array"), _) => (0..entries).map(|_| Value::from(i64::MIN)).collect(),
+            (Some("map"), _) => {
+                let value = match kind["values"].as_str() {
+                    Some("string") => text(name),
+                    _ => i64::MAX.into(),
+                };
+                let entry = |entry: usize| (format!("{entry:06}"), value.clone());
+                Value::Object((0..entries).map(entry).collect())
+            }
+            (_, Some("string")) => text(name),
+            (_, Some("boolean")) => true.into(),
+            _ => i64::MAX.into(),
+        }
+    };
+    let fields = schema["fields"].as_array().unwrap().iter();
+    let named = |field: &Value| (field["name"].as_str().unwrap().to_owned(), value(field));
+    fields.map(named).collect()
+}
+
+#[test]
+fn events_of_any_size_make_alerts_and_state_of_bounded_size() {
+    let detections = [
+        ("folded", "-- dedup = { key = [\"what\"], period = \"1h\" }\nSELECT proc_cmdline AS what, proc_args, evt_args, container_labels, container_id, 1 AS n FROM events WHERE evt_type = 'execve'"),
+        ("each", "SELECT proc_cmdline, proc_aname, proc_apid, container_id, 1 AS n FROM events WHERE evt_type = 'execve'"),
+        ("fails", "SELECT container_id, 1 AS n FROM events WHERE evt_type = 'execve' AND CAST(proc_name AS BIGINT) > 3"),
+        ("early", "SELECT window_start, window_end, container_id, proc_exepath, count(*) AS n, sample(proc_cmdline, 20) AS lines, min(fd_name) AS low
+          FROM hop(events, INTERVAL '1 minute', INTERVAL '3 minutes') GROUP BY window_start, window_end, container_id, proc_exepath HAVING count(*) >= 2"),
+        ("closes", "SELECT window_start, window_end, container_id, max(proc_cmdline) AS n, first_value(proc_cwd ORDER BY ts, seq) AS first, count(DISTINCT fd_name) AS names
+          FROM tumble(events, INTERVAL '1 minute') GROUP BY window_start, window_end, container_id"),
+    ];
+    for (text_bytes, entries) in [(0, 0), (1_000, 8), (31_000, 3), (300_000, 1), (8, 10_000)] {
+        let mut engine = engine(&detections);
+        let mut log = Log::default();
+        let mut seen = BTreeMap::new();
+        for round in 0..4 {
+            let records = (0..3).map(|row| {
+                log.record("h", round * 20 * SECOND_NS + row, |event| {
+                    let own = serde_json::to_value(&*event).unwrap();
+                    let mut fields = huge(text_bytes, entries);
+                    for name in ["host_id", "sensor_run", "seq", "ts", "evt_type"] {
+                        fields.insert(name.to_owned(), own[name].clone());
+                    }
+                    *event = serde_json::from_value(Value::Object(fields)).unwrap();
+                })
+            });
+            let records: Vec<InputRecord> = records.collect();
+            let mut output = engine.step(records).unwrap();
+            if round == 2 {
+                let state = state(&mut engine);
+                let next = log.offset;
+                engine = self::engine(&detections);
+                engine.restore(0, state, next).unwrap();
+            }
+            if round == 3 {
+                let mut end = engine.step(vec![log.late_row("h")]).unwrap();
+                output.alerts.append(&mut end.alerts);
+            }
+            assert_eq!(output.dead_letters, []);
+            for alert in output.alerts {
+                let mut value = Vec::new();
+                alert.encode_framed(&mut value);
+                let size = value.len() + alert.dedup_key.len();
+                assert!(size <= 64 << 10, "{} of {size} bytes", alert.detection_id);
+                *seen.entry(alert.detection_id.to_string()).or_insert(0) += 1;
+            }
+        }
+        let told: Vec<&str> = seen.keys().map(String::as_str).collect();
+        let all = [
+            "closes",
+            "detection_cannot_judge",
+            "each",
+            "early",
+            "folded",
+        ];
+        assert_eq!(told, all, "{text_bytes} {entries}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::Topic;
-use dogwatch_stream_processor::alert::AlertMode;
+use dogwatch_stream_processor::alert::{AlertMode, is_own, was_cut};
 use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
 use dogwatch_stream_processor::engine::Engine;
@@ -18,9 +18,6 @@ use crate::reader::RawRecord;
 
 /// How many differences are kept to be shown.
 const SHOWN_MAX: usize = 8;
-
-/// What stands for a part of an alert that was too large for its topic.
-const TRUNCATED: &str = r#"{"truncated":true}"#;
 
 /// What a log must yield.
 #[derive(Debug)]
@@ -168,7 +165,8 @@ pub fn compare(expected: &Expected, found: &[Alert]) -> Difference {
             *folded,
         )
     }));
-    let (health, found): (Vec<Alert>, Vec<Alert>) = found.iter().cloned().partition(is_health);
+    // What the engine says of itself is not the oracle's to know: it can only be said twice.
+    let (health, found): (Vec<Alert>, Vec<Alert>) = found.iter().cloned().partition(is_own);
     let there = counted(found.iter().map(word));
     let mut difference = Difference {
         expected: expected.oracle.alerts.len(),
@@ -207,16 +205,6 @@ pub fn compare(expected: &Expected, found: &[Alert]) -> Difference {
     difference
 }
 
-/// What the engine says of itself, which the oracle does not know: it can only be said twice.
-fn is_health(alert: &Alert) -> bool {
-    let ids = [
-        "detection_cannot_judge",
-        "detection_switched_off",
-        "clock_replaced",
-    ];
-    alert.detection_hash.is_empty() && ids.contains(&&*alert.detection_id)
-}
-
 fn word(alert: &Alert) -> Word {
     let state = alert.window_state.as_ref().map(ToString::to_string);
     (
@@ -237,8 +225,7 @@ fn counted(words: impl Iterator<Item = Word>) -> BTreeMap<Word, usize> {
 
 /// An alert with what was cut away to fit its topic.
 fn whole(alert: &Alert, undisturbed: &[Alert]) -> Alert {
-    let cut = |text: &str| text == TRUNCATED;
-    if !cut(&alert.row) && !alert.evidence.iter().any(|evidence| cut(&evidence.row)) {
+    if !was_cut(alert) {
         return alert.clone();
     }
     let original = undisturbed.iter().find(|other| word(other) == word(alert));
@@ -366,7 +353,7 @@ mod tests {
         );
         // What was cut to fit the topic is as good as whole.
         let mut cut = said;
-        cut[0].row = TRUNCATED.into();
+        cut[0].row = r#"{"truncated":true}"#.into();
         assert!(compare(&due, &cut).none());
     }
 }

@@ -62,6 +62,8 @@ const CLOCK_REPLACED: Texts = Texts {
 };
 
 impl Health {
+    const ALL: [Self; 3] = [Self::CannotJudge, Self::SwitchedOff, Self::ClockReplaced];
+
     fn texts(self) -> &'static Texts {
         match self {
             Self::CannotJudge => &CANNOT_JUDGE,
@@ -81,6 +83,11 @@ impl Health {
     }
 }
 
+/// Whether an id stands for a finding of the engine's.
+pub(super) fn is_id(id: &str) -> bool {
+    Health::ALL.iter().any(|health| health.id() == id)
+}
+
 /// One finding.
 pub(crate) struct Finding<'a> {
     pub health: Health,
@@ -97,7 +104,7 @@ pub(crate) struct Finding<'a> {
 }
 
 /// Builds the alert of a finding.
-pub(crate) fn build(finding: &Finding<'_>, owner: &SlotOwner, occasion: &Occasion<'_>) -> Alert {
+pub(crate) fn build(finding: &Finding<'_>, owner: &SlotOwner, occasion: &Occasion) -> Alert {
     let texts = finding.health.texts();
     let identity = [texts.id, finding.about, &owner.host_id, &finding.shown_by];
     let subject = match finding.about {

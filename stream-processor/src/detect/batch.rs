@@ -3,16 +3,57 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Result;
 use serde_json::{Map, Value};
 
-/// An event that a detection matched: its row in the batch and what the SELECT yields for it.
-#[derive(Debug, Clone, PartialEq)]
+use crate::json;
+
+/// What a SELECT yields for the events that match, by name.
+#[derive(Debug)]
+pub(crate) struct Outputs(pub Vec<(String, ArrayRef)>);
+
+/// An event that a detection matched. What the SELECT yields for it is made JSON when it is asked for: most matches are counted
+/// and never told.
+#[derive(Debug, Clone)]
 pub(crate) struct Match {
+    /// Its row in the batch.
     pub row: u32,
-    pub values: Map<String, Value>,
+    /// Its row in the outputs.
+    place: usize,
+    outputs: Arc<Outputs>,
+}
+
+impl Match {
+    /// The match of a row, whose outputs stand at a place.
+    pub fn new(row: u32, outputs: &Arc<Outputs>, place: usize) -> Self {
+        Self {
+            row,
+            place,
+            outputs: Arc::clone(outputs),
+        }
+    }
+
+    /// The same as a row of another batch.
+    pub fn at_row(self, row: u32) -> Self {
+        Self { row, ..self }
+    }
+
+    /// What the SELECT yields.
+    pub fn values(&self) -> Map<String, Value> {
+        let outputs = self.outputs.0.iter();
+        outputs
+            .map(|(name, column)| (name.clone(), json::value(column.as_ref(), self.place)))
+            .collect()
+    }
+
+    /// One column of what the SELECT yields.
+    pub fn value(&self, name: &str) -> Option<Value> {
+        let mut outputs = self.outputs.0.iter();
+        let (_, column) = outputs.find(|(own, _)| own == name)?;
+        Some(json::value(column.as_ref(), self.place))
+    }
 }
 
 /// The batch's columns of these names.

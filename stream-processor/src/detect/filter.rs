@@ -18,11 +18,10 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 
-use super::batch::{Match, project, take_rows};
+use super::batch::{Match, Outputs, project, take_rows};
 use super::check::scans_of_events;
 use super::pattern;
 use super::session::Session;
-use crate::json;
 
 /// `SELECT outputs FROM events WHERE predicate`.
 pub(crate) struct FilterPlan {
@@ -111,13 +110,13 @@ impl FilterPlan {
         let outputs = self
             .outputs
             .iter()
-            .map(|(name, expr)| Ok((name.as_str(), expr.evaluate(&matched)?)))
+            .map(|(name, expr)| Ok((name.clone(), expr.evaluate(&matched)?)))
             .collect::<Result<Vec<_>>>()?;
-        let matches = rows.into_iter().enumerate().map(|(index, row)| Match {
-            row,
-            values: json::row(&outputs, index),
-        });
-        Ok(matches.collect())
+        let outputs = Arc::new(Outputs(outputs));
+        let matches = rows.into_iter().enumerate();
+        Ok(matches
+            .map(|(place, row)| Match::new(row, &outputs, place))
+            .collect())
     }
 }
 

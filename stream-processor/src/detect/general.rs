@@ -14,12 +14,11 @@ use datafusion::common::{Column, Result, internal_err, plan_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::batch::{Match, narrow, project};
+use super::batch::{Match, Outputs, narrow, project};
 use super::check::scans_of_events;
 use super::held::HeldBatches;
 use super::plan::Ground;
 use super::session::Session;
-use crate::json;
 
 /// The hidden column; users' queries are planned against a table that does not have it.
 pub(super) const ROW: &str = "_row";
@@ -109,25 +108,16 @@ impl GeneralPlan {
                 .as_primitive::<Int64Type>()
                 .clone();
             let schema = result.schema();
-            let named: Vec<_> = schema
-                .fields()
-                .iter()
-                .map(|field| field.name().as_str())
-                .zip(result.columns().to_vec())
-                .collect();
-            let outputs = &named[..named.len() - 1];
-            for index in 0..rows.len() {
-                let values = json::row(outputs, index);
-                let text = serde_json::to_string(&values).unwrap_or_default();
-                let entry = (
-                    text,
-                    Match {
-                        row: rows.value(index) as u32,
-                        values,
-                    },
-                );
+            let names = schema.fields().iter().map(|field| field.name().clone());
+            let mut named: Vec<_> = names.zip(result.columns().to_vec()).collect();
+            named.pop();
+            let outputs = Arc::new(Outputs(named));
+            for place in 0..rows.len() {
+                let found = Match::new(rows.value(place) as u32, &outputs, place);
+                let text = serde_json::to_string(&found.values()).unwrap_or_default();
+                let entry = (text, found);
                 let kept = matches
-                    .entry(rows.value(index))
+                    .entry(rows.value(place))
                     .or_insert_with(|| entry.clone());
                 if entry.0 < kept.0 {
                     *kept = entry;

@@ -125,6 +125,9 @@ struct RawDedup {
     limit: Option<u64>,
 }
 
+/// Longest header, bytes: its texts stand in every alert, which has 64 KiB at most.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+
 /// Keys a header may have; what `deny_unknown_fields` refuses is compared to them.
 const KEYS: [&str; 18] = [
     "title",
@@ -206,8 +209,7 @@ pub struct Header {
 impl Header {
     /// Reads the header of a file.
     pub(crate) fn parse(file: &SqlFile) -> Result<Self, Fault> {
-        let raw: RawHeader =
-            toml::from_str(&file.header).map_err(|error| toml_fault(file, &error))?;
+        let raw = RawHeader::read(file)?;
         let line = |key: &str| line_of_key(&file.header, key);
         for (key, text) in [
             ("title", &raw.title),
@@ -308,6 +310,17 @@ impl Header {
             }
         }
         Ok(())
+    }
+}
+
+impl RawHeader {
+    fn read(file: &SqlFile) -> Result<Self, Fault> {
+        if file.header.len() > HEADER_BYTES_MAX {
+            let reason = format!("the header has {} bytes", file.header.len());
+            let mend = format!("keep it to {HEADER_BYTES_MAX}: every alert holds it");
+            return Err(Fault::new(1, reason, mend));
+        }
+        toml::from_str(&file.header).map_err(|error| toml_fault(file, &error))
     }
 }
 
@@ -438,6 +451,18 @@ SELECT a FROM events
         let reads: Vec<String> = header.reads.iter().map(ToString::to_string).collect();
         assert_eq!(reads, ["/etc/shadow", "*/.kube/config"]);
         header.check_columns(&file, &["a".into()]).expect("good");
+    }
+
+    #[test]
+    fn a_header_that_would_fill_alerts_is_refused() {
+        let long = format!("\"{}\"", "d".repeat(HEADER_BYTES_MAX));
+        let file = SqlFile::parse(&GOOD.replace("\"d\"", &long));
+        let fault = Header::parse(&file).expect_err("refused");
+        assert!(
+            fault.reason.starts_with("the header has"),
+            "{}",
+            fault.reason
+        );
     }
 
     #[test]

@@ -1,43 +1,105 @@
-//! Folding of repeats: the first alerts of a period are said, the rest is counted, and the count is said at the period's end.
+//! Folding of repeats: the first alerts of a period are published, the rest is counted, and the count is published at its end.
 //!
+//! Whether an alert is counted is known by its key, before it is built.
 //! Periods run in the host's own time, so what is folded does not depend on when it was read.
 //! The first alert of a period is stored once, when the period begins; of each repeat only counts are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Alert;
 
 use crate::checkpoint::{Renewal, State, StateRecord, take_below};
-use crate::detect::Dedup;
 use crate::hosts::partition_of;
 
-/// Most periods that run in a task; beyond them alerts are said unfolded.
+/// Most periods that run in a task; beyond them alerts are as those of detections without a period.
 const PERIODS_MAX: usize = 20_000;
+/// Most bytes that their first alerts may have together, by their weights.
+const PERIODS_BYTES_MAX: u64 = 256 << 20;
+/// Most windows of a task of which it is remembered that their first alert was counted; the close of others is published.
+const COUNTED_MAX: usize = 100_000;
 /// What the names of stored periods begin with: when it ends, and its first alert.
 const PERIOD: &str = "period/";
 /// What the names of the counts of stored periods begin with.
 const COUNTS: &str = "count/";
-/// What the names of stored first words begin with that were counted and not said.
+/// What the names of stored windows begin with whose first alert was counted.
 const COUNTED: &str = "counted/";
 
 /// What becomes of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Say,
+    /// It is published.
+    Publish,
+    /// It is counted.
     Count,
+    /// It is published and begins a period, whose first alert has at most so many bytes: [`Folds::begin`] must follow.
+    Begin(u32),
+    /// It would begin a period, and there is no room for one.
+    Full,
+}
+
+/// The first alert of a period.
+#[derive(Debug, Clone)]
+pub(crate) enum First {
+    /// Which of the step's drafts it is: not built yet.
+    OfStep(usize),
+    /// Framed.
+    Stored(Vec<u8>),
+}
+
+/// The beginning of a period.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begin {
+    pub period: Duration,
+    /// As [`Verdict::Begin`] said.
+    pub weight: u32,
+    /// Which of the step's drafts is its first alert.
+    pub draft: usize,
+}
+
+/// What a period that is over has counted.
+#[derive(Debug, Clone)]
+pub(crate) struct Repeats {
+    pub first: First,
+    pub folded: i64,
+}
+
+impl Repeats {
+    /// The alert that tells them: the first again, with their number. `drafts` holds the step's own, as far as they were built.
+    pub fn alert(&self, drafts: &[Option<Alert>]) -> Option<Alert> {
+        let first = match &self.first {
+            First::OfStep(draft) => drafts.get(*draft)?.clone()?,
+            // Written by this version, or by one whose alerts this one cannot read: then the count is lost, not the alerts.
+            First::Stored(framed) => Alert::decode_framed(framed).ok()?,
+        };
+        Some(Alert {
+            activity: "update".into(),
+            folded: self.folded,
+            ..first
+        })
+    }
 }
 
 /// The periods of all tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Folds {
     slots: HashMap<i64, Periods>,
-    running: HashMap<i32, usize>,
-    /// Ids of windows whose first word was counted: their last word is not said either.
+    running: HashMap<i32, Running>,
+    /// Periods that began in this step.
+    begun: Vec<(i64, Text)>,
+    /// Ids of windows whose first alert was counted: their last is not published either.
     counted: HashMap<i32, BTreeSet<Text>>,
     /// What changed since a task's last checkpoint.
     dirty: BTreeSet<(i64, Text, Part)>,
     dirty_counted: BTreeSet<(i32, Text)>,
+}
+
+/// How much runs in a task.
+#[derive(Debug, Clone, Copy, Default)]
+struct Running {
+    periods: usize,
+    bytes: u64,
 }
 
 /// The periods that run in a slot.
@@ -70,10 +132,13 @@ impl Periods {
 #[derive(Debug, Clone)]
 struct Period {
     end: i64,
-    said: u64,
+    published: u64,
     folded: i64,
-    /// The first alert, framed.
-    first: Vec<u8>,
+    /// Most bytes of its first alert, known before it is built, whatever the steps are.
+    weight: u32,
+    first: First,
+    /// Whether its counts changed since they were stored.
+    counted: bool,
 }
 
 /// Which of a period's two records changed.
@@ -94,8 +159,21 @@ impl Part {
     /// As it is stored: whole numbers, the least significant byte first.
     fn of(self, period: &Period) -> Vec<u8> {
         match self {
-            Self::Period => [&period.end.to_le_bytes(), &period.first[..]].concat(),
-            Self::Counts => [period.said.to_le_bytes(), period.folded.to_le_bytes()].concat(),
+            Self::Period => {
+                let (end, weight) = (period.end.to_le_bytes(), period.weight.to_le_bytes());
+                [&end[..], &weight, period.first.framed()].concat()
+            }
+            Self::Counts => [period.published.to_le_bytes(), period.folded.to_le_bytes()].concat(),
+        }
+    }
+}
+
+impl First {
+    /// As it is stored. Between steps every first alert is built.
+    fn framed(&self) -> &[u8] {
+        match self {
+            Self::Stored(framed) => framed,
+            Self::OfStep(_) => &[],
         }
     }
 }
@@ -103,82 +181,112 @@ impl Part {
 impl Period {
     /// A period as it was stored; counts that were never stored are those of one that has just begun.
     fn restored(period: &[u8], counts: Option<&Vec<u8>>) -> Option<Self> {
-        let (end, first) = period.split_first_chunk()?;
-        let (said, folded) = match counts {
+        let (end, rest) = period.split_first_chunk()?;
+        let (weight, first) = rest.split_first_chunk()?;
+        let (published, folded) = match counts {
             None => (1, 0),
             Some(counts) => {
-                let (said, rest) = counts.split_first_chunk()?;
+                let (published, rest) = counts.split_first_chunk()?;
                 let folded = rest.first_chunk()?;
-                (u64::from_le_bytes(*said), i64::from_le_bytes(*folded))
+                (u64::from_le_bytes(*published), i64::from_le_bytes(*folded))
             }
         };
         Some(Self {
             end: i64::from_le_bytes(*end),
-            said,
+            published,
             folded,
-            first: first.to_vec(),
+            weight: u32::from_le_bytes(*weight),
+            first: First::Stored(first.to_vec()),
+            counted: false,
         })
     }
 }
 
 impl Folds {
-    /// Takes an alert of a detection that folds, at its host's time; periods that are over by then must have been ended.
-    pub fn take(&mut self, slot: i64, time: i64, dedup: &Dedup, alert: &Alert) -> Verdict {
-        let Some(period) = dedup.period else {
-            return Verdict::Say;
+    /// Takes an alert of a detection that folds; periods that are over by then must have been ended.
+    /// `weight` says how many bytes it has at most, should it begin one.
+    pub fn take(
+        &mut self,
+        slot: i64,
+        key: &Text,
+        limit: u64,
+        weight: impl FnOnce() -> u32,
+    ) -> Verdict {
+        let periods = self.slots.get_mut(&slot);
+        let Some(known) = periods.and_then(|periods| periods.by_key.get_mut(key)) else {
+            let running = self.running.get(&partition_of(slot));
+            let running = running.copied().unwrap_or_default();
+            let weight = weight();
+            let fits = running.periods < PERIODS_MAX
+                && running.bytes + u64::from(weight) <= PERIODS_BYTES_MAX;
+            return match fits {
+                true => Verdict::Begin(weight),
+                false => Verdict::Full,
+            };
         };
-        let key = &alert.dedup_key;
-        let periods = self.slots.entry(slot).or_default();
-        let Some(known) = periods.by_key.get_mut(key) else {
-            let running = self.running.entry(partition_of(slot)).or_default();
-            if *running < PERIODS_MAX {
-                *running += 1;
-                let mut first = Vec::new();
-                alert.encode_framed(&mut first);
-                let length = i64::try_from(period.as_nanos()).unwrap_or(i64::MAX);
-                let begun = Period {
-                    end: time.saturating_add(length),
-                    said: 1,
-                    folded: 0,
-                    first,
-                };
-                periods.insert(key.clone(), begun);
-                self.dirty.insert((slot, key.clone(), Part::Period));
-            }
-            return Verdict::Say;
-        };
-        self.dirty.insert((slot, key.clone(), Part::Counts));
-        if known.said < dedup.limit {
-            known.said += 1;
-            return Verdict::Say;
+        if !known.counted {
+            known.counted = true;
+            self.dirty.insert((slot, key.clone(), Part::Counts));
+        }
+        if known.published < limit {
+            known.published += 1;
+            return Verdict::Publish;
         }
         known.folded += 1;
         Verdict::Count
     }
 
-    /// Counts a finding of the engine's own when it repeats one of a period that runs; also when no further period has room,
-    /// since nobody needs more of them than of alerts.
-    pub fn repeats(&mut self, slot: i64, key: &str) -> bool {
-        let periods = self.slots.get_mut(&slot);
-        if let Some(period) = periods.and_then(|periods| periods.by_key.get_mut(key)) {
-            period.folded += 1;
-            self.dirty.insert((slot, key.into(), Part::Counts));
-            return true;
+    /// Begins a period with a draft of the step, at its host's time.
+    pub fn begin(&mut self, slot: i64, time: i64, key: &Text, begin: Begin) {
+        let length = i64::try_from(begin.period.as_nanos()).unwrap_or(i64::MAX);
+        let period = Period {
+            end: time.saturating_add(length),
+            published: 1,
+            folded: 0,
+            weight: begin.weight,
+            first: First::OfStep(begin.draft),
+            counted: false,
+        };
+        self.add_running(slot, &period);
+        let periods = self.slots.entry(slot).or_default();
+        periods.insert(key.clone(), period);
+        self.begun.push((slot, key.clone()));
+        self.dirty.insert((slot, key.clone(), Part::Period));
+    }
+
+    fn add_running(&mut self, slot: i64, period: &Period) {
+        let running = self.running.entry(partition_of(slot)).or_default();
+        running.periods += 1;
+        running.bytes += u64::from(period.weight);
+    }
+
+    /// Takes the first alerts of the periods that began in the step and still run.
+    pub fn settle(&mut self, drafts: &[Option<Alert>]) {
+        for (slot, key) in std::mem::take(&mut self.begun) {
+            let periods = self.slots.get_mut(&slot);
+            let Some(period) = periods.and_then(|periods| periods.by_key.get_mut(&key)) else {
+                continue;
+            };
+            if let First::OfStep(draft) = period.first {
+                let mut framed = Vec::new();
+                if let Some(Some(alert)) = drafts.get(draft) {
+                    alert.encode_framed(&mut framed);
+                }
+                period.first = First::Stored(framed);
+            }
         }
-        let running = self.running.get(&partition_of(slot));
-        running.is_some_and(|running| *running >= PERIODS_MAX)
     }
 
-    /// Notes that the first word of a window was counted.
+    /// Notes that the first alert of a window was counted.
     pub fn count_window(&mut self, partition: i32, alert_id: &Text) {
-        self.counted
-            .entry(partition)
-            .or_default()
-            .insert(alert_id.clone());
-        self.dirty_counted.insert((partition, alert_id.clone()));
+        let counted = self.counted.entry(partition).or_default();
+        if counted.len() < COUNTED_MAX {
+            counted.insert(alert_id.clone());
+            self.dirty_counted.insert((partition, alert_id.clone()));
+        }
     }
 
-    /// Whether the first word of a window that speaks again was counted; it is forgotten then.
+    /// Whether the first alert of a window that closes was counted; it is forgotten then.
     pub fn was_counted(&mut self, partition: i32, alert_id: &Text) -> bool {
         let counted = self.counted.get_mut(&partition);
         let known = counted.is_some_and(|counted| counted.remove(alert_id));
@@ -188,26 +296,28 @@ impl Folds {
         known
     }
 
-    /// Ends a slot's periods up to a time; returns what is to be said of each that counted, with its end, by their ids:
-    /// the same order whatever ended together.
-    pub fn end(&mut self, slot: i64, until: i64) -> Vec<(i64, Alert)> {
+    /// Ends a slot's periods up to a time; returns those that counted, each with its end.
+    pub fn end(&mut self, slot: i64, until: i64) -> Vec<(i64, Repeats)> {
         let Some(periods) = self.slots.get_mut(&slot) else {
             return Vec::new();
         };
-        let mut summaries = Vec::new();
+        let mut ended = Vec::new();
         for (key, period) in periods.take_over(until) {
             if let Some(running) = self.running.get_mut(&partition_of(slot)) {
-                *running = running.saturating_sub(1);
+                running.periods = running.periods.saturating_sub(1);
+                running.bytes = running.bytes.saturating_sub(u64::from(period.weight));
             }
-            summaries.extend(period.summary().map(|alert| (period.end, alert)));
             self.dirty.insert((slot, key.clone(), Part::Period));
             self.dirty.insert((slot, key, Part::Counts));
+            if period.folded > 0 {
+                let (first, folded) = (period.first, period.folded);
+                ended.push((period.end, Repeats { first, folded }));
+            }
         }
         if periods.by_key.is_empty() {
             self.slots.remove(&slot);
         }
-        summaries.sort_by(|(_, left), (_, right)| left.alert_id.cmp(&right.alert_id));
-        summaries
+        ended
     }
 
     /// Whether any of a slot's periods is over at a time.
@@ -218,7 +328,8 @@ impl Folds {
 
     /// Whether a partition has periods that run.
     pub fn waits(&self, partition: i32) -> bool {
-        self.running.get(&partition).is_some_and(|count| *count > 0)
+        let running = self.running.get(&partition);
+        running.is_some_and(|running| running.periods > 0)
     }
 
     /// Forgets a partition.
@@ -241,11 +352,14 @@ impl Folds {
             .partition(|(slot, ..)| partition_of(*slot) == partition);
         self.dirty = others;
         for (slot, key, part) in own {
-            let periods = self.slots.get(&slot);
-            let period = periods.and_then(|periods| periods.by_key.get(&key));
+            let periods = self.slots.get_mut(&slot);
+            let mut period = periods.and_then(|periods| periods.by_key.get_mut(&key));
+            if let (Some(period), Part::Counts) = (&mut period, part) {
+                period.counted = false;
+            }
             records.push(StateRecord {
                 key: format!("{}{}/{key}", part.prefix(), slot as u32),
-                value: period.map(|period| part.of(period)),
+                value: period.map(|period| part.of(&*period)),
             });
         }
         let (own, others) = std::mem::take(&mut self.dirty_counted)
@@ -288,8 +402,8 @@ impl Folds {
         }
     }
 
-    /// Takes a partition's stored periods back, out of its state. One that cannot be read is over: what it folded is said once
-    /// more.
+    /// Takes a partition's stored periods back, out of its state. One that cannot be read is over: what it folded is published
+    /// once more.
     pub fn restore(&mut self, partition: i32, state: &mut State) {
         let counts: HashMap<String, Vec<u8>> = take_below(state, COUNTS).into_iter().collect();
         for (name, value) in take_below(state, PERIOD) {
@@ -297,11 +411,9 @@ impl Folds {
             let (Some((slot, key)), Some(period)) = (place_of(partition, &name), period) else {
                 continue;
             };
-            self.slots
-                .entry(slot)
-                .or_default()
-                .insert(key.into(), period);
-            *self.running.entry(partition).or_default() += 1;
+            self.add_running(slot, &period);
+            let periods = self.slots.entry(slot).or_default();
+            periods.insert(key.into(), period);
         }
         let counted = take_below(state, COUNTED).into_iter();
         let counted = counted.map(|(id, _)| Text::from(id)).collect();
@@ -314,18 +426,4 @@ fn place_of(partition: i32, name: &str) -> Option<(i64, &str)> {
     let (number, key) = name.split_once('/')?;
     let number: u32 = number.parse().ok()?;
     Some(((i64::from(partition) << 32) | i64::from(number), key))
-}
-
-impl Period {
-    /// The first alert again, with the number of those that were counted; none when none were.
-    fn summary(&self) -> Option<Alert> {
-        if self.folded == 0 {
-            return None;
-        }
-        // Written by this version, or by one whose alerts this one cannot read: then the count is lost, not the alerts.
-        let mut alert = Alert::decode_framed(&self.first).ok()?;
-        alert.activity = "update".into();
-        alert.folded = self.folded;
-        Some(alert)
-    }
 }

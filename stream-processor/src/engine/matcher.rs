@@ -84,7 +84,7 @@ impl Matcher {
                     &mut |start, _, result| match result {
                         Ok(matches) => found.extend(matches.into_iter().map(|found| {
                             let row = group_rows[start + found.row as usize];
-                            (*detection, Match { row, ..found })
+                            (*detection, found.at_row(row))
                         })),
                         Err(error) => unjudged.push(Unjudged {
                             detection: *detection,

@@ -56,11 +56,15 @@ impl Reader {
     }
 
     /// Makes a writer's schema known.
-    pub fn register(&mut self, schema: &str) -> Result<(), SchemaError> {
-        for decoder in &mut self.decoders {
+    pub fn register(&mut self, schema: &str) -> Result<Fingerprint, SchemaError> {
+        let (first, others) = self
+            .decoders
+            .split_first_mut()
+            .expect("there is a decoder for every core");
+        for decoder in others {
             decoder.register(schema)?;
         }
-        Ok(())
+        first.register(schema)
     }
 
     /// The fingerprint of the record's schema, when it is framed and its schema not known.

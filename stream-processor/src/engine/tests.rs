@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use dogwatch_schemas::records::Event;
+use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::Topic;
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::decode::Decoder;
@@ -290,7 +290,7 @@ fn a_newer_sensors_events_are_read_once_their_schema_is_known() {
 }
 
 #[test]
-fn sql_does_not_see_marks_and_losses_reach_the_alerts_after_them() {
+fn sql_does_not_see_marks_and_losses_reach_the_alerts_of_the_next_minute() {
     let mut engine = engine(&["true"]);
     let mark =
         |seq, losses: Value| event(json!({"seq": seq, "evt_type": "mark", "evt_losses": losses}));
@@ -300,12 +300,13 @@ fn sql_does_not_see_marks_and_losses_reach_the_alerts_after_them() {
         event(json!({"seq": 2})),
         mark(3, json!({"ring_full": 4, "queue_full": 0})),
         event(json!({"seq": 4})),
-        event(json!({"seq": 0, "sensor_run": "run-2"})),
+        event(json!({"seq": 5, "ts": 70_000_000_000_i64})),
     ];
-    let records: Vec<_> = (0..)
+    let mut records: Vec<_> = (0..)
         .zip(&events)
         .map(|(offset, event)| record(offset, event))
         .collect();
+    records[5].ingest_ts_ns = Some(70_000_000_000);
     let output = engine.step(records).expect("a step");
     assert_eq!(offsets(&output), [0, 2, 4, 5]);
     let losses: Vec<_> = output
@@ -313,12 +314,97 @@ fn sql_does_not_see_marks_and_losses_reach_the_alerts_after_them() {
         .iter()
         .map(|alert| (alert.incomplete, alert.losses.clone()))
         .collect();
-    let lost = Some(Losses::from([("ring_full".into(), 4)]));
+    let lost = Some([("ring_full".into(), 4)].into());
     assert_eq!(
         losses,
         [(false, None), (false, None), (true, lost), (false, None)]
     );
     assert_eq!(output.counts.marks, 2);
+}
+
+#[test]
+fn a_detection_without_a_period_says_ten_alerts_a_minute_and_the_number_of_the_others() {
+    let ingest = |offset: i64| 60_000_000_000 + 30_000_000 * offset;
+    let records: Vec<InputRecord> = (0..4_000)
+        .map(|offset| {
+            let event = event(json!({"seq": offset, "ts": ingest(offset)}));
+            InputRecord {
+                ingest_ts_ns: Some(ingest(offset)),
+                ..record(offset, &event)
+            }
+        })
+        .collect();
+    let told = |output: &StepOutput| -> Vec<(Text, i64, Text)> {
+        let alerts = output.alerts.iter();
+        let told = |alert: &Alert| (alert.alert_id.clone(), alert.folded, alert.message.clone());
+        alerts.map(told).collect()
+    };
+    let mut at_once = engine(&["true"]);
+    let all = told(&at_once.step(records.clone()).expect("a step"));
+    let held: Vec<_> = all.iter().filter(|(_, held, _)| *held > 0).collect();
+    assert_eq!(all.len(), 10 + 1 + 10);
+    assert_eq!(held[0].1, 2_000 - 10);
+    assert_eq!(&*held[0].2, "t: 1990 more alerts within a minute in c0ffee");
+    // The same after restarts, from a checkpoint before what was published.
+    let mut engine = engine(&["true"]);
+    let mut again = Vec::new();
+    let mut stored = State::new();
+    for (number, part) in records.chunks(150).enumerate() {
+        again.extend(told(&engine.step(part.to_vec()).expect("a step")));
+        match number % 3 {
+            0 => {
+                for StateRecord { key, value } in engine
+                    .checkpoint(3, &Renewal::default())
+                    .expect("a checkpoint")
+                {
+                    match value {
+                        Some(value) => drop(stored.insert(key, value)),
+                        None => drop(stored.remove(&key)),
+                    }
+                }
+            }
+            2 => {
+                let next = part.last().expect("records").offset + 1;
+                engine.restore(3, stored.clone(), next).expect("restored");
+                let from = (number - 1) * 150;
+                let replayed = engine.step(records[from..next as usize].to_vec());
+                assert_eq!(told(&replayed.expect("a step")), []);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(again, all);
+    assert!(engine.waits(3));
+    let end = engine.finish(0).expect("an end");
+    assert_eq!(told(&end).len(), 1);
+    assert!(!engine.waits(3));
+}
+
+#[test]
+fn a_match_that_cannot_be_decoded_whole_is_an_alert_all_the_same() {
+    let mut engine = engine(&["evt_type = 'execve'"]);
+    let mut hostile = record(7, &event(json!({"seq": 7, "proc_cwd": "/hostile"})));
+    let mut value = hostile.value.to_vec();
+    let place = value
+        .windows(8)
+        .position(|bytes| bytes == b"/hostile")
+        .expect("its text");
+    value[place] = 0xff;
+    hostile.value = value.into();
+    let output = engine.step(vec![hostile]).expect("a step");
+    let [alert] = &output.alerts[..] else {
+        panic!("{output:?}")
+    };
+    assert_eq!(
+        (&*alert.message, &*alert.host_id),
+        ("sh in c0ffee", "host-1")
+    );
+    assert!(alert.error.is_some());
+    assert_eq!(
+        (alert.evidence[0].offset, &*alert.evidence[0].row),
+        (7, r#"{"undecodable":true}"#)
+    );
+    assert_eq!(output.dead_letters.len(), 1);
 }
 
 #[test]
@@ -377,7 +463,9 @@ fn a_plan_runs_again_and_again() {
         let output = engine
             .step(vec![record(
                 offset,
-                &event(json!({"seq": offset, "proc_name": name})),
+                &event(
+                    json!({"seq": offset, "proc_name": name, "container_id": format!("c{offset}")}),
+                ),
             )])
             .expect("a step");
         assert_eq!(
@@ -483,6 +571,8 @@ proptest! {
     ) {
         let records: Vec<InputRecord> = (0..).zip(events).map(|(offset, mut event)| {
             event.seq = offset;
+            // A container's eleventh alert of a minute would be held back.
+            event.container_id = format!("c{offset}").into();
             record(offset, &event)
         }).collect();
         let predicates: Vec<&str> = predicates.iter().map(String::as_str).collect();
@@ -505,6 +595,8 @@ proptest! {
     fn a_plan_finds_what_the_filter_finds(predicate in predicate(), events in prop::collection::vec(any_event(), 1..40)) {
         let records: Vec<InputRecord> = (0..).zip(events).map(|(offset, mut event)| {
             event.seq = offset;
+            // A container's eleventh alert of a minute would be held back.
+            event.container_id = format!("c{offset}").into();
             record(offset, &event)
         }).collect();
         // What EXISTS asks makes it a plan; it is true of every event.

@@ -2,14 +2,19 @@
 //!
 //! For each detection, host, container and `dedup` columns: the first `limit` alerts of a period are said, later ones are
 //! counted; when the period is over and some were counted, the first is said again with their number.
+//! Of a detection that folds nothing the first ten alerts of a host and container within a minute are said, the others are held
+//! back; when the minute is over and some were, an alert of its own tells their number. A minute begins with an alert and goes by
+//! the seconds of its partition's ingest; it is over at the first row of the partition whose second has reached its end.
 //! A period is over at the first row of its host after which the host's time has reached its end, when the host's clock steps
 //! back and when the host falls silent. The last word on a window follows the first: it is said when the first was said.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
+
 use super::query::grouped_by;
 use super::scan::Scan;
-use super::{Alert, Cause, Stage};
+use super::{Alert, Cause, Stage, identity};
 
 /// An alert before folding.
 #[derive(Debug, Clone)]
@@ -17,6 +22,10 @@ pub(super) struct Candidate {
     pub alert: Alert,
     /// What it is folded with; none where its detection folds nothing.
     pub fold: Option<FoldKey>,
+    /// Its container; empty where it has none.
+    pub container: String,
+    /// The detection's title.
+    pub title: String,
     /// The close of a window that spoke before.
     pub second_word: bool,
     /// Its host's time after the row that caused it.
@@ -33,6 +42,47 @@ pub(super) struct FoldKey {
     pub limit: u64,
 }
 
+/// Alerts of a minute that are said.
+pub(super) const PER_MINUTE: u64 = 10;
+
+/// A minute of a detection, host and container.
+struct Minute {
+    first: Alert,
+    title: String,
+    ends: i64,
+    said: u64,
+    held: i64,
+}
+
+impl Minute {
+    /// The alert that tells what was held back.
+    fn summary(self, container: &str, cause: Cause) -> Alert {
+        let whose = match container {
+            "" => "on this host".to_owned(),
+            container => format!("in {container}"),
+        };
+        let row = json!({"container_id": container, "held": self.held});
+        Alert {
+            alert_id: identity(&["held", &self.first.alert_id]),
+            activity: "create".to_owned(),
+            window_state: None,
+            clock_stepped: false,
+            folded: self.held,
+            message: format!(
+                "{}: {} more alerts within a minute {whose}",
+                self.title, self.held
+            ),
+            row: row.as_object().cloned().unwrap_or_default(),
+            window_start: None,
+            window_end: None,
+            evidence_offset: None,
+            cause,
+            failed: false,
+            ..self.first
+        }
+    }
+}
+
 struct Period {
     first: Alert,
     ends: i64,
@@ -41,16 +91,25 @@ struct Period {
 }
 
 /// Says what of the candidates is said, in order.
-pub(super) fn fold(scan: &Scan, mut candidates: Vec<Candidate>, bounded: bool) -> Vec<Alert> {
+pub(super) fn fold(
+    scan: &Scan,
+    mut candidates: Vec<Candidate>,
+    bounded: bool,
+    per_minute: u64,
+) -> Vec<Alert> {
     candidates.sort_by(|left, right| left.place().cmp(&right.place()));
     let mut candidates = candidates.into_iter().peekable();
-    let mut folding = Folding::default();
+    let mut folding = Folding {
+        per_minute,
+        ..Folding::default()
+    };
     for (partition, rows) in grouped_by(scan.rows.iter().map(|row| (row.partition, row))) {
-        let mut take = |folding: &mut Folding, offset: i64| {
+        let mut second = i64::MIN;
+        let mut take = |folding: &mut Folding, offset: i64, second: i64| {
             while let Some(candidate) =
                 candidates.next_if(|next| next.alert.cause.of(partition, offset))
             {
-                folding.take(candidate);
+                folding.take(candidate, second);
             }
         };
         for row in rows {
@@ -58,12 +117,16 @@ pub(super) fn fold(scan: &Scan, mut candidates: Vec<Candidate>, bounded: bool) -
                 row.silenced.iter().any(|silent| silent == host)
                     || *host == row.host && (row.stepped || row.high_after >= ends)
             });
-            take(&mut folding, row.offset);
+            second = row.second;
+            folding.end_minutes(partition, row.offset, second);
+            take(&mut folding, row.offset, second);
         }
         if bounded {
             folding.end(partition, i64::MAX, |_, _| true);
-            take(&mut folding, i64::MAX);
+            folding.end_minutes(partition, i64::MAX, i64::MAX);
+            take(&mut folding, i64::MAX, second);
             folding.end(partition, i64::MAX, |_, _| true);
+            folding.end_minutes(partition, i64::MAX, i64::MAX);
         }
     }
     folding.said
@@ -77,21 +140,33 @@ impl Candidate {
 
 #[derive(Default)]
 struct Folding {
+    /// How many alerts of a minute are said.
+    per_minute: u64,
     /// The periods that run, by task, host and key.
     periods: BTreeMap<(i32, String, Vec<String>), Period>,
+    /// The minutes that run, by task, detection, host and container.
+    minutes: BTreeMap<(i32, String, String, String), Minute>,
     /// First words that were counted, by id: the last word on them is not said.
     counted: BTreeSet<(i32, String)>,
     said: Vec<Alert>,
 }
 
 impl Folding {
-    fn take(&mut self, candidate: Candidate) {
-        let alert = candidate.alert;
-        let identity = (alert.cause.partition, alert.alert_id.clone());
-        let Some(fold) = candidate.fold.filter(|_| !candidate.second_word) else {
+    fn take(&mut self, candidate: Candidate, second: i64) {
+        let identity = (
+            candidate.alert.cause.partition,
+            candidate.alert.alert_id.clone(),
+        );
+        if candidate.second_word {
             if !self.counted.contains(&identity) {
-                self.said.push(alert);
+                self.said.push(candidate.alert);
             }
+            return;
+        }
+        if candidate.fold.is_none() {
+            return self.throttle(candidate, second);
+        }
+        let (alert, Some(fold)) = (candidate.alert, candidate.fold) else {
             return;
         };
         let key = (alert.cause.partition, alert.host_id.clone(), fold.key);
@@ -119,6 +194,47 @@ impl Folding {
                 self.counted.insert(identity);
             }
         }
+    }
+
+    fn throttle(&mut self, candidate: Candidate, second: i64) {
+        let alert = candidate.alert;
+        let key = (
+            alert.cause.partition,
+            alert.detection_id.clone(),
+            alert.host_id.clone(),
+            candidate.container,
+        );
+        let minute = self.minutes.entry(key).or_insert_with(|| Minute {
+            first: alert.clone(),
+            title: candidate.title,
+            ends: second.saturating_add(60),
+            said: 0,
+            held: 0,
+        });
+        if minute.said < self.per_minute {
+            minute.said += 1;
+            self.said.push(alert);
+        } else {
+            minute.held += 1;
+            self.counted.insert((alert.cause.partition, alert.alert_id));
+        }
+    }
+
+    /// Ends the minutes of a task that are over at a second, and says what they held back, in the order of their ids.
+    fn end_minutes(&mut self, partition: i32, offset: i64, second: i64) {
+        let cause = Cause {
+            partition,
+            offset,
+            stage: Stage::Summary,
+        };
+        let over = self.minutes.extract_if(.., |(task, ..), minute| {
+            *task == partition && minute.ends <= second
+        });
+        let held = over.filter(|(_, minute)| minute.held > 0);
+        let summaries = held.map(|((.., container), minute)| minute.summary(&container, cause));
+        let mut summaries: Vec<Alert> = summaries.collect();
+        summaries.sort_by(|left, right| left.alert_id.cmp(&right.alert_id));
+        self.said.append(&mut summaries);
     }
 
     /// Ends the periods of a task that are over, and says what they counted, in the order of their ids.

@@ -27,7 +27,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateDefaults, TaskContext};
 use datafusion::logical_expr::{
     Aggregate, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
-    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, SortExpr, Volatility,
 };
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -76,6 +76,7 @@ pub(super) struct Folding {
 /// What of a header has to do with time; the rest is not the oracle's.
 #[derive(Deserialize)]
 struct Header {
+    title: String,
     message: String,
     #[serde(default, with = "humantime_serde")]
     lateness: Option<Duration>,
@@ -89,6 +90,7 @@ struct Header {
 pub(super) struct Query {
     pub detection_id: String,
     pub content_hash: String,
+    pub title: String,
     pub message: Template,
     pub folding: Folding,
     /// How far a window waits beyond its end.
@@ -166,6 +168,7 @@ impl Query {
                 .to_string_lossy()
                 .into_owned(),
             content_hash: sql_file.content_hash,
+            title: header.title,
             message,
             folding: header.dedup,
             delay_ns: i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX),
@@ -595,12 +598,46 @@ fn carry_keys(plan: &LogicalPlan, keys: &[Column], groups: &LogicalPlan) -> Resu
             let exprs: Vec<Expr> = projection.expr.iter().cloned().chain(carried).collect();
             LogicalPlanBuilder::from(input).project(exprs)?.build()
         }
-        LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => {
+        LogicalPlan::Filter(_) => {
             let input = carry_keys(plan.inputs()[0], keys, groups)?;
+            plan.with_new_exprs(plan.expressions(), vec![input])
+        }
+        LogicalPlan::Sort(sort) => {
+            let input = carry_keys(&sort.input, keys, groups)?;
+            let by = sort.expr.iter().cloned().chain(by_keys(&input, keys));
+            LogicalPlanBuilder::from(input)
+                .sort(by.collect::<Vec<_>>())?
+                .build()
+        }
+        LogicalPlan::Limit(limit) => {
+            let mut input = carry_keys(&limit.input, keys, groups)?;
+            if !has_sort(&limit.input) {
+                let by = by_keys(&input, keys);
+                input = LogicalPlanBuilder::from(input).sort(by)?.build()?;
+            }
             plan.with_new_exprs(plan.expressions(), vec![input])
         }
         other => not_impl_err!("the oracle knows no {} above a GROUP BY", other.display()),
     }
+}
+
+/// An order by the group's keys, which settles what a query leaves open.
+fn by_keys(input: &LogicalPlan, keys: &[Column]) -> Vec<SortExpr> {
+    let key = |(index, key): (usize, &Column)| {
+        let name = format!("_key{index}");
+        let carried = input.schema().has_column_with_unqualified_name(&name);
+        let column = if carried {
+            Column::new_unqualified(&name)
+        } else {
+            key.clone()
+        };
+        Expr::Column(column).sort(true, false)
+    };
+    keys.iter().enumerate().map(key).collect()
+}
+
+fn has_sort(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Sort(_)) || plan.inputs().into_iter().any(has_sort)
 }
 
 /// What a GROUP BY and its aggregates compute of each row, the keys first, texts cut; and the aggregates over these columns.

@@ -44,6 +44,8 @@ pub(super) struct Row {
     pub silenced: Vec<String>,
     /// The row begins a segment that is not its host's first.
     pub stepped: bool,
+    /// The partition's latest second of ingest; without a broker of its rows' times.
+    pub second: i64,
 }
 
 /// A stretch of one host's log in which time runs forward.
@@ -109,6 +111,7 @@ pub(super) fn scan(
     let mut scan = Scan::default();
     let mut hosts: BTreeMap<(i32, String), Host> = BTreeMap::new();
     let mut seconds: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut latest: BTreeMap<i32, i64> = BTreeMap::new();
     for (index, record) in records.iter().enumerate() {
         let (host_id, run, seq) = (host_ids.value(index), runs.value(index), seqs.value(index));
         if record.key != host_id.as_bytes() {
@@ -144,6 +147,10 @@ pub(super) fn scan(
         }
 
         let time = believed(times.value(index), record.ingest_ts_ns);
+        let heard = record.ingest_ts_ns.unwrap_or(time).div_euclid(SECOND_NS);
+        let second = latest.entry(partition).or_insert(heard);
+        *second = heard.max(*second);
+        let second = *second;
         let first = !hosts.contains_key(&key);
         let host = hosts.entry(key).or_default();
         let stepped = host.high.is_some_and(|high| {
@@ -187,6 +194,7 @@ pub(super) fn scan(
             high_after,
             silenced,
             stepped,
+            second,
         });
         let kind = TickKind::High(high_after);
         ticks.push(Tick { row, kind });

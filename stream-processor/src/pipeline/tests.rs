@@ -38,6 +38,8 @@ fn event(seq: i64, evt_type: &str) -> Event {
         host_id: "host".into(),
         sensor_run: "run".into(),
         seq,
+        // A minute has so few of them that none is held back.
+        ts: seq * 7_000_000_000,
         evt_type: evt_type.into(),
         proc_name: Some("sh".into()),
         ..Event::default()

@@ -1,30 +1,27 @@
 //! A step's records as they go to Kafka, encoded once and within the topics' limits.
 //!
 //! A record too large for its topic would fail its transaction at every retry. So sizes are checked
-//! before the transaction begins: an alert gives up its largest parts, each replaced by a note that
-//! says so; a dead letter or late row gives up the end of its bytes, and a header says how many there were.
+//! before the transaction begins: an alert's texts and lists are cut until it fits, and say so; a dead letter or late row gives up the end of its bytes, and a header says how many there were.
 //! Pieces of state are small by the engine's promise, and the topic was checked to take them.
 
 use std::collections::BTreeMap;
 
 use dogwatch_schemas::framing;
-use dogwatch_schemas::records::{Alert, AlertProcess};
+use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::message::{Header, OwnedHeaders};
 
+use crate::alert::size::fit;
 use crate::checkpoint::{BASE_HEADER, Checkpoint, MANIFEST_KEY};
 use crate::decode::{DeadLetter, InputRecord};
 use crate::engine::LateRow;
 use crate::step::{Partition, Step, class};
 use crate::topics::TopicReport;
 
-/// What stands for a part of an alert that was too large.
-const TRUNCATED: &str = r#"{"truncated":true}"#;
-
 /// Room for key, headers and the batch's own header, in bytes.
 const OVERHEAD: usize = 2_048;
 
-/// Texts kept of an alert's processes and message when they must be cut, in bytes.
+/// Texts kept of a dead letter's error and key, in bytes.
 const TEXT_BYTES_KEPT: usize = 512;
 
 /// Names of detections kept in a header, in bytes.
@@ -164,10 +161,12 @@ impl Encoder {
         let mut value = Vec::new();
         alert.encode_framed(&mut value);
         if value.len() + alert.dedup_key.len() > self.alert_bytes_max {
-            let Some(smaller) = fit(alert, self.alert_bytes_max) else {
+            let mut smaller = alert.clone();
+            if !fit(&mut smaller, self.alert_bytes_max) {
                 return self.unsayable(alert, value);
-            };
-            value = smaller;
+            }
+            value.clear();
+            smaller.encode_framed(&mut value);
         }
         Outgoing::new(&self.alerts, alert.dedup_key.as_bytes(), value)
     }
@@ -281,53 +280,6 @@ fn header(headers: OwnedHeaders, key: &str, text: &str) -> OwnedHeaders {
     })
 }
 
-/// Cuts an alert part by part, the least needed first, until it has at most `bytes_max`; none when it cannot.
-fn fit(alert: &Alert, bytes_max: usize) -> Option<Vec<u8>> {
-    let cuts: [fn(&mut Alert); 4] = [
-        |alert| {
-            alert
-                .evidence
-                .iter_mut()
-                .for_each(|row| row.row = TRUNCATED.into())
-        },
-        |alert| alert.row = TRUNCATED.into(),
-        |alert| {
-            let processes = alert
-                .process
-                .iter_mut()
-                .chain(&mut alert.ancestors)
-                .chain(&mut alert.session);
-            processes.for_each(shorten);
-            alert.container_labels = None;
-            alert.host_tags = None;
-        },
-        |alert| {
-            alert.message = format!("{} (truncated)", cut(&alert.message, TEXT_BYTES_KEPT)).into()
-        },
-    ];
-    let mut smaller = alert.clone();
-    for cut in cuts {
-        cut(&mut smaller);
-        let mut value = Vec::new();
-        smaller.encode_framed(&mut value);
-        if value.len() + alert.dedup_key.len() <= bytes_max {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn shorten(process: &mut AlertProcess) {
-    for text in [&mut process.cmdline, &mut process.exepath]
-        .into_iter()
-        .flatten()
-    {
-        if text.len() > TEXT_BYTES_KEPT {
-            *text = format!("{} (truncated)", cut(text, TEXT_BYTES_KEPT)).into();
-        }
-    }
-}
-
 /// The longest beginning of `text` that has at most `bytes_max` and ends between characters.
 fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
@@ -338,7 +290,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::{Progress, StateRecord};
     use crate::decode::RejectError;
-    use dogwatch_schemas::records::AlertEvidence;
+    use dogwatch_schemas::records::{AlertEvidence, AlertProcess};
     use rdkafka::message::Headers;
 
     fn encoder(bytes_max: usize) -> Encoder {
@@ -380,13 +332,14 @@ mod tests {
     #[test]
     fn an_alert_gives_up_only_what_it_must() {
         assert_eq!(sent(20_000), alert());
-        let without_evidence = sent(8_000);
-        assert_eq!(&*without_evidence.evidence[0].row, TRUNCATED);
-        assert_eq!(without_evidence.row, alert().row);
-        let without_row = sent(5_000);
-        assert_eq!(&*without_row.row, TRUNCATED);
-        assert_eq!(without_row.process, alert().process);
-        let short = sent(1_500).process.unwrap().cmdline.unwrap();
+        let cut = |text: &str| text.strip_suffix(" (truncated)").map(str::len);
+        let smaller = sent(8_000);
+        let cmdline = |alert: Alert| alert.process.unwrap().cmdline.unwrap();
+        assert_eq!(cut(&smaller.evidence[0].row), Some(2_048));
+        assert_eq!(cut(&smaller.row), Some(2_048));
+        assert_eq!(cut(&cmdline(smaller)), Some(2_048));
+        let short = cmdline(sent(1_500));
+        assert_eq!(cut(&short), Some(128));
         assert!(short.ends_with("ü (truncated)"), "{short}");
     }
 

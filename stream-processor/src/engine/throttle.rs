@@ -1,0 +1,358 @@
+//! At most ten alerts a minute: of a detection without a period, for each host and container.
+//!
+//! ```text
+//! alert ─► its minute: begun by the first, [`PER_MINUTE`] are published, the rest is held ─► minute over: how many were held
+//! ```
+//! A minute runs in the broker's time of its partition, so it holds the same after a replay; a host that drains a backlog is
+//! throttled by when its events arrive, not by when they happened. Without a broker rows' own times count.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use datafusion::common::HashMap;
+use dogwatch_schemas::Text;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Renewal, State, StateRecord, take_below};
+
+/// Alerts of a minute that are published.
+const PER_MINUTE: u64 = 10;
+const MINUTE_S: i64 = 60;
+/// Most minutes that run for a host, which chooses the names of its containers; beyond them its containers share one.
+const MINUTES_PER_HOST_MAX: usize = 1_024;
+/// Most minutes that run in a task, some 10 MB; beyond them alerts are published: held ones would hide those of other hosts.
+const MINUTES_MAX: usize = 20_000;
+/// Longest id of a container that is told from others, bytes.
+const CONTAINER_BYTES_MAX: usize = 64;
+/// What the names of stored minutes begin with.
+const MINUTE: &str = "minute/";
+
+/// Whose alerts share a minute.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Source {
+    pub host_id: Text,
+    pub detection_id: Text,
+    /// Empty for those of a host that has too many.
+    pub container_id: Text,
+}
+
+impl Source {
+    /// Makes one; what an event says of its container may be of any length.
+    pub fn new(host_id: &str, detection_id: &str, container_id: &str) -> Self {
+        let cut = container_id.floor_char_boundary(CONTAINER_BYTES_MAX);
+        Self {
+            host_id: host_id.into(),
+            detection_id: detection_id.into(),
+            container_id: container_id[..cut].into(),
+        }
+    }
+}
+
+/// A minute of a source's alerts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Minute {
+    pub source: Source,
+    pub host_name: Text,
+    /// When it is over, in seconds of the partition's ingest time.
+    end: i64,
+    published: u64,
+    /// How many were held back.
+    pub held: i64,
+    /// Id of the first alert.
+    pub first_id: Text,
+    /// The host's time when the last was held.
+    pub last_time: i64,
+}
+
+/// What is known of an alert to be throttled.
+pub(crate) struct Arrival {
+    pub partition: i32,
+    /// The partition's second.
+    pub second: i64,
+    pub source: Source,
+    /// Its host's time.
+    pub time: i64,
+}
+
+/// The minutes of all tasks.
+#[derive(Debug)]
+pub(crate) struct Throttles {
+    tasks: HashMap<i32, Task>,
+    per_minute: u64,
+}
+
+impl Default for Throttles {
+    fn default() -> Self {
+        Self::of(PER_MINUTE)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Task {
+    minutes: BTreeMap<Source, Running>,
+    of_hosts: HashMap<Text, usize>,
+    /// When the first of them is over: asked for each alert.
+    first_end: Option<i64>,
+    /// Names of stored minutes that are over.
+    over: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Running {
+    minute: Minute,
+    /// Whether it changed since it was stored.
+    dirty: bool,
+}
+
+impl Throttles {
+    /// Publishes so many alerts of a minute.
+    fn of(per_minute: u64) -> Self {
+        Self {
+            tasks: HashMap::new(),
+            per_minute,
+        }
+    }
+
+    /// Holds nothing back.
+    pub fn open() -> Self {
+        Self::of(u64::MAX)
+    }
+
+    /// Takes an alert; whether it is published. Minutes that are over by then must have been ended.
+    /// `first` is asked for the alert's id and its host's name when it begins a minute.
+    pub fn take(&mut self, arrival: Arrival, first: impl FnOnce() -> (Text, Text)) -> bool {
+        let task = self.tasks.entry(arrival.partition).or_default();
+        let mut source = arrival.source;
+        let of_host = task.of_hosts.get(&source.host_id).copied().unwrap_or(0);
+        if of_host >= MINUTES_PER_HOST_MAX && !task.minutes.contains_key(&source) {
+            source.container_id = Text::default();
+        }
+        if let Some(running) = task.minutes.get_mut(&source) {
+            running.dirty = true;
+            let minute = &mut running.minute;
+            if minute.published < self.per_minute {
+                minute.published += 1;
+                return true;
+            }
+            minute.held += 1;
+            minute.last_time = arrival.time;
+            return false;
+        }
+        if task.minutes.len() < MINUTES_MAX {
+            let (first_id, host_name) = first();
+            let minute = Minute {
+                source,
+                host_name,
+                end: arrival.second.saturating_add(MINUTE_S),
+                published: 1,
+                held: 0,
+                first_id,
+                last_time: arrival.time,
+            };
+            task.insert(minute, true);
+        }
+        true
+    }
+
+    /// Whether any of a partition's minutes is over at a second.
+    pub fn due(&self, partition: i32, second: i64) -> bool {
+        let task = self.tasks.get(&partition);
+        let first_end = task.and_then(|task| task.first_end);
+        first_end.is_some_and(|end| end <= second)
+    }
+
+    /// Ends the minutes of a partition that are over at a second; returns those that held alerts back, each with its end.
+    pub fn end(&mut self, partition: i32, second: i64) -> Vec<(i64, Minute)> {
+        let Some(task) = self.tasks.get_mut(&partition) else {
+            return Vec::new();
+        };
+        let over = |_: &Source, running: &mut Running| running.minute.end <= second;
+        let ended: Vec<_> = task.minutes.extract_if(.., over).collect();
+        let mut held = Vec::new();
+        for (source, Running { minute, .. }) in ended {
+            if let Some(of_host) = task.of_hosts.get_mut(&source.host_id) {
+                *of_host -= 1;
+                if *of_host == 0 {
+                    task.of_hosts.remove(&source.host_id);
+                }
+            }
+            task.over.push(name(&source));
+            if minute.held > 0 {
+                held.push((minute.end, minute));
+            }
+        }
+        let ends = task.minutes.values().map(|running| running.minute.end);
+        task.first_end = ends.min();
+        held
+    }
+
+    /// Whether a partition holds alerts back whose number is to be published.
+    pub fn waits(&self, partition: i32) -> bool {
+        let task = self.tasks.get(&partition);
+        task.is_some_and(|task| {
+            let mut minutes = task.minutes.values();
+            minutes.any(|running| running.minute.held > 0)
+        })
+    }
+
+    /// Forgets a partition.
+    pub fn forget(&mut self, partition: i32) {
+        self.tasks.remove(&partition);
+    }
+
+    /// What changed in a partition since the last call, and the pieces that are to be written anew.
+    pub fn store(&mut self, partition: i32, renewal: &Renewal) -> Vec<StateRecord> {
+        let Some(task) = self.tasks.get_mut(&partition) else {
+            return Vec::new();
+        };
+        let over = std::mem::take(&mut task.over).into_iter();
+        let mut records: BTreeMap<String, Option<Vec<u8>>> =
+            over.map(|name| (name, None)).collect();
+        let anew: BTreeSet<&str> = renewal.below(MINUTE).collect();
+        for (source, running) in &mut task.minutes {
+            if !running.dirty && anew.is_empty() {
+                continue;
+            }
+            let name = name(source);
+            let is_anew = anew.contains(&name[MINUTE.len()..]);
+            if running.dirty || is_anew {
+                running.dirty = false;
+                // A struct of texts and numbers is always JSON.
+                let value = serde_json::to_vec(&running.minute).unwrap_or_default();
+                if is_anew {
+                    renewal.spend(value.len());
+                }
+                records.insert(name, Some(value));
+            }
+        }
+        let records = records.into_iter();
+        records
+            .map(|(key, value)| StateRecord { key, value })
+            .collect()
+    }
+
+    /// Takes a partition's stored minutes back, out of its state; one that cannot be read is over.
+    pub fn restore(&mut self, partition: i32, state: &mut State) {
+        let mut task = Task::default();
+        for (_, value) in take_below(state, MINUTE) {
+            if let Ok(minute) = serde_json::from_slice(&value) {
+                task.insert(minute, false);
+            }
+        }
+        self.tasks.insert(partition, task);
+    }
+}
+
+impl Task {
+    fn insert(&mut self, minute: Minute, dirty: bool) {
+        let end = self.first_end.map_or(minute.end, |end| end.min(minute.end));
+        self.first_end = Some(end);
+        let source = minute.source.clone();
+        *self.of_hosts.entry(source.host_id.clone()).or_default() += 1;
+        self.minutes.insert(source, Running { minute, dirty });
+    }
+}
+
+/// The name that a source's minute is stored under.
+fn name(source: &Source) -> String {
+    let parts = [
+        &*source.detection_id,
+        &*source.host_id,
+        &*source.container_id,
+    ];
+    format!("{MINUTE}{}", crate::alert::digest(parts, 16))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrival(second: i64, host: &str, container: &str) -> Arrival {
+        Arrival {
+            partition: 0,
+            second,
+            source: Source::new(host, "d", container),
+            time: second,
+        }
+    }
+
+    fn first() -> (Text, Text) {
+        ("id".into(), "name".into())
+    }
+
+    fn take(throttles: &mut Throttles, count: usize, second: i64, container: &str) -> usize {
+        let alerts = (0..count).filter(|_| {
+            let arrival = arrival(second, "h", container);
+            throttles.take(arrival, first)
+        });
+        alerts.count()
+    }
+
+    #[test]
+    fn ten_alerts_a_minute_are_published_and_the_others_counted() {
+        let mut throttles = Throttles::default();
+        assert_eq!(take(&mut throttles, 7, 100, "a"), 7);
+        assert_eq!(take(&mut throttles, 50, 130, "a"), 3);
+        assert_eq!(take(&mut throttles, 9, 130, "b"), 9);
+        assert!(throttles.waits(0) && !throttles.due(0, 159) && throttles.due(0, 160));
+        let ended = throttles.end(0, 160);
+        let held: Vec<_> = ended
+            .iter()
+            .map(|(end, minute)| (*end, minute.held))
+            .collect();
+        assert_eq!(held, [(160, 47)]);
+        assert_eq!(take(&mut throttles, 9, 160, "a"), 9);
+        assert_eq!(throttles.end(0, 190), []);
+        assert!(!throttles.waits(0));
+    }
+
+    #[test]
+    fn a_stored_minute_goes_on_where_it_was() {
+        let mut throttles = Throttles::default();
+        take(&mut throttles, 14, 100, "a");
+        take(&mut throttles, 2, 100, "b");
+        let mut state = State::new();
+        let none = Renewal::default();
+        let mut keep = |records: Vec<StateRecord>| {
+            let count = records.len();
+            for StateRecord { key, value } in records {
+                match value {
+                    Some(value) => drop(state.insert(key, value)),
+                    None => drop(state.remove(&key)),
+                }
+            }
+            (count, state.clone())
+        };
+        assert_eq!(keep(throttles.store(0, &none)).0, 2);
+        take(&mut throttles, 2, 101, "a");
+        let (count, mut stored) = keep(throttles.store(0, &none));
+        assert_eq!((count, stored.len()), (1, 2));
+        let mut again = Throttles::default();
+        let names = stored.keys().cloned().collect();
+        again.restore(0, &mut stored);
+        assert!(stored.is_empty());
+        assert_eq!(keep(again.store(0, &none)).0, 0);
+        assert_eq!(keep(again.store(0, &Renewal::new(names, u64::MAX))).0, 2);
+        assert_eq!(take(&mut again, 9, 101, "b"), 8);
+        let ended = again.end(0, 160);
+        let held = ended.iter().map(|(_, minute)| minute.held);
+        assert_eq!(held.sum::<i64>(), 6 + 1);
+        assert_eq!(keep(again.store(0, &none)).1.len(), 0);
+    }
+
+    #[test]
+    fn a_host_with_many_containers_takes_no_room_from_others() {
+        let mut throttles = Throttles::default();
+        let mut published = 0;
+        for container in 0..3 * MINUTES_PER_HOST_MAX {
+            published += take(&mut throttles, 2, 0, &container.to_string());
+        }
+        assert_eq!(published, 2 * MINUTES_PER_HOST_MAX + PER_MINUTE as usize);
+        assert!(throttles.tasks[&0].minutes.len() <= MINUTES_PER_HOST_MAX + 1);
+        for host in 0..2 * MINUTES_MAX {
+            throttles.take(arrival(0, &host.to_string(), "c"), first);
+        }
+        assert_eq!(throttles.tasks[&0].minutes.len(), MINUTES_MAX);
+        throttles.end(0, MINUTE_S);
+        assert!(throttles.tasks[&0].minutes.is_empty() && throttles.tasks[&0].of_hosts.is_empty());
+    }
+}
