@@ -133,6 +133,7 @@ impl BoundExpr {
     pub fn new(session: &Session, expr: Expr, events: &DFSchema) -> Result<Self> {
         let expr = pattern::compile(simplify(session, expr, events)?)?;
         let can_fail = can_fail(&expr)?;
+        let expr = session.shared.share(expr)?;
         let expr = session.context.state().create_physical_expr(expr, events)?;
         let mut indices: Vec<usize> = collect_columns(&expr)
             .iter()

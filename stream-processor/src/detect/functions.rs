@@ -142,15 +142,10 @@ impl ScalarUDFImpl for Program {
         let programs = (0..args.number_rows).map(|row| {
             let range =
                 lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize;
-            let rest: Vec<&str> = if lists.is_valid(row) {
-                range
-                    .filter(|item| items.is_valid(*item))
-                    .map(|item| items.value(item))
-                    .collect()
-            } else {
-                Vec::new()
-            };
-            program(value(&paths, row), value(&firsts, row), &rest)
+            let range = if lists.is_valid(row) { range } else { 0..0 };
+            let known = range.filter(|item| items.is_valid(*item));
+            let rest = || known.map(|item| items.value(item)).collect();
+            program(value(&paths, row), value(&firsts, row), rest)
         });
         Ok(ColumnarValue::Array(Arc::new(StringViewArray::from_iter(
             programs,
@@ -158,15 +153,28 @@ impl ScalarUDFImpl for Program {
     }
 }
 
-/// The program that an executed file and its arguments come to; NULL when neither is known.
-///
-/// A loop, for whoever starts a program chooses how many arguments name another: 5,000 fit into what a sensor sends.
+/// The program that an executed file and its arguments come to; NULL when neither is known. Most files are their program: only
+/// where one is many, or runs another, its arguments are asked for.
 fn program<'a>(
     exepath: Option<&'a str>,
     argv0: Option<&'a str>,
+    args: impl FnOnce() -> Vec<&'a str>,
+) -> Option<&'a str> {
+    let name = base_name(exepath.or(argv0)?);
+    if is_loader(name) || is_multi_call(name) {
+        return program_behind(name, argv0, &args());
+    }
+    Some(name)
+}
+
+/// The program that a loader or a program of many names runs.
+///
+/// A loop, for whoever starts a program chooses how many arguments name another: 5,000 fit into what a sensor sends.
+fn program_behind<'a>(
+    mut name: &'a str,
+    argv0: Option<&'a str>,
     args: &[&'a str],
 ) -> Option<&'a str> {
-    let mut name = base_name(exepath.or(argv0)?);
     let mut called_as = argv0;
     let mut args = args;
     loop {
@@ -250,11 +258,9 @@ mod tests {
     fn the_program_behind_names_is_found() {
         fn check(exepath: &str, argv: &[&str], expected: &str) {
             let exepath = (!exepath.is_empty()).then_some(exepath);
-            let found = program(
-                exepath,
-                argv.first().copied(),
-                argv.get(1..).unwrap_or_default(),
-            );
+            let found = program(exepath, argv.first().copied(), || {
+                argv.get(1..).unwrap_or_default().to_vec()
+            });
             assert_eq!(found, Some(expected), "{exepath:?} {argv:?}");
         }
         check("/usr/bin/bash", &["-bash"], "bash");
@@ -282,9 +288,9 @@ mod tests {
         many.push("/bin/sh");
         check("/lib64/ld-linux-x86-64.so.2", &many, "sh");
         check("", &["/bin/zsh"], "zsh");
-        assert_eq!(program(None, None, &[]), None);
+        assert_eq!(program(None, None, Vec::new), None);
         assert_eq!(
-            program(Some("/lib64/ld-linux-x86-64.so.2"), None, &["--list"]),
+            program(Some("/lib64/ld-linux-x86-64.so.2"), None, || vec!["--list"]),
             None
         );
     }

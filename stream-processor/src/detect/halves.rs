@@ -35,7 +35,11 @@ pub(crate) fn by_halves<T>(
     // Later parts wait on a stack of our own, in their order.
     let mut waiting = vec![(0, batch.num_rows())];
     while let Some((start, rows)) = waiting.pop() {
-        let part = batch.slice(start, rows);
+        // The whole batch as it is: its columns are the same for all who look at it.
+        let part = match rows == batch.num_rows() {
+            true => batch.clone(),
+            false => batch.slice(start, rows),
+        };
         match guarded(|| judge(&part)) {
             Err(_) if rows > 1 => {
                 let half = rows / 2;

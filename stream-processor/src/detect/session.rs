@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 
 use super::lists::Lists;
 use super::memory::Memory;
+use super::shared::SharedCalls;
 use super::window::{self, WindowTables};
 use super::{aggregates, functions, growth};
 
@@ -35,6 +36,8 @@ pub(crate) struct Session {
     task: Arc<TaskContext>,
     runtime: Arc<Runtime>,
     memory: Memory,
+    /// What the expressions planned here compute once.
+    pub(super) shared: SharedCalls,
 }
 
 /// Longest that a query of lists runs at load.
@@ -93,6 +96,7 @@ impl Session {
             context,
             runtime,
             memory: memory.clone(),
+            shared: SharedCalls::default(),
         })
     }
 
@@ -103,6 +107,7 @@ impl Session {
             task: Arc::clone(&self.task),
             runtime: Arc::clone(&self.runtime),
             memory: self.memory.clone(),
+            shared: self.shared.clone(),
         }
     }
 
