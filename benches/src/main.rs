@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use latency::{HAPPENINGS, Pace};
 use measure::Rounds;
 
+mod alerts;
 mod codec;
 mod detections;
 mod events;
@@ -41,6 +42,8 @@ enum Benchmark {
     Codec,
     /// One step of the engine at 1, 10 and 100 detections, beside one SQL statement for each.
     Matching,
+    /// What alerts cost the engine: folded matches, thresholds crossed, the shipped detections.
+    Alerts,
     /// Events per second over a real broker, beside a bare consumer of the same topic.
     Throughput,
     /// Time from an event's append to its committed alert, over a real broker.
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
     let table = match arguments.benchmark {
         Benchmark::Codec => codec::run(events, runs)?,
         Benchmark::Matching => matching::run(events, runs)?,
+        Benchmark::Alerts => alerts::run(if arguments.smoke { 1 } else { runs })?,
         Benchmark::Throughput => {
             stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 }, &rounds)?
         }

@@ -41,6 +41,7 @@ mod plan;
 mod reads;
 mod routes;
 mod session;
+mod shared;
 mod sql_file;
 #[cfg(test)]
 mod tests;
