@@ -5,6 +5,7 @@
 #define ARGV_PIECE (TEXT_MAX - 1)
 #define ARGV_PIECES (ARGV_MAX / TEXT_MAX)
 #define PAGE_BYTES 4096
+#define ENV_HEAD 1024    /* bytes of its environment, where that is all it may have */
 #define ARGV_HEAD 1024   /* bytes of arguments that every exec has, and that cost its container nothing */
 #define SHORT_TEXT 256   /* bytes of each path of an exec whose container has used up its share of texts */
 
@@ -94,6 +95,15 @@ static __always_inline void append_exec_paths(struct scratch *s, struct task_str
 	fill_stdio(s, &r->stdio[2], task, 2, stdio_max);
 }
 
+/* Appends the environment's first bytes; which variables are told is user space's business. */
+static __always_inline void append_environment(struct scratch *s, struct task_struct *task, bool whole)
+{
+	u64 from = BPF_CORE_READ(task, mm, env_start);
+	u32 total = BPF_CORE_READ(task, mm, env_end) - from, most = whole ? TEXT_MAX - 1 : ENV_HEAD;
+	s->record.exec.env_bytes = total;
+	append_user_bytes(s, from, total < most ? total : most);
+}
+
 /* What of an exec's record and its arguments goes beyond what every exec may have. */
 static __always_inline u32 long_texts(u32 record_bytes, u32 arguments_beyond)
 {
@@ -133,6 +143,7 @@ static __always_inline void send_exec(struct subject *who, struct linux_binprm *
 	copy_inode(s, inode);
 	fill_file(s, &r->file, inode);
 	r->argv_bytes = total;
+	r->pad = 0;
 	if (sent < total)
 		set_flag(s, FLAG_TRUNCATED);
 	u32 got = append_user_bytes(s, arguments, first);
@@ -141,6 +152,7 @@ static __always_inline void send_exec(struct subject *who, struct linux_binprm *
 	r->argv_sent = sent;
 	append_exec_paths(s, who->task, bprm, whole);
 	pay_for_texts(share, now, long_texts(s->used, sent - got));
+	append_environment(s, task, whole);
 	submit(s);
 	send_more_arguments(who, arguments, sent);
 }

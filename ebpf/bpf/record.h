@@ -111,13 +111,16 @@ struct record_stdio {
 	struct record_socket socket;
 };
 
-/* texts: argv (its first piece), path, filename, interp, cwd, then one a descriptor: path, or a unix socket's name */
+/* texts: argv (its first piece), path, filename, interp, cwd, then one a descriptor: path, or a unix socket's name; the
+ * environment's first bytes */
 struct record_exec {
 	struct record_header header;
 	struct record_identity identity;
 	struct record_file file;
 	u32 argv_bytes; /* all there were */
 	u32 argv_sent;  /* all that will come, the continuation records included, unless one is lost */
+	u32 env_bytes;  /* of the environment, all there were */
+	u32 pad;
 	struct record_stdio stdio[3];
 };
 

@@ -6,7 +6,7 @@
 #define TEXT_START_MAX 16384
 #define RECORD_MAX (TEXT_START_MAX + TEXT_MAX + 2)
 #define text_bytes(max) (2 + (max) - 1)
-_Static_assert(sizeof(struct record_exec) + 3 * text_bytes(TEXT_MAX) + 2 * text_bytes(NAME_MAX_BYTES) + 2 * text_bytes(STDIO_TEXT_MAX) <
+_Static_assert(sizeof(struct record_exec) + 3 * text_bytes(TEXT_MAX) + 2 * text_bytes(NAME_MAX_BYTES) + 3 * text_bytes(STDIO_TEXT_MAX) <
 		       TEXT_START_MAX,
 	       "an exec's last text begins below TEXT_START_MAX, or text_start's mask would put it over the others");
 _Static_assert(sizeof(struct record_open) + 2 * text_bytes(TEXT_MAX) < TEXT_START_MAX, "so does an open's");

@@ -167,10 +167,13 @@ fn exec(bytes: &[u8]) -> Result<Raw, ParseError> {
         interp: texts.next()?,
         cwd: texts.next()?,
         stdio: Default::default(),
+        env: Vec::new(),
+        env_bytes: wire.env_bytes,
     };
     for (parsed, wire) in exec.stdio.iter_mut().zip(&wire.stdio) {
         *parsed = stdio(wire, texts.next()?);
     }
+    exec.env = texts.next()?;
     let exec = Box::new(exec);
     if exec.argv.len() < wire.argv_sent as usize {
         return Ok(Raw::ExecStart {

@@ -350,6 +350,10 @@ pub struct Exec {
     pub argv_bytes: u32,
     /// Descriptors 0, 1 and 2.
     pub stdio: [Stdio; 3],
+    /// The first bytes of the environment, each variable ended by NUL; what is cut has no NUL.
+    pub env: Vec<u8>,
+    /// How many bytes of it there were.
+    pub env_bytes: u32,
 }
 
 /// A process's final counters.

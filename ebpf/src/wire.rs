@@ -82,7 +82,8 @@ wire! {
     }
     StdioWire = "record_stdio" { fs_magic: u64, rdev: u32, kind: u16, mode: u16, socket: SocketWire, }
     ExecWire = "record_exec" {
-        header: HeaderWire, identity: IdentityWire, file: FileWire, argv_bytes: u32, argv_sent: u32, stdio: [StdioWire; 3],
+        header: HeaderWire, identity: IdentityWire, file: FileWire, argv_bytes: u32, argv_sent: u32, env_bytes: u32, pad: u32,
+        stdio: [StdioWire; 3],
     }
     ExecMoreWire = "record_exec_more" { header: HeaderWire, offset: u32, pad: u32, }
     ForkWire = "record_fork" {

@@ -41,6 +41,7 @@ fn text_bytes(record: &Record) -> usize {
         Record::Exec(exec) => {
             size_of::<Exec>()
                 + exec.argv.capacity()
+                + exec.env.len()
                 + exec.path.len()
                 + exec.cwd.len()
                 + exec.filename.len()

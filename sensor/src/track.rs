@@ -10,6 +10,7 @@
 mod blocks;
 mod calls;
 mod counted;
+mod environment;
 mod image;
 mod join;
 mod places;
@@ -620,7 +621,17 @@ impl Tracker {
         let mut event = self.event(header, "execve", "process", "sched_process_exec");
         rows::set_exec(&mut event, exec, from);
         image::set_arguments(&mut event, told);
+        self.set_environment(&mut event, exec);
         self.send(event, id, header, out);
+    }
+
+    fn set_environment(&self, event: &mut Event, exec: &Exec) {
+        let mut escaped = false;
+        let (told, redacted) = environment::told(&exec.env, &self.redactor, &mut escaped);
+        event.evt_escaped |= escaped;
+        event.evt_redacted |= redacted;
+        event.proc_env = Some(told);
+        event.proc_env_cut = Some(exec.env_bytes as usize > exec.env.len());
     }
 
     /// A process keeps its stage when it executes, unless it was just brought into its container, or is not known.

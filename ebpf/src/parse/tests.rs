@@ -137,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn every_cut_of_a_record_is_refused(texts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 8)) {
+    fn every_cut_of_a_record_is_refused(texts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 9)) {
         let texts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
         let whole = bytes(Kind::Exec, size_of::<ExecWire>(), &texts);
         prop_assert!(parse(&whole).is_ok());

@@ -33,6 +33,26 @@ fn run(watch: &mut Watch, command: &mut Command) -> (Exec, u32) {
 }
 
 #[test]
+fn an_exec_has_its_environment_or_the_first_of_it() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let mut command = Command::new("/bin/true");
+    command.env_clear().env("LD_PRELOAD", "/dogwatch/none.so");
+    let (exec, _) = run(&mut watch, command.stderr(Stdio::null()));
+    assert_eq!(text(&exec.env), "LD_PRELOAD=/dogwatch/none.so\0");
+    assert_eq!(exec.env_bytes as usize, exec.env.len());
+    // As much as a variable may hold, sixteen times: 2 MiB.
+    command.env_clear();
+    for number in 0..16 {
+        command.env(format!("V{number}"), "x".repeat(131_000));
+    }
+    let (exec, _) = run(&mut watch, &mut command);
+    assert_eq!(exec.env.len(), 4_095);
+    assert_eq!(exec.env_bytes, 16 * 131_000 + 10 * 4 + 6 * 5);
+}
+
+#[test]
 fn an_exec_says_what_really_runs() {
     let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
         return;
