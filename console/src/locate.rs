@@ -8,7 +8,7 @@ const INSTALLED: &str = "/usr/share/dogwatch/detections";
 /// No folder of detections was found.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "found no folder of detections beside the program, in the repository around it or around the working directory, nor in {INSTALLED}; name one with --detections DIR"
+    "found no folder of detections beside the program, in the repository around it or around the working directory, nor in {INSTALLED}; name one: `dogwatch detections lint DIR`, `dogwatch local --detections DIR`"
 )]
 pub struct NotFound;
 

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use dogwatch_ebpf::calls;
@@ -142,18 +142,38 @@ impl Writer {
     }
 }
 
+/// Makes the file, or overwrites one of ours. As root it must not be led to another's: through a link in a folder where
+/// others may write, a capture would overwrite what the link shows.
 fn create_private(path: &Path) -> io::Result<File> {
     let file = File::options()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(false)
         .mode(0o600)
-        .open(path)?;
-    // One that was there keeps its mode otherwise.
-    if file.metadata()?.is_file() {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => refusal("it is a symbolic link: name the file itself"),
+            _ => error,
+        })?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(refusal("it is no file"));
     }
+    // SAFETY: a plain system call.
+    let own_uid = unsafe { libc::geteuid() };
+    if metadata.uid() != own_uid || metadata.nlink() != 1 {
+        return Err(refusal(
+            "it is another user's file, or has other names as well: remove it, or name another",
+        ));
+    }
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    file.set_len(0)?;
     Ok(file)
+}
+
+fn refusal(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, reason)
 }
 
 /// Reads a capture.
@@ -392,6 +412,31 @@ mod tests {
                 prop_assert!(found.iter().zip(frames()).all(|(a, b)| *a == b));
             }
         }
+    }
+
+    #[test]
+    fn a_capture_overwrites_nothing_but_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("target");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(&target, "precious").unwrap();
+        std::os::unix::fs::symlink(&target, at("link")).unwrap();
+        std::os::unix::fs::symlink(at("nowhere"), at("dangling")).unwrap();
+        std::fs::hard_link(&target, at("second name")).unwrap();
+        for (name, part) in [
+            ("link", "symbolic link"),
+            ("dangling", "symbolic link"),
+            ("second name", "other names"),
+            ("", ""),
+        ] {
+            let error = Writer::create(&at(name), &Host::default()).unwrap_err();
+            let message = error.to_string();
+            assert!(message.contains(part), "{name}: {message}");
+        }
+        let device = Writer::create(Path::new("/dev/null"), &Host::default()).unwrap_err();
+        assert!(device.to_string().contains("no file"), "{device}");
+        assert_eq!(std::fs::read(&target).unwrap(), b"precious");
+        assert!(!at("nowhere").exists());
     }
 
     #[test]

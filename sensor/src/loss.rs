@@ -43,6 +43,22 @@ pub(crate) enum Class {
 }
 
 impl Class {
+    /// All of them; the documentation is held against it.
+    #[cfg(test)]
+    const ALL: [Self; 11] = [
+        Self::RingFull,
+        Self::RateLimited,
+        Self::Missed,
+        Self::Unparsed,
+        Self::TableFull,
+        Self::MetadataQueue,
+        Self::QueueFull,
+        Self::Refused,
+        Self::DeliveryFailed,
+        Self::UndeliveredAtEnd,
+        Self::NotWatching,
+    ];
+
     /// The name in marks and statuses.
     pub fn name(self) -> &'static str {
         match self {
@@ -172,6 +188,32 @@ impl Ledger {
     }
 }
 
+/// How often one class of losses is told in the log.
+const REMINDER_NS: u64 = 60_000_000_000;
+
+/// Tells losses in the log, each class at most once a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Reminders {
+    /// By class, how many were told and when, nanoseconds since boot.
+    told: BTreeMap<Text, (u64, u64)>,
+}
+
+impl Reminders {
+    /// The classes to be told now, each with the number since it was told last.
+    pub fn due(&mut self, totals: &BTreeMap<Text, u64>, boot_ns: u64) -> Vec<(String, u64)> {
+        let mut due = Vec::new();
+        for (class, &total) in totals {
+            let (count, told_ns) = self.told.get(class).copied().unwrap_or_default();
+            let again = count == 0 || boot_ns >= told_ns + REMINDER_NS;
+            if total > count && again {
+                self.told.insert(class.clone(), (total, boot_ns));
+                due.push((class.to_string(), total - count));
+            }
+        }
+        due
+    }
+}
+
 /// Two counts of one class, by kind.
 fn added(one: &BTreeMap<Text, u64>, other: &BTreeMap<Text, u64>) -> BTreeMap<Text, u64> {
     let mut sum = one.clone();
@@ -193,6 +235,24 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_class_in_its_order() {
+        let documented: Vec<&str> = include_str!("../../docs/semantics.md")
+            .split_once("| class | lost were |")
+            .unwrap()
+            .1
+            .lines()
+            .skip(2)
+            .map_while(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        // The last one is no row's: it is told in words below the table.
+        let known = Class::ALL.map(Class::name);
+        assert_eq!(documented, known[..known.len() - 1]);
+        // Each is there once: an enumeration that grew by one would miss it in the list above.
+        let distinct: std::collections::BTreeSet<Class> = Class::ALL.into();
+        assert_eq!(distinct.len(), Class::NotWatching as usize + 1);
+    }
+
+    #[test]
     fn counters_become_losses_once() {
         let mut ledger = Ledger::default();
         ledger.counters(&dropped(0), 100);
@@ -208,6 +268,30 @@ mod tests {
         assert_eq!((losses[0].from_ts, losses[0].to_ts), (100, 400));
         assert_eq!(ledger.totals()["ring_full"], 7);
         assert!(ledger.take().is_empty());
+    }
+
+    #[test]
+    fn a_class_of_losses_is_told_at_once_and_then_once_a_minute() {
+        let mut reminders = Reminders::default();
+        let mut due = |count: u64, second: u64| {
+            let totals = BTreeMap::from([("ring_full".into(), count)]);
+            let due = reminders.due(&totals, second * 1_000_000_000);
+            due.into_iter().map(|(_, count)| count).sum::<u64>()
+        };
+        let told = [
+            (5, 1),
+            (9, 2),
+            (9, 60),
+            (9, 61),
+            (9, 200),
+            (10, 201),
+            (12, 260),
+            (13, 261),
+        ];
+        assert_eq!(
+            told.map(|(count, second)| due(count, second)),
+            [5, 0, 0, 4, 0, 1, 0, 3]
+        );
     }
 
     #[test]

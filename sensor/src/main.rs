@@ -11,9 +11,16 @@ use dogwatch_sensor::pipeline::{
 };
 use dogwatch_sensor::{log, metrics};
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it ended as it was asked to; what was lost by then, or not delivered, is counted in the log
+  1  it could not go on: a damaged capture, a client of Kafka's that ended, a defect
+  2  the command line or the configuration cannot be used
+  3  the environment lacks something that it needs; `check` says what";
+
 /// Watches the containers of this host and publishes what they do.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = EXIT_CODES)]
 struct Arguments {
     /// Configuration file (TOML); see sensor.toml for every setting and its default.
     #[arg(long, global = true, env = "DOGWATCH_SENSOR_CONFIG")]

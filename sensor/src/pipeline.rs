@@ -26,11 +26,11 @@ use crate::capture::CaptureError;
 use crate::config::Config;
 use crate::fact::{Counters, Fact, Host, Input as Entering};
 use crate::host::HostError;
-use crate::loss::{Class, Ledger};
+use crate::loss::{Class, Ledger, Reminders};
 use crate::metrics;
 use crate::probe::ProbeError;
 use crate::process::TableBounds;
-use crate::publish::{self, Handed, KafkaError, Kind, Publisher};
+use crate::publish::{self, Handed, KafkaError, Kind, Publisher, Undelivered};
 use crate::read::Batch;
 use crate::state::{LastWatched, StateFile, blind_since};
 use crate::status::{self, Circumstances};
@@ -89,7 +89,7 @@ impl SensorError {
     /// The exit code of a program that ends with this: 3 where the environment lacks something, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Kafka(KafkaError::Fatal(_)) => 1,
+            Self::Kafka(KafkaError::Fatal(_) | KafkaError::Stdout(_)) => 1,
             Self::Kafka(KafkaError::Brokers(Fault::Options(_))) => 2,
             Self::Probe(_) | Self::Host(_) | Self::Kafka(_) => 3,
             Self::Capture(_) | Self::Thread(_) | Self::Reader => 1,
@@ -172,7 +172,8 @@ impl Loaded {
         } = self;
         // A recording publishes nothing, so it must not move the moment up to which was published.
         let publishes = live && !matches!(output, Output::Discard);
-        let publisher = Publisher::open(output, &config.kafka, host.host_id.clone(), live)?;
+        let publisher =
+            Publisher::open(output, &config.kafka, host.host_id.clone(), live, &shutdown)?;
         let (sender, receiver) = sync_channel(BATCHES_MAX);
         let stop = shutdown.clone();
         let reader = std::thread::Builder::new()
@@ -219,6 +220,9 @@ struct Stage {
     counted: bool,
     heartbeat_due_ns: u64,
     started: bool,
+    /// The log says that the sensor watches.
+    told: bool,
+    reminders: Reminders,
     closed: bool,
     stats: Stats,
 }
@@ -262,6 +266,8 @@ impl Stage {
             counted: false,
             heartbeat_due_ns: 0,
             started: false,
+            told: false,
+            reminders: Reminders::default(),
             closed: false,
             stats,
         }
@@ -278,8 +284,8 @@ impl Stage {
                 return Err(fatal.into());
             }
             if self.closed {
+                // What is read meanwhile is counted as the rest of the run's.
                 shutdown.trigger_because("nobody takes records any more");
-                return Ok(());
             }
         }
         Ok(())
@@ -344,7 +350,11 @@ impl Stage {
             Handed::Refused => self
                 .ledger
                 .add(Class::Refused, kind.name(), 1, ts_ns, ts_ns),
-            Handed::Closed => self.closed = true,
+            Handed::Closed => {
+                self.closed = true;
+                let class = Class::UndeliveredAtEnd;
+                self.ledger.add(class, kind.name(), 1, ts_ns, ts_ns);
+            }
         }
     }
 
@@ -359,11 +369,12 @@ impl Stage {
         // A mark stands on counters: it comes as often as they do, with the first clock behind them.
         if std::mem::take(&mut self.counted) {
             self.mark();
+            self.remember(None);
+            self.tell(boot_ns);
         }
         if boot_ns >= self.heartbeat_due_ns {
             self.heartbeat_due_ns = boot_ns + HEARTBEAT_INTERVAL_NS;
             self.status("heartbeat", None);
-            self.remember(None);
         }
         self.publisher.flush();
     }
@@ -373,22 +384,28 @@ impl Stage {
         let (boot_ns, now_ns) = (clock.boot_ns(), clock.wall_ns(clock.boot_ns()));
         if self.live {
             let last = self.state.read();
-            let (from_ns, detail) =
-                blind_since(last.as_ref(), &self.host.boot_id, now_ns - boot_ns as i64);
+            if let Err(error) = &last {
+                tracing::warn!(%error, "what was remembered of the last watch cannot be read: see state_file");
+            }
+            let (from_ns, detail) = blind_since(&last, &self.host.boot_id, now_ns - boot_ns as i64);
             self.ledger.not_watching(from_ns, now_ns, detail);
         }
         self.status("hello", None);
         self.remember(None);
-        let (processes, containers) = self.tracker.known();
-        tracing::info!(
-            host_id = %self.host.host_id,
-            containers,
-            processes,
-            not_delivered = self.not_delivered.len(),
-            "watching"
-        );
         for sentence in &self.not_delivered {
             tracing::warn!("{sentence}");
+        }
+    }
+
+    /// What a person should know, in the log: once that everything is there, and what is lost.
+    fn tell(&mut self, boot_ns: u64) {
+        if !std::mem::replace(&mut self.told, true) {
+            let (processes, containers) = self.tracker.known();
+            let doing = if self.live { "watching" } else { "replaying" };
+            tracing::info!(host_id = %self.host.host_id, containers, processes, "{doing}");
+        }
+        for (class, count) in self.reminders.due(self.ledger.totals(), boot_ns) {
+            tracing::warn!(class, count, "events were lost");
         }
     }
 
@@ -398,20 +415,21 @@ impl Stage {
         self.count_undelivered(now_ns);
         let mark = self.tracker.mark(self.ledger.totals());
         self.publish_event(mark);
-        if self.ledger.has_news() {
+        let connection = self.publisher.connection();
+        // While no broker hears it, heartbeats tell it soon enough, and take less of the queue.
+        if self.ledger.has_news() && connection.is_none_or(|kafka| kafka.connected) {
             self.status("loss", None);
         }
         let summary = self.summary();
-        let connection = self.publisher.connection();
         metrics::record(&summary, &self.counters, connection);
         self.stats.set(summary);
     }
 
     fn count_undelivered(&mut self, now_ns: i64) {
-        let (lost, reason) = self.publisher.undelivered();
+        let Undelivered { lost, reason } = self.publisher.undelivered();
         for (kind, count) in lost {
             self.ledger
-                .add(Class::DeliveryFailed, kind.name(), count, now_ns, now_ns);
+                .add(Class::DeliveryFailed, kind, count, now_ns, now_ns);
         }
         if let Some(reason) = reason {
             tracing::error!(reason, "Kafka did not take records");
@@ -421,15 +439,15 @@ impl Stage {
     /// Tells a status with what is new among the losses; where it cannot be handed over they stay new.
     fn status(&mut self, name: &str, goodbye: Option<&StopReason>) {
         let losses = self.ledger.take();
-        let (processes, containers) = self.tracker.known();
+        // At the hello nothing has been read of the host yet.
+        let known = (name != "hello").then(|| self.tracker.known());
         let now = Circumstances {
             host: &self.host,
             clock: self.tracker.clock(),
             backend: if self.live { "tracepoint" } else { "replay" },
             counters: &self.counters,
             publisher: &self.publisher,
-            processes,
-            containers,
+            known,
             not_delivered: &self.not_delivered,
             sensitive_read_paths: self.sensitive_read_paths.as_deref(),
             calls_off: self.calls_off.as_deref(),

@@ -3,12 +3,13 @@
 //! ```text
 //! Event ── seq ── encode_framed ──► Kafka's queue | the local log | lines of JSON | nowhere
 //! ```
-//! Nothing here waits for a broker: a full queue is a loss, which is counted. The local log holds the sensor back instead.
+//! Nothing here waits for a broker: a full queue is a loss, which is counted. The local log and lines hold the sensor back
+//! instead.
 
 mod kafka;
+mod lines;
 
 use std::collections::HashMap;
-use std::io::{BufWriter, Write as _};
 use std::sync::LazyLock;
 use std::sync::mpsc::SyncSender;
 
@@ -18,11 +19,14 @@ use dogwatch_schemas::local::LogRecord;
 use dogwatch_schemas::records::{Container, Event, SensorStatus};
 use dogwatch_schemas::topics::Topic;
 
-pub(crate) use self::kafka::Connection;
 use self::kafka::KafkaSink;
+use self::kafka::{Claim, Part};
+pub(crate) use self::kafka::{Connection, Undelivered};
 pub use self::kafka::{KafkaError, try_kafka};
+use self::lines::Lines;
 use crate::clock::Reading;
 use crate::config::KafkaConfig;
+use crate::stop::Shutdown;
 use crate::track::EventRow;
 
 /// Where records go.
@@ -65,7 +69,7 @@ pub(crate) struct Publisher {
 enum Sink {
     Kafka(Box<KafkaSink>),
     Local(SyncSender<LogRecord>),
-    Lines(BufWriter<std::io::Stdout>),
+    Lines(Lines),
     Discard,
 }
 
@@ -81,12 +85,15 @@ impl Publisher {
         kafka: &KafkaConfig,
         host_id: Text,
         live: bool,
+        shutdown: &Shutdown,
     ) -> Result<Self, KafkaError> {
         let sink = match output {
             Output::Kafka if live => Sink::Kafka(Box::new(KafkaSink::open(kafka)?)),
             Output::Kafka => Sink::Kafka(Box::new(KafkaSink::open_and_wait(kafka)?)),
             Output::Local(sender) => Sink::Local(sender),
-            Output::Lines => Sink::Lines(BufWriter::new(std::io::stdout())),
+            Output::Lines => {
+                Sink::Lines(Lines::on_stdout(shutdown.clone()).map_err(KafkaError::Stdout)?)
+            }
             Output::Discard => Sink::Discard,
         };
         Ok(Self {
@@ -104,12 +111,18 @@ impl Publisher {
         row.event.seq = self.seq(0);
         self.framed.clear();
         row.encode_framed(&mut self.framed);
-        if let Sink::Lines(lines) = &mut self.sink {
-            self.events += 1;
-            return write_line(lines, &self.framed);
-        }
         let kind = kind(&row.event.evt_type);
-        let handed = self.send(Topic::Events, self.host_id.clone(), kind);
+        let handed = match &mut self.sink {
+            Sink::Lines(lines) => lines.event(&self.framed),
+            _ => {
+                let claim = Claim {
+                    kind,
+                    part: part(kind, &row.event),
+                    container: row.container_id().clone(),
+                };
+                self.send(Topic::Events, self.host_id.clone(), &claim)
+            }
+        };
         if handed == Handed::Over {
             self.events += 1;
             self.bytes += self.framed.len() as u64;
@@ -123,7 +136,12 @@ impl Publisher {
         self.framed.clear();
         container.encode_framed(&mut self.framed);
         let key = format!("{}/{}", container.host_id, container.container_full_id).into();
-        self.send(Topic::Containers, key, Kind::CONTAINER)
+        let claim = Claim {
+            kind: Kind::CONTAINER,
+            part: Part::Lifecycle,
+            container: container.container_id.clone(),
+        };
+        self.send(Topic::Containers, key, &claim)
     }
 
     /// Sends what the sensor says of itself.
@@ -131,14 +149,19 @@ impl Publisher {
         status.seq = self.seq(2);
         self.framed.clear();
         status.encode_framed(&mut self.framed);
-        self.send(Topic::Sensors, self.host_id.clone(), Kind::STATUS)
+        let claim = Claim {
+            kind: Kind::STATUS,
+            part: Part::Sensor,
+            container: Text::default(),
+        };
+        self.send(Topic::Sensors, self.host_id.clone(), &claim)
     }
 
-    /// Records that the broker refused or that were given up, by kind, since the last call; and the last reason.
-    pub fn undelivered(&mut self) -> (Vec<(Kind, u64)>, Option<String>) {
+    /// Records that the broker refused or that were given up, since the last call.
+    pub fn undelivered(&mut self) -> Undelivered {
         match &self.sink {
             Sink::Kafka(kafka) => kafka.undelivered(),
-            _ => Default::default(),
+            _ => Undelivered::default(),
         }
     }
 
@@ -161,8 +184,7 @@ impl Publisher {
     /// Makes what was sent so far visible where that is cheap.
     pub fn flush(&mut self) {
         if let Sink::Lines(lines) = &mut self.sink {
-            // A closed pipe shows at the next line.
-            let _ = lines.flush();
+            lines.flush();
         }
     }
 
@@ -171,6 +193,7 @@ impl Publisher {
         self.flush();
         match &mut self.sink {
             Sink::Kafka(kafka) => kafka.drain(),
+            Sink::Lines(lines) => lines.left(),
             _ => 0,
         }
     }
@@ -182,9 +205,9 @@ impl Publisher {
         seq
     }
 
-    fn send(&mut self, topic: Topic, key: Text, kind: Kind) -> Handed {
+    fn send(&mut self, topic: Topic, key: Text, claim: &Claim) -> Handed {
         match &mut self.sink {
-            Sink::Kafka(kafka) => kafka.send(topic, &key, &self.framed, kind),
+            Sink::Kafka(kafka) => kafka.send(topic, &key, &self.framed, claim),
             Sink::Local(sender) => {
                 let record = LogRecord {
                     topic,
@@ -200,15 +223,6 @@ impl Publisher {
             }
             Sink::Lines(_) | Sink::Discard => Handed::Over,
         }
-    }
-}
-
-fn write_line(lines: &mut BufWriter<std::io::Stdout>, framed: &[u8]) -> Handed {
-    let event = Event::decode_framed(framed).expect("what was just encoded can be decoded");
-    let written = serde_json::to_writer(&mut *lines, &event).map_err(std::io::Error::from);
-    match written.and_then(|()| lines.write_all(b"\n")) {
-        Ok(()) => Handed::Over,
-        Err(_) => Handed::Closed,
     }
 }
 
@@ -235,21 +249,6 @@ impl Kind {
     pub const CGROUP: Self = Self(4);
     pub const CONTAINER: Self = Self(5);
     pub const STATUS: Self = Self(6);
-
-    /// How many there are.
-    pub fn count() -> usize {
-        OWN_KINDS.len() + CALLS.len()
-    }
-
-    /// The one with this number, from 0 on.
-    pub fn from_number(number: usize) -> Self {
-        Self(if number < Self::count() { number } else { 0 })
-    }
-
-    /// Its number.
-    pub fn number(self) -> usize {
-        self.0
-    }
 
     /// The name in losses.
     pub fn name(self) -> &'static str {
@@ -281,6 +280,20 @@ pub(crate) fn kind(evt_type: &str) -> Kind {
     BY_TYPE.get(evt_type).copied().unwrap_or(Kind::ANY)
 }
 
+/// The part of the queue before Kafka that an event may use.
+fn part(kind: Kind, event: &Event) -> Part {
+    match kind {
+        Kind::EXEC if event.evt_failed => Part::Calls,
+        Kind::EXEC | Kind::FORK | Kind::EXIT | Kind::CGROUP | Kind::CONTAINER => Part::Lifecycle,
+        _ => match &*event.evt_type {
+            "mark" | "clock_step" => Part::Sensor,
+            // It stands for many, and is one.
+            "rate_limited" => Part::Lifecycle,
+            _ => Part::Calls,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,8 +302,7 @@ mod tests {
     fn every_call_is_a_kind_of_its_own_or_one_of_ours() {
         for call in CALLS {
             let kind = kind(call.name);
-            assert_eq!(Kind::from_number(kind.number()), kind);
-            assert!(kind.name() == call.name || kind.number() < OWN_KINDS.len());
+            assert!(kind.name() == call.name || kind.0 < OWN_KINDS.len());
         }
         assert_eq!(kind("mark"), Kind::ANY);
         assert_eq!(kind("clone").name(), "fork");

@@ -33,9 +33,19 @@ impl StateFile {
         }
     }
 
-    /// What was remembered; a missing or unreadable file is as if there was none.
-    pub fn read(&self) -> Option<LastWatched> {
-        serde_json::from_slice(&fs::read(self.path.as_ref()?).ok()?).ok()
+    /// What was remembered; nothing where there is no file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood.
+    pub fn read(&self) -> io::Result<Option<LastWatched>> {
+        let Some(path) = &self.path else {
+            return Ok(None);
+        };
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tries whether the file could be written; nothing is changed.
@@ -82,14 +92,22 @@ fn replace(path: &Path, last: &LastWatched) -> io::Result<()> {
 
 /// Since when nobody watched, and why; for the loss at the sensor's start.
 pub(crate) fn blind_since(
-    last: Option<&LastWatched>,
+    last: &io::Result<Option<LastWatched>>,
     boot_id: &str,
     boot_wall_ns: i64,
 ) -> (i64, String) {
+    let last = match last {
+        Ok(last) => last.as_ref(),
+        Err(error) => {
+            let detail = format!("the file that remembers the last watch is damaged: {error}");
+            return (boot_wall_ns, detail);
+        }
+    };
     match last {
         None => (
             boot_wall_ns,
-            "first start of a sensor here since boot".into(),
+            "no sensor's watch is remembered here: the first start, or without its state_file"
+                .into(),
         ),
         Some(last) if last.boot_id != boot_id => {
             (last.wall_ns, "the host was started anew in between".into())
@@ -108,20 +126,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_and_a_broken_file_is_none() {
+    fn what_is_written_is_read_and_a_broken_file_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/state.json");
         let mut state = StateFile::new(Some(path.clone()));
-        assert_eq!(state.read(), None);
+        assert_eq!(state.read().unwrap(), None);
         let last = LastWatched {
             boot_id: "b".into(),
             wall_ns: 5,
             ended_by: None,
         };
         state.write(&last);
-        assert_eq!(state.read(), Some(last));
+        assert_eq!(state.read().unwrap(), Some(last));
         fs::write(&path, "{").unwrap();
-        assert_eq!(state.read(), None);
+        let (from, detail) = blind_since(&state.read(), "now", 7);
+        assert_eq!(from, 7);
+        assert!(detail.contains("damaged"), "{detail}");
     }
 
     #[test]
@@ -145,11 +165,11 @@ mod tests {
             ended_by: ended_by.map(String::from),
         };
         let check = |last: Option<LastWatched>, from: i64, part: &str| {
-            let (found, detail) = blind_since(last.as_ref(), "now", 7);
+            let (found, detail) = blind_since(&Ok(last), "now", 7);
             assert_eq!(found, from);
             assert!(detail.contains(part), "{detail}");
         };
-        check(None, 7, "first start");
+        check(None, 7, "the first start");
         check(Some(last("before", None)), 50, "started anew");
         check(Some(last("now", Some("SIGTERM"))), 50, "SIGTERM");
         check(Some(last("now", None)), 50, "without a goodbye");

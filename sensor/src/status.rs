@@ -16,8 +16,8 @@ pub(crate) struct Circumstances<'a> {
     pub backend: &'static str,
     pub counters: &'a Counters,
     pub publisher: &'a Publisher,
-    pub processes: usize,
-    pub containers: usize,
+    /// Processes and containers known, once they were looked for.
+    pub known: Option<(usize, usize)>,
     /// What this host cannot deliver, one sentence each.
     pub not_delivered: &'a [Text],
     /// Files whose reading is published every time; none where that is not this sensor's doing (a replay).
@@ -61,8 +61,8 @@ pub(crate) fn status(
         filtered: longs(&now.counters.filtered),
         events_published: Some(now.publisher.events as i64),
         bytes_published: Some(now.publisher.bytes as i64),
-        containers: Some(now.containers as i64),
-        processes: Some(now.processes as i64),
+        containers: now.known.map(|(_, containers)| containers as i64),
+        processes: now.known.map(|(processes, _)| processes as i64),
         memory_bytes: usage.memory_bytes,
         cpu_ns: Some(usage.cpu_ns),
         not_delivered: Some(now.not_delivered.to_vec()),

@@ -129,7 +129,7 @@ impl Default for RawKafka {
             queue_records: 200_000,
             linger: Duration::from_millis(20),
             start_timeout: Duration::from_secs(15),
-            drain_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(5),
             options: BTreeMap::new(),
         }
     }
@@ -146,7 +146,9 @@ pub struct RawKernel {
     pub sensitive_read_paths: Vec<String>,
     #[serde(deserialize_with = "list")]
     pub calls: Vec<String>,
+    #[serde(deserialize_with = "container_rates")]
     pub container_rates: RawRates,
+    #[serde(deserialize_with = "total_rates")]
     pub total_rates: RawRates,
     pub container_exec_text: Size,
 }
@@ -191,6 +193,43 @@ impl From<ClassRates> for RawRates {
             traffic: rates.traffic,
         }
     }
+}
+
+/// Rates as they are given: each of them or not.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GivenRates {
+    exec: Option<u64>,
+    process: Option<u64>,
+    namespace: Option<u64>,
+    call: Option<u64>,
+    privilege: Option<u64>,
+    traffic: Option<u64>,
+    sensitive: Option<u64>,
+}
+
+fn rates<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+    default: ClassRates,
+) -> Result<RawRates, D::Error> {
+    let given = GivenRates::deserialize(deserializer)?;
+    Ok(RawRates {
+        exec: given.exec.unwrap_or(default.exec),
+        process: given.process.unwrap_or(default.process),
+        namespace: given.namespace.unwrap_or(default.namespace),
+        call: given.call.unwrap_or(default.call),
+        privilege: given.privilege.unwrap_or(default.privilege),
+        traffic: given.traffic.unwrap_or(default.traffic),
+        sensitive: given.sensitive.unwrap_or(default.sensitive),
+    })
+}
+
+fn container_rates<'de, D: serde::Deserializer<'de>>(from: D) -> Result<RawRates, D::Error> {
+    rates(from, Rates::default().container)
+}
+
+fn total_rates<'de, D: serde::Deserializer<'de>>(from: D) -> Result<RawRates, D::Error> {
+    rates(from, Rates::default().total)
 }
 
 /// What tells a fleet's owner whose container it is: Compose, and the labels that Kubernetes recommends.

@@ -135,6 +135,37 @@ fn the_mode_of_containers_decides_which_reads_are_published() {
 }
 
 #[test]
+fn every_setting_can_be_given_alone() {
+    let defaults = toml::Table::try_from(RawConfig::default()).unwrap();
+    let mut tried = 0;
+    for (section, settings) in &defaults {
+        let toml::Value::Table(settings) = settings else {
+            continue;
+        };
+        for (name, value) in settings {
+            let alone = match value {
+                toml::Value::Table(below) => below
+                    .iter()
+                    .map(|(key, value)| format!("[{section}.{name}]\n{key} = {value}"))
+                    .collect(),
+                value => vec![format!("[{section}]\n{name} = {value}")],
+            };
+            for toml in alone {
+                let raw: RawConfig = toml::from_str(&toml).unwrap();
+                assert_eq!(raw, RawConfig::default(), "{toml}");
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 40, "{tried}");
+    let config = load("[kernel.total_rates]\nexec = 7", &[], &[]).unwrap();
+    let default = Rates::default();
+    assert_eq!(config.rates.total.exec, 7);
+    assert_eq!(config.rates.total.call, default.total.call);
+    assert_eq!(config.rates.container.exec, default.container.exec);
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Some(Path::new("/nowhere/sensor.toml")), &[])
         .unwrap_err()

@@ -1,18 +1,18 @@
 //! Kafka: brokers are sought in the background, records wait in a bounded queue meanwhile.
 //!
 //! ```text
-//! record ──► waiting, until the topics are checked ──► librdkafka's queue ──► brokers
-//!            └────── kafka.queue_bytes, both together ──────┘
+//! record ──► room? ──► waiting, until the topics are checked ──► librdkafka's queue ──► brokers
+//!                      └────── kafka.queue_bytes, both together ──────┘
 //!              seek: reach a broker ► make missing topics ► check them ► write our schemas
 //! ```
 //! Records are keyed by host id, acknowledged by all replicas, and neither reordered nor repeated (idempotence).
-//! They are kept as long as the queues have room, however long the brokers are away; beyond that they are lost and counted
-//! by kind. Brokers that are away are waited for; brokers that refuse us end the sensor, because a person has to mend that.
+//! They are kept as long as the queues have room, however long the brokers are away, each container its share of it
+//! ([`room`]); beyond that they are lost and counted by kind. Brokers that are away are waited for; brokers that refuse us end the sensor, because a person has to mend that.
 //! Keys are placed as Java clients place them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dogwatch_kafka::fault::is_refusal;
@@ -31,12 +31,15 @@ use super::{Handed, Kind};
 use crate::config::KafkaConfig;
 
 mod outage;
+mod room;
 mod seek;
 mod waiting;
 
 use outage::Outage;
+pub(super) use room::{Claim, Part};
+use room::{Room, Ticket};
 use seek::{Search, Seeking};
-use waiting::Waiting;
+use waiting::{Record, Waiting};
 
 /// Topics a sensor writes to.
 const TOPICS: [Topic; 4] = [
@@ -55,6 +58,9 @@ pub enum KafkaError {
     /// A topic is missing or not as it must be; a sensor that watches waits where it could not be made for now.
     #[error(transparent)]
     Topics(#[from] TopicError),
+    /// Standard output cannot be written to.
+    #[error("could not write to standard output: {0}")]
+    Stdout(#[source] std::io::Error),
     /// The client ended for good while it ran.
     #[error("the Kafka client ended: {0}")]
     Fatal(String),
@@ -66,59 +72,65 @@ impl KafkaError {
         match self {
             Self::Brokers(fault) => !fault.is_final(),
             Self::Topics(error) => !error.is_final(),
-            Self::Fatal(_) => false,
+            Self::Stdout(_) | Self::Fatal(_) => false,
         }
     }
 }
 
-/// Reports of records that did not arrive, and librdkafka's errors; shared with its threads.
+/// What librdkafka's threads report.
 #[derive(Debug)]
 struct Reports {
-    /// Bytes handed to librdkafka of which nothing was reported yet.
-    outstanding_bytes: AtomicU64,
+    /// Who has how much of the queues; a record's place is free when something was reported of it.
+    room: Mutex<Room>,
     /// A broker is connected, as far as the last statistics and errors tell.
     connected: AtomicBool,
-    /// By kind.
-    undelivered: Vec<AtomicU64>,
-    last_undelivered: Mutex<Option<String>>,
+    undelivered: Mutex<Undelivered>,
     last_error: LastError,
 }
 
-impl Default for Reports {
-    fn default() -> Self {
-        Self {
-            outstanding_bytes: AtomicU64::default(),
-            connected: AtomicBool::default(),
-            undelivered: (0..Kind::count()).map(|_| AtomicU64::default()).collect(),
-            last_undelivered: Mutex::default(),
-            last_error: LastError::default(),
-        }
-    }
+/// Records that did not arrive.
+#[derive(Debug, Default)]
+pub(crate) struct Undelivered {
+    /// Their number by kind.
+    pub lost: BTreeMap<&'static str, u64>,
+    /// Why the last one did not.
+    pub reason: Option<String>,
 }
 
 impl Reports {
-    fn note_undelivered(&self, kind: usize, reason: &str) {
-        if let Some(count) = self.undelivered.get(kind) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Ok(mut last) = self.last_undelivered.lock() {
-            *last = Some(reason.to_owned());
+    fn new(config: &KafkaConfig) -> Self {
+        Self {
+            room: Mutex::new(Room::new(config.queue_bytes, config.queue_records.into())),
+            connected: AtomicBool::new(false),
+            undelivered: Mutex::default(),
+            last_error: LastError::default(),
         }
     }
 
-    /// Records that did not arrive by kind, and the last reason, since the last call.
-    fn take_undelivered(&self) -> (Vec<(Kind, u64)>, Option<String>) {
-        let counts = self.undelivered.iter().enumerate();
-        let lost = counts
-            .map(|(kind, count)| (Kind::from_number(kind), count.swap(0, Ordering::Relaxed)))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        let last = self.last_undelivered.lock();
-        (lost, last.ok().and_then(|mut last| last.take()))
+    fn room(&self) -> MutexGuard<'_, Room> {
+        // Nothing panics between two states of it.
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_undelivered(&self, kind: Kind, reason: &str) {
+        let mut undelivered = self
+            .undelivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *undelivered.lost.entry(kind.name()).or_default() += 1;
+        undelivered.reason = Some(reason.to_owned());
+    }
+
+    /// Records that did not arrive, since the last call.
+    fn take_undelivered(&self) -> Undelivered {
+        let mut undelivered = self
+            .undelivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *undelivered)
     }
 }
 
-#[derive(Default)]
 struct Context {
     reports: Arc<Reports>,
     lifeline: Lifeline,
@@ -152,17 +164,15 @@ impl ClientContext for Context {
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = usize;
+    type DeliveryOpaque = Box<Ticket>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, kind: usize) {
-        let (Ok(message) | Err((_, message))) = result;
-        let bytes = (message.key_len() + message.payload_len()) as u64;
-        self.reports
-            .outstanding_bytes
-            .fetch_sub(bytes, Ordering::Relaxed);
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        self.reports.room().give_back(&ticket);
         match result {
             Ok(_) => self.reports.connected.store(true, Ordering::Relaxed),
-            Err((error, _)) => self.reports.note_undelivered(kind, &error.to_string()),
+            Err((error, _)) => self
+                .reports
+                .note_undelivered(ticket.kind, &error.to_string()),
         }
     }
 }
@@ -221,8 +231,11 @@ impl KafkaSink {
     }
 
     fn new(config: &KafkaConfig) -> Result<Self, KafkaError> {
-        let context = Context::default();
-        let reports = context.reports.clone();
+        let reports = Arc::new(Reports::new(config));
+        let context = Context {
+            reports: reports.clone(),
+            lifeline: Lifeline::default(),
+        };
         let settings = producer_config(config);
         let producer: ThreadedProducer<Context> =
             ThreadedProducer::from_config_and_context(&settings, context)
@@ -236,7 +249,7 @@ impl KafkaSink {
             reports,
             names: Arc::new(names),
             stage: Stage::Open,
-            waiting: Waiting::new(config.queue_bytes, config.queue_records as usize),
+            waiting: Waiting::default(),
             outage: Outage::new(config.bootstrap_servers.clone()),
             drain_timeout: config.drain_timeout,
         })
@@ -252,18 +265,32 @@ impl KafkaSink {
         }
     }
 
-    /// Hands a record to the queue: ours until the topics are checked and it is empty, then librdkafka's.
-    pub fn send(&mut self, topic: Topic, key: &str, value: &[u8], kind: Kind) -> Handed {
+    /// Hands a record to the queue, if there is room for it: ours until the topics are checked and it is empty, then
+    /// librdkafka's.
+    pub fn send(&mut self, topic: Topic, key: &str, value: &[u8], claim: &Claim) -> Handed {
         self.advance();
-        if self.is_open() && self.waiting.is_empty() {
-            return self.produce(topic, key, value, kind);
-        }
-        let outstanding = self.reports.outstanding_bytes.load(Ordering::Relaxed);
-        if self.waiting.push(topic, key, value, kind, outstanding) {
-            Handed::Over
+        let Some(ticket) = self.reports.room().take(claim, key.len() + value.len()) else {
+            return Handed::QueueFull;
+        };
+        let ticket = if self.is_open() && self.waiting.is_empty() {
+            match self.produce(topic, key, value, ticket) {
+                Ok(()) => return Handed::Over,
+                Err((Handed::QueueFull, ticket)) => ticket,
+                Err((handed, ticket)) => {
+                    self.reports.room().give_back(&ticket);
+                    return handed;
+                }
+            }
         } else {
-            Handed::QueueFull
-        }
+            ticket
+        };
+        self.waiting.push(Record {
+            topic,
+            key: key.into(),
+            value: value.into(),
+            ticket,
+        });
+        Handed::Over
     }
 
     /// Looks whether the search has ended, and hands over what waits as far as librdkafka's queue has room.
@@ -280,12 +307,26 @@ impl KafkaSink {
             return;
         }
         while let Some(record) = self.waiting.pop() {
-            match self.produce(record.topic, &record.key, &record.value, record.kind) {
-                Handed::QueueFull => return self.waiting.put_back(record),
-                Handed::Refused => self
-                    .reports
-                    .note_undelivered(record.kind.number(), "refused"),
-                Handed::Over | Handed::Closed => {}
+            let Record {
+                topic,
+                key,
+                value,
+                ticket,
+            } = record;
+            match self.produce(topic, &key, &value, ticket) {
+                Ok(()) => {}
+                Err((Handed::QueueFull, ticket)) => {
+                    return self.waiting.put_back(Record {
+                        topic,
+                        key,
+                        value,
+                        ticket,
+                    });
+                }
+                Err((_, ticket)) => {
+                    self.reports.room().give_back(&ticket);
+                    self.reports.note_undelivered(ticket.kind, "refused");
+                }
             }
         }
     }
@@ -294,15 +335,21 @@ impl KafkaSink {
         matches!(self.stage, Stage::Open)
     }
 
-    fn produce(&self, topic: Topic, key: &str, value: &[u8], kind: Kind) -> Handed {
-        produce(&self.producer, &self.names, topic, key, value, kind)
+    fn produce(
+        &self,
+        topic: Topic,
+        key: &str,
+        value: &[u8],
+        ticket: Box<Ticket>,
+    ) -> Result<(), (Handed, Box<Ticket>)> {
+        produce(&self.producer, &self.names, topic, key, value, ticket)
     }
 
     /// Reports of records that did not arrive, since the last call.
-    pub fn undelivered(&self) -> (Vec<(Kind, u64)>, Option<String>) {
+    pub fn undelivered(&self) -> Undelivered {
         if !self.is_open() {
             // The search waits for reports of its own.
-            return Default::default();
+            return Undelivered::default();
         }
         self.reports.take_undelivered()
     }
@@ -337,31 +384,53 @@ impl KafkaSink {
         if self.is_open() {
             self.outage.look(connected, self.producer.in_flight_count());
         }
-        let outstanding = self.reports.outstanding_bytes.load(Ordering::Relaxed);
         Connection {
             connected,
-            queued_bytes: self.waiting.bytes() + outstanding,
+            queued_bytes: self.reports.room().used_bytes(),
         }
     }
 
-    /// Waits for the queues to empty; returns how many records are left.
+    /// Waits for the queues to empty, as long as records are taken and at most `kafka.drain_timeout`; returns how many are
+    /// left.
     pub fn drain(&mut self) -> usize {
-        let deadline = Instant::now() + self.drain_timeout;
-        loop {
-            self.advance();
-            let left = deadline.saturating_duration_since(Instant::now());
-            let handed_over = self.is_open() && self.waiting.is_empty();
-            if handed_over || left.is_zero() || matches!(self.stage, Stage::Refused(_)) {
+        let begun = Instant::now();
+        let mut left = self.left();
+        let mut taken = begun;
+        while left > 0 && !matches!(self.stage, Stage::Refused(_)) {
+            let connected = self.reports.connected.load(Ordering::Relaxed);
+            let patience = if connected {
+                ANSWER_AT_END
+            } else {
+                ABSENCE_AT_END
+            };
+            if taken.elapsed() >= patience || begun.elapsed() >= self.drain_timeout {
                 break;
             }
-            std::thread::sleep(left.min(Duration::from_millis(20)));
+            self.advance();
+            let round = Duration::from_millis(20);
+            if self.waiting.is_empty() {
+                // Sends what linger would keep; what is not taken by then is the next round's.
+                let _ = self.producer.flush(round);
+            } else {
+                std::thread::sleep(round);
+            }
+            let before = std::mem::replace(&mut left, self.left());
+            if left < before {
+                taken = Instant::now();
+            }
         }
-        // What is left is what this returns; the error says no more.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let _ = self.producer.flush(left);
-        self.waiting.len() + usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
+        left
+    }
+
+    /// Records of which nothing was reported yet.
+    fn left(&self) -> usize {
+        self.reports.room().records()
     }
 }
+
+/// How long an end waits for the next delivery: where brokers are there, and where none is.
+const ANSWER_AT_END: Duration = Duration::from_secs(2);
+const ABSENCE_AT_END: Duration = Duration::from_millis(500);
 
 /// How long a check waits for the brokers.
 const CHECK_PATIENCE: Duration = Duration::from_secs(3);
@@ -376,32 +445,25 @@ pub fn try_kafka(config: &KafkaConfig) -> Result<(), KafkaError> {
     sink.search(config).until(deadline, Search::look)
 }
 
-/// Hands a record to librdkafka's queue.
+/// Hands a record to librdkafka's queue; the ticket of one that it does not take comes back.
 fn produce(
     producer: &ThreadedProducer<Context>,
     names: &BTreeMap<Topic, String>,
     topic: Topic,
     key: &str,
     value: &[u8],
-    kind: Kind,
-) -> Handed {
-    let bytes = (key.len() + value.len()) as u64;
-    let record = BaseRecord::with_opaque_to(&names[&topic], kind.number())
+    ticket: Box<Ticket>,
+) -> Result<(), (Handed, Box<Ticket>)> {
+    let record = BaseRecord::with_opaque_to(&names[&topic], ticket)
         .key(key)
         .payload(value);
-    let outstanding = &producer.context().reports.outstanding_bytes;
-    // Counted before: the report may come before `send` returns.
-    outstanding.fetch_add(bytes, Ordering::Relaxed);
-    match producer.send(record) {
-        Ok(()) => Handed::Over,
-        Err((error, _)) => {
-            outstanding.fetch_sub(bytes, Ordering::Relaxed);
-            match error {
-                ClientError::MessageProduction(RDKafkaErrorCode::QueueFull) => Handed::QueueFull,
-                _ => Handed::Refused,
-            }
-        }
-    }
+    producer.send(record).map_err(|(error, record)| {
+        let handed = match error {
+            ClientError::MessageProduction(RDKafkaErrorCode::QueueFull) => Handed::QueueFull,
+            _ => Handed::Refused,
+        };
+        (handed, record.delivery_opaque)
+    })
 }
 
 fn producer_config(config: &KafkaConfig) -> ClientConfig {
@@ -424,3 +486,6 @@ fn producer_config(config: &KafkaConfig) -> ClientConfig {
         .set("message.timeout.ms", "0");
     client
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::mem::size_of;
 use std::sync::Arc;
 
+use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{Event, EventSection};
 
 use crate::process::Id;
@@ -24,6 +25,8 @@ pub(crate) struct Block {
     bytes: Box<[u8]>,
     /// Where the place's columns begin.
     place: usize,
+    /// The container's, as in the row.
+    pub container_id: Text,
     pub escaped: bool,
     pub redacted: bool,
     pub truncated: bool,
@@ -39,6 +42,7 @@ impl Block {
         Self {
             bytes: bytes.into_boxed_slice(),
             place,
+            container_id: event.container_id.clone(),
             escaped: event.evt_escaped,
             redacted: event.evt_redacted,
             truncated: event.evt_truncated,

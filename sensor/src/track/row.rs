@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dogwatch_schemas::Text;
 use dogwatch_schemas::framing;
 use dogwatch_schemas::records::{self, Event, EventSection};
 
@@ -68,6 +69,14 @@ impl EventRow {
             event,
             block: Some(block),
         }
+    }
+
+    /// The container of the row, `host` or `unknown`.
+    pub fn container_id(&self) -> &Text {
+        let event = &self.event.container_id;
+        self.block
+            .as_ref()
+            .map_or(event, |block| &block.container_id)
     }
 
     /// Appends the record as an Avro single object.

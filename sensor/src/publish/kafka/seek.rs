@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use dogwatch_kafka::topics::{self, Admin, Counts};
 use dogwatch_kafka::{Fault, check_advertised};
+use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{Container, Event, SensorStatus};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 
 use super::outage::REMINDER;
-use super::{Context, KafkaError, Kind, Reports, TOPICS, produce};
+use super::{Claim, Context, KafkaError, Kind, Part, Reports, TOPICS, Undelivered, produce};
 use crate::config::KafkaConfig;
 
 /// How long one question to a broker may take.
@@ -172,15 +173,21 @@ impl Search {
         ];
         for (fingerprint, schema) in schemas {
             let key = fingerprint.to_string();
-            // One that finds no room is written at the next start; the queue is empty here.
-            let _ = produce(
-                &self.producer,
-                &self.names,
-                Topic::Schemas,
-                &key,
-                schema.as_bytes(),
-                Kind::ANY,
-            );
+            let claim = Claim {
+                kind: Kind::ANY,
+                part: Part::Sensor,
+                container: Text::default(),
+            };
+            // One that finds no room is written at the next start.
+            let Some(ticket) = self.reports.room().take(&claim, schema.len()) else {
+                continue;
+            };
+            let (producer, names) = (&self.producer, &self.names);
+            let value = schema.as_bytes();
+            if let Err((_, ticket)) = produce(producer, names, Topic::Schemas, &key, value, ticket)
+            {
+                self.reports.room().give_back(&ticket);
+            }
         }
     }
 
@@ -190,7 +197,10 @@ impl Search {
         // What did not arrive in time waits in the queue like any record.
         let _ = self.producer.flush(left.max(Duration::from_secs(1)));
         match self.reports.take_undelivered() {
-            (lost, Some(reason)) if !lost.is_empty() => {
+            Undelivered {
+                reason: Some(reason),
+                ..
+            } => {
                 let action = "write to the topics".to_owned();
                 Err(Fault::Unauthorised { action, reason }.into())
             }
