@@ -177,6 +177,7 @@ impl Publisher {
     pub fn fatal(&mut self) -> Option<KafkaError> {
         match &mut self.sink {
             Sink::Kafka(kafka) => kafka.fatal(),
+            Sink::Lines(lines) => lines.failed().map(KafkaError::Stdout),
             _ => None,
         }
     }

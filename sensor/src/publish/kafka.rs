@@ -7,7 +7,8 @@
 //! ```
 //! Records are keyed by host id, acknowledged by all replicas, and neither reordered nor repeated (idempotence).
 //! They are kept as long as the queues have room, however long the brokers are away, each container its share of it
-//! ([`room`]); beyond that they are lost and counted by kind. Brokers that are away are waited for; brokers that refuse us end the sensor, because a person has to mend that.
+//! ([`room`]); beyond that they are lost and counted by kind. Brokers that are away are waited for; brokers that refuse us
+//! end the sensor, because a person has to mend that.
 //! Keys are placed as Java clients place them.
 
 use std::collections::BTreeMap;
@@ -430,7 +431,7 @@ impl KafkaSink {
 
 /// How long an end waits for the next delivery: where brokers are there, and where none is.
 const ANSWER_AT_END: Duration = Duration::from_secs(2);
-const ABSENCE_AT_END: Duration = Duration::from_millis(500);
+const ABSENCE_AT_END: Duration = Duration::from_secs(1);
 
 /// How long a check waits for the brokers.
 const CHECK_PATIENCE: Duration = Duration::from_secs(3);

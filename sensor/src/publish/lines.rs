@@ -31,6 +31,8 @@ pub(super) struct Lines {
     /// When it was seen that the sensor is to end.
     ending: Option<Instant>,
     closed: bool,
+    /// Why it was closed, where it is not the reader that left or did not read.
+    failed: Option<io::Error>,
 }
 
 impl Lines {
@@ -50,6 +52,7 @@ impl Lines {
             buffer: Vec::with_capacity(2 * BUFFER_BYTES),
             ending: None,
             closed: false,
+            failed: None,
         }
     }
 
@@ -75,13 +78,27 @@ impl Lines {
             match self.write(written) {
                 Ok(bytes) => written += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::error!(%error, "standard output takes no more events: what is left is lost");
-                    self.closed = true;
-                }
+                Err(error) => self.close(error),
             }
         }
         self.buffer.drain(..written);
+    }
+
+    fn close(&mut self, error: io::Error) {
+        self.closed = true;
+        if matches!(
+            error.kind(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::TimedOut
+        ) {
+            tracing::warn!(%error, "nobody reads standard output any more: what is left is lost");
+        } else {
+            self.failed = Some(error);
+        }
+    }
+
+    /// What ends the sensor, once: a disk that is full and the like.
+    pub fn failed(&mut self) -> Option<io::Error> {
+        self.failed.take()
     }
 
     /// How many events were handed over and not taken.
@@ -188,11 +205,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_closes_it() {
-        let (reader, mut lines) = pipe(&Shutdown::new());
+    fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_is() {
+        let (reader, lines) = pipe(&Shutdown::new());
         drop(reader);
-        assert_eq!(lines.event(&framed()), Handed::Over);
-        lines.flush();
-        assert_eq!(lines.event(&framed()), Handed::Closed);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let full = Lines::new(full, Shutdown::new());
+        for (mut lines, fails) in [(lines, false), (full, true)] {
+            assert_eq!(lines.event(&framed()), Handed::Over);
+            lines.flush();
+            assert_eq!(lines.event(&framed()), Handed::Closed);
+            assert_eq!(lines.failed().is_some(), fails);
+        }
     }
 }
