@@ -66,6 +66,11 @@ impl Program {
         names.join(" and ")
     }
 
+    /// Returns the commented files of this program, which state every default.
+    pub fn defaults(self) -> impl Iterator<Item = &'static str> {
+        self.files().iter().map(|file| file.text)
+    }
+
     /// Says whether a key (levels joined by dots) is a setting of this program.
     pub fn has(self, key: &str) -> bool {
         let found = |file: &File| is_setting(file.table(), key);

@@ -119,11 +119,11 @@ mod tests {
         let raw: Own = settings.take().unwrap();
         let shown = show(&raw, &settings, |name| name.contains("password"));
         let expected = "\
-delivery = \"\"  # default
+delivery = \"exactly_once\"  # default
 
 [kafka]
 partitions = 4  # environment, DOGWATCH_KAFKA__PARTITIONS
-topic_prefix = \"\"  # default
+topic_prefix = \"dogwatch\"  # default
 
 [kafka.options]
 \"sasl.password\" = \"********\"  # environment, DOGWATCH_KAFKA__OPTIONS__SASL_PASSWORD

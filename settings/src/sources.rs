@@ -74,10 +74,15 @@ impl Settings {
             reason: error.to_string(),
         };
         let mut builder = Config::builder();
+        // A table that is given in part keeps the rest of its defaults.
+        for defaults in program.defaults() {
+            builder = builder.add_source(File::from_str(defaults, FileFormat::Toml));
+        }
         if let Some(path) = file {
-            builder = builder.add_source(File::from(path).format(FileFormat::Toml));
-            let alone = builder.build_cloned().and_then(|file| file.collect());
-            refuse_unknown(program, path, &alone.map_err(unreadable)?, "")?;
+            let source = File::from(path).format(FileFormat::Toml);
+            let given = source.collect().map_err(unreadable)?;
+            refuse_unknown(program, path, &given, "")?;
+            builder = builder.add_source(source);
         }
         let (given, passed_over) = environment(program, variables)?;
         for (name, (key, value)) in given {
@@ -129,9 +134,10 @@ fn note_origins(tree: &Map<String, Value>, above: &str, origins: &mut BTreeMap<S
         let key = format!("{above}{name}");
         match &value.kind {
             ValueKind::Table(below) => note_origins(below, &format!("{key}."), origins),
+            // A default has none.
             _ => {
-                let origin = value.origin().unwrap_or("the program");
-                origins.insert(plain(&key), origin.to_owned());
+                let origin = value.origin().map(|of| (plain(&key), of.to_owned()));
+                origins.extend(origin);
             }
         }
     }
