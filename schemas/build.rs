@@ -89,6 +89,9 @@ impl Records {
                 )
                 .expect("a String takes all");
             }
+            if let Some(module) = json_form(field, &rust_type) {
+                writeln!(fields, "    #[serde(with = \"{module}\")]").expect("a String takes all");
+            }
             writeln!(fields, "    pub {field_name}: {rust_type},").expect("a String takes all");
             writeln!(writes, "        Datum::write(&self.{field_name}, out);")
                 .expect("a String takes all");
@@ -247,6 +250,23 @@ impl Event {{
             },
             _ => panic!("not an Avro type: {schema}"),
         }
+    }
+}
+
+/// The module that writes a column as JSON, where it is a time: of the type `timestamp-nanos`, or marked as `times`.
+fn json_form(field: &Value, rust_type: &str) -> Option<&'static str> {
+    let is_time = |schema: &Value| schema["logicalType"] == "timestamp-nanos";
+    let column = &field["type"];
+    let time = is_time(column)
+        || column
+            .as_array()
+            .is_some_and(|branches| branches.iter().any(is_time));
+    match (rust_type, time || field["times"] == true) {
+        ("i64", true) => Some("crate::time"),
+        ("Option<i64>", true) => Some("crate::time::optional"),
+        ("Option<Vec<i64>>", true) => Some("crate::time::list"),
+        (other, true) => panic!("no JSON form for times in {other}"),
+        (_, false) => None,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The `*.avsc` files beside this crate are the one definition.
 //! From them come the Rust records ([`records`]), their bytes on the wire ([`wire`], [`framing`]) and their form as Arrow columns ([`decode`]).
+//! [`vocabulary`] is what is known of columns' values beforehand, [`errno`] the names of errors.
+//! [`time`] is how times are written in JSON.
 //! [`reads`] is how a sensor says which reads it publishes, and a detection which it needs.
 //! [`topics`] names the topics they travel on, [`local`] is the road they take where there is no broker.
 //!
@@ -16,12 +18,15 @@ use std::sync::Arc;
 
 mod canonical;
 pub mod decode;
+pub mod errno;
 pub mod framing;
 pub mod local;
 pub mod proc_key;
 pub mod reads;
 pub mod records;
+pub mod time;
 pub mod topics;
+pub mod vocabulary;
 pub mod wire;
 
 pub use framing::Fingerprint;

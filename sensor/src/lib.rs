@@ -15,7 +15,6 @@ pub mod check;
 mod clock;
 pub mod config;
 mod container;
-mod errno;
 mod fact;
 mod gather;
 mod host;

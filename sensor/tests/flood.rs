@@ -32,6 +32,7 @@ fn setting(name: &str, default: u64) -> u64 {
 /// The columns that are looked at.
 #[derive(Deserialize)]
 struct Row {
+    #[serde(with = "dogwatch_schemas::time")]
     ts: i64,
     evt_type: String,
     evt_count: Option<u64>,

@@ -2,7 +2,7 @@
 
 use crate::support::{CONTRACTS, names, parse};
 use apache_avro::Schema;
-use apache_avro::schema::RecordSchema;
+use apache_avro::schema::{RecordField, RecordSchema};
 use dogwatch_schemas::topics::{Cleanup, Key, Topic, Topics};
 use std::fmt::Write;
 use std::path::Path;
@@ -107,7 +107,7 @@ fn table(out: &mut String, record: &RecordSchema) {
         } else {
             ""
         };
-        let doc = field.doc.as_deref().unwrap().replace('|', "\\|");
+        let doc = field.doc.as_deref().unwrap().replace('|', "\\|") + &values(field);
         writeln!(
             out,
             "| `{}` | {} | {nullable} | {doc} |",
@@ -116,6 +116,23 @@ fn table(out: &mut String, record: &RecordSchema) {
         )
         .unwrap();
     }
+}
+
+/// The values of a closed column, where its documentation does not name them all.
+fn values(field: &RecordField) -> String {
+    let doc = field.doc.as_deref().unwrap();
+    let values = field.custom_attributes.get("values");
+    let values = values.and_then(|values| values.as_array());
+    let values = values
+        .into_iter()
+        .flatten()
+        .map(|value| value.as_str().unwrap());
+    let values: Vec<&str> = values.collect();
+    if values.iter().all(|value| doc.contains(value)) {
+        return String::new();
+    }
+    let quoted: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+    format!(" Values: {}.", quoted.join(", "))
 }
 
 fn type_name(schema: &Schema) -> String {

@@ -13,18 +13,15 @@ use std::collections::BTreeMap;
 use dogwatch_ebpf::calls::{ArgumentKind, Call, Effect};
 use dogwatch_ebpf::control::RateClass;
 use dogwatch_ebpf::record::{Called, PLACE_CWD, PLACE_PEER, SocketAddresses, Value};
-use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Event;
+use dogwatch_schemas::{Text, vocabulary};
 
 use super::rows::{self, Ends};
 use crate::text::text;
 
-/// What an event of a call is called: what processes are made by is one type, whichever call it was.
+/// What an event of a call is called.
 pub(super) fn event_type(call: &Call) -> &'static str {
-    match call.name {
-        "fork" | "vfork" | "clone3" => "clone",
-        name => name,
-    }
+    vocabulary::event_type(call.name)
 }
 
 /// A path as it is told: as given, and with the folder that it starts from.
@@ -172,4 +169,26 @@ fn set_socket(event: &mut Event, called: &Called, escaped: &mut bool) {
         is_server: is_server(called.call),
     };
     rows::set_ends(event, &ends, escaped);
+}
+
+#[cfg(test)]
+mod tests {
+    use dogwatch_ebpf::calls::CALLS;
+
+    use super::*;
+
+    /// Who writes a detection is told which types there are: the contract's list is the table of calls.
+    #[test]
+    fn the_contract_knows_every_type_that_a_call_is_sent_as() {
+        let known = |column: &str, value: &str| {
+            let values = vocabulary::of(column)
+                .and_then(|known| known.values.as_ref())
+                .unwrap();
+            values.iter().any(|known| known == value)
+        };
+        for call in CALLS {
+            assert!(known("evt_type", event_type(call)), "{}", call.name);
+            assert!(known("evt_call", call.name), "{}", call.name);
+        }
+    }
 }

@@ -5,12 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
 use dogwatch_ebpf::record::{Counters, Exec, FileIdentity, Header, Record, SocketAddresses, Stdio};
-use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{self, Event};
+use dogwatch_schemas::{Text, errno};
 
 use super::calls;
 use crate::container::{Container, Place, short};
-use crate::errno;
 use crate::fact::Host;
 use crate::text::{cut, text};
 

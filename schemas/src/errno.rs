@@ -1,11 +1,17 @@
 //! Names of errno numbers (Linux, generic ABI).
 
 /// The name of an errno, such as `ENOENT`; `E<number>` where there is none.
-pub(crate) fn name(errno: u32) -> std::borrow::Cow<'static, str> {
+#[must_use]
+pub fn name(errno: u32) -> std::borrow::Cow<'static, str> {
     match NAMES.binary_search_by_key(&errno, |&(number, _)| number) {
         Ok(found) => NAMES[found].1.into(),
         Err(_) => format!("E{errno}").into(),
     }
+}
+
+/// Every name there is.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|&(_, name)| name)
 }
 
 const NAMES: &[(u32, &str)] = &[
@@ -154,8 +160,8 @@ mod tests {
     #[test]
     fn names_are_sorted_and_found() {
         assert!(NAMES.is_sorted_by_key(|&(number, _)| number));
-        assert_eq!(name(libc::ENOENT as u32), "ENOENT");
-        assert_eq!(name(libc::ECONNREFUSED as u32), "ECONNREFUSED");
+        assert_eq!(name(2), "ENOENT");
+        assert_eq!(name(111), "ECONNREFUSED");
         assert_eq!(name(4000), "E4000");
     }
 }
