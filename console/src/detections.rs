@@ -7,7 +7,7 @@ use std::path::Path;
 
 use dogwatch_schemas::reads::{ReadPattern, default_patterns};
 use dogwatch_sensor::config::{Config, ConfigError};
-use dogwatch_stream_processor::content::{self, ContentError, ContentReport, Remark};
+use dogwatch_stream_processor::content::{self, ContentError, ContentReport, Remark, Weight};
 use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
 use dogwatch_stream_processor::window::{self, WindowOptions};
 
@@ -25,7 +25,7 @@ pub struct Report {
 /// # Errors
 /// [`LoadError`] when the folder cannot be read or holds none.
 pub fn list(folder: &Path) -> Result<Report, LoadError> {
-    let LoadReport { set, refused } = DetectionSet::load(folder)?;
+    let LoadReport { set, refused, .. } = DetectionSet::load(folder)?;
     let mut detections: Vec<_> = set.iter().collect();
     detections.sort_by_key(|detection| (&detection.tactic, &detection.id));
     let id_width = detections
@@ -64,33 +64,53 @@ pub fn list(folder: &Path) -> Result<Report, LoadError> {
     })
 }
 
-/// Says what keeps files of a folder from loading, and what an author should know about the others, where sensors are so.
+/// Says what keeps files of a folder from loading, and what an author should know about the others, where sensors are so;
+/// `strict` makes warnings count as refusals do.
 ///
 /// # Errors
 /// [`LoadError`] when the folder cannot be read or holds none.
-pub fn lint(folder: &Path, sensor: &SensorView) -> Result<Report, LoadError> {
-    let LoadReport { set, refused } = DetectionSet::load(folder)?;
+pub fn lint(folder: &Path, sensor: &SensorView, strict: bool) -> Result<Report, LoadError> {
+    let LoadReport {
+        set,
+        refused,
+        list_warnings,
+    } = DetectionSet::load(folder)?;
     let mut text = String::new();
     let published = &sensor.published_reads;
-    for (detection, types) in set.without_types(&sensor.absent_types) {
-        let remark = unseen(&detection.id, &types);
-        let _ = writeln!(text, "{}:1: remark: {remark}", detection.file.display());
+    let blind = set.without_types(&sensor.absent_types);
+    let mut warnings = list_warnings.len() + blind.len();
+    for warning in &list_warnings {
+        let _ = writeln!(text, "{warning}");
+    }
+    for (detection, types) in blind {
+        let warning = unseen(&detection.id, &types);
+        let _ = writeln!(text, "{}:1: warning: {warning}", detection.file.display());
     }
     for detection in set.iter() {
-        for Remark { line, text: remark } in content::lint(detection, published) {
+        for Remark {
+            line,
+            weight,
+            text: said,
+        } in content::lint(detection, published)
+        {
             let file = detection.file.display();
-            let _ = writeln!(text, "{file}:{line}: remark: {remark}");
+            let _ = writeln!(text, "{file}:{line}: {}: {said}", weight.name());
+            warnings += usize::from(weight == Weight::Warning);
         }
     }
     let _ = writeln!(
         text,
-        "{} loaded{}",
+        "{} loaded{}{}",
         count(set.len(), "detection"),
+        match warnings {
+            0 => String::new(),
+            some => format!(", {}", count(some, "warning")),
+        },
         refusals(&refused)
     );
     Ok(Report {
         text,
-        passed: refused.is_empty(),
+        passed: refused.is_empty() && !(strict && warnings > 0),
     })
 }
 
@@ -136,7 +156,7 @@ pub(crate) fn unseen(detection: &str, types: &[String]) -> String {
 /// # Errors
 /// [`LoadError`] when the folder cannot be read or holds none.
 pub fn explain(folder: &Path) -> Result<Report, LoadError> {
-    let LoadReport { set, refused } = DetectionSet::load(folder)?;
+    let LoadReport { set, refused, .. } = DetectionSet::load(folder)?;
     let bounds = window::bounds(&set, WindowOptions::default().keys_max);
     let mut text = String::new();
     for detection in set.iter() {

@@ -52,7 +52,7 @@ fn judge(options: &Detections) -> ExitCode {
             DetectionsAction::List(_) => detections::list(&folder)?,
             DetectionsAction::Lint(lint) => {
                 let sensor = detections::SensorView::of(lint.sensor_config.as_deref())?;
-                detections::lint(&folder, &sensor)?
+                detections::lint(&folder, &sensor, lint.strict)?
             }
             DetectionsAction::Explain(_) => detections::explain(&folder)?,
             DetectionsAction::Test(test) => detections::test(&folder, test.update)?,

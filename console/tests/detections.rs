@@ -74,6 +74,27 @@ fn lint_passes_what_loads() {
 }
 
 #[test]
+fn warnings_fail_where_lint_is_strict() {
+    let query = "SELECT proc_name FROM events WHERE evt_type = 'exceve'\n";
+    let folder = self::folder(query);
+    std::fs::create_dir(folder.path().join("lists")).unwrap();
+    std::fs::write(folder.path().join("lists/shells.csv"), "name\nsh\nsh\n").unwrap();
+    let (code, text) = detections(&["lint"], folder.path());
+    assert_eq!(code, 0, "{text}");
+    for expected in [
+        "DIR/lists/shells.csv:3: warning: the row stands in line 2 already; take one of them out\n",
+        "DIR/execution/shell_talks.sql:7: warning: evt_type is never 'exceve'; did you mean 'execve'?\n",
+        "1 detection loaded, 2 warnings\n",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+    assert_eq!(detections(&["lint", "--strict"], folder.path()), (1, text));
+    let clean = self::folder(QUERY);
+    let (code, text) = detections(&["lint", "--strict"], clean.path());
+    assert_eq!(code, 0, "remarks do not count: {text}");
+}
+
+#[test]
 fn lint_names_file_line_and_mend() {
     let folder = folder("SELECT proc_nam FROM events WHERE evt_type = 'execve'\n");
     let (code, text) = detections(&["lint"], folder.path());
@@ -92,7 +113,7 @@ fn lint_names_reads_that_are_not_declared_or_not_published() {
     let folder = folder(query);
     let (code, text) = detections(&["lint"], folder.path());
     assert_eq!(code, 0, "{text}");
-    let remark = "shell_talks.sql:7: remark: the query asks for reads of /srv/app/key that its header does not declare; \
+    let remark = "shell_talks.sql:7: warning: the query asks for reads of /srv/app/key that its header does not declare; \
         add reads = [\"/srv/app/key\"] to the header";
     assert!(text.contains(remark), "{text}");
 
@@ -101,7 +122,7 @@ fn lint_names_reads_that_are_not_declared_or_not_published() {
     std::fs::write(&file, declared).unwrap();
     let (_, text) = detections(&["lint"], folder.path());
     assert!(!text.contains("does not declare"), "{text}");
-    let remark = "shell_talks.sql:7: remark: reads of /srv/app/key are published once an hour";
+    let remark = "shell_talks.sql:7: warning: reads of /srv/app/key are published once an hour";
     assert!(text.contains(remark), "{text}");
 
     let config = folder.path().join("sensor.toml");

@@ -19,7 +19,7 @@ SELECT
   count(*) AS count,
   sample(proc_name, 5) AS programs
 FROM tumble(events, INTERVAL '10 seconds')
-WHERE evt_type IN ('clone', 'clone3', 'fork', 'vfork')
+WHERE evt_type = 'clone'
   AND NOT evt_failed
   AND container_id <> 'host'
   AND coalesce(proc_stage, '') <> 'runtime'

@@ -3,8 +3,8 @@
 //! Its identity hangs on the detection's content and the event's own identity, never on offsets or time:
 //! the same event seen live, replayed or back-tested gives the same `alert_id`.
 
-use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{Alert, AlertEvidence, AlertProcess, Event};
+use dogwatch_schemas::{Text, time};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -184,6 +184,7 @@ fn told_by_keys(
 /// What is known of an alert whoever did it.
 fn told_by_detection(detection: &Detection, row: &Map<String, Value>, occasion: Occasion) -> Alert {
     let header = &detection.header;
+    let row = &detection.told(row);
     let incomplete = !occasion.losses.is_empty();
     Alert {
         message: header.message.render(row).into(),
@@ -263,7 +264,7 @@ pub(crate) fn build_overflow(
     let identity = digest([STATE_OVERFLOW, &names, &partition, &start], 16);
     let row = serde_json::json!({
         "detections": detections, "partition": number, "keys_max": keys_max,
-        "window_start": overflow.start, "window_end": overflow.end,
+        "window_start": time::text(overflow.start), "window_end": time::text(overflow.end),
     });
     Alert {
         alert_id: identity.as_str().into(),

@@ -8,7 +8,7 @@
 //! Lines of events that are empty or start with `#` are left out. An event's `seq` is the number of its line, whatever it says;
 //! an expected alert of a single event names it, so that a reader finds the event. The alert of a window names the window, and
 //! whether it is said early (`open`) or at the close. Windows go by the events' `ts`; `_ingest_ts`, which is no column, is when
-//! the broker appended the event (none where it is left out). The file's end closes what is open.
+//! the broker appended the event (none where it is left out). Times are RFC 3339 text, or nanoseconds since 1970. The file's end closes what is open.
 //!
 //! Every file runs through the engine at once and record by record, and through the [`oracle`]: all must say the
 //! same.
@@ -18,13 +18,14 @@ use std::path::{Path, PathBuf};
 
 use dogwatch_schemas::reads::{self, ReadPattern};
 use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::time;
 use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::alert::AlertMode;
 use crate::decode::InputRecord;
-use crate::detect::{Detection, DetectionSet, LoadError, Refusal};
+use crate::detect::{Detection, DetectionSet, LoadError, Refusal, Warning, without_mark};
 use crate::engine::{Engine, EngineError, StepOutput};
 use crate::oracle::{self, Input, Late, Oracle, OracleError};
 
@@ -92,11 +93,19 @@ struct ExpectedAlert {
     /// Line of the event; none on windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<i64>,
-    /// Start of the window, nanoseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Start of the window; nanoseconds here, RFC 3339 text in the file.
+    #[serde(
+        default,
+        with = "time::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     window_start: Option<i64>,
-    /// End of the window, nanoseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// End of the window, as its start.
+    #[serde(
+        default,
+        with = "time::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     window_end: Option<i64>,
     /// `open` or `closed` on windows.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -263,9 +272,20 @@ impl Said {
                 .iter()
                 .map(|letter| format!("line {}: {}", letter.record.offset, letter.error)),
         );
+        // The others see the events, too: what they cannot judge is told where they are tested.
         let failures = output.failures.iter();
-        self.problems
-            .extend(failures.map(|failure| format!("line {}: {}", failure.offset, failure.error)));
+        let failures = failures.filter(|failure| own(&failure.detection_id));
+        self.problems.extend(failures.map(|failure| {
+            let kind = if failure.of_window {
+                "the window that it completes"
+            } else {
+                "it"
+            };
+            format!(
+                "line {}: {} cannot judge {kind}: {}",
+                failure.offset, failure.place, failure.error
+            )
+        }));
     }
 }
 
@@ -273,6 +293,7 @@ impl Said {
 fn read_events(file: &Path) -> Result<Vec<InputRecord>, String> {
     let text = fs::read_to_string(file)
         .map_err(|error| format!("could not read {}: {error}", file.display()))?;
+    let text = without_mark(&text);
     let mut records = Vec::new();
     for (line, text) in (1..)
         .zip(text.lines())
@@ -281,7 +302,7 @@ fn read_events(file: &Path) -> Result<Vec<InputRecord>, String> {
         let explain = |error| format!("{}:{line}: {error}", file.display());
         let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(explain)?;
         let ingest_ts = fields.remove(INGEST_TS).unwrap_or_default();
-        let ingest_ts_ns: Option<i64> = serde_json::from_value(ingest_ts).map_err(explain)?;
+        let ingest_ts_ns = time::optional::deserialize(ingest_ts).map_err(explain)?;
         let mut event: Event = serde_json::from_value(Value::Object(fields)).map_err(explain)?;
         event.seq = line;
         let mut value = Vec::new();
@@ -326,6 +347,7 @@ fn compare(file: &Path, alerts: &[ExpectedAlert], problems: &mut Vec<String>) {
         Ok(text) => text,
         Err(error) => return problems.push(format!("could not read {}: {error}", file.display())),
     };
+    let text = without_mark(&text);
     let mut surplus = alerts.to_vec();
     let lines = (1..)
         .zip(text.lines())
@@ -353,7 +375,7 @@ impl ExpectedAlert {
             (Some(event), _) => format!("line {event}"),
             (None, start) => {
                 let state = self.window_state.as_deref().unwrap_or_default();
-                format!("window {}, {state}", start.unwrap_or_default())
+                format!("window {}, {state}", time::text(start.unwrap_or_default()))
             }
         };
         let folded = match self.folded {
@@ -364,48 +386,70 @@ impl ExpectedAlert {
     }
 }
 
-/// What a linter says of one detection: nothing is wrong, but an author should know.
+/// How much something matters that a linter says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// The detection may never say anything, or leave out what it should not.
+    Warning,
+    /// An author should know.
+    Remark,
+}
+
+impl Weight {
+    /// The word before what is said.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Remark => "remark",
+        }
+    }
+}
+
+/// What a linter says of one detection that loads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
     /// Line in the file, from 1.
     pub line: usize,
+    /// How much it matters.
+    pub weight: Weight,
     /// What to know, and what to do about it.
     pub text: String,
 }
 
-/// Says what an author should know of a detection, where sensors publish these reads every time.
+/// Says what is wrong with a detection and what an author should know of it, where sensors publish these reads every time.
 #[must_use]
 pub fn lint(detection: &Detection, published: &[ReadPattern]) -> Vec<Remark> {
-    let mut remarks = lint_reads(detection, published);
-    let general = lint_header(detection).into_iter();
-    remarks.extend(general.map(|text| Remark { line: 1, text }));
-    remarks
+    let warning = |line: usize, text: String| Remark {
+        line,
+        weight: Weight::Warning,
+        text,
+    };
+    let own = detection
+        .warnings()
+        .map(|Warning(fault)| warning(fault.line, format!("{}; {}", fault.reason, fault.mend)));
+    let unpublished =
+        unpublished_reads(detection, published).map(|text| warning(detection.reads_line, text));
+    let general = lint_header(detection).into_iter().map(|text| Remark {
+        line: 1,
+        weight: Weight::Remark,
+        text,
+    });
+    own.chain(unpublished).chain(general).collect()
 }
 
-/// Says which reads are not declared, and which of the declared ones no sensor publishes every time.
-fn lint_reads(detection: &Detection, published: &[ReadPattern]) -> Vec<Remark> {
-    let undeclared = detection.undeclared_reads.iter();
-    let mut remarks: Vec<Remark> = undeclared
-        .map(|fault| Remark {
-            line: fault.line,
-            text: format!("{}; {}", fault.reason, fault.mend),
-        })
-        .collect();
+/// Says which of the declared reads no sensor publishes every time.
+fn unpublished_reads(detection: &Detection, published: &[ReadPattern]) -> Option<String> {
     let missing: Vec<String> = reads::uncovered(published, &detection.header.reads)
         .map(ToString::to_string)
         .collect();
-    if !missing.is_empty() {
-        let text = format!(
+    (!missing.is_empty()).then(|| {
+        format!(
             "reads of {} are published once an hour, not every time; add {} to kernel.sensitive_read_paths of the sensors",
             missing.join(", "),
             if missing.len() == 1 { "it" } else { "them" },
-        );
-        remarks.push(Remark {
-            line: detection.reads_line,
-            text,
-        });
-    }
-    remarks
+        )
+    })
 }
 
 fn lint_header(detection: &Detection) -> Vec<String> {
@@ -478,6 +522,7 @@ mod tests {
             let remarks = lint(detection, &reads::default_patterns());
             assert_eq!(remarks, [], "{}", detection.id);
         }
+        assert_eq!(report.list_warnings, []);
     }
 
     #[test]
@@ -518,6 +563,133 @@ mod tests {
             }
         }
         assert!(reads > 10, "{reads} examples are reads");
+    }
+
+    /// The alerts of a detection that is named `d`, on these events, and its file's hash.
+    fn alerts_of(query: &str, header: &str, events: &[Value]) -> (Vec<Alert>, String) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tactic = folder.path().join("execution");
+        fs::create_dir_all(&tactic).expect("a folder");
+        let text = format!(
+            "-- title = \"t\"\n-- description = \"d\"\n-- severity = \"low\"\n-- status = \"stable\"\n{header}\n{query}\n"
+        );
+        fs::write(tactic.join("d.sql"), text).expect("a detection");
+        let file = folder.path().join("events.jsonl");
+        let lines: Vec<String> = events.iter().map(Value::to_string).collect();
+        fs::write(&file, lines.join("\n")).expect("events");
+        let report = DetectionSet::load(folder.path()).expect("detections");
+        assert_eq!(report.refused, []);
+        let hash = report.set.at(0).content_hash.clone();
+        let mut engine = Engine::new(report.set, AlertMode::Test).expect("an engine");
+        let records = read_events(&file).expect("events");
+        let mut alerts = engine.step(records).expect("a step").alerts;
+        alerts.extend(engine.finish(0).expect("the end").alerts);
+        (alerts, hash)
+    }
+
+    /// Hexadecimal digits of the SHA-256 over parts joined by NUL.
+    fn digest(parts: &[&str], bytes: usize) -> String {
+        use sha2::{Digest, Sha256};
+        crate::detect::hex(&Sha256::digest(parts.join("\0").as_bytes())[..bytes])
+    }
+
+    const TIME: &str = "1750003200000000211";
+    const TIME_TEXT: &str = "2025-06-15T16:00:00.000000211Z";
+
+    fn timed_event() -> Value {
+        serde_json::json!({
+            "evt_type": "execve", "host_id": "h", "sensor_run": "r", "container_id": "c",
+            "ts": TIME_TEXT, "proc_pid_ts": 1_750_003_200_000_000_211_i64, "proc_apid_ts": [7],
+        })
+    }
+
+    #[test]
+    fn identities_of_single_events_are_of_numbers_and_what_is_told_is_text() {
+        let (alerts, hash) = alerts_of(
+            "SELECT container_id, ts, boot_ts, proc_apid_ts FROM events WHERE evt_type = 'execve'",
+            "-- message = \"at {ts}, {proc_apid_ts}\"\n-- dedup = { key = [\"ts\"] }",
+            &[timed_event()],
+        );
+        let [alert] = &alerts[..] else {
+            panic!("{alerts:?}")
+        };
+        assert_eq!(&*alert.alert_id, digest(&["d", &hash, "h", "r", "1"], 16));
+        assert_eq!(
+            *alert.dedup_key,
+            format!("d/{}", digest(&["h", "c", TIME], 8))
+        );
+        let ancestor = "1970-01-01T00:00:00.000000007Z";
+        assert_eq!(&*alert.message, format!("at {TIME_TEXT}, {ancestor}"));
+        let row: Value = serde_json::from_str(&alert.row).expect("JSON");
+        let told = serde_json::json!({"container_id": "c", "ts": TIME_TEXT, "boot_ts": 0, "proc_apid_ts": [ancestor]});
+        assert_eq!(row, told);
+        let evidence: Value = serde_json::from_str(&alert.evidence[0].row).expect("JSON");
+        assert_eq!(
+            (&evidence["ts"], &evidence["proc_pid_ts"]),
+            (&TIME_TEXT.into(), &TIME_TEXT.into())
+        );
+        let whole = serde_json::to_value(alert).expect("JSON");
+        assert_eq!(whole["event_ts"], TIME_TEXT);
+    }
+
+    #[test]
+    fn identities_of_windows_are_of_numbers_and_what_is_told_is_text() {
+        let (alerts, hash) = alerts_of(
+            "SELECT window_start, container_id, proc_pid_ts, max(ts) AS newest FROM tumble(events, INTERVAL '1 hour') \
+             GROUP BY window_start, window_end, container_id, proc_pid_ts",
+            "-- message = \"from {window_start} to {newest}\"\n-- dedup = { key = [\"window_start\", \"newest\"] }",
+            &[timed_event()],
+        );
+        let [alert] = &alerts[..] else {
+            panic!("{alerts:?}")
+        };
+        let (start, start_text) = ("1750003200000000000", "2025-06-15T16:00:00.000000000Z");
+        let keys = format!("[\"c\",{TIME}]");
+        let identity = ["d", &hash, "window", "h", &keys, start, ""];
+        assert_eq!(&*alert.alert_id, digest(&identity, 16));
+        assert_eq!(
+            *alert.dedup_key,
+            format!("d/{}", digest(&["h", "c", start, TIME], 8))
+        );
+        assert_eq!(&*alert.message, format!("from {start_text} to {TIME_TEXT}"));
+        let row: Value = serde_json::from_str(&alert.row).expect("JSON");
+        let told = serde_json::json!({"container_id": "c", "newest": TIME_TEXT, "proc_pid_ts": TIME_TEXT, "window_start": start_text});
+        assert_eq!(row, told);
+    }
+
+    #[test]
+    fn a_detection_that_cannot_judge_is_not_blamed_on_its_neighbour() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tactic = folder.path().join("execution");
+        fs::create_dir_all(&tactic).expect("a folder");
+        let header = "-- title = \"t\"\n-- description = \"d\"\n-- message = \"{proc_name}\"\n-- severity = \"low\"\n-- status = \"stable\"\n";
+        for (name, more) in [
+            ("good", ""),
+            ("fails", " AND CAST(proc_name AS BIGINT) > 0"),
+        ] {
+            let query = format!("SELECT proc_name FROM events WHERE evt_type = 'execve'{more}\n");
+            fs::write(
+                tactic.join(format!("{name}.sql")),
+                format!("{header}{query}"),
+            )
+            .expect("a detection");
+            let alert = if name == "good" { ALERT } else { "" };
+            fs::write(tactic.join(format!("{name}.alerts.jsonl")), alert).expect("alerts");
+            fs::write(
+                tactic.join(format!("{name}.events.jsonl")),
+                format!("{HIT}{MISS}"),
+            )
+            .expect("events");
+        }
+        let report = test(folder.path(), false).expect("a report");
+        let [fails, good] = &report.results[..] else {
+            panic!("two detections")
+        };
+        assert_eq!(good.problems, Vec::<String>::new());
+        let told = |problem: &String| {
+            problem.contains("line 1: ") && problem.contains("fails.sql:6 cannot judge it: ")
+        };
+        assert!(fails.problems.iter().any(told), "{:?}", fails.problems);
     }
 
     /// What is said to be wrong with a detection on execve of these examples.

@@ -9,7 +9,7 @@
 //! A file that cannot be loaded is refused with line, reason and mend; the others load.
 //! Nothing here knows Kafka, Avro or a clock: what a detection says of an event hangs on the event and the lists.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::panic::resume_unwind;
@@ -17,11 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::datatypes::SchemaRef;
-use datafusion::common::DataFusionError;
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::datasource::empty::EmptyTable;
 use dogwatch_schemas::reads::ReadPattern;
+use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
+
+use crate::json;
 
 pub(crate) mod aggregates;
 mod batch;
@@ -33,6 +36,7 @@ mod growth;
 mod halves;
 mod header;
 pub(crate) mod held;
+mod lint;
 mod lists;
 pub(crate) mod memory;
 mod message;
@@ -44,7 +48,7 @@ mod session;
 mod shared;
 mod sql_file;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod window;
 pub(crate) mod windowed;
 
@@ -54,8 +58,8 @@ pub use header::{Dedup, Header, Severity, Status};
 pub(crate) use lists::{Lists, load as load_lists};
 pub use message::Template;
 pub(crate) use routes::Routes;
-pub(crate) use sql_file::hex;
 pub use sql_file::{Refusal, SqlFile};
+pub(crate) use sql_file::{hex, without_mark};
 
 use memory::Memory;
 use plan::Plan;
@@ -81,10 +85,12 @@ pub struct Detection {
     pub header: Header,
     /// The columns its SELECT yields.
     pub outputs: Vec<String>,
+    /// The types of the columns that hold times, of its SELECT and of its groups.
+    pub(crate) times: BTreeMap<String, DataType>,
     /// Line of the file where its header declares reads.
     pub(crate) reads_line: usize,
-    /// Reads that its query plainly asks for and its header does not declare.
-    pub(crate) undeclared_reads: Vec<Fault>,
+    /// What is wrong with it, though it loads; reads that its query plainly asks for and its header does not declare among it.
+    pub(crate) warnings: Vec<Fault>,
     pub(crate) plan: Plan,
 }
 
@@ -95,10 +101,29 @@ impl Detection {
         self.plan.event_types()
     }
 
+    /// What it says of an event or a window as it is told: times as text.
+    pub(crate) fn told(&self, row: &Map<String, Value>) -> Map<String, Value> {
+        let told = |(name, value): (&String, &Value)| {
+            let value = value.clone();
+            let value = match self.times.get(name) {
+                Some(kind) => json::told(value, kind),
+                None => value,
+            };
+            (name.clone(), value)
+        };
+        row.iter().map(told).collect()
+    }
+
     /// The columns of `events` that it reads.
     #[must_use]
     pub fn columns(&self) -> BTreeSet<&str> {
         self.plan.columns()
+    }
+
+    /// What is wrong with it, though it loads: it may never say anything, or leave out what it should not.
+    pub fn warnings(&self) -> impl Iterator<Item = Warning> {
+        let warnings = self.warnings.iter().cloned();
+        warnings.map(|fault| Warning(fault.in_file(&self.file)))
     }
 
     /// True unless its query costs a plan's run of its own for each batch.
@@ -142,6 +167,32 @@ pub struct LoadReport {
     pub set: DetectionSet,
     /// The files that did not, and why.
     pub refused: Vec<Refusal>,
+    /// What is wrong with lists that loaded nevertheless.
+    pub list_warnings: Vec<Warning>,
+}
+
+impl LoadReport {
+    /// What is wrong with lists and detections that loaded nevertheless.
+    pub fn warnings(&self) -> impl Iterator<Item = Warning> {
+        let of_detections = self.set.iter().flat_map(Detection::warnings);
+        self.list_warnings.iter().cloned().chain(of_detections)
+    }
+}
+
+/// What is wrong with a file that loads nevertheless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning(pub Refusal);
+
+impl fmt::Display for Warning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal {
+            file,
+            line,
+            reason,
+            mend,
+        } = &self.0;
+        write!(out, "{}:{line}: warning: {reason}; {mend}", file.display())
+    }
 }
 
 /// Why no folder could be loaded at all.
@@ -189,7 +240,11 @@ impl DetectionSet {
                 folder: folder.to_owned(),
             });
         }
-        let (lists, mut refused) = lists::load(&list_files);
+        let lists::Loaded {
+            lists,
+            mut refused,
+            warnings: list_warnings,
+        } = lists::load(&list_files);
         let loader = Loader::new(folder, lists)?;
         let mut detections: Vec<Detection> = Vec::new();
         for (file, loaded) in loader.load_all(files)? {
@@ -215,6 +270,7 @@ impl DetectionSet {
                 memory: loader.memory,
             },
             refused,
+            list_warnings,
         })
     }
 
@@ -367,12 +423,9 @@ impl<'a> Loader<'a> {
         let columns = column_names(&self.events);
         let check = |session: &Session| check::plan(session, &sql_file, &columns, &self.lists);
         let checked = check(&self.session)?;
-        let outputs: Vec<String> = checked
-            .schema()
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .collect();
+        let result = Arc::clone(checked.schema());
+        let names = result.fields().iter().map(|field| field.name().clone());
+        let outputs: Vec<String> = names.collect();
         header.check_columns(&sql_file, &outputs)?;
         let replan =
             |session: &Session| check(session).map_err(|fault| DataFusionError::Plan(fault.reason));
@@ -389,8 +442,15 @@ impl<'a> Loader<'a> {
         };
         let inlined = plan::inline_lists(&self.session, checked)
             .map_err(|error| check::explain(&sql_file, &error, &columns))?;
-        let undeclared_reads = reads::undeclared(&inlined, &header.reads, &sql_file);
+        let mut warnings = reads::undeclared(&inlined, &header.reads, &sql_file);
+        warnings.extend(lint::lint(&lint::Subject {
+            session: &self.session,
+            plan: &inlined,
+            file: &sql_file,
+            lists: &self.lists,
+        })?);
         let plan = Plan::try_new(&self.session, inlined, &source, &ground, replan)?;
+        let times = times(&result, &plan);
         let reads_line = header::line_of_key(&sql_file.header, "reads");
         let content_hash = sql_file.content_hash;
         Ok(Detection {
@@ -401,8 +461,9 @@ impl<'a> Loader<'a> {
             content_hash,
             header,
             outputs,
+            times,
             reads_line,
-            undeclared_reads,
+            warnings,
             plan,
         })
     }
@@ -431,6 +492,18 @@ impl<'a> Loader<'a> {
             )),
         }
     }
+}
+
+/// The columns that hold times: of a result, and of groups that HAVING or SELECT cannot judge.
+fn times(result: &DFSchema, plan: &Plan) -> BTreeMap<String, DataType> {
+    let groups = plan.windowed().map(|plan| plan.result.groups());
+    let groups = groups.iter().flat_map(|groups| groups.fields());
+    let fields = groups.chain(result.fields());
+    let kinds = fields.map(|field| {
+        let kind = json::kind_of(field.name(), field.data_type());
+        (field.name().clone(), kind)
+    });
+    kinds.filter(|(_, kind)| json::holds_times(kind)).collect()
 }
 
 /// Files with an extension below a folder, sorted; hidden files and folders are left out.
@@ -472,7 +545,10 @@ pub(crate) fn plain_offsets(
     predicate: &str,
 ) -> Vec<i64> {
     use arrow::array::AsArray;
-    let lists = Lists::from([("shells".to_owned(), lists::parse(shells).expect("a list"))]);
+    let lists = Lists::from([(
+        "shells".to_owned(),
+        lists::parse(shells).expect("a list").rows,
+    )]);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");

@@ -21,8 +21,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ use rdkafka::error::KafkaError;
 
 use crate::alert::AlertMode;
 use crate::config::{Config, Delivery};
-use crate::detect::{DetectionSet, LoadError, Refusal};
+use crate::detect::{DetectionSet, LoadError, Refusal, Warning};
 use crate::engine::{Engine, EngineError};
 use crate::idle::Marks;
 use crate::kafka;
@@ -139,6 +139,31 @@ pub struct Summary {
     pub expired: u64,
     /// Rows that came too late for a window.
     pub late: u64,
+    /// Events and windows that a detection could not judge, once a detection.
+    pub unjudged: u64,
+}
+
+/// The summary of a run, to be read while it goes on; clones are the same. Renewed at each step.
+#[derive(Debug, Clone, Default)]
+pub struct Stats(Arc<Mutex<Summary>>);
+
+impl Stats {
+    /// The summary up to now.
+    #[must_use]
+    pub fn now(&self) -> Summary {
+        // A writer that panicked leaves a whole summary behind.
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, summary: &Summary) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(summary);
+    }
 }
 
 /// Runs until the source ends or `shutdown` is triggered; drains and commits before it returns.
@@ -152,6 +177,20 @@ pub fn run(
     source: Source,
     sink: Sink,
     shutdown: &Shutdown,
+) -> Result<Summary, ProcessorError> {
+    run_watched(config, source, sink, shutdown, &Stats::default())
+}
+
+/// As [`run`], for a caller that watches what it does.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_watched(
+    config: &Config,
+    source: Source,
+    sink: Sink,
+    shutdown: &Shutdown,
+    stats: &Stats,
 ) -> Result<Summary, ProcessorError> {
     kafka::check_options(config)?;
     let (set, refused) = load(config)?;
@@ -202,6 +241,7 @@ pub fn run(
         bounded,
     };
     let mut steps = Steps::new(engine, lookup, marks, ends, config, shutdown);
+    steps.stats = stats.clone();
     loop {
         let result = steps.run(&mut stages);
         let over = match result {
@@ -257,6 +297,15 @@ fn load(config: &Config) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError>
     let report = DetectionSet::load(&config.detections_folder)?;
     for refusal in &report.refused {
         tracing::error!("detection refused: {refusal}");
+    }
+    for Warning(fault) in report.warnings() {
+        let Refusal {
+            file,
+            line,
+            reason,
+            mend,
+        } = fault;
+        tracing::warn!(file = %file.display(), line, reason, mend, "detection may be wrong");
     }
     if report.set.is_empty() {
         return Err(ProcessorError::NoDetections {

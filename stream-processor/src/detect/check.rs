@@ -4,7 +4,7 @@
 //! and turns its errors into file, line, reason and mend.
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result as PlanResult, SchemaError};
+use datafusion::common::{Column, DataFusionError, Result as PlanResult, SchemaError};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
@@ -54,7 +54,10 @@ pub(crate) fn plan(
         if reference.schema().is_some() || !names.contains(&table) {
             let mend = match nearest(table, names.iter().copied()) {
                 Some(known) => format!("did you mean {known}?"),
-                None => format!("there are {EVENTS} and the lists: {}", names.join(", ")),
+                None => format!(
+                    "tables are {}; a list is a file lists/{table}.csv in the folder of detections, whose first line names its columns",
+                    names.join(", ")
+                ),
             };
             return Err(Fault::new(
                 file.line_of(table),
@@ -164,34 +167,83 @@ pub(crate) fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str])
     let root = error.find_root();
     let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
     if let DataFusionError::SchemaError(schema_error, _) = root
-        && let SchemaError::FieldNotFound { field, .. } = schema_error.as_ref()
+        && let SchemaError::FieldNotFound {
+            field,
+            valid_fields,
+        } = schema_error.as_ref()
     {
         let line = span.map_or_else(
             || file.line_of(&field.name),
             |span| span.start.line as usize,
         );
-        let mend = match nearest(&field.name, columns.iter().copied()) {
-            Some(known) => format!("did you mean {known}?"),
-            None => format!("take a column of {EVENTS} or of a list the query names"),
-        };
-        return Fault::new(line, format!("there is no column {}", field.name), mend);
+        let reason = format!("there is no column {}", field.flat_name());
+        return Fault::new(line, reason, column_meant(field, valid_fields, columns));
     }
     let text = root.strip_backtrace();
     let line = span
         .map(|span| span.start.line as usize)
         .or_else(|| line_in(&text))
-        .unwrap_or(file.query_line);
+        .unwrap_or_else(|| line_of_function(file, &text));
     let words: Vec<&str> = text.split_whitespace().collect();
-    let reason = words.join(" ");
-    // Our own relations say what to write instead.
-    if let Some((reason, mend)) = reason
+    let words = words.join(" ");
+    let reason = words
         .strip_prefix("Error during planning: ")
-        .and_then(|reason| reason.split_once("; "))
+        .unwrap_or(&words);
+    // Our own relations and functions say what to write instead.
+    if let Some((reason, mend)) = reason
+        .split_once("; ")
         .filter(|(_, mend)| mend.starts_with("write ") || mend.starts_with("the nearest "))
     {
         return Fault::new(line, reason, mend);
     }
     Fault::new(line, reason, "correct the query")
+}
+
+/// Most columns of a list that are named in a mend.
+const COLUMNS_NAMED: usize = 12;
+
+/// What a column that is not there was to be: a field by Falco's name, one that is misspelt, or one of a list.
+fn column_meant(field: &Column, valid: &[Column], columns: &[&str]) -> String {
+    // Falco's evt.type reads as a column of a table evt.
+    let joined = field.flat_name().replace('.', "_");
+    if field.relation.is_some() && columns.contains(&joined.as_str()) {
+        return format!("write {joined}: columns are Falco's fields with _ for each dot");
+    }
+    if let Some(argument) = joined
+        .strip_prefix("evt_arg_")
+        .or_else(|| joined.strip_prefix("evt_args_"))
+    {
+        return format!(
+            "write evt_args['{argument}']: the map has the arguments that have no column of their own"
+        );
+    }
+    let valid_names = valid.iter().map(|column| column.name.as_str());
+    let of_lists = valid.len() <= COLUMNS_NAMED;
+    let known: Vec<&str> = match of_lists {
+        true => valid_names.collect(),
+        false => columns.iter().copied().chain(valid_names).collect(),
+    };
+    let near = nearest(&field.name, known.iter().copied());
+    let near = near.or_else(|| nearest(&joined, known.iter().copied()));
+    match near {
+        Some(near) => format!("did you mean {near}?"),
+        None if of_lists && !known.is_empty() => {
+            format!("there are the columns {}", known.join(", "))
+        }
+        None => format!("take a column of {EVENTS} (docs/events.md) or of a list the query names"),
+    }
+}
+
+/// The line where a function is called that a message begins with, else the query's first.
+fn line_of_function(file: &SqlFile, text: &str) -> usize {
+    let text = text.trim_start_matches("Error during planning: ");
+    let name = text
+        .split(|letter: char| !letter.is_ascii_lowercase() && letter != '_')
+        .next();
+    match name.filter(|name| name.len() > 2) {
+        Some(name) => file.line_of(&format!("{name}(")),
+        None => file.query_line,
+    }
 }
 
 /// The line that the SQL parser's message names as `Line: 3`.
@@ -354,7 +406,7 @@ fn check_window_shape(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
             return refuse(
                 "join",
                 "a join without a bound",
-                "ask lists as column IN (SELECT value FROM a_list); joins of events come with sequences",
+                "ask lists as column IN (SELECT name FROM a_list); joins of events come with sequences",
             );
         }
         LogicalPlan::Window(_) => return refuse("over", "a window function", one_select),

@@ -232,7 +232,7 @@ fn true_rows(verdicts: &dyn Array) -> Vec<u32> {
     }
 }
 
-fn simplify(session: &Session, expr: Expr, schema: &DFSchema) -> Result<Expr> {
+pub(super) fn simplify(session: &Session, expr: Expr, schema: &DFSchema) -> Result<Expr> {
     let state = session.context.state();
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(schema.clone()))
@@ -302,7 +302,7 @@ pub(super) fn unqualified(expr: &Expr) -> Option<Expr> {
 }
 
 /// The values of `evt_type` without which a predicate cannot be true; none = any value may do.
-fn necessary_event_types(predicate: &Expr) -> Option<BTreeSet<String>> {
+pub(super) fn necessary_event_types(predicate: &Expr) -> Option<BTreeSet<String>> {
     match predicate {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
             Operator::And => match (necessary_event_types(left), necessary_event_types(right)) {

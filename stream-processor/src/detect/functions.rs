@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringViewArray};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 
 /// Every function of this module.
@@ -27,6 +28,9 @@ pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
         })),
     ]
 }
+
+/// How it is called.
+const CIDR_USAGE: &str = "write cidr_match(fd_rip, '10.0.0.0/8')";
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CidrMatch {
@@ -49,7 +53,25 @@ impl ScalarUDFImpl for CidrMatch {
         {
             return Ok(DataType::Boolean);
         }
-        plan_err!("cidr_match takes an address and a network as text")
+        plan_err!("cidr_match takes an address and a network as text; {CIDR_USAGE}")
+    }
+
+    /// Also looks at the network, so that one that is none is refused when the query is planned.
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let types: Vec<DataType> = args
+            .arg_fields
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect();
+        let kind = self.return_type(&types)?;
+        let Some(network) = args.scalar_arguments[1] else {
+            return plan_err!("cidr_match takes its network as a constant; {CIDR_USAGE}");
+        };
+        let network = network.try_as_str().flatten().unwrap_or("NULL");
+        if Network::parse(network).is_none() {
+            return plan_err!("cidr_match: {network:?} is no network; {CIDR_USAGE}");
+        }
+        Ok(Arc::new(Field::new(self.name(), kind, true)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -16,7 +16,9 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::batch::{Match, Outputs, narrow, project};
 use super::check::scans_of_events;
+use super::filter::necessary_event_types;
 use super::held::HeldBatches;
+use super::lint::Conditions;
 use super::plan::Ground;
 use super::session::Session;
 
@@ -28,6 +30,8 @@ pub(crate) struct GeneralPlan {
     session: Session,
     source: Arc<HeldBatches>,
     plan: Arc<dyn ExecutionPlan>,
+    /// The values of `evt_type` without which it yields nothing; none = any may do.
+    pub event_types: Option<BTreeSet<String>>,
     /// Held while it runs: there is one place for a batch.
     turn: Mutex<()>,
 }
@@ -68,6 +72,7 @@ impl GeneralPlan {
             session,
             source,
             plan,
+            event_types: event_types(checked),
             turn: Mutex::default(),
         })
     }
@@ -126,6 +131,25 @@ impl GeneralPlan {
         }
         Ok(matches.into_values().map(|(_, found)| found).collect())
     }
+}
+
+/// The values of `evt_type` that the conditions between events and the result ask for.
+fn event_types(plan: &LogicalPlan) -> Option<BTreeSet<String>> {
+    let conditions = Conditions::of(plan);
+    let asked = conditions.all.iter().filter_map(|condition| {
+        let own = condition.expr.column_refs();
+        let own = own.into_iter().filter(|column| column.name == "evt_type");
+        let mut own = own.map(|column| {
+            conditions
+                .names
+                .contains(column.relation.as_ref()?)
+                .then_some(())
+        });
+        // A column of that name may be a list's, or a subquery's own.
+        own.all(|of_events| of_events.is_some())
+            .then(|| necessary_event_types(&condition.expr))?
+    });
+    asked.reduce(|left, right| left.intersection(&right).cloned().collect())
 }
 
 /// Names of all columns in the plan's expressions; some may be a list's, which does no harm.

@@ -209,6 +209,14 @@ pub struct Header {
 impl Header {
     /// Reads the header of a file.
     pub(crate) fn parse(file: &SqlFile) -> Result<Self, Fault> {
+        if file.header.trim().is_empty() {
+            let reason = format!(
+                "line {} is no -- line: the file does not begin with a header",
+                file.query_line
+            );
+            let mend = "write -- title = \"..\" and the other keys before anything else, each on a line that begins with --";
+            return Err(Fault::new(file.query_line, reason, mend));
+        }
         let raw = RawHeader::read(file)?;
         let line = |key: &str| line_of_key(&file.header, key);
         for (key, text) in [
@@ -380,6 +388,12 @@ fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
         .filter(|byte| **byte == b'\n')
         .count()
         + 1;
+    if error.message().starts_with("missing field") && goes_on(file) {
+        let ends = file.query_line;
+        let reason = format!("{reason}: the header ends at line {ends}, which is no -- line");
+        let mend = "keep the header's lines together: no blank line and no /* */ between them";
+        return Fault::new(ends, reason, mend);
+    }
     let Some(unknown) = error
         .message()
         .strip_prefix("unknown field `")
@@ -401,14 +415,23 @@ fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
     Fault::new(line, format!("header: unknown key {unknown}"), mend)
 }
 
+/// Whether a key of the header stands after its end.
+fn goes_on(file: &SqlFile) -> bool {
+    let rest = file.sql.lines().skip(file.query_line - 1);
+    let mut rest = rest.filter_map(|line| line.strip_prefix("--"));
+    rest.any(|line| KEYS.iter().any(|key| is_key(line, key)))
+}
+
 /// Line of the file where a key of the header stands, else 1.
 pub(super) fn line_of_key(header: &str, key: &str) -> usize {
-    let is_key = |line: &str| {
-        line.trim_start()
-            .strip_prefix(key)
-            .is_some_and(|rest| rest.trim_start().starts_with('='))
-    };
-    header.lines().position(is_key).map_or(1, |index| index + 1)
+    let place = header.lines().position(|line| is_key(line, key));
+    place.map_or(1, |index| index + 1)
+}
+
+/// Whether a line of a header gives a key.
+fn is_key(line: &str, key: &str) -> bool {
+    let rest = line.trim_start().strip_prefix(key);
+    rest.is_some_and(|rest| rest.trim_start().starts_with('='))
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ impl Plan {
     pub fn event_types(&self) -> Option<&BTreeSet<String>> {
         match self {
             Self::Filter(plan) => plan.predicate.event_types.as_ref(),
-            Self::General(_) => None,
+            Self::General(plan) => plan.event_types.as_ref(),
             Self::Windowed(plan) => plan.predicate.event_types.as_ref(),
         }
     }

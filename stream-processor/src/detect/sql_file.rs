@@ -6,6 +6,7 @@
 //! SELECT ...                                            line 3: the query
 //! ```
 //! The header's lines are SQL comments, so the SQL parser is given the whole file and its line numbers are the file's.
+//! A byte-order mark, blank lines before the header and CRLF are what editors leave behind, and are overlooked.
 
 use std::path::{Path, PathBuf};
 
@@ -77,7 +78,7 @@ impl From<DataFusionError> for PlanError {
 /// A file of SQL content, taken apart but not judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlFile {
-    /// The header as TOML; its lines are the file's first lines.
+    /// The header as TOML, each line where it stands in the file.
     pub header: String,
     /// The whole text: the header is comments to an SQL parser.
     pub sql: String,
@@ -91,19 +92,19 @@ impl SqlFile {
     /// Takes a text apart: the leading lines that start with `--` are the header.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let header: Vec<&str> = text
-            .lines()
-            .map_while(|line| line.strip_prefix("--"))
-            .collect();
-        let header: Vec<&str> = header
-            .iter()
-            .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        let sql = without_mark(text);
+        let blank = |line: &&str| line.trim().is_empty();
+        let blank_lines = sql.lines().take_while(blank).count();
+        let header = sql.lines().skip(blank_lines);
+        let header = header.map_while(|line| line.strip_prefix("--"));
+        let header: Vec<&str> = std::iter::repeat_n("", blank_lines)
+            .chain(header.map(|line| line.strip_prefix(' ').unwrap_or(line)))
             .collect();
         Self {
             query_line: header.len() + 1,
             header: header.join("\n"),
             content_hash: hex(&Sha256::digest(text.as_bytes())[..8]),
-            sql: text.to_owned(),
+            sql: sql.to_owned(),
         }
     }
 
@@ -115,6 +116,11 @@ impl SqlFile {
             .find(|(_, line)| line.to_lowercase().contains(&needle))
             .map_or(self.query_line, |(index, _)| index + 1)
     }
+}
+
+/// A text without the byte-order mark that some editors put before it.
+pub(crate) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// Lower-case hexadecimal digits of some bytes.
@@ -154,6 +160,13 @@ mod tests {
         assert_eq!(file.line_of("events"), 5);
         assert_eq!(file.line_of("nowhere"), 4);
         assert_eq!(file.content_hash.len(), 16);
+    }
+
+    #[test]
+    fn what_editors_leave_before_the_header_is_overlooked() {
+        let file = SqlFile::parse("\u{feff}\r\n-- a = 1\r\nSELECT x\r\n");
+        assert_eq!(file.header.trim(), "a = 1");
+        assert_eq!((file.query_line, file.line_of("select")), (3, 3));
     }
 
     #[test]

@@ -44,7 +44,39 @@ pub(super) fn load_query_with_reads(query: &str, declared: &str) -> Vec<Fault> {
     let report = load(&[("a/tried.sql", &tried), files]).expect("a folder");
     assert_eq!(report.refused, Vec::new());
     let mut detections = report.set.detections;
-    detections.remove(0).undeclared_reads
+    let mut warnings = detections.remove(0).warnings;
+    warnings.retain(|fault| fault.reason.contains("does not declare"));
+    warnings
+}
+
+/// Loads queries, each a file of its own, with these lists.
+pub(super) fn load_queries(queries: &[&str], lists: &[(&str, &str)]) -> LoadReport {
+    let texts: Vec<(String, String)> = queries
+        .iter()
+        .enumerate()
+        .map(|(place, query)| (format!("a/tried_{place}.sql"), format!("{HEADER}{query}")))
+        .collect();
+    let files = texts
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()));
+    let files: Vec<_> = files.chain(lists.iter().copied()).collect();
+    load(&files).expect("a folder")
+}
+
+/// What is wrong with a query that loads, each with its line in the query; else why it does not.
+pub(super) fn load_query_warnings(query: &str) -> Result<Vec<(usize, String)>, (usize, String)> {
+    let report = load_queries(&[query], &[SHELLS]);
+    let told = |fault: &Refusal| {
+        let line = fault.line + 1 - QUERY_LINE;
+        (line, format!("{}; {}", fault.reason, fault.mend))
+    };
+    match report.refused.first() {
+        Some(refusal) => Err(told(refusal)),
+        None => Ok(report
+            .warnings()
+            .map(|Warning(fault)| told(&fault))
+            .collect()),
+    }
 }
 
 #[track_caller]
@@ -139,13 +171,96 @@ fn misspelt_names_come_with_the_nearest() {
         "SELECT container_id FROM zzz",
         1,
         "there is no table zzz",
-        "the lists: events, shells",
+        "tables are events, shells; a list is a file lists/zzz.csv in the folder of detections, whose first line names its columns",
     );
+    check_refused(
+        "SELECT container_id FROM events\nWHERE proc_name IN (SELECT value FROM shells)",
+        2,
+        "there is no column value",
+        "there are the columns name, kind",
+    );
+    for (query, mend) in [
+        ("SELECT evt.type FROM events", "write evt_type"),
+        (
+            "SELECT container_id FROM events WHERE proc.name = 'sh'",
+            "write proc_name",
+        ),
+        (
+            "SELECT e.container_id FROM events e WHERE k8s.ns.name = 'sh'",
+            "write k8s_ns_name",
+        ),
+        (
+            "SELECT container_id FROM events WHERE evt.arg.flags = 'x'",
+            "write evt_args['flags']",
+        ),
+    ] {
+        check_refused(query, 1, "there is no column ", mend);
+    }
     check_refused(
         "SELECT container_id FROM events\nWHERE starts_wth(proc_name, 'a')",
         2,
         "starts_wth",
         "correct",
+    );
+}
+
+#[test]
+fn a_header_that_is_not_at_the_top_gets_the_sentence_that_helps() {
+    fn check(text: &str, line: usize, reason: &str, mend: &str) {
+        let report = load(&[("a/x.sql", text)]).expect("a folder");
+        let [refusal] = &report.refused[..] else {
+            panic!("{text}: {:?}", report.refused)
+        };
+        assert_eq!(refusal.line, line, "{refusal}");
+        assert!(
+            refusal.reason.contains(reason) && refusal.mend.contains(mend),
+            "{refusal}"
+        );
+    }
+    let query = "SELECT container_id FROM events WHERE evt_type = 'open'\n";
+    let good = format!("{HEADER}{query}");
+    check(query, 1, "line 1 is no -- line", "write -- title");
+    check(
+        &format!("/* mine */\n{good}"),
+        1,
+        "line 1 is no -- line",
+        "write -- title",
+    );
+    let cut = good.replacen("-- severity", "\n-- severity", 1);
+    check(&cut, 4, "the header ends at line 4", "no blank line");
+    for before in ["\u{feff}", "\n", "\r\n\n", "\u{feff}\n"] {
+        let report = load(&[("a/x.sql", &format!("{before}{good}"))]).expect("a folder");
+        assert_eq!(report.refused, []);
+        assert_eq!(
+            report.set.at(0).query_line,
+            QUERY_LINE + before.matches('\n').count()
+        );
+    }
+    let report = load(&[("a/x.sql", &good.replace('\n', "\r\n"))]).expect("a folder");
+    assert_eq!(report.refused, []);
+}
+
+#[test]
+fn lists_of_one_name_are_refused() {
+    let good = format!("{HEADER}SELECT container_id FROM events WHERE evt_type = 'open'");
+    let lists = ["a/shells.csv", "b/shells.csv", "tumble.csv"].map(|name| format!("lists/{name}"));
+    let mut files: Vec<(&str, &str)> = lists
+        .iter()
+        .map(|name| (name.as_str(), "name\nsh\n"))
+        .collect();
+    files.push(("a/x.sql", &good));
+    let refused = load(&files).expect("a folder").refused;
+    let reasons: Vec<&str> = refused
+        .iter()
+        .map(|refusal| refusal.reason.as_str())
+        .collect();
+    assert!(
+        reasons[0].ends_with("lists/a/shells.csv has the same name, and a table has one"),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons[1].contains("\"tumble\" cannot be a table's name"),
+        "{reasons:?}"
     );
 }
 
@@ -373,7 +488,7 @@ fn folders_and_names_are_checked() {
     let [list] = &reasons(&[("a/x.sql", &good), ("lists/bad.csv", "a,b\n1\n")])[..] else {
         panic!("one refusal")
     };
-    assert!(list.starts_with("the list is no CSV"), "{list}");
+    assert!(list.starts_with("the row's cells are 1"), "{list}");
 }
 
 #[test]
@@ -499,7 +614,7 @@ fn what_windows_cannot_keep_is_refused() {
     let keys = "GROUP BY window_start, container_id";
     check_refused(
         "SELECT container_id, count(*) AS n\nFROM tumble(events)\nGROUP BY container_id",
-        1,
+        2,
         "without an end",
         "INTERVAL '1 minute'",
     );
@@ -508,6 +623,12 @@ fn what_windows_cannot_keep_is_refused() {
         1,
         "does not divide",
         "the nearest that does is INTERVAL '6 seconds'",
+    );
+    check_refused(
+        "SELECT container_id, count(*) AS n\nFROM hop(events, INTERVAL '5 minutes', INTERVAL '30 seconds')\nGROUP BY window_start, container_id",
+        2,
+        "hop takes the slide first and then the size",
+        "write hop(events, INTERVAL '30 seconds', INTERVAL '5 minutes')",
     );
     check_refused(
         &format!("SELECT container_id, count(*) AS n\n{window}\nGROUP BY container_id"),

@@ -69,6 +69,15 @@ impl WindowSpec {
         if slide_ns <= 0 {
             return plan_err!("a hop's slide must be more than nothing");
         }
+        if slide_ns > size_ns {
+            return plan_err!(
+                "hop takes the slide first and then the size, and a slide of {} is longer than a window of {}; write hop(events, INTERVAL '{}', INTERVAL '{}')",
+                interval(slide_ns),
+                interval(size_ns),
+                interval(size_ns),
+                interval(slide_ns)
+            );
+        }
         if size_ns % slide_ns != 0 || size_ns / slide_ns > PANES_MAX {
             let mend = nearest_slide(slide_ns, size_ns);
             return plan_err!(
@@ -312,6 +321,11 @@ mod tests {
         }
         check(7, 60, "INTERVAL '6 seconds'");
         check(45, 60, "INTERVAL '1 minute'");
+        check(
+            300,
+            30,
+            "write hop(events, INTERVAL '30 seconds', INTERVAL '5 minutes')",
+        );
         check(1, 300, "INTERVAL '5 seconds'");
         check(0, 60, "more than nothing");
         check(200_000, 200_000, "24 hours");

@@ -1,7 +1,7 @@
 //! Builds the alerts that are published: what was only counted is never decoded whole.
 
-use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::{Text, time};
 use serde_json::{Map, Value};
 
 use super::candidate::{Candidate, Kind, Notice};
@@ -185,7 +185,7 @@ impl Builder<'_> {
             ("detections", names.clone().into()),
             ("partition", partition.into()),
             ("of_host", off.of_host.into()),
-            ("until", off.until.into()),
+            ("until", time::text(off.until).into()),
             ("error", off.error.as_str().into()),
         ];
         let finding = Finding {
@@ -208,8 +208,8 @@ impl Builder<'_> {
             ("partition", record.partition.into()),
             ("offset", record.offset.into()),
             ("container_id", subject.container_id.into()),
-            ("event_ts", subject.ts.into()),
-            ("ingest_ts", record.ingest_ts_ns.into()),
+            ("event_ts", time::text(subject.ts).into()),
+            ("ingest_ts", record.ingest_ts_ns.map(time::text).into()),
         ]);
         let finding = Finding {
             health: notice.health,

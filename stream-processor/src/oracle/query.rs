@@ -132,7 +132,7 @@ pub(super) struct Grouped {
 /// One row of a result.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
-    /// What the SELECT yields.
+    /// What the SELECT yields, as it is told.
     pub row: Map<String, Value>,
     /// The group's keys without the window, as one compact JSON array; empty on single events.
     pub keys: String,
@@ -362,7 +362,7 @@ fn answer(batch: &RecordBatch, row: usize, key_names: &[String], identity: &[usi
         .iter()
         .find(|index| key_names[**index] == "container_id");
     Answer {
-        row: json::row(selected, row),
+        row: json::told_row(selected, row),
         keys: Value::Array(identity.iter().map(key).collect()).to_string(),
         container_id: container.and_then(|index| key(index).as_str().map(str::to_owned)),
         failed: false,
@@ -819,7 +819,7 @@ pub(super) fn lists(folder: &Path) -> Result<Lists, OracleError> {
     if below.is_dir() {
         crate::detect::find_files(&below, "csv", &mut files)?;
     }
-    Ok(crate::detect::load_lists(&files).0)
+    Ok(crate::detect::load_lists(&files).lists)
 }
 
 /// The column of a batch that holds texts, by name.

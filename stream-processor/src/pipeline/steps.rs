@@ -14,11 +14,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 
-use super::{ProcessorError, Stages, Summary};
+use super::{ProcessorError, Stages, Stats, Summary};
 use crate::checkpoint::{Head, MemoryError, Progress, Restored, State};
 use crate::config::{Config, Delivery, FaultPoint};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
-use crate::engine::{Engine, StepOutput, now_ns};
+use crate::engine::{Engine, Failure, StepOutput, now_ns};
 use crate::idle::{self, Marks};
 use crate::metrics;
 use crate::restore::{self, Memories};
@@ -86,6 +86,8 @@ pub(super) struct Steps {
     tasks: Tasks,
     /// What was done so far.
     pub summary: Summary,
+    /// Where the summary is told while it grows.
+    pub stats: Stats,
 }
 
 /// What the step thread does after a message.
@@ -118,6 +120,7 @@ impl Steps {
             sized_at: None,
             tasks: Tasks::new(config.checkpoint.clone(), config.windows.host_silence),
             summary: Summary::default(),
+            stats: Stats::default(),
         }
     }
 
@@ -399,30 +402,23 @@ impl Steps {
             record,
             error: RejectError::Undecodable(DecodeError::UnknownSchema(fingerprint)),
         };
+        let failures = output.failures.len() as u64;
         self.next.alerts.extend(output.alerts);
         self.next.late.extend(output.late);
         self.next.dead_letters.extend(output.dead_letters);
         self.next
             .dead_letters
             .extend(output.unknown_schemas.into_iter().map(unknown));
-        if let Some(first) = output.failures.first() {
-            tracing::error!(
-                failures = output.failures.len(),
-                detection = first.detection_id,
-                file = first.place,
-                partition = first.partition,
-                offset = first.offset,
-                error = first.error,
-                "detections could not judge events or windows"
-            );
-            metrics::failed(&output.failures);
-        }
+        tell_failures(&output.failures);
+        metrics::failed(&output.failures);
         metrics::counted(&output.counts);
         self.summary.steps += 1;
         self.summary.records += output.counts.records;
         self.summary.repeated += output.counts.repeated;
         self.summary.missing += output.counts.missing;
         self.summary.late += output.counts.late;
+        self.summary.unjudged += failures;
+        self.stats.set(&self.summary);
     }
 
     /// Hands what is matched to the publishing thread, when the step before it is committed.
@@ -439,6 +435,7 @@ impl Steps {
         for (class, count) in step.dead_letters_by_class() {
             *self.summary.dead_letters.entry(class).or_default() += count;
         }
+        self.stats.set(&self.summary);
         self.committed_at = Instant::now();
         let outcome = stages.publisher.submit(step)?;
         self.note(outcome);
@@ -725,4 +722,23 @@ fn numbers(partitions: &[Partition]) -> String {
     numbers.sort_unstable();
     let numbers: Vec<String> = numbers.iter().map(i32::to_string).collect();
     numbers.join(",")
+}
+
+/// Names each detection that could not judge, once a step, with the first record that it failed on.
+fn tell_failures(failures: &[Failure]) {
+    let mut first: BTreeMap<&str, (usize, &Failure)> = BTreeMap::new();
+    for failure in failures {
+        first.entry(&failure.detection_id).or_insert((0, failure)).0 += 1;
+    }
+    for (detection, (failures, first)) in first {
+        tracing::error!(
+            failures,
+            detection,
+            file = first.place,
+            partition = first.partition,
+            offset = first.offset,
+            error = first.error,
+            "a detection could not judge events or windows"
+        );
+    }
 }

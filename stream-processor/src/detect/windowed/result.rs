@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::catalog::streaming::StreamingTable;
@@ -106,6 +106,11 @@ impl ResultPlan {
             outputs,
             limited,
         })
+    }
+
+    /// The columns of its groups.
+    pub fn groups(&self) -> &SchemaRef {
+        &self.source.schema
     }
 
     /// Asks it of groups: a batch with a column for each of `columns`, in that order.

@@ -1,0 +1,88 @@
+//! What loads and can never be right: values that no sensor sends, conditions that contradict each other, negations that
+//! leave out whatever is unknown, constants that cannot be computed.
+//!
+//! ```text
+//! plan ─► conditions ─► problem: terms, each with a few values that stand for all ─► solver: can they all hold?
+//!    └──► every expression ─► values: what no sensor sends · constants: what fails whatever the event is
+//! ```
+//! Refused is only what no event could ever pass, whoever sends it, and what fails for every event.
+//! The rest is a warning: vocabularies are open, and a newer sensor may send more than this version knows.
+
+use datafusion::common::Result;
+use datafusion::logical_expr::LogicalPlan;
+
+use super::lists::Lists;
+use super::session::Session;
+use super::sql_file::{Fault, SqlFile};
+
+mod conditions;
+mod constants;
+mod facts;
+mod nulls;
+mod problem;
+mod satisfy;
+#[cfg(test)]
+mod tests;
+mod text;
+mod values;
+
+pub(super) use conditions::Conditions;
+use problem::{Domain, Problem};
+
+/// What all parts of the lint look at.
+pub(super) struct Subject<'a> {
+    pub session: &'a Session,
+    /// The checked query, with what it asks of lists put in.
+    pub plan: &'a LogicalPlan,
+    pub file: &'a SqlFile,
+    pub lists: &'a Lists,
+}
+
+/// Judges a query; what comes back are its warnings.
+///
+/// # Errors
+/// A refusal, where no event could ever pass, or an expression fails for every event.
+pub(super) fn lint(subject: &Subject<'_>) -> std::result::Result<Vec<Fault>, Fault> {
+    constants::check(subject)?;
+    values::check_patterns(subject)?;
+    let conditions = Conditions::of(subject.plan);
+    let mut warnings = values::check(subject, &conditions);
+    let misspelt = !warnings.is_empty();
+    let judged = judge(subject, &conditions, misspelt);
+    // What the lint cannot look through is no fault of the query's.
+    if let Ok(found) = judged {
+        warnings.extend(found?);
+    }
+    warnings.extend(constants::doubts(subject));
+    warnings.sort_by_key(|fault| fault.line);
+    warnings.dedup();
+    Ok(warnings)
+}
+
+/// Asks whether the conditions can hold, with and without what is known of sensors; `misspelt` where a value is known to be
+/// wrong, so that its consequences need not be told.
+fn judge(
+    subject: &Subject<'_>,
+    conditions: &Conditions,
+    misspelt: bool,
+) -> Result<std::result::Result<Vec<Fault>, Fault>> {
+    let problem = Problem::new(subject, conditions)?;
+    if let Some(culprits) = problem.conflict(Domain::All) {
+        return Ok(Err(text::impossible(subject.file, &culprits)));
+    }
+    let mut warnings = nulls::check(&problem, subject.file);
+    if misspelt {
+        return Ok(Ok(warnings));
+    }
+    match problem.conflict(Domain::Known) {
+        Some(culprits) => {
+            let fact = problem.needed_fact(&culprits);
+            warnings.push(text::unheard_of(subject.file, &culprits, fact));
+        }
+        None => {
+            let dead = problem.dead_alternatives();
+            warnings.extend(dead.iter().map(|part| text::dead(subject.file, part)));
+        }
+    }
+    Ok(Ok(warnings))
+}

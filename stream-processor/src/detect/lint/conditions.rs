@@ -1,0 +1,92 @@
+//! The conditions that an event must pass for an alert, and the names that events go by in a query.
+
+use std::collections::BTreeSet;
+
+use arrow::datatypes::DataType;
+use datafusion::common::{Column, DFSchemaRef, TableReference};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Expr, ExprSchemable, JoinType, LogicalPlan};
+
+use crate::detect::check::scans_of_events;
+use crate::detect::session::EVENTS;
+use crate::detect::window::{find_scan, spec_of};
+
+/// One condition and the columns that it may name.
+#[derive(Debug, Clone)]
+pub(in crate::detect) struct Condition {
+    pub expr: Expr,
+    pub schema: DFSchemaRef,
+}
+
+/// The conditions between events and the result: all must hold.
+#[derive(Debug, Default)]
+pub(in crate::detect) struct Conditions {
+    pub all: Vec<Condition>,
+    /// Names by which columns of events are qualified; the first stands for events in what the lint adds.
+    pub names: BTreeSet<TableReference>,
+}
+
+impl Conditions {
+    /// Collects WHERE, HAVING and the ON of inner joins, whatever stands between them.
+    pub fn of(plan: &LogicalPlan) -> Self {
+        let mut conditions = Self::default();
+        conditions.collect(plan);
+        conditions
+    }
+
+    fn collect(&mut self, plan: &LogicalPlan) {
+        match plan {
+            LogicalPlan::TableScan(scan) if is_events(plan) => {
+                self.names.insert(scan.table_name.clone());
+            }
+            LogicalPlan::SubqueryAlias(alias) if is_events(&alias.input) => {
+                self.names.insert(alias.alias.clone());
+            }
+            LogicalPlan::Filter(filter) => self.add(&filter.predicate, filter.input.schema()),
+            LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
+                if let Some(filter) = &join.filter {
+                    self.add(filter, &join.schema);
+                }
+            }
+            _ => {}
+        }
+        let inputs = plan.inputs().into_iter();
+        for input in inputs.filter(|input| scans_of_events(input) > 0 || find_scan(input).is_some())
+        {
+            self.collect(input);
+        }
+    }
+
+    fn add(&mut self, predicate: &Expr, schema: &DFSchemaRef) {
+        let parts = split_conjunction(predicate).into_iter();
+        self.all.extend(parts.map(|expr| Condition {
+            expr: expr.clone(),
+            schema: schema.clone(),
+        }));
+    }
+
+    /// The column of events that an expression is.
+    pub fn column<'e>(&self, expr: &'e Expr) -> Option<&'e Column> {
+        match expr {
+            Expr::Alias(alias) => self.column(&alias.expr),
+            Expr::Column(column) => {
+                let own = column.relation.as_ref()?;
+                self.names.contains(own).then_some(column)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Condition {
+    /// The type of a part of the condition; none where it has none by itself.
+    pub fn data_type(&self, part: &Expr) -> Option<DataType> {
+        part.get_type(self.schema.as_ref()).ok()
+    }
+}
+
+/// Whether a plan is the table of events or windows of it, and nothing more.
+fn is_events(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::TableScan(scan)
+        if scan.table_name.table() == EVENTS || spec_of(scan).is_some())
+}

@@ -1,0 +1,259 @@
+//! What the lint says, and expressions as an author writes them.
+
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::{Between, BinaryExpr, Cast, Expr, Like, Operator, TryCast};
+use dogwatch_schemas::vocabulary;
+
+use super::problem::{Case, case_of, operands, text};
+use crate::detect::sql_file::{Fault, SqlFile};
+
+/// Most characters of a condition that are shown.
+const SHOWN_MAX: usize = 120;
+/// Most values of a list that are shown.
+const VALUES_SHOWN: usize = 3;
+
+/// The refusal of conditions that no event can pass, whoever sends it.
+pub(super) fn impossible(file: &SqlFile, culprits: &[&Expr]) -> Fault {
+    let line = last_line(file, culprits);
+    let [one] = culprits else {
+        let reason = format!(
+            "no event can pass {}: they contradict each other",
+            listed(culprits)
+        );
+        return Fault::new(
+            line,
+            reason,
+            "correct one of them, or write OR or IN (..) where either may hold",
+        );
+    };
+    let (why, mend) = why_impossible(one);
+    Fault::new(line, format!("no event can pass {}{why}", sql(one)), mend)
+}
+
+/// Why one condition is never true, and what to write.
+fn why_impossible(condition: &Expr) -> (&'static str, String) {
+    let mut found = None;
+    let _ = condition.apply(|part| {
+        found = found.take().or_else(|| why_leaf_impossible(part));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found.unwrap_or_else(|| ("", "correct it, or leave it out".to_owned()))
+}
+
+fn why_leaf_impossible(leaf: &Expr) -> Option<(&'static str, String)> {
+    let is_null = |expr: &Expr| matches!(expr, Expr::Literal(value, _) if value.is_null());
+    match leaf {
+        Expr::InList(InList {
+            list,
+            negated: true,
+            ..
+        }) if list.iter().any(is_null) => Some((
+            ": the list holds a NULL, such as a blank cell, and nothing is known to be no NULL",
+            "fill the cell, or ask the list WHERE the column IS NOT NULL".to_owned(),
+        )),
+        Expr::BinaryExpr(BinaryExpr { left, op, right })
+            if (is_null(left) || is_null(right))
+                && matches!(op, Operator::Eq | Operator::NotEq) =>
+        {
+            Some((
+                ": nothing equals NULL, nor differs from it",
+                "write IS NULL or IS NOT NULL".to_owned(),
+            ))
+        }
+        _ => {
+            let operands = operands(leaf);
+            let case = operands.iter().find_map(|operand| case_of(operand))?;
+            let wrong = operands.iter().any(|operand| {
+                matches!(operand, Expr::Literal(value, _)
+                if text(value).is_some_and(|text| !case.has(text)))
+            });
+            let letters = match case {
+                Case::Lower => "lower-case",
+                Case::Upper => "upper-case",
+            };
+            wrong.then(|| {
+                (
+                    ": the letters are of the other case",
+                    format!("compare with {letters} letters"),
+                )
+            })
+        }
+    }
+}
+
+/// The warning of conditions that no row passes that sensors of this version send.
+pub(super) fn unheard_of(file: &SqlFile, culprits: &[&Expr], fact: Option<&str>) -> Fault {
+    let why = fact.map(|fact| format!(": {fact}")).unwrap_or_default();
+    let reason = format!(
+        "no event that sensors send passes {}{why}",
+        listed(culprits)
+    );
+    let range = culprits.iter().find_map(|culprit| range_of(culprit));
+    let mend = range.unwrap_or_else(|| "correct it, or leave it out".to_owned());
+    Fault::new(last_line(file, culprits), reason, mend)
+}
+
+/// What the numbers of a condition's column are.
+fn range_of(condition: &Expr) -> Option<String> {
+    condition.column_refs().into_iter().find_map(|column| {
+        let known = vocabulary::of(&column.name)?;
+        let (least, most) = (known.min?, known.max?);
+        Some(format!("{} lies between {least} and {most}", column.name))
+    })
+}
+
+/// The warning of an alternative that is never taken.
+pub(super) fn dead(file: &SqlFile, alternative: &Expr) -> Fault {
+    let reason = format!(
+        "this alternative is true for no event that sensors send: {}",
+        sql(alternative)
+    );
+    Fault::new(
+        line_of(file, alternative),
+        reason,
+        "correct it, or leave it out",
+    )
+}
+
+fn listed(conditions: &[&Expr]) -> String {
+    let texts: Vec<String> = conditions.iter().map(|condition| sql(condition)).collect();
+    texts.join(" and ")
+}
+
+fn last_line(file: &SqlFile, culprits: &[&Expr]) -> usize {
+    let lines = culprits.iter().map(|culprit| line_of(file, culprit));
+    lines.max().unwrap_or(file.query_line)
+}
+
+/// The line where an expression stands: that of its first column, else of its first text.
+pub(crate) fn line_of(file: &SqlFile, expr: &Expr) -> usize {
+    let mut by_column = None;
+    let mut by_text = None;
+    let _ = expr.apply(|part| {
+        match part {
+            Expr::Column(column) if by_column.is_none() => {
+                by_column = column.spans.first().map(|span| span.start.line as usize);
+            }
+            Expr::Literal(value, _) if by_text.is_none() => {
+                by_text = text(value).map(|text| file.line_of(&format!("'{text}'")));
+            }
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    // Without either, its own text, which is the file's where it was written so.
+    by_column
+        .or(by_text)
+        .unwrap_or_else(|| file.line_of(&sql(expr)))
+}
+
+/// An expression as SQL, shortened.
+pub(crate) fn sql(expr: &Expr) -> String {
+    let whole = written(expr);
+    match whole.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", &whole[..end]),
+        None => whole,
+    }
+}
+
+fn written(expr: &Expr) -> String {
+    let negated = |negated: bool| if negated { "NOT " } else { "" };
+    match expr {
+        Expr::Alias(alias) => written(&alias.expr),
+        Expr::Column(column) => column.name.clone(),
+        Expr::Literal(value, _) => constant(value),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let op = match op {
+                Operator::NotEq => "<>".to_owned(),
+                other => other.to_string(),
+            };
+            format!("{} {op} {}", operand(left), operand(right))
+        }
+        Expr::Not(inner) => format!("NOT {}", operand(inner)),
+        Expr::IsNull(inner) => format!("{} IS NULL", operand(inner)),
+        Expr::IsNotNull(inner) => format!("{} IS NOT NULL", operand(inner)),
+        Expr::InList(InList {
+            expr,
+            list,
+            negated: not,
+        }) => {
+            let shown: Vec<String> = list.iter().take(VALUES_SHOWN).map(written).collect();
+            let more = if list.len() > VALUES_SHOWN {
+                ", .."
+            } else {
+                ""
+            };
+            format!(
+                "{} {}IN ({}{more})",
+                operand(expr),
+                negated(*not),
+                shown.join(", ")
+            )
+        }
+        Expr::Like(Like {
+            negated: not,
+            expr,
+            pattern,
+            case_insensitive,
+            ..
+        }) => {
+            let like = if *case_insensitive { "ILIKE" } else { "LIKE" };
+            format!(
+                "{} {}{like} {}",
+                operand(expr),
+                negated(*not),
+                written(pattern)
+            )
+        }
+        Expr::Between(Between {
+            expr,
+            negated: not,
+            low,
+            high,
+        }) => {
+            format!(
+                "{} {}BETWEEN {} AND {}",
+                operand(expr),
+                negated(*not),
+                written(low),
+                written(high)
+            )
+        }
+        Expr::ScalarFunction(call) if call.name() == "get_field" && call.args.len() == 2 => {
+            format!("{}[{}]", written(&call.args[0]), written(&call.args[1]))
+        }
+        Expr::ScalarFunction(call) if call.name() == "array_element" && call.args.len() == 2 => {
+            format!("{}[{}]", written(&call.args[0]), written(&call.args[1]))
+        }
+        Expr::ScalarFunction(call) => {
+            let arguments: Vec<String> = call.args.iter().map(written).collect();
+            format!("{}({})", call.name(), arguments.join(", "))
+        }
+        Expr::Cast(Cast { expr, field, .. }) => {
+            format!("CAST({} AS {})", written(expr), field.data_type())
+        }
+        Expr::TryCast(TryCast { expr, field, .. }) => {
+            format!("TRY_CAST({} AS {})", written(expr), field.data_type())
+        }
+        other => other.human_display().to_string(),
+    }
+}
+
+/// A part of an expression, in brackets where it needs them.
+fn operand(expr: &Expr) -> String {
+    match expr {
+        Expr::BinaryExpr(_) | Expr::InList(_) | Expr::Between(_) | Expr::Like(_) => {
+            format!("({})", written(expr))
+        }
+        _ => written(expr),
+    }
+}
+
+fn constant(value: &ScalarValue) -> String {
+    match text(value) {
+        Some(text) => format!("'{}'", text.replace('\'', "''")),
+        None => value.to_string(),
+    }
+}

@@ -1,0 +1,351 @@
+//! Constants that a column never has: misspelt, of the wrong case, too long, out of range; patterns that take no value.
+
+use std::collections::BTreeSet;
+
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{BinaryExpr, Case, Expr, LogicalPlan, Operator};
+use dogwatch_schemas::vocabulary::{self, Vocabulary};
+use regex::Regex;
+
+use super::Subject;
+use super::conditions::Conditions;
+use super::problem::{compared_with, operands, text};
+use super::text::{line_of, sql};
+use crate::detect::sql_file::{Fault, SqlFile};
+
+/// Most values of a column that are listed in a mend.
+const LISTED_MAX: usize = 24;
+
+/// The type of events that a call is sent as, where it is another word than its name.
+fn sent_as(call: &str) -> Option<&str> {
+    match call {
+        "fexecve" => Some("execve"),
+        "exit" | "exit_group" => Some("procexit"),
+        call => Some(vocabulary::event_type(call)).filter(|sent_as| *sent_as != call),
+    }
+}
+
+/// Most values of a list that are named.
+const NAMED_MAX: usize = 3;
+
+/// Says which constants no sensor sends in the column they are compared with.
+pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    each_expr(subject.plan, &mut |part| {
+        let comparisons = comparisons(part).into_iter();
+        let of_events = comparisons.filter_map(|(column, constant)| {
+            let column = conditions.column(column)?;
+            Some((
+                column.name.as_str(),
+                vocabulary::of(&column.name)?,
+                constant,
+            ))
+        });
+        let mut listed = Listed::default();
+        for (column, known, constant) in of_events {
+            let Some(text) = text(&constant).filter(|text| !text.is_empty()) else {
+                continue;
+            };
+            if !subject.file.sql.contains(&format!("'{text}'")) {
+                listed.look(column, known, text);
+            } else if let Some((reason, mend)) = misfit(column, known, text) {
+                faults.push(Fault::new(
+                    line_of_text(subject.file, part, text),
+                    reason,
+                    mend,
+                ));
+            }
+        }
+        faults.extend(listed.fault(line_of(subject.file, part)));
+        faults.extend(empty_list(subject.file, part));
+    });
+    faults
+}
+
+/// Says that a list which is asked is empty.
+fn empty_list(file: &SqlFile, part: &Expr) -> Option<Fault> {
+    let Expr::InList(list) = part else {
+        return None;
+    };
+    (list.list.is_empty() && !list.negated).then(|| {
+        let reason = format!(
+            "{} is true for nothing: what it asks of lists yields no row",
+            sql(part)
+        );
+        Fault::new(
+            line_of(file, part),
+            reason,
+            "fill the list, or correct what is asked of it",
+        )
+    })
+}
+
+/// The values of a list that no sensor sends: told together, as a list may be long.
+#[derive(Default)]
+struct Listed {
+    column: String,
+    named: Vec<String>,
+    more: usize,
+    mend: String,
+}
+
+impl Listed {
+    fn look(&mut self, column: &str, known: &Vocabulary, text: &str) {
+        // A list may be for several columns: a text that is too long for this one may be meant for another.
+        let Some(values) = known
+            .values
+            .as_ref()
+            .filter(|values| !values.iter().any(|value| value == text))
+        else {
+            return;
+        };
+        if self.named.is_empty() {
+            self.column = column.to_owned();
+            self.mend = mend(column, values, text);
+        }
+        match self.named.len() < NAMED_MAX {
+            true => self.named.push(format!("'{text}'")),
+            false => self.more += 1,
+        }
+    }
+
+    fn fault(self, line: usize) -> Option<Fault> {
+        if self.named.is_empty() {
+            return None;
+        }
+        let more = match self.more {
+            0 => String::new(),
+            count => format!(" nor {count} more"),
+        };
+        let named = self.named.join(" nor ");
+        let reason = format!("{} is never {named}{more}, which a list gives", self.column);
+        Some(Fault::new(line, reason, self.mend))
+    }
+}
+
+/// Walks every expression of a plan, its subqueries too.
+pub(super) fn each_expr(plan: &LogicalPlan, look: &mut dyn FnMut(&Expr)) {
+    // The walk itself never fails.
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                look(part);
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+}
+
+/// The columns that an expression compares with constants, and these.
+fn comparisons(part: &Expr) -> Vec<(&Expr, ScalarValue)> {
+    let (compared, constants): (Option<&Expr>, Vec<ScalarValue>) = match part {
+        Expr::BinaryExpr(BinaryExpr { op, .. })
+            if !matches!(
+                op,
+                Operator::Eq
+                    | Operator::NotEq
+                    | Operator::IsDistinctFrom
+                    | Operator::IsNotDistinctFrom
+            ) =>
+        {
+            (None, Vec::new())
+        }
+        Expr::BinaryExpr(_) | Expr::InList(_) => {
+            let column = operands(part).into_iter().find_map(column_below);
+            (column, compared_with(part).collect())
+        }
+        Expr::Case(Case {
+            expr: Some(expr),
+            when_then_expr,
+            ..
+        }) => {
+            let constants = when_then_expr
+                .iter()
+                .filter_map(|(when, _)| match when.as_ref() {
+                    Expr::Literal(value, _) => Some(value.clone()),
+                    _ => None,
+                });
+            (column_below(expr), constants.collect())
+        }
+        _ => (None, Vec::new()),
+    };
+    let pairs = compared.map(|column| constants.into_iter().map(move |value| (column, value)));
+    pairs.into_iter().flatten().collect()
+}
+
+/// The column that an expression is, but for what stands in for NULL and for a change of type.
+fn column_below(expr: &Expr) -> Option<&Expr> {
+    match expr {
+        Expr::Column(_) => Some(expr),
+        Expr::Alias(alias) => column_below(&alias.expr),
+        Expr::Cast(cast) => column_below(&cast.expr),
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "coalesce" => {
+            column_below(args.first()?)
+        }
+        _ => None,
+    }
+}
+
+/// Why a column never has a text that the query gives, and what to write instead.
+fn misfit(column: &str, known: &Vocabulary, text: &str) -> Option<(String, String)> {
+    if let Some(values) = &known.values
+        && !values.iter().any(|value| value == text)
+    {
+        return Some((
+            format!("{column} is never '{text}'"),
+            mend(column, values, text),
+        ));
+    }
+    let most = known.bytes_max?;
+    // Bytes that are no text are written longer.
+    if text.len() <= most || text.contains("\\x") {
+        return None;
+    }
+    let start = &text[..text.floor_char_boundary(most)];
+    let reason = format!(
+        "{column} has at most {most} bytes, and '{text}' has {}",
+        text.len()
+    );
+    let mend = match column {
+        "container_id" => format!("write '{start}', or compare container_full_id"),
+        "proc_name" => {
+            format!("write '{start}', or compare program(proc_exepath, proc_exe, proc_args)")
+        }
+        _ => format!("write '{start}'"),
+    };
+    Some((reason, mend))
+}
+
+fn mend(column: &str, values: &[String], text: &str) -> String {
+    if column == "evt_type"
+        && let Some(sent_as) = sent_as(text)
+    {
+        return format!("it is sent as '{sent_as}', and evt_call has its own name");
+    }
+    let text = text.to_lowercase();
+    let likeness =
+        |value: &String| strsim::normalized_damerau_levenshtein(&text, &value.to_lowercase());
+    let near = values
+        .iter()
+        .max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
+    // Of many, short words look alike without meaning the same.
+    let alike = if values.len() <= 6 { 0.55 } else { 0.7 };
+    if let Some(near) = near.filter(|near| likeness(near) >= alike) {
+        return format!("did you mean '{near}'?");
+    }
+    if values.len() > LISTED_MAX {
+        return format!(
+            "sensors of this version send none such; docs/events.md lists what {column} is"
+        );
+    }
+    format!("sensors of this version send {}", values.join(", "))
+}
+
+fn line_of_text(file: &SqlFile, part: &Expr, text: &str) -> usize {
+    let written = format!("'{text}'");
+    // A column's place is exact; a text may stand elsewhere, too.
+    match file.sql.matches(&written).count() {
+        1 => file.line_of(&written),
+        _ => line_of(file, part),
+    }
+}
+
+/// Refuses patterns that are none, in the query or in a list: each event would fail on them.
+pub(super) fn check_patterns(subject: &Subject<'_>) -> Result<(), Fault> {
+    let mut broken = None;
+    each_expr(subject.plan, &mut |part| {
+        if broken.is_none()
+            && let Some(pattern) = pattern_of(part)
+        {
+            let found = broken_pattern(subject, pattern);
+            broken =
+                found.map(|(reason, mend)| Fault::new(line_of(subject.file, part), reason, mend));
+        }
+    });
+    broken.map_or(Ok(()), Err)
+}
+
+/// Why an expression gives a pattern that is none, and what to do about it.
+fn broken_pattern(subject: &Subject<'_>, pattern: &Expr) -> Option<(String, &'static str)> {
+    let why = |text: &str| {
+        let error = Regex::new(text).err()?.to_string();
+        let last = error.lines().last().unwrap_or_default();
+        Some(last.trim_start_matches("error: ").to_owned())
+    };
+    if let Expr::Literal(value, _) = pattern {
+        let text = text(value)?;
+        let why = why(text)?;
+        return Some((
+            format!("'{text}' is no pattern: {why}"),
+            "correct it: every event would fail on it",
+        ));
+    }
+    texts_of_list(subject, pattern)
+        .into_iter()
+        .find_map(|(list, column, text)| {
+            let why = why(&text)?;
+            let reason =
+                format!("the list {list} has {text:?} in {column}, which is no pattern: {why}");
+            Some((reason, "correct the cell: every event would fail on it"))
+        })
+}
+
+/// What a comparison takes as a regular expression.
+fn pattern_of(part: &Expr) -> Option<&Expr> {
+    match part {
+        Expr::BinaryExpr(BinaryExpr { op, right, .. }) => matches!(
+            op,
+            Operator::RegexMatch
+                | Operator::RegexIMatch
+                | Operator::RegexNotMatch
+                | Operator::RegexNotIMatch
+        )
+        .then_some(right.as_ref()),
+        Expr::ScalarFunction(call) if call.name().starts_with("regexp_") => call.args.get(1),
+        _ => None,
+    }
+}
+
+/// The texts of the list's column that an expression is, with the names of both.
+fn texts_of_list(subject: &Subject<'_>, expr: &Expr) -> BTreeSet<(String, String, String)> {
+    let (Expr::Column(column) | Expr::OuterReferenceColumn(_, column)) = expr else {
+        return BTreeSet::new();
+    };
+    let texts = subject.lists.iter().filter(|(name, _)| {
+        column
+            .relation
+            .as_ref()
+            .is_none_or(|relation| relation.table() == name.as_str())
+            || alias_of(
+                subject.plan,
+                column.relation.as_ref().map(|own| own.table()),
+                name,
+            )
+    });
+    let texts = texts.filter_map(|(name, rows)| {
+        let values = rows.column_by_name(&column.name)?;
+        let values = arrow::array::AsArray::as_string_view(values.as_ref());
+        let own = values
+            .iter()
+            .flatten()
+            .map(|text| (name.clone(), column.name.clone(), text.to_owned()));
+        Some(own.collect::<Vec<_>>())
+    });
+    texts.flatten().collect()
+}
+
+/// Whether a query calls a list by this name.
+fn alias_of(plan: &LogicalPlan, alias: Option<&str>, list: &str) -> bool {
+    let mut found = false;
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::SubqueryAlias(own) = node {
+            let of_list = matches!(own.input.as_ref(), LogicalPlan::TableScan(scan)
+                if scan.table_name.table() == list);
+            found |= of_list && alias == Some(own.alias.table());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
