@@ -39,9 +39,9 @@ pub struct Cli {
 pub enum Command {
     /// Watch this machine: sensor and stream processor in one process, no Kafka needed.
     ///
-    /// Alerts are printed as they come: for people on a terminal (plain when piped, or when NO_COLOR is set), as JSON
-    /// with --json. What was lost is said as soon as it is known. Ends on Ctrl-C, SIGTERM or with its terminal, with a summary; a second
-    /// Ctrl-C ends it at once.
+    /// Alerts are printed as they come, and once more when there is a later word on them, such as a window's final figures:
+    /// for people on a terminal (plain when piped, or when NO_COLOR is set), as JSON with --json. What was lost is said as
+    /// soon as it is known. Ends on Ctrl-C, SIGTERM or with its terminal, with a summary; a second Ctrl-C ends it at once.
     ///
     /// Watching needs root and a kernel with BTF; `dogwatch-sensor check` says what this one allows.
     Local(Local),
@@ -100,6 +100,7 @@ pub struct Watch {
 Examples:
   sudo dogwatch local
   sudo dogwatch local --json | jq .message
+  sudo dogwatch local --json --events | jq 'select(.evt_type == \"connect\") | .fd_name'
   sudo dogwatch local --alerts /var/log/dogwatch/alerts.jsonl
   sudo dogwatch local --kafka 127.0.0.1:9092")]
 pub struct Local {
@@ -107,7 +108,11 @@ pub struct Local {
     #[command(flatten)]
     pub watch: Watch,
 
-    /// Append each alert as one line of JSON to FILE as well
+    /// With --json: write each event to standard output, too, before its alerts; events have `evt_type`, alerts `alert_id`
+    #[arg(long, requires = "json", conflicts_with = "kafka")]
+    pub events: bool,
+
+    /// Append each alert, and each later word on it, as one line of JSON to FILE as well
     ///
     /// The file may be moved away (it is made anew with the next alert, at once on SIGHUP) or copied and cut. While it
     /// cannot be written, as on a full disk, watching goes on; what is missing is counted, and the exit code is 1.
@@ -191,8 +196,9 @@ pub enum DetectionsAction {
     List(Folder),
     /// Check that every file loads: header, SQL, columns; exits with 1 when one is refused
     ///
-    /// Remarks say what an author should know of files that load, above all which reads of files a detection asks for and
-    /// its header does not declare, or declares and no sensor publishes every time.
+    /// Warnings say what is wrong with files that load: a value that no sensor sends, conditions that no event passes,
+    /// negations that leave out what is unknown, reads of files that no sensor publishes every time, blank cells in lists.
+    /// Each has its line and its mend. Remarks say what a header leaves open.
     Lint(Lint),
     /// Print how each detection is run, and the most memory that one over windows can take
     Explain(Folder),
@@ -219,6 +225,10 @@ pub struct Lint {
     /// Settings of the sensors (see sensor.toml): which reads they publish every time [default: those of sensor.toml]
     #[arg(long, value_name = "FILE")]
     pub sensor_config: Option<PathBuf>,
+
+    /// Exit with 1 for warnings, too
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// What `test` does with a folder.

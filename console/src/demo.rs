@@ -239,6 +239,8 @@ impl Demo {
     fn look(&mut self, wait: Duration) -> Result<bool, DemoError> {
         match self.session.next(wait)? {
             Next::Alert(alert, latency) => self.board.note(&alert, latency),
+            // The board asks whether a step was found, which the first word says.
+            Next::Update(_) => {}
             Next::Nothing => self.session.heartbeat()?,
             Next::End => return Ok(false),
         }

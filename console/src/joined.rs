@@ -13,21 +13,25 @@
 //! At least once inside the process, exactly once through a broker. A full queue holds back what stands before it; what
 //! the sensor then loses it counts itself. It ends in the order of the data: sensor, processor, collector.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{self, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use dogwatch_schemas::local;
-use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::local::{self, LogRecord};
+use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::topics::Topic;
 use dogwatch_sensor::pipeline::{
     Loaded, Output, SensorError, Shutdown as SensorShutdown, Stats, Summary, leave_signals,
 };
 use dogwatch_stream_processor::config::Config;
-use dogwatch_stream_processor::pipeline::{self as processor, ProcessorError};
+use dogwatch_stream_processor::pipeline::{
+    self as processor, ProcessorError, Stats as ProcessorStats,
+};
 use dogwatch_stream_processor::shutdown::Shutdown as ProcessorShutdown;
 use dogwatch_stream_processor::sink::Sink;
 use dogwatch_stream_processor::source::Source;
@@ -44,20 +48,25 @@ const BROKER_GRACE: Duration = Duration::from_secs(2);
 /// How often a broker's reader looks whether it is to end.
 const READ_WAIT: Duration = Duration::from_millis(50);
 
-/// An alert, and when it came (nanoseconds since 1970).
+/// What comes to whoever shows the run.
 #[derive(Debug)]
-pub struct Arrival {
-    /// The alert.
-    pub alert: Alert,
-    /// When it came.
-    pub at_ns: i64,
+pub enum Arrival {
+    /// An alert, and when it came (nanoseconds since 1970).
+    Alert {
+        /// The alert.
+        alert: Box<Alert>,
+        /// When it came.
+        at_ns: i64,
+    },
+    /// Events cannot be told any more.
+    Deaf(io::Error),
 }
 
 impl Arrival {
     fn now(alert: Alert) -> Self {
         // The wall clock's nanoseconds fit until 2262.
-        Self {
-            alert,
+        Self::Alert {
+            alert: Box::new(alert),
             at_ns: Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX),
         }
     }
@@ -67,6 +76,7 @@ impl Arrival {
 pub struct Joined {
     arrivals: Receiver<Arrival>,
     stats: Stats,
+    processor_stats: ProcessorStats,
     shutdown: SensorShutdown,
     sensor: JoinHandle<Result<(), SensorError>>,
     processor: JoinHandle<Result<(), ProcessorError>>,
@@ -134,19 +144,21 @@ impl Joined {
         let (arrived, arrivals) = bounded(ALERTS);
         let processor_ended = Arc::new(AtomicBool::new(false));
         let ends = match plan.road {
-            Road::Process => through_process(arrived)?,
+            Road::Process => through_process(arrived, plan.tell_events)?,
             Road::Broker => through_broker(&plan.processor, arrived, processor_ended.clone())?,
         };
         let processor_shutdown = ProcessorShutdown::new();
+        let processor_stats = ProcessorStats::default();
         let processor = {
             let (own, sensor, config) =
                 (processor_shutdown.clone(), shutdown.clone(), plan.processor);
+            let stats = processor_stats.clone();
             spawn("processor", move || {
                 let _ending = Ending {
                     processor_ended,
                     sensor,
                 };
-                processor::run(&config, ends.source, ends.sink, &own).map(drop)
+                processor::run_watched(&config, ends.source, ends.sink, &own, &stats).map(drop)
             })?
         };
         let written = stats.clone();
@@ -161,6 +173,7 @@ impl Joined {
         Ok(Self {
             arrivals,
             stats,
+            processor_stats,
             shutdown,
             sensor,
             processor,
@@ -176,6 +189,11 @@ impl Joined {
     /// What the sensor did so far; nothing is known in its first second.
     pub fn sensor(&self) -> Summary {
         self.stats.now()
+    }
+
+    /// What the processor did so far.
+    pub fn processor(&self) -> processor::Summary {
+        self.processor_stats.now()
     }
 
     /// Asks for the end; alerts still come until [`Joined::arrivals`] ends.
@@ -225,8 +243,11 @@ fn spawn<T: Send + 'static>(
     Builder::new().name(name.to_owned()).spawn(work)
 }
 
-fn through_process(arrived: Sender<Arrival>) -> Result<Ends, PlanError> {
-    let (output, source) = local::channel(LOG_RECORDS);
+fn through_process(arrived: Sender<Arrival>, tell_events: bool) -> Result<Ends, PlanError> {
+    let (output, mut source) = local::channel(LOG_RECORDS);
+    if tell_events {
+        source = told(source, arrived.clone())?;
+    }
     let (sink, alerts) = sync_channel(ALERTS);
     let collector = spawn("collect", move || {
         for alert in alerts {
@@ -242,6 +263,41 @@ fn through_process(arrived: Sender<Arrival>) -> Result<Ends, PlanError> {
         sink: Sink::Local(sink),
         collector,
     })
+}
+
+/// Writes each event of a log to standard output, as one line of JSON, before it goes on to the processor.
+///
+/// Slow readers hold the sensor back as a slow processor does; what it then loses it counts.
+fn told(
+    log: mpsc::Receiver<LogRecord>,
+    arrived: Sender<Arrival>,
+) -> Result<mpsc::Receiver<LogRecord>, PlanError> {
+    // The log before it is the queue; this one only joins two threads.
+    let (forward, source) = local::channel(1);
+    spawn("tell", move || {
+        let mut told = true;
+        for record in log {
+            if told
+                && record.topic == Topic::Events
+                && let Err(error) = tell(&record)
+            {
+                told = false;
+                let _ = arrived.send(Arrival::Deaf(error));
+            }
+            if forward.send(record).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(source)
+}
+
+fn tell(record: &LogRecord) -> io::Result<()> {
+    let event = Event::decode_framed(&record.value).map_err(io::Error::other)?;
+    let line = serde_json::to_string(&event)? + "\n";
+    let mut output = io::stdout().lock();
+    output.write_all(line.as_bytes())?;
+    output.flush()
 }
 
 fn through_broker(

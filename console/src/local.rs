@@ -61,7 +61,8 @@ pub fn run(options: &cli::Local) -> Result<(), LocalError> {
         None => OnHangup::End,
     };
     hold_signals();
-    let plan = Plan::new(&options.watch, Input::Kernel, &[], shutdown.clone())?;
+    let mut plan = Plan::new(&options.watch, Input::Kernel, &[], shutdown.clone())?;
+    plan.tell_events = options.events;
     introduce(&printer, &plan)?;
     let joined = Joined::start(plan)?;
     stop_on_signals(shutdown, on_hangup).map_err(LocalError::Signals)?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where a package puts the detections.
+/// Where `dogwatch.sh install --programs` and packages put the detections.
 const INSTALLED: &str = "/usr/share/dogwatch/detections";
 
 /// No folder of detections was found.

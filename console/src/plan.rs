@@ -21,6 +21,8 @@ use crate::readback::ReadBackError;
 
 /// What is to run.
 pub struct Plan {
+    /// Whether each event is written to standard output as JSON; inside the process only.
+    pub tell_events: bool,
     pub(crate) sensor: SensorConfig,
     pub(crate) input: Input,
     pub(crate) processor: ProcessorConfig,
@@ -102,7 +104,7 @@ impl Plan {
         );
         let sensor = SensorConfig::load(options.config.as_deref(), &overrides).map_err(Box::new)?;
         let folder = locate::detections(options.detections.as_deref())?;
-        let LoadReport { set, refused } = DetectionSet::load(&folder)?;
+        let LoadReport { set, refused, .. } = DetectionSet::load(&folder)?;
         let road = if options.kafka.is_some() {
             Road::Broker
         } else {
@@ -124,6 +126,7 @@ impl Plan {
             .map(|(detection, types)| detections::unseen(&detection.id, &types))
             .collect();
         Ok(Self {
+            tell_events: false,
             sensor,
             input,
             processor,

@@ -126,8 +126,12 @@ fn heading(alert: &Alert, latency: Option<Duration>, colour: Colour) -> String {
     let latency = latency
         .map(|latency| format!("  ({})", duration(latency)))
         .unwrap_or_default();
+    let update = match &*alert.activity {
+        "update" => "  (update)",
+        _ => "",
+    };
     format!(
-        "{at}  {severity}  {title}{latency}\n    {}\n",
+        "{at}  {severity}  {title}{latency}{update}\n    {}\n",
         printable(&alert.message)
     )
 }

@@ -1,7 +1,7 @@
 //! Drops alerts that were already shown.
 //!
-//! Delivery inside one process and from a broker is at least once, and an alert's id does not depend on how often
-//! it was sent, so a repeat is recognised by its id. The memory is bounded: two generations of ids, the older one
+//! Delivery inside one process and from a broker is at least once, and what is said under an alert's id does not depend on
+//! how often it was sent, so a repeat is recognised by its id, and by which word on the alert it is. The memory is bounded: two generations of ids, the older one
 //! forgotten when the younger is full.
 //!
 //! ```text

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
+use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Alert;
 
 use crate::joined::{Arrival, Ended, Joined};
@@ -38,6 +39,8 @@ pub struct Session {
     started: Instant,
     line_at: Instant,
     tally: Tally,
+    /// The figures of the last line.
+    told: Tally,
     repeats: Repeats,
 }
 
@@ -46,6 +49,8 @@ pub struct Session {
 pub enum Next {
     /// A new alert; it was printed. The latency is unknown where the events were recorded.
     Alert(Box<Alert>, Option<Duration>),
+    /// A later word on an alert: its window is over, or repeats were folded into it. It was printed.
+    Update(Box<Alert>),
     /// Nothing, in the time given.
     Nothing,
     /// Sensor and processor have ended.
@@ -63,6 +68,7 @@ impl Session {
             started: now,
             line_at: now,
             tally: Tally::default(),
+            told: Tally::default(),
             repeats: Repeats::new(REPEATS_IDS),
         }
     }
@@ -101,12 +107,20 @@ impl Session {
         }
     }
 
-    /// Prints an alert that is new.
+    /// Prints an alert, or a later word on one, that was not shown yet.
     fn show(&mut self, arrival: Arrival) -> Result<Option<Next>, PrintError> {
-        let Arrival { alert, at_ns } = arrival;
-        if !self.repeats.first_time(&alert.alert_id) {
+        let (alert, at_ns) = match arrival {
+            Arrival::Alert { alert, at_ns } => (alert, at_ns),
+            Arrival::Deaf(error) => return Err(PrintError::Output(error)),
+        };
+        if !self.repeats.first_time(&word_of(&alert)) {
             self.tally.repeats += 1;
             return Ok(None);
+        }
+        if *alert.activity == *UPDATE {
+            self.tally.updates += 1;
+            self.printer.alert(&alert, None)?;
+            return Ok(Some(Next::Update(alert)));
         }
         let latency = (self.timing == Timing::Live)
             .then(|| Duration::from_nanos(u64::try_from(at_ns - alert.event_ts).unwrap_or(0)));
@@ -115,7 +129,7 @@ impl Session {
             self.tally.latency.record(latency);
         }
         self.printer.alert(&alert, latency)?;
-        Ok(Some(Next::Alert(Box::new(alert), latency)))
+        Ok(Some(Next::Alert(alert, latency)))
     }
 
     /// Says what was lost since it was last called, and now and then how the run goes.
@@ -131,9 +145,16 @@ impl Session {
         }
         (self.tally.events, self.tally.bytes, self.tally.losses) =
             (sensor.events, sensor.bytes, sensor.losses);
+        self.tally.containers = sensor.containers;
+        let processor = self.joined.processor();
+        self.tally.matched = processor.records;
+        self.tally.unjudged = processor.unjudged;
+        self.tally.unreadable = processor.dead_letters.values().sum();
         if self.line_at.elapsed() >= LINE_INTERVAL {
             self.line_at = Instant::now();
-            self.printer.note(&self.tally.line())?;
+            let line = self.tally.line(&self.told);
+            self.told = self.tally.clone();
+            self.printer.note(&line)?;
         }
         Ok(())
     }
@@ -163,6 +184,19 @@ pub enum SessionError {
     Ended(#[from] Ended),
 }
 
+/// The activity of a later word on an alert.
+const UPDATE: &str = "update";
+
+/// What tells one word on an alert from its others; the same word sent again has the same.
+fn word_of(alert: &Alert) -> Text {
+    let state = alert.window_state.as_deref().unwrap_or_default();
+    format!(
+        "{}/{}/{state}/{}",
+        alert.alert_id, alert.activity, alert.folded
+    )
+    .into()
+}
+
 /// By how much each class of loss has grown.
 fn grown(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let more = |(class, count): (&String, &u64)| {
@@ -175,6 +209,28 @@ fn grown(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> BTreeMa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn later_words_on_an_alert_are_no_repeats() {
+        let word = |activity: &str, state: Option<&str>, folded: i64| {
+            word_of(&Alert {
+                alert_id: "a".into(),
+                activity: activity.into(),
+                window_state: state.map(Into::into),
+                folded,
+                ..Alert::default()
+            })
+        };
+        let words = [
+            word("create", Some("open"), 0),
+            word("update", Some("closed"), 0),
+            word("update", Some("open"), 3),
+            word("update", Some("open"), 5),
+        ];
+        let mut repeats = Repeats::new(9);
+        assert!(words.iter().all(|word| repeats.first_time(word)));
+        assert!(!words.iter().any(|word| repeats.first_time(word)));
+    }
 
     #[test]
     fn only_what_is_new_has_grown() {

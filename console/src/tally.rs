@@ -12,11 +12,21 @@ use crate::render;
 pub struct Tally {
     /// Events handed from the sensor to the processor.
     pub events: u64,
+    /// Containers that the sensor knows.
+    pub containers: usize,
+    /// Events that the processor matched.
+    pub matched: u64,
+    /// Events and windows that detections could not judge.
+    pub unjudged: u64,
+    /// Records that the processor could not read.
+    pub unreadable: u64,
     /// Their framed bytes.
     pub bytes: u64,
     /// Alerts shown.
     pub alerts: u64,
-    /// Alerts that came again and were dropped.
+    /// Later words on alerts: final figures of windows, counts of folded repeats.
+    pub updates: u64,
+    /// Words on alerts that came again and were dropped.
     pub repeats: u64,
     /// Time from event to alert; nothing is counted in a replay.
     pub latency: Latency,
@@ -25,15 +35,40 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// One line, for now and then.
-    pub fn line(&self) -> String {
-        format!(
-            "{} events ({}), {} alerts, losses: {}",
+    /// One line, for now and then: what each part does; `before` are the figures of the line before.
+    pub fn line(&self, before: &Self) -> String {
+        let sensor = format!(
+            "sensor: {} events ({}) of {}, losses: {}",
             grouped(self.events),
             render::bytes(self.bytes),
-            grouped(self.alerts),
+            counted(self.containers as u64, "container"),
             losses(&self.losses)
-        )
+        );
+        let mut processor = format!("processor: {} matched", grouped(self.matched));
+        if self.matched == before.matched && self.events > self.matched {
+            processor += ", STANDS STILL";
+        }
+        processor += &self.faults();
+        let updates = match self.updates {
+            0 => String::new(),
+            count => format!(", {}", counted(count, "update")),
+        };
+        let alerts = counted(self.alerts, "alert");
+        format!("{sensor}; {processor}; {alerts}{updates}")
+    }
+
+    /// What the processor could not use, where there is any.
+    fn faults(&self) -> String {
+        let mut text = String::new();
+        for (count, fault) in [
+            (self.unjudged, "could not be judged"),
+            (self.unreadable, "could not be read"),
+        ] {
+            if count > 0 {
+                text += &format!(", {} {fault}", grouped(count));
+            }
+        }
+        text
     }
 
     /// Several lines, for the end; `ran` is how long it ran.
@@ -48,12 +83,20 @@ impl Tally {
             "events",
             format!("{} ({})", grouped(self.events), render::bytes(self.bytes)),
         );
-        let repeats = if self.repeats == 0 {
-            String::new()
-        } else {
-            format!(" ({} repeats dropped)", self.repeats)
+        line(
+            "matched",
+            format!("{}{}", grouped(self.matched), self.faults()),
+        );
+        let more = [(self.updates, "updates"), (self.repeats, "repeats dropped")];
+        let more = more.into_iter().filter(|(count, _)| *count > 0);
+        let more: Vec<String> = more
+            .map(|(count, what)| format!("{} {what}", grouped(count)))
+            .collect();
+        let more = match more.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", more.join(", ")),
         };
-        line("alerts", grouped(self.alerts) + &repeats);
+        line("alerts", grouped(self.alerts) + &more);
         if let (Some(half), Some(most)) = (self.latency.quantile(0.5), self.latency.quantile(0.99))
         {
             line(
@@ -84,6 +127,12 @@ pub fn losses(losses: &BTreeMap<String, u64>) -> String {
     }
 }
 
+/// `1 alert`, `1,200 alerts`.
+fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
+}
+
 /// A number with a comma between each three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -106,17 +155,20 @@ mod tests {
         let tally = Tally {
             events: 12_345,
             bytes: 3 << 20,
+            containers: 3,
+            matched: 12_340,
             ..Tally::default()
         };
         assert_eq!(
-            tally.line(),
-            "12,345 events (3.0 MiB), 0 alerts, losses: none"
+            tally.line(&Tally::default()),
+            "sensor: 12,345 events (3.0 MiB) of 3 containers, losses: none; processor: 12,340 matched; 0 alerts"
         );
         assert_eq!(
             tally.summary(Duration::from_secs(90)),
             "\
 ran for         90.0 s
 events          12,345 (3.0 MiB)
+matched         12,340
 alerts          0
 losses          none
 "
@@ -129,6 +181,9 @@ losses          none
             events: 1_000,
             bytes: 512,
             alerts: 7,
+            matched: 999,
+            unjudged: 2,
+            updates: 4,
             repeats: 2,
             ..Tally::default()
         };
@@ -144,11 +199,40 @@ losses          none
             "\
 ran for         2.5 s
 events          1,000 (512 B)
-alerts          7 (2 repeats dropped)
+matched         999, 2 could not be judged
+alerts          7 (4 updates, 2 repeats dropped)
 event to alert  p50 40 ms, p99 40 ms
 losses          queue_full 1, ring_full 3,000
 "
         );
+    }
+
+    /// A processor that hangs must not read like one that finds nothing.
+    #[test]
+    fn a_processor_that_stands_still_is_told() {
+        let before = Tally {
+            events: 10,
+            matched: 10,
+            ..Tally::default()
+        };
+        let mut now = Tally {
+            events: 30,
+            alerts: 1,
+            updates: 1,
+            unreadable: 2,
+            containers: 1,
+            ..before.clone()
+        };
+        let told = now.line(&before);
+        assert!(told.contains("of 1 container, "), "{told}");
+        assert!(
+            told.ends_with(
+                "processor: 10 matched, STANDS STILL, 2 could not be read; 1 alert, 1 update"
+            ),
+            "{told}"
+        );
+        now.matched = 11;
+        assert!(!now.line(&before).contains("STANDS"));
     }
 
     #[test]

@@ -102,6 +102,38 @@ fn no_thread_of_local_keeps_what_only_loading_needs() {
     }
 }
 
+/// Whoever pipes it sees what happened and what was said of it, each as a line of JSON that any parser keeps whole.
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn events_of_local_can_be_listened_to() {
+    let detections = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dogwatch"))
+        .args(["local", "--json", "--events", "--detections"])
+        .arg(detections)
+        .env("DOGWATCH_STATE_FILE", "")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let events = lines.by_ref().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        line
+    });
+    // The sensor's marks come each second, whatever else happens.
+    let mark = events
+        .filter(|line| line.get("evt_type").is_some())
+        .find(|event| event["evt_type"] == "mark")
+        .unwrap();
+    assert!(mark["ts"].as_str().unwrap().ends_with('Z'), "{mark}");
+    // SAFETY: kill takes numbers; the child was not waited for yet, so its id is its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+    for line in lines {
+        serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap();
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 #[ignore = "needs root, a kernel that loads eBPF, and Docker"]
 fn interrupted_attack_in_docker_leaves_no_container() {

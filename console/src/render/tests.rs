@@ -132,3 +132,23 @@ fn durations_and_bytes() {
     assert_eq!(bytes(3482), "3.4 KiB");
     assert_eq!(bytes(12 << 20), "12.0 MiB");
 }
+
+#[test]
+fn a_later_word_is_marked_as_one() {
+    let mut alert = Alert {
+        activity: "create".into(),
+        window_state: Some("open".into()),
+        ..Alert::default()
+    };
+    let heading = |alert: &Alert| {
+        super::alert(alert, None, Colour::Plain)
+            .lines()
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert!(!heading(&alert).contains("update"));
+    alert.activity = "update".into();
+    alert.window_state = Some("closed".into());
+    assert!(heading(&alert).ends_with("(update)"));
+}
