@@ -25,7 +25,7 @@ fn a_short_outage_loses_nothing() {
     let _alone = alone();
     let mut broker = Broker::start();
     let folder = tempfile::tempdir().unwrap();
-    let sensor = started(&broker, &[], folder.path());
+    let mut sensor = started(&broker, &[], folder.path());
     // About 400 files a second: some before the outage, most in it, some after it.
     let container = writer("short", FILES, "usleep 2000");
     std::thread::sleep(Duration::from_secs(1));
@@ -33,6 +33,8 @@ fn a_short_outage_loses_nothing() {
     std::thread::sleep(OUTAGE);
     broker.resume();
     container.wait();
+    // An end does not wait for brokers that are not connected, and the client looks for them every 10 s at least.
+    sensor.wait_for_text("Kafka is back", PATIENCE);
     assert!(sensor.stop(PATIENCE).success());
 
     let events = committed(&broker.address(), "dogwatch.events");
