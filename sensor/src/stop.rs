@@ -88,7 +88,7 @@ const SIGNALS: [(libc::c_int, &str); 3] = [
     (libc::SIGHUP, "SIGHUP"),
 ];
 
-/// Those of [`SIGNALS`] that came and were not acted on: [`CAME`] and the sender's pid, zero for none that came.
+/// Those of [`SIGNALS`] that came and were not acted on: [`CAME_BIT`] and the sender's pid, zero for none that came.
 static WAITING: [AtomicU64; SIGNALS.len()] = [const { AtomicU64::new(0) }; SIGNALS.len()];
 /// Marks a signal that came, in the upper half: its sender may be nobody.
 const CAME_BIT: u64 = 1 << 32;

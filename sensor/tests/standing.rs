@@ -42,23 +42,46 @@ fn a_container_older_than_the_sensor_is_named_in_its_first_event() {
 #[test]
 #[ignore = "needs root, runc and busybox: ./dogwatch.sh test"]
 fn a_private_cgroup_namespace_is_refused_with_the_mend() {
-    // In a cgroup of its own, as a runtime would put it: from the root's, everything is still seen.
     let folder = a_cgroup();
     for arguments in [&["check"][..], &["run", "--output", "json"]] {
-        let mut command = sensor();
-        let members = folder.0.join("cgroup.procs");
-        let enter = move || {
-            fs::write(&members, "0")?;
-            // SAFETY: a plain system call.
-            match unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        };
-        // SAFETY: system calls only; the child has one thread.
-        unsafe { command.pre_exec(enter) };
+        let mut command = in_a_private_cgroup_namespace(&folder, Some(CAP_SYS_ADMIN));
         refused(&command.args(arguments).output().unwrap(), "cgroup: host");
     }
+}
+
+#[test]
+#[ignore = "needs root, runc and busybox: ./dogwatch.sh test"]
+fn a_private_cgroup_namespace_is_left_with_the_right_to() {
+    let folder = a_cgroup();
+    let mut command = in_a_private_cgroup_namespace(&folder, None);
+    let output = command.arg("check").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// From linux/capability.h.
+const CAP_SYS_ADMIN: libc::c_ulong = 21;
+
+/// The sensor in a cgroup of its own, as a runtime would put it (from the root's, everything is still seen), which can
+/// never have the capability `without`.
+fn in_a_private_cgroup_namespace(folder: &Cgroup, without: Option<libc::c_ulong>) -> Command {
+    let members = folder.0.join("cgroup.procs");
+    let enter = move || {
+        fs::write(&members, "0")?;
+        // SAFETY: plain system calls.
+        let failed = unsafe {
+            libc::unshare(libc::CLONE_NEWCGROUP) != 0
+                || without
+                    .is_some_and(|capability| libc::prctl(libc::PR_CAPBSET_DROP, capability) != 0)
+        };
+        if failed {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    let mut command = sensor();
+    // SAFETY: system calls only; the child has one thread.
+    unsafe { command.pre_exec(enter) };
+    command
 }
 
 #[test]

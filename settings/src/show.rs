@@ -11,8 +11,8 @@ use crate::sources::{Settings, plain};
 /// Stands for a secret.
 const MASK: &str = "********";
 
-/// Writes all settings in force as TOML, each line with its origin behind it; values of [`secret`] names of the user's
-/// sections are masked. `raw` is what was read, with its defaults.
+/// Writes all settings in force as TOML, each line with its origin behind it. In the user's own sections, values whose
+/// names are secrets by `secret` are masked. `raw` is what was read, with its defaults.
 pub fn show(raw: &impl Serialize, settings: &Settings, secret: impl Fn(&str) -> bool) -> String {
     // Settings are plain data, which TOML can hold.
     let table = Table::try_from(raw).unwrap_or_default();

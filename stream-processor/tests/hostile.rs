@@ -362,7 +362,8 @@ fn times_from_the_whole_of_the_number_line_do_no_harm() {
     // Each is an event like others, with the time it came with.
     assert_eq!(of(&output, "each").len(), times.len());
     assert!(of(&output, "each")[0].clock_replaced);
-    assert!(of(&output, "each")[0].row.contains(&i64::MIN.to_string()));
+    let first = &of(&output, "each")[0].row;
+    assert!(first.contains("1677-09-21T00:12:43.145224192Z"), "{first}");
     let counted: i64 = of(&output, "count")
         .iter()
         .map(|alert| {
