@@ -461,7 +461,7 @@ class Units(unittest.TestCase):
         known = text("stream-processor/processor.toml")
         unit = text("deploy/systemd/dogwatch-processor.service")
         self.assertIn("DOGWATCH_KAFKA__INSTANCE=%H", unit)
-        self.assertIn("# instance = ", known)
+        self.assertIn("\ninstance = ", known)
 
     def test_what_chart_and_units_grant_is_alike(self):
         memory = pods("least")["sensor"]["containers"][0]["resources"]["limits"]["memory"]

@@ -25,7 +25,9 @@ fn a_short_outage_loses_nothing() {
     let _alone = alone();
     let mut broker = Broker::start();
     let folder = tempfile::tempdir().unwrap();
-    let mut sensor = started(&broker, &[], folder.path());
+    // Room for all of it: half a queue is a single container's at most, and the client may look for brokers 10 s later.
+    let queue = ("KAFKA__QUEUE_BYTES", "128MiB");
+    let mut sensor = started(&broker, &[queue], folder.path());
     // About 400 files a second: some before the outage, most in it, some after it.
     let container = writer("short", FILES, "usleep 2000");
     std::thread::sleep(Duration::from_secs(1));

@@ -279,9 +279,9 @@ fn a_restart_knows_what_was_sent_before_it() {
     let processor = scene.processor("second", &[("KAFKA__INSTANCE", "one")]);
     scene.assert_each_alert_once(&mut alerts, vec![processor]);
     let log = fs::read_to_string(scene.log("second")).unwrap();
-    assert!(log.contains("repeated: 50"), "{log}");
+    assert!(log.contains("\"repeated\":50,"), "{log}");
     // Four of five numbers are other hosts': the gaps to the events before the crash are known too.
-    assert!(log.contains("missing: 40"), "{log}");
+    assert!(log.contains("\"missing\":40,"), "{log}");
 }
 
 #[test]
@@ -482,7 +482,7 @@ fn input_that_expired_before_it_was_read_is_a_stated_gap() {
     assert!(expired > 50, "{expired} expired");
     let log = fs::read_to_string(log).unwrap();
     assert!(
-        log.contains(&format!("expired: {expired}")),
+        log.contains(&format!("\"expired\":{expired},")),
         "{expired}: {log}"
     );
 }
@@ -525,7 +525,7 @@ fn a_checkpoint_that_an_open_transaction_hides_is_waited_for() {
     zombie.abort_transaction(PATIENCE).unwrap();
     scene.assert_each_alert_once(&mut alerts, vec![processor]);
     let log = fs::read_to_string(scene.log("second")).unwrap();
-    assert!(log.contains("repeated: 100"), "{log}");
+    assert!(log.contains("\"repeated\":100,"), "{log}");
     assert!(!log.contains("cannot be used"), "{log}");
 }
 
