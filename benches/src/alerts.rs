@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use dogwatch_schemas::records::Event;
-use dogwatch_schemas::topics::Topic;
 use dogwatch_stream_processor::alert::AlertMode;
 use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
@@ -72,8 +71,7 @@ pub fn run(runs: usize) -> Result<Table> {
         }
     }
     let shipped: PathBuf = repository().join("detections");
-    let fleet = events::synthetic(ROWS, 2);
-    let fleet: Vec<InputRecord> = fleet.iter().enumerate().map(record).collect();
+    let fleet = events::records(&events::synthetic(ROWS, 2));
     measure("the shipped detections", &shipped, &fleet, None)?;
     Ok(table)
 }
@@ -117,18 +115,5 @@ fn small(evt_type: &str, keys: usize) -> Vec<InputRecord> {
         }
     };
     let events: Vec<Event> = (0..ROWS).map(event).collect();
-    events.iter().enumerate().map(record).collect()
-}
-
-fn record((offset, event): (usize, &Event)) -> InputRecord {
-    let mut value = Vec::new();
-    event.encode_framed(&mut value);
-    InputRecord {
-        topic: Topic::Events,
-        partition: 0,
-        offset: offset as i64,
-        ingest_ts_ns: Some(event.ts),
-        key: event.host_id.as_bytes().to_vec().into(),
-        value: value.into(),
-    }
+    events::records(&events)
 }

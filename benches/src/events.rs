@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Event;
+use dogwatch_schemas::topics::Topic;
+use dogwatch_stream_processor::decode::InputRecord;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -198,4 +200,22 @@ fn ended(event: &mut Event, random: &mut StdRng) {
 
 fn text(value: &str) -> Option<Text> {
     Some(value.into())
+}
+
+/// Events as they lie in partition 0, appended when they happened.
+pub fn records(events: &[Event]) -> Vec<InputRecord> {
+    events.iter().enumerate().map(record).collect()
+}
+
+fn record((offset, event): (usize, &Event)) -> InputRecord {
+    let mut value = Vec::new();
+    event.encode_framed(&mut value);
+    InputRecord {
+        topic: Topic::Events,
+        partition: 0,
+        offset: offset as i64,
+        ingest_ts_ns: Some(event.ts),
+        key: event.host_id.as_bytes().to_vec().into(),
+        value: value.into(),
+    }
 }

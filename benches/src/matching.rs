@@ -9,7 +9,6 @@ use arrow::record_batch::RecordBatch;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dogwatch_schemas::decode::BatchDecoder;
 use dogwatch_schemas::records::Event;
-use dogwatch_schemas::topics::Topic;
 use dogwatch_stream_processor::alert::AlertMode;
 use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
@@ -23,7 +22,7 @@ const DETECTIONS: [usize; 3] = [1, 10, 100];
 /// # Errors
 /// When a synthetic detection is refused or a query fails.
 pub fn run(count: usize, runs: usize) -> Result<Table> {
-    let records = records(count);
+    let records = events::records(&events::synthetic(count, 2));
     let batch = whole_batch(&records)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut table = Table::new(&[
@@ -59,26 +58,6 @@ pub fn run(count: usize, runs: usize) -> Result<Table> {
         ]);
     }
     Ok(table)
-}
-
-fn records(count: usize) -> Vec<InputRecord> {
-    let record = |(offset, event): (usize, Event)| {
-        let mut value = Vec::new();
-        event.encode_framed(&mut value);
-        InputRecord {
-            topic: Topic::Events,
-            partition: 0,
-            offset: offset as i64,
-            ingest_ts_ns: Some(event.ts),
-            key: event.host_id.as_bytes().to_vec().into(),
-            value: value.into(),
-        }
-    };
-    events::synthetic(count, 2)
-        .into_iter()
-        .enumerate()
-        .map(record)
-        .collect()
 }
 
 fn whole_batch(records: &[InputRecord]) -> Result<RecordBatch> {

@@ -188,6 +188,16 @@ fn watching(
     (child, lines)
 }
 
+/// Its last words are there, and its exit code is that of an end in order.
+fn ends_in_order(mut child: Child, lines: Lines<BufReader<ChildStdout>>) {
+    assert!(
+        lines
+            .map(Result::unwrap)
+            .any(|line| line.starts_with("ran for"))
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 fn signal(child: &Child, signal: libc::c_int) {
     // SAFETY: kill takes numbers; the child was not waited for yet, so its id is its own.
     unsafe { libc::kill(child.id() as libc::pid_t, signal) };
@@ -226,25 +236,15 @@ fn a_hangup_opens_the_file_of_alerts_anew() {
         std::thread::sleep(Duration::from_millis(20));
     }
     signal(&child, libc::SIGTERM);
-    assert!(
-        lines
-            .map(Result::unwrap)
-            .any(|line| line.starts_with("ran for"))
-    );
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    ends_in_order(child, lines);
 }
 
 #[test]
 #[ignore = "needs root and a kernel that loads eBPF"]
 fn a_hangup_ends_it_where_there_is_no_file() {
-    let (mut child, lines) = watching(&[], |_| {});
+    let (child, lines) = watching(&[], |_| {});
     signal(&child, libc::SIGHUP);
-    assert!(
-        lines
-            .map(Result::unwrap)
-            .any(|line| line.starts_with("ran for"))
-    );
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    ends_in_order(child, lines);
 }
 
 #[test]
@@ -268,18 +268,13 @@ fn a_terminal_that_goes_takes_it_along() {
             })
         };
     };
-    let (mut child, lines) = watching(&["--alerts", path.to_str().unwrap()], on_terminal);
+    let (child, lines) = watching(&["--alerts", path.to_str().unwrap()], on_terminal);
     // SAFETY: nobody else uses these.
     unsafe {
         libc::close(slave);
         libc::close(master);
     }
-    assert!(
-        lines
-            .map(Result::unwrap)
-            .any(|line| line.starts_with("ran for"))
-    );
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    ends_in_order(child, lines);
 }
 
 #[test]

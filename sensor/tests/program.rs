@@ -82,6 +82,14 @@ impl Sensor {
         unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
     }
 
+    /// Asks it to end, which it does in order and within [`END_MAX`].
+    fn ends_in_time(&mut self) {
+        let (took, code) = self.end();
+        assert_eq!(code, Some(0), "{}", self.log());
+        println!("it took {took:?}");
+        assert!(took < END_MAX, "it took {took:?}");
+    }
+
     /// Asks it to end; returns how long that took and its exit code.
     fn end(&mut self) -> (Duration, Option<i32>) {
         let begin = Instant::now();
@@ -404,10 +412,7 @@ fn without_a_broker_it_watches_and_counts_what_finds_no_room() {
         queued > Some(0.0) && queued <= Some(1048576.0),
         "{queued:?}"
     );
-    let (took, code) = sensor.end();
-    assert_eq!(code, Some(0), "{}", sensor.log());
-    println!("it took {took:?}");
-    assert!(took < END_MAX, "it took {took:?}");
+    sensor.ends_in_time();
     let log = sensor.log();
     assert!(log.contains("undelivered_at_end"), "{log}");
     assert!(log.contains("queue_full"), "{log}");
@@ -423,10 +428,7 @@ fn an_end_does_not_wait_for_who_does_not_read() {
     let _load = [Load::start(), Load::start()];
     // Standard output is a pipe of 64 KiB that nobody reads.
     thread::sleep(Duration::from_secs(3));
-    let (took, code) = sensor.end();
-    assert_eq!(code, Some(0), "{}", sensor.log());
-    println!("it took {took:?}");
-    assert!(took < END_MAX, "it took {took:?}");
+    sensor.ends_in_time();
     let log = sensor.log();
     assert!(log.contains("undelivered_at_end"), "{log}");
 }
@@ -490,10 +492,7 @@ fn an_end_under_load_does_not_wait_for_the_load() {
     let _load = [Load::start(), Load::start(), Load::start()];
     thread::sleep(Duration::from_secs(2));
     let asked_ns = boot_ns();
-    let (took, code) = sensor.end();
-    assert_eq!(code, Some(0), "{}", sensor.log());
-    println!("it took {took:?}");
-    assert!(took < END_MAX, "it took {took:?}");
+    sensor.ends_in_time();
     // The load goes on, the recording does not.
     let events = events.join().unwrap();
     let newest_ns = events
