@@ -229,7 +229,7 @@ pub(crate) fn build_window(
     alert.window_end = Some(word.end);
     alert.window_state = Some(if word.closed { "closed" } else { "open" }.into());
     alert.clock_stepped = word.stepped;
-    if word.closed && word.repeated {
+    if word.closed && word.fired_under.is_some() {
         alert.activity = "update".into();
     }
     if let Some(error) = &word.error {
@@ -363,11 +363,14 @@ fn key_text(word: &Word, column: &str) -> Option<Text> {
 }
 
 /// 32 hexadecimal digits of the SHA-256 over detection id, content hash, host, keys, start and stretch of the host's time.
+/// A window that fired early keeps the content hash that it fired under.
 pub(crate) fn window_identity(detection: &Detection, word: &Word, owner: &SlotOwner) -> Text {
     let start = word.start.to_string();
     let parts = [
         detection.id.as_str(),
-        &detection.content_hash,
+        word.fired_under
+            .as_deref()
+            .unwrap_or(&detection.content_hash),
         "window",
         &owner.host_id,
         &word.keys,

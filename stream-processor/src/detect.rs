@@ -92,9 +92,17 @@ pub struct Detection {
     /// What is wrong with it, though it loads; reads that its query plainly asks for and its header does not declare among it.
     pub(crate) warnings: Vec<Fault>,
     pub(crate) plan: Plan,
+    /// The hash of its query, with what it reads of lists.
+    pub(crate) query_hash: String,
 }
 
 impl Detection {
+    /// The hash of what a detection on single events remembers: which of them match, and how their repeats are folded.
+    pub(crate) fn state_of_events(&self) -> String {
+        let dedup = &self.header.dedup;
+        sql_file::digest([&*self.id, &self.query_hash, &format!("{dedup:?}")])
+    }
+
     /// The values of `evt_type` that it can match; none = any, and it is shown every event.
     #[must_use]
     pub fn event_types(&self) -> Option<&BTreeSet<String>> {
@@ -449,6 +457,7 @@ impl<'a> Loader<'a> {
             file: &sql_file,
             lists: &self.lists,
         })?);
+        let query_hash = plan::hash(&inlined, &self.lists);
         let plan = Plan::try_new(&self.session, inlined, &source, &ground, replan)?;
         let times = times(&result, &plan);
         let reads_line = header::line_of_key(&sql_file.header, "reads");
@@ -465,6 +474,7 @@ impl<'a> Loader<'a> {
             reads_line,
             warnings,
             plan,
+            query_hash,
         })
     }
 

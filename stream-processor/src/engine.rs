@@ -38,6 +38,7 @@ mod fold;
 mod matcher;
 mod output;
 mod reader;
+mod roster;
 mod taken;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use output::{Failure, LateRow, StateSize, StepCounts, StepOutput};
 use carried::Carried;
 use fold::Folds;
 use reader::{Read, Reader};
+use roster::{Listed, Other, Roster, Since};
 use taken::{Columns, Taken};
 use throttle::Throttles;
 
@@ -111,6 +113,7 @@ pub struct Engine {
     throttles: Throttles,
     /// Offsets below which a partition's records are replayed, muted: what they say was said before.
     live_from: BTreeMap<i32, i64>,
+    roster: Roster,
     carried: Carried,
 }
 
@@ -130,6 +133,7 @@ impl Engine {
         let reader = Reader::new(&set, &events, &columns)?;
         let options = WindowOptions::default();
         let windows = Windows::new(&set, &events, &options)?;
+        let roster = listed(&set, &windows);
         let of_windows = set
             .iter()
             .filter(|detection| detection.plan.windowed().is_some());
@@ -148,6 +152,7 @@ impl Engine {
             folds: Folds::default(),
             throttles: Throttles::default(),
             live_from: BTreeMap::new(),
+            roster,
             carried: Carried::default(),
             set,
             mode,
@@ -163,6 +168,7 @@ impl Engine {
         self.set.memory().limit(options.memory_bytes_max);
         self.hosts = Hosts::new(options.host_silence, options.clock_error_max);
         self.windows = Windows::new(&self.set, &events_schema(), &options)?;
+        self.roster = listed(&self.set, &self.windows);
         self.options = options;
         Ok(self)
     }
@@ -216,6 +222,7 @@ impl Engine {
         self.windows.forget(partition);
         self.folds.forget(partition);
         self.carried.forget(partition);
+        self.roster.forget(partition);
         self.throttles.forget(partition);
         self.live_from.remove(&partition);
     }
@@ -233,13 +240,15 @@ impl Engine {
         records.extend(self.folds.store(partition, renewal));
         records.extend(self.throttles.store(partition, renewal));
         records.extend(self.hosts.store(partition, renewal)?);
+        records.extend(self.roster.store(partition, renewal)?);
         let latest = self.hosts.latest(partition);
         records.extend(self.carried.store(partition, renewal, latest));
         Ok(records)
     }
 
     /// Takes a task over as its last checkpoint left it. What is read below `live_from` was said before: it is replayed muted.
-    /// What no loaded detection knows is carried on for a day.
+    /// A detection that the checkpoint does not list speaks only of what comes after; what no loaded detection knows is carried
+    /// on for a day.
     ///
     /// # Errors
     /// When a piece cannot be read.
@@ -252,13 +261,35 @@ impl Engine {
         self.forget_partition(partition);
         self.hosts.restore(partition, &mut state)?;
         let slots = self.hosts.slots(partition);
+        self.roster.restore(partition, &mut state)?;
+        let texts = self
+            .roster
+            .others(partition)
+            .filter_map(|(place, other)| match other {
+                Other::New => None,
+                Other::Changed => Some((place, None)),
+                Other::Edited(content) => Some((place, Some(content.as_str().into()))),
+            });
+        let texts = texts.collect();
         self.windows
-            .restore(&self.set, partition, &mut state, &slots)?;
+            .restore(partition, &mut state, &slots, &texts)?;
+        self.speak_after(partition);
         self.folds.restore(partition, &mut state);
         self.throttles.restore(partition, &mut state);
         self.carried.restore(partition, state);
         self.live_from.insert(partition, live_from);
         Ok(())
+    }
+
+    /// Tells the windows from when on each detection speaks in a task.
+    fn speak_after(&mut self, partition: i32) {
+        let since = self.roster.since(partition);
+        let after = |detection: usize| match since.get(detection) {
+            None | Some(Since::Always) => None,
+            Some(Since::After(time)) => Some(*time),
+            Some(Since::Replay) => Some(i64::MAX),
+        };
+        self.windows.speak_after(partition, after);
     }
 
     /// Says whether a task waits for time to pass: an idle partition needs a mark to get on.
@@ -354,7 +385,9 @@ impl Engine {
             return Ok(output);
         }
         let mut taken = std::mem::take(&mut self.taken);
-        let windows = self.run_windows(&taken)?;
+        let mut windows = self.run_windows(&taken)?;
+        taken.unjudged.append(&mut windows.unjudged);
+        self.leave_to_others(&mut taken, &mut windows);
         let heard = |row: u32| !self.muted(&taken.records[row as usize]);
         self.note_failures(&taken, &windows, &mut output);
         for (row, missed) in windows.late.iter().filter(|(row, _)| heard(**row)) {
@@ -365,7 +398,7 @@ impl Engine {
         let off = windows.off.iter().map(|off| partition_of(off.slot));
         output.to_be_stored.extend(off);
         self.alert(&taken, &windows, now_ns, &mut output);
-        self.unmute(&taken.records);
+        self.unmute(&taken.records, &mut output);
         taken.clear();
         self.taken = taken;
         Ok(output)
@@ -397,15 +430,54 @@ impl Engine {
     }
 
     /// Forgets where replays ended that are over.
-    fn unmute(&mut self, records: &[InputRecord]) {
+    fn unmute(&mut self, records: &[InputRecord], output: &mut StepOutput) {
         if self.live_from.is_empty() {
             return;
         }
         for record in records {
             if !self.muted(record) {
-                self.live_from.remove(&record.partition);
+                let ended = self.live_from.remove(&record.partition).is_some();
+                if ended && self.roster.settle(record.partition) {
+                    output.to_be_stored.insert(record.partition);
+                }
             }
         }
+    }
+
+    /// Notes the first record of a task that is not only replayed: detections that are new speak of what comes from there on.
+    fn end_replay(&mut self, record: &InputRecord, row: u32) {
+        if !self.roster.any_other() || self.muted(record) {
+            return;
+        }
+        let partition = record.partition;
+        self.windows.end_replay(partition, row);
+        let latest = self.hosts.latest_high(partition).unwrap_or(i64::MIN);
+        if self.roster.begin(partition, latest) {
+            self.speak_after(partition);
+        }
+    }
+
+    /// Takes out what detections find of rows that are only replayed, and of which they did not speak as they are now: it
+    /// begins no period of theirs.
+    fn leave_to_others(&self, taken: &mut Taken, windows: &mut WindowOutput) {
+        if !self.roster.any_other() {
+            return;
+        }
+        let Taken {
+            records,
+            found,
+            unjudged,
+            ..
+        } = taken;
+        let heard = |row: u32, detection: usize| {
+            let record = &records[row as usize];
+            !self.muted(record) || !self.roster.is_other(record.partition, detection)
+        };
+        // What fires early knows under which text it was said.
+        let words = &mut windows.words;
+        words.retain(|word| word.fired_under.is_some() || heard(word.row, word.detection));
+        found.retain(|(detection, found)| heard(found.row, *detection));
+        unjudged.retain(|unjudged| heard(unjudged.row, unjudged.detection));
     }
 
     /// Adds rows that were read to those taken: which of them detections may see, each with its place in time and what its
@@ -438,6 +510,7 @@ impl Engine {
                 continue;
             }
             let event_type = columns.event_type.value(index);
+            self.end_replay(record, row);
             let heard = Heard {
                 partition: record.partition,
                 offset: record.offset,
@@ -532,8 +605,10 @@ impl Engine {
 
     /// Notes what detections could not judge: rows, and groups of windows at the row that made them be asked.
     fn note_failures(&self, taken: &Taken, windows: &WindowOutput, output: &mut StepOutput) {
-        let unjudged = taken.unjudged.iter().chain(&windows.unjudged);
-        let rows = unjudged.map(|row| (row.row, row.detection, false, &row.error));
+        let rows = taken
+            .unjudged
+            .iter()
+            .map(|row| (row.row, row.detection, false, &row.error));
         let words = windows.words.iter();
         let groups =
             words.filter_map(|word| Some((word.row, word.detection, true, word.error.as_ref()?)));
@@ -553,6 +628,20 @@ impl Engine {
             });
         }
     }
+}
+
+/// The detections of a set, as checkpoints list them.
+fn listed(set: &DetectionSet, windows: &Windows) -> Roster {
+    let listed = |(place, own): (usize, &Detection)| Listed {
+        id: own.id.clone(),
+        content: own.content_hash.clone(),
+        query: own.query_hash.clone(),
+        state: windows
+            .state_of(place)
+            .map_or_else(|| own.state_of_events(), str::to_owned),
+        since: None,
+    };
+    Roster::new(set.iter().enumerate().map(listed).collect())
 }
 
 /// The clock, as the engine takes it: nanoseconds since 1970.

@@ -412,7 +412,13 @@ impl Hosts {
     pub fn latest(&self, partition: i32) -> Option<i64> {
         let task = self.tasks.get(&partition)?;
         let second = task.second.map(|second| second.saturating_mul(SECOND_NS));
-        second.or_else(|| task.hosts.iter().map(|host| host.high).max())
+        second.or_else(|| self.latest_high(partition))
+    }
+
+    /// The latest of the times of a task's hosts.
+    pub fn latest_high(&self, partition: i32) -> Option<i64> {
+        let task = self.tasks.get(&partition)?;
+        task.hosts.iter().map(|host| host.high).max()
     }
 
     /// The time of a slot's host.

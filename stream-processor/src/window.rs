@@ -14,6 +14,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{HashMap, Result};
+use dogwatch_schemas::Text;
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{Renewal, State, StateRecord};
@@ -24,6 +25,7 @@ use crate::parallel::{cores, side_by_side};
 mod bound;
 mod conditions;
 mod early;
+mod fired;
 mod group;
 #[cfg(test)]
 mod laws;
@@ -95,8 +97,8 @@ pub(crate) struct Word {
     pub overflow: u64,
     /// Time of its last row, nanoseconds.
     pub last_time: i64,
-    /// Whether it had crossed its threshold before it was over.
-    pub repeated: bool,
+    /// The content of its detection under which it fired before it was over; none where it did not.
+    pub fired_under: Option<Text>,
     /// Rows not counted because its detections were switched off.
     pub skipped: u64,
     /// Why HAVING or SELECT could not be computed; the values are the keys and aggregates then.
@@ -371,21 +373,49 @@ impl Windows {
         Ok(records.into_iter().flatten().collect())
     }
 
-    /// Takes a partition's stored panes back, out of its state; `slots` is the time of each of its slots.
+    /// Takes a partition's stored panes back, out of its state; `slots` is the time of each of its slots, `texts` are the
+    /// detections whose text is another than that of the state's, by place: that one's hash, none where it is not known what that said.
     ///
     /// # Errors
     /// When a piece cannot be read.
     pub fn restore(
         &mut self,
-        set: &DetectionSet,
         partition: i32,
         state: &mut State,
         slots: &HashMap<i64, (i64, i64)>,
+        texts: &BTreeMap<usize, Option<Text>>,
     ) -> Result<()> {
         for Placed { group, workbench } in &mut self.groups {
-            group.restore(workbench, partition, state, slots)?;
-            group.recall(workbench, set, partition)?;
+            group.restore(workbench, partition, state, slots, texts)?;
         }
         Ok(())
+    }
+
+    /// Says at which row of the next batch the rows of a partition are not only replayed any more.
+    pub fn end_replay(&mut self, partition: i32, row: u32) {
+        for Placed { group, .. } in &mut self.groups {
+            let own = group.replayed.iter_mut();
+            own.filter(|((of, _), _)| *of == partition)
+                .for_each(|(_, replay)| replay.until = replay.until.min(row));
+        }
+    }
+
+    /// Says from when on each detection speaks in a partition, by place: only of windows that start after that.
+    pub fn speak_after(&mut self, partition: i32, since: impl Fn(usize) -> Option<i64>) {
+        for Placed { group, .. } in &mut self.groups {
+            for (place, member) in group.members.iter().enumerate() {
+                match since(member.detection) {
+                    Some(since) => drop(group.since.insert((partition, place), since)),
+                    None => drop(group.since.remove(&(partition, place))),
+                }
+            }
+        }
+    }
+
+    /// The hash of what the state of a detection over windows is of.
+    pub fn state_of(&self, detection: usize) -> Option<&str> {
+        let groups = self.groups.iter().flat_map(|placed| &placed.group.members);
+        let mut own = groups.filter(|member| member.detection == detection);
+        Some(&own.next()?.state)
     }
 }

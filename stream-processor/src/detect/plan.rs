@@ -28,9 +28,10 @@ use super::header::Header;
 use super::lists::{Lists, ROWS_MAX};
 use super::memory::Memory;
 use super::session::Session;
-use super::sql_file::{Fault, PlanError, SqlFile};
+use super::sql_file::{Fault, PlanError, SqlFile, digest};
 use super::window::find_scan;
 use super::windowed::WindowedPlan;
+use crate::json;
 
 /// A detection's query, ready to run.
 pub(crate) enum Plan {
@@ -54,6 +55,23 @@ pub(crate) struct Ground<'a> {
     pub lists: &'a Lists,
     pub runtime: &'a Arc<Runtime>,
     pub memory: &'a Memory,
+}
+
+/// The hash of what a query with its lists put in asks, and of the lists that it still reads.
+pub(super) fn hash(inlined: &LogicalPlan, lists: &Lists) -> String {
+    let query = inlined.display_indent().to_string();
+    let read = lists
+        .iter()
+        .filter(|(name, _)| query.contains(name.as_str()));
+    let rows = read.map(|(name, rows)| {
+        let values = (0..rows.num_rows()).flat_map(|row| {
+            let columns = rows.columns().iter();
+            columns.map(move |column| json::value(column.as_ref(), row).to_string())
+        });
+        format!("{name} {}", values.collect::<Vec<_>>().join(","))
+    });
+    let texts: Vec<String> = std::iter::once(query.clone()).chain(rows).collect();
+    digest(texts.iter().map(String::as_str))
 }
 
 impl Plan {

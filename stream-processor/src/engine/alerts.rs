@@ -177,8 +177,7 @@ impl Engine {
         let replaced = replaced.filter(|shown| shown.moment.clock_replaced);
         let replaced =
             replaced.filter_map(|shown| of_row(shown.row, notice(Health::ClockReplaced, None, "")));
-        let unjudged = taken.unjudged.iter().chain(&windows.unjudged);
-        let unjudged = unjudged.filter_map(|own| {
+        let unjudged = taken.unjudged.iter().filter_map(|own| {
             let health = Health::CannotJudge;
             of_row(own.row, notice(health, Some(own.detection), &own.error))
         });
@@ -212,7 +211,9 @@ impl Engine {
                 Verdict::Publish | Verdict::Count | Verdict::Full => Decision::Count,
             },
             Kind::Match(detection, _) => self.fold(taken, &candidate, detection, &key, second),
-            Kind::Result(word) if word.closed && word.repeated => self.follow(&candidate, word),
+            Kind::Result(word) if word.closed && word.fired_under.is_some() => {
+                self.follow(&candidate, word)
+            }
             Kind::Result(word) => {
                 let decision = self.fold(taken, &candidate, word.detection, &key, second);
                 if let (Decision::Count, false) = (decision, word.closed) {

@@ -20,6 +20,8 @@ use crate::detect::DetectionSet;
 use crate::engine::{Engine, StepOutput};
 use crate::window::WindowOptions;
 
+mod swaps;
+
 const SECOND_NS: i64 = 1_000_000_000;
 const MILLISECOND_NS: i64 = 1_000_000;
 /// When the logs begin: a whole number of every window.
@@ -389,7 +391,7 @@ impl<'a> Processor<'a> {
         Self {
             folder,
             log,
-            engine: engine(folder),
+            engine: begun(folder),
             next: 0,
             stored_at: BTreeMap::new(),
             stored: BTreeMap::new(),
@@ -427,7 +429,9 @@ impl<'a> Processor<'a> {
             .step(self.log[self.next..end].to_vec())
             .expect("a step");
         self.next = end;
+        let to_be_stored = output.to_be_stored.clone();
         self.take(output);
+        self.store(to_be_stored, 0);
     }
 
     fn take(&mut self, output: StepOutput) {
@@ -451,7 +455,11 @@ impl<'a> Processor<'a> {
 
     /// Stores what changed, as the topic of states does: a later record of a name replaces the earlier.
     fn checkpoint(&mut self, anew: u64) {
-        for partition in PARTITIONS {
+        self.store(PARTITIONS, anew);
+    }
+
+    fn store(&mut self, partitions: impl IntoIterator<Item = i32>, anew: u64) {
+        for partition in partitions {
             let stored = self.stored.entry(partition).or_default();
             let chosen = |name: &&String| crate::detect::aggregates::hash(name) % 8 < anew;
             let names = stored.keys().filter(chosen).cloned().collect();
@@ -531,6 +539,16 @@ impl<'a> Processor<'a> {
             );
         }
     }
+}
+
+/// An engine that has taken all partitions over, of which nobody knows anything.
+fn begun(folder: &Path) -> Engine {
+    let mut engine = engine(folder);
+    for partition in PARTITIONS {
+        let nothing = BTreeMap::new();
+        engine.restore(partition, nothing, 0).expect("nothing");
+    }
+    engine
 }
 
 fn engine(folder: &Path) -> Engine {
@@ -615,13 +633,13 @@ fn describe(log: &[InputRecord]) -> String {
 }
 
 fn runner(cases: u32) -> TestRunner {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(cases);
+    let number = |name: &str, usual: u32| {
+        let given = std::env::var(name).ok();
+        given.and_then(|given| given.parse().ok()).unwrap_or(usual)
+    };
     TestRunner::new(ProptestConfig {
-        cases,
-        max_shrink_iters: 300,
+        cases: number("PROPTEST_CASES", cases),
+        max_shrink_iters: number("PROPTEST_MAX_SHRINK_ITERS", 300),
         failure_persistence: None,
         ..ProptestConfig::default()
     })

@@ -1,13 +1,13 @@
 //! Early firing: a window whose HAVING only asks whether counts have reached numbers speaks at the row that makes it true.
 //!
 //! For each key and pane the counts are kept beside the states; a distinct count is kept as what it is at most, and looked at
-//! exactly only when that reaches its number. What has fired need not be stored: it is what has crossed.
+//! exactly only when that reaches its number.
 //!
 //! ```text
 //! states of a step ─► counts ─► keys that may cross ─► look: their rows, one by one ─► crossings ─► finish: one run a detection
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
@@ -15,12 +15,10 @@ use arrow::datatypes::{DataType, Int64Type};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
 use datafusion::common::{HashMap, Result};
 
-use super::Word;
 use super::group::{FIXED_COLUMNS, Group, pane_runs, pane_starts, plan_of};
 use super::pane::{PaneId, slots};
 use crate::detect::window::WindowSpec;
 use crate::detect::{DetectionSet, take_rows};
-use crate::hosts::partition_of;
 
 mod crossing;
 mod look;
@@ -82,8 +80,6 @@ struct Watch {
     asks: Vec<(usize, i64)>,
 }
 
-/// A window of a slot.
-type SlotWindow = (WindowSpec, i64, i64);
 /// A window of a key, of a detection, in a partition.
 type Place = (i32, usize, i64, Key);
 /// The keys that any pane has, each with a number that is cheaper to look up than its bytes.
@@ -169,8 +165,6 @@ pub(super) struct Early {
     converter: Option<KeyConverter>,
     keys: Keys,
     counts: BTreeMap<PaneId, Counts>,
-    /// What has spoken: by window and slot, the member and its keys.
-    fired: HashMap<SlotWindow, HashSet<(usize, String)>>,
     /// Where a distinct count at most reached its number and exactly did not: how much it must be to be looked at again.
     again: HashMap<Place, i64>,
 }
@@ -297,34 +291,6 @@ impl Early {
         counts
     }
 
-    /// Notes that a window has spoken.
-    pub fn fire(&mut self, member: usize, word: &Word) {
-        let Some(watch) = self.watches.iter().find(|watch| watch.member == member) else {
-            return;
-        };
-        self.fired
-            .entry((watch.spec, word.start, word.slot))
-            .or_default()
-            .insert((member, word.keys.clone()));
-    }
-
-    /// Whether any detection that fires early has spoken of a window.
-    pub fn has_spoken(&self, spec: WindowSpec, start: i64, slot: i64) -> bool {
-        self.fired.contains_key(&(spec, start, slot))
-    }
-
-    /// Whether a window had spoken before it was over.
-    pub fn has_fired(&self, member: usize, word: &Word) -> bool {
-        let spec = self.watches.iter().find(|watch| watch.member == member);
-        spec.and_then(|watch| self.fired.get(&(watch.spec, word.start, word.slot)))
-            .is_some_and(|fired| fired.contains(&(member, word.keys.clone())))
-    }
-
-    /// Forgets what a window that is over has said.
-    pub fn close(&mut self, start: i64, spec: WindowSpec, slot: i64) {
-        self.fired.remove(&(spec, start, slot));
-    }
-
     /// Forgets a pane, and what was only of windows that end with it.
     pub fn drop_pane(&mut self, id: PaneId) {
         self.drop_counts(id);
@@ -348,14 +314,11 @@ impl Early {
         let panes = self.counts.keys().copied();
         let own: Vec<PaneId> = panes.filter(|(of, _)| *of == partition).collect();
         own.into_iter().for_each(|id| self.drop_counts(id));
-        self.fired
-            .retain(|(_, _, slot), _| partition_of(*slot) != partition);
         self.again.retain(|(of, ..), _| *of != partition);
     }
 
-    /// Forgets a host: its counts and what it has said.
+    /// Forgets a host: its counts.
     pub fn forget_slot(&mut self, slot: i64) -> Result<()> {
-        self.fired.retain(|(_, _, of), _| *of != slot);
         if self.is_idle() {
             return Ok(());
         }

@@ -16,9 +16,11 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::common::{HashMap, HashSet, Result};
+use dogwatch_schemas::Text;
 
 use super::conditions::Conditions;
 use super::early::{Counted, Crossing, CrossingFinisher, Early, KeyStates};
+use super::fired::{Fired, SlotWindow};
 use super::pane::{Pane, PaneId, slots};
 use super::plans::{Phases, Workbench};
 use super::store::StoredStates;
@@ -73,12 +75,29 @@ pub(super) struct Group {
     pub panes: BTreeMap<PaneId, Pane>,
     pub open: HashMap<i64, BTreeSet<Open>>,
     pub early: Early,
+    pub fired: Fired,
+    /// Windows that were open when a detection whose threshold may be another one took them over: that they have not fired
+    /// does not say that they do not reach it.
+    pub unsure: HashSet<SlotWindow>,
+    /// Members that had another text when rows were told that are replayed now, by partition and place.
+    pub replayed: BTreeMap<(i32, usize), Replay>,
+    /// From when on members speak, by partition and place; those that are not named do always.
+    pub since: BTreeMap<(i32, usize), i64>,
     /// Name of the group's states.
     pub hash: String,
     /// Panes that are over since a partition's last checkpoint: the keys of their stored pieces.
     pub over: Vec<(i32, String)>,
     pub next_piece: u64,
     pub off: Off,
+}
+
+/// Rows that are only replayed, and were told under another text.
+#[derive(Debug)]
+pub(super) struct Replay {
+    /// The hash of that text; none where it is not known what it said.
+    pub content: Option<Text>,
+    /// The first row of the batch that is not only replayed; beyond all rows while the replay goes on.
+    pub until: u32,
 }
 
 /// The plan of a member.
@@ -159,6 +178,8 @@ impl Group {
             let due = self.due(rows, before);
             self.fire(bench, set, due, output)?;
             if until == candidates.len() {
+                // A replay that ended in this batch is over.
+                self.replayed.retain(|_, replay| replay.until == u32::MAX);
                 return self.settle(rows.progress, rows.last(), output);
             }
             from = until;
@@ -312,10 +333,23 @@ impl Group {
             let Some(row) = rows.get(&place) else {
                 continue;
             };
+            let (start, slot) = (word.start, word.slot);
+            if self.fired.under(member, start, slot, &word.keys).is_some() {
+                continue;
+            }
+            let replay = self.replayed.get(&(partition_of(slot), member));
+            let replay = replay.filter(|replay| *row < replay.until);
+            if replay.is_some_and(|replay| replay.content.is_none()) {
+                // Whether it was told is not known: its end tells.
+                self.unsure.insert((spec, start, slot));
+                continue;
+            }
+            word.fired_under = replay.and_then(|replay| replay.content.clone());
+            let under = word.fired_under.as_ref();
+            self.fired.fire(member, (start, slot), &word.keys, under);
             word.row = *row;
             word.closed = false;
             word.overflow = self.overflow(word.start, &spec, word.slot);
-            self.early.fire(member, &word);
             output.words.push(word);
         }
         Ok(())
@@ -350,6 +384,11 @@ impl Group {
         self.over.retain(|(of, _)| *of != partition);
         self.open.retain(|slot, _| partition_of(*slot) != partition);
         self.early.forget(partition);
+        self.fired.forget(partition);
+        self.unsure
+            .retain(|(_, _, slot)| partition_of(*slot) != partition);
+        self.since.retain(|(of, _), _| *of != partition);
+        self.replayed.retain(|(of, _), _| *of != partition);
         self.off.forget(partition);
     }
 
@@ -363,7 +402,7 @@ impl Group {
     /// Panes, keys and bytes.
     pub fn size(&self) -> (u64, u64, u64) {
         let mut keys = 0;
-        let mut bytes = self.early.bytes();
+        let mut bytes = self.early.bytes() + self.fired.size();
         // Texts are views into buffers that pieces of one batch share.
         let mut shared = HashSet::new();
         for (piece, carried) in self.panes.values().flat_map(all_pieces) {

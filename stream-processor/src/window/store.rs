@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `pane/GROUP/START/SHARD/PIECE` | states of a pane: [`super::piece`] |
 //! | `overflow/GROUP/START` | how many rows a pane did not count because of the cap |
+//! | `fired/STATE.ID/START/PIECE` | what has fired before its window was over: [`super::fired`] |
 //! | `off/GROUP/WHO` | a pause of detections: [`super::group`] |
 //!
 //! A group is named by what its detections have in common, and a column by what it is of; no name depends on which other
@@ -16,19 +17,21 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, SchemaRef};
-use datafusion::common::{HashMap, HashSet, Result, ScalarValue};
+use datafusion::common::{DataFusionError, HashMap, HashSet, Result, ScalarValue};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use dogwatch_schemas::Text;
 use sha2::{Digest, Sha256};
 
-use super::group::{FIXED_COLUMNS, Group};
+use super::fired::SlotWindow;
+use super::group::{FIXED_COLUMNS, Group, Replay};
 use super::pane::{PaneId, Wanted, slots};
 use super::piece::{column_name, decode, encode, stored_schema};
 use super::plans::{Phases, Workbench};
 use super::shard::ShardId;
 use crate::checkpoint::{Renewal, State, StateRecord, take_below};
+use crate::detect::hex;
 use crate::detect::window::WindowSpec;
 use crate::detect::windowed::WindowedPlan;
-use crate::detect::{DetectionSet, hex};
 use crate::hosts::partition_of;
 
 /// What the names of panes' pieces begin with.
@@ -45,6 +48,16 @@ pub(super) fn group_hash(plan: &WindowedPlan) -> String {
     }
     let (early, delay_ns, pane_ns) = (plan.fires_early(), plan.delay_ns, plan.spec.slide_ns);
     hash.update(format!("{early} {delay_ns} {pane_ns}"));
+    hex(&hash.finalize()[..8])
+}
+
+/// The hash of what the state of a detection is of: its group's, its window, and the labels of its aggregates.
+pub(super) fn state_hash(group: &str, spec: WindowSpec, labels: &BTreeSet<&str>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{group} {}", spec.size_ns));
+    labels
+        .iter()
+        .for_each(|label| hash.update(format!(" {label}")));
     hex(&hash.finalize()[..8])
 }
 
@@ -115,6 +128,8 @@ impl Group {
         let own = own.map(|(_, key)| StateRecord { key, value: None });
         let mut records: Vec<StateRecord> = own.collect();
         records.extend(self.off.store(&self.hash, partition, renewal));
+        let fired = self.fired.store(partition, renewal);
+        records.extend(fired.map_err(external)?);
         let anew = self.anew(renewal);
         let panes = (partition, i64::MIN)..=(partition, i64::MAX);
         let starts: Vec<i64> = self
@@ -197,6 +212,7 @@ impl Group {
         partition: i32,
         state: &mut State,
         live: &HashMap<i64, (i64, i64)>,
+        texts: &BTreeMap<usize, Option<Text>>,
     ) -> Result<()> {
         for (name, value) in take_below(state, &format!("{PREFIX}{}/", self.hash)) {
             let Some((start, shard, piece)) = parse(&name) else {
@@ -211,7 +227,37 @@ impl Group {
         }
         self.restore_overflows(partition, state);
         self.off.restore(&self.hash, partition, state);
+        let open = |(spec, start, slot): &SlotWindow| {
+            let window = (start + spec.size_ns, *start, *spec);
+            let open = self.open.get(slot);
+            open.is_some_and(|open| open.contains(&window))
+        };
+        let over = self.fired.restore(partition, state, open);
+        self.over.extend(over.map_err(external)?);
+        self.doubt(partition, texts);
         Ok(())
+    }
+
+    /// Notes the windows whose detections have another text than when these were stored: their thresholds may be others.
+    fn doubt(&mut self, partition: i32, texts: &BTreeMap<usize, Option<Text>>) {
+        for (place, member) in self.members.iter().enumerate() {
+            if let Some(content) = texts.get(&member.detection) {
+                let replay = Replay {
+                    content: content.clone(),
+                    until: u32::MAX,
+                };
+                self.replayed.insert((partition, place), replay);
+            }
+        }
+        let own = self.members.iter();
+        let own = own.filter(|member| texts.contains_key(&member.detection));
+        let specs: BTreeSet<WindowSpec> = own.map(|member| member.spec).collect();
+        let slots = self.open.iter();
+        for (slot, open) in slots.filter(|(slot, _)| partition_of(**slot) == partition) {
+            let doubted = open.iter().filter(|(_, _, spec)| specs.contains(spec));
+            self.unsure
+                .extend(doubted.map(|(_, start, spec)| (*spec, *start, *slot)));
+        }
     }
 
     fn restore_overflows(&mut self, partition: i32, state: &mut State) {
@@ -338,28 +384,10 @@ impl Group {
         let own = filter_record_batch(&states, &mask)?;
         Ok((own.num_rows() > 0).then_some(own))
     }
+}
 
-    /// What had fired before the checkpoint: the windows whose thresholds are reached.
-    pub fn recall(&mut self, bench: &Workbench, set: &DetectionSet, partition: i32) -> Result<()> {
-        if self.early.is_idle() {
-            return Ok(());
-        }
-        let mut windows: BTreeMap<(WindowSpec, i64), HashSet<i64>> = BTreeMap::new();
-        for (slot, open) in &self.open {
-            if partition_of(*slot) == partition {
-                for (_, start, spec) in open {
-                    windows.entry((*spec, *start)).or_default().insert(*slot);
-                }
-            }
-        }
-        for ((spec, start), slots) in windows {
-            let wanted = |slot| slots.contains(&slot);
-            for (member, word) in self.words_of(bench, set, spec, (partition, start), wanted)? {
-                self.early.fire(member, &word);
-            }
-        }
-        Ok(())
-    }
+fn external(error: serde_json::Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 /// Start, shard and number of a piece from the end of its name.

@@ -9,7 +9,6 @@ use arrow::datatypes::Int64Type;
 use datafusion::common::{DataFusionError, HashMap, Result};
 use serde_json::{Map, Value};
 
-use super::layout::Member;
 use super::off::Trouble;
 use super::{FIXED_COLUMNS, Group, Open, in_window, pane_starts, plan_of};
 use crate::detect::window::WindowSpec;
@@ -215,10 +214,8 @@ impl Group {
     fn speaking(&self, due: &[Due]) -> BTreeMap<WindowSpec, Starts> {
         let mut kinds: BTreeMap<WindowSpec, Starts> = BTreeMap::new();
         for window in due {
-            let spoken = || {
-                self.early
-                    .has_spoken(window.spec, window.start, window.slot)
-            };
+            let own = (window.spec, window.start, window.slot);
+            let spoken = || self.fired.any(&own) || self.unsure.contains(&own);
             if self.early.is_idle() || spoken() {
                 let starts = kinds.entry(window.spec).or_default();
                 let id = (partition_of(window.slot), window.start);
@@ -247,7 +244,8 @@ impl Group {
                 word.row = window.row;
                 word.stepped = window.stepped;
                 word.overflow = self.overflow(word.start, &window.spec, word.slot);
-                word.repeated = self.early.has_fired(*member, &word);
+                let fired = self.fired.under(*member, word.start, word.slot, &word.keys);
+                word.fired_under = fired.cloned();
                 output.words.push(word);
             }
         }
@@ -271,27 +269,6 @@ impl Group {
         Ok(states)
     }
 
-    /// What all detections would say of a partition's window as it is now, of some slots; by member.
-    pub fn words_of(
-        &self,
-        bench: &Workbench,
-        set: &DetectionSet,
-        spec: WindowSpec,
-        window: PaneId,
-        wanted: impl Fn(i64) -> bool,
-    ) -> Result<Vec<(usize, Word)>> {
-        let finisher = &self.finishers[&spec];
-        let finish = &finisher.finish;
-        let mut words = Vec::new();
-        for groups in finish.run(bench, self.states_of(finisher, spec, window, wanted)?)? {
-            for member in &finisher.members {
-                let own = self.results(set, *member, finish, &groups)?;
-                words.extend(own.into_iter().map(|word| (*member, word)));
-            }
-        }
-        Ok(words)
-    }
-
     /// Rows that a window's panes did not count because of the cap.
     pub(super) fn overflow(&self, start: i64, spec: &WindowSpec, slot: i64) -> u64 {
         self.panes_of(partition_of(slot), start, *spec)
@@ -307,11 +284,9 @@ impl Group {
         finish: &Finish,
         groups: &RecordBatch,
     ) -> Result<Vec<Word>> {
-        let member = &self.members[member];
-        let plan = plan_of(set, member.detection);
-        let counts = finish
-            .column(groups, member.rows)
-            .as_primitive::<Int64Type>();
+        let own = &self.members[member];
+        let plan = plan_of(set, own.detection);
+        let counts = finish.column(groups, own.rows).as_primitive::<Int64Type>();
         let own: BooleanArray = counts
             .iter()
             .map(|count| Some(count.unwrap_or(0) > 0))
@@ -349,11 +324,12 @@ impl Group {
     fn result(
         &self,
         plan: &WindowedPlan,
-        member: &Member,
+        place: usize,
         finish: &Finish,
         groups: &RecordBatch,
         words: &mut Vec<Word>,
     ) -> Result<()> {
+        let member = &self.members[place];
         let timestamps = |plus: i64| -> ArrayRef {
             let starts = pane_starts(groups).iter().map(|start| start + plus);
             Arc::new(TimestampNanosecondArray::from_iter_values(starts).with_timezone("+00:00"))
@@ -376,7 +352,11 @@ impl Group {
             .as_primitive::<Int64Type>();
         for found in plan.result.judge(columns, groups.num_rows())? {
             let row = found.group;
-            let start = pane_starts(groups)[row];
+            let (start, slot) = (pane_starts(groups)[row], slots(groups)[row]);
+            let since = self.since.get(&(partition_of(slot), place));
+            if since.is_some_and(|since| start <= *since) {
+                continue;
+            }
             let keys: Vec<Value> = (0..self.keys)
                 .map(|key| json::value(groups.column(FIXED_COLUMNS + key).as_ref(), row))
                 .collect();
@@ -388,7 +368,7 @@ impl Group {
                 row: 0,
                 closed: true,
                 detection: member.detection,
-                slot: slots(groups)[row],
+                slot,
                 start,
                 end: start + member.spec.size_ns,
                 keys: Value::Array(keys).to_string(),
@@ -401,8 +381,8 @@ impl Group {
                 } else {
                     start
                 },
-                repeated: false,
-                skipped: self.off.skipped(slots(groups)[row], start),
+                fired_under: None,
+                skipped: self.off.skipped(slot, start),
                 error: found.error,
             });
         }
@@ -436,7 +416,9 @@ impl Group {
         }
         self.open.retain(|_, open| !open.is_empty());
         for window in due {
-            self.early.close(window.start, window.spec, window.slot);
+            let own = (window.spec, window.start, window.slot);
+            self.unsure.remove(&own);
+            self.over.extend(self.fired.close(&own));
         }
     }
 

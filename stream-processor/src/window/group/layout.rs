@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{HashMap, Result, ScalarValue};
+use datafusion::common::{HashMap, HashSet, Result, ScalarValue};
 use datafusion::functions_aggregate::{count::count_udaf, min_max::max_udaf};
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
@@ -21,9 +21,10 @@ use crate::detect::windowed::{AggregateCall, Argument};
 use crate::detect::{DetectionSet, narrow};
 use crate::window::conditions::Conditions;
 use crate::window::early::Early;
+use crate::window::fired::{Fired, Firing};
 use crate::window::pane::SLOT_COLUMN;
 use crate::window::plans::{Phases, Workbench};
-use crate::window::store::{StoredStates, group_hash};
+use crate::window::store::{StoredStates, group_hash, state_hash};
 
 /// Puts a set's detections over windows into groups; each is a list of places in the set. In which group a detection is
 /// depends on itself alone: what it is grouped by, when its windows fire and close, and how far they move on.
@@ -54,6 +55,8 @@ pub(in crate::window) struct Member {
     pub rows: usize,
     /// The group's aggregate that holds the time of its last row.
     pub last_time: usize,
+    /// The hash of what its state is of.
+    pub state: String,
 }
 
 /// When a row counts for a detection: its condition is true, and all that it computes of the row can be computed.
@@ -287,6 +290,7 @@ impl Layout {
             aggregates,
             rows,
             last_time,
+            state: String::new(),
         });
     }
 
@@ -386,6 +390,15 @@ impl Layout {
         let call_inputs = self.call_inputs(set, &flags);
         let calls = self.build_calls(set, &schema)?;
         let labels = self.labels(&calls)?;
+        let hash = group_hash(plan);
+        for member in &mut self.members {
+            let own = member
+                .aggregates
+                .iter()
+                .chain([&member.rows, &member.last_time]);
+            let own = own.map(|call| labels[*call].as_str()).collect();
+            member.state = state_hash(&hash, member.spec, &own);
+        }
         let phases = self.phases(bench, &calls, &schema, &call_inputs, plan.keys.len())?;
         let mut group = Group {
             pane_ns: plan.spec.slide_ns,
@@ -393,7 +406,11 @@ impl Layout {
             keys_max,
             keys: plan.keys.len(),
             needed: self.needed(set, events),
-            hash: group_hash(plan),
+            hash,
+            fired: Fired::new(firing(set, &self.members)),
+            unsure: HashSet::new(),
+            replayed: BTreeMap::new(),
+            since: BTreeMap::new(),
             stored: StoredStates::new(&phases, &calls, &labels, plan.keys.len())?,
             specs: self.specs.into_iter().collect(),
             guards: self.guards,
@@ -563,4 +580,20 @@ impl Layout {
             .alias(format!("a{place}"))
             .build()
     }
+}
+
+/// The members that fire before their windows are over, as what has fired is stored.
+fn firing(set: &DetectionSet, members: &[Member]) -> Vec<Firing> {
+    let firing = |(place, member): (usize, &Member)| {
+        let own = set.at(member.detection);
+        plan_of(set, member.detection)
+            .fires_early()
+            .then(|| Firing {
+                member: place,
+                spec: member.spec,
+                name: format!("{}.{}", member.state, own.id),
+                content: own.content_hash.as_str().into(),
+            })
+    };
+    members.iter().enumerate().filter_map(firing).collect()
 }

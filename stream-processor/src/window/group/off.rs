@@ -279,11 +279,13 @@ impl Group {
         own.into_iter().for_each(|id| self.drop_pane(id));
         self.open.retain(|slot, _| partition_of(*slot) != partition);
         self.early.forget(partition);
+        self.over.extend(self.fired.clear(partition));
     }
 
     /// Lets go of all windows of a host, and of its keys in the panes that others share.
     fn drop_host(&mut self, slot: i64) -> Result<()> {
         self.open.remove(&slot);
+        self.over.extend(self.fired.forget_slot(slot));
         let partition = partition_of(slot);
         let own = self
             .panes
