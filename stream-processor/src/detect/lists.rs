@@ -107,8 +107,8 @@ fn load_one(file: &Path) -> Result<(String, List), Fault> {
 
 /// Reads a list's text.
 pub(super) fn parse(text: &str) -> Result<List, Fault> {
-    // Lines are counted by their ends.
-    let text = format!("{}\n", without_mark(text));
+    // Lines are counted by their ends, and a CRLF would be half read at the end of a row.
+    let text = format!("{}\n", without_mark(text).replace("\r\n", "\n"));
     let mut rows = Rows::new(&text);
     let (line, header) = rows.next().transpose()?.unwrap_or((1, StringRecord::new()));
     let columns: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
@@ -335,6 +335,7 @@ mod tests {
             "name is blank, which is NULL",
         );
         check("name\nsh\n\nbash \n", 4, "\"bash \"");
+        check("\u{feff}\r\nname\r\nsh\r\n\r\nbash \r\n", 5, "\"bash \"");
         check("name,why\nsh,a\nsh,b\nsh,a\n", 4, "line 2 already");
         let many = "sh\n".repeat(100);
         let warnings = parse(&format!("name\n{many}")).expect("a list").warnings;
