@@ -3,6 +3,7 @@
 //!
 //! Written is text, and read are both: text of any offset, and nanoseconds since 1970.
 //! Every time of i64 has a text, from 1677 to 2262.
+//! Formats that no person reads, such as Avro's, have the number.
 
 use std::fmt;
 
@@ -37,15 +38,23 @@ pub fn serialize<S: Serializer>(ns: &i64, serializer: S) -> Result<S::Ok, S::Err
 /// # Errors
 /// When it is neither a number nor RFC 3339 text.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    deserializer.deserialize_any(TimeVisitor)
+    if deserializer.is_human_readable() {
+        deserializer.deserialize_any(TimeVisitor)
+    } else {
+        deserializer.deserialize_i64(TimeVisitor)
+    }
 }
 
-/// A time as text.
+/// A time: text where people read it, otherwise its number.
 struct Time(i64);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&text(self.0))
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&text(self.0))
+        } else {
+            serializer.serialize_i64(self.0)
+        }
     }
 }
 
@@ -179,6 +188,30 @@ mod tests {
         let error =
             serde_json::from_str::<Alert>("{\"event_ts\": \"today\"}").expect_err("no time");
         assert!(error.to_string().contains("RFC 3339"), "{error}");
+    }
+
+    #[test]
+    fn avro_has_times_as_numbers() {
+        let event = Event {
+            ts: 1_750_003_200_000_000_211,
+            proc_pid_ts: Some(1),
+            proc_apid_ts: Some(vec![2]),
+            ..Event::default()
+        };
+        let schema = apache_avro::Schema::parse_str(Event::SCHEMA).expect("a schema");
+        let writer = apache_avro::writer::datum::GenericDatumWriter::builder(&schema).build();
+        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        writer
+            .expect("a writer")
+            .write_ser(&mut theirs, &event)
+            .expect("an event fits its schema");
+        event.encode(&mut ours);
+        assert_eq!(theirs, ours);
+        let value = apache_avro::to_value(&event).expect("a value");
+        assert_eq!(
+            apache_avro::from_value::<Event>(&value).expect("an event"),
+            event
+        );
     }
 
     proptest! {
