@@ -177,6 +177,13 @@ pub(crate) fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str])
             |span| span.start.line as usize,
         );
         let reason = format!("there is no column {}", field.flat_name());
+        if file.sql.contains(&format!("\"{}\"", field.name)) {
+            let mend = format!(
+                "write '{}' where a text is meant: double quotes are for names of columns",
+                field.name
+            );
+            return Fault::new(line, reason, mend);
+        }
         return Fault::new(line, reason, column_meant(field, valid_fields, columns));
     }
     let text = root.strip_backtrace();
@@ -189,6 +196,11 @@ pub(crate) fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str])
     let reason = words
         .strip_prefix("Error during planning: ")
         .unwrap_or(&words);
+    if reason.starts_with("Cannot infer common argument type for comparison") {
+        let mend =
+            "compare values of one type: text in single quotes, numbers, true and false without";
+        return Fault::new(line, reason, mend);
+    }
     // Our own relations and functions say what to write instead.
     if let Some((reason, mend)) = reason
         .split_once("; ")

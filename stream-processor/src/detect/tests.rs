@@ -197,6 +197,18 @@ fn misspelt_names_come_with_the_nearest() {
         check_refused(query, 1, "there is no column ", mend);
     }
     check_refused(
+        "SELECT container_id FROM events\nWHERE evt_type = \"execve\"",
+        2,
+        "there is no column execve",
+        "write 'execve' where a text is meant",
+    );
+    check_refused(
+        "SELECT container_id FROM events\nWHERE evt_failed = 'yes'",
+        1,
+        "Boolean = Utf8",
+        "numbers, true and false without",
+    );
+    check_refused(
         "SELECT container_id FROM events\nWHERE starts_wth(proc_name, 'a')",
         2,
         "starts_wth",

@@ -103,12 +103,42 @@ fn of_column(column: &str) -> Option<(String, String)> {
         let sentence = format!("rows of execve, execveat, clone and procexit have no {column}");
         return Some((sql, sentence));
     }
+    // Of sockets and files; a failed execveat has a descriptor.
+    if column.starts_with("fd_") || column.starts_with("fs_") {
+        let sql = format!("evt_type NOT IN ('execve', 'clone', 'procexit') OR {column} IS NULL");
+        let sentence = format!("rows of execve, clone and procexit have no {column}");
+        return Some((sql, sentence));
+    }
+    let at_exec = [
+        "proc_stdin_type",
+        "proc_stdin_name",
+        "proc_stdout_type",
+        "proc_stdout_name",
+        "proc_stderr_type",
+        "proc_stderr_name",
+        "proc_exe_dev",
+        "proc_exe_ino",
+        "proc_exe_ino_mtime",
+        "proc_exe_ino_ctime",
+        "proc_env",
+        "proc_env_cut",
+    ];
+    if at_exec.contains(&column) {
+        let sql = format!("evt_type IN ('execve', 'execveat', 'running') OR {column} IS NULL");
+        return Some((sql, format!("{column} is known at exec alone")));
+    }
     let at_exit = [
         "proc_exit_code",
         "proc_exit_signal",
         "proc_duration_ns",
         "proc_cpu_user_ns",
         "proc_cpu_system_ns",
+        "proc_pfminor",
+        "proc_pfmajor",
+        "proc_read_chars",
+        "proc_write_chars",
+        "proc_read_bytes",
+        "proc_write_bytes",
     ];
     at_exit.contains(&column).then(|| {
         let sql = format!("evt_type = 'procexit' OR {column} IS NULL");

@@ -374,37 +374,45 @@ impl Term {
 
     /// Chooses the values that stand for all.
     fn stand_for_all(&mut self) {
+        let null = || ScalarValue::try_from(&self.data_type).unwrap_or(ScalarValue::Null);
+        if is_before_first(&self.expr) {
+            self.values = vec![plain(null(), true)];
+            return;
+        }
         let values = match &self.data_type {
+            DataType::Boolean if differs_from_itself(&self.expr) => {
+                vec![plain(false.into(), true)]
+            }
             DataType::Boolean => [true, false].map(|value| plain(value.into(), true)).into(),
-            DataType::Int64 => self.numbers(),
+            kind if kind.is_integer() => self.numbers(),
             kind if kind.is_string() => self.texts(),
             _ => Vec::new(),
         };
         self.values = values;
         if self.nullable && !self.values.is_empty() {
-            let null = ScalarValue::try_from(&self.data_type).unwrap_or(ScalarValue::Null);
-            self.values.push(plain(null, true));
+            let null = plain(null(), true);
+            self.values.push(null);
         }
     }
 
     fn numbers(&self) -> Vec<Representative> {
         let known = self.vocabulary();
         let least = known.and_then(|known| known.min);
-        let most = known.and_then(|known| known.max);
+        let most = known
+            .and_then(|known| known.max)
+            .or_else(|| longest(&self.expr));
+        let counted = counted_from(&self.expr);
         let around = |number: i64| [-1, 0, 1].map(|step| number.saturating_add(step));
         let compared = self
             .compared
             .iter()
             .filter_map(whole_number)
             .flat_map(around);
-        let ends = least.into_iter().chain(most).chain([0]);
+        let ends = least.into_iter().chain(most).chain([counted.unwrap_or(0)]);
         let mut all: Vec<i64> = compared.chain(ends).collect();
         all.sort_unstable();
         all.dedup();
-        // A count is never negative, whoever counts.
-        let counts = matches!(&self.expr, Expr::Column(column) if column.relation.is_none()
-            && (column.name.starts_with("count(") || column.name.starts_with("approx_distinct(")));
-        all.retain(|number| !counts || *number >= 0);
+        all.retain(|number| counted.is_none_or(|least| *number >= least));
         let known = |number: i64| {
             least.is_none_or(|least| number >= least) && most.is_none_or(|most| number <= most)
         };
@@ -446,7 +454,7 @@ impl Term {
             return None;
         }
         let comparison = compares(leaf);
-        if self.data_type == DataType::Int64 && !comparison {
+        if self.data_type.is_integer() && !comparison {
             return None;
         }
         let asked = self.asked(subject, leaf).ok()?;
@@ -489,6 +497,79 @@ impl Term {
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![values])?;
         let schema = DFSchema::try_from(schema)?;
         BoundExpr::new(subject.session, leaf, &schema)?.evaluate(&batch)
+    }
+}
+
+/// What a count begins with, whoever counts: of rows with one, as a group has at least one, of anything else with none.
+fn counted_from(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Cast(cast) => counted_from(&cast.expr),
+        Expr::Column(Column {
+            relation: None,
+            name,
+            ..
+        }) => match name.as_str() {
+            "count(*)" | "count(Int64(1))" => Some(1),
+            name => {
+                let counts = name.starts_with("count(") || name.starts_with("approx_distinct(");
+                counts.then_some(0)
+            }
+        },
+        Expr::ScalarFunction(call) => COUNTING.contains(&call.name()).then_some(0),
+        _ => None,
+    }
+}
+
+/// Functions that count something of what they are given.
+const COUNTING: [&str; 8] = [
+    "character_length",
+    "octet_length",
+    "bit_length",
+    "array_length",
+    "array_ndims",
+    "cardinality",
+    "strpos",
+    "regexp_count",
+];
+
+/// The most that the length of a column of short texts can be.
+fn longest(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Cast(cast) => longest(&cast.expr),
+        Expr::ScalarFunction(call)
+            if ["character_length", "octet_length"].contains(&call.name()) =>
+        {
+            let Some(Expr::Column(column)) = call.args.first() else {
+                return None;
+            };
+            Some(vocabulary::of(&column.name)?.bytes_max? as i64)
+        }
+        _ => None,
+    }
+}
+
+/// Whether an expression is an item of a list before its first, which is NULL of every list.
+pub(super) fn is_before_first(expr: &Expr) -> bool {
+    match expr {
+        Expr::ScalarFunction(call) if call.name() == "array_element" => matches!(
+            call.args.get(1),
+            Some(Expr::Literal(index, _)) if whole_number(index) == Some(0)
+        ),
+        _ => false,
+    }
+}
+
+/// Whether a comparison is of something with itself, and asks for a difference.
+fn differs_from_itself(expr: &Expr) -> bool {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let differs = matches!(
+                op,
+                Operator::NotEq | Operator::Lt | Operator::Gt | Operator::IsDistinctFrom
+            );
+            differs && left == right && !left.is_volatile()
+        }
+        _ => false,
     }
 }
 

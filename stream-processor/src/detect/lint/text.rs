@@ -6,7 +6,7 @@ use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{Between, BinaryExpr, Cast, Expr, Like, Operator, TryCast};
 use dogwatch_schemas::vocabulary;
 
-use super::problem::{Case, case_of, operands, text};
+use super::problem::{Case, case_of, is_before_first, operands, text};
 use crate::detect::sql_file::{Fault, SqlFile};
 
 /// Most characters of a condition that are shown.
@@ -52,6 +52,10 @@ fn why_leaf_impossible(leaf: &Expr) -> Option<(&'static str, String)> {
         }) if list.iter().any(is_null) => Some((
             ": the list holds a NULL, such as a blank cell, and nothing is known to be no NULL",
             "fill the cell, or ask the list WHERE the column IS NOT NULL".to_owned(),
+        )),
+        _ if operands(leaf).into_iter().any(is_before_first) => Some((
+            ": the first item of a list is [1], and [0] is NULL of every list",
+            "write [1]".to_owned(),
         )),
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if (is_null(left) || is_null(right))
@@ -99,8 +103,13 @@ pub(super) fn unheard_of(file: &SqlFile, culprits: &[&Expr], fact: Option<&str>)
 fn range_of(condition: &Expr) -> Option<String> {
     condition.column_refs().into_iter().find_map(|column| {
         let known = vocabulary::of(&column.name)?;
-        let (least, most) = (known.min?, known.max?);
-        Some(format!("{} lies between {least} and {most}", column.name))
+        let name = &column.name;
+        Some(match (known.min, known.max, known.bytes_max) {
+            (Some(least), Some(most), _) => format!("{name} lies between {least} and {most}"),
+            (Some(least), None, _) => format!("{name} is never less than {least}"),
+            (_, _, Some(most)) => format!("{name} has at most {most} bytes"),
+            _ => return None,
+        })
     })
 }
 
