@@ -10,6 +10,7 @@ use dogwatch_sensor::pipeline::{
     stop_on_signals,
 };
 use dogwatch_sensor::{log, metrics};
+use dogwatch_settings::Program;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -120,6 +121,7 @@ fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
+    dogwatch_settings::tell_unknown(Program::Sensor, std::env::vars_os());
     let listen = config.metrics_listen.filter(|_| input == Input::Kernel);
     hold_signals();
     // First of all: threads made before keep every right.

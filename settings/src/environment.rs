@@ -41,11 +41,12 @@ pub fn meaning(program: Program, name: &str, value: &str) -> Option<Meaning> {
         Meaning::Link
     } else {
         match nearest_variable(&key) {
-            Some((near, likeness)) if likeness.is_misspelling() || key.contains('.') => {
-                Meaning::Misspelt(Some(near))
-            }
+            Some((near, likeness)) if likeness.is_misspelling() => Meaning::Misspelt(Some(near)),
             // Nobody but us joins words by two underscores.
-            _ if key.contains('.') => Meaning::Misspelt(None),
+            _ if key.contains('.') => {
+                let near = nearest_setting(Program::Either, &key);
+                Meaning::Misspelt(near.map(|near| variable(&near)))
+            }
             _ => Meaning::Unknown,
         }
     })
@@ -238,6 +239,10 @@ mod tests {
                     "{wrong}"
                 );
             }
+        }
+        // What is like nothing is told without a name that would mislead.
+        for name in ["DOGWATCH_KAFKA__PORT", "DOGWATCH_FOO__BAR"] {
+            assert_eq!(of(name, "x"), Meaning::Misspelt(None), "{name}");
         }
         for name in ["DOGWATCH_VERSION", "DOGWATCH_CACHE", "DOGWATCH_IMAGE_TAG"] {
             assert_eq!(of(name, "x"), Meaning::Unknown, "{name}");

@@ -24,4 +24,4 @@ mod show;
 
 pub use keys::{Program, nearest_word};
 pub use show::show;
-pub use sources::{Flag, Settings, SettingsError};
+pub use sources::{Flag, Settings, SettingsError, tell_unknown};

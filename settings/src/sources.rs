@@ -110,8 +110,21 @@ impl Settings {
         let merged = self.merged.clone().try_deserialize();
         merged.map_err(|error| SettingsError::Unreadable {
             file: self.file.clone(),
-            reason: error.to_string(),
+            reason: self.in_full(&error.to_string()),
         })
+    }
+
+    /// The reader's words, with what a duration looks like and where the value is from, which it does not always say.
+    fn in_full(&self, reason: &str) -> String {
+        let durations = "expected a duration, such as 500ms, 10s or 1h";
+        let reason = reason.replace("expected a duration", durations);
+        let key = reason.split_once("for key `");
+        let key = key.and_then(|(_, rest)| rest.strip_suffix('`'));
+        let origin = key.and_then(|key| self.origins().remove(&plain(key)));
+        match origin {
+            Some(origin) => format!("{reason} in {origin}"),
+            None => reason,
+        }
     }
 
     /// Returns where each setting is from that is not a default, by its key; see [`plain`] for the names.
@@ -139,6 +152,23 @@ fn note_origins(tree: &Map<String, Value>, above: &str, origins: &mut BTreeMap<S
                 let origin = value.origin().map(|of| (plain(&key), of.to_owned()));
                 origins.extend(origin);
             }
+        }
+    }
+}
+
+/// Logs which variables begin like ours and are like no setting, once a program can log.
+pub fn tell_unknown(program: Program, variables: impl Iterator<Item = (OsString, OsString)>) {
+    for (name, value) in variables {
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
+        if meaning(program, &name, &value.to_string_lossy()) == Some(Meaning::Unknown) {
+            let files = program.listed_in();
+            tracing::warn!(
+                name,
+                files,
+                "a variable of the environment begins like ours and is no setting: passed over; the files list all"
+            );
         }
     }
 }
@@ -179,10 +209,7 @@ fn environment(
             }
             Some(Meaning::OfAnother(other)) => format!("a setting of {other}"),
             Some(Meaning::Link) => "made by Kubernetes or Docker for a service".to_owned(),
-            Some(Meaning::Unknown) => {
-                tracing::debug!(name, "a variable is like no setting and is passed over");
-                format!("no setting; {} lists all", program.listed_in())
-            }
+            Some(Meaning::Unknown) => format!("no setting; {} lists all", program.listed_in()),
         };
         passed_over.insert(name, reason);
     }
@@ -349,5 +376,24 @@ mod tests {
             "{said}"
         );
         assert!(said.contains("DOGWATCH_KAFKA__PARTITIONS"), "{said}");
+    }
+
+    #[test]
+    fn a_duration_without_its_unit_is_told_with_what_one_looks_like() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Checkpoint {
+            #[serde(rename = "interval", with = "humantime_serde")]
+            _interval: std::time::Duration,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        struct Own {
+            #[serde(rename = "checkpoint")]
+            _checkpoint: Checkpoint,
+        }
+        let settings = read("", &[("DOGWATCH_CHECKPOINT__INTERVAL", "10")], &[]).unwrap();
+        let said = settings.take::<Own>().unwrap_err().to_string();
+        for words in ["such as 500ms, 10s or 1h", "DOGWATCH_CHECKPOINT__INTERVAL"] {
+            assert!(said.contains(words), "{said}");
+        }
     }
 }

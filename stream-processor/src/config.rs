@@ -488,7 +488,12 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
         })
     };
     if let Err(error) = check_servers(&raw.kafka.bootstrap_servers) {
-        return refuse("kafka.bootstrap_servers", "host:port", error.to_string());
+        let expected = "host:port such as broker1:9092, several joined by commas";
+        return refuse(
+            "kafka.bootstrap_servers",
+            expected,
+            format!("{:?}", error.entry),
+        );
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if raw.kafka.topic_prefix.is_empty() || !raw.kafka.topic_prefix.chars().all(legal) {

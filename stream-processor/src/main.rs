@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use dogwatch_settings::Flag;
+use dogwatch_settings::{Flag, Program};
 use dogwatch_stream_processor::config::{Config, ConfigError, LogFormat, RawLog};
 use dogwatch_stream_processor::metrics;
 use dogwatch_stream_processor::pipeline::{self, ProcessorError, Summary};
@@ -90,6 +90,7 @@ impl Options {
 fn run(options: Options) -> anyhow::Result<()> {
     let config = options.load()?;
     log_to_stderr(&config.log)?;
+    dogwatch_settings::tell_unknown(Program::Processor, std::env::vars_os());
     if let Some(listen) = config.metrics_listen {
         metrics::serve(listen);
     }
