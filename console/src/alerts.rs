@@ -1,12 +1,13 @@
 //! `dogwatch alerts`: prints the alerts that a processor wrote to Kafka, committed ones only.
 //!
 //! ```text
-//! dogwatch.alerts, each partition from --since ─► in order of time, as far as 64 MiB reach ─► printer
-//!                                      └ --follow: on as they come
+//! dogwatch.alerts, each partition from --since ─► merged by time, as far as 64 MiB reach ─► printer
+//!                                      └ --follow: on as they come, a second later
 //! ```
+//! Alerts of other versions are read by the schema they were written with.
 //! It joins no group, commits nothing and makes no topic: nobody notices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -15,19 +16,29 @@ use dogwatch_kafka::{BadAddress, Brokers, Fault, Logged, PATIENCE, check_servers
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::{Topic, Topics};
 use dogwatch_settings::{Flag, Program, Settings, SettingsError};
+use dogwatch_stream_processor::versions::Versions;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message;
+use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
-use crate::cli;
+use crate::merge::{Merge, Turn};
 use crate::printer::{Format, PrintError, Printer};
+use crate::readback::GROUP;
+use crate::{cli, failure};
 
 /// Bytes of alerts that wait to be put in order.
 const ORDERED_BYTES_MAX: usize = 64 << 20;
-/// How long one poll waits: so late is an alert of a topic that is followed.
+/// Kibibytes that the client fetches ahead, of all partitions.
+const FETCHED_KIB_MAX: &str = "16384";
+/// How long one poll waits.
 const POLL: Duration = Duration::from_millis(100);
+/// How long a followed alert waits for earlier ones of other partitions.
+const FOLLOW_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a followed topic is looked at for new partitions.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Alerts cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,10 +69,8 @@ pub enum AlertsError {
         /// The topic.
         topic: String,
     },
-    /// Records that are no alerts of this version.
-    #[error(
-        "{0} records could not be read: they were written by another version of Dogwatch, or are no alerts"
-    )]
+    /// Records that are no alerts, or of a schema that nobody knows.
+    #[error("{0} records could not be read: the log names each, with the reason")]
     Undecodable(u64),
     /// Something could not be printed.
     #[error(transparent)]
@@ -117,7 +126,7 @@ pub fn run(options: &cli::Alerts) -> Result<(), AlertsError> {
     let (brokers, names) = brokers(options)?;
     let printer = Printer::new(Format::chosen(options.json), None)?;
     let mut reading = Reading::open(&brokers, &names, options)?;
-    match reading.print(printer, options.follow) {
+    match reading.print(printer) {
         // Whoever reads has enough, as `head` has.
         Err(AlertsError::Print(PrintError::Output(_))) => Ok(()),
         result => result,
@@ -163,9 +172,10 @@ pub fn since(text: &str) -> Result<DateTime<Utc>, String> {
 struct Reading {
     consumer: BaseConsumer<Logged>,
     topic: String,
-    /// Partitions that were not read to the end they have now.
-    unread: BTreeSet<i32>,
-    ordered: Ordered,
+    follow: bool,
+    versions: Versions<Alert>,
+    merge: Merge,
+    partitions: usize,
     undecodable: u64,
     begun: Instant,
 }
@@ -176,86 +186,70 @@ impl Reading {
         let action = format!("read topic {topic}");
         let fault = |error: KafkaError| Fault::of(&action, &error);
         let (_client, metadata) = reach(brokers, PATIENCE)?;
-        let found = metadata.topics().iter().find(|of| of.name() == topic);
-        let partitions: Vec<i32> = found
-            .iter()
-            .flat_map(|topic| topic.partitions())
-            .map(|partition| partition.id())
-            .collect();
+        let partitions = partitions_of(&metadata, &topic);
         if partitions.is_empty() {
             return Err(AlertsError::NoTopic(topic));
         }
         let mut settings = brokers.settings();
         settings
-            .set("group.id", "dogwatch-console")
+            .set("group.id", GROUP)
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
             // What has expired since the begin was looked up is not missed.
             .set("auto.offset.reset", "earliest");
+        brokers.default(&mut settings, "queued.max.messages.kbytes", FETCHED_KIB_MAX);
         let consumer = Logged::consumer(&settings).map_err(fault)?;
         let begin = match (options.since, options.follow) {
             (Some(moment), _) => Offset::Offset(moment.timestamp_millis().max(0)),
             (None, true) => Offset::End,
             (None, false) => Offset::Beginning,
         };
-        let mut list = TopicPartitionList::new();
-        for partition in &partitions {
-            list.add_partition_offset(&topic, *partition, begin)
-                .map_err(fault)?;
-        }
+        let mut list = listed(&topic, &partitions, begin).map_err(fault)?;
         if options.since.is_some() {
             list = consumer.offsets_for_times(list, PATIENCE).map_err(fault)?;
         }
         consumer.assign(&list).map_err(fault)?;
+        let schemas = (brokers.clone(), GROUP, names.name(Topic::Schemas));
+        let patience = match options.follow {
+            true => FOLLOW_PATIENCE,
+            false => Duration::ZERO,
+        };
         Ok(Self {
             consumer,
             topic,
-            unread: partitions.into_iter().collect(),
-            ordered: Ordered::default(),
+            follow: options.follow,
+            versions: Versions::new(Alert::SCHEMA, Alert::decode_framed, schemas),
+            partitions: partitions.len(),
+            merge: Merge::new(partitions, ORDERED_BYTES_MAX, patience),
             undecodable: 0,
             begun: Instant::now(),
         })
     }
 
-    fn print(&mut self, mut printer: Printer, follow: bool) -> Result<(), AlertsError> {
-        let mut heard = Instant::now();
+    fn print(&mut self, mut printer: Printer) -> Result<(), AlertsError> {
+        let (mut heard, mut looked) = (Instant::now(), Instant::now());
         let mut printed = 0u64;
-        while follow || !self.unread.is_empty() {
-            match self.consumer.poll(POLL) {
-                None if !self.unread.is_empty() && !follow && heard.elapsed() >= PATIENCE => {
-                    let topic = self.topic.clone();
-                    return Err(AlertsError::Stalled { topic });
-                }
-                None => {}
-                Some(Ok(message)) => {
-                    heard = Instant::now();
-                    match alert_of(&message) {
-                        Some(alert) => self.ordered.push(alert, message.payload_len()),
-                        None => self.undecodable += 1,
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    heard = Instant::now();
-                    self.unread.remove(&partition);
-                }
-                Some(Err(error)) => self.judge(&error)?,
+        while self.follow || !(self.merge.caught_up() && self.merge.is_empty()) {
+            if self.poll()? {
+                heard = Instant::now();
             }
-            // What is there is put in order; what comes later is shown as it comes.
-            while self.unread.is_empty() || self.ordered.is_full() {
-                let Some(alert) = self.ordered.pop() else {
-                    break;
-                };
+            if heard.elapsed() >= PATIENCE && !self.merge.caught_up() {
+                self.give_up()?;
+            }
+            while let Some(alert) = self.merge.take(Instant::now()) {
                 printer.alert(&alert, None)?;
                 printed += 1;
             }
-        }
-        while let Some(alert) = self.ordered.pop() {
-            printer.alert(&alert, None)?;
-            printed += 1;
+            self.turn()?;
+            if self.follow && looked.elapsed() >= LOOK_INTERVAL {
+                self.take_new_partitions()?;
+                looked = Instant::now();
+            }
         }
         tracing::info!(
             alerts = printed,
+            out_of_order = self.merge.late(),
             seconds = self.begun.elapsed().as_secs_f64(),
             "read to the end"
         );
@@ -264,6 +258,32 @@ impl Reading {
             0 => Ok(()),
             count => Err(AlertsError::Undecodable(count)),
         }
+    }
+
+    /// Takes what comes next; says whether anything came.
+    fn poll(&mut self) -> Result<bool, AlertsError> {
+        let message = match self.consumer.poll(POLL) {
+            None => return Ok(false),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.merge.end(partition);
+                return Ok(true);
+            }
+            Some(Err(error)) => return self.judge(&error).map(|()| false),
+            Some(Ok(message)) => message,
+        };
+        let (partition, offset) = (message.partition(), message.offset());
+        let framed = message.payload().unwrap_or_default();
+        match self.versions.read(framed) {
+            Ok(alert) => self
+                .merge
+                .push(partition, alert, framed.len(), Instant::now()),
+            Err(error) => {
+                self.undecodable += 1;
+                let error = failure::in_full(&error);
+                tracing::warn!(topic = self.topic, partition, offset, %error, "record skipped");
+            }
+        }
+        Ok(true)
     }
 
     /// A broker that is away comes back; one that refuses does not change its mind.
@@ -275,47 +295,76 @@ impl Reading {
         tracing::warn!(%error, "could not read alerts, trying on");
         Ok(())
     }
-}
 
-fn alert_of(message: &BorrowedMessage<'_>) -> Option<Alert> {
-    let decoded = Alert::decode_framed(message.payload().unwrap_or_default());
-    match decoded {
-        Ok(alert) => Some(alert),
-        Err(error) => {
-            let (topic, partition, offset) =
-                (message.topic(), message.partition(), message.offset());
-            tracing::warn!(topic, partition, offset, %error, "record skipped");
-            None
+    /// Nothing has come for long though there should be more.
+    fn give_up(&mut self) -> Result<(), AlertsError> {
+        let topic = self.topic.clone();
+        if !self.follow {
+            return Err(AlertsError::Stalled { topic });
         }
+        let seconds = PATIENCE.as_secs();
+        tracing::warn!(
+            topic,
+            seconds,
+            "nothing comes of some partitions; what others have is shown"
+        );
+        self.merge.end_all();
+        Ok(())
+    }
+
+    /// Lets partitions that are ahead wait for the others.
+    fn turn(&mut self) -> Result<(), Fault> {
+        let Turn { pause, resume } = self.merge.turn();
+        let action = format!("read topic {}", self.topic);
+        let fault = |error: KafkaError| Fault::of(&action, &error);
+        let listed = |ids: &[i32]| listed(&self.topic, ids, Offset::Invalid).map_err(fault);
+        if !pause.is_empty() {
+            self.consumer.pause(&listed(&pause)?).map_err(fault)?;
+        }
+        if !resume.is_empty() {
+            self.consumer.resume(&listed(&resume)?).map_err(fault)?;
+        }
+        Ok(())
+    }
+
+    /// Reads partitions that were added to the topic, from their beginning.
+    fn take_new_partitions(&mut self) -> Result<(), Fault> {
+        let action = format!("read topic {}", self.topic);
+        let fault = |error: KafkaError| Fault::of(&action, &error);
+        // A broker that does not answer now is asked again.
+        let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.topic), POLL * 10) else {
+            return Ok(());
+        };
+        let known = self.partitions as i32;
+        let mut new = partitions_of(&metadata, &self.topic);
+        new.retain(|id| *id >= known);
+        if new.is_empty() {
+            return Ok(());
+        }
+        let list = listed(&self.topic, &new, Offset::Beginning).map_err(fault)?;
+        self.consumer.incremental_assign(&list).map_err(fault)?;
+        tracing::info!(
+            topic = self.topic,
+            partitions = new.len(),
+            "partitions were added"
+        );
+        self.partitions += new.len();
+        Ok(())
     }
 }
 
-/// Alerts in the order of their events, as far as they can be held.
-#[derive(Debug, Default)]
-struct Ordered {
-    /// By time and arrival.
-    alerts: BTreeMap<(i64, u64), (Alert, usize)>,
-    arrived: u64,
-    bytes: usize,
+fn partitions_of(metadata: &Metadata, topic: &str) -> Vec<i32> {
+    let found = metadata.topics().iter().find(|of| of.name() == topic);
+    let partitions = found.iter().flat_map(|topic| topic.partitions());
+    partitions.map(|partition| partition.id()).collect()
 }
 
-impl Ordered {
-    fn push(&mut self, alert: Alert, bytes: usize) {
-        self.bytes += bytes;
-        self.arrived += 1;
-        self.alerts
-            .insert((alert.event_ts, self.arrived), (alert, bytes));
+fn listed(topic: &str, ids: &[i32], offset: Offset) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for id in ids {
+        list.add_partition_offset(topic, *id, offset)?;
     }
-
-    fn is_full(&self) -> bool {
-        self.bytes > ORDERED_BYTES_MAX
-    }
-
-    fn pop(&mut self) -> Option<Alert> {
-        let (_, (alert, bytes)) = self.alerts.pop_first()?;
-        self.bytes -= bytes;
-        Some(alert)
-    }
+    Ok(list)
 }
 
 #[cfg(test)]
@@ -334,26 +383,5 @@ mod tests {
             "{said}"
         );
         assert!(since("999999999999days").is_err());
-    }
-
-    #[test]
-    fn alerts_are_in_order_of_time_and_then_of_arrival() {
-        let alert = |event_ts, id: &str| Alert {
-            event_ts,
-            alert_id: id.into(),
-            ..Alert::default()
-        };
-        let mut ordered = Ordered::default();
-        for (event_ts, id) in [(3, "c"), (1, "a"), (3, "d"), (2, "b")] {
-            ordered.push(alert(event_ts, id), 10);
-        }
-        assert_eq!(ordered.bytes, 40);
-        let ids: Vec<String> = std::iter::from_fn(|| ordered.pop())
-            .map(|alert| alert.alert_id.to_string())
-            .collect();
-        assert_eq!(ids, ["a", "b", "c", "d"]);
-        assert_eq!(ordered.bytes, 0);
-        ordered.push(alert(1, "large"), ORDERED_BYTES_MAX + 1);
-        assert!(ordered.is_full());
     }
 }

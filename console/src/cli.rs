@@ -56,8 +56,9 @@ pub enum Command {
     Demo(Demo),
     /// Print the alerts that a processor wrote to Kafka
     ///
-    /// They come in the order of their events, as far as 64 MiB of them reach. Only what is committed is read, nothing is
-    /// changed, no consumer group is joined.
+    /// They come in the order of their events, whatever host and partition they are of, as far as 64 MiB of alerts reach;
+    /// with --follow, those of the same second do. Alerts of other versions are shown with what they have in common with
+    /// this one. Only what is committed is read, nothing is changed, no consumer group is joined.
     Alerts(Alerts),
     /// List, check and test the detections
     Detections(Detections),
@@ -108,8 +109,10 @@ pub struct Local {
     #[command(flatten)]
     pub watch: Watch,
 
-    /// With --json: write each event to standard output, too, before its alerts; events have `evt_type`, alerts `alert_id`
-    #[arg(long, requires = "json", conflicts_with = "kafka")]
+    /// With --json: write each event to standard output, too; events have `evt_type`, alerts `alert_id`
+    ///
+    /// Events come before their alerts. With --kafka they are read back from their topic, those of other hosts, too.
+    #[arg(long, requires = "json")]
     pub events: bool,
 
     /// Append each alert, and each later word on it, as one line of JSON to FILE as well

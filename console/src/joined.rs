@@ -13,7 +13,6 @@
 //! At least once inside the process, exactly once through a broker. A full queue holds back what stands before it; what
 //! the sensor then loses it counts itself. It ends in the order of the data: sensor, processor, collector.
 
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, sync_channel};
@@ -28,7 +27,6 @@ use dogwatch_schemas::topics::Topic;
 use dogwatch_sensor::pipeline::{
     Loaded, Output, SensorError, Shutdown as SensorShutdown, Stats, Summary, leave_signals,
 };
-use dogwatch_stream_processor::config::Config;
 use dogwatch_stream_processor::pipeline::{
     self as processor, ProcessorError, Stats as ProcessorStats,
 };
@@ -37,7 +35,7 @@ use dogwatch_stream_processor::sink::Sink;
 use dogwatch_stream_processor::source::Source;
 
 use crate::plan::{Plan, PlanError, Road};
-use crate::readback::{ReadBack, ReadBackError};
+use crate::readback::{Read, ReadBack, ReadBackError};
 
 /// Records between sensor and processor: half a second of 16,000 events a second, some 8 MB.
 const LOG_RECORDS: usize = 8_192;
@@ -58,8 +56,8 @@ pub enum Arrival {
         /// When it came.
         at_ns: i64,
     },
-    /// Events cannot be told any more.
-    Deaf(io::Error),
+    /// An event, as a line of JSON.
+    Event(String),
 }
 
 impl Arrival {
@@ -69,6 +67,11 @@ impl Arrival {
             alert: Box::new(alert),
             at_ns: Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX),
         }
+    }
+
+    fn event(event: &Event) -> Self {
+        // A record of texts, numbers and lists of them always has a JSON form.
+        Self::Event(serde_json::to_string(event).unwrap_or_default())
     }
 }
 
@@ -145,7 +148,10 @@ impl Joined {
         let processor_ended = Arc::new(AtomicBool::new(false));
         let ends = match plan.road {
             Road::Process => through_process(arrived, plan.tell_events)?,
-            Road::Broker => through_broker(&plan.processor, arrived, processor_ended.clone())?,
+            Road::Broker => {
+                let reader = ReadBack::open(&plan.processor, plan.tell_events)?;
+                through_broker(reader, arrived, processor_ended.clone())?
+            }
         };
         let processor_shutdown = ProcessorShutdown::new();
         let processor_stats = ProcessorStats::default();
@@ -265,7 +271,7 @@ fn through_process(arrived: Sender<Arrival>, tell_events: bool) -> Result<Ends, 
     })
 }
 
-/// Writes each event of a log to standard output, as one line of JSON, before it goes on to the processor.
+/// Hands each event of a log to whoever shows the run before it goes on to the processor.
 ///
 /// Slow readers hold the sensor back as a slow processor does; what it then loses it counts.
 fn told(
@@ -275,14 +281,12 @@ fn told(
     // The log before it is the queue; this one only joins two threads.
     let (forward, source) = local::channel(1);
     spawn("tell", move || {
-        let mut told = true;
         for record in log {
-            if told
-                && record.topic == Topic::Events
-                && let Err(error) = tell(&record)
-            {
-                told = false;
-                let _ = arrived.send(Arrival::Deaf(error));
+            let event =
+                (record.topic == Topic::Events).then(|| Event::decode_framed(&record.value));
+            if let Some(Ok(event)) = event {
+                // Nobody is there any more when the run has failed.
+                let _ = arrived.send(Arrival::event(&event));
             }
             if forward.send(record).is_err() {
                 break;
@@ -292,28 +296,25 @@ fn told(
     Ok(source)
 }
 
-fn tell(record: &LogRecord) -> io::Result<()> {
-    let event = Event::decode_framed(&record.value).map_err(io::Error::other)?;
-    let line = serde_json::to_string(&event)? + "\n";
-    let mut output = io::stdout().lock();
-    output.write_all(line.as_bytes())?;
-    output.flush()
-}
-
 fn through_broker(
-    config: &Config,
+    mut reader: ReadBack,
     arrived: Sender<Arrival>,
     processor_ended: Arc<AtomicBool>,
 ) -> Result<Ends, PlanError> {
-    let reader = ReadBack::open(config)?;
     let collector = spawn("collect", move || {
         let mut heard_at = Instant::now();
         while !processor_ended.load(Ordering::Acquire) || heard_at.elapsed() < BROKER_GRACE {
             match reader.next(READ_WAIT) {
                 Ok(None) => {}
-                Ok(Some(alert)) => {
-                    heard_at = Instant::now();
-                    if arrived.send(Arrival::now(alert)).is_err() {
+                Ok(Some(read)) => {
+                    let arrival = match read {
+                        Read::Alert(alert) => {
+                            heard_at = Instant::now();
+                            Arrival::now(*alert)
+                        }
+                        Read::Event(event) => Arrival::event(&event),
+                    };
+                    if arrived.send(arrival).is_err() {
                         break;
                     }
                 }

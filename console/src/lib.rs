@@ -19,6 +19,7 @@ pub mod joined;
 pub mod latency;
 pub mod local;
 pub mod locate;
+pub mod merge;
 pub mod plan;
 pub mod printer;
 pub mod readback;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use dogwatch_sensor::check;
 use dogwatch_sensor::config::{Config as SensorConfig, ConfigError as SensorConfigError, Flag};
 use dogwatch_sensor::pipeline::{Input, SensorError, Shutdown};
+use dogwatch_settings::Program;
 use dogwatch_stream_processor::config::{
     Config as ProcessorConfig, ConfigError as ProcessorConfigError, Delivery, RawConfig, RawKafka,
 };
@@ -21,7 +22,7 @@ use crate::readback::ReadBackError;
 
 /// What is to run.
 pub struct Plan {
-    /// Whether each event is written to standard output as JSON; inside the process only.
+    /// Whether each event is shown as a line of JSON, too.
     pub tell_events: bool,
     pub(crate) sensor: SensorConfig,
     pub(crate) input: Input,
@@ -103,6 +104,7 @@ impl Plan {
                 .map(|address| ("kafka.bootstrap_servers", address.clone())),
         );
         let sensor = SensorConfig::load(options.config.as_deref(), &overrides).map_err(Box::new)?;
+        dogwatch_settings::tell_unknown(Program::Sensor, std::env::vars_os());
         let folder = locate::detections(options.detections.as_deref())?;
         let LoadReport { set, refused, .. } = DetectionSet::load(&folder)?;
         let road = if options.kafka.is_some() {

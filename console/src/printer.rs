@@ -30,11 +30,13 @@ pub enum PrintError {
         /// Why it failed.
         source: io::Error,
     },
-    /// Alerts that are not where they should be.
-    #[error("{alerts} alerts could not be written to {place}")]
+    /// Alerts, and events, that are not where they should be.
+    #[error("{count} {lines} could not be written to {place}")]
     Unwritten {
         /// How many.
-        alerts: u64,
+        count: u64,
+        /// What they are.
+        lines: &'static str,
         /// The file, or standard output.
         place: String,
     },
@@ -157,7 +159,15 @@ impl Printer {
             Format::Human(colour) => render::alert(alert, latency, colour),
             Format::JsonLines => json(alert)?,
         };
-        self.output.alert(&text)
+        self.output.line(&text)
+    }
+
+    /// Writes one event, which is a line of JSON.
+    ///
+    /// # Errors
+    /// As [`Printer::alert`].
+    pub fn event(&mut self, json: &str) -> Result<(), PrintError> {
+        self.output.line(&format!("{json}\n"))
     }
 
     /// Opens the alerts' file anew: it was moved away.
@@ -188,32 +198,39 @@ impl Printer {
     /// # Errors
     /// [`PrintError::Unwritten`] when some are not.
     pub fn complete(&self) -> Result<(), PrintError> {
-        let unwritten = |alerts: u64, place: String| match alerts {
+        let unwritten = |count: u64, lines, place: String| match count {
             0 => Ok(()),
-            alerts => Err(PrintError::Unwritten { alerts, place }),
+            count => Err(PrintError::Unwritten {
+                count,
+                lines,
+                place,
+            }),
         };
         if let Some(file) = &self.file {
-            unwritten(file.unwritten(), file.path().display().to_string())?;
+            let place = file.path().display().to_string();
+            unwritten(file.unwritten(), "alerts", place)?;
         }
-        unwritten(self.output.unwritten.get(), "standard output".to_owned())
+        let place = "standard output".to_owned();
+        unwritten(self.output.unwritten.get(), "alerts and events", place)
     }
 }
 
 /// Standard output, which may be a file on a disk that is full.
 #[derive(Debug, Default)]
 struct Output {
-    /// Alerts that it did not take.
+    /// Lines that it did not take.
     unwritten: Cell<u64>,
     /// It may hold a half line.
     torn: Cell<bool>,
 }
 
 impl Output {
-    fn alert(&self, text: &str) -> Result<(), PrintError> {
+    /// Writes an alert or an event.
+    fn line(&self, text: &str) -> Result<(), PrintError> {
         if !self.take(text)? {
             self.unwritten.set(self.unwritten.get() + 1);
             if self.unwritten.get() == 1 {
-                let said = "dogwatch: standard output takes no more; watching goes on, alerts that are not written are counted\n";
+                let said = "dogwatch: standard output takes no more; watching goes on, what is not written is counted\n";
                 // There is no other place to say it.
                 let _ = io::stderr().write_all(said.as_bytes());
             }

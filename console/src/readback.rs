@@ -1,4 +1,4 @@
-//! Reads alerts back from their topic, committed ones only, from the moment it is opened.
+//! Reads alerts back from their topic, committed ones only, and events where they are wanted, from the moment it is opened.
 //!
 //! It joins no group and commits nothing: whoever else reads the topic does not notice.
 
@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 
 use dogwatch_kafka::topics::TopicError;
 use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE};
-use dogwatch_schemas::decode::DecodeError;
-use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
 use dogwatch_stream_processor::config::Config;
 use dogwatch_stream_processor::topics;
+use dogwatch_stream_processor::versions::{Unreadable, Versions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
+/// What brokers see as the name of this reader's group, which has no members.
+pub(crate) const GROUP: &str = "dogwatch-console";
 /// Pause before a topic is looked at again that had no leaders.
 const LEADERLESS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,9 +31,7 @@ pub enum ReadBackError {
     #[error(transparent)]
     Topic(#[from] TopicError),
     /// A record is none this program can read.
-    #[error(
-        "could not read the alert at {topic}/{partition}/{offset}; was it written by another version of Dogwatch?"
-    )]
+    #[error("could not read the record at {topic}/{partition}/{offset}")]
     Undecodable {
         /// The topic.
         topic: String,
@@ -40,7 +40,7 @@ pub enum ReadBackError {
         /// The offset.
         offset: i64,
         /// Why it failed.
-        source: DecodeError,
+        source: Box<Unreadable>,
     },
 }
 
@@ -55,50 +55,81 @@ impl ReadBackError {
     }
 }
 
+/// What was read.
+#[derive(Debug)]
+pub enum Read {
+    /// An alert.
+    Alert(Box<Alert>),
+    /// An event, of whatever host.
+    Event(Box<Event>),
+}
+
 /// An open reader.
 pub struct ReadBack {
     consumer: BaseConsumer<ErrorKeeper>,
+    alerts_topic: String,
+    alerts: Versions<Alert>,
+    events: Versions<Event>,
 }
 
 impl ReadBack {
-    /// Creates missing topics where the configuration allows it, and stands at the end of the alerts' topic.
+    /// Creates missing topics where the configuration allows it, and stands at the end of the alerts' topic, and of the
+    /// events' where they are wanted.
     ///
     /// # Errors
     /// [`ReadBackError`] when the broker or the topic refuse.
-    pub fn open(config: &Config) -> Result<Self, ReadBackError> {
+    pub fn open(config: &Config, with_events: bool) -> Result<Self, ReadBackError> {
         topics::prepare(config, config.kafka.create_topics)?;
         let mut settings = config.kafka.brokers().settings();
         settings
-            .set("group.id", "dogwatch-console")
+            .set("group.id", GROUP)
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "error");
         let consumer = ErrorKeeper::consumer(&settings).map_err(failed)?;
-        let topic = Topics::new(config.kafka.topic_prefix.as_str()).name(Topic::Alerts);
-        consumer
-            .assign(&ends(&consumer, &topic).map_err(failed)?)
-            .map_err(failed)?;
-        Ok(Self { consumer })
+        let names = Topics::new(config.kafka.topic_prefix.as_str());
+        let alerts_topic = names.name(Topic::Alerts);
+        let mut list = ends(&consumer, &alerts_topic).map_err(failed)?;
+        if with_events {
+            let events = ends(&consumer, &names.name(Topic::Events)).map_err(failed)?;
+            for end in events.elements() {
+                list.add_partition_offset(end.topic(), end.partition(), end.offset())
+                    .map_err(failed)?;
+            }
+        }
+        consumer.assign(&list).map_err(failed)?;
+        let schemas = || {
+            let brokers = config.kafka.brokers();
+            (brokers, GROUP, names.name(Topic::Schemas))
+        };
+        Ok(Self {
+            consumer,
+            alerts_topic,
+            alerts: Versions::new(Alert::SCHEMA, Alert::decode_framed, schemas()),
+            events: Versions::new(Event::SCHEMA, Event::decode_framed, schemas()),
+        })
     }
 
-    /// Returns the next alert, or `None` when none came within `wait`.
+    /// Returns the next record, or `None` when none came within `wait`.
     ///
     /// # Errors
     /// [`ReadBackError`]; after [`ReadBackError::Undecodable`] the next call goes on behind the record.
-    pub fn next(&self, wait: Duration) -> Result<Option<Alert>, ReadBackError> {
+    pub fn next(&mut self, wait: Duration) -> Result<Option<Read>, ReadBackError> {
         let Some(polled) = self.consumer.poll(wait) else {
             return Ok(None);
         };
         let message = polled.map_err(failed)?;
-        let alert = Alert::decode_framed(message.payload().unwrap_or_default());
-        alert
-            .map(Some)
-            .map_err(|source| ReadBackError::Undecodable {
-                topic: message.topic().to_owned(),
-                partition: message.partition(),
-                offset: message.offset(),
-                source,
-            })
+        let framed = message.payload().unwrap_or_default();
+        let read = match message.topic() == self.alerts_topic {
+            true => self.alerts.read(framed).map(Box::new).map(Read::Alert),
+            false => self.events.read(framed).map(Box::new).map(Read::Event),
+        };
+        read.map(Some).map_err(|source| ReadBackError::Undecodable {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+            source: Box::new(source),
+        })
     }
 }
 

@@ -100,6 +100,10 @@ impl Session {
                     if let Some(next) = self.show(arrival)? {
                         return Ok(next);
                     }
+                    // However many events come, the time given is over.
+                    if Instant::now() >= deadline {
+                        return Ok(Next::Nothing);
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => return Ok(Next::Nothing),
                 Err(RecvTimeoutError::Disconnected) => return Ok(Next::End),
@@ -111,7 +115,10 @@ impl Session {
     fn show(&mut self, arrival: Arrival) -> Result<Option<Next>, PrintError> {
         let (alert, at_ns) = match arrival {
             Arrival::Alert { alert, at_ns } => (alert, at_ns),
-            Arrival::Deaf(error) => return Err(PrintError::Output(error)),
+            Arrival::Event(line) => {
+                self.printer.event(&line)?;
+                return Ok(None);
+            }
         };
         if !self.repeats.first_time(&word_of(&alert)) {
             self.tally.repeats += 1;

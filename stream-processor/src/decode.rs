@@ -19,6 +19,7 @@ use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::framing;
 use dogwatch_schemas::records::Event;
 use dogwatch_schemas::topics::Topic;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::json;
@@ -244,19 +245,22 @@ impl EventDecoder {
         self.0
             .push(&record.value)
             .map_err(RejectError::Undecodable)?;
-        let batch = self.0.finish();
-        let columns: Vec<(&str, ArrayRef)> = batch
-            .schema_ref()
-            .fields()
-            .iter()
-            .zip(batch.columns())
-            .map(|(field, column)| (field.name().as_str(), Arc::clone(column)))
-            .collect();
-        let mut fields = json::row(&columns, 0);
-        fields.retain(|_, value| !value.is_null());
-        serde_json::from_value(Value::Object(fields))
-            .map_err(|error| RejectError::NoEvent(error.to_string()))
+        first_record(&self.0.finish()).map_err(|error| RejectError::NoEvent(error.to_string()))
     }
+}
+
+/// A batch's first row as a record; columns that are null or missing take their defaults.
+pub(crate) fn first_record<T: DeserializeOwned>(batch: &RecordBatch) -> serde_json::Result<T> {
+    let columns: Vec<(&str, ArrayRef)> = batch
+        .schema_ref()
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .map(|(field, column)| (field.name().as_str(), Arc::clone(column)))
+        .collect();
+    let mut fields = json::row(&columns, 0);
+    fields.retain(|_, value| !value.is_null());
+    serde_json::from_value(Value::Object(fields))
 }
 
 fn add_log_columns(

@@ -50,5 +50,6 @@ pub mod sink;
 pub mod idle;
 pub mod schema_lookup;
 mod sensor_reads;
+pub mod versions;
 
 pub mod pipeline;

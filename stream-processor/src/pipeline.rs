@@ -339,12 +339,17 @@ pub fn check(config: &Config) -> Result<usize, ProcessorError> {
 pub fn check_brokers(config: &Config) -> Result<(), ProcessorError> {
     topics::prepare(config, false)?;
     let names = Topics::new(config.kafka.topic_prefix.as_str());
-    SchemaLookup::open(config, names.name(Topic::Schemas))?;
+    open_schemas(config, &names)?;
     try_group(config, &names)?;
     if config.delivery == Delivery::ExactlyOnce {
         try_transaction(config)?;
     }
     Ok(())
+}
+
+fn open_schemas(config: &Config, names: &Topics) -> Result<SchemaLookup, Fault> {
+    let (brokers, topic) = (config.kafka.brokers(), names.name(Topic::Schemas));
+    SchemaLookup::open(&brokers, &config.kafka.group_id, topic)
 }
 
 /// Asks the group's coordinator for an offset, as every start does; joins nothing.
@@ -374,7 +379,7 @@ fn prepare_topics(
     for topic in &report.created {
         tracing::info!(topic, "topic created");
     }
-    let lookup = SchemaLookup::open(config, names.name(Topic::Schemas))?;
+    let lookup = open_schemas(config, names)?;
     // Events too: this program writes marks.
     let own = [
         (Alert::fingerprint(), Alert::SCHEMA),

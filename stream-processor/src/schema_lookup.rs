@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use dogwatch_kafka::{Fault, Logged, PATIENCE};
+use dogwatch_kafka::{Brokers, Fault, Logged, PATIENCE};
 use dogwatch_schemas::Fingerprint;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -37,17 +37,17 @@ pub struct SchemaLookup {
 }
 
 impl SchemaLookup {
-    /// Opens the topic and reads it to its end.
+    /// Opens the topic and reads it to its end. The group's name is given for the brokers' rights alone.
     ///
     /// # Errors
     /// [`Fault`] when the topic cannot be read.
-    pub fn open(config: &Config, topic: String) -> Result<Self, Fault> {
+    pub fn open(brokers: &Brokers, group_id: &str, topic: String) -> Result<Self, Fault> {
         let action = format!("read topic {topic}");
         let fault = |error: KafkaError| Fault::of(&action, &error);
         // No group: the topic is read whole at each start, nothing is committed.
-        let mut settings = config.kafka.brokers().settings();
+        let mut settings = brokers.settings();
         settings
-            .set("group.id", &config.kafka.group_id)
+            .set("group.id", group_id)
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")

@@ -356,7 +356,10 @@ impl<'c> Statuses<'c> {
                 let lookup = match &mut self.lookup {
                     Some(lookup) => lookup,
                     none => {
-                        none.insert(SchemaLookup::open(self.config, self.schemas_topic.clone())?)
+                        let (brokers, topic) =
+                            (self.config.kafka.brokers(), self.schemas_topic.clone());
+                        let group_id = &self.config.kafka.group_id;
+                        none.insert(SchemaLookup::open(&brokers, group_id, topic)?)
                     }
                 };
                 for (_, schema) in lookup.find(&[fingerprint])? {
