@@ -9,7 +9,7 @@
 -- blind_spots = ["connections of programs that a shell starts, such as nc or curl", "shells of a configured healthcheck", "connections taken over from another process; shell_on_socket sees a shell that starts on one"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1048/"]
 -- response = "Look at the command line and at the peer. If the script is not yours: cut the container off the network and keep its file system."
--- dedup = { key = ["shell", "peer_ip", "peer_port"] }
+-- dedup = { key = ["shell", "peer_ip"], period = "1h" }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,
@@ -24,13 +24,15 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  user_name,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
   user_host_uid
 FROM events
 WHERE evt_type = 'connect'
   AND fd_family IN ('ipv4', 'ipv6')
   -- Port 0: how a resolver asks the kernel which way a packet would go.
   AND fd_sport <> 0
+  -- A name that is looked up at the runtime's own server.
+  AND NOT (fd_sport = 53 AND starts_with(fd_sip, '127.'))
   AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
   -- The file, not the kernel's name of the process, which a program can change: a script's name is no shell's.
   AND program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)

@@ -5,8 +5,8 @@
 -- status = "stable"
 -- risk = 70
 -- attack = ["T1003.008", "T1552.001", "T1552.004"]
--- false_positives = ["backup and scanning agents", "start scripts that read keys and credentials with cat"]
--- blind_spots = ["reads that were refused", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process", "files named only by a folder far above them (deep below sudoers.d, pki or a cloud's folder), which the mount of another root shows: the first read an hour of each program is seen"]
+-- false_positives = ["backup and scanning agents", "start scripts that read keys and credentials of other places with cat"]
+-- blind_spots = ["reads that were refused", "keys in /etc/ssl/private and tokens of Kubernetes in the first minute of a container's own start", "package managers and what they run, by the names of the ancestors, which a program can take", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process", "files named only by a folder far above them (deep below sudoers.d, pki or a cloud's folder), which the mount of another root shows: the first read an hour of each program is seen"]
 -- reads = [
 --   "*/etc/shadow*", "*/etc/gshadow*", "*/etc/sudoers", "*/sudoers.d/*", "*/security/opasswd", "*/krb5.keytab", "*/pki/*",
 --   "*/kubernetes/admin.conf", "*/kubernetes/controller-manager.conf", "*/kubernetes/kubelet.conf", "*/kubernetes/scheduler.conf",
@@ -20,13 +20,15 @@
 -- ]
 -- references = ["https://attack.mitre.org/techniques/T1003/008/", "https://attack.mitre.org/techniques/T1552/001/"]
 -- response = "Find out who asked for it. Treat what the file holds as known to others: change passwords, keys and tokens."
--- dedup = { key = ["file", "program"] }
+-- dedup = { key = ["program", "proc_key"], period = "1h" }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,
   container_image,
   program(proc_exepath, proc_exe, proc_args) AS program,
-  coalesce(fd_host_name, fd_name) AS file,
+  proc_key,
+  -- As the container knows it, and as the host does.
+  CASE WHEN fd_host_name <> fd_name THEN concat(fd_name, ' (', fd_host_name, ' of the host)') ELSE fd_name END AS file,
   fd_name,
   fd_nameraw,
   fd_flags,
@@ -34,7 +36,7 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  user_name,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
   user_host_uid
 FROM events
 WHERE evt_type IN ('open', 'openat', 'openat2')
@@ -49,6 +51,8 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
         concat(fd_name, ' ', fd_host_name),
         '/etc/(g?shadow([-~]|\.[a-z0-9]+)?|sudoers|sudoers\.d/[^ ]+|security/opasswd|krb5\.keytab|kubernetes/(admin|controller-manager|kubelet|scheduler|super-admin)\.conf|kubernetes/pki/[^ ]+\.key)( |$)|(^| )/(proc/kcore|dev/k?mem)( |$)'
       )
+      -- What a package manager runs to set a package up.
+      AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
       AND NOT (
         coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
         AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/openssh|/ssh|/systemd)?)/[^/]+$')
@@ -71,7 +75,7 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
         coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM general_readers)
         OR (
           regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
-          AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
+          AND (array_has_any(proc_args, make_array('-c', '-e', '-r', '-E')) OR regexp_like(fd_name, '^/proc/[0-9]+/(task/[0-9]+/)?environ$'))
         )
         -- A shell reads its own history when it starts.
         OR (
@@ -80,5 +84,13 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
         )
       )
       AND coalesce(proc_stage, '') <> 'healthcheck'
+      -- Its own environment.
+      AND coalesce(fd_name <> concat('/proc/', CAST(proc_vpid AS VARCHAR), '/environ'), true)
+      -- Certificates and tokens that a container's start makes ready.
+      AND NOT (
+        coalesce(proc_stage, '') = 'entrypoint'
+        AND coalesce(ts < container_start_ts + INTERVAL '1 minute', false)
+        AND coalesce(regexp_like(fd_name, '^(/var)?/run/secrets/kubernetes\.io/|^/etc/ssl/private/'), false)
+      )
     )
   )

@@ -6,7 +6,7 @@
 -- risk = 65
 -- attack = ["T1046"]
 -- false_positives = ["service meshes and monitoring that probe many endpoints", "crawlers and peer-to-peer software"]
--- blind_spots = ["slow scans of fewer than 30 targets a minute", "scans by raw sockets (SYN scans), which make no connect call"]
+-- blind_spots = ["slow scans of fewer than 30 targets a minute", "scans by raw sockets (SYN scans), which make no such call; raw_packet_socket sees their sockets"]
 -- references = ["https://attack.mitre.org/techniques/T1046/"]
 -- response = "Find the process among the samples. A scan from inside usually follows a foothold: look at what ran before it."
 -- dedup = { key = [], period = "1h" }
@@ -20,7 +20,7 @@ SELECT
   count(*) FILTER (WHERE evt_failed AND coalesce(evt_res, '') <> 'EINPROGRESS') AS refused,
   sample(concat(proc_name, ' to ', fd_sip, ' port ', CAST(fd_sport AS VARCHAR)), 5) AS samples
 FROM tumble(events, INTERVAL '1 minute')
-WHERE evt_type = 'connect'
+WHERE evt_type IN ('connect', 'sendto', 'sendmsg')
   AND container_id <> 'host'
   AND fd_sip IS NOT NULL
   AND fd_sport IS NOT NULL

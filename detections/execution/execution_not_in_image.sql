@@ -6,10 +6,10 @@
 -- risk = 80
 -- attack = ["T1105", "T1204.003"]
 -- false_positives = ["containers that build, update or download software and run it", "development containers with code on a mounted volume", "a file of the image whose mode or owner was changed in the container"]
--- blind_spots = ["scripts: what is executed is their interpreter, which is the image's", "files that were on a volume before the container's start", "programs that a loader of the image was told to load"]
+-- blind_spots = ["scripts: what is executed is their interpreter, which is the image's", "files that were on a volume before the container's start", "programs that a loader of the image was told to load", "what make, ninja, cmake and package managers run, by the names of the ancestors, which a program can take", "steps of docker build"]
 -- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1204/003/"]
 -- response = "Keep the file and its hash, look at how it came there (the process tree, downloads before it), stop the container and start it anew from the image."
--- dedup = { key = ["proc_exepath"] }
+-- dedup = { key = ["proc_exepath"], period = "1h" }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,
@@ -23,7 +23,7 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  user_name,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
   user_host_uid
 FROM events
 WHERE evt_type IN ('execve', 'execveat')
@@ -39,3 +39,7 @@ WHERE evt_type IN ('execve', 'execveat')
       AND proc_exe_ino_ctime > coalesce(container_start_ts - INTERVAL '1 second', ts - INTERVAL '10 seconds')
     )
   )
+  -- Builds: what was compiled is tried out, what was installed is set up.
+  AND NOT coalesce(array_has_any(proc_aname, make_array('make', 'gmake', 'ninja', 'cmake', 'ctest')), false)
+  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)

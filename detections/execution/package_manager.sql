@@ -1,6 +1,6 @@
 -- title = "Package manager in a container"
--- description = "A package manager ran in a running container, or its database was changed by something else, as by a renamed one. Packages belong into the image; an intruder installs tools."
--- message = "package manager {program} in container {container} ({container_image}), run as {user_name}, started by {proc_pname}: {proc_cmdline}"
+-- description = "A package manager ran in a running container, or something else changed its database or its list of sources, as a renamed one does. Packages belong into the image; an intruder installs tools."
+-- message = "{act} in container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
 -- severity = "medium"
 -- status = "stable"
 -- risk = 55
@@ -9,7 +9,7 @@
 -- blind_spots = ["package managers that are renamed and keep no database of the distribution's", "packages unpacked by other programs"]
 -- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1072/"]
 -- response = "Ask who installs software there and move it into the image. If nobody does: look at what was installed and what ran next."
--- dedup = { key = ["program", "proc_skey"] }
+-- dedup = { key = ["proc_skey"], period = "1h" }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,
@@ -21,13 +21,17 @@ SELECT
       THEN proc_name
     ELSE program(proc_exepath, proc_exe, proc_args)
   END AS program,
+  CASE
+    WHEN evt_type IN ('execve', 'execveat') THEN concat('package manager ', proc_name, ' runs')
+    ELSE concat(program(proc_exepath, proc_exe, proc_args), ', which is none of the package managers, changes ', fd_name)
+  END AS act,
   fd_name AS database_file,
   proc_exepath,
   proc_cmdline,
   proc_pname,
   proc_skey,
   proc_stage,
-  user_name,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
   user_host_uid
 FROM events
 WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2', 'creat')
@@ -58,7 +62,7 @@ WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2', 'creat')
     OR (
       evt_type IN ('open', 'openat', 'openat2', 'creat')
       AND (evt_is_open_write OR evt_is_open_create)
-      AND regexp_like(fd_name, '^/(usr/)?lib/(apk/db/|sysimage/rpm/)|^/var/lib/(dpkg/(status|lock|updates/|info/)|rpm/|pacman/local/|dnf/)')
+      AND regexp_like(fd_name, '^/(usr/)?lib/(apk/db/|sysimage/rpm/)|^/var/lib/(dpkg/(status|lock|updates/|info/)|rpm/|pacman/local/|dnf/)|^/etc/(apt/(sources\.list|trusted\.gpg|keyrings/)|yum\.repos\.d/|apk/(repositories|keys/)|zypp/repos\.d/|pacman\.d/)')
       AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
       AND NOT regexp_like(coalesce(proc_exepath, ''), '^/usr/(libexec/platform-python|lib/apt/|bin/(dpkg-|python3))')
     )

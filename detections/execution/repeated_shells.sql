@@ -5,8 +5,8 @@
 -- status = "experimental"
 -- risk = 50
 -- attack = ["T1059.004", "T1505.003"]
--- false_positives = ["services that run a shell for each job"]
--- blind_spots = ["a single shell that stays open; shell_with_terminal and shell_on_socket see it", "shells that are renamed", "shells that are put into the container from outside, such as by docker exec; shell_with_terminal sees those with a terminal"]
+-- false_positives = ["services that run a shell with another command for each job"]
+-- blind_spots = ["a single shell that stays open; shell_with_terminal and shell_on_socket see it", "shells that are renamed", "one command again and again", "shells of cron, sudo, su, make and package managers", "shells that are put into the container from outside, such as by docker exec; shell_with_terminal sees those with a terminal"]
 -- references = ["https://attack.mitre.org/techniques/T1505/003/"]
 -- response = "Look at what the parents are and what was asked for: the first command of an intruder is often id, whoami or uname."
 -- dedup = { key = [], period = "1h" }
@@ -28,5 +28,8 @@ WHERE evt_type IN ('execve', 'execveat')
   AND coalesce(proc_pname, '') NOT IN (SELECT name FROM shells)
   -- docker exec: whoever can do that has the host, and needs no web shell.
   AND coalesce(proc_pname, '') NOT IN (SELECT name FROM runtimes)
+  AND coalesce(proc_pname, '') NOT IN ('cron', 'crond', 'anacron', 'atd', 'sudo', 'su', 'su-exec', 'gosu', 'runuser', 'doas', 'make', 'gmake', 'ninja', 'cmake')
+  AND NOT coalesce(array_has_any(proc_aexepath, (SELECT array_agg(path) FROM package_manager_files)), false)
 GROUP BY window_start, window_end, container_id, container_name, container_image
 HAVING count(*) >= 5
+  AND count(DISTINCT proc_cmdline) >= 3

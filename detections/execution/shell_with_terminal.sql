@@ -1,5 +1,5 @@
 -- title = "Shell with a terminal in a container"
--- description = "A shell was started in a container and has a terminal: a person is at work where a service should be, by docker exec, docker run -t, or from a pseudo-terminal that an intruder made to get a better shell."
+-- description = "A shell was started in a container and has a terminal: a person is at work where a service should be, by docker exec, docker run -t, or from a pseudo-terminal that an intruder made to get a better shell. An interpreter without a script, put into the container from outside, is a shell, too."
 -- message = "{shell} with a terminal in container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
 -- severity = "medium"
 -- status = "stable"
@@ -9,7 +9,7 @@
 -- blind_spots = ["shells built or renamed so that neither file, link nor argument tells them; execution_not_in_image sees those brought into the container", "system(3) calls of a service whose container has a terminal", "shells of a configured healthcheck"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1609/"]
 -- response = "Ask who opened it. If nobody did: pause the container, keep its file system, and look at what the session's processes did."
--- dedup = { key = ["proc_skey", "proc_sid"] }
+-- dedup = { key = ["proc_skey", "proc_sid"], period = "1h" }
 SELECT
   container_id,
   coalesce(container_name, container_id) AS container,
@@ -22,7 +22,7 @@ SELECT
   proc_tty,
   proc_sid,
   proc_skey,
-  user_name,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
   user_host_uid
 FROM events
 WHERE evt_type IN ('execve', 'execveat')
@@ -31,6 +31,11 @@ WHERE evt_type IN ('execve', 'execveat')
   AND (
     program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
     OR proc_name IN (SELECT name FROM shells)
+    OR (
+      coalesce(proc_stage, '') <> 'entrypoint'
+      AND (program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM script_runners) OR regexp_like(program(proc_exepath, proc_exe, proc_args), '^python[0-9.]+$'))
+      AND NOT coalesce(regexp_like(array_to_string(proc_args, ' '), '(^| )[^- ]|(^| )-[a-zA-Z]*[cem]'), false)
+    )
   )
   AND (proc_tty <> 0 OR proc_stdin_type = 'tty' OR proc_stdout_type = 'tty' OR proc_stderr_type = 'tty')
   AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')

@@ -5,8 +5,8 @@
 -- status = "experimental"
 -- risk = 70
 -- attack = ["T1486", "T1485", "T1565.001"]
--- false_positives = ["package managers, builds and archives being unpacked", "databases that make many small files"]
--- blind_spots = ["files changed through memory maps or renamed only", "fewer than 200 files a minute"]
+-- false_positives = ["builds, and copies that overwrite what is there"]
+-- blind_spots = ["files changed through memory maps; mass_file_removal counts those that are renamed", "files that are made anew for certain (O_EXCL), as archives and databases do", "package managers, by the name of the process, which a program can take", "fewer than 200 files a minute"]
 -- references = ["https://attack.mitre.org/techniques/T1486/", "https://attack.mitre.org/techniques/T1485/"]
 -- response = "Stop the container, keep its file system and its volumes, and compare a few of the files with a backup."
 -- dedup = { key = ["program"], period = "1h" }
@@ -25,6 +25,10 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat')
   AND evt_outcome = 'success'
   AND container_id <> 'host'
   AND coalesce(fd_type, '') = 'file'
+  AND coalesce(fd_flags, '') NOT LIKE '%O_EXCL%'
+  AND coalesce(proc_name, '') NOT IN (SELECT name FROM package_managers)
+  AND NOT coalesce(regexp_like(proc_name, '^(pip|pipx|npm|yarn|pnpm|gem|cargo|composer|conda|mamba|uv|bun|poetry|pipenv|cpanm?|luarocks|easy_install)([0-9. ]|$)'), false)
+  AND NOT regexp_like(coalesce(fd_name, ''), '^/(proc|sys|dev)/|/(node_modules|site-packages|dist-packages|\.git|__pycache__)/')
   AND coalesce(proc_stage, '') <> 'runtime'
 GROUP BY window_start, window_end, container_id, container_name, container_image, proc_name
 HAVING count(DISTINCT fd_name) >= 200

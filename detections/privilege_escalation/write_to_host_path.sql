@@ -1,15 +1,15 @@
 -- title = "Write to the host by a process that came out of a container"
 -- description = "A process that belongs to a container opened a file of the host for writing: it stands in the host's mount namespace, has left its container's cgroup, or reaches a path of the host that decides what the host runs, through a mount, a device or the kernel's own files. This is how a container is left."
--- message = "{program} of container {container} ({container_image}) writes {file} of the host {host_name}, as host user {user_host_uid}, started by {proc_pname}: {proc_cmdline}"
+-- message = "{program} of container {container} ({container_image}) on {host_name} writes {place}, as host user {user_host_uid}, started by {proc_pname}: {proc_cmdline}"
 -- severity = "critical"
 -- status = "stable"
 -- risk = 95
 -- attack = ["T1611", "T1053.003", "T1068"]
--- false_positives = ["agents that manage their node from a privileged container (storage and network plug-ins, node updaters)", "containers that are given a folder below the host's /etc to keep"]
+-- false_positives = ["agents that manage their node from a privileged container (storage and network plug-ins, node updaters)", "containers that are given a folder below the host's /etc to keep", "an ordinary file that is called release_agent"]
 -- blind_spots = ["writes that were refused", "files moved or linked, not opened for writing", "devices of the host's disks made under another name", "mounts that the container made itself, unless the path is one of the kernel's", "writes of a program of the host that the container talked into it, as by the container runtime's socket"]
 -- references = ["https://attack.mitre.org/techniques/T1611/", "https://attack.mitre.org/techniques/T1053/003/"]
 -- response = "Treat the host as taken: cut it off, keep the file and the process tree, look at what the host ran since, and build it anew."
--- dedup = { key = ["file"] }
+-- dedup = { key = ["file"], period = "1h" }
 SELECT
   host_name,
   container_id,
@@ -19,6 +19,11 @@ SELECT
   container_privileged,
   program(proc_exepath, proc_exe, proc_args) AS program,
   coalesce(fd_host_name, fd_name) AS file,
+  CASE
+    WHEN fd_host_name IS NOT NULL THEN concat(fd_host_name, ' of the host')
+    WHEN fd_filename = 'release_agent' THEN concat(fd_name, ', which the host runs if it is a control group''s')
+    ELSE concat(fd_name, ', which is the host''s or its kernel''s')
+  END AS place,
   fd_name,
   fd_flags,
   proc_in_host_mntns,
@@ -26,7 +31,7 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  user_name,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
   user_host_uid
 FROM events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat')
@@ -50,6 +55,6 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat')
     -- The kernel's files that run a program of the writer's choice on the host, and the host's disks.
     OR regexp_like(
       fd_name,
-      '/release_agent$|/proc/sys/(kernel/(core_pattern|modprobe|hotplug|poweroff_cmd|usermodehelper/[^/]+)|fs/binfmt_misc/[^/]+)$|/proc/sysrq-trigger$|/sys/kernel/uevent_helper$|/devices\.allow$|/dev/((sd|hd|vd|xvd)[a-z]+[0-9]*|(nvme[0-9]+n|mmcblk)[0-9]+(p[0-9]+)?|(dm-|md)[0-9]+|mapper/[^/]+|k?mem|port)$'
+      '/[^/]+/release_agent$|/proc/sys/(kernel/(core_pattern|modprobe|hotplug|poweroff_cmd|usermodehelper/[^/]+)|fs/binfmt_misc/[^/]+)$|/proc/sysrq-trigger$|/sys/kernel/uevent_helper$|/devices\.allow$|/dev/((sd|hd|vd|xvd)[a-z]+[0-9]*|(nvme[0-9]+n|mmcblk)[0-9]+(p[0-9]+)?|(dm-|md)[0-9]+|mapper/[^/]+|k?mem|port)$'
     )
   )

@@ -27,7 +27,7 @@ pub const PATTERNS_MAX: usize = 500;
 pub const LIST_BYTES_MAX: usize = 16 << 10;
 
 /// The list of a sensor that is not told otherwise: everything that a shipped detection names, and its like.
-pub const SENSITIVE_READ_PATHS: [&str; 69] = [
+pub const SENSITIVE_READ_PATHS: [&str; 82] = [
     // The system's accounts and keys.
     "/etc/shadow",
     "/etc/shadow-",
@@ -102,6 +102,20 @@ pub const SENSITIVE_READ_PATHS: [&str; 69] = [
     // Other processes, and the host's container runtime.
     "*/environ",
     "*/docker.sock",
+    // The host's disks and memory, and what is run from memory.
+    "/dev/sd*",
+    "/dev/hd*",
+    "/dev/vd*",
+    "/dev/xvd*",
+    "/dev/nvme*",
+    "/dev/mmcblk*",
+    "/dev/dm-*",
+    "/dev/md*",
+    "/dev/mapper",
+    "/dev/port",
+    "/dev/shm",
+    "/run/shm",
+    "/memfd:*",
 ];
 
 /// Files by path or by name.
