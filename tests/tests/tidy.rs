@@ -231,6 +231,69 @@ fn a_detection_is_three_files() {
     }
 }
 
+/// Rules in Falco's default set, each of which has a row in docs/coverage.md.
+const FALCO_RULES: usize = 93;
+
+#[test]
+fn the_tables_of_detections_name_those_that_are_shipped() {
+    let shipped: BTreeSet<String> = files(&repository().join("detections"), "sql")
+        .iter()
+        .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+
+    let coverage = read(&repository().join("docs/coverage.md"));
+    let rules: Vec<_> = rows(&coverage)
+        .into_iter()
+        .filter(|row| row.len() == 4)
+        .collect();
+    assert_eq!(rules.len(), FALCO_RULES);
+    for row in &rules {
+        let named = row[2].split(", ").filter(|name| *name != "–");
+        for name in named {
+            let known = shipped.contains(name.trim_matches('`'));
+            assert!(known, "docs/coverage.md: {}: no detection {name}", row[0]);
+        }
+        assert!(!row[3].is_empty(), "docs/coverage.md: {}", row[0]);
+        let reason = row[3].starts_with("not wanted") || row[3].starts_with("missing fact");
+        assert_eq!(row[2] == "–", reason, "docs/coverage.md: {}", row[0]);
+    }
+
+    let content = read(&repository().join("docs/content.md"));
+    let rows = rows(&content);
+    let told: BTreeSet<Vec<&str>> = rows.iter().map(|row| row[..4].to_vec()).collect();
+    for sql in files(&repository().join("detections"), "sql") {
+        let header = header(&sql);
+        let name = format!("`{}`", sql.file_stem().unwrap().to_str().unwrap());
+        let key = |key: &str| header[key].as_str().unwrap();
+        let row = vec![name.as_str(), key("title"), key("severity"), key("status")];
+        assert!(told.contains(&row), "docs/content.md lacks {row:?}");
+    }
+    assert_eq!(told.len(), shipped.len(), "docs/content.md has more rows");
+}
+
+/// The rows of a document's tables, cell by cell, without those that name the columns.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let mut rows = Vec::new();
+    let mut below_head = false;
+    for line in text.lines() {
+        if line.starts_with("| --- ") {
+            below_head = true;
+        } else if !line.starts_with('|') {
+            below_head = false;
+        } else if below_head {
+            rows.push(line.trim_matches('|').split('|').map(str::trim).collect());
+        }
+    }
+    rows
+}
+
+/// The header of a detection.
+fn header(sql: &Path) -> toml::Table {
+    let text = read(sql);
+    let lines = text.lines().map_while(|line| line.strip_prefix("-- "));
+    lines.collect::<Vec<_>>().join("\n").parse().unwrap()
+}
+
 #[test]
 fn markdown_has_one_sentence_a_line() {
     let mut found = Vec::new();

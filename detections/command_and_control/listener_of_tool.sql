@@ -1,0 +1,45 @@
+-- title = "Port opened by a program that is no server"
+-- description = "A shell, a relay, a tool of the system or a line of a script language waits for connections: a bind shell, a relay into the network behind, a quick server to take files away."
+-- message = "{program} waits for connections at {address}:{port} in container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
+-- severity = "medium"
+-- status = "experimental"
+-- risk = 60
+-- attack = ["T1571", "T1090.001", "T1048.003"]
+-- false_positives = ["relays that a container is made of (socat as its command)", "people who try a connection out"]
+-- blind_spots = ["programs of the intruder's own and script files", "ports that are opened for UDP", "a server of the image that is made to serve something else"]
+-- references = ["https://attack.mitre.org/techniques/T1571/", "https://attack.mitre.org/techniques/T1090/001/"]
+-- response = "Look at who connected (accept) and at what the program hands them."
+-- dedup = { key = ["program", "port"], period = "1h" }
+SELECT
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  program(proc_exepath, proc_exe, proc_args) AS program,
+  fd_lip AS address,
+  fd_lport AS port,
+  proc_exepath,
+  proc_cmdline,
+  proc_pname,
+  proc_stage,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_host_uid
+FROM events
+WHERE evt_type = 'listen'
+  AND evt_outcome = 'success'
+  AND fd_family IN ('ipv4', 'ipv6')
+  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
+  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  -- The container's own program.
+  AND NOT (coalesce(proc_stage, '') = 'entrypoint' AND coalesce(proc_vpid, 0) = 1)
+  AND (
+    program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM relays)
+    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
+    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM general_readers)
+    OR (
+      regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+      AND (
+        array_has_any(proc_args, make_array('-c', '-e', '-r', '-E', '-S', '-un', '-run'))
+        OR regexp_like(array_to_string(proc_args, ' '), '(^| )-m (http\.server|SimpleHTTPServer|pyftpdlib)')
+      )
+    )
+  )

@@ -1,0 +1,45 @@
+-- title = "Web server or database starts a command"
+-- description = "A web server, PHP's process manager or a database started a shell with a command line, a tool that fetches files, or a line of a script language: a web shell, an injected command, COPY FROM PROGRAM, a loaded module of Redis."
+-- message = "{server} starts {program} in container {container} ({container_image}), as {user_name}: {proc_cmdline}"
+-- severity = "high"
+-- status = "experimental"
+-- risk = 75
+-- attack = ["T1190", "T1505.003", "T1059.004"]
+-- false_positives = ["applications that call programs by a shell on purpose: PHP's mail(), converters of images, archive_command of PostgreSQL"]
+-- blind_spots = ["CGI programs, which a server starts as a file", "applications that are their own server (node, java, python); repeated_shells counts their shells", "servers of other names than those of lists/servers.csv"]
+-- references = ["https://attack.mitre.org/techniques/T1190/", "https://attack.mitre.org/techniques/T1505/003/"]
+-- response = "Look at the request of that second in the server's log. Stop the container, keep its file system and search its folders of content for what was put there."
+-- dedup = { key = ["server", "program"], period = "1h" }
+SELECT
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  program(proc_exepath, proc_exe, proc_args) AS program,
+  proc_pname AS server,
+  proc_pexepath,
+  proc_args,
+  proc_exepath,
+  proc_cmdline,
+  proc_pname,
+  proc_stage,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_host_uid
+FROM events
+WHERE evt_type IN ('execve', 'execveat')
+  AND evt_outcome = 'success'
+  AND (
+    proc_pname IN (SELECT name FROM servers)
+    OR regexp_replace(proc_pexepath, '^.*/', '') IN (SELECT name FROM servers)
+    OR regexp_like(proc_pname, '^php-(fpm|cgi)|^lsphp')
+  )
+  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
+  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND (
+    (program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells) AND regexp_like(array_to_string(proc_args, ' '), '(^| )-[a-zA-Z]*c( |$)'))
+    OR (
+      regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+      AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
+    )
+    OR program(proc_exepath, proc_exe, proc_args) IN ('curl', 'wget', 'id', 'whoami', 'uname', 'busybox', 'base64')
+    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM relays)
+  )

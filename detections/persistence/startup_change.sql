@@ -1,0 +1,42 @@
+-- title = "Something that runs later was changed in a container"
+-- description = "A process in a running container changed a file that is run by itself later: a job of cron or at, what a shell or a login reads at its start, a service of init or systemd, a rule of udev, the loader's list of libraries for every program, a module that Python loads at each start."
+-- message = "{program} changes {file} in container {container} ({container_image}), as {user_name}, started by {proc_pname}: {proc_cmdline}"
+-- severity = "medium"
+-- status = "experimental"
+-- risk = 60
+-- attack = ["T1053.003", "T1546.004", "T1574.006", "T1543.002"]
+-- false_positives = ["start scripts that write the table of cron jobs", "people who set up a shell in a development container"]
+-- blind_spots = ["what an application runs by itself: its plugins, hooks and configuration", "files of Python's other ways (.pth)", "package managers and what they run, by the names of the ancestors, which a program can take", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
+-- references = ["https://attack.mitre.org/techniques/T1053/003/", "https://attack.mitre.org/techniques/T1546/004/"]
+-- response = "Read the file. If its content is not yours: stop the container, keep its file system, and start it anew from the image."
+-- dedup = { key = ["file", "program"], period = "1h" }
+SELECT
+  container_id,
+  coalesce(container_name, container_id) AS container,
+  container_image,
+  program(proc_exepath, proc_exe, proc_args) AS program,
+  coalesce(fs_path_target, fd_name) AS file,
+  evt_type AS call,
+  fs_path_source,
+  fd_flags,
+  proc_exepath,
+  proc_cmdline,
+  proc_pname,
+  proc_stage,
+  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_host_uid
+FROM events
+WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'truncate')
+  AND evt_outcome = 'success'
+  AND (evt_is_open_write OR evt_type IN ('rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'truncate'))
+  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
+  AND coalesce(proc_stage, '') <> 'runtime'
+  AND (
+    regexp_like(fd_name, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|/(site|user)customize\.py$')
+    OR regexp_like(fs_path_target, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|/(site|user)customize\.py$')
+  )
+  -- A package manager's own work; package_manager tells that it ran.
+  AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
+  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  -- A new user's folder is filled from /etc/skel.
+  AND coalesce(program(proc_exepath, proc_exe, proc_args), '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
