@@ -63,15 +63,13 @@ fn judge(options: &Detections) -> ExitCode {
         DetectionsAction::Lint(lint) => &lint.folder,
         DetectionsAction::Test(test) => &test.folder,
     };
-    match run(named) {
-        Ok(report) => {
-            print!("{}", report.text);
-            if report.passed {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+    let told = run(named).and_then(|report| {
+        dogwatch_settings::print(&report.text)?;
+        Ok(report.passed)
+    });
+    match told {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("dogwatch: {}", in_full(&*error));
             ExitCode::from(2)

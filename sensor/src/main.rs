@@ -115,9 +115,9 @@ fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Run { output } => (Input::Kernel, output.into()),
         Command::Record { file } => (Input::Recorded(file), Output::Discard),
         Command::Replay { file, output } => (Input::Replay(file), output.into()),
-        Command::Check => return Ok(say_what_is_possible(&config)),
+        Command::Check => return say_what_is_possible(&config),
         Command::Config => {
-            print!("{}", Config::show(file, &flags)?);
+            dogwatch_settings::print(&Config::show(file, &flags)?)?;
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -147,10 +147,10 @@ fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn say_what_is_possible(config: &Config) -> ExitCode {
+fn say_what_is_possible(config: &Config) -> anyhow::Result<ExitCode> {
     let report = check(config);
-    print!("{report}");
-    ExitCode::from(report.exit_code())
+    dogwatch_settings::print(&report.to_string())?;
+    Ok(ExitCode::from(report.exit_code()))
 }
 
 /// Large rows come and go. By itself the allocator keeps room for the largest it ever saw, which is some 4 MB.

@@ -23,5 +23,5 @@ mod sources;
 mod show;
 
 pub use keys::{Program, nearest_word};
-pub use show::show;
+pub use show::{print, show};
 pub use sources::{Flag, Settings, SettingsError, tell_unknown};

@@ -1,6 +1,7 @@
 //! What is in force, as a file that could be given, and where each value is from.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use serde::Serialize;
 use toml::{Table, Value};
@@ -34,6 +35,21 @@ pub fn show(raw: &impl Serialize, settings: &Settings, secret: impl Fn(&str) -> 
         let _ = writeln!(text, "\n# passed over: {name} ({reason})");
     }
     text
+}
+
+/// Writes a program's answer to standard output. Whoever closes it, as `head` does, has enough, which is no failure.
+///
+/// # Errors
+/// The system's reason for anything else, such as a disk that is full.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// Values first, then the sections, as TOML wants it.

@@ -124,24 +124,21 @@ fn tell(summary: &Summary, reason: Option<&str>) {
 fn check(options: Options) -> anyhow::Result<()> {
     let config = options.load()?;
     let loaded = pipeline::check(&config)?;
-    println!("configuration: fine");
-    println!(
-        "detections: {loaded} loaded from {}",
-        config.detections_folder.display()
-    );
+    let folder = config.detections_folder.display();
+    dogwatch_settings::print(&format!(
+        "configuration: fine\ndetections: {loaded} loaded from {folder}\n"
+    ))?;
     pipeline::check_brokers(&config)?;
-    println!(
-        "brokers, topics, group and transactions at {}: fine",
-        config.kafka.bootstrap_servers
-    );
+    let servers = &config.kafka.bootstrap_servers;
+    dogwatch_settings::print(&format!(
+        "brokers, topics, group and transactions at {servers}: fine\n"
+    ))?;
     Ok(())
 }
 
 fn show(options: Options) -> anyhow::Result<()> {
-    print!(
-        "{}",
-        Config::show(options.config.as_deref(), &options.flags())?
-    );
+    let shown = Config::show(options.config.as_deref(), &options.flags())?;
+    dogwatch_settings::print(&shown)?;
     Ok(())
 }
 

@@ -106,6 +106,17 @@ fn what_is_shown_is_a_file_that_can_be_given() {
 }
 
 #[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    for name in ["dogwatch-processor", "dogwatch-sensor"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = program(name, &["config"]);
+        let output = command.stdout(writer).output().unwrap();
+        assert!(output.status.success(), "{name}: {}", text(&output));
+    }
+}
+
+#[test]
 fn a_misspelt_variable_is_named_with_the_nearest() {
     for name in ["dogwatch-processor", "dogwatch-sensor"] {
         for (wrong, right) in [
