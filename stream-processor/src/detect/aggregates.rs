@@ -26,8 +26,10 @@ use datafusion::physical_expr::expressions::Literal;
 use smallvec::SmallVec;
 
 mod distinct;
+mod sample;
 
 use distinct::HashesOfGroups;
+use sample::TextsOfGroups;
 
 /// Most values `sample` keeps.
 const SAMPLE_MAX: i64 = 20;
@@ -228,14 +230,18 @@ impl AggregateUDFImpl for Keep {
     }
 
     fn groups_accumulator_supported(&self, _: AccumulatorArgs) -> bool {
-        self.what == What::Hashes
+        true
     }
 
     fn create_groups_accumulator(
         &self,
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(HashesOfGroups::new(self.size(&args)?)))
+        let size = self.size(&args)?;
+        Ok(match self.what {
+            What::Texts => Box::new(TextsOfGroups::new(size)),
+            What::Hashes => Box::new(HashesOfGroups::new(size)),
+        })
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
