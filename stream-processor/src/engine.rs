@@ -397,6 +397,7 @@ impl Engine {
         }
         let off = windows.off.iter().map(|off| partition_of(off.slot));
         output.to_be_stored.extend(off);
+        output.counts.hosts_forgotten += self.hosts.forgotten_count();
         self.alert(&taken, &windows, now_ns, &mut output);
         self.unmute(&taken.records, &mut output);
         taken.clear();

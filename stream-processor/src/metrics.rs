@@ -82,6 +82,10 @@ fn describe() {
         "dogwatch_detect_clock_replaced_total",
         "Events whose time was too far from the broker's to be believed."
     );
+    describe_counter!(
+        "dogwatch_detect_hosts_forgotten_total",
+        "Hosts that were forgotten while they lived, since more send events than a task remembers."
+    );
     describe_gauge!(
         "dogwatch_detect_watermark_delay_seconds",
         "How far the watermarks are behind the rows' arrival, at most, in the last step."
@@ -213,6 +217,7 @@ pub fn counted(counts: &StepCounts) {
     counter!("dogwatch_detect_missing_total").increment(counts.missing);
     counter!("dogwatch_detect_late_rows_total").increment(counts.late);
     counter!("dogwatch_detect_clock_replaced_total").increment(counts.clock_replaced);
+    counter!("dogwatch_detect_hosts_forgotten_total").increment(counts.hosts_forgotten);
 }
 
 /// Sets how far the watermarks are behind the rows' arrival.

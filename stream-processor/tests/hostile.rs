@@ -15,6 +15,7 @@ use dogwatch_stream_processor::checkpoint::Renewal;
 use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
 use dogwatch_stream_processor::engine::{Engine, StepOutput};
+use dogwatch_stream_processor::oracle::{Input, Oracle, compare};
 use dogwatch_stream_processor::window::WindowOptions;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -772,4 +773,140 @@ fn events_of_any_size_make_alerts_and_state_of_bounded_size() {
         ];
         assert_eq!(told, all, "{text_bytes} {entries}");
     }
+}
+
+/// A log in which more hosts are invented than a task remembers, beside twelve that live; in some, those that are pushed out
+/// had something to tell.
+fn crowded(log: &mut Log, invented: usize, edit: impl Fn(usize, &mut Event)) -> Vec<InputRecord> {
+    let mut records = Vec::new();
+    let lives = |log: &mut Log, second: i64| {
+        let hosts =
+            (0..12).map(|host| log.record(&format!("lives-{host}"), second * SECOND_NS, |_| {}));
+        hosts.collect::<Vec<_>>()
+    };
+    for second in [0, 30, 70] {
+        records.extend(lives(log, second));
+    }
+    for number in 0..invented {
+        let name = format!("invented-{number}");
+        records.push(log.record(&name, 71 * SECOND_NS, |event| {
+            event.evt_type = "openat".into();
+            edit(number, event);
+        }));
+    }
+    for second in [72, 80, 130] {
+        records.extend(lives(log, second));
+    }
+    // One of those that were pushed out comes back.
+    records.push(log.record("invented-1", 131 * SECOND_NS, |_| {}));
+    let last = (0..12).map(|host| log.late_row(&format!("lives-{host}")));
+    let last: Vec<_> = last.collect();
+    records.extend(last);
+    records.push(log.late_row("invented-1"));
+    records
+}
+
+/// Fires at a close, so that a window that is closed twice would be told twice.
+const QUIET: (&str, &str) = (
+    "quiet",
+    "SELECT window_start, window_end, container_id, count(*) AS n FROM tumble(events, INTERVAL '1 hour')
+     WHERE evt_type = 'execve' GROUP BY window_start, window_end, container_id HAVING count(*) < 1000",
+);
+
+#[test]
+fn invented_hosts_close_no_window_of_those_that_live() {
+    let mut log = Log::default();
+    let told = |number: usize, event: &mut Event| {
+        if number < 3 {
+            event.evt_type = "execve".into();
+        }
+    };
+    let records = crowded(&mut log, 20_000, told);
+    let folder = folder(&[QUIET, NEIGHBOUR], &[]);
+    let expected = Oracle::load(folder.path()).unwrap();
+    let expected = expected.run(&records, Input::Live).unwrap();
+    // However the log is cut, and with a restart in the middle of the flood.
+    for cut in [4_096, 1_000_000] {
+        let mut engine = engine_with(folder.path(), WindowOptions::default());
+        let (mut alerts, mut forgotten) = (Vec::new(), 0);
+        for (step, part) in records.chunks(cut).enumerate() {
+            let output = engine.step(part.to_vec()).unwrap();
+            alerts.extend(output.alerts);
+            forgotten += output.counts.hosts_forgotten;
+            if step == 2 {
+                let state = state(&mut engine);
+                let next = ((step + 1) * cut) as i64;
+                engine = engine_with(folder.path(), WindowOptions::default());
+                engine.restore(0, state, next).unwrap();
+            }
+        }
+        let own = alerts.iter();
+        let own: Vec<&Alert> = own
+            .filter(|alert| &*alert.detection_id != "hosts_forgotten")
+            .collect();
+        assert_eq!(
+            compare(&expected.alerts, own.iter().copied()),
+            Vec::<String>::new()
+        );
+        let quiet: Vec<_> = own
+            .iter()
+            .filter(|alert| &*alert.detection_id == "quiet")
+            .collect();
+        let living = quiet
+            .iter()
+            .filter(|alert| alert.host_id.starts_with("lives-"));
+        for alert in living.clone() {
+            let row: Value = serde_json::from_str(&alert.row).unwrap();
+            assert_eq!((&row["n"], alert.incomplete), (&6.into(), false), "{row}");
+        }
+        assert_eq!(living.count(), 12);
+        // Both halves of the window of the host that came back, each under its own id, and each says what it misses.
+        let halves: Vec<_> = quiet
+            .iter()
+            .filter(|alert| &*alert.host_id == "invented-1")
+            .collect();
+        assert_eq!(halves.len(), 2);
+        assert_ne!(halves[0].alert_id, halves[1].alert_id);
+        let missed = |alert: &Alert| {
+            let losses = alert.losses.as_ref();
+            losses.is_some_and(|losses| losses.contains_key("host_forgotten"))
+        };
+        for half in halves {
+            assert!(half.incomplete && missed(half), "{half:?}");
+        }
+        let notices = alerts
+            .iter()
+            .filter(|alert| &*alert.detection_id == "hosts_forgotten");
+        assert_eq!(notices.count(), 1);
+        assert!(forgotten >= 20_000 - 16_384, "{forgotten}");
+    }
+}
+
+#[test]
+fn invented_hosts_with_the_largest_texts_make_state_of_bounded_size() {
+    let mut log = Log::default();
+    let long = |number: usize, letter: &str| format!("{number:06}{}", letter.repeat(250));
+    let mut records = Vec::new();
+    for number in 0..20_000 {
+        let mut record = log.record(&long(number, "\u{1}"), 0, |event| {
+            event.host_name = long(number, "n").into();
+            event.sensor_run = long(number, "r").into();
+            event.evt_type = "mark".into();
+            let class = |class: usize| (long(class, "c").into(), i64::MAX);
+            event.evt_losses = Some((0..16).map(class).collect());
+        });
+        record.ingest_ts_ns = Some(BEGIN_NS);
+        records.push(record);
+    }
+    let mut engine = engine(&[NEIGHBOUR]);
+    for part in records.chunks(5_000) {
+        assert_eq!(engine.step(part.to_vec()).unwrap().dead_letters, []);
+    }
+    let state = state(&mut engine);
+    let hosts = state.iter().filter(|(key, _)| key.starts_with("hosts/"));
+    let bytes: usize = hosts.map(|(_, value)| value.len()).sum();
+    // Control characters are written as six each.
+    assert!(bytes < 16_384 * (6 << 10), "{bytes}");
+    let mut again = self::engine(&[NEIGHBOUR]);
+    again.restore(0, state, log.offset).unwrap();
 }

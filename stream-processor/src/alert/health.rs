@@ -1,4 +1,4 @@
-//! What the engine has to say of itself: detections that cannot judge, hosts whose clocks are broken.
+//! What the engine has to say of itself: detections that cannot judge, hosts whose clocks are broken, too many hosts.
 //!
 //! These are alerts like others, under ids of the engine's own; a detection of the same name cannot be told from them by id
 //! alone, but by its hash, which they do not have.
@@ -18,6 +18,8 @@ pub(crate) enum Health {
     SwitchedOff,
     /// A host's clock is too far from the broker's to be believed.
     ClockReplaced,
+    /// More hosts send events in a partition than a task remembers.
+    HostsForgotten,
 }
 
 /// What does not change from alert to alert.
@@ -61,14 +63,30 @@ const CLOCK_REPLACED: Texts = Texts {
     response: "Set the host's clock, and find out who set it wrong; windows.clock_error_max says how far is too far.",
 };
 
+const HOSTS_FORGOTTEN: Texts = Texts {
+    id: "hosts_forgotten",
+    title: "More hosts than a partition's task remembers",
+    description: "So many hosts have sent events within minutes that some were forgotten while they lived: those heard of for less than a minute. Their windows were closed early and say so under losses; detections on single events are not affected. Where the fleet is smaller, somebody invents hosts.",
+    severity: "high",
+    priority: "Error",
+    risk: 60,
+    response: "Look at which client writes to the partition, and whose credentials it has; a fleet that is really so large needs more partitions.",
+};
+
 impl Health {
-    const ALL: [Self; 3] = [Self::CannotJudge, Self::SwitchedOff, Self::ClockReplaced];
+    const ALL: [Self; 4] = [
+        Self::CannotJudge,
+        Self::SwitchedOff,
+        Self::ClockReplaced,
+        Self::HostsForgotten,
+    ];
 
     fn texts(self) -> &'static Texts {
         match self {
             Self::CannotJudge => &CANNOT_JUDGE,
             Self::SwitchedOff => &SWITCHED_OFF,
             Self::ClockReplaced => &CLOCK_REPLACED,
+            Self::HostsForgotten => &HOSTS_FORGOTTEN,
         }
     }
 
@@ -91,7 +109,7 @@ pub(super) fn is_id(id: &str) -> bool {
 /// One finding.
 pub(crate) struct Finding<'a> {
     pub health: Health,
-    /// What it is about: the ids of detections; empty where it is about the host.
+    /// What it is about: the ids of detections, a partition; empty where it is about the host.
     pub about: &'a str,
     /// What happened, in words.
     pub happened: String,

@@ -20,7 +20,7 @@ use super::throttle::{Arrival, Minute, Source};
 use super::{Engine, StepOutput};
 use crate::alert::size::ALERT_BYTES_MAX;
 use crate::alert::{self, health::Health};
-use crate::hosts::{End, partition_of};
+use crate::hosts::{End, Forgotten, partition_of};
 use crate::parallel::side_by_side;
 use crate::window::{Progress, WindowOutput, Word};
 
@@ -85,7 +85,8 @@ impl Engine {
         let (progress, seconds) = (&taken.admitted.progress, &taken.admitted.seconds);
         let mut drafts = Vec::new();
         let mut ends = self.hosts.ends().to_vec().into_iter().peekable();
-        for candidate in self.candidates(taken, windows) {
+        let forgotten = self.hosts.take_forgotten();
+        for candidate in self.candidates(taken, windows, &forgotten) {
             let row = candidate.row;
             while let Some(end) = ends.next_if(|end| end.row <= row) {
                 self.end_timeline(progress, end, &mut drafts);
@@ -134,7 +135,12 @@ impl Engine {
     }
 
     /// All that may become an alert, in the order of the log.
-    fn candidates<'a>(&self, taken: &'a Taken, windows: &'a WindowOutput) -> Vec<Candidate<'a>> {
+    fn candidates<'a>(
+        &self,
+        taken: &'a Taken,
+        windows: &'a WindowOutput,
+        forgotten: &'a [Forgotten],
+    ) -> Vec<Candidate<'a>> {
         let admitted = &taken.admitted;
         let of_row = |row: u32, kind: Kind<'a>| {
             let moment = &admitted.shown_at(row)?.moment;
@@ -173,6 +179,8 @@ impl Engine {
         let full = full.map(|own| of_slot(own.row, own.slot, Kind::Overflow(own)));
         let off = windows.off.iter();
         let off = off.map(|own| of_slot(own.row, own.slot, Kind::SwitchedOff(own)));
+        let forgotten = forgotten.iter();
+        let forgotten = forgotten.map(|own| of_slot(own.row, own.slot, Kind::Forgotten(own)));
         let replaced = admitted.shown.iter();
         let replaced = replaced.filter(|shown| shown.moment.clock_replaced);
         let replaced =
@@ -185,6 +193,7 @@ impl Engine {
             .chain(results)
             .chain(full)
             .chain(off)
+            .chain(forgotten)
             .chain(replaced)
             .chain(unjudged)
             .collect();
@@ -204,7 +213,7 @@ impl Engine {
             return;
         };
         let decision = match candidate.kind {
-            Kind::Overflow(_) | Kind::SwitchedOff(_) => Decision::Publish,
+            Kind::Overflow(_) | Kind::SwitchedOff(_) | Kind::Forgotten(_) => Decision::Publish,
             Kind::Notice(_) => match self.folds.take(candidate.slot, &key, 1, || NOTICE_BYTES) {
                 Verdict::Begin(weight) => Decision::Begin(NOTICE_PERIOD, weight),
                 // Nobody needs more of them than of alerts.
@@ -334,7 +343,7 @@ impl Engine {
                 let about = notice.about(&self.set);
                 notice.health.dedup_key(&owner.host_id, about).into()
             }
-            Kind::Overflow(_) | Kind::SwitchedOff(_) => Text::default(),
+            Kind::Overflow(_) | Kind::SwitchedOff(_) | Kind::Forgotten(_) => Text::default(),
         })
     }
 

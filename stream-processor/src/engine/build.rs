@@ -12,7 +12,7 @@ use crate::alert::size::{ALERT_BYTES_MAX, fit};
 use crate::alert::{self, AlertMode, Held, Occasion, Origin};
 use crate::decode::{EventDecoder, InputRecord, RejectError};
 use crate::detect::{DetectionSet, Match};
-use crate::hosts::{Hosts, Losses, partition_of};
+use crate::hosts::{Forgotten, HOSTS_MAX, Hosts, Losses, SECOND_NS, partition_of};
 use crate::window::{Overflow, SwitchedOff, Word};
 
 /// How far before a single event its host's losses count as losses around it, nanoseconds.
@@ -83,6 +83,7 @@ impl Builder<'_> {
             }
             Kind::Overflow(overflow) => self.of_overflow(overflow),
             Kind::SwitchedOff(off) => self.of_switched_off(off),
+            Kind::Forgotten(forgotten) => self.of_forgotten(forgotten),
             Kind::Notice(notice) => self.of_notice(candidate, &notice)?,
         };
         if alert.dedup_key.is_empty() {
@@ -196,6 +197,29 @@ impl Builder<'_> {
             time: off.time,
             row: named(row),
         };
+        health::build(&finding, &owner, &self.occasion(Losses::new(), false))
+    }
+
+    /// The alert that says that living hosts were forgotten.
+    fn of_forgotten(&self, forgotten: &Forgotten) -> Alert {
+        let partition = partition_of(forgotten.slot);
+        let row: [(&str, Value); 3] = [
+            ("partition", partition.into()),
+            ("forgotten", forgotten.hosts.into()),
+            ("hosts_max", HOSTS_MAX.into()),
+        ];
+        let finding = Finding {
+            health: Health::HostsForgotten,
+            about: &format!("partition {partition}"),
+            happened: format!(
+                "{} living hosts forgotten, since more than {HOSTS_MAX} have sent events",
+                forgotten.hosts
+            ),
+            shown_by: forgotten.second.to_string(),
+            time: forgotten.second.saturating_mul(SECOND_NS),
+            row: named(row),
+        };
+        let owner = self.hosts.owner(forgotten.slot);
         health::build(&finding, &owner, &self.occasion(Losses::new(), false))
     }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::alert::health::Health;
 use crate::detect::{DetectionSet, Match};
+use crate::hosts::Forgotten;
 use crate::window::{Overflow, SwitchedOff, Word};
 
 /// An alert before it is known whether it is published or counted.
@@ -28,6 +29,8 @@ pub(super) enum Kind<'a> {
     Overflow(&'a Overflow),
     /// Detections that are off for a while.
     SwitchedOff(&'a SwitchedOff),
+    /// Living hosts that were forgotten.
+    Forgotten(&'a Forgotten),
     /// A finding of the engine's own.
     Notice(Notice<'a>),
 }
@@ -91,6 +94,12 @@ impl<'a> Candidate<'a> {
             }
             Kind::Overflow(overflow) => (Class::Early, overflow.end, None, ""),
             Kind::SwitchedOff(_) => (Class::Early, i64::MAX, None, ""),
+            Kind::Forgotten(_) => (
+                Class::Notice(Health::HostsForgotten, None),
+                i64::MIN,
+                None,
+                "",
+            ),
             Kind::Notice(notice) => {
                 let class = Class::Notice(notice.health, notice.detection);
                 (class, i64::MIN, None, "")

@@ -84,4 +84,6 @@ pub struct StepCounts {
     pub late: u64,
     /// Events whose time was too far from the broker's.
     pub clock_replaced: u64,
+    /// Hosts that were forgotten while they lived, for want of room.
+    pub hosts_forgotten: u64,
 }

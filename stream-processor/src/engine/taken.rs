@@ -14,14 +14,9 @@ use super::{EVENT_TYPE, StepOutput, cut};
 use crate::alert::Subject;
 use crate::decode::{Decoded, InputRecord};
 use crate::detect::Unjudged;
-use crate::hosts::{End, EndKind, Holes, Losses};
+use crate::hosts::{CLASS_BYTES_MAX, CLASSES_MAX, End, EndKind, Holes, Losses};
 use crate::json;
 use crate::window::{Progress, Shown, Word};
-
-/// Most classes of losses that a sensor tells of.
-const LOSS_CLASSES_MAX: usize = 16;
-/// Longest name of a class of losses, bytes; more is cut.
-const CLASS_BYTES_MAX: usize = 64;
 
 /// What was taken of a step. Rows are counted over all of it.
 #[derive(Default)]
@@ -168,6 +163,6 @@ impl Columns {
             Some((cut(&class, CLASS_BYTES_MAX).into(), count))
         };
         let above_zero = losses.into_iter().filter_map(above_zero);
-        above_zero.take(LOSS_CLASSES_MAX).collect()
+        above_zero.take(CLASSES_MAX).collect()
     }
 }

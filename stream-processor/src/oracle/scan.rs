@@ -7,6 +7,10 @@
 //! | `flush` | up to which start the host's windows were closed by its silence |
 //! | `segment` | the stretch of the log between two steps of the host's clock |
 //!
+//! Of a partition 16,384 hosts are known. For one more the 512 go that come first of those that are silent, and after them those
+//! that are no residents, each by when they were heard of last; a resident is who was heard of in two seconds of the partition
+//! that are a minute apart, while there are fewer than 12,288. Who comes after somebody has gone begins under a segment's name.
+//!
 //! Nothing here knows windows or detections.
 
 use std::collections::BTreeMap;
@@ -21,6 +25,11 @@ use crate::decode::InputRecord;
 /// How far a new run may be behind its host's time before the clock counts as stepped back.
 const STEP_NS: i64 = 1_000_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
+/// Hosts that are known of a partition, how many may be residents, and how many go at once.
+const HOSTS_MAX: usize = 16_384;
+const RESIDENTS_MAX: usize = 12_288;
+const LEAVING: usize = 512;
+const SETTLED_S: i64 = 60;
 
 /// A row that counts: neither sent again nor of a record that cannot be used.
 #[derive(Debug, Clone)]
@@ -93,6 +102,11 @@ struct Host {
     ingest: Option<i64>,
     segment: usize,
     silent: bool,
+    /// The partition's second when it was heard of first.
+    since: i64,
+    resident: bool,
+    /// The scan's row that it was heard of with last.
+    heard: usize,
     /// Last seq of each run.
     runs: BTreeMap<String, i64>,
 }
@@ -112,6 +126,7 @@ pub(super) fn scan(
     let mut hosts: BTreeMap<(i32, String), Host> = BTreeMap::new();
     let mut seconds: BTreeMap<i32, i64> = BTreeMap::new();
     let mut latest: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut crowds: BTreeMap<i32, Crowd> = BTreeMap::new();
     for (index, record) in records.iter().enumerate() {
         let (host_id, run, seq) = (host_ids.value(index), runs.value(index), seqs.value(index));
         if record.key != host_id.as_bytes() {
@@ -152,7 +167,27 @@ pub(super) fn scan(
         *second = heard.max(*second);
         let second = *second;
         let first = !hosts.contains_key(&key);
+        let crowd = crowds.entry(partition).or_default();
+        if first && crowd.hosts == HOSTS_MAX {
+            for (name, host) in leaving(&mut hosts, partition) {
+                crowd.leave(&host);
+                if !host.silent {
+                    let kind = TickKind::Silence;
+                    scan.segments[host.segment].ticks.push(Tick { row, kind });
+                    silenced.push(name);
+                }
+            }
+        }
         let host = hosts.entry(key).or_default();
+        if first {
+            crowd.hosts += 1;
+            host.since = second;
+        }
+        if !host.resident && second - host.since >= SETTLED_S && crowd.residents < RESIDENTS_MAX {
+            host.resident = true;
+            crowd.residents += 1;
+        }
+        host.heard = row;
         let stepped = host.high.is_some_and(|high| {
             types.value(index) == "clock_step" && time < high
                 || new_run && time < high.saturating_sub(STEP_NS)
@@ -167,7 +202,7 @@ pub(super) fn scan(
             scan.segments.push(Segment {
                 partition,
                 host: host_id.to_owned(),
-                name: if first {
+                name: if first && !crowd.left {
                     String::new()
                 } else {
                     format!("{run}/{seq}")
@@ -201,6 +236,38 @@ pub(super) fn scan(
         host.high = Some(high_after);
     }
     Ok(scan)
+}
+
+/// How many hosts a partition has.
+#[derive(Default)]
+struct Crowd {
+    hosts: usize,
+    residents: usize,
+    /// Whether somebody has gone.
+    left: bool,
+}
+
+impl Crowd {
+    fn leave(&mut self, host: &Host) {
+        self.hosts -= 1;
+        self.residents -= usize::from(host.resident);
+        self.left = true;
+    }
+}
+
+/// Takes out who goes for want of room.
+fn leaving(hosts: &mut BTreeMap<(i32, String), Host>, partition: i32) -> Vec<(String, Host)> {
+    let own = hosts.range(of_partition(partition));
+    let may_go = own.filter(|(_, host)| host.silent || !host.resident);
+    let mut going: Vec<(bool, usize, String)> = may_go
+        .map(|((_, name), host)| (!host.silent, host.heard, name.clone()))
+        .collect();
+    going.sort();
+    going.truncate(LEAVING);
+    let names = going.into_iter().map(|(_, _, name)| name);
+    names
+        .filter_map(|name| Some((name.clone(), hosts.remove(&(partition, name))?)))
+        .collect()
 }
 
 /// The time that a row counts at: its own, or the broker's where that is earlier or 30 days away.

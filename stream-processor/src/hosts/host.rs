@@ -1,0 +1,161 @@
+//! A host of a task: its time, the runs of its sensors, and where they say that events are lost.
+
+use std::sync::Arc;
+
+use dogwatch_schemas::Text;
+use serde::{Deserialize, Serialize};
+
+use super::holes::{Hole, Holes, Losses, TEXT_BYTES, losses_bytes};
+use super::{Heard, SECOND_NS, SlotOwner};
+
+/// Most runs of sensors remembered for a host: with two sensors under one host id, both are.
+pub(super) const RUNS_MAX: usize = 8;
+/// How long before a mark the events may be that it is the first to count as lost, of classes that are known late: the time
+/// that a client may take to give a record up, with room.
+const KNOWN_LATE_NS: i64 = 600 * SECOND_NS;
+/// The classes that are known late.
+const KNOWN_LATE: [&str; 1] = ["delivery_failed"];
+/// A mark may tell of losses after its time.
+const KNOWN_EARLY_NS: i64 = SECOND_NS;
+
+/// A host of a task.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Host {
+    pub host_id: Text,
+    pub host_name: Text,
+    pub slot: u32,
+    pub segment: Text,
+    pub high: i64,
+    pub flush_high: i64,
+    pub ingest: Option<i64>,
+    pub flushed: bool,
+    /// Which of the task's records it was heard of with last.
+    #[serde(default)]
+    pub heard: u64,
+    /// The second in which it was first heard of.
+    #[serde(default)]
+    pub since: i64,
+    /// Whether it stays as long as it is heard of.
+    #[serde(default)]
+    pub resident: bool,
+    #[serde(skip)]
+    pub leaves: bool,
+    pub runs: Vec<Run>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holes: Option<Arc<Holes>>,
+}
+
+/// A run of one of its sensors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Run {
+    pub sensor_run: Text,
+    pub seq: i64,
+    pub offset: i64,
+    /// What it says is lost so far.
+    #[serde(default, skip_serializing_if = "Losses::is_empty")]
+    pub losses: Losses,
+    /// Up to when its losses are known: the time of its last mark, or of its first row.
+    #[serde(default)]
+    pub known_to: i64,
+}
+
+impl Host {
+    pub fn owner(&self) -> SlotOwner {
+        SlotOwner {
+            host_id: self.host_id.clone(),
+            host_name: self.host_name.clone(),
+            segment: self.segment.clone(),
+            holes: self.holes.clone(),
+        }
+    }
+
+    /// Takes what the last run says is lost so far: what is new of it is lost since it last said so.
+    pub fn note_losses(&mut self, time: i64, losses: Losses) {
+        let Some(run) = self.runs.last_mut() else {
+            return;
+        };
+        let new = losses.iter().filter_map(|(class, count)| {
+            let more = count.saturating_sub(run.losses.get(class).copied().unwrap_or(0));
+            (more > 0).then(|| (class.clone(), more))
+        });
+        let is_late = |(class, _): &(Text, i64)| KNOWN_LATE.contains(&&**class);
+        let (late, lost): (Losses, Losses) = new.partition(is_late);
+        let (from, to) = (run.known_to.min(time), time.saturating_add(KNOWN_EARLY_NS));
+        run.known_to = time;
+        run.losses = losses;
+        self.take_holes(from, to, lost, late);
+        self.fit();
+    }
+
+    /// Notes what is lost from one time to another; of what is known late, from longer ago on.
+    fn take_holes(&mut self, from: i64, to: i64, lost: Losses, late: Losses) {
+        if late.is_empty() && lost.is_empty() {
+            return;
+        }
+        let holes = Arc::make_mut(self.holes.get_or_insert_default());
+        let from_late = from.saturating_sub(KNOWN_LATE_NS);
+        holes.add(Hole { from, to, lost });
+        holes.add(Hole {
+            from: from_late,
+            to,
+            lost: late,
+        });
+    }
+
+    /// Bytes it takes, about.
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.host_id, &self.host_name, &self.segment];
+        let texts = texts
+            .map(|text| text.len() + TEXT_BYTES)
+            .iter()
+            .sum::<usize>();
+        let of_run = |run: &Run| {
+            size_of::<Run>() + run.sensor_run.len() + TEXT_BYTES + losses_bytes(&run.losses)
+        };
+        let runs = self.runs.iter().map(of_run).sum::<usize>();
+        let holes = self.holes.as_ref().map_or(0, |holes| holes.bytes());
+        size_of::<Self>() + texts + runs + holes
+    }
+
+    pub fn run(&self, sensor_run: &str) -> Option<usize> {
+        self.runs
+            .iter()
+            .rposition(|run| &*run.sensor_run == sensor_run)
+    }
+
+    /// Counts the record to its run, which becomes the last; returns how many are missing before it.
+    pub fn count(&mut self, heard: &Heard<'_>, run: Option<usize>, time: i64) -> u64 {
+        let Some(index) = run else {
+            if self.runs.len() >= RUNS_MAX {
+                self.runs.remove(0);
+            }
+            self.runs.push(Run {
+                sensor_run: heard.sensor_run.into(),
+                seq: heard.seq,
+                offset: heard.offset,
+                losses: Losses::new(),
+                known_to: time,
+            });
+            self.fit();
+            return 0;
+        };
+        // The last heard of stands last, the others keep their order: the first is the one to forget.
+        self.runs[index..].rotate_left(1);
+        let last = self.runs.len() - 1;
+        let run = &mut self.runs[last];
+        let missing = if heard.offset > run.offset {
+            heard.seq.abs_diff(run.seq) - 1
+        } else {
+            0
+        };
+        (run.seq, run.offset) = (heard.seq, heard.offset);
+        missing
+    }
+}
+
+impl Run {
+    /// Whether the log has had the record before; a log that was wound back is read again.
+    pub fn repeats(&self, heard: &Heard<'_>) -> bool {
+        heard.offset > self.offset && heard.seq <= self.seq
+    }
+}

@@ -1,0 +1,443 @@
+//! Time, runs, losses and room, record by record.
+
+use std::collections::BTreeMap;
+
+use super::holes::HOLES_MAX;
+use super::host::RUNS_MAX;
+use super::room::{HOST_BYTES_MAX, RESIDENTS_MAX};
+use super::*;
+
+const S: i64 = SECOND_NS;
+
+struct Log(Hosts);
+
+impl Log {
+    fn new() -> Self {
+        Self(Hosts::new(Duration::from_secs(600), CLOCK_ERROR_MAX))
+    }
+
+    /// Takes a record of partition 0; times in seconds.
+    fn take(
+        &mut self,
+        offset: i64,
+        host: &str,
+        run: &str,
+        seq: i64,
+        ts: i64,
+        ingest: i64,
+    ) -> Place {
+        self.heard(offset, host, run, seq, ts, ingest, false)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a record in a line")]
+    fn heard(
+        &mut self,
+        offset: i64,
+        host: &str,
+        run: &str,
+        seq: i64,
+        ts: i64,
+        ingest: i64,
+        step: bool,
+    ) -> Place {
+        self.0.take(&Heard {
+            partition: 0,
+            offset,
+            row: offset as u32,
+            host_id: host,
+            sensor_run: run,
+            seq,
+            ts: ts * S,
+            ingest_ts: Some(ingest * S),
+            clock_step: step,
+        })
+    }
+}
+
+fn moment(place: Place) -> Moment {
+    match place {
+        Place::New { moment, .. } => moment,
+        Place::Repeated => panic!("repeated"),
+    }
+}
+
+#[test]
+fn what_was_sent_again_is_known_and_moves_nothing() {
+    let mut log = Log::new();
+    moment(log.take(0, "host", "a", 7, 10, 10));
+    moment(log.take(1, "host", "a", 8, 11, 11));
+    assert_eq!(log.take(2, "host", "a", 7, 99, 99), Place::Repeated);
+    assert_eq!(log.take(3, "host", "a", 8, 99, 99), Place::Repeated);
+    assert_eq!(moment(log.take(4, "host", "b", 0, 12, 12)).high, 11 * S);
+    let Place::New { missing, .. } = log.take(5, "host", "a", 12, 13, 13) else {
+        panic!("repeated")
+    };
+    assert_eq!(missing, 3);
+}
+
+#[test]
+fn time_is_the_hosts_own_and_never_the_future() {
+    let mut log = Log::new();
+    let year = 365 * 86_400;
+    assert_eq!(moment(log.take(0, "a", "r", 0, year, 100)).time, 100 * S);
+    assert_eq!(moment(log.take(1, "b", "r", 0, 40, 101)).high, i64::MIN);
+    let next = moment(log.take(2, "a", "r", 1, 90, 102));
+    assert_eq!(
+        (next.high, next.time, next.high_after),
+        (100 * S, 90 * S, 100 * S)
+    );
+}
+
+#[test]
+fn a_step_back_begins_a_stretch_of_its_own() {
+    let mut log = Log::new();
+    let before = moment(log.take(0, "a", "r", 0, 100, 100));
+    let after = moment(log.heard(1, "a", "r", 1, 40, 101, true));
+    assert_ne!(before.slot, after.slot);
+    assert_eq!(after.high, i64::MIN);
+    assert_eq!(
+        log.0.ends(),
+        [End {
+            row: 1,
+            slot: before.slot,
+            kind: EndKind::Step {
+                high: 40 * S,
+                next: after.slot
+            }
+        }]
+    );
+    assert_eq!(&*log.0.owner(before.slot).segment, "");
+    assert_eq!(&*log.0.owner(after.slot).segment, "r/1");
+    // A new sensor a second behind is no step, one far behind is.
+    let run = moment(log.take(2, "a", "s", 0, 39, 102));
+    assert_eq!(run.slot, after.slot);
+    assert_ne!(moment(log.take(3, "a", "t", 0, 10, 103)).slot, after.slot);
+}
+
+#[test]
+fn a_silent_host_is_closed_once_by_the_others() {
+    let mut log = Log::new();
+    let silent = moment(log.take(0, "a", "r", 0, 100, 100));
+    log.take(1, "b", "r", 0, 100, 100);
+    log.take(2, "b", "r", 1, 700, 700);
+    assert_eq!(log.0.ends(), []);
+    log.take(3, "b", "r", 2, 701, 701);
+    log.take(4, "b", "r", 3, 702, 702);
+    let kind = EndKind::Silence {
+        flush_high: 100 * S,
+    };
+    assert_eq!(
+        log.0.ends(),
+        [End {
+            row: 3,
+            slot: silent.slot,
+            kind
+        }]
+    );
+    assert_eq!(
+        moment(log.take(5, "a", "r", 1, 101, 703)).flush_high,
+        100 * S
+    );
+}
+
+#[test]
+fn of_many_runs_the_one_not_heard_of_for_longest_is_forgotten() {
+    let mut log = Log::new();
+    let runs = ["0", "1", "2", "3", "4", "5", "6", "7"];
+    assert_eq!(runs.len(), RUNS_MAX);
+    for (offset, run) in (0..).zip(runs) {
+        log.take(offset, "a", run, 5, 100, 100);
+    }
+    log.take(8, "a", "0", 6, 100, 100);
+    log.take(9, "a", "8", 0, 100, 100);
+    for (offset, run) in (10..).zip(["0", "7", "6", "2"]) {
+        assert_eq!(
+            log.take(offset, "a", run, 5, 100, 100),
+            Place::Repeated,
+            "{run}"
+        );
+    }
+    assert_ne!(log.take(20, "a", "1", 5, 100, 100), Place::Repeated);
+}
+
+/// The state after it was stored once more.
+fn stored(log: &mut Log, mut state: State, renewal: &Renewal) -> State {
+    for record in log.0.store(0, renewal).expect("stored") {
+        match record.value {
+            Some(value) => drop(state.insert(record.key, value)),
+            None => drop(state.remove(&record.key)),
+        }
+    }
+    state
+}
+
+#[test]
+fn only_pieces_whose_hosts_were_heard_of_are_written() {
+    let mut log = Log::new();
+    let hosts = 3 * HOSTS_PER_PIECE as i64;
+    for offset in 0..hosts {
+        log.take(offset, &offset.to_string(), "r", 0, 100, 100);
+    }
+    let names = |log: &mut Log, renewal: &[&str]| -> Vec<String> {
+        let names = renewal.iter().map(|name| (*name).to_owned()).collect();
+        let records = log.0.store(0, &Renewal::new(names, 1)).expect("stored");
+        records.into_iter().map(|record| record.key).collect()
+    };
+    let all = ["task", "hosts/000000", "hosts/000001", "hosts/000002"];
+    assert_eq!(names(&mut log, &[]), all);
+    assert_eq!(names(&mut log, &[]), ["task"]);
+    log.take(hosts, "64", "r", 1, 100, 100);
+    assert_eq!(names(&mut log, &[]), ["task", "hosts/000001"]);
+    assert_eq!(names(&mut log, &["hosts/000002"]), ["task", "hosts/000002"]);
+    // Silence changes them all.
+    log.take(hosts + 1, "64", "r", 2, 900, 900);
+    assert_eq!(names(&mut log, &[]), all);
+}
+
+#[test]
+fn a_stored_task_goes_on_where_it_was() {
+    let mut log = Log::new();
+    for (offset, host) in [(0, "a"), (1, "b"), (2, "c")] {
+        log.take(offset, host, "r", 5, 100, 100);
+    }
+    log.0
+        .note_losses(0, 2, 100 * S, Losses::from([("ring_full".into(), 3)]));
+    let mut state = stored(&mut log, BTreeMap::new(), &Renewal::default());
+    let mut again = Log::new();
+    again.0.restore(0, &mut state).expect("restored");
+    assert_eq!(again.take(3, "c", "r", 5, 101, 101), Place::Repeated);
+    let holes = again.0.holes(0).expect("a hole");
+    assert_eq!(holes.between(100 * S, 101 * S)["ring_full"], 3);
+    assert_eq!(again.0.second(0), 100);
+    let new = moment(again.take(4, "d", "r", 0, 101, 101));
+    assert_eq!(new.slot, 3);
+    assert_eq!(
+        [1, 3].map(|slot| again.0.owner(slot).host_id),
+        ["b".into(), "d".into()]
+    );
+}
+
+#[test]
+fn what_is_lost_is_known_at_every_row_of_a_batch() {
+    let lost = |count| Losses::from([("ring_full".into(), count)]);
+    let mut log = Log::new();
+    let slot = moment(log.take(0, "a", "r", 0, 100, 100)).slot;
+    log.0.note_losses(0, 0, 100 * S, lost(3));
+    log.0.begin_batch();
+    log.take(1, "a", "r", 1, 101, 101);
+    log.take(2, "a", "s", 0, 102, 102);
+    log.take(3, "a", "r", 2, 103, 103);
+    log.0.note_losses(0, 3, 103 * S, lost(5));
+    // The clock is put back under a new run: its time has no hole yet.
+    let next = moment(log.take(4, "a", "t", 0, 40, 104)).slot;
+    let until = |slot, row| {
+        let holes = log.0.holes_until(slot, row);
+        let losses = holes.map(|holes| holes.between(i64::MIN, i64::MAX));
+        losses.map_or(0, |losses| losses["ring_full"])
+    };
+    assert_eq!([1, 2, 3, 4].map(|row| until(slot, row)), [3, 3, 5, 5]);
+    assert_ne!(next, slot);
+    assert_eq!(until(next, 4), 0);
+}
+
+#[test]
+fn a_window_misses_what_was_lost_in_it_and_nothing_else() {
+    let mut log = Log::new();
+    let mut marks = 0;
+    let mut mark = |at: i64, class: &str, count: i64| {
+        log.take(marks, "a", "r", marks, at, at);
+        log.0.note_losses(
+            0,
+            marks as u32,
+            at * S,
+            Losses::from([(class.into(), count)]),
+        );
+        marks += 1;
+        let holes = log.0.holes(0).unwrap_or_default();
+        move |from: i64, to: i64| holes.between(from * S, to * S).into_values().sum::<i64>()
+    };
+    let _ = mark(100, "ring_full", 0);
+    let _ = mark(110, "ring_full", 5);
+    let lost = mark(120, "ring_full", 5);
+    assert_eq!(
+        [
+            lost(60, 100),
+            lost(60, 101),
+            lost(105, 106),
+            lost(111, 120),
+            lost(112, 120)
+        ],
+        [0, 5, 5, 5, 0]
+    );
+    // What the brokers did not take may be minutes old.
+    let _ = mark(1_000, "ring_full", 5);
+    let lost = mark(1_001, "delivery_failed", 2);
+    assert_eq!(
+        [lost(390, 400), lost(390, 401), lost(1_003, 1_010)],
+        [0, 2, 0]
+    );
+    // A sensor that loses all the time has few holes, which hide nothing.
+    let mut lost = lost;
+    for at in 0..1_000 {
+        lost = mark(2_000 + 10 * at, "ring_full", 6 + at);
+    }
+    assert_eq!(log.0.holes(0).expect("holes").len(), HOLES_MAX);
+    assert_eq!(lost(0, 20_000), 5 + 2 + 1_005);
+    assert!(lost(5_000, 5_010) > 0);
+    assert_eq!(lost(112, 390), 0);
+}
+
+/// A log in which `known` hosts were heard of for two minutes, and its next offset.
+fn settled(known: i64) -> (Log, i64) {
+    let mut log = Log::new();
+    for (round, second) in (0..3).zip([100, 160, 220]) {
+        for host in 0..known {
+            let offset = round * known + host;
+            moment(log.take(offset, &format!("known-{host}"), "r", round, second, second));
+        }
+    }
+    (log, 3 * known)
+}
+
+#[test]
+fn a_flood_of_invented_hosts_forgets_none_that_lives() {
+    let (mut log, first) = settled(12);
+    let slots = |log: &Log| -> Vec<i64> {
+        let task = &log.0.tasks[&0];
+        let known = (0..12).map(|host| task.by_id[&*format!("known-{host}")]);
+        known
+            .map(|index| i64::from(task.hosts[index].slot))
+            .collect()
+    };
+    let before = slots(&log);
+    let mut told = Vec::new();
+    for number in 0..20_000 {
+        log.0.begin_batch();
+        log.take(
+            first + number,
+            &format!("invented-{number}"),
+            "r",
+            0,
+            221,
+            221,
+        );
+        told.extend(log.0.take_forgotten());
+        assert!(log.0.tasks[&0].hosts.len() <= HOSTS_MAX);
+    }
+    assert_eq!(slots(&log), before);
+    // It is told at once, and then once an hour.
+    assert_eq!(told.len(), 1);
+    let next = log.take(first + 20_000, "known-3", "r", 3, 222, 222);
+    assert_eq!(moment(next).high, 220 * S);
+}
+
+#[test]
+fn a_forgotten_host_that_comes_back_is_another_and_misses_what_it_was() {
+    let mut log = Log::new();
+    for number in 0..HOSTS_MAX as i64 {
+        log.take(number, &format!("guest-{number}"), "r", 0, 100, 100);
+    }
+    log.0.begin_batch();
+    log.take(HOSTS_MAX as i64, "one-more", "r", 0, 101, 101);
+    let first = slot(0, 0);
+    let end = End {
+        row: HOSTS_MAX as u32,
+        slot: first,
+        kind: EndKind::Silence {
+            flush_high: 100 * S,
+        },
+    };
+    assert!(log.0.ends().contains(&end));
+    let missed = |holes: Option<Arc<Holes>>, from: i64, to: i64| {
+        let losses = holes.unwrap_or_default().between(from * S, to * S);
+        losses.contains_key("host_forgotten")
+    };
+    assert_eq!(&*log.0.owner(first).host_id, "guest-0");
+    assert!(missed(log.0.holes_until(first, HOSTS_MAX as u32), 90, 110));
+    let back = moment(log.take(HOSTS_MAX as i64 + 1, "guest-0", "s", 7, 105, 105));
+    let owner = log.0.owner(back.slot);
+    assert_eq!(&*owner.segment, "s/7");
+    assert!(missed(owner.holes.clone(), 90, 110));
+    assert!(!missed(owner.holes, 101, 110));
+}
+
+#[test]
+fn the_silent_go_first_and_residents_leave_room_to_become_known() {
+    let mut log = Log::new();
+    let mut offset = 0;
+    let mut hear = |log: &mut Log, name: String, second: i64| {
+        log.take(offset, &name, "r", offset, second, second);
+        offset += 1;
+    };
+    for second in [100, 161] {
+        for number in 0..HOSTS_MAX {
+            hear(&mut log, format!("old-{number}"), second);
+        }
+    }
+    assert_eq!(log.0.tasks[&0].residents, RESIDENTS_MAX);
+    // All but a few fall silent: those make room, and none of the few.
+    for second in [700, 800] {
+        for number in 0..10 {
+            hear(&mut log, format!("old-{number}"), second);
+        }
+    }
+    for number in 0..2_000 {
+        hear(&mut log, format!("new-{number}"), 801);
+    }
+    let task = &log.0.tasks[&0];
+    assert!((0..10).all(|number| task.by_id.contains_key(&*format!("old-{number}"))));
+    assert!((0..2_000).all(|number| task.by_id.contains_key(&*format!("new-{number}"))));
+    assert_eq!(task.forgotten, 0);
+    assert!(log.0.take_forgotten().is_empty());
+}
+
+/// The most that a sensor may say of itself, everything at its longest.
+#[test]
+fn a_host_has_a_bound_in_bytes_whatever_it_says() {
+    let mut log = Log::new();
+    let long = |letter: char, length: usize| letter.to_string().repeat(length);
+    let host = long('h', 256);
+    for mark in 0..400_i64 {
+        let run = format!("{:03}{}", mark % 12, long('r', 253));
+        let second = 100 + 10 * mark;
+        log.take(mark, &host, &run, mark, second, second);
+        log.0.note_name(0, &long('n', 256));
+        let class = |number| {
+            let name = format!("{mark:03}{number:02}{}", long('c', CLASS_BYTES_MAX - 5));
+            (Text::from(name), i64::MAX)
+        };
+        let losses = (0..CLASSES_MAX).map(class).collect();
+        log.0.note_losses(0, mark as u32, second * S, losses);
+        let host = &log.0.tasks[&0].hosts[0];
+        assert!(host.bytes() <= HOST_BYTES_MAX, "{}", host.bytes());
+        assert!(!host.runs.is_empty());
+    }
+    // What was lost is still known, and that it was of many kinds.
+    let losses = log.0.holes(0).expect("holes").between(0, i64::MAX);
+    assert!(losses.contains_key("other") && losses.len() <= CLASSES_MAX + 1);
+}
+
+#[test]
+fn who_stays_is_stored() {
+    let (mut log, first) = settled(2);
+    let mut state = stored(&mut log, BTreeMap::new(), &Renewal::default());
+    let mut again = Log::new();
+    again.0.restore(0, &mut state).expect("restored");
+    for log in [&mut log, &mut again] {
+        for number in 0..HOSTS_MAX as i64 {
+            log.take(
+                first + number,
+                &format!("invented-{number}"),
+                "r",
+                0,
+                221,
+                221,
+            );
+        }
+        let task = &log.0.tasks[&0];
+        assert_eq!(task.residents, 2);
+        assert!(task.by_id.contains_key("known-0"));
+    }
+    let ids = |log: &Log| -> BTreeSet<Text> { log.0.tasks[&0].by_id.keys().cloned().collect() };
+    assert_eq!(ids(&log), ids(&again));
+}
