@@ -25,11 +25,12 @@ use dogwatch_schemas::decode::SchemaError;
 use crate::alert::AlertMode;
 use crate::checkpoint::{Renewal, State, StateRecord};
 use crate::decode::{DeadLetter, EventDecoder, InputRecord, RejectError, events_schema};
-use crate::detect::{Detection, DetectionSet, Routes, Unjudged, narrow, project};
-use crate::hosts::{Heard, Hosts, Place, partition_of};
+use crate::detect::{Detection, DetectionSet, Routes, narrow};
+use crate::hosts::{Hosts, partition_of};
 use crate::parallel::cores;
-use crate::window::{self, Bound, Missed, Rows, Shown, WindowOptions, WindowOutput, Windows};
+use crate::window::{self, Bound, Missed, Rows, WindowOptions, WindowOutput, Windows};
 
+mod admit;
 mod alerts;
 mod build;
 mod candidate;
@@ -48,9 +49,9 @@ pub use output::{Failure, LateRow, StateSize, StepCounts, StepOutput};
 
 use carried::Carried;
 use fold::Folds;
-use reader::{Read, Reader};
+use reader::Reader;
 use roster::{Listed, Other, Roster, Since};
-use taken::{Columns, Taken};
+use taken::Taken;
 use throttle::Throttles;
 
 /// Columns that the engine itself reads.
@@ -65,15 +66,8 @@ const OWN_COLUMNS: [&str; 8] = [
     "evt_losses",
 ];
 
-/// Longest identity of a host or run, bytes: each is stored for every host.
-const IDENTITY_BYTES_MAX: usize = 256;
-/// Longest name of a host, bytes; more is cut.
-const NAME_BYTES_MAX: usize = 256;
 /// The column of the event's type.
 const EVENT_TYPE: &str = "evt_type";
-
-/// Rows of this type say that the clock was stepped.
-const CLOCK_STEP: &str = "clock_step";
 
 /// Rows of this type say how far a sensor has got; SQL does not see them.
 const MARK: &str = "mark";
@@ -479,108 +473,6 @@ impl Engine {
         words.retain(|word| word.fired_under.is_some() || heard(word.row, word.detection));
         found.retain(|(detection, found)| heard(found.row, *detection));
         unjudged.retain(|unjudged| heard(unjudged.row, unjudged.detection));
-    }
-
-    /// Adds rows that were read to those taken: which of them detections may see, each with its place in time and what its
-    /// sensor said is lost so far.
-    fn admit(&mut self, read: Read, taken: &mut Taken) -> Result<(), EngineError> {
-        let before = taken.records.len() as u32;
-        let Read {
-            decoded,
-            found,
-            unjudged,
-        } = read;
-        let columns = Columns::of(&decoded)?;
-        let (admitted, output) = (&mut taken.admitted, &mut taken.output);
-        let mut last_second = None;
-        for (index, record) in decoded.records.iter().enumerate() {
-            let row = before + index as u32;
-            let host_id = columns.host_id.value(index);
-            if *record.key != *host_id.as_bytes() {
-                let key = String::from_utf8_lossy(&record.key).into_owned();
-                let error = RejectError::KeyDisagrees {
-                    host_id: host_id.to_owned(),
-                    key,
-                };
-                self.reject(record, error, output);
-                continue;
-            }
-            let sensor_run = columns.sensor_run.value(index);
-            if host_id.len().max(sensor_run.len()) > IDENTITY_BYTES_MAX {
-                self.reject(record, RejectError::IdentityTooLong, output);
-                continue;
-            }
-            let event_type = columns.event_type.value(index);
-            self.end_replay(record, row);
-            let heard = Heard {
-                partition: record.partition,
-                offset: record.offset,
-                row,
-                host_id,
-                sensor_run,
-                seq: columns.seq.value(index),
-                ts: columns.ts.value(index),
-                ingest_ts: record.ingest_ts_ns,
-                clock_step: event_type == CLOCK_STEP,
-            };
-            let moment = match self.hosts.take(&heard) {
-                Place::Repeated => {
-                    output.counts.repeated += 1;
-                    continue;
-                }
-                Place::New { missing, moment } => {
-                    output.counts.missing += missing;
-                    moment
-                }
-            };
-            let host_name = cut(columns.host_name.value(index), NAME_BYTES_MAX);
-            self.hosts.note_name(record.partition, host_name);
-            admitted.progress.note(row, moment.slot, moment.high_after);
-            let second = (record.partition, self.hosts.second(record.partition));
-            if last_second.replace(second) != Some(second) {
-                admitted.seconds.note(row, i64::from(second.0), second.1);
-            }
-            if event_type == MARK {
-                output.counts.marks += 1;
-                let losses = columns.losses(index);
-                self.hosts
-                    .note_losses(record.partition, row, moment.time, losses);
-                continue;
-            }
-            output.counts.events += 1;
-            output.counts.clock_replaced += u64::from(moment.clock_replaced);
-            admitted.shown.push(Shown { row, moment });
-            admitted.holes.push(self.hosts.holes(record.partition));
-        }
-        let found = found.into_iter().filter_map(|(detection, found)| {
-            let row = before + found.row;
-            admitted.place(row)?;
-            Some((detection, found.at_row(row)))
-        });
-        taken.found.extend(found);
-        let unjudged = unjudged.into_iter().filter_map(|unjudged| {
-            let row = before + unjudged.row;
-            admitted.place(row)?;
-            Some(Unjudged { row, ..unjudged })
-        });
-        taken.unjudged.extend(unjudged);
-        let heard = |record: &InputRecord| !self.muted(record);
-        let letters = decoded.dead_letters.into_iter();
-        output
-            .dead_letters
-            .extend(letters.filter(|letter| heard(&letter.record)));
-        let unknown = decoded.unknown_schemas.into_iter();
-        output
-            .unknown_schemas
-            .extend(unknown.filter(|(_, record)| heard(record)));
-        if !self.windows.is_empty() {
-            taken
-                .batches
-                .push(project(&decoded.batch, &self.window_columns)?);
-        }
-        taken.columns.push((before, columns));
-        taken.records.extend(decoded.records);
-        Ok(())
     }
 
     /// Sets a record apart that cannot be used, unless that was said before.
