@@ -254,7 +254,7 @@ impl Windows {
     /// # Errors
     /// When the operators cannot be made.
     pub fn new(set: &DetectionSet, events: &SchemaRef, options: &WindowOptions) -> Result<Self> {
-        let conditions = Conditions::new(set);
+        let conditions = Conditions::new(set, events);
         let groups = group::arrange(set)
             .into_iter()
             .map(|members| {

@@ -59,11 +59,6 @@ impl Predicate {
         self.expr.iter().flat_map(BoundExpr::columns)
     }
 
-    /// The columns it reads, as a schema; none where it is always true.
-    pub fn schema(&self) -> Option<&SchemaRef> {
-        self.expr.as_ref().map(|expr| &expr.schema)
-    }
-
     /// The rows of a batch for which it is true.
     pub fn rows(&self, batch: &RecordBatch) -> Result<Vec<u32>> {
         match &self.expr {

@@ -1,17 +1,37 @@
 //! The conditions of detections over windows: each is looked at once a step, however many detections and groups have it.
+//!
+//! Those on the same event types look at the same columns: what stands in several of them, such as `program(..)`, is computed
+//! once.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 
 use super::Rows;
 use super::group::plan_of;
-use crate::detect::{DetectionSet, Unjudged, by_halves, error_text, project, take_rows};
+use crate::detect::{DetectionSet, Unjudged, by_halves, error_text, narrow, project, take_rows};
 use crate::parallel::side_by_side;
 
 /// The distinct conditions of a set's detections over windows.
 pub(super) struct Conditions {
-    /// For each, the detections that have it.
-    detections: Vec<Vec<usize>>,
+    /// For each, the detections that have it, and the place of those alike.
+    each: Vec<(Vec<usize>, usize)>,
+    alike: Vec<Alike>,
+}
+
+/// Conditions on the same event types.
+struct Alike {
+    event_types: Option<BTreeSet<String>>,
+    /// The columns that they read.
+    schema: SchemaRef,
+}
+
+/// The rows of some event types.
+struct Routed {
+    rows: Vec<u32>,
+    batch: RecordBatch,
 }
 
 /// What came of looking at the conditions.
@@ -24,32 +44,43 @@ pub(super) struct Matched {
 }
 
 impl Conditions {
-    /// Finds the conditions of a set.
-    pub fn new(set: &DetectionSet) -> Self {
-        let mut conditions = Self {
-            detections: Vec::new(),
-        };
+    /// Finds the conditions of a set; `events` is the schema of the table.
+    pub fn new(set: &DetectionSet, events: &SchemaRef) -> Self {
+        let mut each: Vec<(Vec<usize>, usize)> = Vec::new();
+        let mut by_types: BTreeMap<Option<&BTreeSet<String>>, usize> = BTreeMap::new();
+        let mut columns: Vec<BTreeSet<String>> = Vec::new();
         for (detection, own) in set.iter().enumerate() {
-            if own.plan.windowed().is_none() {
+            let Some(plan) = own.plan.windowed() else {
+                continue;
+            };
+            if let Some(place) = find(&each, set, detection) {
+                each[place].0.push(detection);
                 continue;
             }
-            match conditions.find(set, detection) {
-                Some(place) => conditions.detections[place].push(detection),
-                None => conditions.detections.push(vec![detection]),
+            let event_types = plan.predicate.event_types.as_ref();
+            let alike = *by_types.entry(event_types).or_insert(columns.len());
+            if alike == columns.len() {
+                columns.push(BTreeSet::new());
             }
+            columns[alike].extend(plan.predicate.columns().map(str::to_owned));
+            each.push((vec![detection], alike));
         }
-        conditions
-    }
-
-    fn find(&self, set: &DetectionSet, detection: usize) -> Option<usize> {
-        let text = |detection: usize| &plan_of(set, detection).predicate.text;
-        let mut known = self.detections.iter();
-        known.position(|known| text(known[0]) == text(detection))
+        let mut by_place: Vec<_> = by_types.into_iter().collect();
+        by_place.sort_unstable_by_key(|(_, place)| *place);
+        let alike = by_place.into_iter().zip(columns);
+        let alike = alike.map(|((event_types, _), columns)| Alike {
+            event_types: event_types.cloned(),
+            schema: narrow(events, &columns),
+        });
+        Self {
+            alike: alike.collect(),
+            each,
+        }
     }
 
     /// The place of a detection's condition.
     pub fn place(&self, set: &DetectionSet, detection: usize) -> usize {
-        self.find(set, detection)
+        find(&self.each, set, detection)
             .expect("the conditions of all detections over windows are known")
     }
 
@@ -58,17 +89,21 @@ impl Conditions {
     /// # Errors
     /// When the rows cannot be handed to them.
     pub fn matched(&self, set: &DetectionSet, rows: &Rows<'_>, shares: usize) -> Result<Matched> {
-        let each = self.detections.len().div_ceil(shares).max(1);
-        let matched = |share: &[Vec<usize>]| -> Result<Matched> {
+        let share = |count: usize| count.div_ceil(shares).max(1);
+        let routed = side_by_side(self.alike.chunks(share(self.alike.len())), |own| {
+            own.iter().map(|alike| alike.rows(rows)).collect()
+        });
+        let routed: Result<Vec<Vec<Routed>>> = routed.into_iter().collect();
+        let routed: Vec<Routed> = routed?.into_iter().flatten().collect();
+        let matched = |share: &[(Vec<usize>, usize)]| {
             let mut matched = Matched::default();
-            for detections in share {
-                matches(set, detections, rows, &mut matched)?;
+            for (detections, alike) in share {
+                matches(set, detections, rows, &routed[*alike], &mut matched);
             }
-            Ok(matched)
+            matched
         };
         let mut all = Matched::default();
-        for share in side_by_side(self.detections.chunks(each), matched) {
-            let share = share?;
+        for share in side_by_side(self.each.chunks(share(self.each.len())), matched) {
             all.rows.extend(share.rows);
             all.unjudged.extend(share.unjudged);
         }
@@ -76,40 +111,54 @@ impl Conditions {
     }
 }
 
+impl Alike {
+    fn rows(&self, rows: &Rows<'_>) -> Result<Routed> {
+        let routed = rows.routes.of(self.event_types.as_ref());
+        Ok(Routed {
+            batch: take_rows(&project(rows.batch, &self.schema)?, &routed)?,
+            rows: routed,
+        })
+    }
+}
+
+/// The condition that a detection has, among those that are known.
+fn find(known: &[(Vec<usize>, usize)], set: &DetectionSet, detection: usize) -> Option<usize> {
+    let text = |detection: usize| &plan_of(set, detection).predicate.text;
+    let mut known = known.iter();
+    known.position(|(known, _)| text(known[0]) == text(detection))
+}
+
 /// Looks at the condition that some detections have.
 fn matches(
     set: &DetectionSet,
     detections: &[usize],
     rows: &Rows<'_>,
+    routed: &Routed,
     matched: &mut Matched,
-) -> Result<()> {
+) {
     let predicate = &plan_of(set, detections[0]).predicate;
     let mut matches = vec![false; rows.batch.num_rows()];
-    let routed = rows.routes.of(predicate.event_types.as_ref());
-    match predicate.schema() {
-        None => routed.iter().for_each(|row| matches[*row as usize] = true),
-        Some(_) if routed.is_empty() => {}
-        Some(schema) => {
-            let narrow = take_rows(&project(rows.batch, schema)?, &routed)?;
-            let mut judge = |part: &RecordBatch| predicate.rows(part);
-            by_halves(&narrow, &mut judge, &mut |start, _, result| match result {
-                Ok(found) => {
-                    for row in found {
-                        matches[routed[start + row as usize] as usize] = true;
-                    }
-                }
-                Err(error) => {
-                    let error = error_text(&error);
-                    let own = detections.iter().map(|detection| Unjudged {
-                        detection: *detection,
-                        row: routed[start],
-                        error: error.clone(),
-                    });
-                    matched.unjudged.extend(own);
-                }
-            });
+    let mut judge = |part: &RecordBatch| predicate.rows(part);
+    let mut take = |start: usize, result: Result<Vec<u32>>| match result {
+        Ok(found) => {
+            for row in found {
+                matches[routed.rows[start + row as usize] as usize] = true;
+            }
         }
+        Err(error) => {
+            let error = error_text(&error);
+            let own = detections.iter().map(|detection| Unjudged {
+                detection: *detection,
+                row: routed.rows[start],
+                error: error.clone(),
+            });
+            matched.unjudged.extend(own);
+        }
+    };
+    if !routed.rows.is_empty() {
+        by_halves(&routed.batch, &mut judge, &mut |start, _, result| {
+            take(start, result);
+        });
     }
     matched.rows.push(matches);
-    Ok(())
 }
