@@ -140,6 +140,42 @@ pub enum Incident {
         /// How many.
         bytes: usize,
     },
+    /// A container's label is no number, though detections take it for one.
+    Mislabelled {
+        /// The host.
+        host: usize,
+        /// When.
+        at: i64,
+    },
+    /// Whatever can be said is said at such length that the record nearly fills what brokers take.
+    Enormous {
+        /// The host.
+        host: usize,
+        /// When.
+        at: i64,
+    },
+    /// A container removes so many files with long names in each second: as many as aggregates tell apart, and more.
+    Removes {
+        /// The host.
+        host: usize,
+        /// First second.
+        from: i64,
+        /// When it has ended.
+        to: i64,
+        /// Files in a second.
+        files: usize,
+    },
+    /// Somebody writes rows of hosts that there are not, each of another.
+    Invented {
+        /// The partition.
+        partition: usize,
+        /// First second.
+        from: i64,
+        /// When it has ended.
+        to: i64,
+        /// Hosts in a second.
+        hosts: usize,
+    },
     /// A whole partition says nothing more.
     Silent {
         /// The partition.
@@ -167,6 +203,8 @@ pub struct Generator {
     random: StdRng,
     hosts: Vec<Host>,
     second: i64,
+    /// Hosts that were invented so far.
+    invented: usize,
 }
 
 impl Generator {
@@ -179,6 +217,7 @@ impl Generator {
             base_ns,
             random: StdRng::seed_from_u64(seed),
             second: 0,
+            invented: 0,
         }
     }
 
@@ -239,6 +278,10 @@ impl Generator {
             }
             out.push(row);
         }
+        for _ in 0..self.load.invented(partition, self.second) {
+            self.invented += 1;
+            rows.push(invented(self.invented, partition, start_ns));
+        }
         for _ in 0..self.load.poisoned {
             let at = self.random.random_range(first..=rows.len());
             let host = &self.hosts[self.random.random_range(members.clone())];
@@ -253,6 +296,20 @@ impl Load {
         self.incidents.iter().any(|incident| {
             matches!(incident, Incident::Silent { partition: of, from } if *of == partition && second >= *from)
         })
+    }
+
+    /// How many hosts are invented in a partition's second.
+    fn invented(&self, partition: usize, second: i64) -> usize {
+        let own = self.incidents.iter().map(|incident| match incident {
+            Incident::Invented {
+                partition: of,
+                from,
+                to,
+                hosts,
+            } if *of == partition && (*from..*to).contains(&second) => *hosts,
+            _ => 0,
+        });
+        own.sum()
     }
 
     fn offline(&self, number: usize, second: i64) -> bool {
@@ -344,8 +401,47 @@ impl Host {
                     event.proc_cmdline = Some("x".repeat(bytes).into());
                     self.pending.push((start_ns, event));
                 }
+                Incident::Mislabelled { host, at } if host == self.number && at == second => {
+                    self.mislabelled(start_ns);
+                }
+                Incident::Enormous { host, at } if host == self.number && at == second => {
+                    let event = enormous(self.exec(0, INTRUDER, start_ns));
+                    self.pending.push((start_ns, event));
+                }
+                Incident::Removes {
+                    host,
+                    from,
+                    to,
+                    files,
+                } if host == self.number && (from..to).contains(&second) => {
+                    self.removes(files, start_ns);
+                }
                 _ => {}
             }
+        }
+    }
+
+    /// Ports of a container's label, some of which are none.
+    fn mislabelled(&mut self, start_ns: i64) {
+        for (place, port) in ["8080", "x", "", "9090", "99999999999999999999"]
+            .iter()
+            .enumerate()
+        {
+            let at_ns = start_ns + place as i64;
+            let mut event = self.exec(1, "nginx", at_ns);
+            event.container_labels = Some([("port".into(), (*port).into())].into());
+            self.pending.push((at_ns, event));
+        }
+    }
+
+    fn removes(&mut self, files: usize, start_ns: i64) {
+        for file in 0..files as i64 {
+            let at_ns = start_ns + file * (SECOND_NS / files as i64);
+            let mut event = self.event("unlinkat", "file", at_ns);
+            event.container_id = container(2).into();
+            event.fd_num = Some(file);
+            event.fd_name = Some(format!("/{at_ns:020}/{}", "long".repeat(270)).into());
+            self.pending.push((at_ns, event));
         }
     }
 
@@ -565,6 +661,38 @@ impl Attack {
             left: random.random_range(8..34),
         }
     }
+}
+
+/// The event with texts, lists and maps of some hundred kilobytes; together they are less than a record may have.
+fn enormous(event: Event) -> Event {
+    let text = |letter: &str, bytes: usize| Text::from(letter.repeat(bytes));
+    Event {
+        host_name: text("h", 100_000),
+        proc_cmdline: Some(text("c", 200_000)),
+        proc_args: Some((0..2_000).map(|_| text("a", 100)).collect()),
+        proc_aname: Some((0..1_000).map(|_| text("n", 100)).collect()),
+        container_image: Some(text("i", 100_000)),
+        container_labels: Some(
+            [
+                ("port".into(), "1".into()),
+                ("note".into(), text("l", 200_000)),
+            ]
+            .into(),
+        ),
+        ..event
+    }
+}
+
+/// A row of a host that is heard of once: a mark, and now and then an intruder.
+fn invented(number: usize, partition: usize, at_ns: i64) -> Row {
+    let mut host = Host::new(0, &Load::default());
+    host.partition = partition;
+    host.id = format!("invented-{number}");
+    let event = match number.is_multiple_of(1_000) {
+        true => host.exec(0, INTRUDER, at_ns),
+        false => host.mark(at_ns),
+    };
+    host.number(event)
 }
 
 fn container(number: usize) -> String {

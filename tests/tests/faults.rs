@@ -258,6 +258,10 @@ scenarios! {
     poisoned_records_cost_no_good_one: "poisoned records", "needs Kafka: ./dogwatch.sh test";
     alerts_too_large_for_the_broker_are_cut: "alerts too large for the broker", "needs Kafka: ./dogwatch.sh test";
     withdrawn_rights_lose_nothing: "rights withdrawn", "needs Kafka: ./dogwatch.sh test";
+    rows_that_cannot_be_judged_cost_no_others: "rows that cannot be judged", "needs Kafka: ./dogwatch.sh test";
+    events_as_large_as_brokers_take_stop_nothing: "a host with 900 KB of everything", "needs Kafka: ./dogwatch.sh test";
+    invented_hosts_push_out_none_that_lives: "invented hosts", "needs Kafka: ./dogwatch.sh test";
+    aggregates_at_their_bound_are_stored: "aggregates at their bound", "needs Kafka: ./dogwatch.sh test";
 }
 
 #[test]

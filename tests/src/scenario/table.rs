@@ -43,6 +43,10 @@ pub fn scenarios(form: Form, seed: u64) -> Vec<Scenario> {
         poisoned(form, &mut random),
         too_large_alerts(),
         rights_withdrawn(),
+        cannot_be_judged(form),
+        enormous(form),
+        invented_hosts(form),
+        aggregates_at_their_bound(form),
     ];
     for scenario in &mut all {
         scenario
@@ -584,6 +588,101 @@ fn rights_withdrawn() -> Scenario {
         ],
         ..Scenario::default()
     }
+}
+
+/// Expressions of detections on single events and over windows fail on some rows, and HAVING on a window.
+fn cannot_be_judged(form: Form) -> Scenario {
+    let seconds = if form == Form::Short { 120 } else { 600 };
+    let mislabelled = |at| Incident::Mislabelled {
+        host: at as usize % 9,
+        at,
+    };
+    Scenario {
+        name: "rows that cannot be judged",
+        load: Load {
+            seconds,
+            incidents: (5..seconds - 10).step_by(4).map(mislabelled).collect(),
+            ..Load::default()
+        },
+        instances: true,
+        acts: crashes(seconds),
+        ..Scenario::default()
+    }
+}
+
+/// A host whose events have 900 KB.
+fn enormous(form: Form) -> Scenario {
+    let seconds = if form == Form::Short { 60 } else { 300 };
+    let enormous = |at| Incident::Enormous { host: 4, at };
+    Scenario {
+        name: "a host with 900 KB of everything",
+        load: Load {
+            seconds,
+            incidents: (5..seconds - 10).step_by(5).map(enormous).collect(),
+            ..Load::default()
+        },
+        instances: true,
+        acts: crashes(seconds),
+        ..Scenario::default()
+    }
+}
+
+/// More hosts are invented in a partition than a task remembers.
+fn invented_hosts(form: Form) -> Scenario {
+    let rounds: i64 = if form == Form::Short { 1 } else { 4 };
+    let of_round = |round: i64| Incident::Invented {
+        partition: 1,
+        from: 30 + 60 * round,
+        to: 50 + 60 * round,
+        hosts: 1_000,
+    };
+    let seconds = 60 * rounds + 30;
+    Scenario {
+        name: "invented hosts",
+        load: Load {
+            seconds,
+            speed: 10.0,
+            incidents: (0..rounds).map(of_round).collect(),
+            ..Load::default()
+        },
+        instances: true,
+        acts: crashes(seconds),
+        ..Scenario::default()
+    }
+}
+
+/// Each aggregate has as much to keep as it may, in windows that are stored and taken over.
+fn aggregates_at_their_bound(form: Form) -> Scenario {
+    let rounds: i64 = if form == Form::Short { 1 } else { 4 };
+    let of_round = |round: i64| Incident::Removes {
+        host: 4,
+        // A whole minute, wherever minutes begin.
+        from: 120 * round + 5,
+        to: 120 * round + 125,
+        files: 100,
+    };
+    let seconds = 120 * rounds + 30;
+    Scenario {
+        name: "aggregates at their bound",
+        load: Load {
+            seconds,
+            speed: 20.0,
+            incidents: (0..rounds).map(of_round).collect(),
+            ..Load::default()
+        },
+        instances: true,
+        acts: crashes(seconds),
+        ..Scenario::default()
+    }
+}
+
+/// One that is killed twice in each minute of a load.
+fn crashes(seconds: i64) -> Vec<Act> {
+    let mut acts = vec![Act::Start("a", None), Act::Checkpoint];
+    for second in (40..seconds).step_by(30) {
+        acts.extend([Act::Second(second), Act::Kill("a"), Act::Start("a", None)]);
+    }
+    acts
 }
 
 #[cfg(test)]
