@@ -32,7 +32,7 @@ mod check;
 pub(crate) mod filter;
 pub(crate) mod functions;
 mod general;
-mod growth;
+pub(crate) mod growth;
 mod halves;
 mod header;
 pub(crate) mod held;

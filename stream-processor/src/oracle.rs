@@ -18,7 +18,8 @@
 //! - A row that a detection cannot judge, in WHERE or in what it groups by and computes, does not count for it; it is not late.
 //! - A group that HAVING or SELECT cannot judge is told by its keys and aggregates; a LIMIT chooses among the others.
 //!
-//! It does not know caps but that on hosts: on keys, on distinct values, on memory, on the size of alerts; nor what the engine says of its own health.
+//! Of caps it knows that on hosts and that of functions that make text grow; not those on keys, distinct values, memory and the
+//! size of alerts, nor what the engine says of its own health.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -40,7 +40,7 @@ use tokio::runtime::Runtime;
 
 use super::OracleError;
 use crate::detect::aggregates::all as own_aggregates;
-use crate::detect::{Lists, SqlFile, Template, functions};
+use crate::detect::{Lists, SqlFile, Template, functions, growth};
 use crate::json;
 
 /// The hidden column: which row of the caller's this is.
@@ -442,7 +442,7 @@ struct Planned {
 impl Planned {
     fn new(sql: &str, lists: &Lists, events: &SchemaRef, runtime: &Arc<Runtime>) -> Result<Self> {
         let relation = Arc::new(Mutex::new(None));
-        let mut scalars = SessionStateDefaults::default_scalar_functions();
+        let mut scalars = growth::bounded(SessionStateDefaults::default_scalar_functions());
         scalars.extend(functions::all());
         let mut aggregates = SessionStateDefaults::default_aggregate_functions();
         aggregates.extend(own_aggregates());
