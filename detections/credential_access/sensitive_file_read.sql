@@ -89,7 +89,7 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
       -- Certificates and tokens that a container's start makes ready.
       AND NOT (
         coalesce(proc_stage, '') = 'entrypoint'
-        AND coalesce(ts < container_start_ts + INTERVAL '1 minute', false)
+        AND coalesce(ts < container_start_ts + INTERVAL '1 minute', container_name IS NOT NULL)
         AND coalesce(regexp_like(fd_name, '^(/var)?/run/secrets/kubernetes\.io/|^/etc/ssl/private/'), false)
       )
     )

@@ -34,6 +34,8 @@ WHERE evt_type IN ('execve', 'execveat')
   )
   AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
   AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  -- A new database asks for the system's languages.
+  AND coalesce(proc_cmdline, '') <> 'sh -c locale -a'
   AND (
     (program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells) AND regexp_like(array_to_string(proc_args, ' '), '(^| )-[a-zA-Z]*c( |$)'))
     OR (

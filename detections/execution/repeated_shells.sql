@@ -28,7 +28,7 @@ WHERE evt_type IN ('execve', 'execveat')
   AND coalesce(proc_pname, '') NOT IN (SELECT name FROM shells)
   -- docker exec: whoever can do that has the host, and needs no web shell.
   AND coalesce(proc_pname, '') NOT IN (SELECT name FROM runtimes)
-  AND coalesce(proc_pname, '') NOT IN ('cron', 'crond', 'anacron', 'atd', 'sudo', 'su', 'su-exec', 'gosu', 'runuser', 'doas', 'make', 'gmake', 'ninja', 'cmake')
+  AND coalesce(proc_pname, '') NOT IN ('cron', 'crond', 'anacron', 'atd', 'sudo', 'su', 'su-exec', 'gosu', 'runuser', 'doas', 'initdb', 'pg_ctl', 'make', 'gmake', 'ninja', 'cmake')
   AND NOT coalesce(array_has_any(proc_aexepath, (SELECT array_agg(path) FROM package_manager_files)), false)
 GROUP BY window_start, window_end, container_id, container_name, container_image
 HAVING count(*) >= 5

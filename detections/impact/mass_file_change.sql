@@ -28,7 +28,9 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat')
   AND coalesce(fd_flags, '') NOT LIKE '%O_EXCL%'
   AND coalesce(proc_name, '') NOT IN (SELECT name FROM package_managers)
   AND NOT coalesce(regexp_like(proc_name, '^(pip|pipx|npm|yarn|pnpm|gem|cargo|composer|conda|mamba|uv|bun|poetry|pipenv|cpanm?|luarocks|easy_install)([0-9. ]|$)'), false)
-  AND NOT regexp_like(coalesce(fd_name, ''), '^/(proc|sys|dev)/|/(node_modules|site-packages|dist-packages|\.git|__pycache__)/')
+  AND NOT regexp_like(coalesce(fd_name, ''), '^/(proc|sys|dev)/|/(node_modules|site-packages|dist-packages|\.git|\.cache|go-build|__pycache__)/')
+  -- A database makes its own files when it is first started.
+  AND NOT (coalesce(proc_name, '') IN (SELECT name FROM servers) AND coalesce(proc_stage, '') = 'entrypoint')
   AND coalesce(proc_stage, '') <> 'runtime'
 GROUP BY window_start, window_end, container_id, container_name, container_image, proc_name
 HAVING count(DISTINCT fd_name) >= 200

@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1098.004", "T1136.001", "T1548.003", "T1556.003"]
 -- false_positives = ["start scripts that add a line to /etc/passwd for a user id they were given", "containers that keep accounts, such as SSH and FTP servers"]
--- blind_spots = ["tools for accounts in the first minute of a container's own start", "package managers and what they run, by the names of the ancestors, which a program can take", "accounts kept elsewhere, such as in LDAP or an application's database", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
+-- blind_spots = ["tools for accounts in the first minute of a container's own start", "package managers and what they run, by the names of the ancestors, which a program can take, and steps of docker build", "accounts kept elsewhere, such as in LDAP or an application's database", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
 -- references = ["https://attack.mitre.org/techniques/T1098/004/", "https://attack.mitre.org/techniques/T1136/001/"]
 -- response = "Look at what was added and who runs the program. If nobody of yours: take the container off the network, look for logins since, and start it anew from the image."
 -- dedup = { key = ["file", "program"], period = "1h" }
@@ -32,16 +32,18 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
   AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
   AND coalesce(proc_stage, '') <> 'runtime'
   AND (
-    regexp_like(fd_name, '^/etc/(passwd|shadow|group|gshadow|sudoers|sudoers\.d/[^/]+|pam\.d/[^/]+|security/[^/]+|ssh/sshd_config(\.d/[^/]+)?|login\.access|hosts\.equiv)$|/\.(ssh/(authorized_keys2?|rc|environment)|rhosts|shosts|k5login)$')
-    OR regexp_like(fs_path_target, '^/etc/(passwd|shadow|group|gshadow|sudoers|sudoers\.d/[^/]+|pam\.d/[^/]+|security/[^/]+|ssh/sshd_config(\.d/[^/]+)?|login\.access|hosts\.equiv)$|/\.(ssh/(authorized_keys2?|rc|environment)|rhosts|shosts|k5login)$')
+    regexp_like(fd_name, '^/etc/(passwd|shadow|group|gshadow|sudoers|sudoers\.d/[^/]+|pam\.d/[^/]+|security/[^/]+|ssh/sshd_config(\.d/[^/]+)?|login\.access|hosts\.equiv)$|^/(root|(home|var|srv|opt|usr)/.+|[^/]+)/\.(ssh/(authorized_keys2?|rc|environment)|rhosts|shosts|k5login)$')
+    OR regexp_like(fs_path_target, '^/etc/(passwd|shadow|group|gshadow|sudoers|sudoers\.d/[^/]+|pam\.d/[^/]+|security/[^/]+|ssh/sshd_config(\.d/[^/]+)?|login\.access|hosts\.equiv)$|^/(root|(home|var|srv|opt|usr)/.+|[^/]+)/\.(ssh/(authorized_keys2?|rc|environment)|rhosts|shosts|k5login)$')
   )
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
   AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
-  -- A user made when the container starts.
+  -- A step of docker build.
+  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
+  -- A user made when the container starts; its start is not known in its first moments.
   AND NOT (
     coalesce(proc_stage, '') = 'entrypoint'
-    AND coalesce(ts < container_start_ts + INTERVAL '1 minute', false)
+    AND coalesce(ts < container_start_ts + INTERVAL '1 minute', container_name IS NOT NULL)
     AND coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
     AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?s?bin/[^/]+$')
   )

@@ -6,7 +6,7 @@
 -- risk = 60
 -- attack = ["T1053.003", "T1546.004", "T1574.006", "T1543.002"]
 -- false_positives = ["start scripts that write the table of cron jobs", "people who set up a shell in a development container"]
--- blind_spots = ["what an application runs by itself: its plugins, hooks and configuration", "files of Python's other ways (.pth)", "package managers and what they run, by the names of the ancestors, which a program can take", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
+-- blind_spots = ["what an application runs by itself: its plugins, hooks and configuration", "files of Python's other ways (.pth)", "package managers and what they run, by the names of the ancestors, which a program can take, and steps of docker build", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
 -- references = ["https://attack.mitre.org/techniques/T1053/003/", "https://attack.mitre.org/techniques/T1546/004/"]
 -- response = "Read the file. If its content is not yours: stop the container, keep its file system, and start it anew from the image."
 -- dedup = { key = ["file", "program"], period = "1h" }
@@ -32,11 +32,13 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
   AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
   AND coalesce(proc_stage, '') <> 'runtime'
   AND (
-    regexp_like(fd_name, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|/(site|user)customize\.py$')
-    OR regexp_like(fs_path_target, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|/(site|user)customize\.py$')
+    regexp_like(fd_name, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|^/(root|(home|var|srv|opt|usr)/.+|etc/skel)/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|^/(usr|opt|home|root)/.+/(site|user)customize\.py$')
+    OR regexp_like(fs_path_target, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|^/(root|(home|var|srv|opt|usr)/.+|etc/skel)/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|^/(usr|opt|home|root)/.+/(site|user)customize\.py$')
   )
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
   AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  -- A step of docker build.
+  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
   -- A new user's folder is filled from /etc/skel.
   AND coalesce(program(proc_exepath, proc_exe, proc_args), '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')

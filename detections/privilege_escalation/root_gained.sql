@@ -6,7 +6,7 @@
 -- risk = 80
 -- attack = ["T1548.001", "T1068"]
 -- false_positives = ["an application's own set-user-id program, whose name is in no list (lists/setuid_programs.csv)"]
--- blind_spots = ["an exploit that makes a process root without a call for it, until it executes a program", "set-user-id programs of the system that are talked into running a command", "parents that are not known, and those of other user namespaces"]
+-- blind_spots = ["an exploit that makes a process root without a call for it, until it executes a program", "set-user-id programs of the system that are talked into running a command", "parents that are not known, and those of other user namespaces", "what a user's process executes in its own place, when its parent is root"]
 -- references = ["https://attack.mitre.org/techniques/T1548/001/", "https://attack.mitre.org/techniques/T1068/"]
 -- response = "Look at the program's file: its mode, its capabilities, when it came there. Treat the container's root as taken."
 -- dedup = { key = ["program", "parent_uid"], period = "1h" }

@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1548.001"]
 -- false_positives = ["archives with such files that are unpacked by root, such as another root file system", "image builds by other programs than package managers"]
--- blind_spots = ["the set-group-id bit, which folders have for other reasons", "files that are created with the bit, or moved here with it", "package managers and what they run, by the names of the ancestors, which a program can take"]
+-- blind_spots = ["the set-group-id bit, which folders have for other reasons", "files that are created with the bit, or moved here with it", "package managers and what they run, by the names of the ancestors, which a program can take, and steps of docker build"]
 -- references = ["https://attack.mitre.org/techniques/T1548/001/"]
 -- response = "Look at the file and remove the bit; find out who ran it since."
 -- dedup = { key = ["file"], period = "1h" }
@@ -34,3 +34,5 @@ WHERE evt_type IN ('chmod', 'fchmod', 'fchmodat', 'fchmodat2', 'setxattr', 'lset
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
   AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  -- A step of docker build.
+  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)

@@ -205,6 +205,13 @@ fn every_attack_is_found_and_near_misses_stay_silent() {
         "apt-get install nmap",
     );
 
+    let dropped = Container::idle("one-by-one", &["--tmpfs", "/mnt"]);
+    for (detection, line, mention) in ONE_BY_ONE {
+        dropped.shell(line);
+        let alert = fleet.alert(detection, &dropped, mention);
+        assert_eq!(alert.text("proc_stage"), "exec", "{line}");
+    }
+
     escape(&mut fleet);
 
     // The last word: everything before it on this host has been matched when it is there.
@@ -241,9 +248,106 @@ fn every_attack_is_found_and_near_misses_stay_silent() {
     assert!(committed(&broker.address(), "dogwatch.dead-letters").is_empty());
 }
 
+/// Attacks that a line of shell is enough for: the detection, the line, what the evidence mentions. What the container is not
+/// allowed is tried in vain, and told all the same.
+const ONE_BY_ONE: [(&str, &str, &str); 20] = [
+    (
+        "account_change",
+        "echo x::0:0::/:/bin/sh >>/etc/passwd",
+        "/etc/passwd",
+    ),
+    (
+        "startup_change",
+        "mkdir -p /etc/cron.d; echo id >/etc/cron.d/x",
+        "/etc/cron.d/x",
+    ),
+    (
+        "setuid_bit_set",
+        "cp /bin/busybox /tmp/s; chmod 4755 /tmp/s",
+        "04755",
+    ),
+    (
+        "root_gained",
+        "/bin/su web -c '/tmp/s id; true'; true",
+        "/tmp/s id",
+    ),
+    (
+        "link_to_secret",
+        "ln -s /etc/shadow /tmp/innocent",
+        "/tmp/innocent",
+    ),
+    (
+        "search_for_credentials",
+        "/bin/grep -r PRIVATE /etc; true",
+        "grep -r PRIVATE",
+    ),
+    (
+        "log_cleared",
+        "mkdir -p /var/log; echo x >/var/log/auth.log; /bin/rm /var/log/auth.log",
+        "/var/log/auth.log",
+    ),
+    ("file_below_dev", "mkdir /dev/.hidden", "/dev/.hidden"),
+    (
+        "loader_variable",
+        "LD_PRELOAD=/tmp/evil.so /bin/true",
+        "/tmp/evil.so",
+    ),
+    (
+        "miner_command_line",
+        "/bin/sleep 0 -o stratum+tcp://pool:3333; true",
+        "stratum",
+    ),
+    (
+        "piped_payload",
+        "/bin/sh -c 'echo ZXhpdAo= | base64 -d | sh'",
+        "base64 -d",
+    ),
+    (
+        "cloud_metadata_contact",
+        "/bin/nc -w 1 169.254.169.254 80; true",
+        "169.254.169.254",
+    ),
+    (
+        "cluster_control_contact",
+        "/bin/nc -w 1 127.0.0.1 10250; true",
+        "10250",
+    ),
+    (
+        "listener_of_tool",
+        "/bin/nc -l -p 4447 </dev/null & sleep 1; /bin/nc -w 1 127.0.0.1 4447 </dev/null; true",
+        "4447",
+    ),
+    (
+        "kernel_code_load",
+        "/bin/insmod /etc/passwd; true",
+        "insmod /etc/passwd",
+    ),
+    (
+        "mount_in_container",
+        "/bin/mount -t tmpfs stolen /mnt; true",
+        "stolen",
+    ),
+    (
+        "user_namespace_made",
+        "/bin/unshare -U /bin/true; true",
+        "CLONE_NEWUSER",
+    ),
+    ("root_changed", "/bin/chroot /mnt /x; true", "/mnt"),
+    (
+        "host_device_used",
+        "/bin/mknod /tmp/disk b 254 0; true",
+        "254:0",
+    ),
+    (
+        "runtime_overwrite",
+        "{ echo x >/proc/self/exe; } 2>/dev/null; true",
+        "/proc/self/exe",
+    ),
+];
+
 /// Attacks that no single event shows. Each does twice what its detection asks for: one of two neighbouring windows then
 /// holds enough of it, whenever it comes.
-const OVER_TIME: [OverTime; 6] = [
+const OVER_TIME: [OverTime; 9] = [
     OverTime {
         detection: "many_processes",
         user: "root",
@@ -275,6 +379,24 @@ const OVER_TIME: [OverTime; 6] = [
         mention: ".locked",
     },
     OverTime {
+        detection: "mass_file_removal",
+        user: "root",
+        line: "for i in $(seq 400); do :>/srv/$i.data; done; /bin/rm -r /srv/*",
+        mention: ".data",
+    },
+    OverTime {
+        detection: "slow_port_scan",
+        user: "root",
+        line: "for port in $(seq 5001 5060); do /bin/nc 127.0.0.1 $port </dev/null; done; true",
+        mention: "ECONNREFUSED",
+    },
+    OverTime {
+        detection: "reconnaissance",
+        user: "root",
+        line: "for tool in id whoami uname hostname ps env df; do /bin/$tool >/dev/null; done",
+        mention: "/bin/",
+    },
+    OverTime {
         detection: "repeated_shells",
         user: "root",
         line: "seq 10 | /bin/xargs -n 1 /bin/sh -c 'echo command $0'",
@@ -303,6 +425,7 @@ fn attacks_over_time_are_found_before_their_window_ends_and_closed_after_it() {
             .replace("seq 100", "seq 40")
             .replace("400", "150")
             .replace("seq 10 ", "seq 3 ")
+            .replace("uname hostname ps", "uname")
     };
     for attack in &OVER_TIME {
         let line = less(attack.line);
@@ -339,7 +462,7 @@ fn attacks_over_time_are_found_before_their_window_ends_and_closed_after_it() {
     // The last word on each window that lasts no longer than a minute, under the same identity, once its host's time has
     // passed its end.
     for (id, detection, _container) in &first_words {
-        if *detection == "repeated_shells" {
+        if ["repeated_shells", "slow_port_scan"].contains(detection) {
             continue;
         }
         let what = format!("the close of {detection}");
@@ -407,6 +530,7 @@ fn escape(fleet: &mut Fleet) {
         output.status.success() && written.is_ok(),
         "the escape itself failed: {output:?}"
     );
+    fleet.alert("namespace_entered", &container, "nsenter");
     let alert = fleet.alert("write_to_host_path", &container, TARGET);
     assert_container(&alert, &container);
     assert_eq!(evidence(&alert)["proc_in_host_mntns"], true);
