@@ -92,8 +92,10 @@ const SIGNALS: [(libc::c_int, &str); 3] = [
 static WAITING: [AtomicU64; SIGNALS.len()] = [const { AtomicU64::new(0) }; SIGNALS.len()];
 /// Marks a signal that came, in the upper half: its sender may be nobody.
 const CAME_BIT: u64 = 1 << 32;
-/// The end was asked for: the next SIGTERM or SIGINT is the last word.
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// When the end was asked for, milliseconds since boot, and zero before: a later SIGTERM or SIGINT is the last word.
+static ENDING_MS: AtomicU64 = AtomicU64::new(0);
+/// Signals so soon after each other are one: who runs a program, as `timeout` does, sends them to it and to its group.
+const ONE_SIGNAL_MS: u64 = 100;
 /// The thread that waits is woken through it.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 /// The terminal that the program was started from.
@@ -129,12 +131,27 @@ fn take(signal: libc::c_int) {
     }
 }
 
+/// Milliseconds since boot, at least one; may be asked for in a handler.
+fn now_ms() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is valid.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    (now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000).max(1)
+}
+
 /// Notes a signal and wakes who waits: nothing that a handler must not do.
 extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let ends = signal != libc::SIGHUP;
-    if ends && ENDING.swap(true, Ordering::AcqRel) {
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(1) };
+    if ends {
+        let now = now_ms();
+        let first = ENDING_MS.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        if first.is_err_and(|asked| now.saturating_sub(asked) >= ONE_SIGNAL_MS) {
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(1) };
+        }
     }
     // SAFETY: the kernel passes a valid pointer.
     let info = unsafe { &*info };
@@ -208,7 +225,7 @@ pub fn stop_on_signals(shutdown: Shutdown, on_hangup: OnHangup) -> io::Result<()
                 "stopping"
             );
             // A Ctrl-C after a SIGHUP is not the first that asks for the end.
-            ENDING.store(true, Ordering::Release);
+            ENDING_MS.store(now_ms(), Ordering::Release);
             shutdown.trigger(reason);
         }
     };

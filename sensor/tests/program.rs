@@ -357,6 +357,10 @@ fn a_hangup_ends_it_in_order_and_a_second_interrupt_at_once() {
     sensor.says("watching");
     sensor.signal(libc::SIGINT);
     sensor.says("stopping");
+    // Who runs programs, as `timeout` does, sends a signal to one and to its group: that is one signal.
+    sensor.signal(libc::SIGINT);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(sensor.child.try_wait().unwrap().is_none());
     let begin = Instant::now();
     sensor.signal(libc::SIGINT);
     assert_eq!(sensor.child.wait().unwrap().code(), Some(1));

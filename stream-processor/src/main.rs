@@ -5,6 +5,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -161,6 +162,9 @@ fn log_to_stderr(log: &RawLog) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Signals so soon after each other are one: who runs a program, as `timeout` does, sends them to it and to its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(100);
+
 /// Waits for SIGTERM, SIGINT and SIGHUP in a thread of its own; the second one of the first two ends the process at once.
 fn end_on_signals(shutdown: Shutdown) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -177,6 +181,7 @@ fn end_on_signals(shutdown: Shutdown) -> anyhow::Result<()> {
     };
     let wait = move || {
         runtime.block_on(async {
+            let mut asked: Option<Instant> = None;
             loop {
                 let name = tokio::select! {
                     _ = terminate.recv() => "SIGTERM",
@@ -186,8 +191,10 @@ fn end_on_signals(shutdown: Shutdown) -> anyhow::Result<()> {
                 if name == "SIGHUP" && (ignores_hangup || shutdown.triggered()) {
                     continue;
                 }
-                if shutdown.triggered() {
-                    std::process::exit(1);
+                match asked {
+                    Some(asked) if asked.elapsed() >= ONE_SIGNAL => std::process::exit(1),
+                    Some(_) => {}
+                    None => asked = Some(Instant::now()),
                 }
                 shutdown.trigger(name);
             }
