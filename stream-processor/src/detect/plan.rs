@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::{InList, InSubquery};
 use datafusion::logical_expr::{Expr, LogicalPlan, Subquery};
@@ -59,10 +59,8 @@ pub(crate) struct Ground<'a> {
 
 /// The hash of what a query with its lists put in asks, and of the lists that it still reads.
 pub(super) fn hash(inlined: &LogicalPlan, lists: &Lists) -> String {
-    let query = inlined.display_indent().to_string();
-    let read = lists
-        .iter()
-        .filter(|(name, _)| query.contains(name.as_str()));
+    let tables = tables(inlined);
+    let read = lists.iter().filter(|(name, _)| tables.contains(*name));
     let rows = read.map(|(name, rows)| {
         let values = (0..rows.num_rows()).flat_map(|row| {
             let columns = rows.columns().iter();
@@ -70,8 +68,21 @@ pub(super) fn hash(inlined: &LogicalPlan, lists: &Lists) -> String {
         });
         format!("{name} {}", values.collect::<Vec<_>>().join(","))
     });
-    let texts: Vec<String> = std::iter::once(query.clone()).chain(rows).collect();
+    let query = inlined.display_indent().to_string();
+    let texts: Vec<String> = std::iter::once(query).chain(rows).collect();
     digest(texts.iter().map(String::as_str))
+}
+
+/// The tables that a plan reads, by name.
+fn tables(plan: &LogicalPlan) -> BTreeSet<String> {
+    let mut tables = BTreeSet::new();
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            tables.insert(scan.table_name.table().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    tables
 }
 
 impl Plan {
