@@ -423,7 +423,7 @@ fn attacks_over_time_are_found_before_their_window_ends_and_closed_after_it() {
             .replace("1000", "200")
             .replace("5060", "5020")
             .replace("seq 100", "seq 40")
-            .replace("400", "150")
+            .replace("400", "80")
             .replace("seq 10 ", "seq 3 ")
             .replace("uname hostname ps", "uname")
     };

@@ -659,24 +659,10 @@ impl Steps {
         Ok(())
     }
 
-    /// Gives partitions back whose state is committed. It stays in the engine until they are assigned to somebody.
+    /// Gives partitions back whose state is committed: what comes back is restored, like any other.
+    /// Keeping it cost records where a task came back at once, because what had been fetched for it was gone.
     fn hold(&mut self, partitions: &[Partition]) {
-        // Without transactions a zombie may write under the same name: every assignment begins anew there.
-        if self.config.delivery == Delivery::ExactlyOnce && self.ends.stores {
-            let own = partitions.iter();
-            let held =
-                own.filter_map(|partition| Some((*partition, self.tasks.remove(*partition)?)));
-            self.held.extend(held);
-        }
-        let gone: Vec<Partition> = partitions
-            .iter()
-            .filter(|partition| !self.held.contains_key(partition))
-            .copied()
-            .collect();
-        self.give(&gone);
-        partitions
-            .iter()
-            .for_each(|partition| drop(self.next.taken_over.remove(partition)));
+        self.give(partitions);
     }
 
     /// Forgets the tasks that are held and do not come back as they went.
