@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{Head, Progress};
+use crate::checkpoint::Progress;
 use crate::config::RawCheckpoint;
 use crate::decode::InputRecord;
 use crate::step::{Partition, Position};
@@ -92,19 +92,6 @@ impl Task {
         }
     }
 
-    /// Whether its engine state is what was committed at an offset with a head: nobody has committed for it since.
-    pub fn stands_at(&self, committed: i64, head: &Head) -> bool {
-        let known = !self.progress.behind() && self.processed == committed;
-        known && head.input == committed && self.progress.is_at(head)
-    }
-
-    /// Goes on under another assignment with the state that it has.
-    pub fn go_on(&mut self, epoch: u64, now: Instant) {
-        self.epoch = epoch;
-        self.gathered = self.processed;
-        (self.heard_at, self.marked_at) = (now, None);
-    }
-
     /// Says whether there is something to commit that was not committed by somebody.
     pub fn live(&self) -> bool {
         self.processed > self.live_from
@@ -144,8 +131,8 @@ impl Tasks {
     }
 
     /// Gives a task up.
-    pub fn remove(&mut self, partition: Partition) -> Option<Task> {
-        self.tasks.remove(&partition)
+    pub fn remove(&mut self, partition: Partition) {
+        self.tasks.remove(&partition);
     }
 
     /// Gives all up and returns which they were.
@@ -273,34 +260,6 @@ mod tests {
         task.process(1);
         assert_eq!((task.processed(), task.position().next), (12, 12));
         assert!(task.live());
-    }
-
-    #[test]
-    fn a_task_is_kept_while_nobody_else_committed_for_it() {
-        let now = Instant::now();
-        let mut task = task(5, 5, now);
-        task.gather(records(b"host", 5..8), OWN, now);
-        task.process(1);
-        let taken = task.progress.take(Vec::new(), 8, || "b".to_owned(), now);
-        let head = taken.manifest.head(70);
-        assert!(task.stands_at(8, &head));
-        assert!(!task.stands_at(9, &head), "somebody committed more");
-        let another = Head {
-            base: "c".to_owned(),
-            ..head.clone()
-        };
-        assert!(!task.stands_at(8, &another));
-        let later = Head {
-            number: head.number + 1,
-            ..head.clone()
-        };
-        assert!(!task.stands_at(8, &later));
-        // What was read and not matched before the partition went is read again.
-        task.gather(records(b"host", 8..10), OWN, now);
-        task.go_on(9, now);
-        assert_eq!(task.gather(records(b"host", 8..10), OWN, now).len(), 2);
-        task.process(1);
-        assert!(!task.stands_at(10, &head), "no checkpoint knows that");
     }
 
     #[test]

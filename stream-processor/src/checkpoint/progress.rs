@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{
-    Checkpoint, EPOCH, FORMAT, Head, MANIFEST_KEY, Manifest, PART, Restored, StateRecord, Wrote,
+    Checkpoint, EPOCH, FORMAT, MANIFEST_KEY, Manifest, PART, Restored, StateRecord, Wrote,
 };
 use crate::config::RawCheckpoint;
 
@@ -127,11 +127,6 @@ impl Progress {
     /// Has the next checkpoint draw a name and hold everything: those who may write under the old name cannot be told apart.
     pub fn begin_anew(&mut self) {
         self.begins = true;
-    }
-
-    /// Whether its last checkpoint is the one that a head names.
-    pub fn is_at(&self, head: &Head) -> bool {
-        (self.number, &self.base) == (head.number, &head.base)
     }
 
     /// Notes input that the engine has taken.

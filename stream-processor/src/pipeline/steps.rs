@@ -84,9 +84,6 @@ pub(super) struct Steps {
     start_overs: u32,
     sized_at: Option<Instant>,
     tasks: Tasks,
-    /// Tasks of partitions that were revoked, whose state is still in the engine: nobody may have committed for them until
-    /// they come back.
-    held: BTreeMap<Partition, Task>,
     /// What was done so far.
     pub summary: Summary,
     /// Where the summary is told while it grows.
@@ -122,7 +119,6 @@ impl Steps {
             start_overs: 0,
             sized_at: None,
             tasks: Tasks::new(config.checkpoint.clone(), config.windows.host_silence),
-            held: BTreeMap::new(),
             summary: Summary::default(),
             stats: Stats::default(),
         }
@@ -191,7 +187,7 @@ impl Steps {
             SourceMessage::Assigned(assigned) => self.take_over(assigned, stages)?,
             SourceMessage::Revoked(partitions, _settled) => {
                 self.drain(stages)?;
-                self.hold(&partitions);
+                self.give(&partitions);
             }
             SourceMessage::Lost(partitions, _settled) => {
                 // Assignments are lost as a whole: what was read has no owner but the next one's reading.
@@ -491,12 +487,10 @@ impl Steps {
         let Some(group) = stages.group() else {
             return Ok(());
         };
-        self.release_all_but(&assigned);
         let Some(mut memories) = self.recall(&assigned, group)? else {
             tracing::info!("partitions went away, or the end came, while their state was read");
             return Ok(());
         };
-        let kept = self.held.len();
         let count = assigned.len();
         let mut records = 0;
         for (number, assigned) in assigned.iter().enumerate() {
@@ -514,7 +508,6 @@ impl Steps {
         metrics::restored(count, records, started.elapsed());
         tracing::info!(
             partitions = numbers(&partitions),
-            kept,
             records,
             took_seconds = started.elapsed().as_secs_f64(),
             "partitions assigned"
@@ -531,9 +524,7 @@ impl Steps {
     ) -> Result<Option<Memories>, ProcessorError> {
         let head = |assigned: &Assigned| {
             let memory = assigned.start.memory.as_ref();
-            let restores =
-                assigned.start.restores() && !self.held.contains_key(&assigned.partition);
-            let head = memory.ok().filter(|_| restores)?;
+            let head = memory.ok().filter(|_| assigned.start.restores())?;
             Some((assigned.partition, head.clone()))
         };
         let heads: BTreeMap<Partition, Head> = assigned.iter().filter_map(head).collect();
@@ -563,17 +554,6 @@ impl Steps {
         taken_at: Instant,
     ) -> Result<(), ProcessorError> {
         let (partition, start) = (assigned.partition, &assigned.start);
-        if let (Some(mut task), Ok(head)) = (self.held.remove(&partition), &start.memory) {
-            task.go_on(assigned.epoch, Instant::now());
-            self.tasks.insert(partition, task);
-            let memory = Memory {
-                epoch: assigned.epoch,
-                head: head.clone(),
-                places: BTreeMap::new(),
-            };
-            self.next.taken_over.insert(partition, memory);
-            return Ok(());
-        }
         self.engine.forget_partition(partition.1);
         let memory = match (memory, &start.memory) {
             (Some(memory), _) => memory.map(Some),
@@ -659,35 +639,6 @@ impl Steps {
         Ok(())
     }
 
-    /// Gives partitions back whose state is committed: what comes back is restored, like any other.
-    /// Keeping it cost records where a task came back at once, because what had been fetched for it was gone.
-    fn hold(&mut self, partitions: &[Partition]) {
-        self.give(partitions);
-    }
-
-    /// Forgets the tasks that are held and do not come back as they went.
-    fn release_all_but(&mut self, assigned: &[Assigned]) {
-        let comes_back = |partition: &Partition, task: &mut Task| {
-            let own = assigned.iter().find(|own| own.partition == *partition);
-            let start = own.map(|own| &own.start);
-            start.is_some_and(|start| {
-                let head = start.memory.as_ref();
-                head.is_ok_and(|head| task.stands_at(start.live_from, head))
-            })
-        };
-        let mut gone = Vec::new();
-        self.held.retain(|partition, task| {
-            let kept = comes_back(partition, task);
-            if !kept {
-                gone.push(partition.1);
-            }
-            kept
-        });
-        for number in gone {
-            self.engine.forget_partition(number);
-        }
-    }
-
     fn give(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             self.tasks.remove(*partition);
@@ -712,8 +663,7 @@ impl Steps {
 
     /// Forgets all tasks, and what was matched of them: they are taken over anew.
     pub fn forget(&mut self) {
-        let held = mem::take(&mut self.held).into_keys();
-        for (_, number) in self.tasks.clear().into_iter().chain(held) {
+        for (_, number) in self.tasks.clear() {
             self.engine.forget_partition(number);
         }
         self.drop_input();

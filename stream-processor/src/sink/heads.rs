@@ -12,17 +12,7 @@ pub struct Heads(BTreeMap<Partition, Memory>);
 impl Heads {
     /// Learns what a step says of tasks that were taken over.
     pub fn learn(&mut self, step: &Step) {
-        for (partition, memory) in &step.taken_over {
-            let mut memory = memory.clone();
-            let (number, base) = (memory.head.number, &memory.head.base);
-            // Of a task that comes back as it went the places are known.
-            if let Some(before) = self.0.remove(partition)
-                && (before.head.number, &before.head.base) == (number, base)
-            {
-                memory.places.extend(before.places);
-            }
-            self.0.insert(*partition, memory);
-        }
+        self.0.extend(step.taken_over.clone());
     }
 
     /// Returns what the commit of a step says of its tasks: the step's own checkpoints, or the last ones before.
