@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray};
+use arrow::array::{Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -251,14 +251,7 @@ impl EventDecoder {
 
 /// A batch's first row as a record; columns that are null or missing take their defaults.
 pub(crate) fn first_record<T: DeserializeOwned>(batch: &RecordBatch) -> serde_json::Result<T> {
-    let columns: Vec<(&str, ArrayRef)> = batch
-        .schema_ref()
-        .fields()
-        .iter()
-        .zip(batch.columns())
-        .map(|(field, column)| (field.name().as_str(), Arc::clone(column)))
-        .collect();
-    let mut fields = json::row(&columns, 0);
+    let mut fields = json::row(&json::named(batch), 0);
     fields.retain(|_, value| !value.is_null());
     serde_json::from_value(Value::Object(fields))
 }

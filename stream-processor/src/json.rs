@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
     Int64Type, TimeUnit, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
@@ -13,6 +13,14 @@ use arrow::datatypes::{
 use arrow::util::display::array_value_to_string;
 use dogwatch_schemas::{time, vocabulary};
 use serde_json::{Map, Value};
+
+/// A batch's columns with their names.
+pub(crate) fn named(batch: &RecordBatch) -> Vec<(&str, ArrayRef)> {
+    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+    fields
+        .map(|(field, column)| (field.name().as_str(), Arc::clone(column)))
+        .collect()
+}
 
 /// One row of named columns; nulls are kept.
 pub(crate) fn row(columns: &[(&str, ArrayRef)], row: usize) -> Map<String, Value> {

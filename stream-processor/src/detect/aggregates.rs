@@ -13,14 +13,15 @@ use std::fmt::Debug;
 use std::mem::size_of;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, StringArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, UInt64Type};
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
 };
 use datafusion::physical_expr::expressions::Literal;
 use smallvec::SmallVec;
@@ -263,6 +264,43 @@ impl AggregateUDFImpl for Keep {
 
 fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new_list_field(item, true)))
+}
+
+/// Hands each text that counts on with its group.
+fn each_text(
+    values: &[ArrayRef],
+    group_indices: &[usize],
+    opt_filter: Option<&BooleanArray>,
+    mut take: impl FnMut(usize, &str),
+) -> Result<()> {
+    let texts = cast(&values[0], &DataType::Utf8View)?;
+    let texts = texts.as_string_view();
+    for (row, group) in group_indices.iter().enumerate() {
+        let counts = opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
+        if counts && texts.is_valid(row) {
+            take(*group, texts.value(row));
+        }
+    }
+    Ok(())
+}
+
+/// What an accumulator that knows nothing yet keeps of each row by itself.
+fn state_of_each(
+    mut own: impl GroupsAccumulator,
+    values: &[ArrayRef],
+    opt_filter: Option<&BooleanArray>,
+) -> Result<Vec<ArrayRef>> {
+    let rows = values[0].len();
+    let each: Vec<usize> = (0..rows).collect();
+    own.update_batch(values, &each, opt_filter, rows)?;
+    own.state(EmitTo::All)
+}
+
+/// Values as a list for each group.
+fn list_each(offsets: OffsetBuffer<i32>, values: ArrayRef) -> Result<ArrayRef> {
+    let item = Arc::new(Field::new_list_field(values.data_type().clone(), true));
+    let lists = ListArray::try_new(item, offsets, values, None)?;
+    Ok(Arc::new(lists))
 }
 
 /// Keeps the smallest texts.

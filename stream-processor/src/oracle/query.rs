@@ -349,13 +349,7 @@ fn timestamps(times: impl Iterator<Item = i64>) -> ArrayRef {
 
 /// A row of a result: the SELECT's columns, then the keys.
 fn answer(batch: &RecordBatch, row: usize, key_names: &[String], identity: &[usize]) -> Answer {
-    let named: Vec<(&str, ArrayRef)> = batch
-        .schema_ref()
-        .fields()
-        .iter()
-        .zip(batch.columns())
-        .map(|(field, column)| (field.name().as_str(), Arc::clone(column)))
-        .collect();
+    let named = json::named(batch);
     let (selected, keys) = named.split_at(named.len() - key_names.len());
     let key = |index: &usize| json::value(keys[*index].1.as_ref(), row);
     let container = identity

@@ -7,14 +7,13 @@
 use std::mem::size_of;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListArray, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt64Array};
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, UInt64Type};
+use arrow::datatypes::UInt64Type;
 use datafusion::common::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
-use super::{Kept, hash, keep};
+use super::{Kept, each_text, hash, keep, list_each, state_of_each};
 
 /// Keeps the smallest hashes of each group, in order.
 #[derive(Debug)]
@@ -58,15 +57,9 @@ impl GroupsAccumulator for HashesOfGroups {
         total_num_groups: usize,
     ) -> Result<()> {
         self.groups.resize_with(total_num_groups, Kept::new);
-        let texts = cast(&values[0], &DataType::Utf8View)?;
-        let texts = texts.as_string_view();
-        for (row, group) in group_indices.iter().enumerate() {
-            let counts = opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if counts && texts.is_valid(row) {
-                self.take(*group, hash(texts.value(row)));
-            }
-        }
-        Ok(())
+        each_text(values, group_indices, opt_filter, |group, text| {
+            self.take(group, hash(text));
+        })
     }
 
     fn merge_batch(
@@ -102,9 +95,7 @@ impl GroupsAccumulator for HashesOfGroups {
         let groups = self.emit(emit_to);
         let offsets = OffsetBuffer::from_lengths(groups.iter().map(Kept::len));
         let values = UInt64Array::from(groups.concat());
-        let item = Arc::new(Field::new_list_field(DataType::UInt64, true));
-        let lists = ListArray::try_new(item, offsets, Arc::new(values), None)?;
-        Ok(vec![Arc::new(lists)])
+        Ok(vec![list_each(offsets, Arc::new(values))?])
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
@@ -118,11 +109,7 @@ impl GroupsAccumulator for HashesOfGroups {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let rows = values[0].len();
-        let each: Vec<usize> = (0..rows).collect();
-        let mut own = Self::new(self.size);
-        own.update_batch(values, &each, opt_filter, rows)?;
-        own.state(EmitTo::All)
+        state_of_each(Self::new(self.size), values, opt_filter)
     }
 
     fn size(&self) -> usize {

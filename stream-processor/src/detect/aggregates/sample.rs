@@ -8,13 +8,13 @@ use std::mem::size_of;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray};
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field};
 use datafusion::common::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use smallvec::SmallVec;
+
+use super::{each_text, list_each, state_of_each};
 
 /// Bytes of texts that were pushed out before the others are moved together, beside as many as are kept.
 const PUSHED_OUT_MIN: usize = 64 << 10;
@@ -105,9 +105,7 @@ impl TextsOfGroups {
         if self.groups.is_empty() {
             self.texts = Texts::default();
         }
-        let item = Arc::new(Field::new_list_field(DataType::Utf8, true));
-        let lists = ListArray::try_new(item, offsets, Arc::new(values), None)?;
-        Ok(Arc::new(lists))
+        list_each(offsets, Arc::new(values))
     }
 }
 
@@ -120,15 +118,9 @@ impl GroupsAccumulator for TextsOfGroups {
         total_num_groups: usize,
     ) -> Result<()> {
         self.groups.resize_with(total_num_groups, Kept::new);
-        let texts = cast(&values[0], &DataType::Utf8View)?;
-        let texts = texts.as_string_view();
-        for (row, group) in group_indices.iter().enumerate() {
-            let counts = opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if counts && texts.is_valid(row) {
-                self.take(*group, texts.value(row));
-            }
-        }
-        Ok(())
+        each_text(values, group_indices, opt_filter, |group, text| {
+            self.take(group, text);
+        })
     }
 
     fn merge_batch(
@@ -165,11 +157,7 @@ impl GroupsAccumulator for TextsOfGroups {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let rows = values[0].len();
-        let each: Vec<usize> = (0..rows).collect();
-        let mut own = Self::new(self.size);
-        own.update_batch(values, &each, opt_filter, rows)?;
-        own.state(EmitTo::All)
+        state_of_each(Self::new(self.size), values, opt_filter)
     }
 
     fn size(&self) -> usize {
