@@ -308,8 +308,9 @@ class Settings(unittest.TestCase):
     def fill(place, config_map, sub_path, values):
         made = rendered(values).get(("ConfigMap", config_map["name"]), {}).get("data")
         if made is None:
-            # The site's own: one detection and its list.
-            made = {"shell.sql": text("detections/execution/shell_with_terminal.sql"), "shells.csv": text("detections/lists/shells.csv")}
+            # The site's own: one detection and its lists.
+            made = {"shell.sql": text("detections/execution/shell_with_terminal.sql")}
+            made |= {name: text(f"detections/lists/{name}") for name in ("shells.csv", "script_runners.csv")}
         if sub_path:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(made[sub_path])
@@ -322,7 +323,7 @@ class Settings(unittest.TestCase):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(made[item["key"]])
             link = place / item["path"].split("/")[0]
-            link.exists() or link.symlink_to(Path("..data") / link.name)
+            link.is_symlink() or link.symlink_to(Path("..data") / link.name)
         (place / "..data").symlink_to(hidden.name)
 
     @staticmethod
