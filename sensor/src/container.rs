@@ -6,30 +6,53 @@
 //! /docker/<64 hex>                                   docker (cgroupfs)
 //! /system.slice/docker-<64 hex>.scope                docker (systemd)
 //! /kubepods.slice/…/cri-containerd-<64 hex>.scope    containerd under Kubernetes
-//! /kubepods/burstable/pod<uid>/<64 hex>              containerd under Kubernetes (cgroupfs)
+//! /kubepods/burstable/pod<uid>/<64 hex>              Kubernetes (cgroupfs), whatever runtime
 //! /docker/<64 hex>/docker/<64 hex>                   a container in a container
 //! ```
-//! What is known beyond the id comes from the runtime's own files ([`docker`]); this module only holds it.
+//! What is known beyond the id comes from files ([`sources`]); this module only holds it.
 
+mod annotations;
+mod announced;
 mod bounded;
-pub mod docker;
+mod bundle;
+mod docker;
+mod files;
+mod kubelet;
+mod lacking;
+mod podman;
+mod sources;
+mod states;
 
 use std::collections::BTreeMap;
 
 use dogwatch_schemas::{Text, records};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use announced::{Announcement, Bundles};
+pub(crate) use files::{FileError, Files};
+pub(crate) use sources::{Request, Sources};
+pub(crate) use states::of_running;
+
 /// Which container a cgroup belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
     /// The outermost container's whole id.
     pub id: Text,
+    /// The same as its runtime has it.
+    pub runtime_id: Text,
     /// The runtime, as far as the path tells.
     pub runtime: &'static str,
     /// The innermost container's id, where containers are nested.
     pub nested: Option<Text>,
     /// The path up to the outermost container's own cgroup.
     pub path: Text,
+}
+
+impl Membership {
+    /// The id as its runtime has it, where that is a name.
+    pub(crate) fn given_name(&self) -> Option<Text> {
+        (self.runtime_id != self.id).then(|| self.runtime_id.clone())
+    }
 }
 
 /// Where something is, as its cgroup tells.
@@ -77,6 +100,7 @@ pub fn membership(cgroup_path: &str) -> Option<Membership> {
                 let path = &cgroup_path[..end - 1];
                 outermost = Some(Membership {
                     id: id.into(),
+                    runtime_id: id.into(),
                     runtime: runtime(prefix, path),
                     nested: None,
                     path: path.into(),
@@ -111,10 +135,10 @@ fn runtime(prefix: &str, path: &str) -> &'static str {
         "docker" => "docker",
         "cri-containerd" | "nerdctl" => "containerd",
         "crio" => "cri-o",
-        "libpod" => "podman",
+        "libpod" | "libpod-payload" => "podman",
         "" if path.contains("/docker/") => "docker",
         "" if path.contains("/libpod_parent/") => "podman",
-        "" if path.contains("kubepods") => "containerd",
+        // Below kubepods, too: containerd, CRI-O and Docker name their cgroups alike there.
         _ => "other",
     }
 }
@@ -166,11 +190,24 @@ pub struct Container {
     pub mounts: Vec<Mount>,
     /// The container's cgroup.
     pub cgroup_path: Text,
-    /// `docker_files`, or `cgroup` where only the id is known.
+    /// Where this is known from: `docker_files`, `bundle`, `bundle_and_storage`, `kubelet_logs`, or `cgroup` where only the
+    /// id is known.
     pub source: Text,
     /// Something of it was too large and is not whole.
     #[serde(default)]
     pub truncated: bool,
+    /// The pod, where its labels do not say it.
+    #[serde(default)]
+    pub pod_name: Option<Text>,
+    /// The pod's namespace, likewise.
+    #[serde(default)]
+    pub pod_namespace: Option<Text>,
+    /// The pod's uid, likewise.
+    #[serde(default)]
+    pub pod_uid: Option<Text>,
+    /// Holds a pod's namespaces and does nothing else.
+    #[serde(default)]
+    pub sandbox: Option<bool>,
 }
 
 /// A mount from outside the image.
@@ -191,6 +228,7 @@ impl Container {
     pub fn unknown(membership: &Membership) -> Self {
         Self {
             id: membership.id.clone(),
+            name: membership.given_name(),
             runtime: membership.runtime.into(),
             cgroup_path: membership.path.clone(),
             source: "cgroup".into(),
@@ -220,9 +258,12 @@ impl Container {
             &self.repository,
             &self.tag,
             &self.digest,
+            &self.pod_name,
+            &self.pod_namespace,
+            &self.pod_uid,
         ];
         size_of::<Self>()
-            + 16 * EACH
+            + 20 * EACH
             + labels
                 .map(|(name, value)| name.len() + value.len() + 2 * EACH)
                 .sum::<usize>()
@@ -233,6 +274,33 @@ impl Container {
                 .flatten()
                 .map(|text| text.len())
                 .sum::<usize>()
+    }
+
+    /// Keeps what was known before of the same container and could not be found out again.
+    pub(crate) fn keep(&mut self, before: &Self) {
+        let keep = |now: &mut Option<Text>, before: &Option<Text>| {
+            if now.is_none() {
+                now.clone_from(before);
+            }
+        };
+        // Another image's parts are none of this one's.
+        if self.image.is_none() || self.image == before.image {
+            keep(&mut self.image, &before.image);
+            keep(&mut self.image_id, &before.image_id);
+            keep(&mut self.repository, &before.repository);
+            keep(&mut self.tag, &before.tag);
+            keep(&mut self.digest, &before.digest);
+        }
+        keep(&mut self.name, &before.name);
+        keep(&mut self.user, &before.user);
+        keep(&mut self.pod_name, &before.pod_name);
+        keep(&mut self.pod_namespace, &before.pod_namespace);
+        keep(&mut self.pod_uid, &before.pod_uid);
+        self.sandbox = self.sandbox.or(before.sandbox);
+        self.privileged = self.privileged.or(before.privileged);
+        self.host_pid = self.host_pid.or(before.host_pid);
+        self.host_network = self.host_network.or(before.host_network);
+        self.created_ns = self.created_ns.or(before.created_ns);
     }
 
     /// Leaves what tells it apart from others and these labels, and gives up what can be large.
@@ -269,19 +337,22 @@ impl Container {
         self.labels.as_ref()?.get(name).cloned()
     }
 
-    /// The pod's name, from the labels Kubernetes sets.
+    /// The pod's name.
     pub fn pod_name(&self) -> Option<Text> {
-        self.label("io.kubernetes.pod.name")
+        let known = self.pod_name.clone();
+        known.or_else(|| self.label("io.kubernetes.pod.name"))
     }
 
     /// The pod's namespace.
     pub fn pod_namespace(&self) -> Option<Text> {
-        self.label("io.kubernetes.pod.namespace")
+        let known = self.pod_namespace.clone();
+        known.or_else(|| self.label("io.kubernetes.pod.namespace"))
     }
 
     /// The pod's uid.
     pub fn pod_uid(&self) -> Option<Text> {
-        self.label("io.kubernetes.pod.uid")
+        let known = self.pod_uid.clone();
+        known.or_else(|| self.label("io.kubernetes.pod.uid"))
     }
 
     /// The container's record for `dogwatch.containers`; who says it, and when, is for the caller.
@@ -309,11 +380,13 @@ impl Container {
             container_healthcheck: self.healthcheck.clone(),
             container_user: self.user.clone(),
             container_mounts: self.mounts.iter().map(Mount::record).collect(),
+            container_sandbox: self.sandbox,
             k8s_pod_name: self.pod_name(),
             k8s_ns_name: self.pod_namespace(),
             k8s_pod_uid: self.pod_uid(),
             cgroup_path: Some(self.cgroup_path.clone()),
             metadata_source: Some(self.source.clone()),
+            not_delivered: Some(lacking::reasons(self)).filter(|reasons| !reasons.is_empty()),
             ..records::Container::default()
         }
     }
@@ -376,10 +449,14 @@ mod tests {
         );
         check(
             &format!("/kubepods/besteffort/podx/{a}"),
-            Some((&a, "containerd", None)),
+            Some((&a, "other", None)),
         );
         check(
             &format!("/machine.slice/libpod-{a}.scope/container"),
+            Some((&a, "podman", None)),
+        );
+        check(
+            &format!("/system.slice/web.service/libpod-payload-{a}"),
             Some((&a, "podman", None)),
         );
         check(

@@ -4,6 +4,8 @@
 //! a container's cgroup is made, so its runtime's files are read; a container executes its first program, so its user
 //! database is. What it finds is put into the stream, so that the stages behind it read nothing.
 
+mod known;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,15 +14,15 @@ use std::path::Path;
 use dogwatch_ebpf::record::Record;
 use dogwatch_schemas::Text;
 
+use crate::aside::{Answer, Aside};
 use crate::clock::Reading;
 use crate::config::ContainersConfig;
-use crate::container::docker::Docker;
-use crate::container::{Container, Membership, membership};
+use crate::container::{self, Bundles, Membership, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
 use crate::probe::Policy;
 use crate::text::text;
-use crate::users::reader::{Answer, Request, Root, UserReader};
+use crate::users::reader::{Request, Root, UserReader};
 use crate::users::{Users, Wanted};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -43,7 +45,8 @@ pub(crate) enum ModeChange {
 #[derive(Debug)]
 pub(crate) struct Gatherer {
     config: ContainersConfig,
-    docker: Docker,
+    bundles: Bundles,
+    reader: Aside<container::Request, known::Read>,
     cgroup_root: std::path::PathBuf,
     host_mnt_ns: Option<u32>,
     cgroups: HashMap<u64, Option<Membership>>,
@@ -96,6 +99,10 @@ struct Watched {
     /// Its files are waited for until then; 0 = no longer.
     patience_ends_ns: u64,
     due_ns: u64,
+    /// Its files have not answered yet.
+    under_way: bool,
+    /// They never do.
+    silent: bool,
     /// What was read of its files last, since `repeat`.
     user_attempts: u32,
     /// Ids that were seen in it.
@@ -167,7 +174,8 @@ impl Gatherer {
     /// A gatherer for the hierarchy mounted at `cgroup_root`.
     pub fn new(config: ContainersConfig, cgroup_root: &Path, host_mnt_ns: Option<u32>) -> Self {
         Self {
-            docker: Docker::new(&config.docker_root, &config.labels),
+            bundles: Bundles::default(),
+            reader: known::reader(&config),
             config,
             cgroup_root: cgroup_root.to_owned(),
             host_mnt_ns,
@@ -190,6 +198,7 @@ impl Gatherer {
     pub fn start(&mut self, now_ns: u64) -> Vec<Fact> {
         self.now_ns = now_ns;
         let mut facts = Vec::new();
+        self.find_bundles();
         self.walk_again(&mut facts);
         self.host_users(&mut facts);
         facts
@@ -228,6 +237,10 @@ impl Gatherer {
             Record::Fork {
                 child_cgroup_id, ..
             } => Some(*child_cgroup_id),
+            Record::Exec(exec) => {
+                self.announced(exec);
+                None
+            }
             Record::CgroupMove { to_id, path, .. } => {
                 self.enter(*to_id, &text(path, &mut false), false, &mut facts);
                 None
@@ -287,6 +300,7 @@ impl Gatherer {
             self.host_users(&mut facts);
         }
         self.late_users(&mut facts);
+        self.late_containers(&mut facts);
         let due: Vec<Text> = self
             .containers
             .iter()
@@ -363,6 +377,8 @@ impl Gatherer {
                 cgroup_id: id,
                 patience_ends_ns,
                 due_ns: 0,
+                under_way: false,
+                silent: false,
                 user_attempts: 0,
                 wanted: Wanted::default(),
                 users_due: false,
@@ -387,49 +403,9 @@ impl Gatherer {
                 .is_some_and(|watched| watched.cgroup_id == id)
         {
             self.containers.remove(&membership.id);
+            self.bundles.forget(&membership.runtime_id);
         }
         true
-    }
-
-    /// Reads what is known of a container, or gives up waiting for it.
-    fn look_up(&mut self, id: &Text, facts: &mut Vec<Fact>) {
-        let Some(watched) = self.containers.get_mut(id) else {
-            return;
-        };
-        let first = watched.patience_ends_ns != 0;
-        let docker = matches!(watched.membership.runtime, "docker" | "other");
-        let known = match docker.then(|| self.docker.read(&watched.membership)) {
-            Some(Ok(container)) => container,
-            // Being made: the next poll looks again.
-            Some(Err(_)) if self.now_ns < watched.patience_ends_ns => return,
-            Some(Err(error)) => {
-                if first && !self.warned && watched.membership.runtime == "docker" {
-                    let reason = std::error::Error::source(&error)
-                        .map(|source| source.to_string())
-                        .unwrap_or_default();
-                    tracing::warn!(
-                        container = %watched.membership.id, %error, reason,
-                        "containers are known by their id alone: set containers.docker_root, or mount Docker's data root"
-                    );
-                    self.warned = true;
-                }
-                Container::unknown(&watched.membership)
-            }
-            None => Container::unknown(&watched.membership),
-        };
-        watched.patience_ends_ns = 0;
-        // A database that was replaced by a renamed file is read again with the rest.
-        watched.user_attempts = 0;
-        watched.users_due = true;
-        let started = known.start_ns.is_some() || !docker;
-        let repeat_ns = self.config.repeat.as_nanos() as u64;
-        watched.due_ns = self.now_ns
-            + if first && !started {
-                FIRST_REREAD_NS.min(repeat_ns)
-            } else {
-                repeat_ns
-            };
-        facts.push(Fact::Container(Box::new(known)));
     }
 
     /// The users a record shows, and where their names may be read.
@@ -503,12 +479,11 @@ impl Gatherer {
             return;
         }
         let request = Request {
-            container: container.clone(),
             roots,
             wanted: watched.wanted.clone(),
         };
-        match self.user_reader.ask(request, self.now_ns) {
-            Answer::Busy => {}
+        match self.user_reader.ask(container, request, self.now_ns) {
+            Answer::Busy | Answer::Refused => {}
             Answer::Waiting => (watched.users_due, watched.users_silent) = (false, true),
             Answer::Read(users) => {
                 watched.user_attempts += 1;

@@ -9,6 +9,7 @@
 //! Every stage behind the reading is a pure function of what enters: no files, no clocks, no kernel. So a capture replays
 //! to the same events, without privileges. The sensor never blocks or changes what it watches, and it knows no detections.
 
+mod aside;
 mod canary;
 mod capture;
 pub mod check;

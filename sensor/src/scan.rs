@@ -43,6 +43,43 @@ pub(crate) fn processes(pids: &[u32], hierarchy: &Hierarchy) -> Vec<Running> {
     found.collect()
 }
 
+/// A process by its program, arguments and working directory.
+pub(crate) struct CommandLine {
+    pub uid: u32,
+    pub program: Vec<u8>,
+    pub argv: Vec<u8>,
+    pub cwd: Vec<u8>,
+}
+
+/// Every process whose name begins with one of these words.
+pub(crate) fn named(words: &[&str]) -> Vec<CommandLine> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_number))
+        .filter_map(|entry| {
+            let folder = entry.path();
+            let comm = read_start(&folder.join("comm"), 64)?;
+            let wanted = words.iter().any(|word| comm.starts_with(word.as_bytes()));
+            wanted.then(|| command_line(&folder)).flatten()
+        })
+        .collect()
+}
+
+fn is_number(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn command_line(folder: &Path) -> Option<CommandLine> {
+    let argv = read_start(&folder.join("cmdline"), ARGV_BYTES_MAX)?;
+    let first = argv.split(|&byte| byte == 0).next().unwrap_or_default();
+    Some(CommandLine {
+        uid: fs::metadata(folder).ok()?.uid(),
+        program: link(&folder.join("exe")).unwrap_or_else(|| first.to_vec()),
+        cwd: link(&folder.join("cwd"))?,
+        argv,
+    })
+}
+
 /// The cgroup of the calling process.
 pub(crate) fn own_cgroup_id(hierarchy: &Hierarchy) -> Option<u64> {
     cgroup_id(Path::new("/proc/self"), hierarchy)

@@ -46,7 +46,21 @@ pub(super) struct Named<'a> {
     pub names: &'a [Text],
 }
 
-/// Values of a map, at most [`MAP_BYTES_MAX`] together.
+/// Of a map of texts the entries of these names, whole up to [`MAP_BYTES_MAX`] together, and of the others what is left of
+/// twice that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chosen<'a>(pub &'a [&'a str]);
+
+/// What [`Chosen`] found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Entries {
+    pub named: BTreeMap<Text, Text>,
+    pub others: Map,
+    /// One of these names had no room.
+    pub cut: bool,
+}
+
+/// Values of a map or of a list, at most [`MAP_BYTES_MAX`] together.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Values<T> {
     pub items: Vec<T>,
@@ -206,6 +220,51 @@ impl<'de> Visitor<'de> for Named<'_> {
     }
 }
 
+impl<'de> DeserializeSeed<'de> for Chosen<'_> {
+    type Value = Entries;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Entries, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Chosen<'_> {
+    type Value = Entries;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map of texts")
+    }
+
+    fn visit_unit<E>(self) -> Result<Entries, E> {
+        Ok(Entries::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut found = Entries::default();
+        let (mut named_bytes, mut bytes) = (0, 0);
+        while let Some(Line { text: name, cut }) = map.next_key()? {
+            if !cut && self.0.contains(&&*name) {
+                let Item(value) = map.next_value()?;
+                named_bytes += name.len() + ENTRY_BYTES;
+                named_bytes += value.as_ref().map_or(MAP_BYTES_MAX, |value| value.len());
+                match value.filter(|_| named_bytes <= MAP_BYTES_MAX) {
+                    Some(value) => _ = found.named.insert(name, value),
+                    None => found.cut = true,
+                }
+                continue;
+            }
+            let value: Line = map.next_value()?;
+            bytes += name.len() + value.text.len() + ENTRY_BYTES;
+            if cut || value.cut || bytes > MAP_BYTES_MAX {
+                found.others.cut = true;
+                continue;
+            }
+            found.others.entries.insert(name, value.text);
+        }
+        Ok(found)
+    }
+}
+
 impl<'de, T: Deserialize<'de> + Measured> Deserialize<'de> for Values<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Each<T>(std::marker::PhantomData<T>);
@@ -213,25 +272,41 @@ impl<'de, T: Deserialize<'de> + Measured> Deserialize<'de> for Values<T> {
             type Value = Values<T>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a map")
+                formatter.write_str("a map or a list")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Values<T>, A::Error> {
                 let mut values = Values::default();
                 let mut bytes = 0;
                 while let Some((IgnoredAny, value)) = map.next_entry::<IgnoredAny, T>()? {
-                    let value_bytes = value.bytes() + ENTRY_BYTES;
-                    if !value.whole() || bytes + value_bytes > MAP_BYTES_MAX {
-                        values.cut = true;
-                        continue;
-                    }
-                    bytes += value_bytes;
-                    values.items.push(value);
+                    values.take(value, &mut bytes);
+                }
+                Ok(values)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Values<T>, A::Error> {
+                let mut values = Values::default();
+                let mut bytes = 0;
+                while let Some(value) = list.next_element::<T>()? {
+                    values.take(value, &mut bytes);
                 }
                 Ok(values)
             }
         }
-        deserializer.deserialize_map(Each(std::marker::PhantomData))
+        deserializer.deserialize_any(Each(std::marker::PhantomData))
+    }
+}
+
+impl<T: Measured> Values<T> {
+    /// Keeps a value if there is room after these bytes.
+    fn take(&mut self, value: T, bytes: &mut usize) {
+        let value_bytes = value.bytes() + ENTRY_BYTES;
+        if !value.whole() || *bytes + value_bytes > MAP_BYTES_MAX {
+            self.cut = true;
+            return;
+        }
+        *bytes += value_bytes;
+        self.items.push(value);
     }
 }
 
@@ -279,6 +354,30 @@ mod tests {
         assert_eq!(map.entries["a"].len(), TEXT_BYTES_MAX);
         assert_eq!(&*map.entries["b"], "c");
         assert!(map.cut);
+    }
+
+    #[test]
+    fn chosen_entries_are_whole_however_many_others_there_are() {
+        let many: String = (0..40_000)
+            .map(|number| format!("\"x{number}\":\"{}\",", "v".repeat(100)))
+            .collect();
+        let long = "l".repeat(20_000);
+        let text = format!(r#"{{{many}"labels":"{long}","type":"sandbox"}}"#);
+        let choose = |text: &str| {
+            let mut parser = serde_json::Deserializer::from_str(text);
+            Chosen(&["labels", "type"])
+                .deserialize(&mut parser)
+                .unwrap()
+        };
+        let found = choose(&text);
+        assert_eq!(found.named["labels"].len(), 20_000);
+        assert_eq!(&*found.named["type"], "sandbox");
+        assert!(found.others.cut && !found.cut);
+        assert!(found.others.entries.len() < 1_000);
+        assert_eq!(choose("null"), Entries::default());
+        let huge = format!(r#"{{"labels":"{}","type":"a"}}"#, "l".repeat(1 << 20));
+        let found = choose(&huge);
+        assert!(found.cut && !found.named.contains_key("labels"));
     }
 
     #[test]

@@ -5,49 +5,15 @@
 //! `parse` is pure; [`Docker::read`] is its edge.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Read as _, Take};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use dogwatch_schemas::Text;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::de::IoRead;
 
 use super::bounded::{Line, List, Map, Measured, Named, Values};
+use super::files::{FileError, Files};
 use super::{Container, Membership, Mount};
-
-/// Larger files are refused: a container's configuration is some kilobytes. Files are parsed while they are read, and only
-/// what is [`bounded`](super::bounded) is held.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-
-/// Why a container's files could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DockerError {
-    /// The file cannot be read: not Docker's container, another data root, or no permission.
-    #[error("could not read {path}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// The file is larger than any configuration should be, or is no file.
-    #[error("could not read {path}: larger than {FILE_BYTES_MAX} bytes, or no regular file")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file is not what Docker writes, or is being written.
-    #[error("could not parse {path}")]
-    Unparsable {
-        /// The file.
-        path: PathBuf,
-        /// The parser's reason.
-        source: serde_json::Error,
-    },
-}
 
 /// Docker's data root.
 #[derive(Debug, Clone)]
@@ -65,82 +31,55 @@ impl Docker {
         }
     }
 
-    /// Reads what Docker knows of a container.
+    /// The configured data root.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Reads what Docker knows of a container, below this data root.
     ///
     /// # Errors
     /// Fails when a file is missing, too large or not JSON; worth a retry while the container is being made.
-    pub fn read(&self, membership: &Membership) -> Result<Container, DockerError> {
-        let folder = self.root.join("containers").join(&*membership.id);
-        let config: ConfigFile = read_json(&folder.join("config.v2.json"))?;
-        let host: HostFile = read_json(&folder.join("hostconfig.json"))?;
+    pub fn read(
+        &self,
+        files: &Files,
+        root: &Path,
+        membership: &Membership,
+    ) -> Result<Container, FileError> {
+        let folder = root.join("containers").join(&*membership.runtime_id);
+        let config: ConfigFile = files.json(&folder.join("config.v2.json"))?;
+        let host: HostFile = files.json(&folder.join("hostconfig.json"))?;
         // The image's names are a convenience: without them the container is known nevertheless.
         let images = config.driver.as_ref().map(|driver| {
-            self.root
-                .join("image")
+            root.join("image")
                 .join(&*driver.text)
                 .join("repositories.json")
         });
         let repositories = images
             .and_then(|path| {
-                read_with(&path, |parser| {
-                    OfImage(&config.image.text).deserialize(parser)
-                })
-                .ok()
+                let image = OfImage(&config.image.text);
+                files.parse(&path, |parser| image.deserialize(parser)).ok()
             })
             .unwrap_or_default();
         let labels_cut = config.config.labels.as_ref().is_some_and(|map| map.cut);
         let mut container = parse(membership, config, host, &repositories);
         if labels_cut && let Some(labels) = &mut container.labels {
-            labels.extend(self.named_labels(&folder));
+            labels.extend(self.named_labels(files, &folder));
         }
         Ok(container)
     }
 
     /// Labels that must not go with those there was no room for; only where the file changed meanwhile there are none.
-    fn named_labels(&self, folder: &Path) -> BTreeMap<Text, Text> {
+    fn named_labels(&self, files: &Files, folder: &Path) -> BTreeMap<Text, Text> {
         let named = Named {
             path: &["Config", "Labels"],
             names: &self.labels,
         };
-        read_with(&folder.join("config.v2.json"), |parser| {
-            named.deserialize(parser)
-        })
-        .unwrap_or_default()
+        let path = folder.join("config.v2.json");
+        files
+            .parse(&path, |parser| named.deserialize(parser))
+            .unwrap_or_default()
     }
-}
-
-type FileParser = serde_json::Deserializer<IoRead<BufReader<Take<File>>>>;
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DockerError> {
-    read_with(path, |parser| T::deserialize(parser))
-}
-
-fn read_with<T>(
-    path: &Path,
-    parse: impl FnOnce(&mut FileParser) -> Result<T, serde_json::Error>,
-) -> Result<T, DockerError> {
-    let unreadable = |source| DockerError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        return Err(DockerError::TooLarge {
-            path: path.to_owned(),
-        });
-    }
-    // It may grow meanwhile; what is beyond the bound is not read.
-    let mut parser =
-        serde_json::Deserializer::from_reader(BufReader::new(file.take(FILE_BYTES_MAX)));
-    parse(&mut parser).map_err(|source| DockerError::Unparsable {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// The part of `config.v2.json` that is used.
@@ -338,8 +277,18 @@ fn parse(
         cgroup_path: membership.path.clone(),
         source: "docker_files".into(),
         truncated: truncated | labels.cut,
+        sandbox: Some(is_sandbox(&labels)),
         labels: Some(labels.entries),
+        ..Container::default()
     }
+}
+
+/// Kubernetes over Docker marks the container that holds a pod's namespaces.
+fn is_sandbox(labels: &Map) -> bool {
+    labels
+        .entries
+        .get("io.kubernetes.docker.type")
+        .is_some_and(|kind| &**kind == "podsandbox")
 }
 
 /// What Docker executes for a healthcheck; `None` when there is none.
@@ -380,13 +329,18 @@ fn mounts(points: Values<MountPoint>, tmpfs: Map) -> Vec<Mount> {
 
 /// An image reference in its parts.
 #[derive(Debug, Default, PartialEq)]
-struct Reference {
-    repository: Option<Text>,
-    tag: Option<Text>,
-    digest: Option<Text>,
+pub(super) struct Reference {
+    pub repository: Option<Text>,
+    pub tag: Option<Text>,
+    pub digest: Option<Text>,
 }
 
 impl Reference {
+    /// Splits a reference of which nothing else is known.
+    pub fn of(reference: &str) -> Self {
+        Self::split(reference, &Repositories::default(), "")
+    }
+
     /// Splits a reference; an image named by its id is looked up, a digest that is not given too.
     fn split(reference: &str, images: &Repositories, image_id: &str) -> Self {
         let is_id = reference.starts_with("sha256:")
@@ -444,7 +398,7 @@ fn known_digest(images: &Repositories, repository: &str, image_id: &str) -> Opti
 }
 
 /// Nanoseconds since 1970 of an RFC 3339 time; `None` for Go's zero time.
-fn timestamp_ns(text: &str) -> Option<i64> {
+pub(super) fn timestamp_ns(text: &str) -> Option<i64> {
     let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
     time.timestamp_nanos_opt().filter(|&ns| ns > 0)
 }

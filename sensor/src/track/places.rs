@@ -161,6 +161,7 @@ impl Places {
     /// is gone by now. Where only the id could be found out, what was known before stays.
     pub fn learn(&mut self, mut container: Container) -> Option<(&'static str, bool)> {
         let known = self.known.get_mut(&container.id)?;
+        container.keep(&known.container);
         // Still no room for what it gave up: that is no change.
         if known.shed && self.known_bytes + container.bytes() > KNOWN_BYTES_MAX {
             let labels = container

@@ -530,6 +530,7 @@ pub(super) fn set_container(event: &mut Event, container: &Container, labels: &[
     event.container_host_pid = container.host_pid;
     event.container_host_network = container.host_network;
     event.container_start_ts = container.start_ns;
+    event.container_sandbox = container.sandbox;
     event.k8s_pod_name = kept(&container.pod_name());
     event.k8s_ns_name = kept(&container.pod_namespace());
     event.k8s_pod_uid = kept(&container.pod_uid());

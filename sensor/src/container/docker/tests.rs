@@ -41,9 +41,11 @@ fn repositories() -> String {
     )
 }
 
-fn read(config: &str, host: &str) -> Result<Container, DockerError> {
+fn read(config: &str, host: &str) -> Result<Container, FileError> {
     let root = data_root(config, host, &repositories());
-    Docker::new(root.path(), &["late".into()]).read(&membership(&format!("/docker/{ID}")).unwrap())
+    let docker = Docker::new(root.path(), &["late".into()]);
+    let membership = membership(&format!("/docker/{ID}")).unwrap();
+    docker.read(&Files::default(), root.path(), &membership)
 }
 
 #[test]
@@ -156,12 +158,17 @@ fn references_are_split() {
 
 #[test]
 fn a_missing_or_broken_file_is_named() {
-    let gone = Docker::new(Path::new("/nowhere"), &[])
-        .read(&membership(&format!("/docker/{ID}")).unwrap())
+    let nowhere = Path::new("/nowhere");
+    let gone = Docker::new(nowhere, &[])
+        .read(
+            &Files::default(),
+            nowhere,
+            &membership(&format!("/docker/{ID}")).unwrap(),
+        )
         .unwrap_err();
     assert!(gone.to_string().contains("config.v2.json"), "{gone}");
     let broken = read("{\"State\":", HOST).unwrap_err();
-    assert!(matches!(broken, DockerError::Unparsable { .. }), "{broken}");
+    assert!(matches!(broken, FileError::Unparsable { .. }), "{broken}");
 }
 
 #[test]
@@ -199,10 +206,14 @@ fn a_file_beyond_all_measure_is_refused_unread() {
         .unwrap()
         .set_len(500 << 20)
         .unwrap();
-    let refused = Docker::new(root.path(), &["late".into()])
-        .read(&membership(&format!("/docker/{ID}")).unwrap());
+    let membership = membership(&format!("/docker/{ID}")).unwrap();
+    let refused = Docker::new(root.path(), &["late".into()]).read(
+        &Files::default(),
+        root.path(),
+        &membership,
+    );
     assert!(
-        matches!(refused, Err(DockerError::TooLarge { .. })),
+        matches!(refused, Err(FileError::TooLarge { .. })),
         "{refused:?}"
     );
 }

@@ -1,0 +1,170 @@
+//! What is known of containers: who announced them, and the reading of their files.
+
+use dogwatch_ebpf::record::Exec;
+use dogwatch_schemas::Text;
+
+use super::{FIRST_REREAD_NS, Gatherer};
+use crate::aside::{Answer, Aside};
+use crate::config::ContainersConfig;
+use crate::container::{Announcement, Container, FileError, Files, Request, Sources, of_running};
+use crate::fact::Fact;
+use crate::scan;
+
+/// Names of the programs that tell of containers that run already.
+const MONITORS: [&str; 4] = ["containerd-shim", "conmon", "runc", "crun"];
+
+/// What came of reading a container's files.
+pub(super) type Read = Result<Container, FileError>;
+
+/// Reads the files of containers; they may lie where a read hangs.
+pub(super) fn reader(config: &ContainersConfig) -> Aside<Request, Read> {
+    let sources = Sources::new(&config.docker_root, &config.labels);
+    let files = Files::of_host();
+    Aside::new("containers", move |request: &Request| {
+        sources.read(&files, request)
+    })
+}
+
+impl Gatherer {
+    /// Who runs already tells where bundles are, and so do the states that runtimes keep.
+    pub(super) fn find_bundles(&mut self) {
+        for (announcement, by_root) in of_running(&Files::of_host()) {
+            self.bundles.hear(announcement, by_root);
+        }
+        for one in scan::named(&MONITORS) {
+            if let Some(announcement) = Announcement::of(&one.program, &one.argv, &one.cwd) {
+                self.bundles.hear(announcement, one.uid == 0);
+            }
+        }
+    }
+
+    /// Somebody on the host may be about to make a container.
+    pub(super) fn announced(&mut self, exec: &Exec) {
+        let in_container = matches!(self.cgroups.get(&exec.header.cgroup_id), Some(Some(_)));
+        if in_container {
+            return;
+        }
+        let Some(announcement) = Announcement::of(&exec.path, &exec.argv, &exec.cwd) else {
+            return;
+        };
+        // What is known already is not told anew: anybody may name its id.
+        let known = self.containers.values().any(|watched| {
+            watched.membership.runtime_id == announcement.id && watched.patience_ends_ns == 0
+        });
+        if !known {
+            self.bundles.hear(announcement, exec.header.uid == 0);
+        }
+    }
+
+    /// Reads what is known of a container, or gives up waiting for it.
+    pub(super) fn look_up(&mut self, id: &Text, facts: &mut Vec<Fact>) {
+        let Some(watched) = self.containers.get(id).filter(|watched| !watched.under_way) else {
+            return;
+        };
+        if watched.silent {
+            return self.learn(id, None, facts);
+        }
+        let membership = watched.membership.clone();
+        let announced = self.bundles.of(&membership.runtime_id);
+        let request = Request {
+            bundle: announced.map(|announced| announced.bundle.clone()),
+            pid_file: announced.and_then(|announced| announced.pid_file.clone()),
+            roots: self.bundles.roots().to_vec(),
+            membership,
+        };
+        match self.reader.ask(id, request, self.now_ns) {
+            Answer::Read(read) => self.learn(id, Some(read), facts),
+            Answer::Waiting => self.wait(id),
+            // Once it was told, it can wait for the next poll.
+            Answer::Busy => self.give_up(id, facts),
+            Answer::Refused => self.learn(id, None, facts),
+        }
+    }
+
+    fn wait(&mut self, id: &Text) {
+        if let Some(watched) = self.containers.get_mut(id) {
+            watched.under_way = true;
+            watched.due_ns = watched.patience_ends_ns;
+        }
+    }
+
+    /// Answers that took longer, and containers that are not waited for any more.
+    pub(super) fn late_containers(&mut self, facts: &mut Vec<Fact>) {
+        if let Some((id, read)) = self.reader.late(self.now_ns) {
+            if let Some(watched) = self.containers.get_mut(&id) {
+                watched.under_way = false;
+                // It is not waited for again, nor asked where nothing came.
+                watched.patience_ends_ns = watched.patience_ends_ns.min(self.now_ns);
+                watched.silent = read.is_none();
+            }
+            self.learn(&id, read, facts);
+        }
+        let waiting = self
+            .containers
+            .iter()
+            .filter(|(_, watched)| watched.under_way && watched.patience_ends_ns != 0);
+        let waiting: Vec<Text> = waiting.map(|(id, _)| id.clone()).collect();
+        for id in waiting {
+            self.give_up(&id, facts);
+        }
+    }
+
+    /// Tells the id alone once patience has ended.
+    fn give_up(&mut self, id: &Text, facts: &mut Vec<Fact>) {
+        let now_ns = self.now_ns;
+        let waited = self
+            .containers
+            .get_mut(id)
+            .filter(|watched| watched.patience_ends_ns != 0 && watched.patience_ends_ns <= now_ns);
+        if let Some(watched) = waited {
+            watched.patience_ends_ns = 0;
+            let unknown = Container::unknown(&watched.membership);
+            facts.push(Fact::Container(Box::new(unknown)));
+        }
+    }
+
+    /// Takes what was read; without it the id alone is known.
+    fn learn(&mut self, id: &Text, read: Option<Read>, facts: &mut Vec<Fact>) {
+        let Some(watched) = self.containers.get_mut(id) else {
+            return;
+        };
+        let first = watched.patience_ends_ns != 0;
+        let known = match read {
+            Some(Ok(container)) => container,
+            // Being made: the next poll looks again.
+            Some(Err(_)) if self.now_ns < watched.patience_ends_ns => return,
+            Some(Err(error)) => {
+                if first && !self.warned {
+                    warn(id, &error);
+                    self.warned = true;
+                }
+                Container::unknown(&watched.membership)
+            }
+            None => Container::unknown(&watched.membership),
+        };
+        watched.patience_ends_ns = 0;
+        // A database that was replaced by a renamed file is read again with the rest.
+        watched.user_attempts = 0;
+        watched.users_due = true;
+        let started = known.start_ns.is_some();
+        let repeat_ns = self.config.repeat.as_nanos() as u64;
+        watched.due_ns = self.now_ns
+            + if first && !started {
+                FIRST_REREAD_NS.min(repeat_ns)
+            } else {
+                repeat_ns
+            };
+        facts.push(Fact::Container(Box::new(known)));
+    }
+}
+
+fn warn(container: &Text, error: &FileError) {
+    let reason = std::error::Error::source(error)
+        .map(|source| source.to_string())
+        .unwrap_or_default();
+    tracing::warn!(
+        %container, %error, reason,
+        "a container is known by its id alone: see docs/containers.md for the files its runtime keeps, and let the sensor \
+         read them (CAP_SYS_PTRACE, or a mount); for Docker, containers.docker_root is its data root"
+    );
+}
