@@ -1,20 +1,11 @@
-//! Containers: which one a cgroup belongs to, and what is known of it.
+//! Containers: which one a cgroup belongs to ([`cgroups`]), and what is known of it.
 //!
-//! A container is recognised by its cgroup's path alone:
-//!
-//! ```text
-//! /docker/<64 hex>                                   docker (cgroupfs)
-//! /system.slice/docker-<64 hex>.scope                docker (systemd)
-//! /kubepods.slice/…/cri-containerd-<64 hex>.scope    containerd under Kubernetes
-//! /kubepods/burstable/pod<uid>/<64 hex>              Kubernetes (cgroupfs), whatever runtime
-//! /docker/<64 hex>/docker/<64 hex>                   a container in a container
-//! ```
 //! What is known beyond the id comes from files ([`sources`]); this module only holds it.
 
-mod annotations;
 mod announced;
 mod bounded;
 mod bundle;
+mod cgroups;
 mod docker;
 mod files;
 mod kubelet;
@@ -29,31 +20,11 @@ use dogwatch_schemas::{Text, records};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use announced::{Announcement, Bundles};
+pub(crate) use cgroups::Cgroups;
+pub use cgroups::{Membership, membership};
 pub(crate) use files::{FileError, Files};
 pub(crate) use sources::{Request, Sources};
 pub(crate) use states::of_running;
-
-/// Which container a cgroup belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
-    /// The outermost container's whole id.
-    pub id: Text,
-    /// The same as its runtime has it.
-    pub runtime_id: Text,
-    /// The runtime, as far as the path tells.
-    pub runtime: &'static str,
-    /// The innermost container's id, where containers are nested.
-    pub nested: Option<Text>,
-    /// The path up to the outermost container's own cgroup.
-    pub path: Text,
-}
-
-impl Membership {
-    /// The id as its runtime has it, where that is a name.
-    pub(crate) fn given_name(&self) -> Option<Text> {
-        (self.runtime_id != self.id).then(|| self.runtime_id.clone())
-    }
-}
 
 /// Where something is, as its cgroup tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -83,63 +54,6 @@ impl Place {
             Self::Container(id) => short(id),
             Self::Unknown => "unknown".into(),
         }
-    }
-}
-
-/// Finds the containers a cgroup's path names; `None` for the host's own cgroups.
-pub fn membership(cgroup_path: &str) -> Option<Membership> {
-    let mut outermost: Option<Membership> = None;
-    let mut end = 0;
-    for component in cgroup_path.split('/') {
-        end += component.len() + 1;
-        let Some((prefix, id)) = container_component(component) else {
-            continue;
-        };
-        match &mut outermost {
-            None => {
-                let path = &cgroup_path[..end - 1];
-                outermost = Some(Membership {
-                    id: id.into(),
-                    runtime_id: id.into(),
-                    runtime: runtime(prefix, path),
-                    nested: None,
-                    path: path.into(),
-                });
-            }
-            Some(outer) if *outer.id != *id => outer.nested = Some(id.into()),
-            Some(_) => {}
-        }
-    }
-    outermost
-}
-
-/// Splits a path component into what stands before the id, and the id.
-fn container_component(component: &str) -> Option<(&str, &str)> {
-    let name = component.strip_suffix(".scope").unwrap_or(component);
-    let split = name.len().checked_sub(64)?;
-    if !name.is_char_boundary(split) {
-        return None;
-    }
-    let (prefix, id) = name.split_at(split);
-    let is_id = id
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    let prefix_ends = prefix.is_empty() || prefix.ends_with(['-', ':']);
-    // A container's monitor has a cgroup with the container's id, but is not inside it.
-    (is_id && prefix_ends && !prefix.contains("conmon")).then_some((prefix, id))
-}
-
-fn runtime(prefix: &str, path: &str) -> &'static str {
-    let prefix = prefix.trim_end_matches(['-', ':']);
-    match prefix.rsplit(':').next().unwrap_or(prefix) {
-        "docker" => "docker",
-        "cri-containerd" | "nerdctl" => "containerd",
-        "crio" => "cri-o",
-        "libpod" | "libpod-payload" => "podman",
-        "" if path.contains("/docker/") => "docker",
-        "" if path.contains("/libpod_parent/") => "podman",
-        // Below kubepods, too: containerd, CRI-O and Docker name their cgroups alike there.
-        _ => "other",
     }
 }
 
@@ -417,71 +331,6 @@ fn below<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn id(digit: char) -> String {
-        digit.to_string().repeat(64)
-    }
-
-    fn check(path: &str, expected: Option<(&str, &str, Option<&str>)>) {
-        let found = membership(path);
-        let found = found
-            .as_ref()
-            .map(|m| (&*m.id, m.runtime, m.nested.as_deref()));
-        assert_eq!(found, expected, "{path}");
-    }
-
-    #[test]
-    fn containers_are_recognised_by_their_cgroup() {
-        let (a, b) = (id('a'), id('b'));
-        check(&format!("/docker/{a}"), Some((&a, "docker", None)));
-        check(&format!("/docker/{a}/init"), Some((&a, "docker", None)));
-        check(
-            &format!("/system.slice/docker-{a}.scope"),
-            Some((&a, "docker", None)),
-        );
-        check(
-            &format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{a}.scope"),
-            Some((&a, "containerd", None)),
-        );
-        check(
-            &format!("/system.slice/kubepods-pod1.slice:cri-containerd:{a}"),
-            Some((&a, "containerd", None)),
-        );
-        check(
-            &format!("/kubepods/besteffort/podx/{a}"),
-            Some((&a, "other", None)),
-        );
-        check(
-            &format!("/machine.slice/libpod-{a}.scope/container"),
-            Some((&a, "podman", None)),
-        );
-        check(
-            &format!("/system.slice/web.service/libpod-payload-{a}"),
-            Some((&a, "podman", None)),
-        );
-        check(
-            &format!("/kubepods.slice/crio-{a}.scope"),
-            Some((&a, "cri-o", None)),
-        );
-        check(&format!("/mine/{a}"), Some((&a, "other", None)));
-        check(
-            &format!("/docker/{a}/docker/{b}"),
-            Some((&a, "docker", Some(&b))),
-        );
-        check(&format!("/machine.slice/libpod-conmon-{a}.scope"), None);
-        check("/system.slice/ssh.service", None);
-        check("/docker", None);
-        check("", None);
-    }
-
-    #[test]
-    fn the_outermost_containers_own_path_is_kept() {
-        let path = format!("/docker/{}/docker/{}", id('a'), id('b'));
-        assert_eq!(
-            *membership(&path).unwrap().path,
-            format!("/docker/{}", id('a'))
-        );
-    }
 
     fn mount(source: Option<&str>, destination: &str) -> Mount {
         Mount {

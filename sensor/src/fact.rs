@@ -68,6 +68,15 @@ pub(crate) enum Fact {
         /// Its path below the hierarchy's root.
         path: Text,
     },
+    /// A cgroup is a container's though its path does not say it; before whatever else is told of the cgroup.
+    ContainerCgroup {
+        /// Its path below the hierarchy's root.
+        path: Text,
+        /// The container's id as its runtime has it.
+        name: Text,
+        /// The runtime.
+        runtime: Text,
+    },
     /// A cgroup that is gone, whose removal was not seen.
     CgroupGone {
         /// Its id.

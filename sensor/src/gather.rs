@@ -17,7 +17,7 @@ use dogwatch_schemas::Text;
 use crate::aside::{Answer, Aside};
 use crate::clock::Reading;
 use crate::config::ContainersConfig;
-use crate::container::{self, Bundles, Membership, membership};
+use crate::container::{self, Bundles, Cgroups, Membership, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
 use crate::probe::Policy;
@@ -46,6 +46,7 @@ pub(crate) enum ModeChange {
 pub(crate) struct Gatherer {
     config: ContainersConfig,
     bundles: Bundles,
+    told: Cgroups,
     reader: Aside<container::Request, known::Read>,
     cgroup_root: std::path::PathBuf,
     host_mnt_ns: Option<u32>,
@@ -175,6 +176,7 @@ impl Gatherer {
     pub fn new(config: ContainersConfig, cgroup_root: &Path, host_mnt_ns: Option<u32>) -> Self {
         Self {
             bundles: Bundles::default(),
+            told: Cgroups::default(),
             reader: known::reader(&config),
             config,
             cgroup_root: cgroup_root.to_owned(),
@@ -239,6 +241,12 @@ impl Gatherer {
             } => Some(*child_cgroup_id),
             Record::Exec(exec) => {
                 self.announced(exec);
+                None
+            }
+            Record::Cgroup {
+                made: true, path, ..
+            } => {
+                self.recognise(&text(path, &mut false), &mut facts);
                 None
             }
             Record::CgroupMove { to_id, path, .. } => {
@@ -341,15 +349,21 @@ impl Gatherer {
 
     /// A cgroup is new to us. One whose making the stages saw needs no fact of its own.
     fn enter(&mut self, id: u64, path: &str, made: bool, facts: &mut Vec<Fact>) {
-        if let Some(known) = self.cgroups.get(&id) {
-            // A walk was ahead of the record of its making, after which the stages wait for what is known of it.
-            if let Some(membership) = known.as_ref().filter(|_| made) {
-                let container = membership.id.clone();
-                self.look_up(&container, facts);
-            }
-            return;
+        if !made {
+            self.recognise(path, facts);
         }
-        let membership = membership(path);
+        let membership = self.told.membership(path);
+        match self.cgroups.get(&id) {
+            // A walk was ahead of the record of its making, after which the stages wait for what is known of it.
+            Some(Some(known)) if made => {
+                let container = known.id.clone();
+                return self.look_up(&container, facts);
+            }
+            // It turned out to be a container's.
+            Some(None) if membership.is_some() => {}
+            Some(_) => return,
+            None => {}
+        }
         let own_id = |own: &str| {
             let folder = self.cgroup_root.join(own.trim_start_matches('/'));
             if own == path {
@@ -403,6 +417,7 @@ impl Gatherer {
                 .is_some_and(|watched| watched.cgroup_id == id)
         {
             self.containers.remove(&membership.id);
+            self.told.forget(&membership.path);
             self.bundles.forget(&membership.runtime_id);
         }
         true

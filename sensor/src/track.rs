@@ -193,6 +193,11 @@ impl Tracker {
         match fact {
             Fact::Clock(reading) => self.tick(reading, out),
             Fact::Cgroup { id, path } => self.places.found(id, &path),
+            Fact::ContainerCgroup {
+                path,
+                name,
+                runtime,
+            } => self.places.tell(&path, &name, &runtime),
             Fact::CgroupGone { id } => self.cgroup_gone(id, out),
             Fact::Running(running) => {
                 self.running(&running, out);

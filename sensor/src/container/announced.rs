@@ -77,6 +77,11 @@ impl Announcement {
         found.filter(Self::is_sane)
     }
 
+    /// Who makes it, as far as its bundle's folder tells.
+    pub fn runtime(&self) -> &'static str {
+        super::bundle::runtime(&self.bundle, "other")
+    }
+
     fn is_sane(&self) -> bool {
         let pid_file = self
             .pid_file
@@ -181,15 +186,24 @@ fn of_monitor<'a>(
 /// Bundles by the ids of their containers.
 #[derive(Debug, Default)]
 pub(crate) struct Bundles {
-    by_id: HashMap<Text, (Announcement, u64)>,
+    by_id: HashMap<Text, Heard>,
     roots: Vec<PathBuf>,
     heard: u64,
+}
+
+#[derive(Debug)]
+struct Heard {
+    announcement: Announcement,
+    /// The how manieth it was.
+    number: u64,
+    /// A cgroup may be its container's until then.
+    until_ns: u64,
 }
 
 impl Bundles {
     /// Remembers an announcement; where there are too many, the oldest goes. Where bundles lie side by side is only
     /// believed of the host's root: anybody may run a runtime.
-    pub fn hear(&mut self, announcement: Announcement, by_root: bool) {
+    pub fn hear(&mut self, announcement: Announcement, by_root: bool, until_ns: u64) {
         self.heard += 1;
         // A shim serves all containers of a pod: their bundles lie side by side.
         let root = announcement.bundle.parent();
@@ -203,18 +217,36 @@ impl Bundles {
             self.roots.push(root.to_owned());
         }
         if self.by_id.len() >= ANNOUNCED_MAX && !self.by_id.contains_key(&announcement.id) {
-            let oldest = self.by_id.iter().min_by_key(|(_, (_, heard))| *heard);
+            let oldest = self.by_id.iter().min_by_key(|(_, heard)| heard.number);
             if let Some(id) = oldest.map(|(id, _)| id.clone()) {
                 self.by_id.remove(&id);
             }
         }
-        self.by_id
-            .insert(announcement.id.clone(), (announcement, self.heard));
+        let heard = Heard {
+            number: self.heard,
+            until_ns,
+            announcement,
+        };
+        self.by_id.insert(heard.announcement.id.clone(), heard);
     }
 
     /// What was announced of a container.
     pub fn of(&self, id: &str) -> Option<&Announcement> {
-        Some(&self.by_id.get(id)?.0)
+        Some(&self.by_id.get(id)?.announcement)
+    }
+
+    /// The announced container that a cgroup is made for: it has the id as its name, perhaps with something before it.
+    /// What has 64 digits is recognised without.
+    pub fn placed_at(&self, path: &str, now_ns: u64) -> Option<&Announcement> {
+        if self.by_id.is_empty() {
+            return None;
+        }
+        let name = path.rsplit('/').next()?;
+        let name = name.strip_suffix(".scope").unwrap_or(name);
+        let ends = name.match_indices(['-', ':']).map(|(at, _)| at + 1);
+        let mut ids = std::iter::once(0).chain(ends).map(|start| &name[start..]);
+        let heard = ids.find_map(|id| self.by_id.get(id))?;
+        (now_ns <= heard.until_ns).then_some(&heard.announcement)
     }
 
     /// Folders in which bundles lie side by side.
@@ -322,7 +354,7 @@ mod tests {
             pid_file: None,
         };
         for number in 0..=ANNOUNCED_MAX {
-            bundles.hear(announce(number), number % 2 == 0);
+            bundles.hear(announce(number), number % 2 == 0, u64::MAX);
         }
         assert_eq!(bundles.by_id.len(), ANNOUNCED_MAX);
         assert_eq!(bundles.of("id0"), None);
@@ -331,5 +363,33 @@ mod tests {
         assert!(!bundles.roots().contains(&"/root1".into()), "not root's");
         bundles.forget("id1");
         assert_eq!(bundles.of("id1"), None);
+    }
+
+    #[test]
+    fn a_cgroup_is_known_by_the_id_at_its_end_for_a_while() {
+        let mut bundles = Bundles::default();
+        let announcement = Announcement {
+            id: "my-box".into(),
+            bundle: "/b".into(),
+            pid_file: None,
+        };
+        bundles.hear(announcement, true, 100);
+        for path in [
+            "/my-box",
+            "/default/my-box",
+            "/system.slice/runc-my-box.scope",
+            "/s:runc:my-box",
+        ] {
+            assert!(bundles.placed_at(path, 100).is_some(), "{path}");
+        }
+        for path in [
+            "/my-box/init",
+            "/my-box-2",
+            "/box",
+            "/system.slice/my-box.service",
+        ] {
+            assert!(bundles.placed_at(path, 100).is_none(), "{path}");
+        }
+        assert!(bundles.placed_at("/my-box", 101).is_none(), "too long ago");
     }
 }

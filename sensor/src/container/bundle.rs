@@ -110,7 +110,6 @@ struct Linux {
     namespaces: Option<Values<Namespace>>,
     masked_paths: Option<List>,
     seccomp: Option<IgnoredAny>,
-    cgroups_path: Option<Line>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -169,13 +168,6 @@ pub(super) fn read(
     })
 }
 
-/// Where a container that is to be made will have its cgroup, as far as its bundle says it.
-pub(super) fn cgroups_path(files: &Files, folder: &Path) -> Option<Text> {
-    let spec: Spec = files.json(&folder.join("config.json")).ok()?;
-    let path = spec.linux?.cgroups_path?;
-    Some(path.text).filter(|text| !text.is_empty())
-}
-
 fn container(
     membership: &Membership,
     spec: Spec,
@@ -230,7 +222,7 @@ fn container(
 }
 
 /// Who started a container whose annotations do not say it.
-fn runtime(folder: &Path, by_cgroup: &'static str) -> &'static str {
+pub(super) fn runtime(folder: &Path, by_cgroup: &'static str) -> &'static str {
     let folder = folder.to_string_lossy();
     match by_cgroup {
         _ if folder.contains("/buildkit/") => "buildkit",

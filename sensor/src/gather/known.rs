@@ -13,6 +13,9 @@ use crate::scan;
 /// Names of the programs that tell of containers that run already.
 const MONITORS: [&str; 4] = ["containerd-shim", "conmon", "runc", "crun"];
 
+/// A cgroup that is made so much later is not that of an announced container.
+const ANNOUNCED_NS: u64 = 30_000_000_000;
+
 /// What came of reading a container's files.
 pub(super) type Read = Result<Container, FileError>;
 
@@ -29,11 +32,11 @@ impl Gatherer {
     /// Who runs already tells where bundles are, and so do the states that runtimes keep.
     pub(super) fn find_bundles(&mut self) {
         for (announcement, by_root) in of_running(&Files::of_host()) {
-            self.bundles.hear(announcement, by_root);
+            self.bundles.hear(announcement, by_root, u64::MAX);
         }
         for one in scan::named(&MONITORS) {
             if let Some(announcement) = Announcement::of(&one.program, &one.argv, &one.cwd) {
-                self.bundles.hear(announcement, one.uid == 0);
+                self.bundles.hear(announcement, one.uid == 0, u64::MAX);
             }
         }
     }
@@ -52,7 +55,24 @@ impl Gatherer {
             watched.membership.runtime_id == announcement.id && watched.patience_ends_ns == 0
         });
         if !known {
-            self.bundles.hear(announcement, exec.header.uid == 0);
+            let until_ns = self.now_ns + ANNOUNCED_NS;
+            self.bundles
+                .hear(announcement, exec.header.uid == 0, until_ns);
+        }
+    }
+
+    /// A cgroup whose path names no container may be that of an announced one: the stages must know before they see it.
+    pub(super) fn recognise(&mut self, path: &str, facts: &mut Vec<Fact>) {
+        let Some(announced) = self.bundles.placed_at(path, self.now_ns) else {
+            return;
+        };
+        let (name, runtime) = (announced.id.clone(), announced.runtime());
+        if self.told.tell(path, &name, runtime) {
+            facts.push(Fact::ContainerCgroup {
+                path: path.into(),
+                name,
+                runtime: runtime.into(),
+            });
         }
     }
 

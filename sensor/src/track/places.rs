@@ -7,7 +7,7 @@ use dogwatch_schemas::records::Event;
 
 use super::row::{EventRow, Row, RunColumns};
 use super::{Shortfall, rows};
-use crate::container::{Container, Membership, Place, membership};
+use crate::container::{Cgroups, Container, Membership, Place};
 use crate::loss::Class;
 
 /// Cgroups remembered at most; some 4 MiB. The kernel part tells no more of them apart.
@@ -36,6 +36,8 @@ const WAIT_MAX_NS: u64 = 11_000_000_000;
 pub(super) struct Places {
     /// All cgroups; `None` = one of the host's own.
     cgroups: HashMap<u64, Option<Membership>>,
+    /// Those that are a container's though their paths do not say it.
+    told: Cgroups,
     known: HashMap<Text, Known>,
     known_bytes: usize,
     /// Events of containers not yet known, in their order.
@@ -76,6 +78,7 @@ impl Places {
     pub fn new(bounds: WaitingBounds, run: RunColumns, labels: Vec<Text>) -> Self {
         Self {
             cgroups: HashMap::new(),
+            told: Cgroups::default(),
             known: HashMap::new(),
             known_bytes: 0,
             waiting: VecDeque::new(),
@@ -85,6 +88,11 @@ impl Places {
             labels,
             shortfalls: Vec::new(),
         }
+    }
+
+    /// A cgroup is that of a container of this name.
+    pub fn tell(&mut self, path: &str, name: &str, runtime: &str) {
+        self.told.tell(path, name, runtime);
     }
 
     /// A cgroup that exists already.
@@ -106,7 +114,7 @@ impl Places {
             });
             return;
         }
-        let mut membership = membership(path);
+        let mut membership = self.told.membership(path);
         if let Some(membership) = &mut membership {
             let own_cgroup = *membership.path == *path;
             match self.known.get_mut(&membership.id) {
@@ -146,6 +154,9 @@ impl Places {
     pub fn removed(&mut self, id: u64) -> Option<Text> {
         let membership = self.cgroups.remove(&id)??;
         let own_cgroup = self.known.get(&membership.id)?.cgroup_id == id;
+        if own_cgroup {
+            self.told.forget(&membership.path);
+        }
         own_cgroup.then_some(membership.id)
     }
 
