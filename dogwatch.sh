@@ -53,6 +53,10 @@ shellcheck shellcheck
 qemu-system-x86_64 qemu-system-x86
 cpio cpio
 strip binutils
+runc runc
+ctr containerd
+podman podman
+lxc-execute lxc
 clang-14 clang-14
 clang-16 clang-16
 clang-19 clang-19

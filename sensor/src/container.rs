@@ -2,6 +2,7 @@
 //!
 //! What is known beyond the id comes from files ([`sources`]); this module only holds it.
 
+mod annotations;
 mod announced;
 mod bounded;
 mod bundle;

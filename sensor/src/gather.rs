@@ -4,7 +4,7 @@
 //! a container's cgroup is made, so its runtime's files are read; a container executes its first program, so its user
 //! database is. What it finds is put into the stream, so that the stages behind it read nothing.
 
-mod known;
+pub(crate) mod known;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -17,7 +17,7 @@ use dogwatch_schemas::Text;
 use crate::aside::{Answer, Aside};
 use crate::clock::Reading;
 use crate::config::ContainersConfig;
-use crate::container::{self, Bundles, Cgroups, Membership, membership};
+use crate::container::{self, Bundles, Cgroups, Files, Membership, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
 use crate::probe::Policy;
@@ -200,7 +200,7 @@ impl Gatherer {
     pub fn start(&mut self, now_ns: u64) -> Vec<Fact> {
         self.now_ns = now_ns;
         let mut facts = Vec::new();
-        self.find_bundles();
+        self.bundles = known::bundles(&Files::of_host());
         self.walk_again(&mut facts);
         self.host_users(&mut facts);
         facts

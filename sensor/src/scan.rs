@@ -10,7 +10,6 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::container::membership;
 use crate::fact::Running;
 use crate::host::HOST_PIDS;
 use crate::probe::Hierarchy;
@@ -188,7 +187,10 @@ pub(crate) struct Unrecognised {
 }
 
 /// All processes in pid and mount namespaces that are not the host's, whose cgroup names no container.
-pub(crate) fn unrecognised(hierarchy: &Hierarchy) -> Vec<Unrecognised> {
+pub(crate) fn unrecognised(
+    hierarchy: &Hierarchy,
+    mut is_container: impl FnMut(&str) -> bool,
+) -> Vec<Unrecognised> {
     let of_host = |kind| {
         HOST_PIDS
             .into_iter()
@@ -206,8 +208,7 @@ pub(crate) fn unrecognised(hierarchy: &Hierarchy) -> Vec<Unrecognised> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter_map(|pid: u32| {
             let folder = PathBuf::from(format!("/proc/{pid}"));
-            let cgroup =
-                cgroup_path(&folder, hierarchy).filter(|path| membership(path).is_none())?;
+            let cgroup = cgroup_path(&folder, hierarchy).filter(|path| !is_container(path))?;
             shielded(&folder).then_some(Unrecognised { pid, cgroup })
         })
         .collect()

@@ -260,3 +260,185 @@ fn docker_and_podman_tell_names_and_images() {
     assert_eq!(attack["container_image_repository"], "localhost/dogwatch");
     assert_eq!(told["container_privileged"], false);
 }
+
+#[test]
+#[ignore = "needs root, containerd, LXC and runc: ./dogwatch.sh test"]
+fn containers_with_names_for_ids_are_no_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let root = rootfs(folder.path());
+    let older = unique("older");
+    bundle(
+        &folder.path().join("older"),
+        &root,
+        &["/bin/sh", "-c", LOOP],
+    );
+    let runc = |bundle: &str, name: &str| {
+        run(
+            folder.path(),
+            &["runc", "run", "--detach", "--bundle", &path(bundle), name],
+        );
+        undo(&["runc", "delete", "--force", name])
+    };
+    let _older = runc("older", &older);
+    let sensor = Sensor::start(folder.path());
+    let (attack, _) = sensor.attack(&older);
+    assert_eq!(
+        attack["container_type"], "oci",
+        "it is older than the sensor"
+    );
+
+    let name = unique("runc");
+    bundle(
+        &folder.path().join("bundle"),
+        &root,
+        &["/bin/sh", "-c", LOOP],
+    );
+    let _container = runc("bundle", &name);
+    let (attack, told) = sensor.attack(&name);
+    assert_eq!(attack["container_type"], "oci");
+    assert_eq!(
+        told["container_host_network"], true,
+        "it has no network of its own"
+    );
+
+    let name = unique("ctr");
+    let containerd = Containerd::start(folder.path(), &root);
+    let _container = containerd.run(&name);
+    let (attack, _) = sensor.attack(&name);
+    assert_eq!(attack["container_type"], "containerd");
+
+    let name = unique("lxc");
+    let (lxc, config) = (path("lxc"), path("lxc.conf"));
+    fs::create_dir(&lxc).unwrap();
+    fs::write(
+        &config,
+        format!("lxc.rootfs.path = dir:{}\nlxc.uts.name = {name}\nlxc.net.0.type = none\nlxc.apparmor.profile = unconfined\n", root.display()),
+    )
+    .unwrap();
+    let _container = undo(&["lxc-stop", "--kill", "--lxcpath", &lxc, "--name", &name]);
+    let start = [
+        "lxc-start",
+        "--lxcpath",
+        &lxc,
+        "--name",
+        &name,
+        "--rcfile",
+        &config,
+        "--daemon",
+    ];
+    run(
+        folder.path(),
+        &[&start[..], &["--", "/bin/sh", "-c", LOOP]].concat(),
+    );
+    let (attack, _) = sensor.attack(&name);
+    assert_eq!(attack["container_type"], "lxc");
+    let check = Command::new(env!("CARGO_BIN_EXE_dogwatch-sensor"))
+        .arg("check")
+        .output()
+        .unwrap();
+    let check = String::from_utf8_lossy(&check.stdout);
+    for runtime in ["oci: ", "containerd: ", "lxc: "] {
+        assert!(check.contains(runtime), "{check}");
+    }
+}
+
+/// A daemon of its own, with its state where no configuration says it.
+struct Containerd {
+    daemon: Child,
+    folder: PathBuf,
+    root: PathBuf,
+}
+
+impl Containerd {
+    fn start(folder: &Path, root: &Path) -> Self {
+        let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        let log = fs::File::create(folder.join("containerd.log")).unwrap();
+        let daemon = Command::new("containerd")
+            .args(["--root", &at("ctr-root"), "--state", &at("ctr-state")])
+            .args(["--address", &at("ctr.sock")])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("containerd can be started");
+        let end = Instant::now() + PATIENCE;
+        while !folder.join("ctr.sock").exists() {
+            assert!(Instant::now() < end, "containerd does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Self {
+            daemon,
+            folder: folder.to_owned(),
+            root: root.to_owned(),
+        }
+    }
+
+    fn run(&self, name: &str) -> Undo {
+        let socket = self.folder.join("ctr.sock");
+        let ctr = ["ctr", "--address", socket.to_str().unwrap()];
+        let run_it = [
+            "run",
+            "--detach",
+            "--rootfs",
+            self.root.to_str().unwrap(),
+            name,
+        ];
+        run(
+            &self.folder,
+            &[&ctr[..], &run_it, &["/bin/sh", "-c", LOOP]].concat(),
+        );
+        undo(&[&ctr[..], &["task", "rm", "--force", name]].concat())
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // SAFETY: a signal to the child, which was not waited for yet.
+        unsafe { libc::kill(self.daemon.id() as i32, libc::SIGTERM) };
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root and runc, and takes 20 s: ./dogwatch.sh test"]
+fn containers_that_live_for_a_moment_are_named_in_their_first_event() {
+    const CONTAINERS: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let root = rootfs(folder.path());
+    let sensor = Sensor::start(folder.path());
+    let before = sensor.cpu();
+    let short = ["/bin/busybox", "usleep", "50000"];
+    for number in 0..CONTAINERS {
+        let bundle_folder = folder.path().join(format!("b{number}"));
+        bundle(&bundle_folder, &root, &short);
+        let name = unique(&format!("short-{number}"));
+        let arguments = [
+            "runc",
+            "run",
+            "--bundle",
+            bundle_folder.to_str().unwrap(),
+            &name,
+        ];
+        run(folder.path(), &arguments);
+        // As a runtime does at its end.
+        fs::remove_dir_all(bundle_folder).unwrap();
+    }
+    let each = (sensor.cpu() - before) / CONTAINERS as u32;
+    let (mut named, mut seen) = (0, std::collections::BTreeSet::new());
+    while seen.len() < CONTAINERS {
+        let row = sensor.wait_for("all containers", |row| {
+            row["evt_type"] == "execve"
+                && row["proc_cmdline"] == "/bin/busybox usleep 50000"
+                && row["proc_stage"] != "runtime"
+        });
+        if seen.insert(row["container_id"].as_str().unwrap().to_owned()) {
+            let name = row["container_name"].as_str().unwrap_or_default();
+            // Only its bundle says that it has no network of its own.
+            let known = row["container_host_network"] == true;
+            named += usize::from(name.starts_with("dogwatch-short-") && known);
+        }
+    }
+    // Whatever else runs on the host is in it, too: that is for a quiet machine to judge.
+    println!("{named} of {CONTAINERS} named in their first event, {each:?} of CPU each");
+    assert!(named >= 95, "{named} of {CONTAINERS}");
+}

@@ -196,6 +196,8 @@ struct Heard {
     announcement: Announcement,
     /// The how manieth it was.
     number: u64,
+    /// Whose it is: not root's containers are below cgroups of that user alone.
+    uid: u32,
     /// A cgroup may be its container's until then.
     until_ns: u64,
 }
@@ -203,12 +205,12 @@ struct Heard {
 impl Bundles {
     /// Remembers an announcement; where there are too many, the oldest goes. Where bundles lie side by side is only
     /// believed of the host's root: anybody may run a runtime.
-    pub fn hear(&mut self, announcement: Announcement, by_root: bool, until_ns: u64) {
+    pub fn hear(&mut self, announcement: Announcement, uid: u32, until_ns: u64) {
         self.heard += 1;
         // A shim serves all containers of a pod: their bundles lie side by side.
         let root = announcement.bundle.parent();
         let side_by_side = announcement.bundle.file_name() == Some(OsStr::new(&*announcement.id));
-        if let Some(root) = root.filter(|_| side_by_side && by_root)
+        if let Some(root) = root.filter(|_| side_by_side && uid == 0)
             && !self.roots.iter().any(|known| known == root)
         {
             if self.roots.len() == ROOTS_MAX {
@@ -224,6 +226,7 @@ impl Bundles {
         }
         let heard = Heard {
             number: self.heard,
+            uid,
             until_ns,
             announcement,
         };
@@ -246,7 +249,15 @@ impl Bundles {
         let ends = name.match_indices(['-', ':']).map(|(at, _)| at + 1);
         let mut ids = std::iter::once(0).chain(ends).map(|start| &name[start..]);
         let heard = ids.find_map(|id| self.by_id.get(id))?;
-        (now_ns <= heard.until_ns).then_some(&heard.announcement)
+        let delegated = || {
+            let (slice, service) = (
+                format!("/user-{}.slice/", heard.uid),
+                format!("/user@{}.service/", heard.uid),
+            );
+            path.contains(&slice) || path.contains(&service)
+        };
+        let may = now_ns <= heard.until_ns && (heard.uid == 0 || delegated());
+        may.then_some(&heard.announcement)
     }
 
     /// Folders in which bundles lie side by side.
@@ -354,7 +365,7 @@ mod tests {
             pid_file: None,
         };
         for number in 0..=ANNOUNCED_MAX {
-            bundles.hear(announce(number), number % 2 == 0, u64::MAX);
+            bundles.hear(announce(number), number as u32 % 2, u64::MAX);
         }
         assert_eq!(bundles.by_id.len(), ANNOUNCED_MAX);
         assert_eq!(bundles.of("id0"), None);
@@ -373,7 +384,7 @@ mod tests {
             bundle: "/b".into(),
             pid_file: None,
         };
-        bundles.hear(announcement, true, 100);
+        bundles.hear(announcement.clone(), 0, 100);
         for path in [
             "/my-box",
             "/default/my-box",
@@ -391,5 +402,9 @@ mod tests {
             assert!(bundles.placed_at(path, 100).is_none(), "{path}");
         }
         assert!(bundles.placed_at("/my-box", 101).is_none(), "too long ago");
+        bundles.hear(announcement, 1000, 100);
+        assert!(bundles.placed_at("/my-box", 100).is_none());
+        let own = "/user.slice/user-1000.slice/user@1000.service/app/my-box";
+        assert!(bundles.placed_at(own, 100).is_some());
     }
 }

@@ -43,6 +43,11 @@ impl Membership {
         (self.runtime_id != self.id).then(|| self.runtime_id.clone())
     }
 
+    /// Whether whoever started it leaves files that are read.
+    pub(crate) fn has_files(&self) -> bool {
+        !matches!(self.runtime, "lxc" | "systemd-nspawn" | "namespaces")
+    }
+
     fn named(name: &str, runtime: &'static str, path: &str) -> Self {
         Self {
             id: hashed(path),

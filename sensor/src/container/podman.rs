@@ -5,7 +5,6 @@
 
 use std::path::Path;
 
-use dogwatch_schemas::Text;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 

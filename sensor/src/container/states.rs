@@ -38,26 +38,25 @@ struct CrunStatus {
     bundle: Line,
 }
 
-/// Every container with a state, and whether its folder is root's.
-pub(crate) fn of_running(files: &Files) -> Vec<(Announcement, bool)> {
-    let plain = FOLDERS.map(|folder| (PathBuf::from(folder), true));
+/// Every container with a state, and whose it is.
+pub(crate) fn of_running(files: &Files) -> Vec<(Announcement, u32)> {
+    let plain = FOLDERS.map(|folder| (PathBuf::from(folder), 0));
     let below = FOLDERS_BELOW.iter().flat_map(|folder| {
         let folder = Path::new(folder);
         let names = files.names(folder, NAMES_MAX).into_iter();
-        names
-            .map(|name| (folder.join(name), true))
-            .collect::<Vec<_>>()
+        names.map(|name| (folder.join(name), 0)).collect::<Vec<_>>()
     });
     let users = files.names(Path::new(OF_USERS), NAMES_MAX);
     let of_users = users.iter().flat_map(|user| {
-        ["runc", "crun"].map(|runtime| (Path::new(OF_USERS).join(user).join(runtime), false))
+        let uid = user.parse().unwrap_or(u32::MAX);
+        ["runc", "crun"].map(|runtime| (Path::new(OF_USERS).join(user).join(runtime), uid))
     });
     let folders = plain.into_iter().chain(below).chain(of_users);
     folders
-        .flat_map(|(folder, by_root)| {
+        .flat_map(|(folder, uid)| {
             let ids = files.names(&folder, NAMES_MAX);
             let found = ids.into_iter().filter_map(|id| of(files, &folder, id));
-            found.map(|one| (one, by_root)).collect::<Vec<_>>()
+            found.map(|one| (one, uid)).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -117,14 +116,14 @@ mod tests {
         let found = of_running(&Files::below(host.path()));
         let found: Vec<_> = found
             .iter()
-            .map(|(one, by_root)| (&*one.id, one.bundle.to_str().unwrap(), *by_root))
+            .map(|(one, uid)| (&*one.id, one.bundle.to_str().unwrap(), *uid))
             .collect();
         assert_eq!(
             found,
             [
-                ("box", "/srv/b", true),
-                ("web", "/run/t/web", true),
-                ("aa", "/home/a/b", false)
+                ("box", "/srv/b", 0),
+                ("web", "/run/t/web", 0),
+                ("aa", "/home/a/b", 1000)
             ]
         );
     }

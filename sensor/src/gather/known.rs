@@ -1,12 +1,18 @@
 //! What is known of containers: who announced them, and the reading of their files.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use dogwatch_ebpf::record::Exec;
 use dogwatch_schemas::Text;
 
-use super::{FIRST_REREAD_NS, Gatherer};
+use super::{FIRST_REREAD_NS, Gatherer, walk};
 use crate::aside::{Answer, Aside};
 use crate::config::ContainersConfig;
-use crate::container::{Announcement, Container, FileError, Files, Request, Sources, of_running};
+use crate::container::{
+    Announcement, Bundles, Cgroups, Container, FileError, Files, Membership, Request, Sources,
+    of_running,
+};
 use crate::fact::Fact;
 use crate::scan;
 
@@ -17,7 +23,7 @@ const MONITORS: [&str; 4] = ["containerd-shim", "conmon", "runc", "crun"];
 const ANNOUNCED_NS: u64 = 30_000_000_000;
 
 /// What came of reading a container's files.
-pub(super) type Read = Result<Container, FileError>;
+pub(crate) type Read = Result<Container, FileError>;
 
 /// Reads the files of containers; they may lie where a read hangs.
 pub(super) fn reader(config: &ContainersConfig) -> Aside<Request, Read> {
@@ -28,19 +34,74 @@ pub(super) fn reader(config: &ContainersConfig) -> Aside<Request, Read> {
     })
 }
 
-impl Gatherer {
-    /// Who runs already tells where bundles are, and so do the states that runtimes keep.
-    pub(super) fn find_bundles(&mut self) {
-        for (announcement, by_root) in of_running(&Files::of_host()) {
-            self.bundles.hear(announcement, by_root, u64::MAX);
-        }
-        for one in scan::named(&MONITORS) {
-            if let Some(announcement) = Announcement::of(&one.program, &one.argv, &one.cwd) {
-                self.bundles.hear(announcement, one.uid == 0, u64::MAX);
-            }
+/// Who runs already tells where bundles are, and so do the states that runtimes keep.
+pub(super) fn bundles(files: &Files) -> Bundles {
+    let mut bundles = Bundles::default();
+    for (announcement, uid) in of_running(files) {
+        bundles.hear(announcement, uid, u64::MAX);
+    }
+    for one in scan::named(&MONITORS) {
+        if let Some(announcement) = Announcement::of(&one.program, &one.argv, &one.cwd) {
+            bundles.hear(announcement, one.uid, u64::MAX);
         }
     }
+    bundles
+}
 
+/// Every container that runs, and what is known of it.
+pub(crate) struct Survey {
+    bundles: Bundles,
+    cgroups: Cgroups,
+    pub found: BTreeMap<Text, (Membership, Read)>,
+}
+
+impl Survey {
+    /// Reads the files of all containers once.
+    pub fn of(config: &ContainersConfig, cgroup_root: &Path) -> Self {
+        let files = Files::of_host();
+        let sources = Sources::new(&config.docker_root, &config.labels);
+        let mut survey = Self {
+            bundles: bundles(&files),
+            cgroups: Cgroups::default(),
+            found: BTreeMap::new(),
+        };
+        for (_, path) in walk(cgroup_root) {
+            let Some(membership) = survey.membership(&path) else {
+                continue;
+            };
+            if !survey.found.contains_key(&membership.id) {
+                let request = request(&survey.bundles, membership.clone());
+                let read = sources.read(&files, &request);
+                let found = (membership, read);
+                survey.found.insert(found.0.id.clone(), found);
+            }
+        }
+        survey
+    }
+
+    /// The container of a cgroup.
+    pub fn membership(&mut self, path: &str) -> Option<Membership> {
+        for (end, _) in path.match_indices('/').skip(1).chain([(path.len(), "")]) {
+            if let Some(announced) = self.bundles.placed_at(&path[..end], 0) {
+                self.cgroups
+                    .tell(&path[..end], &announced.id, announced.runtime());
+            }
+        }
+        self.cgroups.membership(path)
+    }
+}
+
+fn request(bundles: &Bundles, membership: Membership) -> Request {
+    let announced = bundles.of(&membership.runtime_id);
+    Request {
+        bundle: announced.map(|announced| announced.bundle.clone()),
+        pid_file: announced.and_then(|announced| announced.pid_file.clone()),
+        roots: bundles.roots().to_vec(),
+        membership,
+    }
+}
+
+impl Gatherer {
     /// Somebody on the host may be about to make a container.
     pub(super) fn announced(&mut self, exec: &Exec) {
         let in_container = matches!(self.cgroups.get(&exec.header.cgroup_id), Some(Some(_)));
@@ -56,8 +117,7 @@ impl Gatherer {
         });
         if !known {
             let until_ns = self.now_ns + ANNOUNCED_NS;
-            self.bundles
-                .hear(announcement, exec.header.uid == 0, until_ns);
+            self.bundles.hear(announcement, exec.header.uid, until_ns);
         }
     }
 
@@ -78,20 +138,16 @@ impl Gatherer {
 
     /// Reads what is known of a container, or gives up waiting for it.
     pub(super) fn look_up(&mut self, id: &Text, facts: &mut Vec<Fact>) {
-        let Some(watched) = self.containers.get(id).filter(|watched| !watched.under_way) else {
+        let Some(watched) = self.containers.get(id) else {
             return;
         };
+        if watched.under_way {
+            return self.give_up(id, facts);
+        }
         if watched.silent {
             return self.learn(id, None, facts);
         }
-        let membership = watched.membership.clone();
-        let announced = self.bundles.of(&membership.runtime_id);
-        let request = Request {
-            bundle: announced.map(|announced| announced.bundle.clone()),
-            pid_file: announced.and_then(|announced| announced.pid_file.clone()),
-            roots: self.bundles.roots().to_vec(),
-            membership,
-        };
+        let request = request(&self.bundles, watched.membership.clone());
         match self.reader.ask(id, request, self.now_ns) {
             Answer::Read(read) => self.learn(id, Some(read), facts),
             Answer::Waiting => self.wait(id),

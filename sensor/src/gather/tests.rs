@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dogwatch_ebpf::calls::Call;
-use dogwatch_ebpf::record::{Called, Header};
+use dogwatch_ebpf::record::{Called, Exec, Header};
 use tempfile::TempDir;
 
 use super::*;
@@ -100,4 +100,116 @@ fn what_is_still_in_the_ring_comes_before_the_walk_is_believed() {
     );
     bench.hear(Reading::now().boot_ns);
     assert_eq!(gone(&bench.due()).len(), 1);
+}
+
+impl Bench {
+    /// What the gatherer says before a record, and what follows from it.
+    fn record(&mut self, record: &Record) -> Vec<Fact> {
+        let mut facts = self.gatherer.before(record);
+        facts.extend(self.gatherer.after(record));
+        facts
+    }
+
+    /// `runc run --bundle BUNDLE NAME` by this user, then its cgroup.
+    fn runc(&mut self, uid: u32, bundle: &Path, name: &str) -> Vec<Fact> {
+        let argv = format!("runc\0run\0--bundle\0{}\0{name}\0", bundle.display());
+        let mut exec = Exec {
+            path: b"/usr/bin/runc".to_vec(),
+            argv: argv.into_bytes(),
+            cwd: b"/".to_vec(),
+            ..Exec::default()
+        };
+        exec.header.uid = uid;
+        let mut facts = self.record(&Record::Exec(Box::new(exec)));
+        facts.extend(self.record(&Record::Cgroup {
+            header: Header::default(),
+            made: true,
+            id: 77,
+            path: format!("/{name}").into_bytes(),
+        }));
+        facts
+    }
+}
+
+fn told(facts: &[Fact]) -> Vec<(Option<&str>, &str)> {
+    facts
+        .iter()
+        .filter_map(|fact| match fact {
+            Fact::Container(container) => Some((container.name.as_deref(), &*container.source)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn an_announced_container_is_known_when_its_cgroup_is_made() {
+    let mut bench = bench();
+    let bundle = bench.root.path().join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    fs::write(bundle.join("config.json"), r#"{"process":{"args":["a"]}}"#).unwrap();
+    let facts = bench.runc(0, &bundle, "box");
+    assert_eq!(told(&facts), [(Some("box"), "bundle")], "{facts:?}");
+    let told = facts
+        .iter()
+        .position(|fact| matches!(fact, Fact::ContainerCgroup { path, .. } if &**path == "/box"));
+    let container = facts
+        .iter()
+        .position(|fact| matches!(fact, Fact::Container(_)));
+    assert!(told.is_some() && told < container, "{facts:?}");
+    let normal = bench.gatherer.config.mode;
+    let policy = bench
+        .gatherer
+        .changes
+        .iter()
+        .find_map(|change| match change {
+            ModeChange::Set(77, policy) => Some(policy.mode),
+            _ => None,
+        });
+    assert_eq!(policy, Some(normal), "it is watched as a container");
+}
+
+#[test]
+fn what_another_user_announces_is_believed_below_his_own_cgroups_alone() {
+    let mut bench = bench();
+    let bundle = bench.root.path().join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    let facts = bench.runc(1000, &bundle, "sshd");
+    assert_eq!(told(&facts), []);
+}
+
+#[test]
+fn a_damaged_bundle_leaves_the_id_and_the_name_it_was_given() {
+    let mut bench = bench();
+    let bundle = bench.root.path().join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    fs::write(bundle.join("config.json"), "{\"process\":").unwrap();
+    let facts = bench.runc(0, &bundle, "box");
+    assert_eq!(told(&facts), [(Some("box"), "cgroup")], "{facts:?}");
+}
+
+#[test]
+fn a_renamed_container_is_known_after_a_repeat() {
+    let mut bench = bench();
+    let docker = tempfile::tempdir().unwrap();
+    bench.gatherer.config.docker_root = docker.path().to_owned();
+    bench.gatherer.reader = known::reader(&bench.gatherer.config);
+    let folder = docker.path().join("containers").join("ab".repeat(32));
+    fs::create_dir_all(&folder).unwrap();
+    let name = |name: &str| {
+        let config = format!(
+            r#"{{"Name":"/{name}","State":{{"StartedAt":"2026-01-01T00:00:00Z","Running":true}}}}"#
+        );
+        fs::write(folder.join("config.v2.json"), config).unwrap();
+    };
+    name("before");
+    fs::write(folder.join("hostconfig.json"), "{}").unwrap();
+    fs::create_dir(bench.container()).unwrap();
+    let now_ns = Reading::now().boot_ns;
+    let facts = bench.gatherer.start(now_ns);
+    assert_eq!(told(&facts), [(Some("before"), "docker_files")]);
+    name("after");
+    let repeat_ns = bench.gatherer.config.repeat.as_nanos() as u64;
+    assert!(told(&bench.gatherer.due(now_ns + repeat_ns / 2)).is_empty());
+    let facts = bench.gatherer.due(now_ns + repeat_ns);
+    assert_eq!(told(&facts), [(Some("after"), "docker_files")]);
 }

@@ -3,12 +3,17 @@
 //! A step that fails does not keep the next ones from being tried, so that one check names all there is to mend.
 //! Nothing is published, no topic is made, and no file stays.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
+
+use dogwatch_schemas::Text;
 
 use super::load::{give_up_rights, load_probe};
 use crate::check::{Finding, Report, State, finding, look};
 use crate::config::{Config, KafkaConfig};
+use crate::container::{Container, Membership};
 use crate::fact::Host;
+use crate::gather::known::{Read, Survey};
 use crate::host::{self, HostError};
 use crate::probe::{Hierarchy, HierarchyKind, ProbeError};
 use crate::publish::try_kafka;
@@ -21,7 +26,11 @@ pub fn check(config: &Config) -> Report {
     let host = host::identify(config);
     let mut findings = look(config);
     findings.push(cgroups(&hierarchy));
-    findings.extend(hierarchy.as_ref().ok().map(recognised));
+    if let Ok(hierarchy) = &hierarchy {
+        let mut survey = Survey::of(&config.containers, &hierarchy.mount);
+        findings.extend(runtimes(&survey));
+        findings.push(recognised(hierarchy, &mut survey));
+    }
     findings.push(identity(&host));
     findings.extend(hierarchy.ok().map(|hierarchy| hooks(config, hierarchy)));
     findings.push(rights(config));
@@ -48,10 +57,71 @@ fn cgroups(hierarchy: &Result<Hierarchy, ProbeError>) -> Finding {
     }
 }
 
+/// Each runtime whose containers run, and what is known of them.
+fn runtimes(survey: &Survey) -> Vec<Finding> {
+    let mut by_runtime: BTreeMap<Text, Vec<&(Membership, Read)>> = BTreeMap::new();
+    for one in survey.found.values() {
+        let runtime = match &one.1 {
+            Ok(container) => container.runtime.clone(),
+            Err(_) => one.0.runtime.into(),
+        };
+        by_runtime.entry(runtime).or_default().push(one);
+    }
+    let found = by_runtime.iter();
+    found
+        .map(|(runtime, containers)| of_runtime(runtime, containers))
+        .collect()
+}
+
+fn of_runtime(runtime: &str, containers: &[&(Membership, Read)]) -> Finding {
+    let feature = "containers' files";
+    let count = containers.len();
+    let unread = containers.iter().find_map(|(membership, read)| {
+        // Of some kinds nothing is ever read.
+        let error = read.as_ref().err().filter(|_| membership.has_files())?;
+        let reason = std::error::Error::source(error).map(ToString::to_string);
+        Some(format!("{error}: {}", reason.unwrap_or_default()))
+    });
+    if let Some(error) = unread {
+        let detail = format!(
+            "{runtime}: {count} run, known by their ids alone ({error}); see docs/containers.md"
+        );
+        return finding(feature, State::Missing, detail);
+    }
+    let mut lacking: BTreeSet<Text> = BTreeSet::new();
+    let mut sources: BTreeSet<Text> = BTreeSet::new();
+    for (membership, read) in containers {
+        let unknown = Container::unknown(membership);
+        let container = read.as_ref().unwrap_or(&unknown);
+        sources.insert(container.source.clone());
+        lacking.extend(
+            container
+                .record("running")
+                .not_delivered
+                .into_iter()
+                .flatten()
+                .map(|(column, _)| column),
+        );
+    }
+    let join = |texts: &BTreeSet<Text>| {
+        let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+        texts.join(", ")
+    };
+    let lacking = match lacking.is_empty() {
+        true => "all columns are delivered".to_owned(),
+        false => format!("not delivered: {}", join(&lacking)),
+    };
+    let detail = format!(
+        "{runtime}: {count} run, known by {}; {lacking}",
+        join(&sources)
+    );
+    finding(feature, State::Works, detail)
+}
+
 /// A process in namespaces of its own, in a cgroup that names no container, is probably in one that is not recognised.
-fn recognised(hierarchy: &Hierarchy) -> Finding {
+fn recognised(hierarchy: &Hierarchy, survey: &mut Survey) -> Finding {
     let feature = "containers recognised";
-    let strangers = scan::unrecognised(hierarchy);
+    let strangers = scan::unrecognised(hierarchy, |path| survey.membership(path).is_some());
     let Some(first) = strangers.first() else {
         return finding(
             feature,
@@ -61,7 +131,7 @@ fn recognised(hierarchy: &Hierarchy) -> Finding {
     };
     let detail = format!(
         "{} processes are in pid and mount namespaces of their own, and in a cgroup that names no container \
-         (process {} in {}): they are taken for the host's; a container's cgroup ends in 64 hexadecimal digits",
+         (process {} in {}): they are taken for the host's; docs/containers.md says how a container is recognised",
         strangers.len(),
         first.pid,
         first.cgroup,

@@ -1,7 +1,7 @@
 //! Which of several files is believed.
 
 use super::*;
-use crate::container::membership;
+use crate::container::Cgroups;
 
 const ID: &str = "5c6b211e993304259a9f74f38260548d165f3d89dcbb9287b19a14e9d942f195";
 
@@ -21,7 +21,7 @@ impl Host {
 
     fn read(&self, cgroup: &str, bundle: Option<&str>) -> Result<Container, FileError> {
         let request = Request {
-            membership: membership(cgroup).unwrap(),
+            membership: told(cgroup),
             bundle: bundle.map(PathBuf::from),
             pid_file: None,
             roots: vec!["/srv/tasks".into()],
@@ -29,6 +29,14 @@ impl Host {
         let sources = Sources::new(Path::new("/var/lib/docker"), &[]);
         sources.read(&Files::below(self.0.path()), &request)
     }
+}
+
+/// A cgroup that ends in a name is a container's that was announced.
+fn told(cgroup: &str) -> Membership {
+    let mut cgroups = Cgroups::default();
+    let name = cgroup.rsplit('/').next().unwrap();
+    cgroups.tell(cgroup, name, "other");
+    cgroups.membership(cgroup).unwrap()
 }
 
 const POD: &str = r#"{"process":{"args":["/app"]},"annotations":{"io.kubernetes.cri.container-type":"container",
@@ -119,13 +127,13 @@ fn hosts() -> Vec<(&'static str, Host, String)> {
             "linux":{{"namespaces":[{{"type":"pid"}},{{"type":"network"}}]}},"annotations":{annotations}}}"#
         )
     };
-    let of_bundle = |annotations: &str| {
+    let of_bundle = |id: &str, annotations: &str| {
         let host = Host::new();
         host.write(
-            &format!("/srv/tasks/{ID}/config.json"),
+            &format!("/srv/tasks/{id}/config.json"),
             &bundle(annotations),
         )
-        .write(&format!("/srv/tasks/{ID}/init.pid"), "17");
+        .write(&format!("/srv/tasks/{id}/init.pid"), "17");
         host
     };
     let docker = Host::new();
@@ -147,18 +155,25 @@ fn hosts() -> Vec<(&'static str, Host, String)> {
             &format!(r#"{{"Repositories":{{"app":{{"app:7":"{image}","app@sha256:{digest}":"{image}"}}}}}}"#),
         );
     let containerd = of_bundle(
+        ID,
         r#"{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.container-name":"app",
         "io.kubernetes.cri.image-name":"app:7","io.kubernetes.cri.sandbox-name":"p",
         "io.kubernetes.cri.sandbox-namespace":"n","io.kubernetes.cri.sandbox-uid":"u"}"#,
     );
-    let nerdctl = of_bundle(r#"{"nerdctl/namespace":"default","nerdctl/name":"web","team":"a"}"#);
-    let crio = of_bundle(&format!(
-        r#"{{"io.container.manager":"cri-o","io.kubernetes.cri-o.ContainerType":"container",
+    let nerdctl = of_bundle(
+        ID,
+        r#"{"nerdctl/namespace":"default","nerdctl/name":"web","team":"a"}"#,
+    );
+    let crio = of_bundle(
+        ID,
+        &format!(
+            r#"{{"io.container.manager":"cri-o","io.kubernetes.cri-o.ContainerType":"container",
         "io.kubernetes.cri-o.Image":"app:7","io.kubernetes.cri-o.ImageRef":"{digest}",
         "io.kubernetes.cri-o.ImageRepoDigests":"[\"app@sha256:{digest}\"]","io.kubernetes.cri-o.Created":"2026-11-24T00:10:24Z",
         "io.kubernetes.cri-o.Labels":"{{}}","io.kubernetes.container.name":"app","io.kubernetes.pod.name":"p",
         "io.kubernetes.pod.namespace":"n","io.kubernetes.pod.uid":"u"}}"#
-    ));
+        ),
+    );
     let podman = Host::new();
     let storage = "/var/lib/containers/storage/overlay-containers";
     podman
@@ -183,10 +198,14 @@ fn hosts() -> Vec<(&'static str, Host, String)> {
             other("cri-containerd-"),
         ),
         ("containerd, nerdctl", nerdctl, other("nerdctl-")),
-        ("containerd, ctr", of_bundle("{}"), other("cri-containerd-")),
+        (
+            "containerd, ctr",
+            of_bundle("web", "{}"),
+            "/default/web".to_owned(),
+        ),
         ("CRI-O", crio, other("crio-")),
         ("Podman", podman, other("libpod-")),
-        ("runc, crun", of_bundle("null"), other("")),
+        ("runc, crun", of_bundle("box", "null"), "/box".to_owned()),
     ]
 }
 
