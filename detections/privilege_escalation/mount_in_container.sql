@@ -6,7 +6,7 @@
 -- risk = 75
 -- attack = ["T1611"]
 -- false_positives = ["storage plug-ins (CSI), containers that run containers, and builders of images"]
--- blind_spots = ["what is mounted by the new calls (fsopen, fsconfig), which tell the kind apart from the place", "changes of mounts that are there (remount, propagation)", "mounts in a user namespace of the process's own look alike"]
+-- blind_spots = ["what is mounted by the new calls (fsopen, fsconfig), which tell the kind apart from the place", "changes of mounts that are there (remount, propagation)", "mounts in a user namespace of the process's own look alike", "attempts that fail for another reason than missing rights, such as a device that is not there"]
 -- references = ["https://attack.mitre.org/techniques/T1611/"]
 -- response = "If the host's disk or a control group was mounted, treat the host as taken. Take CAP_SYS_ADMIN away from the container."
 -- dedup = { key = ["program", "place"], period = "1h" }
