@@ -176,6 +176,9 @@ pub fn explain(folder: &Path) -> Result<Report, LoadError> {
                 let _ = writeln!(text, "  keeps     nothing: single events");
             }
         }
+        if let Some(asked) = &detection.asked {
+            let _ = writeln!(text, "  asks      {asked}");
+        }
         let dedup = &detection.header.dedup;
         if let Some(period) = dedup.period {
             let _ = writeln!(

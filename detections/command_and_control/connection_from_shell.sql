@@ -12,9 +12,9 @@
 -- dedup = { key = ["shell", "peer_ip"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS shell,
+  program AS shell,
   fd_sip AS peer_ip,
   fd_sport AS peer_port,
   fd_l4proto,
@@ -24,16 +24,15 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type = 'connect'
   AND fd_family IN ('ipv4', 'ipv6')
   -- Port 0: how a resolver asks the kernel which way a packet would go.
   AND fd_sport <> 0
   -- A name that is looked up at the runtime's own server.
   AND NOT (fd_sport = 53 AND starts_with(fd_sip, '127.'))
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
   -- The file, not the kernel's name of the process, which a program can change: a script's name is no shell's.
-  AND program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND program IN (SELECT name FROM shells)
+  AND coalesce(proc_stage, '') <> 'healthcheck'

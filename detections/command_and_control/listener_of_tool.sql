@@ -12,31 +12,30 @@
 -- dedup = { key = ["program", "port"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   fd_lip AS address,
   fd_lport AS port,
   proc_exepath,
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type = 'listen'
   AND evt_outcome = 'success'
   AND fd_family IN ('ipv4', 'ipv6')
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND coalesce(proc_stage, '') <> 'healthcheck'
   -- The container's own program.
   AND NOT (coalesce(proc_stage, '') = 'entrypoint' AND coalesce(proc_vpid, 0) = 1)
   AND (
-    program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM relays)
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM general_readers)
+    program IN (SELECT name FROM relays)
+    OR program IN (SELECT name FROM shells)
+    OR program IN (SELECT name FROM general_readers)
     OR (
-      regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+      regexp_like(program, '^(python|perl|ruby|node|php|lua)')
       AND (
         array_has_any(proc_args, make_array('-c', '-e', '-r', '-E', '-S', '-un', '-run'))
         OR regexp_like(array_to_string(proc_args, ' '), '(^| )-m (http\.server|SimpleHTTPServer|pyftpdlib)')

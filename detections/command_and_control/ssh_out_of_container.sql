@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "peer_ip", "peer_port"], period = "24h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   fd_sip AS peer_ip,
   fd_sport AS peer_port,
   evt_outcome,
@@ -23,13 +23,11 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type = 'connect'
   AND fd_family IN ('ipv4', 'ipv6')
-  AND program(proc_exepath, proc_exe, proc_args) IN ('ssh', 'dbclient', 'autossh', 'plink', 'sshuttle')
+  AND program IN ('ssh', 'dbclient', 'autossh', 'plink', 'sshuttle')
   AND coalesce(fd_sport, 0) NOT IN (0, 53)
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (fd_sport <> 22 OR regexp_like(array_to_string(proc_args, ' '), '(^| )-[a-zA-Z]*[RDLw]'))

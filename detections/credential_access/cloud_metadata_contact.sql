@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "peer_ip"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   fd_sip AS peer_ip,
   fd_sport AS peer_port,
   evt_outcome,
@@ -23,21 +23,20 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('connect', 'sendto', 'sendmsg')
   AND fd_sip IN ('169.254.169.254', '169.254.170.2', '169.254.170.23', '100.100.100.200', '192.0.0.192', '168.63.129.16', 'fd00:ec2::254', 'fd00:ec2::23')
   -- 53: some clouds answer for names there.
   AND coalesce(fd_sport, 0) <> 53
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND coalesce(proc_stage, '') <> 'healthcheck'
   AND (
-    program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM general_readers)
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM relays)
+    program IN (SELECT name FROM general_readers)
+    OR program IN (SELECT name FROM shells)
+    OR program IN (SELECT name FROM relays)
     OR (
-      regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+      regexp_like(program, '^(python|perl|ruby|node|php|lua)')
       AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
     )
   )

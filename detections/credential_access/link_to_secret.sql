@@ -12,9 +12,9 @@
 -- dedup = { key = ["source", "program"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fs_path_source, evt_args['dev']) AS source,
   coalesce(fs_path_target, fd_name) AS target,
   evt_type AS call,
@@ -22,13 +22,11 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('link', 'linkat', 'symlink', 'symlinkat', 'rename', 'renameat', 'renameat2', 'mount')
   AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     regexp_like(concat('/', fs_path_source), '/etc/(g?shadow([-~])?|sudoers|sudoers\.d/[^/]+|security/opasswd|krb5\.keytab|kubernetes/(admin|controller-manager|kubelet|scheduler|super-admin)\.conf|ssh/ssh_host_[a-z0-9]+_key)$|/\.ssh(/(id_[a-z0-9_]+|identity))?$|/\.(aws/credentials|docker/config\.json|kube/config|git-credentials|netrc|pgpass|my\.cnf)$|/proc/kcore$')
     OR (evt_type = 'mount' AND regexp_like(evt_args['dev'], '/etc/(g?shadow([-~])?|sudoers|sudoers\.d/[^/]+|security/opasswd|krb5\.keytab|kubernetes/(admin|controller-manager|kubelet|scheduler|super-admin)\.conf|ssh/ssh_host_[a-z0-9]+_key)$|/\.ssh(/(id_[a-z0-9_]+|identity))?$|/\.(aws/credentials|docker/config\.json|kube/config|git-credentials|netrc|pgpass|my\.cnf)$|/proc/kcore$'))
@@ -37,4 +35,4 @@ WHERE evt_type IN ('link', 'linkat', 'symlink', 'symlinkat', 'rename', 'renameat
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
   AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
   -- Tools for accounts keep the old file so.
-  AND coalesce(program(proc_exepath, proc_exe, proc_args), '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
+  AND coalesce(program, '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')

@@ -12,23 +12,20 @@
 -- dedup = { key = ["proc_cmdline"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   proc_args,
   proc_skey,
   proc_exepath,
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM search_programs)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+FROM container_execs
+WHERE program IN (SELECT name FROM search_programs)
+  AND coalesce(proc_stage, '') <> 'healthcheck'
   AND regexp_like(
     array_to_string(proc_args, ' '),
     'id_(rsa|dsa|ecdsa|ed25519)|\.ppk|\.kdbx|\.p12|\.pfx|\.aws|(aws|azure|gcp|google)_[a-z_]*(secret|key|credential)|\bA[KS]IA|credentials|\.git-credentials|\.kube/config|\.pgpass|\.htpasswd|wp-config|PRIVATE|(?i)passw|secret|api[_-]?key|access[_-]?token'
@@ -37,9 +34,9 @@ WHERE evt_type IN ('execve', 'execveat')
   AND (
     regexp_like(array_to_string(proc_args, ' '), '(^| )(/|/(home|root|etc|var|opt|srv|mnt|host|usr|proc|app|data|run|tmp)[^ ]*|~[^ ]*|\.)( |$)')
     AND (
-      program(proc_exepath, proc_exe, proc_args) IN ('find', 'fd', 'rg', 'ag', 'ack')
+      program IN ('find', 'fd', 'rg', 'ag', 'ack')
       OR regexp_like(array_to_string(proc_args, ' '), '(^| )(-[a-zA-Z]*[rR][a-zA-Z]*|--(dereference-)?recursive)( |$)')
     )
-    OR program(proc_exepath, proc_exe, proc_args) IN ('locate', 'plocate', 'mlocate')
+    OR program IN ('locate', 'plocate', 'mlocate')
   )
   AND NOT coalesce(array_has_any(proc_aexepath, (SELECT array_agg(path) FROM package_manager_files)), false)

@@ -23,9 +23,9 @@
 -- dedup = { key = ["program", "proc_key"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   proc_key,
   -- As the container knows it, and as the host does.
   CASE WHEN fd_host_name <> fd_name THEN concat(fd_name, ' (', fd_host_name, ' of the host)') ELSE fd_name END AS file,
@@ -36,14 +36,12 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2')
   AND evt_is_open_read
   AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     -- Below any root: a mount of the host's at /mnt/host/etc/shadow is no less.
     (
@@ -54,14 +52,14 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
       -- What a package manager runs to set a package up.
       AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
       AND NOT (
-        coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
+        coalesce(program, '') IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
         AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/openssh|/ssh|/systemd)?)/[^/]+$')
       )
     )
     OR (
       regexp_like(concat(fd_name, ' ', fd_host_name), '/\.ssh/(id_[a-z0-9_]+|identity)( |$)|/etc/ssh/ssh_host_[a-z0-9]+_key( |$)')
       AND NOT (
-        coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers WHERE reads = 'keys')
+        coalesce(program, '') IN (SELECT name FROM credential_readers WHERE reads = 'keys')
         AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/openssh|/ssh)?)/[^/]+$')
       )
     )
@@ -72,14 +70,14 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
         '/\.(aws/credentials|docker/config\.json|kube/config|git-credentials|netrc|pgpass|my\.cnf|npmrc|pypirc|azure/[^ ]*[Tt]oken[^ ]*|config/gcloud/[^ ]*(credentials|tokens)[^ ]*|ssh/authorized_keys2?)( |$)|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history( |$)|(^| )(/var)?/run/secrets/kubernetes\.io/[^ ]+|(^| )/etc/ssl/private/[^ ]+|/proc/[0-9]+/(task/[0-9]+/)?environ( |$)'
       )
       AND (
-        coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM general_readers)
+        coalesce(program, '') IN (SELECT name FROM general_readers)
         OR (
-          regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+          regexp_like(program, '^(python|perl|ruby|node|php|lua)')
           AND (array_has_any(proc_args, make_array('-c', '-e', '-r', '-E')) OR regexp_like(fd_name, '^/proc/[0-9]+/(task/[0-9]+/)?environ$'))
         )
         -- A shell reads its own history when it starts.
         OR (
-          program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
+          program IN (SELECT name FROM shells)
           AND NOT regexp_like(fd_name, '_history$')
         )
       )

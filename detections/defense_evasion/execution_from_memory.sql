@@ -13,7 +13,7 @@
 -- dedup = { key = ["what"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
   -- The file where it is told, so that an interpreter and the script that it opens are one alert.
   CASE
@@ -31,12 +31,10 @@ SELECT
   proc_cwd,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2')
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     (
       evt_type IN ('execve', 'execveat')
@@ -47,8 +45,8 @@ WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2')
         OR (
           -- A script, or a program handed to the loader: the first of its arguments that is a path.
           (
-            program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
-            OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM script_runners)
+            program IN (SELECT name FROM shells)
+            OR program IN (SELECT name FROM script_runners)
             OR regexp_like(proc_exepath, '/(python[0-9.]+|ld-[^/]*\.so[^/]*|ld-musl[^/]*|ld\.so)$')
           )
           AND (
@@ -77,8 +75,8 @@ WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2')
       AND evt_outcome = 'success'
       AND regexp_like(fd_name, '^(/dev/shm/.|/run/shm/.|/?memfd:)')
       AND (
-        program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
-        OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM script_runners)
+        program IN (SELECT name FROM shells)
+        OR program IN (SELECT name FROM script_runners)
         OR regexp_like(proc_exepath, '/(python[0-9.]+|ld-[^/]*\.so[^/]*|ld-musl[^/]*|ld\.so)$')
         OR regexp_like(fd_name, '\.so(\.[0-9.]+)?$')
       )

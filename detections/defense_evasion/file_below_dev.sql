@@ -12,9 +12,9 @@
 -- dedup = { key = ["file"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   fd_name AS file,
   evt_type AS call,
   fd_flags,
@@ -22,13 +22,11 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'mkdir', 'mkdirat')
   AND starts_with(fd_name, '/dev/')
   AND evt_outcome = 'success'
   AND (evt_type IN ('creat', 'mkdir', 'mkdirat') OR (evt_is_open_create AND fd_type = 'file'))
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND NOT regexp_like(fd_name, '^/dev/(shm|mqueue|hugepages|pts|net|mapper|disk|input|null|stdout|stderr|fd|tty|log)(/|$)')

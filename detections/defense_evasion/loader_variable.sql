@@ -12,23 +12,21 @@
 -- dedup = { key = ["variable"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce('LD_PRELOAD=' || proc_env['LD_PRELOAD'], 'LD_AUDIT=' || proc_env['LD_AUDIT'], 'GLIBC_TUNABLES=' || proc_env['GLIBC_TUNABLES'], 'LD_LIBRARY_PATH=' || proc_env['LD_LIBRARY_PATH']) AS variable,
   proc_skey,
   proc_exepath,
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('execve', 'execveat')
   AND proc_env IS NOT NULL
   AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     regexp_like(concat(proc_env['LD_PRELOAD'], ':', proc_env['LD_AUDIT']), '(^|[: ])((/var)?/tmp/|/dev/|/run/shm/|/proc/|/?memfd:)')
     OR regexp_like(proc_env['LD_LIBRARY_PATH'], '(^|:)(/dev/shm|/proc/)')

@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "peer_ip", "peer_port"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   fd_sip AS peer_ip,
   fd_sport AS peer_port,
   evt_outcome,
@@ -23,19 +23,18 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type = 'connect'
   AND fd_sport IN (2375, 2376, 2379, 2380, 4194, 6443, 8001, 8200, 8500, 10248, 10250, 10255, 10256, 10257, 10259, 16443)
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND coalesce(proc_stage, '') <> 'healthcheck'
   AND (
-    program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM general_readers)
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM relays)
+    program IN (SELECT name FROM general_readers)
+    OR program IN (SELECT name FROM shells)
+    OR program IN (SELECT name FROM relays)
     OR (
-      regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+      regexp_like(program, '^(python|perl|ruby|node|php|lua)')
       AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
     )
   )

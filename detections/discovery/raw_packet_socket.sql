@@ -12,9 +12,9 @@
 -- dedup = { key = ["program"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   evt_args['domain'] AS domain,
   evt_args['type'] AS type,
   evt_args['proto'] AS proto,
@@ -22,9 +22,9 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type = 'socket'
   AND evt_outcome = 'success'
   AND (
@@ -35,5 +35,3 @@ WHERE evt_type = 'socket'
       AND evt_args['proto'] NOT IN ('1', '58')
     )
   )
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'

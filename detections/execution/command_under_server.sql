@@ -12,9 +12,9 @@
 -- dedup = { key = ["server", "program"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   proc_pname AS server,
   proc_pexepath,
   proc_args,
@@ -22,26 +22,23 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND (
+FROM container_execs
+WHERE (
     proc_pname IN (SELECT name FROM servers)
     OR regexp_replace(proc_pexepath, '^.*/', '') IN (SELECT name FROM servers)
     OR regexp_like(proc_pname, '^php-(fpm|cgi)|^lsphp')
   )
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND coalesce(proc_stage, '') <> 'healthcheck'
   -- A new database asks for the system's languages.
   AND coalesce(proc_cmdline, '') <> 'sh -c locale -a'
   AND (
-    (program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells) AND regexp_like(array_to_string(proc_args, ' '), '(^| )-[a-zA-Z]*c( |$)'))
+    (program IN (SELECT name FROM shells) AND regexp_like(array_to_string(proc_args, ' '), '(^| )-[a-zA-Z]*c( |$)'))
     OR (
-      regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+      regexp_like(program, '^(python|perl|ruby|node|php|lua)')
       AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
     )
-    OR program(proc_exepath, proc_exe, proc_args) IN ('curl', 'wget', 'id', 'whoami', 'uname', 'busybox', 'base64')
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM relays)
+    OR program IN ('curl', 'wget', 'id', 'whoami', 'uname', 'busybox', 'base64')
+    OR program IN (SELECT name FROM relays)
   )

@@ -12,7 +12,7 @@
 -- dedup = { key = ["proc_exepath"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
   proc_exepath,
   proc_exe_from,
@@ -23,14 +23,10 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
-  AND (
+FROM container_execs
+WHERE (
     proc_exe_from = 'upper'
     -- The inode's own time of change, which no program can set back.
     -- Runtimes say the start a moment after the first process has begun, and what is said comes later still.

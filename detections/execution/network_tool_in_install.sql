@@ -12,20 +12,16 @@
 -- dedup = { key = ["proc_cmdline"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   proc_acmdline,
   proc_exepath,
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND program(proc_exepath, proc_exe, proc_args) IN ('curl', 'wget', 'nc', 'ncat', 'netcat', 'socat', 'telnet', 'ssh', 'scp', 'sftp', 'ftp', 'tftp', 'dig', 'nslookup', 'host')
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
+FROM container_execs
+WHERE program IN ('curl', 'wget', 'nc', 'ncat', 'netcat', 'socat', 'telnet', 'ssh', 'scp', 'sftp', 'ftp', 'tftp', 'dig', 'nslookup', 'host')
   AND regexp_like(array_to_string(proc_acmdline, ' | '), '(^|[/ ])(npm|npm-cli\.js|npx|yarn|yarn\.js|pnpm|pip[0-9.]*|pipx|gem[0-9.]*|cargo|composer|bun|poetry|uv)( -\S+)* (install|ci|i|add|require|update|upgrade|build|exec)( |$)')

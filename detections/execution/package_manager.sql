@@ -12,18 +12,18 @@
 -- dedup = { key = ["proc_skey"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
   -- pip and npm are scripts: the file that runs is their interpreter, the kernel's name is theirs.
   CASE
     WHEN evt_type IN ('execve', 'execveat')
-      AND regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|node|ruby|perl|php|lua)|^(a|ba|da|k)?sh$')
+      AND regexp_like(program, '^(python|node|ruby|perl|php|lua)|^(a|ba|da|k)?sh$')
       THEN proc_name
-    ELSE program(proc_exepath, proc_exe, proc_args)
+    ELSE program
   END AS program,
   CASE
     WHEN evt_type IN ('execve', 'execveat') THEN concat('package manager ', proc_name, ' runs')
-    ELSE concat(program(proc_exepath, proc_exe, proc_args), ', which is none of the package managers, changes ', fd_name)
+    ELSE concat(program, ', which is none of the package managers, changes ', fd_name)
   END AS act,
   fd_name AS database_file,
   proc_exepath,
@@ -31,18 +31,17 @@ SELECT
   proc_pname,
   proc_skey,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2', 'creat')
   AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND coalesce(proc_stage, '') <> 'healthcheck'
   AND (
     (
       evt_type IN ('execve', 'execveat')
       AND (
-        program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM package_managers)
+        program IN (SELECT name FROM package_managers)
         OR proc_name IN (SELECT name FROM package_managers)
         -- Package managers of languages also run programs and tests: only what brings in code counts.
         OR (
@@ -52,7 +51,7 @@ WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2', 'creat')
           )
           AND (
             regexp_like(proc_name, '^(pip[0-9.]*|pipx|npm|yarn|pnpm|gem[0-9.]*|cpanm?|conda|mamba|cargo|composer|luarocks|easy_install|uv|bun|go|poetry|pipenv)$')
-            OR regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|node|ruby|perl|php|lua)')
+            OR regexp_like(program, '^(python|node|ruby|perl|php|lua)')
           )
         )
       )

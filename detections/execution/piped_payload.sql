@@ -12,24 +12,21 @@
 -- dedup = { key = ["proc_cmdline"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   proc_skey,
   proc_exepath,
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+FROM container_execs
+WHERE coalesce(proc_stage, '') <> 'healthcheck'
   AND (
     (
-      program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
+      program IN (SELECT name FROM shells)
       AND proc_cmdline LIKE '% -%c %'
       AND regexp_like(
         proc_cmdline,
@@ -37,7 +34,7 @@ WHERE evt_type IN ('execve', 'execveat')
       )
     )
     OR (
-      regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+      regexp_like(program, '^(python|perl|ruby|node|php|lua)')
       AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
       AND regexp_like(proc_cmdline, '(exec|eval|system|popen|assert|Function)\b.*(b64decode|decode_base64|base64_decode|atob|unpack|fromhex|urlopen|file_get_contents|unhexlify)')
     )

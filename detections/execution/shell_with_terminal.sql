@@ -12,9 +12,9 @@
 -- dedup = { key = ["proc_skey", "proc_sid"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS shell,
+  program AS shell,
   proc_exepath,
   proc_cmdline,
   proc_pname,
@@ -22,23 +22,20 @@ SELECT
   proc_tty,
   proc_sid,
   proc_skey,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND (
-    program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
+FROM container_execs
+WHERE (
+    program IN (SELECT name FROM shells)
     OR proc_name IN (SELECT name FROM shells)
     OR (
       coalesce(proc_stage, '') <> 'entrypoint'
-      AND (program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM script_runners) OR regexp_like(program(proc_exepath, proc_exe, proc_args), '^python[0-9.]+$'))
+      AND (program IN (SELECT name FROM script_runners) OR regexp_like(program, '^python[0-9.]+$'))
       AND NOT coalesce(regexp_like(array_to_string(proc_args, ' '), '(^| )[^- ]|(^| )-[a-zA-Z]*[cem]'), false)
     )
   )
   AND (proc_tty <> 0 OR proc_stdin_type = 'tty' OR proc_stdout_type = 'tty' OR proc_stderr_type = 'tty')
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND coalesce(proc_stage, '') <> 'healthcheck'
   -- The container's own program and what it starts: an interactive shell, or the -c of the container's command,
   -- not an entrypoint's script that happens to have the terminal of docker run -t.
   AND (

@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "proc_key"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   fd_name AS peer,
   fd_num,
   evt_type AS call,
@@ -23,17 +23,16 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('dup', 'dup2', 'dup3', 'fcntl')
   AND fd_num = 0
   AND fd_family IN ('ipv4', 'ipv6')
   AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
+  AND coalesce(proc_stage, '') <> 'healthcheck'
   AND (
-    program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM script_runners)
-    OR regexp_like(program(proc_exepath, proc_exe, proc_args), '^python[0-9.]+$')
+    program IN (SELECT name FROM shells)
+    OR program IN (SELECT name FROM script_runners)
+    OR regexp_like(program, '^python[0-9.]+$')
   )

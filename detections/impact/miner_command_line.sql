@@ -12,22 +12,18 @@
 -- dedup = { key = ["program"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   proc_exe_from,
   proc_exe_sha256,
   proc_exepath,
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND regexp_like(proc_cmdline, 'stratum2?\+?(tcp|udp|ssl|tls)?://|--donate-level|--randomx-|--cpu-max-threads-hint|--nicehash|--(algo|coin)[= ](rx|cn|randomx|cryptonight|argon2|kawpow|ethash|monero|xmr)')
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
+FROM container_execs
+WHERE regexp_like(proc_cmdline, 'stratum2?\+?(tcp|udp|ssl|tls)?://|--donate-level|--randomx-|--cpu-max-threads-hint|--nicehash|--(algo|coin)[= ](rx|cn|randomx|cryptonight|argon2|kawpow|ethash|monero|xmr)')
   -- Who looks for the word mines nothing.
-  AND coalesce(program(proc_exepath, proc_exe, proc_args), '') NOT IN (SELECT name FROM search_programs)
+  AND coalesce(program, '') NOT IN (SELECT name FROM search_programs)

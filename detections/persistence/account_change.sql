@@ -12,9 +12,9 @@
 -- dedup = { key = ["file", "program"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fs_path_target, fd_name) AS file,
   evt_type AS call,
   fs_path_source,
@@ -23,14 +23,12 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'truncate')
   AND evt_outcome = 'success'
   AND (evt_is_open_write OR evt_type IN ('rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'truncate'))
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     regexp_like(fd_name, '^/etc/(passwd|shadow|group|gshadow|sudoers|sudoers\.d/[^/]+|pam\.d/[^/]+|security/[^/]+|ssh/sshd_config(\.d/[^/]+)?|login\.access|hosts\.equiv)$|^/(root|(home|var|srv|opt|usr)/.+|[^/]+)/\.(ssh/(authorized_keys2?|rc|environment)|rhosts|shosts|k5login)$')
     OR regexp_like(fs_path_target, '^/etc/(passwd|shadow|group|gshadow|sudoers|sudoers\.d/[^/]+|pam\.d/[^/]+|security/[^/]+|ssh/sshd_config(\.d/[^/]+)?|login\.access|hosts\.equiv)$|^/(root|(home|var|srv|opt|usr)/.+|[^/]+)/\.(ssh/(authorized_keys2?|rc|environment)|rhosts|shosts|k5login)$')
@@ -44,6 +42,6 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
   AND NOT (
     coalesce(proc_stage, '') = 'entrypoint'
     AND coalesce(ts < container_start_ts + INTERVAL '1 minute', container_name IS NOT NULL)
-    AND coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
+    AND coalesce(program, '') IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
     AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?s?bin/[^/]+$')
   )

@@ -12,9 +12,9 @@
 -- dedup = { key = ["file", "program"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fs_path_target, fd_name) AS file,
   evt_type AS call,
   fs_path_source,
@@ -23,14 +23,12 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'truncate')
   AND evt_outcome = 'success'
   AND (evt_is_open_write OR evt_type IN ('rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'truncate'))
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     regexp_like(fd_name, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|^/(root|(home|var|srv|opt|usr)/.+|etc/skel)/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|^/(usr|opt|home|root)/.+/(site|user)customize\.py$')
     OR regexp_like(fs_path_target, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|^/(root|(home|var|srv|opt|usr)/.+|etc/skel)/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|^/(usr|opt|home|root)/.+/(site|user)customize\.py$')
@@ -41,4 +39,4 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
   -- A step of docker build.
   AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
   -- A new user's folder is filled from /etc/skel.
-  AND coalesce(program(proc_exepath, proc_exe, proc_args), '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
+  AND coalesce(program, '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')

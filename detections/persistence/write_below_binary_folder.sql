@@ -12,9 +12,9 @@
 -- dedup = { key = ["file"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fs_path_target, fd_name) AS file,
   evt_type AS call,
   fs_path_source,
@@ -24,9 +24,9 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'unlink', 'unlinkat', 'truncate', 'mkdir', 'mkdirat')
   AND (
     evt_is_open_write
@@ -34,8 +34,6 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
     OR evt_type IN ('rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'unlink', 'unlinkat', 'truncate', 'mkdir', 'mkdirat')
   )
   AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     regexp_like(fd_name, '^(/usr)?(/local)?/s?bin/.')
     OR regexp_like(fd_host_name, '^(/usr)?(/local)?/s?bin/.')

@@ -16,9 +16,9 @@
 -- dedup = { key = ["program", "device"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fd_name, evt_args['dev']) AS device,
   evt_type AS call,
   evt_args['dev'] AS number,
@@ -30,13 +30,11 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'mknod', 'mknodat')
   AND (evt_outcome = 'success' OR evt_res IN ('EPERM', 'EACCES'))
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     (evt_type IN ('open', 'openat', 'openat2') AND starts_with(fd_name, '/dev/') AND regexp_like(fd_name, '^/dev/((sd|hd|vd|xvd)[a-z]+[0-9]*|(nvme[0-9]+n|mmcblk)[0-9]+(p[0-9]+)?|(dm-|md)[0-9]+|mapper/[^/]+|k?mem|port)$'))
     OR (

@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "place"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(evt_args['dev'], fs_path_source, evt_type) AS what,
   coalesce(fd_name, fs_path_target) AS place,
   evt_args['type'] AS kind,
@@ -26,13 +26,11 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('mount', 'move_mount')
   AND (evt_outcome = 'success' OR evt_res IN ('EPERM', 'EACCES'))
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND NOT coalesce(regexp_like(evt_args['flags'], 'MS_(REMOUNT|PRIVATE|SLAVE|SHARED|UNBINDABLE)'), false)
   -- Containers in a container.
   AND coalesce(proc_name, '') NOT IN (SELECT name FROM runtimes)

@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "how"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(evt_args['request'], fd_name, evt_type) AS how,
   coalesce(evt_args['pid'], evt_args['target_fd']) AS target,
   evt_outcome,
@@ -23,9 +23,9 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('ptrace', 'process_vm_readv', 'process_vm_writev', 'pidfd_getfd', 'open', 'openat', 'openat2', 'creat')
   AND (
     (evt_type = 'ptrace' AND evt_args['request'] IN ('PTRACE_ATTACH', 'PTRACE_SEIZE', 'PTRACE_POKETEXT', 'PTRACE_POKEDATA', 'PTRACE_SETREGS', 'PTRACE_SETREGSET'))
@@ -33,7 +33,5 @@ WHERE evt_type IN ('ptrace', 'process_vm_readv', 'process_vm_writev', 'pidfd_get
     OR (evt_is_open_write AND regexp_like(fd_name, '^/proc/[0-9]+/(task/[0-9]+/)?mem$'))
   )
   AND (evt_outcome = 'success' OR evt_res IN ('EPERM', 'EACCES'))
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   -- A process may write to itself.
   AND fd_name IS DISTINCT FROM concat('/proc/', CAST(proc_vpid AS VARCHAR), '/mem')

@@ -12,9 +12,9 @@
 -- dedup = { key = ["place"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fd_name, fs_path_source) AS place,
   fd_nameraw,
   container_privileged,
@@ -22,17 +22,15 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('chroot', 'pivot_root')
   AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND coalesce(proc_name, '') NOT IN (SELECT name FROM runtimes)
   AND (
-    program(proc_exepath, proc_exe, proc_args) IN ('chroot', 'unshare', 'nsenter', 'setpriv', 'switch_root', 'pivot_root')
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM script_runners)
-    OR regexp_like(program(proc_exepath, proc_exe, proc_args), '^python[0-9.]+$')
+    program IN ('chroot', 'unshare', 'nsenter', 'setpriv', 'switch_root', 'pivot_root')
+    OR program IN (SELECT name FROM script_runners)
+    OR regexp_like(program, '^python[0-9.]+$')
     OR regexp_like(concat(fd_name, ' ', fd_nameraw), '(^| )(/proc/[0-9]+/root|(/mnt|/media)?/(host|rootfs|hostfs|host-root|node|mnt)/?( |$))')
   )

@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "parent_uid"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   proc_auid[1] AS parent_uid,
   proc_exe_from,
   proc_exe_ino_ctime,
@@ -24,15 +24,13 @@ SELECT
   proc_pname,
   proc_stage,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('execve', 'execveat', 'setuid', 'setreuid', 'setresuid')
   AND evt_outcome = 'success'
   AND user_host_uid = 0
   AND proc_auid[1] IS NOT NULL
   AND proc_auid[1] <> 0
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND NOT (
-    coalesce(program(proc_exepath, proc_exe, proc_args), '') IN (SELECT name FROM setuid_programs)
+    coalesce(program, '') IN (SELECT name FROM setuid_programs)
     AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/[^/]+)?)/[^/]+$')
   )

@@ -12,9 +12,9 @@
 -- dedup = { key = ["given"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fd_nameraw, fd_name) AS given,
   fd_name AS file,
   fd_host_name,
@@ -24,13 +24,11 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat')
   AND evt_is_open_write
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     regexp_like(coalesce(fd_nameraw, fd_name), '^/proc/(self|thread-self|[0-9]+)/exe$')
     OR regexp_like(fd_host_name, '/(runc|crun|youki|containerd-shim[^/]*|docker-init)$')

@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "socket"], period = "24h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   fd_name AS socket,
   evt_outcome,
   evt_res,
@@ -22,12 +22,10 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type = 'connect'
   AND fd_family = 'unix'
   AND (evt_outcome <> 'failed' OR evt_res IN ('EACCES', 'EPERM'))
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND regexp_like(fd_name, '/(docker|containerd|containerd\.sock|crio|cri-dockerd|podman|buildkitd|k3s/containerd/containerd)\.sock(\.ttrpc)?$')

@@ -14,10 +14,10 @@ SELECT
   host_name,
   container_id,
   container_origin_id,
-  CASE WHEN container_id = 'host' THEN container_origin_id ELSE coalesce(container_name, container_id) END AS container,
+  CASE WHEN container_id = 'host' THEN container_origin_id ELSE container END AS container,
   container_image,
   container_privileged,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fd_host_name, fd_name) AS file,
   CASE
     WHEN fd_host_name IS NOT NULL THEN concat(fd_host_name, ' of the host')
@@ -31,14 +31,12 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat')
   AND (evt_is_open_write OR evt_is_open_create)
   AND evt_outcome = 'success'
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND (
     -- In the host's own tree of files: any file. Devices and the kernel's files come below.
     (

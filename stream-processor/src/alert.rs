@@ -15,6 +15,7 @@ use crate::window::{Overflow, Word};
 pub(crate) mod health;
 pub(crate) mod size;
 
+const SECOND_NS: i64 = 1_000_000_000;
 /// An event older than this when the broker appends it makes its alerts `delayed`, nanoseconds.
 const DELAYED_AFTER_NS: i64 = 60_000_000_000;
 
@@ -125,6 +126,7 @@ pub(crate) fn build(
     occasion: Occasion,
 ) -> Alert {
     Alert {
+        related: related(event),
         event_ts: event.ts,
         ingest_ts: origin.ingest_ts_ns,
         host_id: event.host_id.clone(),
@@ -430,6 +432,13 @@ pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a str>, bytes: usize)
         hash.update(part.as_bytes());
     }
     hex(&hash.finalize()[..bytes])
+}
+
+/// What the alerts of what one process did at once have in common: 16 hexadecimal digits over host, process and whole second.
+fn related(event: &Event) -> Option<Text> {
+    let second = event.ts.div_euclid(SECOND_NS).to_string();
+    let parts = [&*event.host_id, &*event.proc_key, &*second];
+    (!event.proc_key.is_empty()).then(|| digest(parts, 8).into())
 }
 
 /// The process that did it; none on rows that have no process.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <tactic>/<name>.sql ─► sql_file ─► header ─┐
+//! views/<name>.sql ────► views ─► put in ────┤
 //! lists/<name>.csv ────► lists ──► session ─► check ─► plan ─┬─► filter
 //!                                                            ├─► general
 //!                                                            └─► windowed
@@ -49,6 +50,7 @@ mod shared;
 mod sql_file;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod views;
 pub(crate) mod window;
 pub(crate) mod windowed;
 
@@ -65,6 +67,7 @@ use memory::Memory;
 use plan::Plan;
 use session::{LOAD_TIME_MAX, Session, column_names};
 pub(crate) use sql_file::Fault;
+use views::{Views, detection_files};
 
 /// Folder of the lists, below the detections' folder.
 const LISTS_FOLDER: &str = "lists";
@@ -79,7 +82,9 @@ pub struct Detection {
     pub file: PathBuf,
     /// Line of its query, from 1.
     pub query_line: usize,
-    /// The first 16 hexadecimal digits of the SHA-256 of its file.
+    /// Its query with its views put in; none where it names none.
+    pub asked: Option<String>,
+    /// The first 16 hexadecimal digits of the SHA-256 of its file, and of the views that it names.
     pub content_hash: String,
     /// What it says of itself.
     pub header: Header,
@@ -241,8 +246,7 @@ impl DetectionSet {
         if lists_folder.is_dir() {
             find_files(&lists_folder, "csv", &mut list_files)?;
         }
-        let mut files = Vec::new();
-        find_files(folder, "sql", &mut files)?;
+        let files = detection_files(folder)?;
         if files.is_empty() {
             return Err(LoadError::Empty {
                 folder: folder.to_owned(),
@@ -253,7 +257,8 @@ impl DetectionSet {
             mut refused,
             warnings: list_warnings,
         } = lists::load(&list_files);
-        let loader = Loader::new(folder, lists)?;
+        let (loader, refused_views) = Loader::new(folder, lists)?;
+        refused.extend(refused_views);
         let mut detections: Vec<Detection> = Vec::new();
         for (file, loaded) in loader.load_all(files)? {
             match loaded {
@@ -348,6 +353,7 @@ struct Loader<'a> {
     folder: &'a Path,
     events: SchemaRef,
     lists: Lists,
+    views: Views,
     session: Session,
     runtime: Arc<Runtime>,
     memory: Memory,
@@ -360,7 +366,8 @@ type Loaded = (PathBuf, Result<Detection, Fault>);
 const STACK_BYTES: usize = 256 << 20;
 
 impl<'a> Loader<'a> {
-    fn new(folder: &'a Path, lists: Lists) -> Result<Self, LoadError> {
+    /// What loads the files of a folder, and the views that are refused.
+    fn new(folder: &'a Path, lists: Lists) -> Result<(Self, Vec<Refusal>), LoadError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -371,14 +378,17 @@ impl<'a> Loader<'a> {
         let table = Arc::new(EmptyTable::new(Arc::clone(&events)));
         let session = Session::new(table, &lists, Arc::clone(&runtime), &memory)
             .map_err(LoadError::Engine)?;
-        Ok(Self {
+        let (views, refused) = Views::load(folder, &session, &column_names(&events), &lists)?;
+        let loader = Self {
             folder,
             events,
             lists,
+            views,
             session,
             runtime,
             memory,
-        })
+        };
+        Ok((loader, refused))
     }
 
     /// Loads files, on a stack that is large enough for any of them.
@@ -419,17 +429,18 @@ impl<'a> Loader<'a> {
 
     fn load_file(&self, file: &Path) -> Result<Detection, Fault> {
         let (tactic, id) = self.name(file)?;
-        let text = fs::read_to_string(file).map_err(|error| {
-            Fault::new(
-                1,
-                format!("could not read the file: {error}"),
-                "make it a readable UTF-8 file",
-            )
-        })?;
-        let sql_file = SqlFile::parse(&text);
+        let sql_file = views::read_file(file)?;
         let header = Header::parse(&sql_file)?;
         let columns = column_names(&self.events);
-        let check = |session: &Session| check::plan(session, &sql_file, &columns, &self.lists);
+        let mut statement = check::one_select(&sql_file)?;
+        let put_in = self.views.put_in(&mut statement, &sql_file)?;
+        let asked = put_in.text(&statement);
+        let known = check::Known {
+            columns: &columns,
+            lists: &self.lists,
+            views: &self.views,
+        };
+        let check = |session: &Session| check::plan(session, &sql_file, statement.clone(), &known);
         let checked = check(&self.session)?;
         let result = Arc::clone(checked.schema());
         let names = result.fields().iter().map(|field| field.name().clone());
@@ -461,12 +472,13 @@ impl<'a> Loader<'a> {
         let plan = Plan::try_new(&self.session, inlined, &source, &ground, replan)?;
         let times = times(&result, &plan);
         let reads_line = header::line_of_key(&sql_file.header, "reads");
-        let content_hash = sql_file.content_hash;
+        let content_hash = self.views.content_hash(&sql_file, &put_in);
         Ok(Detection {
             id,
             tactic,
             file: file.to_owned(),
             query_line: sql_file.query_line,
+            asked,
             content_hash,
             header,
             outputs,

@@ -36,6 +36,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::decode::{Decoder, InputRecord, events_schema};
+use crate::detect::views::Views;
 use crate::detect::{LoadError, hex};
 
 mod compare;
@@ -209,8 +210,7 @@ impl Oracle {
     /// # Errors
     /// When a file of the folder cannot be used.
     pub fn load(folder: &Path) -> Result<Self, OracleError> {
-        let mut files = Vec::new();
-        crate::detect::find_files(folder, "sql", &mut files)?;
+        let files = crate::detect::views::detection_files(folder)?;
         Self::load_files(folder, files.iter().map(PathBuf::as_path))
     }
 
@@ -225,10 +225,12 @@ impl Oracle {
         files: impl IntoIterator<Item = &'a Path>,
     ) -> Result<Self, OracleError> {
         let lists = query::lists(folder)?;
+        let views =
+            Views::read(folder).map_err(|(file, reason)| OracleError::File { file, reason })?;
         let events = events_schema();
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime: Arc<Runtime> = Arc::new(runtime.map_err(LoadError::Runtime)?);
-        let load = |file: &Path| Query::load(file, &lists, &events, &runtime);
+        let load = |file: &Path| Query::load(file, &lists, &views, &events, &runtime);
         let queries = files.into_iter().map(load);
         let mut queries = queries.collect::<Result<Vec<_>, _>>()?;
         queries.sort_by(|left, right| left.detection_id.cmp(&right.detection_id));

@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::ast;
 use super::lists::Lists;
 use super::session::{EVENTS, Session};
 use super::sql_file::{Fault, SqlFile, nearest};
+use super::views::Views;
 use super::window::{find_scan, names_window, spec_of};
 
 mod lists;
@@ -25,23 +26,32 @@ const DEPTH_MAX: usize = 400;
 /// What to write instead of a query that would need memory without bound.
 const USE_A_WINDOW: &str = "put the condition into WHERE, or count over a window: FROM tumble(events, INTERVAL '1 minute') ... GROUP BY window_start, window_end, container_id";
 
-/// Parses and plans a file's query, and refuses what needs memory without bound or would not say the same again.
-pub(crate) fn plan(
+/// What a query may name.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// The columns of events.
+    pub columns: &'a [&'a str],
+    pub lists: &'a Lists,
+    pub views: &'a Views,
+}
+
+/// Plans a file's query, parsed and with its views put in, and refuses what needs memory without bound or would not say the
+/// same again.
+pub(super) fn plan(
     session: &Session,
     file: &SqlFile,
-    columns: &[&str],
-    tables: &Lists,
+    statement: Statement,
+    known: &Known<'_>,
 ) -> Result<LogicalPlan, Fault> {
+    let Known {
+        columns,
+        lists: tables,
+        views,
+    } = *known;
     let names: Vec<&str> = std::iter::once(EVENTS)
         .chain(tables.keys().map(String::as_str))
+        .chain(views.names())
         .collect();
-    if file.sql.len() > TEXT_BYTES_MAX {
-        let reason = format!("the file has {} bytes", file.sql.len());
-        let mend =
-            format!("keep it to {TEXT_BYTES_MAX}: long lists of values go into lists/<name>.csv");
-        return Err(Fault::new(file.query_line, reason, mend));
-    }
-    let statement = one_select(file)?;
     let state = session.context.state();
     let references = state
         .resolve_table_references(&statement)
@@ -55,7 +65,7 @@ pub(crate) fn plan(
             let mend = match nearest(table, names.iter().copied()) {
                 Some(known) => format!("did you mean {known}?"),
                 None => format!(
-                    "tables are {}; a list is a file lists/{table}.csv in the folder of detections, whose first line names its columns",
+                    "tables are {}; a list is a file lists/{table}.csv in the folder of detections, whose first line names its columns, a view a file views/{table}.sql",
                     names.join(", ")
                 ),
             };
@@ -91,9 +101,17 @@ pub(crate) fn plan(
     Ok(plan)
 }
 
-/// The file's one statement, when it is one SELECT that names its columns.
-fn one_select(file: &SqlFile) -> Result<Statement, Fault> {
-    let only_select = "write exactly one SELECT after the header";
+/// What to write instead of what is no query.
+const ONLY_SELECT: &str = "write exactly one SELECT after the header";
+
+/// The file's one statement.
+pub(super) fn parsed(file: &SqlFile) -> Result<Statement, Fault> {
+    if file.sql.len() > TEXT_BYTES_MAX {
+        let reason = format!("the file has {} bytes", file.sql.len());
+        let mend =
+            format!("keep it to {TEXT_BYTES_MAX}: long lists of values go into lists/<name>.csv");
+        return Err(Fault::new(file.query_line, reason, mend));
+    }
     let parsed = DFParserBuilder::new(file.sql.as_str())
         .build()
         .and_then(|mut parser| parser.parse_statements());
@@ -102,21 +120,24 @@ fn one_select(file: &SqlFile) -> Result<Statement, Fault> {
         return Err(Fault::new(
             file.query_line,
             format!("{} statements", statements.len()),
-            only_select,
+            ONLY_SELECT,
         ));
     }
-    let Some(statement) = statements.pop_front() else {
-        return Err(Fault::new(
-            file.query_line,
-            "there is no query",
-            only_select,
-        ));
-    };
-    let Statement::Statement(inner) = &statement else {
+    statements
+        .pop_front()
+        .ok_or_else(|| Fault::new(file.query_line, "there is no query", ONLY_SELECT))
+}
+
+/// The query that a statement is.
+pub(super) fn only_query<'s>(
+    statement: &'s Statement,
+    file: &SqlFile,
+) -> Result<&'s ast::Query, Fault> {
+    let Statement::Statement(inner) = statement else {
         return Err(Fault::new(
             file.query_line,
             "the statement is no SELECT",
-            only_select,
+            ONLY_SELECT,
         ));
     };
     let ast::Statement::Query(query) = inner.as_ref() else {
@@ -129,21 +150,29 @@ fn one_select(file: &SqlFile) -> Result<Statement, Fault> {
         return Err(Fault::new(
             file.query_line,
             format!("the statement is {first_word}, no SELECT"),
-            only_select,
+            ONLY_SELECT,
         ));
     };
+    syntax::check(inner, file)?;
+    Ok(query)
+}
+
+/// The file's one statement, when it is one SELECT that names its columns.
+pub(super) fn one_select(file: &SqlFile) -> Result<Statement, Fault> {
+    let statement = parsed(file)?;
+    let query = only_query(&statement, file)?;
     let ast::SetExpr::Select(select) = query.body.as_ref() else {
         return Err(Fault::new(
             file.query_line,
             "the query is no plain SELECT",
-            only_select,
+            ONLY_SELECT,
         ));
     };
     if select.into.is_some() {
         return Err(Fault::new(
             file.line_of("into"),
             "SELECT INTO writes a table",
-            only_select,
+            ONLY_SELECT,
         ));
     }
     if select.projection.iter().any(|item| {
@@ -158,7 +187,6 @@ fn one_select(file: &SqlFile) -> Result<Statement, Fault> {
             "name the columns an analyst needs",
         ));
     }
-    syntax::check(inner, file)?;
     Ok(statement)
 }
 

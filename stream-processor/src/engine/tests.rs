@@ -194,6 +194,27 @@ fn identity_hangs_on_the_event_and_the_detection_not_on_offsets_or_time() {
 }
 
 #[test]
+fn alerts_of_what_one_process_did_at_once_are_related() {
+    let related = |key: &str, ts: i64| -> Vec<Option<Text>> {
+        let predicates = ["evt_type = 'execve'", "proc_name = 'sh'"];
+        let event = event(json!({"seq": 1, "proc_key": key, "ts": ts}));
+        let output = step_at(&mut engine(&predicates), record(1, &event), 1);
+        let alerts = output.alerts.into_iter();
+        alerts.map(|alert| alert.related).collect()
+    };
+    let of = |key: &str, ts: i64| match &related(key, ts)[..] {
+        [left, right] if left == right => left.clone(),
+        other => panic!("{other:?}"),
+    };
+    let (second, here) = (1_000_000_000, of("00000000000000aa", 1_000_000_000));
+    assert_eq!(here.as_ref().map(|text| text.len()), Some(16));
+    assert_eq!(here, of("00000000000000aa", 2 * second - 1));
+    assert_ne!(here, of("00000000000000aa", 2 * second));
+    assert_ne!(here, of("00000000000000ab", second));
+    assert_eq!(of("", second), None);
+}
+
+#[test]
 fn what_a_sensor_sent_again_alerts_once() {
     let mut engine = engine(&["evt_type = 'execve'"]);
     let records = [(0, 0), (1, 1), (2, 0), (3, 1), (4, 2)]

@@ -40,6 +40,7 @@ use tokio::runtime::Runtime;
 
 use super::OracleError;
 use crate::detect::aggregates::all as own_aggregates;
+use crate::detect::views::Views;
 use crate::detect::{Lists, SqlFile, Template, functions, growth};
 use crate::json;
 
@@ -147,12 +148,16 @@ impl Query {
     pub fn load(
         file: &Path,
         lists: &Lists,
+        views: &Views,
         events: &SchemaRef,
         runtime: &Arc<Runtime>,
     ) -> Result<Self, OracleError> {
         let text =
             std::fs::read_to_string(file).map_err(|error| OracleError::file(file, &error))?;
         let sql_file = SqlFile::parse(&text);
+        let (text, content_hash) = views
+            .asked(&sql_file)
+            .map_err(|reason| OracleError::file(file, &reason))?;
         let header: Header =
             toml::from_str(&sql_file.header).map_err(|error| OracleError::file(file, &error))?;
         let message =
@@ -167,7 +172,7 @@ impl Query {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
-            content_hash: sql_file.content_hash,
+            content_hash,
             title: header.title,
             message,
             folding: header.dedup,
