@@ -76,6 +76,11 @@ impl Topic {
         self.row().0
     }
 
+    /// Returns the topic of a name without prefix; none when it is not one of ours.
+    pub fn named(suffix: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| topic.suffix() == suffix)
+    }
+
     /// Returns what the key of its records is.
     pub fn key(self) -> Key {
         self.row().1
@@ -147,9 +152,7 @@ impl Topics {
     /// Returns the topic of a name on the broker; none when it is not one of ours.
     pub fn topic(&self, name: &str) -> Option<Topic> {
         let suffix = name.strip_prefix(&self.prefix)?.strip_prefix('.')?;
-        Topic::ALL
-            .into_iter()
-            .find(|topic| topic.suffix() == suffix)
+        Topic::named(suffix)
     }
 }
 

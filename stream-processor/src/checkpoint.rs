@@ -16,9 +16,11 @@
 
 use std::collections::BTreeMap;
 
+use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
 
 mod fold;
+mod format;
 mod progress;
 #[cfg(test)]
 mod tests;
@@ -26,8 +28,11 @@ mod tests;
 pub use fold::{Fold, Restored, Wrote};
 pub use progress::{Progress, Renewal};
 
-/// The form of what is written here. A higher one is not read.
-pub const FORMAT: u32 = 3;
+/// The form of what is written here. A higher one is not read; one lower is read as [`format`] says.
+pub const FORMAT: u32 = 4;
+
+/// How far a task has read: of each topic, the offset of the first record that is not known.
+pub type Inputs = BTreeMap<Topic, i64>;
 
 /// The number of the loaded set of detections; sets are not swapped yet while the program runs.
 pub const EPOCH: u64 = 0;
@@ -119,8 +124,9 @@ pub struct Head {
     /// The checkpoint's number; 0 before the first one, when nothing is remembered yet.
     #[serde(rename = "checkpoint")]
     pub number: u64,
-    /// Offset of the first input record that the checkpoint does not know.
-    pub input: i64,
+    /// The first input records that the checkpoint does not know.
+    #[serde(alias = "input", with = "format")]
+    pub inputs: Inputs,
     /// Offset in the topic of states where a restore begins.
     pub state: i64,
     /// Name of what it builds on.
@@ -128,13 +134,13 @@ pub struct Head {
 }
 
 impl Head {
-    /// The memory of a task that begins empty at an offset.
-    pub fn empty(input: i64) -> Self {
+    /// The memory of a task that begins empty at some offsets.
+    pub fn empty(inputs: Inputs) -> Self {
         Self {
             format: FORMAT,
             epoch: EPOCH,
             number: 0,
-            input,
+            inputs,
             state: 0,
             base: String::new(),
         }
@@ -167,8 +173,9 @@ pub struct Manifest {
     /// Its number, counted per task.
     #[serde(rename = "checkpoint")]
     pub number: u64,
-    /// Offset of the first input record that it does not know.
-    pub input: i64,
+    /// The first input records that it does not know.
+    #[serde(alias = "input", with = "format")]
+    pub inputs: Inputs,
     /// Name of what it builds on.
     pub base: String,
     /// Number of the oldest checkpoint that has a piece of the state as it is now: a restore begins there.
@@ -188,7 +195,7 @@ impl Manifest {
             format: self.format,
             epoch: self.epoch,
             number: self.number,
-            input: self.input,
+            inputs: self.inputs.clone(),
             state,
             base: self.base.clone(),
         }

@@ -27,6 +27,9 @@ use crate::json;
 /// Columns of `events` that are the log's, not the record's.
 const LOG_COLUMNS: [&str; 3] = ["_partition", "_offset", "ingest_ts"];
 
+/// One partition of an input topic: a log.
+pub type Partition = (Topic, i32);
+
 /// One record as it came from a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputRecord {
@@ -45,6 +48,12 @@ pub struct InputRecord {
 }
 
 impl InputRecord {
+    /// The log that it is in.
+    #[must_use]
+    pub fn log(&self) -> Partition {
+        (self.topic, self.partition)
+    }
+
     /// The same record in memory of its own.
     /// As read it is a slice of its batch's buffer and holds all of that: what outlives its step must not.
     #[must_use]

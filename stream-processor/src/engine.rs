@@ -21,10 +21,11 @@ use datafusion::common::DataFusionError;
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::decode::SchemaError;
+use dogwatch_schemas::topics::{Topic, Topics};
 
 use crate::alert::AlertMode;
-use crate::checkpoint::{Renewal, State, StateRecord};
-use crate::decode::{DeadLetter, EventDecoder, InputRecord, RejectError, events_schema};
+use crate::checkpoint::{Inputs, Renewal, State, StateRecord};
+use crate::decode::{DeadLetter, EventDecoder, InputRecord, Partition, RejectError, events_schema};
 use crate::detect::{Detection, DetectionSet, Routes, narrow};
 use crate::hosts::{Hosts, partition_of};
 use crate::parallel::cores;
@@ -89,11 +90,40 @@ pub enum EngineError {
     State(#[from] serde_json::Error),
 }
 
+/// What evidence calls the topics that it is in.
+#[derive(Debug, Clone)]
+pub struct EvidenceTopics(BTreeMap<Topic, Text>);
+
+impl EvidenceTopics {
+    /// One name for all, such as `local` or `capture`.
+    #[must_use]
+    pub fn same(name: &str) -> Self {
+        Self::named(|_| name.to_owned())
+    }
+
+    /// The names on the broker.
+    #[must_use]
+    pub fn kafka(names: &Topics) -> Self {
+        Self::named(|topic| names.name(topic))
+    }
+
+    fn named(name: impl Fn(Topic) -> String) -> Self {
+        let name = |topic| (topic, name(topic).into());
+        Self(Topic::ALL.into_iter().map(name).collect())
+    }
+
+    /// What it calls a topic.
+    #[must_use]
+    pub fn name(&self, topic: Topic) -> &str {
+        self.0.get(&topic).map_or("", |name| name)
+    }
+}
+
 /// Runs a set of detections over the log.
 pub struct Engine {
     set: DetectionSet,
     mode: AlertMode,
-    evidence_topic: Text,
+    evidence_topics: EvidenceTopics,
     reader: Reader,
     /// Decode single events whole; one for each share of a step's alerts.
     decoders: Vec<EventDecoder>,
@@ -105,8 +135,8 @@ pub struct Engine {
     options: WindowOptions,
     folds: Folds,
     throttles: Throttles,
-    /// Offsets below which a partition's records are replayed, muted: what they say was said before.
-    live_from: BTreeMap<i32, i64>,
+    /// Offsets below which a log's records are replayed, muted: what they say was said before.
+    live_from: BTreeMap<Partition, i64>,
     roster: Roster,
     carried: Carried,
 }
@@ -150,7 +180,7 @@ impl Engine {
             carried: Carried::default(),
             set,
             mode,
-            evidence_topic: "local".into(),
+            evidence_topics: EvidenceTopics::same("local"),
         })
     }
 
@@ -174,10 +204,10 @@ impl Engine {
         self
     }
 
-    /// Names the topic that evidence is said to come from: a Kafka topic, `local` (the default) or `capture`.
+    /// Names the topics that evidence is said to come from; `local` by default.
     #[must_use]
-    pub fn with_evidence_topic(mut self, topic: &str) -> Self {
-        self.evidence_topic = topic.into();
+    pub fn with_evidence_topics(mut self, topics: EvidenceTopics) -> Self {
+        self.evidence_topics = topics;
         self
     }
 
@@ -218,7 +248,7 @@ impl Engine {
         self.carried.forget(partition);
         self.roster.forget(partition);
         self.throttles.forget(partition);
-        self.live_from.remove(&partition);
+        self.live_from.retain(|(_, of), _| *of != partition);
     }
 
     /// What changed in a task since the last call, and the pieces that are to be written anew.
@@ -250,7 +280,7 @@ impl Engine {
         &mut self,
         partition: i32,
         mut state: State,
-        live_from: i64,
+        live_from: &Inputs,
     ) -> Result<(), EngineError> {
         self.forget_partition(partition);
         self.hosts.restore(partition, &mut state)?;
@@ -271,7 +301,9 @@ impl Engine {
         self.folds.restore(partition, &mut state);
         self.throttles.restore(partition, &mut state);
         self.carried.restore(partition, state);
-        self.live_from.insert(partition, live_from);
+        let live_from = live_from.iter();
+        self.live_from
+            .extend(live_from.map(|(topic, offset)| ((*topic, partition), *offset)));
         Ok(())
     }
 
@@ -420,7 +452,7 @@ impl Engine {
     /// Whether a record is only replayed.
     fn muted(&self, record: &InputRecord) -> bool {
         self.live_from
-            .get(&record.partition)
+            .get(&record.log())
             .is_some_and(|live_from| record.offset < *live_from)
     }
 
@@ -430,11 +462,16 @@ impl Engine {
             return;
         }
         for record in records {
-            if !self.muted(record) {
-                let ended = self.live_from.remove(&record.partition).is_some();
-                if ended && self.roster.settle(record.partition) {
-                    output.to_be_stored.insert(record.partition);
-                }
+            if self.muted(record) || self.live_from.remove(&record.log()).is_none() {
+                continue;
+            }
+            let partition = record.partition;
+            if self.roster.changed(partition) {
+                output.to_be_stored.insert(partition);
+            }
+            // The others of its logs may still be replayed.
+            if !self.live_from.keys().any(|(_, of)| *of == partition) {
+                self.roster.settle(partition);
             }
         }
     }
@@ -446,7 +483,7 @@ impl Engine {
         }
         let partition = record.partition;
         self.windows.end_replay(partition, row);
-        let latest = self.hosts.latest_high(partition).unwrap_or(i64::MIN);
+        let latest = self.hosts.latest_high(record.log()).unwrap_or(i64::MIN);
         if self.roster.begin(partition, latest) {
             self.speak_after(partition);
         }
@@ -513,7 +550,7 @@ impl Engine {
             let own = self.set.at(detection);
             output.failures.push(Failure {
                 detection_id: own.id.clone(),
-                partition: record.partition,
+                log: record.log(),
                 offset: record.offset,
                 of_window,
                 place: format!("{}:{}", own.file.display(), own.query_line),

@@ -8,20 +8,25 @@
 //! broker's where that is earlier: a clock that runs ahead opens no window in the future.
 //! Its size is bounded: hosts by number and each in bytes ([`room`]), and of more than eight runs of a host's sensors the
 //! oldest is forgotten.
+//!
+//! A task reads the partitions of its number of several topics. Each is a log of its own: of one another's offsets, counts and
+//! times they know nothing, since no log has the order in which records of two of them came.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::common::HashMap;
 use dogwatch_schemas::Text;
-use serde::{Deserialize, Serialize};
+use dogwatch_schemas::topics::Topic;
 
-use crate::checkpoint::{Renewal, State, StateRecord, take_below};
+use crate::decode::Partition;
 
 mod holes;
 mod host;
+mod log;
 mod room;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -29,25 +34,19 @@ pub(crate) use holes::{CLASS_BYTES_MAX, CLASSES_MAX, Holes, Losses};
 pub(crate) use room::{Forgotten, HOSTS_MAX};
 
 use host::Host;
+use log::Log;
 
-/// Times of windows lie between 1970 and 2200: sums with any length of a window stay whole numbers.
-const TIME_MAX_NS: i64 = 7_258_118_400_000_000_000;
 /// How far an event's time may be from the broker's, either way, before the clock counts as broken.
 pub(crate) const CLOCK_ERROR_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// A sensor's new run that begins this far behind its host's time began after the clock was put back, nanoseconds.
-const RESTART_STEP_NS: i64 = 1_000_000_000;
 pub(crate) const SECOND_NS: i64 = 1_000_000_000;
-/// What the names of stored hosts begin with.
-const HOSTS: &str = "hosts/";
 /// Hosts in a stored piece: it is written when one of them was heard of.
 const HOSTS_PER_PIECE: usize = 64;
-/// Name of what is stored of a task beside its hosts.
-const TASK: &str = "task";
 
 /// What a record is, as far as time is concerned.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heard<'a> {
-    pub partition: i32,
+    /// The log that it is in.
+    pub log: Partition,
     pub offset: i64,
     /// Its row in the batch.
     pub row: u32,
@@ -115,7 +114,7 @@ pub(crate) struct SlotOwner {
     pub holes: Option<Arc<Holes>>,
 }
 
-/// The partition of a slot.
+/// The task of a slot.
 pub(crate) fn partition_of(slot: i64) -> i32 {
     (slot >> 32) as i32
 }
@@ -162,45 +161,11 @@ impl Batch {
 /// The holes that are known from a row on.
 type HoleStep = (u32, Option<Arc<Holes>>);
 
+/// A task: its logs by topic, and the number of the next slot of any of them.
 #[derive(Debug, Default)]
 struct Task {
-    hosts: Vec<Host>,
-    by_id: HashMap<Text, usize>,
-    by_slot: HashMap<u32, usize>,
-    /// The latest second of ingest; without a broker of the rows' own times.
-    second: Option<i64>,
+    logs: BTreeMap<Topic, Log>,
     next_slot: u32,
-    /// Records taken: the order in which hosts were heard of.
-    records: u64,
-    /// How many hosts are residents.
-    residents: usize,
-    /// The latest time of a host that was forgotten: up to there windows may have been counted that nobody knows of.
-    forgotten_high: Option<i64>,
-    /// Hosts that were forgotten while they were heard of, since that was told last.
-    forgotten: u64,
-    /// The second in which it was told last.
-    told: Option<i64>,
-    /// The host of the last record: rows of one host come together.
-    last: usize,
-    /// Pieces whose hosts changed since they were stored.
-    changed: BTreeSet<usize>,
-    /// How many pieces are stored.
-    pieces: usize,
-}
-
-/// What a task knows beside its hosts, as it is stored.
-#[derive(Debug, Serialize, Deserialize)]
-struct StoredTask {
-    second: Option<i64>,
-    next_slot: u32,
-    #[serde(default)]
-    records: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    forgotten_high: Option<i64>,
-    #[serde(default)]
-    forgotten: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    told: Option<i64>,
 }
 
 impl Hosts {
@@ -236,78 +201,28 @@ impl Hosts {
         self.batch.forgotten_count
     }
 
-    /// Takes the next record of a partition.
+    /// Takes the next record of a log.
     pub fn take(&mut self, heard: &Heard<'_>) -> Place {
-        let task = self.tasks.entry(heard.partition).or_default();
-        let known = task.find(heard.host_id);
-        task.last = known.unwrap_or(task.last);
-        let run = known.and_then(|index| task.hosts[index].run(heard.sensor_run));
-        let last = known.zip(run);
-        if last.is_some_and(|(index, run)| task.hosts[index].runs[run].repeats(heard)) {
-            return Place::Repeated;
-        }
-        let batch = &mut self.batch;
-        task.close_silent(heard, self.host_silence_ns, &mut batch.ends);
-        let (time, clock_replaced) = window_time(heard, self.clock_error_max_ns);
-        let second = heard.ingest_ts.unwrap_or(time).div_euclid(SECOND_NS);
-        task.second = task.second.max(Some(second));
-        let index = known.unwrap_or_else(|| task.add(heard, batch));
-        task.settle(index);
-        task.last = index;
-        task.records += 1;
-        task.changed.insert(index / HOSTS_PER_PIECE);
-        let host = &mut task.hosts[index];
-        let now = slot(heard.partition, host.slot);
-        let back = if heard.clock_step {
-            time < host.high
-        } else {
-            run.is_none() && time < host.high.saturating_sub(RESTART_STEP_NS)
-        };
-        let missing = host.count(heard, run, time);
-        if back {
-            batch.past.insert(now, host.owner());
-            batch.ends.push(End {
-                row: heard.row,
-                slot: now,
-                kind: EndKind::Step {
-                    high: time,
-                    next: slot(heard.partition, task.next_slot),
-                },
-            });
-            task.by_slot.remove(&host.slot);
-            task.by_slot.insert(task.next_slot, index);
-            host.slot = task.next_slot;
-            task.next_slot += 1;
-            host.segment = segment(heard);
-            (host.high, host.flush_high) = (i64::MIN, i64::MIN);
-            host.holes = None;
-            // In the new time nobody knows where the losses are that come to light next.
-            let runs = host.runs.iter_mut();
-            runs.for_each(|run| run.known_to = i64::MIN);
-        }
-        let high = host.high;
-        host.high = high.max(time);
-        host.heard = task.records;
-        if heard.ingest_ts.is_some() {
-            host.ingest = heard.ingest_ts;
-        }
-        host.flushed = false;
-        Place::New {
-            missing,
-            moment: Moment {
-                slot: slot(heard.partition, host.slot),
-                time,
-                high,
-                flush_high: host.flush_high,
-                high_after: host.high,
-                clock_replaced,
-            },
-        }
+        let (topic, partition) = heard.log;
+        let Task { logs, next_slot } = self.tasks.entry(partition).or_default();
+        let log = logs.entry(topic).or_default();
+        let limits = (self.host_silence_ns, self.clock_error_max_ns);
+        log.take(heard, limits, next_slot, &mut self.batch)
+    }
+
+    fn log(&self, (topic, partition): Partition) -> Option<&Log> {
+        self.tasks.get(&partition)?.logs.get(&topic)
+    }
+
+    /// The logs of a task.
+    fn logs(&self, partition: i32) -> impl Iterator<Item = (Topic, &Log)> {
+        let task = self.tasks.get(&partition).into_iter();
+        task.flat_map(|task| task.logs.iter().map(|(topic, log)| (*topic, log)))
     }
 
     /// Notes the name of the host of the record taken last.
-    pub fn note_name(&mut self, partition: i32, host_name: &str) {
-        if let Some(host) = self.last_host(partition)
+    pub fn note_name(&mut self, log: Partition, host_name: &str) {
+        if let Some(host) = self.last_host(log)
             && &*host.host_name != host_name
         {
             host.host_name = host_name.into();
@@ -315,11 +230,11 @@ impl Hosts {
     }
 
     /// Notes what the run of the record taken last, a mark of this row and time, says is lost so far.
-    pub fn note_losses(&mut self, partition: i32, row: u32, time: i64, losses: Losses) {
-        let Some(host) = self.last_host(partition) else {
+    pub fn note_losses(&mut self, log: Partition, row: u32, time: i64, losses: Losses) {
+        let Some(host) = self.last_host(log) else {
             return;
         };
-        let (slot, before) = (slot(partition, host.slot), host.holes.clone());
+        let (slot, before) = (slot(log.1, host.slot), host.holes.clone());
         host.note_losses(time, losses);
         let after = host.holes.clone();
         if before != after {
@@ -328,9 +243,8 @@ impl Hosts {
     }
 
     /// The holes of the host of the record taken last, as they are known up to there.
-    pub fn holes(&self, partition: i32) -> Option<Arc<Holes>> {
-        let task = self.tasks.get(&partition)?;
-        task.hosts.get(task.last)?.holes.clone()
+    pub fn holes(&self, log: Partition) -> Option<Arc<Holes>> {
+        self.log(log)?.last_host()?.holes.clone()
     }
 
     /// The holes of a slot that are known up to a row of the batch.
@@ -342,10 +256,9 @@ impl Hosts {
         steps[past.saturating_sub(1)].1.clone()
     }
 
-    /// The latest second that a partition was heard in, of ingest.
-    pub fn second(&self, partition: i32) -> i64 {
-        let task = self.tasks.get(&partition);
-        task.and_then(|task| task.second).unwrap_or(0)
+    /// The latest second that a log was heard in, of ingest.
+    pub fn second(&self, log: Partition) -> i64 {
+        self.log(log).and_then(|log| log.second).unwrap_or(0)
     }
 
     /// Whose time a slot is.
@@ -363,29 +276,26 @@ impl Hosts {
             })
     }
 
-    /// The slots of a partition that are alive, each with its host's time and what silence has closed.
+    /// The slots of a task that are alive, each with its host's time and what silence has closed.
     pub fn slots(&self, partition: i32) -> HashMap<i64, (i64, i64)> {
-        let hosts = self
-            .tasks
-            .get(&partition)
-            .into_iter()
-            .flat_map(|task| &task.hosts);
+        let hosts = self.logs(partition).flat_map(|(_, log)| log.hosts());
         hosts
             .map(|host| (slot(partition, host.slot), (host.high, host.flush_high)))
             .collect()
     }
 
-    /// The latest time of a task: the broker's, or its hosts' where there is none.
+    /// The latest time of a task: the brokers', or its hosts' where there are none.
     pub fn latest(&self, partition: i32) -> Option<i64> {
-        let task = self.tasks.get(&partition)?;
-        let second = task.second.map(|second| second.saturating_mul(SECOND_NS));
-        second.or_else(|| self.latest_high(partition))
+        let latest = |(_, log): (Topic, &Log)| {
+            let second = log.second.map(|second| second.saturating_mul(SECOND_NS));
+            second.or_else(|| log.latest_high())
+        };
+        self.logs(partition).filter_map(latest).max()
     }
 
-    /// The latest of the times of a task's hosts.
-    pub fn latest_high(&self, partition: i32) -> Option<i64> {
-        let task = self.tasks.get(&partition)?;
-        task.hosts.iter().map(|host| host.high).max()
+    /// The latest of the times of a log's hosts.
+    pub fn latest_high(&self, log: Partition) -> Option<i64> {
+        self.log(log)?.latest_high()
     }
 
     /// The time of a slot's host.
@@ -393,181 +303,39 @@ impl Hosts {
         self.host(slot).map_or(i64::MIN, |host| host.high)
     }
 
-    /// The host whose time a slot is now.
-    fn host(&self, slot: i64) -> Option<&Host> {
-        let task = self.tasks.get(&partition_of(slot))?;
-        task.hosts.get(*task.by_slot.get(&(slot as u32))?)
+    /// The log of a slot that is alive.
+    pub fn log_of(&self, slot: i64) -> Option<Partition> {
+        let partition = partition_of(slot);
+        let mut logs = self.logs(partition);
+        let (topic, _) = logs.find(|(_, log)| log.host(slot as u32).is_some())?;
+        Some((topic, partition))
     }
 
-    /// The partitions that were heard of.
+    /// The host whose time a slot is now.
+    fn host(&self, slot: i64) -> Option<&Host> {
+        let mut logs = self.logs(partition_of(slot));
+        logs.find_map(|(_, log)| log.host(slot as u32))
+    }
+
+    /// The tasks that were heard of.
     pub fn partitions(&self) -> Vec<i32> {
         let mut partitions: Vec<i32> = self.tasks.keys().copied().collect();
         partitions.sort_unstable();
         partitions
     }
 
-    /// Forgets a partition that is no longer this engine's.
+    /// Forgets a task that is no longer this engine's.
     pub fn forget(&mut self, partition: i32) {
         self.tasks.remove(&partition);
     }
 
-    /// What changed in a task since the last call, and the pieces that are to be written anew.
-    ///
-    /// # Errors
-    /// When a piece cannot be written.
-    pub fn store(
-        &mut self,
-        partition: i32,
-        renewal: &Renewal,
-    ) -> serde_json::Result<Vec<StateRecord>> {
-        let Some(task) = self.tasks.get_mut(&partition) else {
-            return Ok(Vec::new());
-        };
-        let name = |piece: usize| format!("{HOSTS}{piece:06}");
-        let anew = renewal.below(HOSTS);
-        task.changed
-            .extend(anew.filter_map(|piece| piece.parse::<usize>().ok()));
-        let mut pieces: Vec<&[Host]> = task.hosts.chunks(HOSTS_PER_PIECE).collect();
-        let count = pieces.len();
-        // Fewer than before: those beyond are over.
-        pieces.resize(count.max(task.pieces), &[]);
-        let stored = StoredTask {
-            second: task.second,
-            next_slot: task.next_slot,
-            records: task.records,
-            forgotten_high: task.forgotten_high,
-            forgotten: task.forgotten,
-            told: task.told,
-        };
-        let mut records = vec![StateRecord {
-            key: TASK.to_owned(),
-            value: Some(serde_json::to_vec(&stored)?),
-        }];
-        for (piece, hosts) in pieces.into_iter().enumerate() {
-            let over = piece >= count;
-            if over || task.changed.contains(&piece) {
-                let value = (!over).then(|| serde_json::to_vec(hosts)).transpose()?;
-                let key = name(piece);
-                records.push(StateRecord { key, value });
-            }
-        }
-        task.changed.clear();
-        task.pieces = count;
-        Ok(records)
-    }
-
-    /// Takes a stored task back, out of its state.
-    ///
-    /// # Errors
-    /// When a piece cannot be read.
-    pub fn restore(&mut self, partition: i32, state: &mut State) -> serde_json::Result<()> {
-        let mut task = Task::default();
-        if let Some(stored) = state.remove(TASK) {
-            let stored: StoredTask = serde_json::from_slice(&stored)?;
-            task = Task {
-                second: stored.second,
-                next_slot: stored.next_slot,
-                records: stored.records,
-                forgotten_high: stored.forgotten_high,
-                forgotten: stored.forgotten,
-                told: stored.told,
-                ..task
-            };
-        }
-        for (_, hosts) in take_below(state, HOSTS) {
-            let hosts: Vec<Host> = serde_json::from_slice(&hosts)?;
-            task.hosts.extend(hosts);
-            task.pieces += 1;
-        }
-        task.index();
-        self.tasks.insert(partition, task);
-        Ok(())
-    }
-
     /// The host of the record taken last, to be changed.
-    fn last_host(&mut self, partition: i32) -> Option<&mut Host> {
+    fn last_host(&mut self, (topic, partition): Partition) -> Option<&mut Host> {
         let task = self.tasks.get_mut(&partition)?;
-        let last = task.last;
-        task.changed.insert(last / HOSTS_PER_PIECE);
-        task.hosts.get_mut(last)
-    }
-}
-
-/// The time that windows go by, and whether it is not the row's own: the event's, or the broker's where that is earlier,
-/// and the broker's where the event's is too far from it. Without a broker's the event's, where it is a time at all.
-fn window_time(heard: &Heard<'_>, clock_error_max_ns: i64) -> (i64, bool) {
-    match heard.ingest_ts {
-        Some(ingest) => {
-            let ingest = ingest.clamp(0, TIME_MAX_NS);
-            let apart = heard.ts.saturating_sub(ingest).saturating_abs();
-            if apart > clock_error_max_ns || heard.ts < 0 {
-                return (ingest, true);
-            }
-            (heard.ts.min(ingest), false)
-        }
-        None => {
-            let time = heard.ts.clamp(0, TIME_MAX_NS);
-            (time, time != heard.ts)
-        }
+        task.logs.get_mut(&topic)?.change_last()
     }
 }
 
 fn slot(partition: i32, number: u32) -> i64 {
     (i64::from(partition) << 32) | i64::from(number)
-}
-
-/// Name of the stretch of a host's time that begins with a record.
-fn segment(heard: &Heard<'_>) -> Text {
-    format!("{}/{}", heard.sensor_run, heard.seq).into()
-}
-
-impl Task {
-    /// The place of a host.
-    fn find(&self, host_id: &str) -> Option<usize> {
-        let last = self.hosts.get(self.last);
-        match last.is_some_and(|host| &*host.host_id == host_id) {
-            true => Some(self.last),
-            false => self.by_id.get(host_id).copied(),
-        }
-    }
-
-    fn index(&mut self) {
-        let places = self.hosts.iter().enumerate();
-        self.by_id = places
-            .map(|(index, host)| (host.host_id.clone(), index))
-            .collect();
-        let places = self.hosts.iter().enumerate();
-        self.by_slot = places.map(|(index, host)| (host.slot, index)).collect();
-        self.last = 0;
-        self.residents = self.hosts.iter().filter(|host| host.resident).count();
-    }
-
-    /// Closes the windows of hosts that were silent for too long; looked at once a second of ingest time.
-    fn close_silent(&mut self, heard: &Heard<'_>, host_silence_ns: i64, ends: &mut Vec<End>) {
-        let Some(ingest) = heard.ingest_ts else {
-            return;
-        };
-        let second = ingest.div_euclid(SECOND_NS);
-        if self.second.is_some_and(|last| second <= last) {
-            return;
-        }
-        self.second = Some(second);
-        for (index, host) in self.hosts.iter_mut().enumerate() {
-            let silent = host
-                .ingest
-                .is_some_and(|last| ingest.saturating_sub(last) > host_silence_ns);
-            if silent && !host.flushed {
-                host.flushed = true;
-                host.flush_high = host.high;
-                self.changed.insert(index / HOSTS_PER_PIECE);
-                ends.push(End {
-                    row: heard.row,
-                    slot: slot(heard.partition, host.slot),
-                    kind: EndKind::Silence {
-                        flush_high: host.high,
-                    },
-                });
-            }
-        }
-    }
 }

@@ -38,7 +38,7 @@ use rdkafka::error::KafkaError;
 use crate::alert::AlertMode;
 use crate::config::{Config, Delivery};
 use crate::detect::{DetectionSet, LoadError, Refusal, Warning};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, EvidenceTopics};
 use crate::idle::Marks;
 use crate::kafka;
 use crate::metrics;
@@ -197,14 +197,14 @@ pub fn run_watched(
     metrics::loaded(set.len(), refused.len());
     let detections = set.len();
     let names = Topics::new(config.kafka.topic_prefix.as_str());
-    let evidence_topic = match &source {
-        Source::Kafka => names.name(Topic::Events),
-        Source::Local(_) => "local".to_owned(),
-        Source::Capture(_) => "capture".to_owned(),
+    let evidence_topics = match &source {
+        Source::Kafka => EvidenceTopics::kafka(&names),
+        Source::Local(_) => EvidenceTopics::same("local"),
+        Source::Capture(_) => EvidenceTopics::same("capture"),
     };
     let needs = matches!(source, Source::Kafka).then(|| Needs::of(&set));
     let engine = Engine::new(set, AlertMode::Live)?
-        .with_evidence_topic(&evidence_topic)
+        .with_evidence_topics(evidence_topics.clone())
         .with_windows(WindowOptions {
             host_silence: config.windows.host_silence,
             clock_error_max: config.windows.clock_error_max,
@@ -225,7 +225,7 @@ pub fn run_watched(
         detections,
         refused = refused.len(),
         folder = %config.detections_folder.display(),
-        input = evidence_topic,
+        input = evidence_topics.name(Topic::Events),
         delivery = config.delivery.name(),
         group = through_broker.then_some(&config.kafka.group_id),
         instance = config.kafka.instance,

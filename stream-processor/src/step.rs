@@ -6,14 +6,12 @@ use std::collections::BTreeMap;
 
 use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::records::Alert;
-use dogwatch_schemas::topics::Topic;
 
 use crate::checkpoint::{Checkpoint, Head};
 use crate::decode::{DeadLetter, RejectError};
 use crate::engine::LateRow;
 
-/// One partition of an input topic.
-pub type Partition = (Topic, i32);
+pub use crate::decode::Partition;
 
 /// Where the next step begins in a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

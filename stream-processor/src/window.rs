@@ -9,6 +9,7 @@
 //! hang on how the log is cut into batches. There is no input or output here.
 
 use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -171,45 +172,51 @@ impl WindowOutput {
     }
 }
 
-/// How far each host's time got in a batch: rows and the time after each, by slot.
-#[derive(Debug, Default)]
-pub(crate) struct Progress(HashMap<i64, Vec<(u32, i64)>>);
+/// How far times got in a batch, such as each host's by slot: rows and the time after each.
+#[derive(Debug)]
+pub(crate) struct Progress<K = i64>(HashMap<K, Vec<(u32, i64)>>);
 
-impl Progress {
-    /// Notes that a host's time is `high` after a row.
-    pub fn note(&mut self, row: u32, slot: i64, high: i64) {
-        let steps = self.0.entry(slot).or_default();
+impl<K> Default for Progress<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Copy + Ord + Hash> Progress<K> {
+    /// Notes that a time is `high` after a row.
+    pub fn note(&mut self, row: u32, of: K, high: i64) {
+        let steps = self.0.entry(of).or_default();
         if steps.last().is_none_or(|(_, last)| high > *last) {
             steps.push((row, high));
         }
     }
 
-    /// The time of a slot's host after a row; none when it had not gone on by then.
-    pub fn at(&self, slot: i64, row: u32) -> Option<i64> {
-        let steps = self.0.get(&slot)?;
+    /// A time after a row; none when it had not gone on by then.
+    pub fn at(&self, of: K, row: u32) -> Option<i64> {
+        let steps = self.0.get(&of)?;
         let past = steps.partition_point(|(at, _)| *at <= row);
         Some(steps.get(past.checked_sub(1)?)?.1)
     }
 
-    /// The slots whose time went on, each with its latest time.
-    pub fn highs(&self) -> Vec<(i64, i64)> {
-        let mut highs: Vec<(i64, i64)> = self
+    /// The times that went on, each as it is at last.
+    pub fn highs(&self) -> Vec<(K, i64)> {
+        let mut highs: Vec<(K, i64)> = self
             .0
             .iter()
-            .filter_map(|(slot, steps)| Some((*slot, steps.last()?.1)))
+            .filter_map(|(of, steps)| Some((*of, steps.last()?.1)))
             .collect();
         highs.sort_unstable();
         highs
     }
 
-    /// The slots whose time went on.
-    pub fn slots(&self) -> impl Iterator<Item = i64> {
+    /// Whose times went on.
+    pub fn slots(&self) -> impl Iterator<Item = K> {
         self.0.keys().copied()
     }
 
-    /// The first row below `before` after which a slot's time is at least `high`.
-    pub fn reaches(&self, slot: i64, high: i64, before: u32) -> Option<u32> {
-        let steps = self.0.get(&slot)?;
+    /// The first row below `before` after which a time is at least `high`.
+    pub fn reaches(&self, of: K, high: i64, before: u32) -> Option<u32> {
+        let steps = self.0.get(&of)?;
         let (row, _) = steps.get(steps.partition_point(|(_, at)| *at < high))?;
         (*row < before).then_some(*row)
     }

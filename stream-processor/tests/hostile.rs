@@ -11,7 +11,7 @@ use std::path::Path;
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::Topic;
 use dogwatch_stream_processor::alert::AlertMode;
-use dogwatch_stream_processor::checkpoint::Renewal;
+use dogwatch_stream_processor::checkpoint::{Inputs, Renewal};
 use dogwatch_stream_processor::decode::InputRecord;
 use dogwatch_stream_processor::detect::DetectionSet;
 use dogwatch_stream_processor::engine::{Engine, StepOutput};
@@ -126,6 +126,10 @@ fn of<'a>(output: &'a StepOutput, detection: &str) -> Vec<&'a Alert> {
 
 fn label(event: &mut Event, value: &str) {
     event.container_labels = Some([("port".into(), value.into())].into());
+}
+
+fn of_events(offset: i64) -> Inputs {
+    Inputs::from([(Topic::Events, offset)])
 }
 
 /// The state of a task that is stored for the first time; each record fits its topic.
@@ -596,7 +600,7 @@ fn a_host_that_makes_operators_run_out_of_memory_is_off_and_its_neighbours_go_on
     let kept = state(&mut engine);
     assert!(bytes(&kept) < 1 << 20, "{} bytes", bytes(&kept));
     let mut again = engine_with(folder.path(), options);
-    again.restore(0, kept, log.offset).unwrap();
+    again.restore(0, kept, &of_events(log.offset)).unwrap();
     for engine in [&mut engine, &mut again] {
         let mut log = Log {
             offset: log.offset,
@@ -748,7 +752,7 @@ fn events_of_any_size_make_alerts_and_state_of_bounded_size() {
                 let state = state(&mut engine);
                 let next = log.offset;
                 engine = self::engine(&detections);
-                engine.restore(0, state, next).unwrap();
+                engine.restore(0, state, &of_events(next)).unwrap();
             }
             if round == 3 {
                 let mut end = engine.step(vec![log.late_row("h")]).unwrap();
@@ -837,7 +841,7 @@ fn invented_hosts_close_no_window_of_those_that_live() {
                 let state = state(&mut engine);
                 let next = ((step + 1) * cut) as i64;
                 engine = engine_with(folder.path(), WindowOptions::default());
-                engine.restore(0, state, next).unwrap();
+                engine.restore(0, state, &of_events(next)).unwrap();
             }
         }
         let own = alerts.iter();
@@ -903,10 +907,12 @@ fn invented_hosts_with_the_largest_texts_make_state_of_bounded_size() {
         assert_eq!(engine.step(part.to_vec()).unwrap().dead_letters, []);
     }
     let state = state(&mut engine);
-    let hosts = state.iter().filter(|(key, _)| key.starts_with("hosts/"));
+    let hosts = state
+        .iter()
+        .filter(|(key, _)| key.starts_with("hosts.events/"));
     let bytes: usize = hosts.map(|(_, value)| value.len()).sum();
     // Control characters are written as six each.
     assert!(bytes < 16_384 * (6 << 10), "{bytes}");
     let mut again = self::engine(&[NEIGHBOUR]);
-    again.restore(0, state, log.offset).unwrap();
+    again.restore(0, state, &of_events(log.offset)).unwrap();
 }

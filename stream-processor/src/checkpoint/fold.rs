@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{Head, MANIFEST_KEY, Manifest, MemoryError, PART, parse};
+use super::{Head, MANIFEST_KEY, Manifest, MemoryError, PART, format, parse};
 
 /// A piece of the state, and which checkpoint wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// That checkpoint's number.
     pub number: u64,
+    /// Whether it lies there under the name of an earlier format.
+    pub renamed: bool,
     /// Its bytes.
     pub value: Vec<u8>,
 }
@@ -118,8 +120,16 @@ impl Fold {
         let manifest: Manifest = parse(value)?;
         let number = manifest.number;
         for (key, value) in self.pending.drain(..) {
-            match value {
-                Some(value) => drop(self.pieces.insert(key, Piece { number, value })),
+            let renamed = format::renamed(&key);
+            let piece = |value| Piece {
+                number,
+                renamed: renamed.is_some(),
+                value,
+            };
+            let piece = value.map(piece);
+            let key = renamed.unwrap_or(key);
+            match piece {
+                Some(piece) => drop(self.pieces.insert(key, piece)),
                 None => drop(self.pieces.remove(&key)),
             }
         }

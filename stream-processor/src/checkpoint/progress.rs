@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{
-    Checkpoint, EPOCH, FORMAT, MANIFEST_KEY, Manifest, PART, Restored, StateRecord, Wrote,
+    Checkpoint, EPOCH, FORMAT, Inputs, MANIFEST_KEY, Manifest, PART, Restored, StateRecord, Wrote,
+    format,
 };
 use crate::config::RawCheckpoint;
 
@@ -62,6 +63,8 @@ struct Piece {
     /// The checkpoint that wrote it.
     number: u64,
     bytes: u64,
+    /// Whether it lies there under the name of an earlier format.
+    renamed: bool,
 }
 
 /// How far a task's checkpoints are, and when the next is due.
@@ -111,8 +114,13 @@ impl Progress {
         for (key, piece) in &restored.pieces {
             written.entry(piece.number).or_default().pieces += 1;
             let bytes = (key.len() + piece.value.len()) as u64;
-            let number = piece.number;
-            pieces.insert(key.clone(), Piece { number, bytes });
+            let (number, renamed) = (piece.number, piece.renamed);
+            let piece = Piece {
+                number,
+                bytes,
+                renamed,
+            };
+            pieces.insert(key.clone(), piece);
         }
         Self {
             base: restored.manifest.base.clone(),
@@ -177,12 +185,12 @@ impl Progress {
         Renewal::new(names, room)
     }
 
-    /// Makes the checkpoint of what the engine handed out at `input`, with what [`Progress::renewal`] asked for;
+    /// Makes the checkpoint of what the engine handed out at `inputs`, with what [`Progress::renewal`] asked for;
     /// `base` is a name nobody used.
     pub fn take(
         &mut self,
         records: Vec<StateRecord>,
-        input: i64,
+        inputs: Inputs,
         base: impl FnOnce() -> String,
         now: Instant,
     ) -> Checkpoint {
@@ -214,7 +222,7 @@ impl Progress {
                 format: FORMAT,
                 epoch: EPOCH,
                 number,
-                input,
+                inputs,
                 base: self.base.clone(),
                 oldest: self.written.keys().next().copied().unwrap_or(number),
                 records: records.len() as u64,
@@ -234,8 +242,12 @@ impl Progress {
                 let number = self.number;
                 self.bytes += bytes;
                 self.written.entry(number).or_default().pieces += 1;
-                self.pieces
-                    .insert(record.key.clone(), Piece { number, bytes })
+                let piece = Piece {
+                    number,
+                    bytes,
+                    renamed: false,
+                };
+                self.pieces.insert(record.key.clone(), piece)
             }
             None => self.pieces.remove(&record.key),
         };
@@ -258,10 +270,19 @@ impl Progress {
             let parts = record.parts();
             let gone = before.filter(|key| parts.iter().all(|part| part.key != **key));
             let gone: Vec<StateRecord> = gone.map(|key| ended(key)).collect();
-            all.extend(parts);
-            all.extend(gone);
+            for record in parts.into_iter().chain(gone) {
+                all.extend(self.former(&record.key));
+                all.push(record);
+            }
         }
         all
+    }
+
+    /// The end of a piece's name of an earlier format: it comes before the piece, which is read under either name.
+    fn former(&self, key: &str) -> Option<StateRecord> {
+        let piece = self.pieces.get(key)?;
+        let former = piece.renamed.then(|| format::former(key))?;
+        Some(ended(&former?))
     }
 
     /// What was there and is not in a checkpoint of everything: nobody reads it any more, but only this has it removed.
@@ -269,7 +290,8 @@ impl Progress {
         let held: BTreeSet<&str> = whole.iter().map(|record| record.key.as_str()).collect();
         let gone = self.pieces.keys();
         let gone = gone.filter(|key| !held.contains(key.as_str()));
-        gone.map(|key| ended(key)).collect()
+        let ends = |key: &String| self.former(key).into_iter().chain([ended(key)]);
+        gone.flat_map(ends).collect()
     }
 }
 

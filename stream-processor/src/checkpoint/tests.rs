@@ -27,16 +27,20 @@ fn settings() -> RawCheckpoint {
     }
 }
 
+fn of_events(input: i64) -> Inputs {
+    Inputs::from([(Topic::Events, input)])
+}
+
 /// Takes a checkpoint with a base named after its number.
 fn take(progress: &mut Progress, records: Vec<StateRecord>, input: i64) -> Checkpoint {
     let base = format!("base-{input}");
-    progress.take(records, input, || base, Instant::now())
+    progress.take(records, of_events(input), || base, Instant::now())
 }
 
 /// Feeds a checkpoint to a fold as the topic would, whose first record lies at a hundred times its input.
 fn feed(fold: &mut Fold, checkpoint: &Checkpoint) {
     let base = checkpoint.manifest.base.as_bytes();
-    let mut offset = checkpoint.manifest.input * 100;
+    let mut offset = checkpoint.manifest.inputs[&Topic::Events] * 100;
     let mut take = |key: &[u8], value: Option<&[u8]>| {
         fold.take(offset, key, Some(base), value).unwrap();
         offset += 1;
@@ -61,7 +65,7 @@ fn metadata_comes_back_and_is_small() {
         format: FORMAT,
         epoch: EPOCH,
         number: u64::MAX,
-        input: i64::MAX,
+        inputs: Inputs::from([(Topic::Events, i64::MAX), (Topic::Sensors, i64::MAX)]),
         state: i64::MAX,
         base: "0123456789abcdef".to_owned(),
     };
@@ -157,7 +161,7 @@ fn a_later_complete_checkpoint_counts_as_reached() {
     let mut fold = Fold::new(first.manifest.head(0));
     feed(&mut fold, &first);
     feed(&mut fold, &second);
-    assert_eq!(fold.finish().unwrap().manifest.input, 20);
+    assert_eq!(fold.finish().unwrap().manifest.inputs, of_events(20));
 }
 
 #[test]
@@ -358,4 +362,113 @@ fn two_checkpoints_of_one_step_are_one() {
     let mut fold = Fold::new(joined.manifest.head(0));
     feed(&mut fold, &joined);
     assert_eq!(fold.finish().unwrap().into_state(), state(&[("b", "2")]));
+}
+
+/// A record of the topic as format 3 wrote it: names and offsets without a topic.
+const FORMER: [(&str, &str); 5] = [
+    ("task", "a"),
+    ("hosts/000000", "b"),
+    ("hosts/000001", "c"),
+    ("minute/0a", "d"),
+    ("pane/5e/100/0-0/1", "e"),
+];
+const FORMER_MANIFEST: &str = r#"{"format":3,"epoch":0,"checkpoint":4,"input":77,"base":"old","oldest":4,"records":5,"bytes":50,"keys":5}"#;
+const FORMER_HEAD: &str =
+    r#"{"format":3,"epoch":0,"checkpoint":4,"input":77,"state":9,"base":"old"}"#;
+
+#[test]
+fn what_format_3_wrote_is_of_events() {
+    let head = Head::of_metadata(FORMER_HEAD).unwrap();
+    assert_eq!(head.inputs, of_events(77));
+    let mut topic: Vec<(String, Option<Vec<u8>>)> = FORMER
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), Some(value.as_bytes().to_vec())))
+        .collect();
+    topic.push((
+        MANIFEST_KEY.to_owned(),
+        Some(FORMER_MANIFEST.as_bytes().to_vec()),
+    ));
+    let restored = |topic: &[(String, Option<Vec<u8>>)], wanted: Head| {
+        let mut fold = Fold::new(wanted);
+        for (offset, (key, value)) in (9..).zip(topic) {
+            let value = value.as_deref();
+            fold.take(offset, key.as_bytes(), Some(b"old"), value)
+                .unwrap();
+        }
+        fold.finish().unwrap()
+    };
+    let first = restored(&topic, head);
+    let mut progress = Progress::resume(&first, Instant::now());
+    let was = [
+        ("hosts.events/000000", "b"),
+        ("hosts.events/000001", "c"),
+        ("log.events", "a"),
+        ("minute.events/0a", "d"),
+        ("pane/5e/100/0-0/1", "e"),
+    ];
+    assert_eq!(first.into_state(), state(&was));
+    // What is written anew or over is not read under its old name again, whether the old records are still there or not.
+    let changed = vec![
+        piece("log.events", "2"),
+        piece("hosts.events/000001", "2"),
+        gone("minute.events/0a"),
+    ];
+    let second = take(&mut progress, changed, 90);
+    assert_eq!(
+        (second.manifest.keys, second.manifest.oldest, second.begins),
+        (4, 4, false)
+    );
+    let head = second.manifest.head(9);
+    let records = second.records.into_iter();
+    topic.extend(records.map(|record| (record.key, record.value)));
+    topic.push((MANIFEST_KEY.to_owned(), Some(second.manifest.to_value())));
+    let is = [
+        ("hosts.events/000000", "b"),
+        ("hosts.events/000001", "2"),
+        ("log.events", "2"),
+        ("pane/5e/100/0-0/1", "e"),
+    ];
+    let whole = restored(&topic, head.clone());
+    assert_eq!(whole.manifest.inputs, of_events(90));
+    assert_eq!(whole.into_state(), state(&is));
+    // Compaction leaves the last record of each name, and no ends.
+    let last: BTreeMap<String, usize> = (0..)
+        .zip(&topic)
+        .map(|(at, (key, _))| (key.clone(), at))
+        .collect();
+    let mut kept: Vec<usize> = last.into_values().collect();
+    kept.sort_unstable();
+    let compacted: Vec<_> = kept.into_iter().map(|at| topic[at].clone()).collect();
+    let compacted: Vec<_> = compacted
+        .into_iter()
+        .filter(|(_, value)| value.is_some())
+        .collect();
+    assert_eq!(compacted.len(), 5);
+    assert_eq!(restored(&compacted, head).into_state(), state(&is));
+}
+
+#[test]
+fn a_task_that_reads_two_topics_goes_on_in_both() {
+    let inputs = Inputs::from([(Topic::Events, 700), (Topic::Sensors, 12)]);
+    let mut progress = Progress::begin(0, Instant::now());
+    let pieces = vec![piece("log.events", "1"), piece("log.sensors", "2")];
+    let base = || "two".to_owned();
+    let taken = progress.take(pieces, inputs.clone(), base, Instant::now());
+    let head = taken.manifest.head(0);
+    assert_eq!(Head::of_metadata(&head.to_metadata()), Ok(head.clone()));
+    let mut fold = Fold::new(head);
+    feed(&mut fold, &taken);
+    let restored = fold.finish().unwrap();
+    assert_eq!(restored.manifest.inputs, inputs);
+    assert_eq!(
+        restored.into_state(),
+        state(&[("log.events", "1"), ("log.sensors", "2")])
+    );
+    // A topic that this version does not know cannot be gone on in.
+    let text = r#"{"format":4,"epoch":0,"checkpoint":1,"inputs":{"events":7,"dreams":3},"state":0,"base":"b"}"#;
+    let error = Head::of_metadata(text).unwrap_err();
+    assert!(
+        error.to_string().contains("there is no topic dreams"),
+        "{error}"
+    );
 }

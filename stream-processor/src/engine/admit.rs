@@ -34,21 +34,21 @@ impl Engine {
                 continue;
             };
             admitted.progress.note(row, moment.slot, moment.high_after);
-            let second = (record.partition, self.hosts.second(record.partition));
+            let second = (record.log(), self.hosts.second(record.log()));
             if last_second.replace(second) != Some(second) {
-                admitted.seconds.note(row, i64::from(second.0), second.1);
+                admitted.seconds.note(row, second.0, second.1);
             }
             if columns.event_type.value(index) == MARK {
                 output.counts.marks += 1;
                 let losses = columns.losses(index);
                 self.hosts
-                    .note_losses(record.partition, row, moment.time, losses);
+                    .note_losses(record.log(), row, moment.time, losses);
                 continue;
             }
             output.counts.events += 1;
             output.counts.clock_replaced += u64::from(moment.clock_replaced);
             admitted.shown.push(Shown { row, moment });
-            admitted.holes.push(self.hosts.holes(record.partition));
+            admitted.holes.push(self.hosts.holes(record.log()));
         }
         let found = found.into_iter().filter_map(|(detection, found)| {
             let row = before + found.row;
@@ -98,7 +98,7 @@ impl Engine {
         }
         self.end_replay(record, row);
         let heard = Heard {
-            partition: record.partition,
+            log: record.log(),
             offset: record.offset,
             row,
             host_id,
@@ -119,7 +119,7 @@ impl Engine {
             }
         };
         let host_name = cut(columns.host_name.value(index), NAME_BYTES_MAX);
-        self.hosts.note_name(record.partition, host_name);
+        self.hosts.note_name(record.log(), host_name);
         Some(moment)
     }
 }

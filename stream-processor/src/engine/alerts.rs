@@ -20,6 +20,7 @@ use super::throttle::{Arrival, Minute, Source};
 use super::{Engine, StepOutput};
 use crate::alert::size::ALERT_BYTES_MAX;
 use crate::alert::{self, health::Health};
+use crate::decode::Partition;
 use crate::hosts::{End, Forgotten, partition_of};
 use crate::parallel::side_by_side;
 use crate::window::{Progress, WindowOutput, Word};
@@ -92,11 +93,11 @@ impl Engine {
                 self.end_timeline(progress, end, &mut drafts);
             }
             self.end_periods(progress, candidate.slot, candidate.time, &mut drafts);
-            let partition = partition_of(candidate.slot);
-            let second = seconds.at(i64::from(partition), row);
-            let second = second.unwrap_or_else(|| self.hosts.second(partition));
-            self.end_minutes(seconds, partition, second, &mut drafts);
-            self.decide(taken, candidate, second, &mut drafts);
+            let log = self.log_of(taken, &candidate);
+            let second = seconds.at(log, row);
+            let second = second.unwrap_or_else(|| self.hosts.second(log));
+            self.end_minutes(seconds, log, second, &mut drafts);
+            self.decide(taken, candidate, (log, second), &mut drafts);
         }
         for end in ends {
             self.end_timeline(progress, end, &mut drafts);
@@ -104,8 +105,8 @@ impl Engine {
         for (slot, high) in progress.highs() {
             self.end_periods(progress, slot, high, &mut drafts);
         }
-        for (partition, second) in seconds.highs() {
-            self.end_minutes(seconds, partition as i32, second, &mut drafts);
+        for (log, second) in seconds.highs() {
+            self.end_minutes(seconds, log, second, &mut drafts);
         }
         self.publish(taken, &drafts, now_ns, output);
     }
@@ -127,11 +128,24 @@ impl Engine {
         let mut drafts = Vec::new();
         self.end_all(&mut drafts);
         for candidate in candidates {
-            let second = self.hosts.second(partition_of(candidate.slot));
-            self.decide(&taken, candidate, second, &mut drafts);
+            let Some(log) = self.hosts.log_of(candidate.slot) else {
+                continue;
+            };
+            let at = (log, self.hosts.second(log));
+            self.decide(&taken, candidate, at, &mut drafts);
         }
         self.end_all(&mut drafts);
         self.publish(&taken, &drafts, now_ns, output);
+    }
+
+    /// The log that a candidate's row is in, or its host is heard of in.
+    fn log_of(&self, taken: &Taken, candidate: &Candidate<'_>) -> Partition {
+        let log = taken.records[candidate.row as usize].log();
+        // The row at which a step fails as a whole is not one of every task.
+        match log.1 == partition_of(candidate.slot) {
+            true => log,
+            false => self.hosts.log_of(candidate.slot).unwrap_or(log),
+        }
     }
 
     /// All that may become an alert, in the order of the log.
@@ -201,12 +215,12 @@ impl Engine {
         candidates
     }
 
-    /// Publishes a candidate, or counts it; all that needs is its key.
+    /// Publishes a candidate, or counts it; all that needs is its key, and the log and its second where it comes.
     fn decide<'a>(
         &mut self,
         taken: &Taken,
         candidate: Candidate<'a>,
-        second: i64,
+        at: (Partition, i64),
         drafts: &mut Vec<Draft<'a>>,
     ) {
         let Some(key) = self.key(taken, &candidate) else {
@@ -219,12 +233,12 @@ impl Engine {
                 // Nobody needs more of them than of alerts.
                 Verdict::Publish | Verdict::Count | Verdict::Full => Decision::Count,
             },
-            Kind::Match(detection, _) => self.fold(taken, &candidate, detection, &key, second),
+            Kind::Match(detection, _) => self.fold(taken, &candidate, detection, &key, at),
             Kind::Result(word) if word.closed && word.fired_under.is_some() => {
                 self.follow(&candidate, word)
             }
             Kind::Result(word) => {
-                let decision = self.fold(taken, &candidate, word.detection, &key, second);
+                let decision = self.fold(taken, &candidate, word.detection, &key, at);
                 if let (Decision::Count, false) = (decision, word.closed) {
                     let (partition, id) = (partition_of(candidate.slot), self.window_id(word));
                     self.folds.count_window(partition, &id);
@@ -268,7 +282,7 @@ impl Engine {
         candidate: &Candidate<'_>,
         detection: usize,
         key: &Text,
-        second: i64,
+        at: (Partition, i64),
     ) -> Decision {
         let dedup = &self.set.at(detection).header.dedup;
         if let Some(period) = dedup.period {
@@ -280,7 +294,7 @@ impl Engine {
                 Verdict::Full => {}
             }
         }
-        match self.throttle(taken, candidate, detection, second) {
+        match self.throttle(taken, candidate, detection, at) {
             true => Decision::Publish,
             false => Decision::Count,
         }
@@ -292,7 +306,7 @@ impl Engine {
         taken: &Taken,
         candidate: &Candidate<'_>,
         detection: usize,
-        second: i64,
+        (log, second): (Partition, i64),
     ) -> bool {
         let own = self.set.at(detection);
         let hosts = &self.hosts;
@@ -307,7 +321,7 @@ impl Engine {
             },
         };
         let arrival = Arrival {
-            partition: partition_of(candidate.slot),
+            log,
             second,
             source,
             time: candidate.time,
@@ -380,20 +394,20 @@ impl Engine {
         }));
     }
 
-    /// Ends the minutes of a partition that are over at a second; each with the row that ended it.
+    /// Ends the minutes of a log that are over at a second; each with the row that ended it.
     fn end_minutes<'a>(
         &mut self,
-        seconds: &Progress,
-        partition: i32,
+        seconds: &Progress<Partition>,
+        log: Partition,
         second: i64,
         drafts: &mut Vec<Draft<'a>>,
     ) {
-        if !self.throttles.due(partition, second) {
+        if !self.throttles.due(log, second) {
             return;
         }
-        let ended = self.throttles.end(partition, second).into_iter();
+        let ended = self.throttles.end(log, second).into_iter();
         drafts.extend(ended.map(|(end, minute)| {
-            let row = seconds.reaches(i64::from(partition), end, u32::MAX);
+            let row = seconds.reaches(log, end, u32::MAX);
             Draft::of_minute(row.unwrap_or(0), minute)
         }));
     }
@@ -407,8 +421,8 @@ impl Engine {
                 let ended = self.folds.end(slot, i64::MAX).into_iter();
                 drafts.extend(ended.map(|(_, repeats)| Draft::of_repeats(u32::MAX, repeats)));
             }
-            let ended = self.throttles.end(partition, i64::MAX).into_iter();
-            drafts.extend(ended.map(|(_, minute)| Draft::of_minute(u32::MAX, minute)));
+            let ended = self.throttles.end_all(partition).into_iter();
+            drafts.extend(ended.map(|minute| Draft::of_minute(u32::MAX, minute)));
         }
     }
 
@@ -465,7 +479,7 @@ impl Engine {
             set: &self.set,
             hosts: &self.hosts,
             taken,
-            topic: &self.evidence_topic,
+            topics: &self.evidence_topics,
             mode: self.mode,
             keys_max: self.options.keys_max,
             now_ns,

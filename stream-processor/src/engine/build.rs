@@ -4,6 +4,7 @@ use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::{Text, time};
 use serde_json::{Map, Value};
 
+use super::EvidenceTopics;
 use super::candidate::{Candidate, Kind, Notice};
 use super::taken::Taken;
 use super::throttle::Minute;
@@ -23,7 +24,7 @@ pub(super) struct Builder<'a> {
     pub set: &'a DetectionSet,
     pub hosts: &'a Hosts,
     pub taken: &'a Taken,
-    pub topic: &'a str,
+    pub topics: &'a EvidenceTopics,
     pub mode: AlertMode,
     pub keys_max: usize,
     pub now_ns: i64,
@@ -262,7 +263,7 @@ impl Builder<'_> {
 
     fn origin(&self, record: &InputRecord) -> Origin<'_> {
         Origin {
-            topic: self.topic,
+            topic: self.topics.name(record.topic),
             partition: record.partition,
             offset: record.offset,
             ingest_ts_ns: record.ingest_ts_ns,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::records::Alert;
 
-use crate::decode::{DeadLetter, InputRecord};
+use crate::decode::{DeadLetter, InputRecord, Partition};
 
 /// What came of a step.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub struct StepOutput {
     pub unknown_schemas: Vec<(Fingerprint, InputRecord)>,
     /// Events that a detection could not judge; the other detections did.
     pub failures: Vec<Failure>,
-    /// Partitions whose state must be stored with the step: it holds what a replay would not find again.
+    /// Tasks whose state must be stored with the step: it holds what a replay would not find again.
     pub to_be_stored: BTreeSet<i32>,
     /// What was counted.
     pub counts: StepCounts,
@@ -31,8 +31,8 @@ pub struct StepOutput {
 pub struct Failure {
     /// The detection.
     pub detection_id: String,
-    /// Partition of the event.
-    pub partition: i32,
+    /// The log that the event is in.
+    pub log: Partition,
     /// Offset of the event.
     pub offset: i64,
     /// Whether it is a group of a window, which the event made be asked.

@@ -165,10 +165,14 @@ impl Roster {
         !self.others.is_empty()
     }
 
-    /// Notes that a task's rows are live from now on; says whether its list is to be stored with the first of them: until the
-    /// next checkpoint it tells who spoke of them.
-    pub fn settle(&mut self, partition: i32) -> bool {
+    /// Notes that a task's rows are live from now on.
+    pub fn settle(&mut self, partition: i32) {
         self.others.remove(&partition);
+    }
+
+    /// Whether a task's list is to be stored with the first of its rows that are live: until the next checkpoint it tells who
+    /// spoke of them.
+    pub fn changed(&self, partition: i32) -> bool {
         let task = self.tasks.get(&partition);
         task.is_some_and(|task| task.changed)
     }
@@ -264,12 +268,13 @@ mod tests {
         third.restore(5, &mut early).expect("a list");
         assert_eq!(third.since(5)[1..], [Since::Replay; 2]);
         assert!(second.begin(5, 77) && !second.begin(5, 99));
-        assert!(second.settle(5), "the list is stored with the first row");
+        assert!(second.changed(5), "the list is stored with the first row");
+        second.settle(5);
         assert!(!second.is_other(5, 1) && !second.any_other());
         let mut state = stored(&mut second).expect("a list");
         let mut fourth = Roster::new(own);
         fourth.restore(5, &mut state).expect("a list");
-        assert!(!fourth.any_other() && !fourth.settle(5));
+        assert!(!fourth.any_other() && !fourth.changed(5));
         let after = Since::After(77);
         assert_eq!(fourth.since(5), [Since::Always, after, after]);
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::matcher::Found;
 use super::{EVENT_TYPE, StepOutput, cut};
 use crate::alert::Subject;
-use crate::decode::{Decoded, InputRecord};
+use crate::decode::{Decoded, InputRecord, Partition};
 use crate::detect::Unjudged;
 use crate::hosts::{CLASS_BYTES_MAX, CLASSES_MAX, End, EndKind, Holes, Losses};
 use crate::json;
@@ -65,8 +65,8 @@ pub(super) struct Admitted {
     pub holes: Vec<Option<Arc<Holes>>>,
     /// Each host's time, by slot.
     pub progress: Progress,
-    /// Each partition's seconds of ingest.
-    pub seconds: Progress,
+    /// Each log's seconds of ingest.
+    pub seconds: Progress<Partition>,
 }
 
 impl Admitted {

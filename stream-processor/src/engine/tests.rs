@@ -11,6 +11,10 @@ use super::*;
 use crate::decode::Decoder;
 use crate::detect::LoadReport;
 
+fn of_events(offset: i64) -> Inputs {
+    Inputs::from([(Topic::Events, offset)])
+}
+
 const LISTS: &str = "name\nsh\nbash\n";
 
 /// An engine with these predicates as detections `d0`, `d1` ...
@@ -95,7 +99,8 @@ fn offsets(output: &StepOutput) -> Vec<i64> {
 
 #[test]
 fn an_alert_holds_what_an_analyst_needs() {
-    let mut engine = engine(&["evt_type = 'execve'"]).with_evidence_topic("dogwatch.events");
+    let mut engine = engine(&["evt_type = 'execve'"])
+        .with_evidence_topics(EvidenceTopics::kafka(&Topics::new("dogwatch")));
     let whole = event(json!({
         "seq": 7, "host_name": "web-1", "host_tags": {"site": "a"}, "container_name": "shop", "container_labels": {"app": "x"},
         "proc_key": "00000000000000aa", "proc_pid": 42, "proc_exepath": "/bin/sh", "proc_cmdline": "sh -i", "user_host_uid": 1000,
@@ -284,8 +289,9 @@ fn bad_records_are_set_apart_and_the_good_ones_pass() {
     assert_eq!(unknown, [4]);
     assert_eq!((output.counts.records, output.counts.events), (8, 2));
     // Who takes the partition over and replays them repeats none of it.
+    let of_both = Inputs::from([(Topic::Events, 8), (Topic::Sensors, 8)]);
     engine
-        .restore(3, BTreeMap::new(), 8)
+        .restore(3, BTreeMap::new(), &of_both)
         .expect("an empty task");
     let replayed = engine.step(records).expect("a step");
     assert_eq!(offsets(&replayed), [0; 0]);
@@ -407,7 +413,10 @@ fn a_detection_without_a_period_says_ten_alerts_a_minute_and_the_number_of_the_o
             }
             2 => {
                 let next = part.last().expect("records").offset + 1;
-                engine.restore(3, stored.clone(), next).expect("restored");
+                let live_from = of_events(next);
+                engine
+                    .restore(3, stored.clone(), &live_from)
+                    .expect("restored");
                 let from = (number - 1) * 150;
                 let replayed = engine.step(records[from..next as usize].to_vec());
                 assert_eq!(told(&replayed.expect("a step")), []);
@@ -488,11 +497,7 @@ fn one_crafted_event_does_not_blind_a_detection_to_the_others() {
         panic!("{:?}", output.failures)
     };
     assert_eq!(
-        (
-            failure.detection_id.as_str(),
-            failure.partition,
-            failure.offset
-        ),
+        (failure.detection_id.as_str(), failure.log.1, failure.offset),
         ("d0", 3, 1)
     );
 }

@@ -3,28 +3,30 @@
 //! ```text
 //! alert ─► its minute: begun by the first, [`PER_MINUTE`] are published, the rest is held ─► minute over: how many were held
 //! ```
-//! A minute runs in the broker's time of its partition, so it holds the same after a replay; a host that drains a backlog is
+//! A minute runs in the broker's time of its log, so it holds the same after a replay; a host that drains a backlog is
 //! throttled by when its events arrive, not by when they happened. Without a broker rows' own times count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::HashMap;
 use dogwatch_schemas::Text;
+use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Renewal, State, StateRecord, take_below};
+use crate::decode::Partition;
 
 /// Alerts of a minute that are published.
 const PER_MINUTE: u64 = 10;
 const MINUTE_S: i64 = 60;
 /// Most minutes that run for a host, which chooses the names of its containers; beyond them its containers share one.
 const MINUTES_PER_HOST_MAX: usize = 1_024;
-/// Most minutes that run in a task, some 10 MB; beyond them alerts are published: held ones would hide those of other hosts.
+/// Most minutes that run in a log, some 10 MB; beyond them alerts are published: held ones would hide those of other hosts.
 const MINUTES_MAX: usize = 20_000;
 /// Longest id of a container that is told from others, bytes.
 const CONTAINER_BYTES_MAX: usize = 64;
-/// What the names of stored minutes begin with.
-const MINUTE: &str = "minute/";
+/// What the names of stored minutes begin with: `minute.TOPIC/HASH`.
+const MINUTE: &str = "minute.";
 
 /// Whose alerts share a minute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,7 +54,7 @@ impl Source {
 pub(crate) struct Minute {
     pub source: Source,
     pub host_name: Text,
-    /// When it is over, in seconds of the partition's ingest time.
+    /// When it is over, in seconds of the log's ingest time.
     end: i64,
     published: u64,
     /// How many were held back.
@@ -65,18 +67,19 @@ pub(crate) struct Minute {
 
 /// What is known of an alert to be throttled.
 pub(crate) struct Arrival {
-    pub partition: i32,
-    /// The partition's second.
+    /// The log that its row is in.
+    pub log: Partition,
+    /// The log's second.
     pub second: i64,
     pub source: Source,
     /// Its host's time.
     pub time: i64,
 }
 
-/// The minutes of all tasks.
+/// The minutes of all logs.
 #[derive(Debug)]
 pub(crate) struct Throttles {
-    tasks: HashMap<i32, Task>,
+    logs: HashMap<Partition, Log>,
     per_minute: u64,
 }
 
@@ -87,7 +90,7 @@ impl Default for Throttles {
 }
 
 #[derive(Debug, Default)]
-struct Task {
+struct Log {
     minutes: BTreeMap<Source, Running>,
     of_hosts: HashMap<Text, usize>,
     /// When the first of them is over: asked for each alert.
@@ -107,7 +110,7 @@ impl Throttles {
     /// Publishes so many alerts of a minute.
     fn of(per_minute: u64) -> Self {
         Self {
-            tasks: HashMap::new(),
+            logs: HashMap::new(),
             per_minute,
         }
     }
@@ -120,13 +123,13 @@ impl Throttles {
     /// Takes an alert; whether it is published. Minutes that are over by then must have been ended.
     /// `first` is asked for the alert's id and its host's name when it begins a minute.
     pub fn take(&mut self, arrival: Arrival, first: impl FnOnce() -> (Text, Text)) -> bool {
-        let task = self.tasks.entry(arrival.partition).or_default();
+        let log = self.logs.entry(arrival.log).or_default();
         let mut source = arrival.source;
-        let of_host = task.of_hosts.get(&source.host_id).copied().unwrap_or(0);
-        if of_host >= MINUTES_PER_HOST_MAX && !task.minutes.contains_key(&source) {
+        let of_host = log.of_hosts.get(&source.host_id).copied().unwrap_or(0);
+        if of_host >= MINUTES_PER_HOST_MAX && !log.minutes.contains_key(&source) {
             source.container_id = Text::default();
         }
-        if let Some(running) = task.minutes.get_mut(&source) {
+        if let Some(running) = log.minutes.get_mut(&source) {
             running.dirty = true;
             let minute = &mut running.minute;
             if minute.published < self.per_minute {
@@ -137,7 +140,7 @@ impl Throttles {
             minute.last_time = arrival.time;
             return false;
         }
-        if task.minutes.len() < MINUTES_MAX {
+        if log.minutes.len() < MINUTES_MAX {
             let (first_id, host_name) = first();
             let minute = Minute {
                 source,
@@ -148,80 +151,72 @@ impl Throttles {
                 first_id,
                 last_time: arrival.time,
             };
-            task.insert(minute, true);
+            log.insert(minute, true);
         }
         true
     }
 
-    /// Whether any of a partition's minutes is over at a second.
-    pub fn due(&self, partition: i32, second: i64) -> bool {
-        let task = self.tasks.get(&partition);
-        let first_end = task.and_then(|task| task.first_end);
+    /// Whether any of a log's minutes is over at a second.
+    pub fn due(&self, log: Partition, second: i64) -> bool {
+        let log = self.logs.get(&log);
+        let first_end = log.and_then(|log| log.first_end);
         first_end.is_some_and(|end| end <= second)
     }
 
-    /// Ends the minutes of a partition that are over at a second; returns those that held alerts back, each with its end.
-    pub fn end(&mut self, partition: i32, second: i64) -> Vec<(i64, Minute)> {
-        let Some(task) = self.tasks.get_mut(&partition) else {
+    /// Ends the minutes of a log that are over at a second; returns those that held alerts back, each with its end.
+    pub fn end(&mut self, log: Partition, second: i64) -> Vec<(i64, Minute)> {
+        let Some(log) = self.logs.get_mut(&log) else {
             return Vec::new();
         };
         let over = |_: &Source, running: &mut Running| running.minute.end <= second;
-        let ended: Vec<_> = task.minutes.extract_if(.., over).collect();
+        let ended: Vec<_> = log.minutes.extract_if(.., over).collect();
         let mut held = Vec::new();
         for (source, Running { minute, .. }) in ended {
-            if let Some(of_host) = task.of_hosts.get_mut(&source.host_id) {
+            if let Some(of_host) = log.of_hosts.get_mut(&source.host_id) {
                 *of_host -= 1;
                 if *of_host == 0 {
-                    task.of_hosts.remove(&source.host_id);
+                    log.of_hosts.remove(&source.host_id);
                 }
             }
-            task.over.push(name(&source));
+            log.over.push(name(&source));
             if minute.held > 0 {
                 held.push((minute.end, minute));
             }
         }
-        let ends = task.minutes.values().map(|running| running.minute.end);
-        task.first_end = ends.min();
+        let ends = log.minutes.values().map(|running| running.minute.end);
+        log.first_end = ends.min();
         held
     }
 
-    /// Whether a partition holds alerts back whose number is to be published.
+    /// Ends all minutes of a task.
+    pub fn end_all(&mut self, partition: i32) -> Vec<Minute> {
+        let mut own: Vec<Partition> = self.logs.keys().copied().collect();
+        own.retain(|(_, of)| *of == partition);
+        own.sort_unstable();
+        let ended = own.into_iter().flat_map(|log| self.end(log, i64::MAX));
+        ended.map(|(_, minute)| minute).collect()
+    }
+
+    /// Whether a task holds alerts back whose number is to be published.
     pub fn waits(&self, partition: i32) -> bool {
-        let task = self.tasks.get(&partition);
-        task.is_some_and(|task| {
-            let mut minutes = task.minutes.values();
+        let mut own = self.logs.iter().filter(|((_, of), _)| *of == partition);
+        own.any(|(_, log)| {
+            let mut minutes = log.minutes.values();
             minutes.any(|running| running.minute.held > 0)
         })
     }
 
-    /// Forgets a partition.
+    /// Forgets a task.
     pub fn forget(&mut self, partition: i32) {
-        self.tasks.remove(&partition);
+        self.logs.retain(|(_, of), _| *of != partition);
     }
 
-    /// What changed in a partition since the last call, and the pieces that are to be written anew.
+    /// What changed in a task since the last call, and the pieces that are to be written anew.
     pub fn store(&mut self, partition: i32, renewal: &Renewal) -> Vec<StateRecord> {
-        let Some(task) = self.tasks.get_mut(&partition) else {
-            return Vec::new();
-        };
-        let over = std::mem::take(&mut task.over).into_iter();
-        let mut records: BTreeMap<String, Option<Vec<u8>>> =
-            over.map(|name| (name, None)).collect();
-        let anew: BTreeSet<&str> = renewal.below(MINUTE).collect();
-        for (source, running) in &mut task.minutes {
-            if !running.dirty && anew.is_empty() {
-                continue;
-            }
-            let name = name(source);
-            let is_anew = anew.contains(&name[MINUTE.len()..]);
-            if running.dirty || is_anew {
-                running.dirty = false;
-                // A struct of texts and numbers is always JSON.
-                let value = serde_json::to_vec(&running.minute).unwrap_or_default();
-                if is_anew {
-                    renewal.spend(value.len());
-                }
-                records.insert(name, Some(value));
+        let mut records = BTreeMap::new();
+        for ((topic, of), log) in &mut self.logs {
+            if *of == partition {
+                log.store(*topic, renewal, &mut records);
             }
         }
         let records = records.into_iter();
@@ -230,19 +225,48 @@ impl Throttles {
             .collect()
     }
 
-    /// Takes a partition's stored minutes back, out of its state; one that cannot be read is over.
+    /// Takes a task's stored minutes back, out of its state; one that cannot be read is over.
     pub fn restore(&mut self, partition: i32, state: &mut State) {
-        let mut task = Task::default();
-        for (_, value) in take_below(state, MINUTE) {
-            if let Ok(minute) = serde_json::from_slice(&value) {
-                task.insert(minute, false);
+        for (name, value) in take_below(state, MINUTE) {
+            let topic = name.split('/').next().and_then(Topic::named);
+            if let (Some(topic), Ok(minute)) = (topic, serde_json::from_slice(&value)) {
+                let log = self.logs.entry((topic, partition)).or_default();
+                log.insert(minute, false);
             }
         }
-        self.tasks.insert(partition, task);
     }
 }
 
-impl Task {
+impl Log {
+    /// Adds what changed of it since the last call, and the pieces that are to be written anew.
+    fn store(
+        &mut self,
+        topic: Topic,
+        renewal: &Renewal,
+        records: &mut BTreeMap<String, Option<Vec<u8>>>,
+    ) {
+        let over = std::mem::take(&mut self.over).into_iter();
+        let prefix = minutes_of(topic);
+        records.extend(over.map(|source| (format!("{prefix}{source}"), None)));
+        let anew: BTreeSet<&str> = renewal.below(&prefix).collect();
+        for (source, running) in &mut self.minutes {
+            if !running.dirty && anew.is_empty() {
+                continue;
+            }
+            let name = name(source);
+            let is_anew = anew.contains(&*name);
+            if running.dirty || is_anew {
+                running.dirty = false;
+                // A struct of texts and numbers is always JSON.
+                let value = serde_json::to_vec(&running.minute).unwrap_or_default();
+                if is_anew {
+                    renewal.spend(value.len());
+                }
+                records.insert(format!("{prefix}{name}"), Some(value));
+            }
+        }
+    }
+
     fn insert(&mut self, minute: Minute, dirty: bool) {
         let end = self.first_end.map_or(minute.end, |end| end.min(minute.end));
         self.first_end = Some(end);
@@ -252,23 +276,30 @@ impl Task {
     }
 }
 
-/// The name that a source's minute is stored under.
+/// What the names of a log's minutes begin with.
+fn minutes_of(topic: Topic) -> String {
+    format!("{MINUTE}{}/", topic.suffix())
+}
+
+/// The name that a source's minute is stored under, in its log.
 fn name(source: &Source) -> String {
     let parts = [
         &*source.detection_id,
         &*source.host_id,
         &*source.container_id,
     ];
-    format!("{MINUTE}{}", crate::alert::digest(parts, 16))
+    crate::alert::digest(parts, 16)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LOG: Partition = (Topic::Events, 0);
+
     fn arrival(second: i64, host: &str, container: &str) -> Arrival {
         Arrival {
-            partition: 0,
+            log: LOG,
             second,
             source: Source::new(host, "d", container),
             time: second,
@@ -293,15 +324,15 @@ mod tests {
         assert_eq!(take(&mut throttles, 7, 100, "a"), 7);
         assert_eq!(take(&mut throttles, 50, 130, "a"), 3);
         assert_eq!(take(&mut throttles, 9, 130, "b"), 9);
-        assert!(throttles.waits(0) && !throttles.due(0, 159) && throttles.due(0, 160));
-        let ended = throttles.end(0, 160);
+        assert!(throttles.waits(0) && !throttles.due(LOG, 159) && throttles.due(LOG, 160));
+        let ended = throttles.end(LOG, 160);
         let held: Vec<_> = ended
             .iter()
             .map(|(end, minute)| (*end, minute.held))
             .collect();
         assert_eq!(held, [(160, 47)]);
         assert_eq!(take(&mut throttles, 9, 160, "a"), 9);
-        assert_eq!(throttles.end(0, 190), []);
+        assert_eq!(throttles.end(LOG, 190), []);
         assert!(!throttles.waits(0));
     }
 
@@ -333,10 +364,47 @@ mod tests {
         assert_eq!(keep(again.store(0, &none)).0, 0);
         assert_eq!(keep(again.store(0, &Renewal::new(names, u64::MAX))).0, 2);
         assert_eq!(take(&mut again, 9, 101, "b"), 8);
-        let ended = again.end(0, 160);
+        let ended = again.end(LOG, 160);
         let held = ended.iter().map(|(_, minute)| minute.held);
         assert_eq!(held.sum::<i64>(), 6 + 1);
         assert_eq!(keep(again.store(0, &none)).1.len(), 0);
+    }
+
+    #[test]
+    fn minutes_run_in_the_time_of_their_own_topic() {
+        const OTHER: Partition = (Topic::Sensors, 0);
+        let mut throttles = Throttles::default();
+        take(&mut throttles, 14, 100, "a");
+        for _ in 0..12 {
+            let arrival = Arrival {
+                log: OTHER,
+                ..arrival(500, "h", "a")
+            };
+            throttles.take(arrival, first);
+        }
+        let records = throttles.store(0, &Renewal::default());
+        let mut state: State = records
+            .into_iter()
+            .filter_map(|record| Some((record.key, record.value?)))
+            .collect();
+        let names: Vec<&str> = state.keys().map(|name| &name[..13]).collect();
+        assert_eq!(names, ["minute.events", "minute.sensor"]);
+        let mut again = Throttles::default();
+        again.restore(0, &mut state);
+        for mut throttles in [throttles, again] {
+            assert!(!throttles.due(OTHER, 559) && throttles.due(LOG, 559));
+            let held = |ended: Vec<(i64, Minute)>| ended.iter().map(|(_, own)| own.held).sum();
+            let held: [i64; 2] = [
+                held(throttles.end(OTHER, 559)),
+                held(throttles.end(LOG, 559)),
+            ];
+            assert_eq!(held, [0, 4]);
+            assert!(throttles.waits(0));
+            let rest = throttles.end_all(0);
+            assert_eq!(rest.iter().map(|own| own.held).sum::<i64>(), 2);
+            throttles.forget(0);
+            assert!(throttles.logs.is_empty());
+        }
     }
 
     #[test]
@@ -347,12 +415,14 @@ mod tests {
             published += take(&mut throttles, 2, 0, &container.to_string());
         }
         assert_eq!(published, 2 * MINUTES_PER_HOST_MAX + PER_MINUTE as usize);
-        assert!(throttles.tasks[&0].minutes.len() <= MINUTES_PER_HOST_MAX + 1);
+        assert!(throttles.logs[&LOG].minutes.len() <= MINUTES_PER_HOST_MAX + 1);
         for host in 0..2 * MINUTES_MAX {
             throttles.take(arrival(0, &host.to_string(), "c"), first);
         }
-        assert_eq!(throttles.tasks[&0].minutes.len(), MINUTES_MAX);
-        throttles.end(0, MINUTE_S);
-        assert!(throttles.tasks[&0].minutes.is_empty() && throttles.tasks[&0].of_hosts.is_empty());
+        assert_eq!(throttles.logs[&LOG].minutes.len(), MINUTES_MAX);
+        throttles.end(LOG, MINUTE_S);
+        assert!(
+            throttles.logs[&LOG].minutes.is_empty() && throttles.logs[&LOG].of_hosts.is_empty()
+        );
     }
 }

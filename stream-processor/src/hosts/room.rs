@@ -12,7 +12,8 @@ use dogwatch_schemas::Text;
 
 use super::holes::{Hole, Holes, Losses};
 use super::host::Host;
-use super::{Batch, End, EndKind, HOSTS_PER_PIECE, Heard, Task, segment, slot};
+use super::log::{Log, segment};
+use super::{Batch, End, EndKind, HOSTS_PER_PIECE, Heard, slot};
 
 /// Most hosts remembered for a partition.
 pub(crate) const HOSTS_MAX: usize = 16_384;
@@ -42,9 +43,14 @@ pub(crate) struct Forgotten {
     pub second: i64,
 }
 
-impl Task {
-    /// Takes a new host in; the task has seen its record's second.
-    pub(super) fn add(&mut self, heard: &Heard<'_>, batch: &mut Batch) -> usize {
+impl Log {
+    /// Takes a new host in; the log has seen its record's second.
+    pub(super) fn add(
+        &mut self,
+        heard: &Heard<'_>,
+        next_slot: &mut u32,
+        batch: &mut Batch,
+    ) -> usize {
         if self.hosts.len() >= HOSTS_MAX {
             let lived = self.make_room(heard, batch);
             self.forgotten += lived;
@@ -56,7 +62,7 @@ impl Task {
             None => Text::default(),
         };
         let index = self.hosts.len();
-        let slot = self.take_slot();
+        let slot = take_slot(next_slot);
         self.hosts.push(Host {
             host_id: heard.host_id.into(),
             host_name: Text::default(),
@@ -75,15 +81,9 @@ impl Task {
         });
         self.by_slot.insert(slot, index);
         self.by_id.insert(heard.host_id.into(), index);
-        let told = self.tell_forgotten(heard.row, self::slot(heard.partition, slot));
+        let told = self.tell_forgotten(heard.row, self::slot(heard.log.1, slot));
         batch.forgotten.extend(told);
         index
-    }
-
-    /// The next number of a slot.
-    fn take_slot(&mut self) -> u32 {
-        self.next_slot += 1;
-        self.next_slot - 1
     }
 
     /// Lets a host stay that was heard of for long enough, while there is room.
@@ -110,7 +110,7 @@ impl Task {
             let host = &mut self.hosts[*index];
             self.forgotten_high = self.forgotten_high.max(Some(host.high));
             self.residents -= usize::from(host.resident);
-            let slot = slot(heard.partition, host.slot);
+            let slot = slot(heard.log.1, host.slot);
             if *lives {
                 batch.end_forgotten(slot, heard.row, host);
             }
@@ -180,6 +180,12 @@ impl Host {
             }
         }
     }
+}
+
+/// The next number of a slot.
+pub(super) fn take_slot(next_slot: &mut u32) -> u32 {
+    *next_slot += 1;
+    *next_slot - 1
 }
 
 fn hole(from: i64, to: i64) -> Arc<Holes> {

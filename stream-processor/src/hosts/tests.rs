@@ -1,17 +1,21 @@
 //! Time, runs, losses and room, record by record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::holes::HOLES_MAX;
 use super::host::RUNS_MAX;
 use super::room::{HOST_BYTES_MAX, RESIDENTS_MAX};
 use super::*;
+use crate::checkpoint::{Renewal, State};
 
 const S: i64 = SECOND_NS;
 
-struct Log(Hosts);
+/// The log of partition 0.
+const LOG: Partition = (Topic::Events, 0);
 
-impl Log {
+struct Tape(Hosts);
+
+impl Tape {
     fn new() -> Self {
         Self(Hosts::new(Duration::from_secs(600), CLOCK_ERROR_MAX))
     }
@@ -41,7 +45,7 @@ impl Log {
         step: bool,
     ) -> Place {
         self.0.take(&Heard {
-            partition: 0,
+            log: LOG,
             offset,
             row: offset as u32,
             host_id: host,
@@ -63,7 +67,7 @@ fn moment(place: Place) -> Moment {
 
 #[test]
 fn what_was_sent_again_is_known_and_moves_nothing() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     moment(log.take(0, "host", "a", 7, 10, 10));
     moment(log.take(1, "host", "a", 8, 11, 11));
     assert_eq!(log.take(2, "host", "a", 7, 99, 99), Place::Repeated);
@@ -77,7 +81,7 @@ fn what_was_sent_again_is_known_and_moves_nothing() {
 
 #[test]
 fn time_is_the_hosts_own_and_never_the_future() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let year = 365 * 86_400;
     assert_eq!(moment(log.take(0, "a", "r", 0, year, 100)).time, 100 * S);
     assert_eq!(moment(log.take(1, "b", "r", 0, 40, 101)).high, i64::MIN);
@@ -90,7 +94,7 @@ fn time_is_the_hosts_own_and_never_the_future() {
 
 #[test]
 fn a_step_back_begins_a_stretch_of_its_own() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let before = moment(log.take(0, "a", "r", 0, 100, 100));
     let after = moment(log.heard(1, "a", "r", 1, 40, 101, true));
     assert_ne!(before.slot, after.slot);
@@ -116,7 +120,7 @@ fn a_step_back_begins_a_stretch_of_its_own() {
 
 #[test]
 fn a_silent_host_is_closed_once_by_the_others() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let silent = moment(log.take(0, "a", "r", 0, 100, 100));
     log.take(1, "b", "r", 0, 100, 100);
     log.take(2, "b", "r", 1, 700, 700);
@@ -142,7 +146,7 @@ fn a_silent_host_is_closed_once_by_the_others() {
 
 #[test]
 fn of_many_runs_the_one_not_heard_of_for_longest_is_forgotten() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let runs = ["0", "1", "2", "3", "4", "5", "6", "7"];
     assert_eq!(runs.len(), RUNS_MAX);
     for (offset, run) in (0..).zip(runs) {
@@ -161,7 +165,7 @@ fn of_many_runs_the_one_not_heard_of_for_longest_is_forgotten() {
 }
 
 /// The state after it was stored once more.
-fn stored(log: &mut Log, mut state: State, renewal: &Renewal) -> State {
+fn stored(log: &mut Tape, mut state: State, renewal: &Renewal) -> State {
     for record in log.0.store(0, renewal).expect("stored") {
         match record.value {
             Some(value) => drop(state.insert(record.key, value)),
@@ -173,22 +177,27 @@ fn stored(log: &mut Log, mut state: State, renewal: &Renewal) -> State {
 
 #[test]
 fn only_pieces_whose_hosts_were_heard_of_are_written() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let hosts = 3 * HOSTS_PER_PIECE as i64;
     for offset in 0..hosts {
         log.take(offset, &offset.to_string(), "r", 0, 100, 100);
     }
-    let names = |log: &mut Log, renewal: &[&str]| -> Vec<String> {
+    let names = |log: &mut Tape, renewal: &[&str]| -> Vec<String> {
         let names = renewal.iter().map(|name| (*name).to_owned()).collect();
         let records = log.0.store(0, &Renewal::new(names, 1)).expect("stored");
         records.into_iter().map(|record| record.key).collect()
     };
-    let all = ["task", "hosts/000000", "hosts/000001", "hosts/000002"];
+    let all = [
+        "log.events",
+        "hosts.events/000000",
+        "hosts.events/000001",
+        "hosts.events/000002",
+    ];
     assert_eq!(names(&mut log, &[]), all);
-    assert_eq!(names(&mut log, &[]), ["task"]);
+    assert_eq!(names(&mut log, &[]), all[..1]);
     log.take(hosts, "64", "r", 1, 100, 100);
-    assert_eq!(names(&mut log, &[]), ["task", "hosts/000001"]);
-    assert_eq!(names(&mut log, &["hosts/000002"]), ["task", "hosts/000002"]);
+    assert_eq!(names(&mut log, &[]), [all[0], all[2]]);
+    assert_eq!(names(&mut log, &all[3..]), [all[0], all[3]]);
     // Silence changes them all.
     log.take(hosts + 1, "64", "r", 2, 900, 900);
     assert_eq!(names(&mut log, &[]), all);
@@ -196,19 +205,19 @@ fn only_pieces_whose_hosts_were_heard_of_are_written() {
 
 #[test]
 fn a_stored_task_goes_on_where_it_was() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     for (offset, host) in [(0, "a"), (1, "b"), (2, "c")] {
         log.take(offset, host, "r", 5, 100, 100);
     }
     log.0
-        .note_losses(0, 2, 100 * S, Losses::from([("ring_full".into(), 3)]));
+        .note_losses(LOG, 2, 100 * S, Losses::from([("ring_full".into(), 3)]));
     let mut state = stored(&mut log, BTreeMap::new(), &Renewal::default());
-    let mut again = Log::new();
+    let mut again = Tape::new();
     again.0.restore(0, &mut state).expect("restored");
     assert_eq!(again.take(3, "c", "r", 5, 101, 101), Place::Repeated);
-    let holes = again.0.holes(0).expect("a hole");
+    let holes = again.0.holes(LOG).expect("a hole");
     assert_eq!(holes.between(100 * S, 101 * S)["ring_full"], 3);
-    assert_eq!(again.0.second(0), 100);
+    assert_eq!(again.0.second(LOG), 100);
     let new = moment(again.take(4, "d", "r", 0, 101, 101));
     assert_eq!(new.slot, 3);
     assert_eq!(
@@ -220,14 +229,14 @@ fn a_stored_task_goes_on_where_it_was() {
 #[test]
 fn what_is_lost_is_known_at_every_row_of_a_batch() {
     let lost = |count| Losses::from([("ring_full".into(), count)]);
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let slot = moment(log.take(0, "a", "r", 0, 100, 100)).slot;
-    log.0.note_losses(0, 0, 100 * S, lost(3));
+    log.0.note_losses(LOG, 0, 100 * S, lost(3));
     log.0.begin_batch();
     log.take(1, "a", "r", 1, 101, 101);
     log.take(2, "a", "s", 0, 102, 102);
     log.take(3, "a", "r", 2, 103, 103);
-    log.0.note_losses(0, 3, 103 * S, lost(5));
+    log.0.note_losses(LOG, 3, 103 * S, lost(5));
     // The clock is put back under a new run: its time has no hole yet.
     let next = moment(log.take(4, "a", "t", 0, 40, 104)).slot;
     let until = |slot, row| {
@@ -242,18 +251,18 @@ fn what_is_lost_is_known_at_every_row_of_a_batch() {
 
 #[test]
 fn a_window_misses_what_was_lost_in_it_and_nothing_else() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let mut marks = 0;
     let mut mark = |at: i64, class: &str, count: i64| {
         log.take(marks, "a", "r", marks, at, at);
         log.0.note_losses(
-            0,
+            LOG,
             marks as u32,
             at * S,
             Losses::from([(class.into(), count)]),
         );
         marks += 1;
-        let holes = log.0.holes(0).unwrap_or_default();
+        let holes = log.0.holes(LOG).unwrap_or_default();
         move |from: i64, to: i64| holes.between(from * S, to * S).into_values().sum::<i64>()
     };
     let _ = mark(100, "ring_full", 0);
@@ -281,15 +290,15 @@ fn a_window_misses_what_was_lost_in_it_and_nothing_else() {
     for at in 0..1_000 {
         lost = mark(2_000 + 10 * at, "ring_full", 6 + at);
     }
-    assert_eq!(log.0.holes(0).expect("holes").len(), HOLES_MAX);
+    assert_eq!(log.0.holes(LOG).expect("holes").len(), HOLES_MAX);
     assert_eq!(lost(0, 20_000), 5 + 2 + 1_005);
     assert!(lost(5_000, 5_010) > 0);
     assert_eq!(lost(112, 390), 0);
 }
 
 /// A log in which `known` hosts were heard of for two minutes, and its next offset.
-fn settled(known: i64) -> (Log, i64) {
-    let mut log = Log::new();
+fn settled(known: i64) -> (Tape, i64) {
+    let mut log = Tape::new();
     for (round, second) in (0..3).zip([100, 160, 220]) {
         for host in 0..known {
             let offset = round * known + host;
@@ -302,8 +311,8 @@ fn settled(known: i64) -> (Log, i64) {
 #[test]
 fn a_flood_of_invented_hosts_forgets_none_that_lives() {
     let (mut log, first) = settled(12);
-    let slots = |log: &Log| -> Vec<i64> {
-        let task = &log.0.tasks[&0];
+    let slots = |log: &Tape| -> Vec<i64> {
+        let task = log.0.log(LOG).unwrap();
         let known = (0..12).map(|host| task.by_id[&*format!("known-{host}")]);
         known
             .map(|index| i64::from(task.hosts[index].slot))
@@ -322,7 +331,7 @@ fn a_flood_of_invented_hosts_forgets_none_that_lives() {
             221,
         );
         told.extend(log.0.take_forgotten());
-        assert!(log.0.tasks[&0].hosts.len() <= HOSTS_MAX);
+        assert!(log.0.log(LOG).unwrap().hosts.len() <= HOSTS_MAX);
     }
     assert_eq!(slots(&log), before);
     // It is told at once, and then once an hour.
@@ -333,7 +342,7 @@ fn a_flood_of_invented_hosts_forgets_none_that_lives() {
 
 #[test]
 fn a_forgotten_host_that_comes_back_is_another_and_misses_what_it_was() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     for number in 0..HOSTS_MAX as i64 {
         log.take(number, &format!("guest-{number}"), "r", 0, 100, 100);
     }
@@ -363,9 +372,9 @@ fn a_forgotten_host_that_comes_back_is_another_and_misses_what_it_was() {
 
 #[test]
 fn the_silent_go_first_and_residents_leave_room_to_become_known() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let mut offset = 0;
-    let mut hear = |log: &mut Log, name: String, second: i64| {
+    let mut hear = |log: &mut Tape, name: String, second: i64| {
         log.take(offset, &name, "r", offset, second, second);
         offset += 1;
     };
@@ -374,7 +383,7 @@ fn the_silent_go_first_and_residents_leave_room_to_become_known() {
             hear(&mut log, format!("old-{number}"), second);
         }
     }
-    assert_eq!(log.0.tasks[&0].residents, RESIDENTS_MAX);
+    assert_eq!(log.0.log(LOG).unwrap().residents, RESIDENTS_MAX);
     // All but a few fall silent: those make room, and none of the few.
     for second in [700, 800] {
         for number in 0..10 {
@@ -384,7 +393,7 @@ fn the_silent_go_first_and_residents_leave_room_to_become_known() {
     for number in 0..2_000 {
         hear(&mut log, format!("new-{number}"), 801);
     }
-    let task = &log.0.tasks[&0];
+    let task = log.0.log(LOG).unwrap();
     assert!((0..10).all(|number| task.by_id.contains_key(&*format!("old-{number}"))));
     assert!((0..2_000).all(|number| task.by_id.contains_key(&*format!("new-{number}"))));
     assert_eq!(task.forgotten, 0);
@@ -394,26 +403,26 @@ fn the_silent_go_first_and_residents_leave_room_to_become_known() {
 /// The most that a sensor may say of itself, everything at its longest.
 #[test]
 fn a_host_has_a_bound_in_bytes_whatever_it_says() {
-    let mut log = Log::new();
+    let mut log = Tape::new();
     let long = |letter: char, length: usize| letter.to_string().repeat(length);
     let host = long('h', 256);
     for mark in 0..400_i64 {
         let run = format!("{:03}{}", mark % 12, long('r', 253));
         let second = 100 + 10 * mark;
         log.take(mark, &host, &run, mark, second, second);
-        log.0.note_name(0, &long('n', 256));
+        log.0.note_name(LOG, &long('n', 256));
         let class = |number| {
             let name = format!("{mark:03}{number:02}{}", long('c', CLASS_BYTES_MAX - 5));
             (Text::from(name), i64::MAX)
         };
         let losses = (0..CLASSES_MAX).map(class).collect();
-        log.0.note_losses(0, mark as u32, second * S, losses);
-        let host = &log.0.tasks[&0].hosts[0];
+        log.0.note_losses(LOG, mark as u32, second * S, losses);
+        let host = &log.0.log(LOG).unwrap().hosts[0];
         assert!(host.bytes() <= HOST_BYTES_MAX, "{}", host.bytes());
         assert!(!host.runs.is_empty());
     }
     // What was lost is still known, and that it was of many kinds.
-    let losses = log.0.holes(0).expect("holes").between(0, i64::MAX);
+    let losses = log.0.holes(LOG).expect("holes").between(0, i64::MAX);
     assert!(losses.contains_key("other") && losses.len() <= CLASSES_MAX + 1);
 }
 
@@ -421,7 +430,7 @@ fn a_host_has_a_bound_in_bytes_whatever_it_says() {
 fn who_stays_is_stored() {
     let (mut log, first) = settled(2);
     let mut state = stored(&mut log, BTreeMap::new(), &Renewal::default());
-    let mut again = Log::new();
+    let mut again = Tape::new();
     again.0.restore(0, &mut state).expect("restored");
     for log in [&mut log, &mut again] {
         for number in 0..HOSTS_MAX as i64 {
@@ -434,10 +443,74 @@ fn who_stays_is_stored() {
                 221,
             );
         }
-        let task = &log.0.tasks[&0];
+        let task = log.0.log(LOG).unwrap();
         assert_eq!(task.residents, 2);
         assert!(task.by_id.contains_key("known-0"));
     }
-    let ids = |log: &Log| -> BTreeSet<Text> { log.0.tasks[&0].by_id.keys().cloned().collect() };
+    let ids =
+        |log: &Tape| -> BTreeSet<Text> { log.0.log(LOG).unwrap().by_id.keys().cloned().collect() };
     assert_eq!(ids(&log), ids(&again));
+}
+
+/// A task reads two topics: one host sends to both, with counts, offsets and times of their own.
+#[test]
+fn topics_of_a_task_know_nothing_of_one_another() {
+    const OTHER: Partition = (Topic::Sensors, 0);
+    let heard = |log: Partition, offset: i64, host_id: &'static str, seq: i64, second: i64| Heard {
+        log,
+        offset,
+        row: offset as u32,
+        host_id,
+        sensor_run: "r",
+        seq,
+        ts: second * S,
+        ingest_ts: Some(second * S),
+        clock_step: false,
+    };
+    let mut log = Tape::new();
+    let events = moment(log.0.take(&heard(LOG, 70, "a", 5, 100)));
+    let others = moment(log.0.take(&heard(OTHER, 3, "a", 5, 900)));
+    // The same number at a later offset is no repeat, a later second closes nothing, a later time is not the host's.
+    assert_ne!(events.slot, others.slot);
+    assert_eq!((others.high, log.0.ends().len()), (i64::MIN, 0));
+    let next = moment(log.0.take(&heard(LOG, 71, "b", 0, 101)));
+    let lost = Losses::from([("ring_full".into(), 3)]);
+    log.0.note_losses(OTHER, 3, 900 * S, lost);
+    let mut state = stored(&mut log, BTreeMap::new(), &Renewal::default());
+    let names: Vec<&str> = state.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "hosts.events/000000",
+            "hosts.sensors/000000",
+            "log.events",
+            "log.sensors"
+        ]
+    );
+    let mut again = Tape::new();
+    again.0.restore(0, &mut state).expect("restored");
+    assert!(state.is_empty());
+    for tape in [&mut log, &mut again] {
+        let Tape(hosts) = tape;
+        hosts.begin_batch();
+        assert_eq!([LOG, OTHER].map(|log| hosts.second(log)), [101, 900]);
+        let slots = [events, others, next].map(|moment| moment.slot);
+        assert_eq!(
+            slots.map(|slot| hosts.log_of(slot)),
+            [Some(LOG), Some(OTHER), Some(LOG)]
+        );
+        assert_eq!(
+            slots.map(|slot| hosts.high(slot)),
+            [100 * S, 900 * S, 101 * S]
+        );
+        let holes = slots.map(|slot| hosts.owner(slot).holes.is_some());
+        assert_eq!(holes, [false, true, false]);
+        assert_eq!(hosts.slots(0).len(), 3);
+        // What one of them has had, the other has not.
+        assert_eq!(hosts.take(&heard(LOG, 72, "a", 5, 102)), Place::Repeated);
+        let new = moment(hosts.take(&heard(OTHER, 4, "a", 6, 901)));
+        assert_eq!((new.slot, new.high), (others.slot, 900 * S));
+        let first = moment(hosts.take(&heard(OTHER, 5, "b", 0, 901)));
+        assert_eq!(first.slot, 3, "no two have one number");
+    }
 }

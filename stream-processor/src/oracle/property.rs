@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::*;
 use crate::alert::AlertMode;
-use crate::checkpoint::Renewal;
+use crate::checkpoint::{Inputs, Renewal};
 use crate::detect::DetectionSet;
 use crate::engine::{Engine, StepOutput};
 use crate::window::WindowOptions;
@@ -437,7 +437,7 @@ impl<'a> Processor<'a> {
     fn take(&mut self, output: StepOutput) {
         let rows = output.failures.into_iter().filter(|row| !row.of_window);
         for row in rows {
-            let said = (row.partition, row.offset, row.detection_id);
+            let said = (row.log.1, row.offset, row.detection_id);
             assert!(self.unjudged.insert(said.clone()), "said twice: {said:?}");
         }
         // What the engine says of itself has no detection's hash.
@@ -526,7 +526,7 @@ impl<'a> Processor<'a> {
         let live_from = past.last().map_or(0, |record| record.offset + 1);
         let state = self.stored.get(&partition).cloned().unwrap_or_default();
         self.engine
-            .restore(partition, state, live_from)
+            .restore(partition, state, &of_events(live_from))
             .expect("restored");
         let from = self.stored_at.get(&partition).copied().unwrap_or(0);
         for records in of_partition(&self.log[from..self.next]).chunks(7) {
@@ -541,12 +541,17 @@ impl<'a> Processor<'a> {
     }
 }
 
+fn of_events(offset: i64) -> Inputs {
+    Inputs::from([(Topic::Events, offset)])
+}
+
 /// An engine that has taken all partitions over, of which nobody knows anything.
 fn begun(folder: &Path) -> Engine {
     let mut engine = engine(folder);
     for partition in PARTITIONS {
         let nothing = BTreeMap::new();
-        engine.restore(partition, nothing, 0).expect("nothing");
+        let start = of_events(0);
+        engine.restore(partition, nothing, &start).expect("nothing");
     }
     engine
 }

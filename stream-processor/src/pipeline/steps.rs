@@ -15,7 +15,7 @@ use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 
 use super::{ProcessorError, Stages, Stats, Summary};
-use crate::checkpoint::{Head, MemoryError, Progress, Restored, State};
+use crate::checkpoint::{Head, Inputs, MemoryError, Progress, Restored, State};
 use crate::config::{Config, Delivery, FaultPoint};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
 use crate::engine::{Engine, Failure, StepOutput, now_ns};
@@ -336,10 +336,9 @@ impl Steps {
             let started = Instant::now();
             let renewal = task.progress.renewal();
             let records = self.engine.checkpoint(partition.1, &renewal)?;
+            let inputs = Inputs::from([(partition.0, task.processed())]);
             let base = || format!("{:016x}", rand::random::<u64>());
-            let taken = task
-                .progress
-                .take(records, task.processed(), base, Instant::now());
+            let taken = task.progress.take(records, inputs, base, Instant::now());
             metrics::checkpoint(&taken, started.elapsed());
             bytes += taken.manifest.bytes;
             self.next.positions.insert(partition, task.position());
@@ -571,7 +570,7 @@ impl Steps {
                 let task = Task::new(assigned.epoch, progress, live_from, live_from, now);
                 let memory = Memory {
                     epoch: assigned.epoch,
-                    head: Head::empty(live_from),
+                    head: Head::empty(Inputs::from([(partition.0, live_from)])),
                     places: BTreeMap::new(),
                 };
                 (task, memory)
@@ -604,12 +603,18 @@ impl Steps {
             places.clone_from(&restored.places);
             state = restored.into_state();
         }
+        let input = head.inputs.get(&partition.0).copied();
+        let input = input.unwrap_or(start.live_from);
         // Where records come before the offsets, a checkpoint may be ahead of these: all it knows was said.
-        let live_from = start.live_from.max(head.input);
+        let live_from = start.live_from.max(input);
         self.engine
-            .restore(partition.1, state, live_from)
+            .restore(
+                partition.1,
+                state,
+                &Inputs::from([(partition.0, live_from)]),
+            )
             .map_err(|error| MemoryError::Unreadable(error.to_string()))?;
-        let task = Task::new(assigned.epoch, progress, head.input, live_from, now);
+        let task = Task::new(assigned.epoch, progress, input, live_from, now);
         let memory = Memory {
             epoch: assigned.epoch,
             head,
@@ -634,8 +639,8 @@ impl Steps {
         );
         metrics::cold_start();
         self.engine.forget_partition(partition);
-        self.engine
-            .restore(partition, State::new(), start.live_from)?;
+        let live_from = Inputs::from([(topic, start.live_from)]);
+        self.engine.restore(partition, State::new(), &live_from)?;
         Ok(())
     }
 
@@ -735,7 +740,8 @@ fn tell_failures(failures: &[Failure]) {
             failures,
             detection,
             file = first.place,
-            partition = first.partition,
+            topic = first.log.0.suffix(),
+            partition = first.log.1,
             offset = first.offset,
             error = first.error,
             "a detection could not judge events or windows"

@@ -84,17 +84,25 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Progress, StateRecord};
+    use crate::checkpoint::{Inputs, Progress, StateRecord};
     use crate::step::Position;
     use dogwatch_schemas::topics::Topic;
     use std::time::Instant;
 
     const TASK: Partition = (Topic::Events, 3);
 
+    fn of_events(input: i64) -> Inputs {
+        Inputs::from([(Topic::Events, input)])
+    }
+
+    fn empty() -> Head {
+        Head::empty(of_events(5))
+    }
+
     fn taken_over(epoch: u64) -> Memory {
         Memory {
             epoch,
-            head: Head::empty(5),
+            head: empty(),
             places: BTreeMap::new(),
         }
     }
@@ -119,7 +127,7 @@ mod tests {
         let mut heads = Heads::default();
         let mut first = step(1, 10);
         first.taken_over.insert(TASK, taken_over(1));
-        assert_eq!(commit(&mut heads, &first, 0), Some(Head::empty(5)));
+        assert_eq!(commit(&mut heads, &first, 0), Some(empty()));
 
         let mut progress = Progress::begin(0, Instant::now());
         let mut checkpoint = |next: i64, pieces: &[&str]| {
@@ -129,22 +137,36 @@ mod tests {
             };
             let pieces = pieces.iter().map(piece).collect();
             let mut step = step(1, next);
-            let taken = progress.take(pieces, next, || "base".to_owned(), Instant::now());
+            let taken = progress.take(
+                pieces,
+                of_events(next),
+                || "base".to_owned(),
+                Instant::now(),
+            );
             step.checkpoints.insert(TASK, taken);
             step
         };
         let begins = checkpoint(20, &["a", "b"]);
         let head = commit(&mut heads, &begins, 77).unwrap();
-        assert_eq!((head.number, head.input, head.state), (1, 20, 77));
+        assert_eq!(
+            (head.number, head.inputs[&Topic::Events], head.state),
+            (1, 20, 77)
+        );
         assert_eq!(commit(&mut heads, &step(1, 30), 0), Some(head));
 
         let change = checkpoint(40, &["a"]);
         let head = commit(&mut heads, &change, 99).unwrap();
-        assert_eq!((head.number, head.input, head.state), (2, 40, 77));
+        assert_eq!(
+            (head.number, head.inputs[&Topic::Events], head.state),
+            (2, 40, 77)
+        );
         // With the last piece of the first one gone, a restore begins with the second, whose place is known by now.
         let change = checkpoint(50, &["b"]);
         let head = commit(&mut heads, &change, 120).unwrap();
-        assert_eq!((head.number, head.input, head.state), (3, 50, 99));
+        assert_eq!(
+            (head.number, head.inputs[&Topic::Events], head.state),
+            (3, 50, 99)
+        );
         let change = checkpoint(60, &["a", "b"]);
         let head = commit(&mut heads, &change, 140).unwrap();
         assert_eq!((head.number, head.state), (4, 120));
@@ -164,7 +186,7 @@ mod tests {
         let mut first = step(1, 20);
         let taken = Progress::begin(0, Instant::now()).take(
             Vec::new(),
-            20,
+            of_events(20),
             || "base".to_owned(),
             Instant::now(),
         );

@@ -288,7 +288,7 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Progress, StateRecord};
+    use crate::checkpoint::{Inputs, Progress, StateRecord};
     use crate::decode::RejectError;
     use dogwatch_schemas::records::{AlertEvidence, AlertProcess};
     use rdkafka::message::Headers;
@@ -439,7 +439,8 @@ mod tests {
             value: value.map(<[u8]>::to_vec),
         };
         let pieces = vec![piece("a", Some(b"1")), piece("b", None)];
-        let checkpoint = Progress::begin(0, now).take(pieces, 9, || "base".to_owned(), now);
+        let inputs = Inputs::from([(Topic::Events, 9)]);
+        let checkpoint = Progress::begin(0, now).take(pieces, inputs, || "base".to_owned(), now);
         let manifest = checkpoint.manifest.to_value();
         let task = (Topic::Events, 3);
         let mut step = Step {

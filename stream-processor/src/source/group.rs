@@ -427,7 +427,7 @@ impl GroupContext {
 
     fn assign(&self, consumer: &BaseConsumer<Self>, wanted: &mut TopicPartitionList) {
         let wanted = &mut self.with_state(consumer, wanted);
-        let placed = match place(consumer, wanted, &|| self.ends()) {
+        let placed = match place(consumer, &self.names, wanted, &|| self.ends()) {
             Ok(placed) => placed,
             // The end comes next, and nothing of these was read.
             Err(_) if self.ends() => {
@@ -464,11 +464,7 @@ impl GroupContext {
     }
 
     /// Makes partitions ours, and states what is missing in them.
-    fn take_over(&self, placed: Vec<(String, i32, Start)>) -> Vec<Assigned> {
-        let ours = |(name, number, start): (String, i32, Start)| {
-            Some(((self.names.topic(&name)?, number), start))
-        };
-        let starts: Vec<(Partition, Start)> = placed.into_iter().filter_map(ours).collect();
+    fn take_over(&self, starts: Vec<(Partition, Start)>) -> Vec<Assigned> {
         let partitions: Vec<Partition> = starts.iter().map(|(partition, _)| *partition).collect();
         self.assignments.assign(&partitions);
         let mut assigned = Vec::new();

@@ -5,11 +5,13 @@
 
 use std::time::{Duration, Instant};
 
+use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::checkpoint::{Head, MemoryError};
+use crate::checkpoint::{Head, Inputs, MemoryError};
+use crate::step::Partition;
 
 /// How long the look-up may take. It runs inside a rebalance, which the group ends after
 /// `max.poll.interval.ms` (5 minutes). It covers what it has to wait for: a broker that restarts,
@@ -46,14 +48,15 @@ pub type Committed = (i64, Result<Head, MemoryError>);
 ///
 /// A group that is new here begins at the first record. So does one that stands outside of the log:
 /// behind it (input expired) or beyond its end (the topic was made anew). One with a checkpoint begins where
-/// that one ends and comes to the committed offset again, muted.
-pub fn decide(committed: Option<Committed>, low: i64, high: i64) -> Start {
+/// that one ends and comes to the committed offset again, muted; one whose checkpoint knows nothing of the topic yet begins at
+/// the committed offset.
+pub fn decide(topic: Topic, committed: Option<Committed>, low: i64, high: i64) -> Start {
     let Some((offset, memory)) = committed else {
         return Start {
             at: low,
             missed_from: None,
             live_from: low,
-            memory: Ok(Head::empty(low)),
+            memory: Ok(Head::empty(Inputs::from([(topic, low)]))),
         };
     };
     if offset > high {
@@ -65,13 +68,14 @@ pub fn decide(committed: Option<Committed>, low: i64, high: i64) -> Start {
         };
     }
     let memory = memory.and_then(|head| {
-        let fits = (0..=offset).contains(&head.input);
-        let reason = || format!("it ends at offset {}, beyond the committed one", head.input);
-        fits.then_some(())
-            .ok_or_else(|| MemoryError::Unreadable(reason()))?;
-        Ok(head)
+        let input = head.inputs.get(&topic).copied().unwrap_or(offset);
+        let fits = (0..=offset).contains(&input);
+        let reason = || format!("it ends at offset {input}, beyond the committed one");
+        fits.then_some((head, input))
+            .ok_or_else(|| MemoryError::Unreadable(reason()))
     });
-    let wanted = memory.as_ref().map_or(offset, |head| head.input);
+    let wanted = memory.as_ref().map_or(offset, |(_, input)| *input);
+    let memory = memory.map(|(head, _)| head);
     Start {
         at: wanted.max(low),
         missed_from: (wanted < low).then_some(wanted),
@@ -95,25 +99,29 @@ pub fn go_on(next: i64, low: i64, high: i64) -> (i64, Option<i64>) {
 /// The client's last error when the brokers did not answer within `PATIENCE`, or when it was `given_up`.
 pub fn place<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
+    names: &Topics,
     list: &mut TopicPartitionList,
     given_up: &dyn Fn() -> bool,
-) -> KafkaResult<Vec<(String, i32, Start)>> {
+) -> KafkaResult<Vec<(Partition, Start)>> {
     if list.count() == 0 {
         return Ok(Vec::new());
     }
     let committed = patiently(given_up, || committed(consumer, list))?;
     let mut starts = Vec::new();
     for element in &mut list.elements() {
-        let (topic, partition) = (element.topic().to_owned(), element.partition());
-        let found = committed.find_partition(&topic, partition);
+        let (name, partition) = (element.topic().to_owned(), element.partition());
+        let Some(topic) = names.topic(&name) else {
+            continue;
+        };
+        let found = committed.find_partition(&name, partition);
         let committed = found.and_then(|found| match found.offset() {
             Offset::Offset(offset) => Some((offset, Head::of_metadata(found.metadata()))),
             _ => None,
         });
-        let (low, high) = bounds(consumer, &topic, partition, given_up)?;
-        let start = decide(committed, low, high);
+        let (low, high) = bounds(consumer, &name, partition, given_up)?;
+        let start = decide(topic, committed, low, high);
         element.set_offset(Offset::Offset(start.at))?;
-        starts.push((topic, partition, start));
+        starts.push(((topic, partition), start));
     }
     Ok(starts)
 }
@@ -205,27 +213,33 @@ fn forbidden(error: &KafkaError) -> bool {
 mod tests {
     use super::*;
 
+    const TOPIC: Topic = Topic::Events;
+
+    fn head(input: i64) -> Head {
+        Head::empty(Inputs::from([(TOPIC, input)]))
+    }
+
     /// A committed offset with a checkpoint that ends at `input`.
     fn committed(offset: i64, input: i64) -> Option<Committed> {
-        Some((offset, Ok(Head::empty(input))))
+        Some((offset, Ok(head(input))))
     }
 
     #[test]
     fn a_new_group_begins_at_the_first_record() {
-        let start = decide(None, 10, 20);
+        let start = decide(TOPIC, None, 10, 20);
         assert_eq!(
             (start.at, start.missed_from, start.live_from),
             (10, None, 10)
         );
-        assert_eq!(start.memory, Ok(Head::empty(10)));
+        assert_eq!(start.memory, Ok(head(10)));
     }
 
     #[test]
     fn reading_begins_where_the_checkpoint_ends_and_gaps_are_stated() {
         let check = |offset, input, expected| {
-            let start = decide(committed(offset, input), 10, 20);
+            let start = decide(TOPIC, committed(offset, input), 10, 20);
             assert_eq!((start.at, start.missed_from, start.live_from), expected);
-            assert_eq!(start.memory, Ok(Head::empty(input)));
+            assert_eq!(start.memory, Ok(head(input)));
         };
         check(15, 15, (15, None, 15));
         check(15, 12, (12, None, 15));
@@ -239,7 +253,7 @@ mod tests {
     #[test]
     fn without_memory_reading_begins_at_the_committed_offset() {
         let check = |memory: MemoryError| {
-            let start = decide(Some((15, Err(memory.clone()))), 10, 20);
+            let start = decide(TOPIC, Some((15, Err(memory.clone()))), 10, 20);
             assert_eq!(
                 (start.at, start.missed_from, start.live_from),
                 (15, None, 15)
@@ -249,14 +263,24 @@ mod tests {
         };
         check(MemoryError::None);
         check(MemoryError::Newer { found: 9 });
-        let start = decide(committed(15, 16), 10, 20);
+        let start = decide(TOPIC, committed(15, 16), 10, 20);
         assert_eq!(start.at, 15);
         assert!(matches!(start.memory, Err(MemoryError::Unreadable(_))));
     }
 
     #[test]
+    fn a_topic_that_a_checkpoint_knows_nothing_of_begins_at_its_committed_offset() {
+        let start = decide(Topic::Sensors, committed(15, 3), 10, 20);
+        assert_eq!(
+            (start.at, start.missed_from, start.live_from),
+            (15, None, 15)
+        );
+        assert_eq!(start.memory, Ok(head(3)));
+    }
+
+    #[test]
     fn a_topic_made_anew_is_read_from_its_first_record_with_no_memory() {
-        let start = decide(committed(21, 12), 10, 20);
+        let start = decide(TOPIC, committed(21, 12), 10, 20);
         assert_eq!(
             (start.at, start.missed_from, start.live_from),
             (10, Some(21), 10)
