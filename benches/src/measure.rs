@@ -3,7 +3,7 @@
 //! CPU time of all threads, for large steps use several, and not wall time, because these machines are shared.
 //! The ratios inside one table are what counts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Times of one piece of work, sorted, each the CPU time of one whole run.
 pub struct Times(Vec<Duration>);
@@ -111,18 +111,29 @@ pub fn spread(values: impl IntoIterator<Item = f64>) -> [f64; 3] {
 ///
 /// # Panics
 /// When `runs` is 0.
-pub fn cpu_time(runs: usize, mut work: impl FnMut()) -> Times {
+pub fn cpu_time(runs: usize, work: impl FnMut()) -> Times {
+    let [cpu, _] = cpu_and_wall_time(runs, work);
+    cpu
+}
+
+/// As [`cpu_time`], and beside it the time on the wall.
+///
+/// # Panics
+/// As [`cpu_time`].
+pub fn cpu_and_wall_time(runs: usize, mut work: impl FnMut()) -> [Times; 2] {
     assert!(runs > 0, "at least one run");
     work();
-    let mut times: Vec<Duration> = (0..runs)
-        .map(|_| {
-            let start = process_cpu();
-            work();
-            process_cpu() - start
-        })
-        .collect();
-    times.sort_unstable();
-    Times(times)
+    let (mut cpu, mut wall) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        let (cpu_start, wall_start) = (process_cpu(), Instant::now());
+        work();
+        cpu.push(process_cpu() - cpu_start);
+        wall.push(wall_start.elapsed());
+    }
+    [cpu, wall].map(|mut times| {
+        times.sort_unstable();
+        Times(times)
+    })
 }
 
 /// CPU time of all threads so far.
