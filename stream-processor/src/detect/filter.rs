@@ -1,7 +1,8 @@
 //! Queries that are a filter: `SELECT outputs FROM events WHERE predicate`.
 //!
 //! Predicate and outputs become DataFusion's own expressions, each evaluated on a batch of just its columns.
-//! Where the predicate cannot be true without certain values of `evt_type`, the caller need show it only those events.
+//! Where the predicate cannot be true without certain values of `evt_type`, the caller shows it only those events, and what it
+//! says of the type alone is not asked again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, Result};
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
@@ -49,6 +51,7 @@ impl Predicate {
             event_types: expr.as_ref().and_then(necessary_event_types),
             text: expr.as_ref().map(ToString::to_string).unwrap_or_default(),
             expr: expr
+                .and_then(beside_event_types)
                 .map(|expr| BoundExpr::new(session, expr, schema))
                 .transpose()?,
         })
@@ -59,7 +62,7 @@ impl Predicate {
         self.expr.iter().flat_map(BoundExpr::columns)
     }
 
-    /// The rows of a batch for which it is true.
+    /// The rows of a batch for which it is true; all are of its event types.
     pub fn rows(&self, batch: &RecordBatch) -> Result<Vec<u32>> {
         match &self.expr {
             Some(expr) => Ok(true_rows(expr.evaluate(batch)?.as_ref())),
@@ -328,6 +331,30 @@ pub(super) fn necessary_event_types(predicate: &Expr) -> Option<BTreeSet<String>
             negated: false,
         }) if is_event_type(expr) => list.iter().map(text_of).collect(),
         _ => None,
+    }
+}
+
+/// What a condition asks beside the type of the event.
+fn beside_event_types(predicate: Expr) -> Option<Expr> {
+    let parts = split_conjunction_owned(predicate).into_iter();
+    parts
+        .filter(|part| !is_of_event_type(part))
+        .reduce(Expr::and)
+}
+
+/// Whether a condition is true for its [`necessary_event_types`], and for no others.
+fn is_of_event_type(expr: &Expr) -> bool {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Or,
+            right,
+        }) => is_of_event_type(left) && is_of_event_type(right),
+        Expr::BinaryExpr(BinaryExpr {
+            op: Operator::Eq, ..
+        })
+        | Expr::InList(_) => necessary_event_types(expr).is_some(),
+        _ => false,
     }
 }
 

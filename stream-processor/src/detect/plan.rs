@@ -146,7 +146,8 @@ impl Plan {
         }
     }
 
-    /// The events of a batch that match, in the batch's order, each once; a window matches no single event.
+    /// The events of a batch that match, in the batch's order, each once; a window matches no single event. All of them must be
+    /// of [`Self::event_types`].
     pub fn run(&self, batch: &RecordBatch) -> Result<Vec<Match>> {
         match self {
             Self::Filter(plan) => plan.run(batch),

@@ -1,25 +1,26 @@
-//! One pass of all detections over a batch.
+//! One pass of all detections on single events over a batch.
 //!
 //! ```text
-//! rows ─ by evt_type ─► group of detections with the same types ─ take rows, group's columns ─► each detection's plan
+//! rows ─ by evt_type ─► class of types that the same detections ask for ─ take rows, their columns ─► each detection's filter
 //! ```
-//! A group whose types do not occur costs nothing; the rows of a type are copied once for all detections of a group.
+//! Classes have no type in common, so a row is copied once, however many detections look at it, and what stands in several of
+//! them is computed once. A class whose types do not occur costs nothing.
+//! What is more than a filter costs much for each batch, so it is shown all its rows at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 
 use crate::detect::{
-    DetectionSet, Match, Routes, Unjudged, by_halves, error_text, project, take_rows,
+    DetectionSet, Match, Routes, Unjudged, by_halves, error_text, narrow, project, take_rows,
 };
 
 /// A match and the place of its detection in the set.
 pub(crate) type Found = (usize, Match);
 
-/// Detections grouped by the event types they need.
+/// Detections by the event types they need.
 pub(crate) struct Matcher {
     groups: Vec<Group>,
 }
@@ -34,30 +35,41 @@ struct Group {
 impl Matcher {
     /// Groups a set's detections; `events` is the schema of the batches to come.
     pub fn new(set: &DetectionSet, events: &SchemaRef) -> Self {
-        let mut members: BTreeMap<Option<BTreeSet<String>>, Vec<usize>> = BTreeMap::new();
-        for (index, detection) in set.iter().enumerate() {
-            members
-                .entry(detection.event_types().cloned())
-                .or_default()
-                .push(index);
+        let mut of_type: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let mut of_types: BTreeMap<Option<&BTreeSet<String>>, Vec<usize>> = BTreeMap::new();
+        let own = set.iter().enumerate();
+        for (index, detection) in own.filter(|(_, own)| own.plan.windowed().is_none()) {
+            let event_types = detection.event_types();
+            match event_types.filter(|_| detection.filters()) {
+                Some(event_types) => event_types
+                    .iter()
+                    .for_each(|one| of_type.entry(one).or_default().push(index)),
+                None => of_types.entry(event_types).or_default().push(index),
+            }
         }
+        let mut classes: BTreeMap<Vec<usize>, BTreeSet<String>> = BTreeMap::new();
+        for (event_type, detections) in of_type {
+            let class = classes.entry(detections).or_default();
+            class.insert(event_type.to_owned());
+        }
+        let classes = classes.into_iter();
+        let classes = classes.map(|(detections, event_types)| (Some(event_types), detections));
+        let others = of_types.into_iter();
+        let others = others.map(|(event_types, detections)| (event_types.cloned(), detections));
         let group = |(event_types, detections): (_, Vec<usize>)| {
-            let columns: BTreeSet<&str> = detections
+            let columns = detections
                 .iter()
                 .flat_map(|index| set.at(*index).columns())
+                .map(str::to_owned)
                 .collect();
-            let fields = events
-                .fields()
-                .iter()
-                .filter(|field| columns.contains(field.name().as_str()));
             Group {
                 event_types,
-                schema: Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())),
+                schema: narrow(events, &columns),
                 detections,
             }
         };
         Self {
-            groups: members.into_iter().map(group).collect(),
+            groups: classes.chain(others).map(group).collect(),
         }
     }
 
