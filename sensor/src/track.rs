@@ -7,6 +7,7 @@
 //! ```
 //! A pure state machine: no clock, no files, no threads. The same input gives the same events, live and replayed.
 
+mod apart;
 mod blocks;
 mod calls;
 mod counted;
@@ -484,6 +485,13 @@ impl Tracker {
         )
     }
 
+    /// Where a process is, by its cgroup and, where that is no container's, by its namespaces.
+    fn place_in(&mut self, cgroup_id: u64, mnt_ns: Option<u32>, pid_ns: Option<u32>) -> Place {
+        let by_cgroup = self.places.place_of(cgroup_id);
+        let apart = &mut self.places.apart;
+        apart.place(&self.host, by_cgroup, mnt_ns, pid_ns)
+    }
+
     /// Puts a process into another cgroup; leaving its container is an event.
     fn relocate(
         &mut self,
@@ -493,7 +501,9 @@ impl Tracker {
         by: Option<Text>,
         out: &mut Vec<Row>,
     ) {
-        let place = self.places.place_of(cgroup_id);
+        let namespaces = |process: &Process| (process.mnt_ns, process.pid_ns);
+        let (mnt_ns, pid_ns) = self.table.find(id).map(namespaces).unwrap_or_default();
+        let place = self.place_in(cgroup_id, mnt_ns, pid_ns);
         // Of a cgroup that was removed nothing is known any more: whoever is left in it is where it was.
         let same = |process: &Process| {
             process.cgroup_id == cgroup_id && (process.place == place || place == Place::Unknown)
@@ -547,7 +557,7 @@ impl Tracker {
             // Found by the scan, too: the record knows the start to the nanosecond.
             self.table.update(id, |child| child.start_ns = start_ns);
         } else {
-            let place = self.places.place_of(cgroup_id);
+            let place = self.place_in(cgroup_id, Some(identity.mnt_ns), Some(identity.pid_ns));
             let key = self.key(id);
             let mut child = match self.table.find(caller) {
                 Some(parent) => parent.child(id, key, start_ns, cgroup_id),
@@ -606,6 +616,9 @@ impl Tracker {
                 ));
             }
         });
+        // Before it may leave: the namespaces are its container's from now on.
+        let (mnt_ns, pid_ns) = (exec.identity.mnt_ns, exec.identity.pid_ns);
+        self.place_in(header.cgroup_id, Some(mnt_ns), Some(pid_ns));
         let place = self.table.find(id).map_or_else(
             || self.places.place_of(header.cgroup_id),
             |process| process.place.clone(),
@@ -725,7 +738,7 @@ impl Tracker {
             running.uid,
             running.gid,
             running.cgroup_id,
-            self.places.place_of(running.cgroup_id),
+            self.place_in(running.cgroup_id, running.mnt_ns, running.pid_ns),
         );
         image::set_running(&mut process, running, &mut escaped);
         process.parent = self

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Event;
 
+use super::apart::Apart;
 use super::row::{EventRow, Row, RunColumns};
 use super::{Shortfall, rows};
 use crate::container::{Cgroups, Container, Membership, Place};
@@ -38,6 +39,8 @@ pub(super) struct Places {
     cgroups: HashMap<u64, Option<Membership>>,
     /// Those that are a container's though their paths do not say it.
     told: Cgroups,
+    /// Containers that no cgroup tells of.
+    pub apart: Apart,
     known: HashMap<Text, Known>,
     known_bytes: usize,
     /// Events of containers not yet known, in their order.
@@ -79,6 +82,7 @@ impl Places {
         Self {
             cgroups: HashMap::new(),
             told: Cgroups::default(),
+            apart: Apart::default(),
             known: HashMap::new(),
             known_bytes: 0,
             waiting: VecDeque::new(),
@@ -166,6 +170,7 @@ impl Places {
         if let Some(gone) = self.known.remove(container) {
             self.known_bytes -= gone.container.bytes();
         }
+        self.apart.forget(container);
     }
 
     /// Takes what is known of a container; returns what happened to it and whether that is news, or `None` for one that
@@ -338,12 +343,17 @@ impl Places {
         };
         match self.container(id) {
             Some(container) => rows::set_container(event, container, &self.labels),
-            // Removed while a process of it still ended.
+            // Nobody knows more of it, or it was removed while a process of it still ended.
             None => rows::set_container(
                 event,
                 &Container {
                     id: id.clone(),
-                    runtime: "other".into(),
+                    runtime: if self.apart.has(id) {
+                        "namespaces"
+                    } else {
+                        "other"
+                    }
+                    .into(),
                     ..Container::default()
                 },
                 &self.labels,

@@ -1351,3 +1351,29 @@ fn what_the_kernel_counted_is_told_as_rows_of_its_container() {
         assert_eq!(id, first.container_id);
     }
 }
+
+#[test]
+fn processes_in_namespaces_of_their_own_are_no_hosts() {
+    let mut bench = Bench::new();
+    bench.exec(
+        10,
+        10,
+        (HOST_MNT, HOST_PIDNS),
+        "unshare -pf --mount-proc sh",
+    );
+    bench.fork(10, 11, HOST_CGROUP, (300, 301));
+    let event = bench.exec(11, 1, (300, 301), "sh");
+    assert_eq!(event.container_type.as_deref(), Some("namespaces"));
+    assert_eq!(
+        event.container_full_id.as_ref().map(|id| id.len()),
+        Some(64)
+    );
+    assert_eq!(event.proc_stage.as_deref(), Some("entrypoint"));
+    let child = event.container_id;
+    bench.fork(11, 12, HOST_CGROUP, (300, 301));
+    let event = bench.exec(12, 2, (300, 301), "id");
+    assert_eq!(event.container_id, child);
+    bench.fork(10, 13, HOST_CGROUP, (HOST_MNT, HOST_PIDNS));
+    let event = bench.exec(13, 13, (HOST_MNT, HOST_PIDNS), "id");
+    assert_eq!(&*event.container_id, "host");
+}
