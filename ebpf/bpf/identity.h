@@ -20,6 +20,14 @@ struct {
 
 #define PF_EXITING 4
 
+/*
+ * Modes that no map holds. Variables, so that no verifier knows their values: before Linux 6.8 it loses track of what it
+ * knows of a variable on the stack where a function reads that through a pointer (`send_open`). It then takes the paths on
+ * which the mode is another one for the same, never looks at them, and cuts the comparisons out of the program.
+ */
+volatile u32 mode_of_unlisted = MODE_NORMAL;
+volatile u32 mode_of_canary = MODE_FULL;
+
 /* The process that does something, and what may be sent of it. */
 struct subject {
 	struct task_struct *task;
@@ -120,7 +128,7 @@ static __always_inline void place(struct subject *who, struct task_struct *task)
 	who->cgroup_id = is_leader && hierarchy_kind == HIERARCHY_UNIFIED ? bpf_get_current_cgroup_id() : cgroup_id_of(task);
 	struct cgroup_policy *policy = bpf_map_lookup_elem(&modes, &who->cgroup_id);
 	who->share = policy ? policy->share : who->cgroup_id;
-	who->mode = policy ? (int)policy->mode : MODE_NORMAL;
+	who->mode = policy ? policy->mode : mode_of_unlisted;
 }
 
 /* Whether anything is captured of the current process; what is not is counted. */
@@ -139,7 +147,7 @@ static __always_inline bool admit(struct subject *who, struct task_struct *task)
 	if (who->mode >= MODE_NORMAL)
 		return true;
 	if (is_canary(set, task))
-		who->mode = MODE_FULL;
+		who->mode = mode_of_canary;
 	if (who->mode != MODE_OFF)
 		return true;
 	count_filtered(FILTERED_MODE_OFF);
