@@ -102,7 +102,7 @@ static __always_inline void send_unresolved_open(struct scratch *s, struct subje
 	if (!within_share(who->share, counted_as(KIND_OPEN, call->call), CLASS_CALL, now))
 		return abandon(s);
 	if (r->fold)
-		count_repeats(who->share, r->fold, now);
+		count_repeats(s, who->share, r->fold, now);
 	fill_header(s, who, call->ret, call->flags);
 	fill_open(s, request, mount_namespace_of(who->task));
 	__builtin_memset(&r->file, 0, sizeof r->file);

@@ -23,7 +23,8 @@ struct open_request {
 #define REPEAT_NS (3600ull * 1000000000)
 #define EPERM 1
 #define EACCES 13
-#define FOLD_SLOTS 256 /* failures of one share counted at a time; a power of two */
+#define FOLD_SLOTS 256 /* failures of one share counted at a time: a byte of the hash names one */
+#define FOLD_PLACES 4  /* slots that a failure may be in; with one alone, two that share it would push each other out */
 /* So long after its last repeat a failure keeps its slot: user space, which reads every 10 s, has its number by then. */
 #define FOLD_KEEP_NS 30000000000ull
 
@@ -111,30 +112,57 @@ static __always_inline u64 hash_failure(struct scratch *s, struct subject *who, 
 	return hash_path_key(s, hash, len);
 }
 
-static __always_inline struct folded_key folded_key(u64 share, u64 hash)
+/* One of the slots that a failure may be in. */
+static __always_inline struct folded_key folded_key(u64 share, u64 hash, u32 place)
 {
-	return (struct folded_key){.share = share, .slot = hash >> 32 & (FOLD_SLOTS - 1)};
+	return (struct folded_key){.share = share, .slot = hash >> (32 + 8 * (place & (FOLD_PLACES - 1))) & (FOLD_SLOTS - 1)};
+}
+
+/* What `fold_place` says beside a place. */
+enum { FOLD_REPEATED = FOLD_PLACES, FOLD_NO_ROOM };
+
+/*
+ * Counts a failure that was sent before (FOLD_REPEATED). Of another one the place where its repeats can be counted: the
+ * first that is empty, else the one that was silent the longest, unless user space may still have to read it. Global, so
+ * that it is verified once.
+ */
+__attribute__((noinline)) int fold_place(u64 share, u64 hash, u64 now)
+{
+	u32 best = FOLD_NO_ROOM;
+	u64 best_ns = now > FOLD_KEEP_NS ? now - FOLD_KEEP_NS : 1; /* an empty one was never used */
+#pragma unroll
+	for (u32 place = 0; place < FOLD_PLACES; place++) {
+		struct folded_key key = folded_key(share, hash, place);
+		struct tally *slot = bpf_map_lookup_elem(&folded, &key);
+		u64 last_ns = slot ? slot->last_ns : 0;
+		if (slot && slot->hash == hash) {
+			__sync_fetch_and_add(&slot->count, 1);
+			slot->last_ns = now;
+			return FOLD_REPEATED;
+		}
+		if (last_ns < best_ns) {
+			best = place;
+			best_ns = last_ns;
+		}
+	}
+	return best;
 }
 
 /* True when the failure repeats one that was sent: it is counted. Otherwise the record says whether its repeats will be. */
 static __always_inline bool is_repeated_failure(struct scratch *s, u64 share, u64 hash, u64 now)
 {
-	struct folded_key key = folded_key(share, hash);
-	struct tally *slot = bpf_map_lookup_elem(&folded, &key);
-	if (slot && slot->hash == hash) {
-		__sync_fetch_and_add(&slot->count, 1);
-		slot->last_ns = now;
+	u32 place = hash ? fold_place(share, hash, now) : FOLD_NO_ROOM;
+	if (place == FOLD_REPEATED)
 		return true;
-	}
-	bool taken = slot && now - slot->last_ns < FOLD_KEEP_NS;
-	s->record.open.fold = hash && !taken ? hash : 0;
+	s->fold_place = place;
+	s->record.open.fold = place < FOLD_PLACES ? hash : 0;
 	return false;
 }
 
 /* From now on repeats of the failure are counted; it is about to be sent itself. */
-static __always_inline void count_repeats(u64 share, u64 hash, u64 now)
+static __always_inline void count_repeats(struct scratch *s, u64 share, u64 hash, u64 now)
 {
-	struct folded_key key = folded_key(share, hash);
+	struct folded_key key = folded_key(share, hash, s->fold_place);
 	struct tally none = {.hash = hash, .first_ns = now, .last_ns = now};
 	bpf_map_update_elem(&folded, &key, &none, BPF_ANY);
 }

@@ -49,6 +49,7 @@ struct scratch {
 	u32 name_start[2]; /* in `path`: where the file's own name and its folder's begin, each with its '/' */
 	struct path_key path_key; /* its text lies at a multiple of 8 */
 	u64 hash; /* of the last text that was hashed */
+	u64 fold_place; /* where repeats of the failure that is being sent will be counted */
 	u64 seen_key[8], seen[3]; /* struct seen_key and struct seen of the read that is being judged, off the stack */
 	union record record;
 	u64 file[16], dentry[16], inode[32], superblock[16]; /* copies of the first bytes of the kernel's */

@@ -293,6 +293,34 @@ fn a_path_that_changed_is_judged_again() {
     let Some(mut watch) = Watch::start(&options) else {
         return;
     };
+#[test]
+fn failures_that_meet_in_a_slot_do_not_push_each_other_out() {
+    const PATHS: usize = 128; // half of the slots that a share has
+    const TIMES: usize = 4;
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let cgroup = Cgroup::new("slots");
+    let enter = cgroup.entrance();
+    let paths: Vec<_> = (0..PATHS)
+        .map(|n| c_path(Path::new(&format!("/dogwatch/slot-{n}"))))
+        .collect();
+    let records = watch.see(|| {
+        enter();
+        for path in paths.iter().cycle().take(PATHS * TIMES) {
+            openat(AT_FDCWD, path, O_RDONLY);
+        }
+    });
+    let sent = opens(&records, "/dogwatch/slot-");
+    let folded = watch.probe.folded().unwrap();
+    let mine = folded.iter().filter(|one| one.cgroup_id == cgroup.id());
+    let counted: u64 = mine.map(|one| one.counted.count).sum();
+    assert_eq!(sent + counted as usize, PATHS * TIMES);
+    // Those that find no slot are sent each time. Of one slot a path, some 27 would find none; of four, one or two.
+    let unfolded = (sent - PATHS) / (TIMES - 1);
+    assert!(unfolded <= 9, "{unfolded} of {PATHS} were not folded");
+}
+
     let mut seen = |path: &str| {
         let path = c_path(&real.join(path));
         let records = watch.see(|| _ = openat(AT_FDCWD, &path, O_RDONLY));
