@@ -2,6 +2,8 @@
 /* Cgroups made, removed and entered, in the hierarchy in which containers are found. */
 #pragma once
 
+#define E2BIG 7
+
 static __always_inline bool in_hierarchy(struct cgroup *cgroup)
 {
 	return (u32)BPF_CORE_READ(cgroup, root, hierarchy_id) == hierarchy_id;
@@ -13,7 +15,7 @@ static __always_inline bool in_hierarchy(struct cgroup *cgroup)
  */
 static __always_inline void inherit_policy(struct cgroup *cgroup)
 {
-	u64 id = BPF_CORE_READ(cgroup, kn, id);
+	u64 id = id_of(cgroup);
 	struct cgroup_subsys_state *above = BPF_CORE_READ(cgroup, self.parent);
 	u64 parent_id = BPF_CORE_READ(above, cgroup, kn, id);
 	struct cgroup_policy policy = {.mode = MODE_NORMAL, .contained = 1, .share = parent_id};
@@ -22,7 +24,8 @@ static __always_inline void inherit_policy(struct cgroup *cgroup)
 		return;
 	if (parent)
 		policy = *parent;
-	bpf_map_update_elem(&modes, &id, &policy, BPF_NOEXIST);
+	if (bpf_map_update_elem(&modes, &id, &policy, BPF_NOEXIST) == -E2BIG)
+		modes_full = 1;
 }
 
 static __always_inline void send_cgroup(struct subject *who, struct cgroup *cgroup, const char *path, bool made)

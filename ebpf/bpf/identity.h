@@ -18,7 +18,11 @@ struct {
 	__type(value, struct cgroup_policy);
 } modes SEC(".maps");
 
+/* The map of modes had no room for a cgroup: from then on one that is not in it may be below a container's. */
+volatile u32 modes_full = 0;
+
 #define PF_EXITING 4
+#define CGROUP_LEVELS_MAX 16 /* that are climbed to find a container's own cgroup */
 
 /*
  * Modes that no map holds. Variables, so that no verifier knows their values: before Linux 6.8 it loses track of what it
@@ -61,21 +65,54 @@ static __always_inline u32 controller_index(void)
 	return 0;
 }
 
+static __always_inline u64 id_of(struct cgroup *cgroup)
+{
+	return BPF_CORE_READ(cgroup, kn, id);
+}
+
 /*
  * The cgroup of the process: that of its first thread, or of the thread itself when the first has ended. Version 1 and
  * threaded cgroups let a single thread be put elsewhere, which must not take its process out of its container.
  */
-static __always_inline u64 cgroup_id_of(struct task_struct *task)
+static __always_inline struct cgroup *cgroup_of(struct task_struct *task)
 {
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	if (leader != task && !(BPF_CORE_READ(leader, flags) & PF_EXITING))
 		task = leader;
 	struct css_set *set = BPF_CORE_READ(task, cgroups);
 	if (hierarchy_kind == HIERARCHY_UNIFIED)
-		return BPF_CORE_READ(set, dfl_cgrp, kn, id);
+		return BPF_CORE_READ(set, dfl_cgrp);
 	struct cgroup_subsys_state *state = 0;
 	bpf_core_read(&state, sizeof state, &set->subsys[controller_index() & 15]);
-	return BPF_CORE_READ(state, cgroup, kn, id);
+	return BPF_CORE_READ(state, cgroup);
+}
+
+static __always_inline u64 cgroup_id_of(struct task_struct *task)
+{
+	return id_of(cgroup_of(task));
+}
+
+/*
+ * The share of the current process, whose cgroup is not in the map of modes though it may be below a container's: that of
+ * the first above it which is in the map, or of the topmost which is not. Global, so that it is verified once.
+ */
+__attribute__((noinline)) u64 share_of_unlisted(void)
+{
+	struct cgroup *cgroup = cgroup_of(current_task());
+	u64 share = id_of(cgroup);
+	for (u32 i = 0; i < CGROUP_LEVELS_MAX; i++) {
+		struct cgroup_subsys_state *above = BPF_CORE_READ(cgroup, self.parent);
+		if (!above)
+			break;
+		cgroup = BPF_CORE_READ(above, cgroup);
+		u64 id = id_of(cgroup);
+		struct cgroup_policy *policy = bpf_map_lookup_elem(&modes, &id);
+		if (policy)
+			return policy->contained ? policy->share : share;
+		if (BPF_CORE_READ(cgroup, self.parent)) /* the hierarchy's root is in no container */
+			share = id;
+	}
+	return share;
 }
 
 /* A process's own number in its own pid namespace, and that namespace, by its leading thread. */
@@ -127,7 +164,7 @@ static __always_inline void place(struct subject *who, struct task_struct *task)
 	/* One call for nine reads. */
 	who->cgroup_id = is_leader && hierarchy_kind == HIERARCHY_UNIFIED ? bpf_get_current_cgroup_id() : cgroup_id_of(task);
 	struct cgroup_policy *policy = bpf_map_lookup_elem(&modes, &who->cgroup_id);
-	who->share = policy ? policy->share : who->cgroup_id;
+	who->share = policy ? policy->share : modes_full ? share_of_unlisted() : who->cgroup_id;
 	who->mode = policy ? policy->mode : mode_of_unlisted;
 }
 

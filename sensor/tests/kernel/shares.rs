@@ -138,12 +138,32 @@ fn cgroups_below_a_containers_bring_no_share_of_their_own() {
         return;
     };
     let container = Cgroup::new("container");
-    let id = container.id();
     let policy = Policy {
         mode: Mode::Normal,
-        container: Some(id),
+        container: Some(container.id()),
     };
-    watch.probe.set_mode(id, policy).unwrap();
+    watch.probe.set_mode(container.id(), policy).unwrap();
+    flood_below(&mut watch, &container);
+}
+
+#[test]
+fn nor_do_they_where_the_kernel_part_can_hold_no_more_modes() {
+    // A rate of its own, so that no other test gets a probe whose programs have seen a full map.
+    let Some(mut watch) = Watch::start(&limits(ClassRates {
+        call: 101,
+        ..ClassRates::UNLIMITED
+    })) else {
+        return;
+    };
+    let container = Cgroup::new("crowd");
+    let mut none = 1 << 50..;
+    let filled = none.find(|id| watch.probe.set_mode(*id, Mode::Off).is_err());
+    flood_below(&mut watch, &container);
+    (1 << 50..filled.unwrap()).for_each(|id| watch.probe.forget(id));
+}
+
+/// Four cgroups below a container's open more than it may; all of what is refused is refused to the container.
+fn flood_below(watch: &mut Watch, container: &Cgroup) {
     let nested: Vec<_> = (0..4)
         .map(|n| Cgroup::below(&container.0, &n.to_string()))
         .collect();
@@ -162,13 +182,12 @@ fn cgroups_below_a_containers_bring_no_share_of_their_own() {
         .iter()
         .map(|one| one.cgroup_id)
         .collect();
-    assert!(refused.contains(&id), "{refused:?}");
+    assert!(refused.contains(&container.id()), "{refused:?}");
     let nested_ids: Vec<u64> = nested.iter().map(Cgroup::id).collect();
     assert!(
         nested_ids.iter().all(|id| !refused.contains(id)),
         "{refused:?}"
     );
-    drop(nested);
 }
 
 #[test]
