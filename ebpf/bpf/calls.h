@@ -280,6 +280,7 @@ static __always_inline void send_call(struct subject *who, struct syscall *call,
 					i < ARGUMENTS_MAX - 1 ? call->args[i + 1] : 0);
 	}
 	append_effect(row->effect, call->args[0]);
+	pay_for_bytes(who->share, row->class, now, s->used);
 	submit(s);
 }
 

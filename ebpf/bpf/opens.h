@@ -110,6 +110,7 @@ static __always_inline void send_unresolved_open(struct scratch *s, struct subje
 		append_path((u64)base, TEXT_MAX);
 	else
 		append_empty(s);
+	pay_for_bytes(who->share, CLASS_CALL, now, s->used);
 	submit(s);
 }
 
@@ -125,6 +126,7 @@ static __always_inline void send_file(struct scratch *s, struct subject *who, st
 	append_walked(s, TEXT_MAX);
 	append_string(s, (void *)request->raw, TEXT_MAX, true);
 	append_empty(s);
+	pay_for_bytes(who->share, CLASS_CALL, header_of(s)->boot_ns, s->used);
 	submit(s);
 }
 

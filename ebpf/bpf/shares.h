@@ -3,19 +3,26 @@
  * Shares: how many records a container may send, so that none blinds the others.
  *
  * Each share has token buckets, one a class of records, as the time until which they are paid: a record moves it on by its
- * cost, and a time in the future means used up. Unused time is kept for BURST_NS. Of each class a share has an assured part
- * to itself; what goes beyond must fit into what is allowed one share and into what all may send together. So many busy
- * containers cannot use up what a quiet one needs.
+ * cost, and a time in the future means used up. Of each class a share has an assured part to itself; what goes beyond must
+ * fit into what is allowed one share and into what all may send together. So many busy containers cannot use up what a
+ * quiet one needs.
+ *
+ * Unused time is kept for BURST_NS. While much waits in the ring, only for CROWDED_BURST_NS beyond the assured part: else
+ * a single container, silent for a while, could fill the ring before anything of it is read.
  *
  * Two CPUs that pay at once may both be let through: the limit is exceeded by one record a CPU at most.
  */
 #pragma once
 
 #define BURST_NS 2000000000ull
-#define ns_to_keep(now) ((now) > BURST_NS ? (now) - BURST_NS : 0)
+#define CROWDED_BURST_NS 250000000ull
+#define RECORD_BYTES 512          /* more than most have */
+#define DEBT_MAX_NS 1000000000ull /* a class that is paid for so long is not charged for long records */
 
 /* User space sets its own. */
 volatile const struct rate rates[CLASS_COUNT] = {};
+/* Bursts are short while more than this waits in the ring. */
+volatile const u64 burst_bytes = 1 << 20;
 volatile const u64 text_byte_ns = 0; /* what a byte of an exec's long texts costs; 0 = no limit */
 
 /* An evicted share begins again with full buckets; cgroups below a container use the container's, so none can make many. */
@@ -52,11 +59,23 @@ static __always_inline struct share *share_of(u64 id)
 	return bpf_map_lookup_elem(&shares, &id);
 }
 
-static __always_inline bool pay(u64 *until, u64 now, u64 cost_ns)
+static __always_inline u64 before(u64 now, u64 ns)
+{
+	return now > ns ? now - ns : 0;
+}
+
+/* Since when unused time is kept beyond the assured part. */
+static __always_inline u64 kept_from(u64 now)
+{
+	return before(now, bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > burst_bytes ? CROWDED_BURST_NS : BURST_NS);
+}
+
+/* `from`: unused time before it is not kept. */
+static __always_inline bool pay(u64 *until, u64 from, u64 now, u64 cost_ns)
 {
 	u64 paid = *until;
-	if (paid < ns_to_keep(now))
-		*until = paid = ns_to_keep(now);
+	if (paid < from)
+		*until = paid = from;
 	if (paid > now)
 		return false;
 	__sync_fetch_and_add(until, cost_ns);
@@ -70,12 +89,35 @@ static __always_inline bool pay_for(struct share *share, u32 class, u64 now)
 	asm volatile("" : "+r"(class));
 	if (class >= CLASS_COUNT) /* cannot be, but the verifier does not know */
 		return true;
-	if (pay(&share->paid[class].assured_until, now, rates[class].assured_ns))
+	if (pay(&share->paid[class].assured_until, before(now, BURST_NS), now, rates[class].assured_ns))
 		return true;
-	if (!pay(&share->paid[class].further_until, now, rates[class].further_ns))
+	u64 from = kept_from(now);
+	if (!pay(&share->paid[class].further_until, from, now, rates[class].further_ns))
 		return false;
 	total = bpf_map_lookup_elem(&totals, &zero);
-	return total && pay(&total->until[class], now, rates[class].total_ns);
+	return total && pay(&total->until[class], from, now, rates[class].total_ns);
+}
+
+static __always_inline void pay_more(u64 *until, u64 now, u64 cost_ns)
+{
+	if (*until < now + DEBT_MAX_NS)
+		__sync_fetch_and_add(until, cost_ns);
+}
+
+/* What a record has beyond RECORD_BYTES is paid when it is known, as so many records more: long paths fill the ring, too. */
+__attribute__((noinline)) int pay_for_bytes(u64 share_id, u32 class, u64 now, u32 bytes)
+{
+	u32 zero = 0;
+	u64 more = bytes / RECORD_BYTES;
+	struct share *share = more ? share_of(share_id) : 0;
+	struct total *total = bpf_map_lookup_elem(&totals, &zero);
+	asm volatile("" : "+r"(class));
+	if (!share || !total || class >= CLASS_COUNT)
+		return 0;
+	pay_more(&share->paid[class].assured_until, now, more * rates[class].assured_ns);
+	pay_more(&share->paid[class].further_until, now, more * rates[class].further_ns);
+	pay_more(&total->until[class], now, more * rates[class].total_ns);
+	return 0;
 }
 
 /* True when a share can pay for a record. This and the next are global: what they keep on the stack is not the caller's. */
@@ -135,7 +177,8 @@ static __always_inline void pay_for_texts(struct share *share, u64 now, u32 byte
 {
 	if (!share)
 		return;
-	if (share->texts_until < ns_to_keep(now))
-		share->texts_until = ns_to_keep(now);
+	u64 from = kept_from(now);
+	if (share->texts_until < from)
+		share->texts_until = from;
 	__sync_fetch_and_add(&share->texts_until, bytes * text_byte_ns);
 }

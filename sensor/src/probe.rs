@@ -400,6 +400,7 @@ fn load_object(
         .override_global("rates", costs.as_slice(), true)
         .override_global("text_byte_ns", &options.rates.text_byte_ns(), true)
         .override_global("hash_seed", &rand::random::<u64>(), true)
+        .override_global("burst_bytes", &u64::from(ring_bytes / 8), true)
         .override_global("switched_off", options.calls.off().as_slice(), true)
         .override_global("hierarchy_kind", &(hierarchy.kind as u32), true)
         .override_global("hierarchy_id", &hierarchy.id, true)

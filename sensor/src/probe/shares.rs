@@ -18,7 +18,8 @@ const IDLE_NS: u64 = 60 * SECOND_NS;
 /// Entries read in one go; both maps are smaller, and a map that changes meanwhile may show some twice.
 const ENTRIES_MAX: usize = 32_768;
 
-/// Records a second; 0 = no limit. A burst of two seconds is let through.
+/// Records a second; 0 = no limit. A burst of two seconds is let through; while more than an
+/// eighth of the ring waits to be read, one of a quarter of a second beyond the assured part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {
     /// Of one container, or of one cgroup that is in none. Opens of sensitive files may use up two of them: what all calls
