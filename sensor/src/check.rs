@@ -112,6 +112,7 @@ impl fmt::Display for Report {
 pub fn look(config: &Config) -> Vec<Finding> {
     let mut findings = vec![kernel(), type_information(), loading()];
     findings.extend(locked_memory());
+    findings.push(open_files());
     findings.extend(skipped_runs());
     findings.extend(kept());
     findings.extend(mount_namespace(host::mount_namespace()));
@@ -246,6 +247,15 @@ fn locked_memory() -> Option<Finding> {
          (ulimit -l unlimited; `ulimits: memlock: -1` in a Compose file)"
     );
     Some(finding(feature, State::Missing, detail))
+}
+
+/// A start raises the limit as far as it may, and so does this look.
+fn open_files() -> Finding {
+    let feature = "open files";
+    match probe::raise_open_files() {
+        Ok(()) => finding(feature, State::Works, "as many as it takes may be open"),
+        Err(error) => finding(feature, State::Refused, error.to_string()),
+    }
 }
 
 /// What is told as loss of the class `missed` elsewhere.

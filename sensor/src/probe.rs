@@ -17,6 +17,7 @@ mod calls;
 mod capabilities;
 mod error;
 mod hierarchy;
+mod limits;
 mod missed;
 mod seccomp;
 mod shares;
@@ -41,6 +42,8 @@ pub use dogwatch_ebpf::control::Mode;
 pub use error::ProbeError;
 pub(crate) use error::{Lockdown, SHARE_PIDS, counts_locked_memory, lockdown, locked_memory_limit};
 pub use hierarchy::{Hierarchy, HierarchyKind};
+use limits::raise_locked_memory_limit;
+pub(crate) use limits::raise_open_files;
 pub use seccomp::{Programs, refuse_calls};
 pub use shares::{ClassRates, Counted, Folded, Limited, Policy, Rates};
 use shares::{PodPolicy, Tallies};
@@ -524,16 +527,6 @@ fn refuse_private_pids(on_host: u32) -> Result<(), ProbeError> {
         Some(inside) => Err(ProbeError::PrivatePids { inside, on_host }),
         None => Ok(()),
     }
-}
-
-/// Kernels before 5.11 count maps as locked memory. Where it may not be raised, loading says what was refused.
-fn raise_locked_memory_limit() {
-    let unlimited = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: a plain system call that reads the struct.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited) };
 }
 
 fn trim_memory() {

@@ -286,6 +286,24 @@ fn without_machine_id(command: &mut Command) {
     unsafe { command.pre_exec(restrict) };
 }
 
+/// As under `ulimit -n 24`, without the right to raise it.
+fn with_few_files(command: &mut Command) {
+    let restrict = || {
+        let limit = libc::rlimit {
+            rlim_cur: 24,
+            rlim_max: 24,
+        };
+        // SAFETY: a plain system call that reads the struct.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        caps::drop(None, caps::CapSet::Bounding, Capability::CAP_SYS_RESOURCE)
+            .map_err(std::io::Error::other)
+    };
+    // SAFETY: system calls; the child has one thread.
+    unsafe { command.pre_exec(restrict) };
+}
+
 #[test]
 fn check_and_run_agree_on_what_is_there_and_what_is_not() {
     let _alone = alone();
@@ -297,6 +315,7 @@ fn check_and_run_agree_on_what_is_there_and_what_is_not() {
     let stage = "the stage (proc_stage)";
     check_and_run_agree(&named, without_machine_id, true, stage);
     check_and_run_agree(&[], without_machine_id, false, "/etc/machine-id");
+    check_and_run_agree(&[], with_few_files, false, "LimitNOFILE=1024");
     let option = [("DOGWATCH_KAFKA__OPTIONS__NO_SUCH_OPTION", "1")];
     check_and_run_agree(&option, unrestricted, false, "no.such.option");
     let off = [("DOGWATCH_CONTAINERS__MODE", "off")];

@@ -20,7 +20,8 @@ use crate::fact::Host;
 use crate::gather::{self, Gatherer};
 use crate::host;
 use crate::probe::{
-    Hierarchy, Policy, Probe, ProbeError, ProbeOptions, Programs, drop_capabilities, refuse_calls,
+    Hierarchy, Policy, Probe, ProbeError, ProbeOptions, Programs, drop_capabilities,
+    raise_open_files, refuse_calls,
 };
 use crate::read::{KernelReader, Origin};
 use crate::scan;
@@ -55,6 +56,7 @@ impl Loaded {
             Input::Recorded(path) => Some(path),
             Input::Kernel => None,
         };
+        raise_open_files()?;
         let hierarchy = Hierarchy::find()?;
         let host = host::identify(&config)?;
         let not_delivered = not_delivered(&config);

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::capabilities;
+use super::limits::too_few_open_files;
 
 /// How the host's pid namespace is shared.
 pub(crate) const SHARE_PIDS: &str = "share the host's, with `pid: host` in a Compose file, `--pid=host` for docker run, \
@@ -127,6 +128,12 @@ pub enum ProbeError {
     )]
     LockedMemory {
         /// The limit, bytes.
+        limit: u64,
+    },
+    /// Too few files may be open.
+    #[error("{}", too_few_open_files(*limit))]
+    OpenFiles {
+        /// The limit.
         limit: u64,
     },
     /// A file of the system could not be read.
