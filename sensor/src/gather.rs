@@ -253,6 +253,12 @@ impl Gatherer {
                 self.enter(*to_id, &text(path, &mut false), false, &mut facts);
                 None
             }
+            Record::Cgroup {
+                made: false, id, ..
+            } => {
+                self.wait_no_longer(*id, &mut facts);
+                None
+            }
             _ => None,
         };
         let ids = [Some(record.header().cgroup_id), mentioned]
@@ -297,6 +303,7 @@ impl Gatherer {
         self.now_ns = now_ns;
         let mut facts = Vec::new();
         for id in self.gone.take() {
+            self.wait_no_longer(id, &mut facts);
             if self.leave(id) {
                 facts.push(Fact::CgroupGone { id });
             }
@@ -402,6 +409,23 @@ impl Gatherer {
             self.containers.insert(container.clone(), watched);
             self.look_up(&container, facts);
         }
+    }
+
+    /// A container goes before its files could be read: what is known by now is told of it, so that its end is not all there is.
+    fn wait_no_longer(&mut self, cgroup_id: u64, facts: &mut Vec<Fact>) {
+        let now_ns = self.now_ns;
+        let Some(watched) = self
+            .watched(cgroup_id)
+            .filter(|watched| watched.cgroup_id == cgroup_id && watched.patience_ends_ns > now_ns)
+        else {
+            return;
+        };
+        watched.patience_ends_ns = now_ns;
+        let container = watched.membership.id.clone();
+        // Files that are gone with their container say nothing against the folder.
+        let warned = std::mem::replace(&mut self.warned, true);
+        self.look_up(&container, facts);
+        self.warned = warned;
     }
 
     /// A cgroup was removed; false where that was known.

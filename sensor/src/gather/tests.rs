@@ -213,3 +213,35 @@ fn a_renamed_container_is_known_after_a_repeat() {
     let facts = bench.gatherer.due(now_ns + repeat_ns);
     assert_eq!(told(&facts), [(Some("after"), "docker_files")]);
 }
+
+#[test]
+fn a_container_that_goes_before_its_files_are_read_is_told_before_its_end() {
+    let mut bench = bench();
+    bench.gatherer.config.metadata_patience = Duration::from_secs(1);
+    bench.gatherer.start(Reading::now().boot_ns);
+    let record = |made| Record::Cgroup {
+        header: Header {
+            boot_ns: Reading::now().boot_ns,
+            ..Header::default()
+        },
+        made,
+        id: u64::MAX,
+        path: format!("/docker/{}", "cd".repeat(32)).into_bytes(),
+    };
+    let told = |facts: Vec<Fact>| {
+        facts
+            .iter()
+            .filter(|fact| matches!(fact, Fact::Container(_)))
+            .count()
+    };
+    bench.gatherer.before(&record(true));
+    assert_eq!(
+        told(bench.gatherer.after(&record(true))),
+        0,
+        "it is waited for"
+    );
+    assert_eq!(told(bench.gatherer.before(&record(false))), 1);
+    assert_eq!(told(bench.gatherer.after(&record(false))), 0);
+    assert!(!bench.gatherer.warned, "its files went with it");
+    assert!(bench.gatherer.containers.is_empty());
+}
