@@ -5,11 +5,12 @@
 //! database is. What it finds is put into the stream, so that the stages behind it read nothing.
 
 pub(crate) mod known;
+mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dogwatch_ebpf::record::Record;
 use dogwatch_schemas::Text;
@@ -24,6 +25,7 @@ use crate::probe::Policy;
 use crate::text::text;
 use crate::users::reader::{Request, Root, UserReader};
 use crate::users::{Users, Wanted};
+use unheard::{Gone, Strays};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// A cgroup of which nothing was heard makes the tree be walked again, at most this often.
@@ -48,7 +50,7 @@ pub(crate) struct Gatherer {
     bundles: Bundles,
     told: Cgroups,
     reader: Aside<container::Request, known::Read>,
-    cgroup_root: std::path::PathBuf,
+    cgroup_root: PathBuf,
     host_mnt_ns: Option<u32>,
     cgroups: HashMap<u64, Option<Membership>>,
     containers: BTreeMap<Text, Watched>,
@@ -63,33 +65,11 @@ pub(crate) struct Gatherer {
     walk_due_ns: u64,
     /// Cgroups that a walk did not find any more.
     gone: Gone,
+    strays: Strays,
     now_ns: u64,
     warned: bool,
     /// What the kernel part must be told; the reader takes it.
     pub changes: Vec<ModeChange>,
-}
-
-/// Cgroups that are gone though no record has said so. One may still be in the ring, with the last events of the cgroup
-/// before it, so they count as gone only when everything that was in the ring at the walk has been read.
-#[derive(Debug, Default)]
-struct Gone {
-    ids: Vec<u64>,
-    walked_ns: u64,
-    /// The latest record that was read.
-    heard_ns: u64,
-    /// None was read since the last look.
-    quiet: bool,
-}
-
-impl Gone {
-    fn take(&mut self) -> Vec<u64> {
-        let quiet = std::mem::replace(&mut self.quiet, true);
-        if quiet || self.heard_ns > self.walked_ns {
-            std::mem::take(&mut self.ids)
-        } else {
-            Vec::new()
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -190,10 +170,17 @@ impl Gatherer {
             walk_allowed_ns: 0,
             walk_due_ns: 0,
             gone: Gone::default(),
+            strays: Strays::default(),
             now_ns: 0,
             warned: false,
             changes: Vec::new(),
         }
+    }
+
+    /// Looks in these hierarchies, too, with every walk that is due, for containers that are in none that is watched.
+    pub fn looking_elsewhere(mut self, roots: Vec<PathBuf>) -> Self {
+        self.strays = Strays::new(roots);
+        self
     }
 
     /// What is there before the first record: cgroups, containers, users; then come the processes.
@@ -310,6 +297,8 @@ impl Gatherer {
         }
         if now_ns >= self.walk_due_ns {
             self.walk_again(&mut facts);
+            self.strays
+                .look(&self.cgroup_root, |id| self.containers.contains_key(id));
         }
         if now_ns >= self.host_users_due_ns {
             self.host_users(&mut facts);

@@ -245,3 +245,23 @@ fn a_container_that_goes_before_its_files_are_read_is_told_before_its_end() {
     assert!(!bench.gatherer.warned, "its files went with it");
     assert!(bench.gatherer.containers.is_empty());
 }
+
+#[test]
+fn a_container_in_another_hierarchy_alone_is_told_when_it_stays() {
+    let Bench { root, gatherer } = bench();
+    let other = root.path().join("other");
+    let stray = other.join("docker").join("ef".repeat(32));
+    fs::create_dir_all(&stray).unwrap();
+    let mut gatherer = gatherer.looking_elsewhere(vec![other.clone()]);
+    gatherer.cgroup_root = root.path().join("docker");
+    gatherer.start(Reading::now().boot_ns);
+    let mut look = || {
+        gatherer.walk_due_ns = 0;
+        gatherer.due(Reading::now().boot_ns);
+        gatherer.strays.warned
+    };
+    assert!(!look(), "it may be being made");
+    fs::rename(&stray, other.join("docker").join("0a".repeat(32))).unwrap();
+    assert!(!look(), "another one");
+    assert!(look());
+}

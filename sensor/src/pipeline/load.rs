@@ -62,7 +62,8 @@ impl Loaded {
         let not_delivered = not_delivered(&config);
         let probe = load_probe(&config, hierarchy)?;
         let cgroup_root = &probe.hierarchy().mount;
-        let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns);
+        let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns)
+            .looking_elsewhere(probe.hierarchy().others());
         let capture = capture_path
             .map(|path| capture::Writer::create(&path, &host))
             .transpose()?;

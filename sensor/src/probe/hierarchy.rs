@@ -1,9 +1,10 @@
 //! Which cgroup hierarchy containers are found in, and where it is mounted.
 //!
 //! On a host with one unified hierarchy there is no choice. A hybrid host has the version 1 hierarchies and an almost empty
-//! unified one, in which some runtimes make cgroups (runc from 1.1) and some do not: there the running containers decide,
-//! and without any the version 1 hierarchy, in which every runtime makes them.
+//! unified one, in which some runtimes make cgroups (runc from 1.1) and some do not: there the hierarchy with the most of the
+//! running containers is used, and without any the version 1 hierarchy, in which every runtime makes them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -59,6 +60,17 @@ impl Hierarchy {
             Err(ProbeError::PrivateCgroups { .. }) if enter_host_namespace().is_ok() => look(),
             found => found,
         }
+    }
+
+    /// Where the other hierarchies of this host are mounted in which containers may be.
+    pub(crate) fn others(&self) -> Vec<PathBuf> {
+        let mounts = read("/proc/self/mountinfo").unwrap_or_default();
+        HierarchyKind::BY_PREFERENCE
+            .into_iter()
+            .filter(|kind| *kind != self.kind)
+            .filter_map(|kind| mount_of(kind, &mounts))
+            .filter_map(|(whole, mount)| whole.then_some(mount))
+            .collect()
     }
 
     /// The path of a line of `/proc/PID/cgroup`, when the line is this hierarchy's.
@@ -170,15 +182,19 @@ fn all_cgroup_files() -> Vec<String> {
 }
 
 fn choose(mounted: Vec<(bool, Hierarchy)>, cgroup_files: &[String]) -> Option<(bool, Hierarchy)> {
-    let with_containers = mounted
+    let containers: Vec<usize> = mounted
         .iter()
-        .position(|(_, hierarchy)| paths_in(hierarchy, cgroup_files).any(names_a_container));
+        .map(|(_, hierarchy)| {
+            let named = paths_in(hierarchy, cgroup_files).filter_map(container_named);
+            named.collect::<BTreeSet<_>>().len()
+        })
+        .collect();
+    let most = containers.iter().copied().max().filter(|most| *most > 0);
+    let with_most = most.and_then(|most| containers.iter().position(|count| *count == most));
     let without = mounted
         .iter()
         .position(|(_, hierarchy)| hierarchy.kind != HierarchyKind::Unified);
-    mounted
-        .into_iter()
-        .nth(with_containers.or(without).unwrap_or(0))
+    mounted.into_iter().nth(with_most.or(without).unwrap_or(0))
 }
 
 /// Where processes are in a hierarchy, by their `/proc/PID/cgroup`.
@@ -193,9 +209,9 @@ fn paths_in<'a>(
 }
 
 /// Every runtime puts the container's id, 64 hexadecimal digits, into the cgroup's name.
-fn names_a_container(path: &str) -> bool {
+fn container_named(path: &str) -> Option<&str> {
     path.split(|c: char| !c.is_ascii_hexdigit())
-        .any(|part| part.len() == 64)
+        .find(|part| part.len() == 64)
 }
 
 #[cfg(test)]
@@ -236,6 +252,13 @@ mod tests {
             HYBRID,
             &format!("8:pids:/\n4:memory:/docker/{ID}\n0::/\n"),
             memory,
+        );
+        // Of two runtimes, one that makes cgroups in the unified hierarchy and one that does not: all are in the other.
+        let second = ID.replace('2', "3");
+        check(
+            HYBRID,
+            &format!("8:pids:/docker/{ID}\n0::/docker/{ID}\n8:pids:/docker/{second}\n0::/\n"),
+            pids,
         );
         check(HYBRID, "8:pids:/\n0::/\n", pids);
         check(
