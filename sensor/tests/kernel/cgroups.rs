@@ -1,5 +1,6 @@
 //! Cgroups made, removed and moved into, and their modes.
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -69,6 +70,46 @@ fn cgroups_come_go_and_are_entered() {
     assert!(removed.1.iter().any(
         |record| matches!(record, Record::Cgroup { made: false, id: gone, .. } if *gone == id)
     ));
+}
+
+#[test]
+fn a_process_has_the_mode_of_the_cgroup_it_was_moved_into() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let mount = watch.probe.hierarchy().mount.clone();
+    let made = |name: &str| {
+        let folder = mount.join(format!("dogwatch-{name}-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let members = c_path(&folder.join("cgroup.procs"));
+        (fs::metadata(&folder).unwrap().ino(), folder, members)
+    };
+    let (brief, told, off) = (made("brief"), made("told"), made("off"));
+    watch.probe.set_mode(brief.0, Mode::Lifecycle).unwrap();
+    watch.probe.set_mode(off.0, Mode::Off).unwrap();
+    let enter = |members: &CStr| unsafe {
+        // SAFETY: the path ends in NUL and the text has the length given.
+        let fd = libc::open(members.as_ptr(), libc::O_WRONLY);
+        libc::write(fd, c"0".as_ptr().cast(), 1);
+        libc::close(fd);
+    };
+    let records = watch.see(|| {
+        for members in [&brief.2, &told.2, &off.2, &told.2, &brief.2] {
+            enter(members);
+            openat(libc::AT_FDCWD, c"/dev/full", libc::O_WRONLY);
+        }
+    });
+    for (_, folder, _) in [&brief, &told, &off] {
+        fs::remove_dir(folder).unwrap();
+    }
+    let cgroups: Vec<u64> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Open { header, raw, .. } if raw == b"/dev/full" => Some(header.cgroup_id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(cgroups, [told.0, told.0]);
 }
 
 /// The file of a cgroup into which a thread's id is written; it makes a test start a process that does that.
