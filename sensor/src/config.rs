@@ -17,6 +17,7 @@ use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
 use dogwatch_settings::{Program, Settings, SettingsError, nearest_word};
 
 pub use self::raw::{RawConfig, Size};
+use crate::container::Probe;
 use crate::probe::{CallSet, ClassRates, ProbeOptions, Rates, UnknownCall};
 use crate::redact::Redactor;
 use dogwatch_ebpf::calls::CALLS;
@@ -143,6 +144,8 @@ pub struct ContainersConfig {
     pub repeat: Duration,
     /// Names of the labels that every row of a container keeps.
     pub labels: Vec<Text>,
+    /// Commands that are healthchecks, by image.
+    pub probes: Vec<Probe>,
 }
 
 /// Why a configuration was refused. The user's to mend; never worth a retry.
@@ -423,6 +426,8 @@ const DECIDED: [Decided; 8] = [
     ("delivery.timeout.ms", "records wait in the bounded queue"),
 ];
 
+/// Bytes of all probes.
+const PROBES_BYTES_MAX: usize = 16 << 10;
 /// Labels that every row of a container may keep, and bytes of each one's name.
 const LABELS_MAX: usize = 8;
 const LABEL_NAME_BYTES_MAX: usize = 128;
@@ -483,7 +488,24 @@ fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigE
         )?,
         repeat: raw.repeat,
         labels: raw.labels.into_iter().map(Text::from).collect(),
+        probes: probes(&raw.probes)?,
     })
+}
+
+fn probes(lines: &[String]) -> Result<Vec<Probe>, ConfigError> {
+    let key = "containers.probes";
+    let bytes: usize = lines.iter().map(String::len).sum();
+    if bytes > PROBES_BYTES_MAX {
+        let reason = format!(
+            "at most {PROBES_BYTES_MAX} bytes together: every container may have all of them"
+        );
+        return Err(bad(key, format!("{bytes} bytes"), reason));
+    }
+    let parsed = lines.iter().map(|line| {
+        let reason = "an image (with * at its end: all that begin so), a blank, and the arguments, those with blanks in quotes";
+        Probe::parse(line).ok_or_else(|| bad(key, line, reason))
+    });
+    parsed.collect()
 }
 
 fn mode(key: &'static str, value: &str) -> Result<Mode, ConfigError> {

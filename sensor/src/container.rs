@@ -12,6 +12,7 @@ mod files;
 mod kubelet;
 mod lacking;
 mod podman;
+mod probes;
 mod sources;
 mod states;
 
@@ -24,6 +25,7 @@ pub(crate) use announced::{Announcement, Bundles};
 pub(crate) use cgroups::Cgroups;
 pub use cgroups::{Membership, membership};
 pub(crate) use files::{FileError, Files};
+pub use probes::Probe;
 pub(crate) use sources::{Request, Sources};
 pub(crate) use states::of_running;
 
@@ -123,6 +125,9 @@ pub struct Container {
     /// Holds a pod's namespaces and does nothing else.
     #[serde(default)]
     pub sandbox: Option<bool>,
+    /// Commands that the operator calls healthchecks of it.
+    #[serde(default)]
+    pub probes: Vec<Vec<Text>>,
 }
 
 /// A mount from outside the image.
@@ -162,7 +167,7 @@ impl Container {
             &self.command,
             &self.healthcheck,
         ];
-        let lists = lists.into_iter().flatten().flatten();
+        let lists = lists.into_iter().flatten().chain(&self.probes).flatten();
         let mounts = self.mounts.iter().map(|mount| {
             let source = mount.source.as_ref().map_or(0, |source| source.len());
             source + mount.destination.len() + 2 * EACH

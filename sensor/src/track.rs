@@ -710,6 +710,7 @@ impl Tracker {
             shares_host_pidns,
             arguments,
             healthcheck: known.and_then(|known| known.healthcheck.as_deref()),
+            probes: known.map_or(&[], |known| &known.probes),
         })
     }
 

@@ -259,6 +259,8 @@ pub struct RawContainers {
     pub repeat: Duration,
     #[serde(deserialize_with = "list")]
     pub labels: Vec<String>,
+    #[serde(deserialize_with = "list")]
+    pub probes: Vec<String>,
 }
 
 impl Default for RawContainers {
@@ -272,6 +274,7 @@ impl Default for RawContainers {
             metadata_queue_bytes: Size(4 << 20),
             repeat: Duration::from_secs(60),
             labels: LABELS.map(String::from).to_vec(),
+            probes: Vec::new(),
         }
     }
 }

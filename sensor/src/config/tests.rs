@@ -92,6 +92,7 @@ fn values_out_of_range_are_refused_with_the_range() {
             "[containers]\nlabels = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i']",
             "at most 8 names",
         ),
+        ("[containers]\nprobes = ['nginx']", "and the arguments"),
         ("[redaction]\narguments = ['(']", "redaction.arguments"),
         ("[metrics]\nlisten = 'here'", "metrics.listen"),
         ("[kafka.options]\n'acks' = '1'", "may not set acks"),

@@ -9,7 +9,7 @@ use super::Container;
 const IN_DATABASE: &str = "containerd keeps it in its database alone";
 const IN_LIBPOD: &str = "Podman keeps it in its database alone";
 const TOGETHER: &str = "a bundle has entrypoint and command together: container_command";
-const PROBES: &str = "probes stand in the pod's specification, which no file of the runtime has";
+const PROBES: &str = "probes stand in the pod's specification, which no file of the runtime has: name them in containers.probes";
 const NOT_IN_BUNDLE: &str = "a bundle has no such thing, and nobody else wrote it down";
 const NOT_READ: &str =
     "only the container's cgroup is known: the runtime's files could not be read";

@@ -14,6 +14,7 @@ use dogwatch_schemas::Text;
 
 use super::docker::Docker;
 use super::files::{FileError, Files};
+use super::probes::{self, Probe};
 use super::{Container, Membership, bundle, kubelet, podman};
 
 /// Where runtimes keep bundles of containers that nobody announced: `ROOT/ID`, and below it.
@@ -48,13 +49,15 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Sources {
     docker: Docker,
+    probes: Vec<Probe>,
 }
 
 impl Sources {
     /// Files of this host; Docker's below `docker_root`, and labels of these names are kept however many others there are.
-    pub fn new(docker_root: &Path, labels: &[Text]) -> Self {
+    pub fn new(docker_root: &Path, labels: &[Text], probes: &[Probe]) -> Self {
         Self {
             docker: Docker::new(docker_root, labels),
+            probes: probes.to_vec(),
         }
     }
 
@@ -87,6 +90,9 @@ impl Sources {
             }
         } else if let Ok(container) = &mut found {
             kubelet::complete(files, &membership.runtime_id, container);
+        }
+        if let Ok(container) = &mut found {
+            container.probes = probes::of(&self.probes, container);
         }
         found
     }

@@ -27,7 +27,7 @@ pub(crate) type Read = Result<Container, FileError>;
 
 /// Reads the files of containers; they may lie where a read hangs.
 pub(super) fn reader(config: &ContainersConfig) -> Aside<Request, Read> {
-    let sources = Sources::new(&config.docker_root, &config.labels);
+    let sources = Sources::new(&config.docker_root, &config.labels, &config.probes);
     let files = Files::of_host();
     Aside::new("containers", move |request: &Request| {
         sources.read(&files, request)
@@ -59,7 +59,7 @@ impl Survey {
     /// Reads the files of all containers once.
     pub fn of(config: &ContainersConfig, cgroup_root: &Path) -> Self {
         let files = Files::of_host();
-        let sources = Sources::new(&config.docker_root, &config.labels);
+        let sources = Sources::new(&config.docker_root, &config.labels, &config.probes);
         let mut survey = Self {
             bundles: bundles(&files),
             cgroups: Cgroups::default(),

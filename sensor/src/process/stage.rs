@@ -8,7 +8,7 @@
 //!   executes, still in the host's mount namespace           -> runtime (runc executes itself again)
 //!   executes inside the container, as init of its pid
 //!     namespace, or first of all where it shares the host's -> entrypoint
-//!   executes inside it later                                -> healthcheck if the arguments are the configured ones,
+//!   executes inside it later                                -> healthcheck if the arguments are configured or named,
 //!                                                              else exec
 //! is made by a process of the container                     -> as its parent
 //! ```
@@ -63,6 +63,8 @@ pub(crate) struct Arrival<'a> {
     pub arguments: &'a [Text],
     /// The container's configured healthcheck.
     pub healthcheck: Option<&'a [Text]>,
+    /// Commands that the operator calls healthchecks of this container.
+    pub probes: &'a [Vec<Text>],
 }
 
 /// The stage after the exec that ends the runtime's part. Where the host's mount namespace is not known, the runtime cannot
@@ -76,10 +78,9 @@ pub(crate) fn on_arrival(arrival: &Arrival<'_>) -> Option<Stage> {
     if arrival.init_of_container || arrival.init_of_pidns || first_without_init {
         return Some(Stage::Entrypoint);
     }
-    if arrival
-        .healthcheck
-        .is_some_and(|check| !check.is_empty() && check == arrival.arguments)
-    {
+    let probes = arrival.probes.iter().map(|probe| &**probe);
+    let mut checks = arrival.healthcheck.into_iter().chain(probes);
+    if checks.any(|check| !check.is_empty() && check == arrival.arguments) {
         return Some(Stage::Healthcheck);
     }
     inside.then_some(Stage::Exec)
@@ -99,6 +100,7 @@ mod tests {
             shares_host_pidns: false,
             arguments: &arguments,
             healthcheck: None,
+            probes: &[],
         };
         change(&mut arrival);
         assert_eq!(on_arrival(&arrival), expected.into(), "{arrival:?}");
@@ -142,6 +144,29 @@ mod tests {
             a.healthcheck = Some(a.arguments);
         };
         check(healthcheck, Stage::Healthcheck);
+    }
+
+    #[test]
+    fn a_probe_that_the_operator_names_is_a_healthcheck() {
+        let words = |words: &[&str]| words.iter().map(|word| Text::from(*word)).collect();
+        let fitting: [Vec<Text>; 2] = [words(&["true"]), words(&["/bin/sh", "-c", "test -f /ok"])];
+        assert_eq!(with_probes(&fitting), Some(Stage::Healthcheck));
+        let others: [Vec<Text>; 2] = [words(&["/bin/sh"]), words(&[])];
+        assert_eq!(with_probes(&others), Some(Stage::Exec));
+    }
+
+    fn with_probes(probes: &[Vec<Text>]) -> Option<Stage> {
+        let arguments = [Text::from("/bin/sh"), "-c".into(), "test -f /ok".into()];
+        on_arrival(&Arrival {
+            in_host_mntns: Some(false),
+            init_of_pidns: false,
+            init_of_container: false,
+            entrypoint_seen: true,
+            shares_host_pidns: false,
+            arguments: &arguments,
+            healthcheck: None,
+            probes,
+        })
     }
 
     #[test]

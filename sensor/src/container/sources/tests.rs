@@ -26,7 +26,7 @@ impl Host {
             pid_file: None,
             roots: vec!["/srv/tasks".into()],
         };
-        let sources = Sources::new(Path::new("/var/lib/docker"), &[]);
+        let sources = Sources::new(Path::new("/var/lib/docker"), &[], &[]);
         sources.read(&Files::below(self.0.path()), &request)
     }
 }
