@@ -35,6 +35,9 @@ const BATCH_INPUTS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 128 << 10;
 /// How long a poll of the ring waits.
 const POLL: Duration = Duration::from_millis(20);
+/// How long the ring is read before what is due by the clock is done, however much waits and however slow the stages behind
+/// are: marks, and looks for what is known of containers.
+const DRAIN_MAX: Duration = Duration::from_millis(200);
 /// How often the kernel's counters are read, and a mark follows. A window waits for its host's time to pass its end by a
 /// second at least (`out_of_orderness`): by then a mark has told what was lost up to that end.
 const COUNTERS_INTERVAL_NS: u64 = 800_000_000;
@@ -214,8 +217,10 @@ fn drain(probe: &mut Probe, live: &mut Live, mut wait: Duration, shutdown: &Shut
         records: 0,
         emptied: false,
     };
+    let deadline = Instant::now() + DRAIN_MAX;
     while !all.emptied
         && all.records < BATCH_RECORDS_MAX
+        && Instant::now() < deadline
         && !live.ended()
         && shutdown.reason().is_none()
     {
