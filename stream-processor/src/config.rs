@@ -7,14 +7,16 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dogwatch_kafka::options::{self, Decided, OptionError};
 use dogwatch_kafka::{Brokers, check_servers};
 use dogwatch_settings::{Flag, Program, Settings, SettingsError};
 use serde::{Deserialize, Serialize};
+
+mod fault;
+
+pub use fault::{Fault, FaultPoint};
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +136,9 @@ impl RawKafka {
 pub struct RawDetections {
     /// Folder with one SQL file a detection.
     pub folder: PathBuf,
+    /// How often the folder is looked at for changes; nothing = never.
+    #[serde(with = "humantime_serde")]
+    pub watch: Duration,
 }
 
 /// Section `[step]`.
@@ -257,6 +262,7 @@ impl Default for RawDetections {
     fn default() -> Self {
         Self {
             folder: PathBuf::from("detections"),
+            watch: Duration::from_secs(1),
         }
     }
 }
@@ -317,6 +323,8 @@ pub struct Config {
     pub kafka: RawKafka,
     /// Folder with one SQL file a detection.
     pub detections_folder: PathBuf,
+    /// How often it is looked at for changes; `None` = never.
+    pub detections_watch: Option<Duration>,
     /// How input is cut into steps.
     pub step: RawStep,
     /// How often what tasks remember is stored.
@@ -329,29 +337,6 @@ pub struct Config {
     pub log: RawLog,
     /// A crash asked for by a test; see [`Fault`].
     pub fault: Option<Fault>,
-}
-
-/// A crash at a named point, for tests of recovery: `DOGWATCH_FAULT=after_send_offsets:3`
-/// strikes the third time the process comes there. Clones count together.
-#[derive(Debug, Clone)]
-pub struct Fault {
-    point: FaultPoint,
-    /// Times the point is passed unharmed.
-    spared: u64,
-    passed: Arc<AtomicU64>,
-}
-
-/// Where a [`Fault`] strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultPoint {
-    /// `after_send_offsets:N` kills the process in its Nth transaction, with the offsets sent and not committed.
-    AfterSendOffsets,
-    /// `before_commit_checkpoint:N` kills it in the Nth step that holds a checkpoint, with all sent and not committed.
-    BeforeCommitCheckpoint,
-    /// `during_restore:N` kills it when it has read the Nth task's state and not yet taken it over.
-    DuringRestore,
-    /// `stop_in_transaction:N` stops it (SIGSTOP) in its Nth transaction, with the offsets sent and not committed.
-    StopInTransaction,
 }
 
 /// Environment variable that asks for a [`Fault`].
@@ -400,6 +385,7 @@ impl Config {
             delivery: raw.delivery,
             kafka: raw.kafka,
             detections_folder: raw.detections.folder,
+            detections_watch: Some(raw.detections.watch).filter(|every| !every.is_zero()),
             step: raw.step,
             checkpoint: raw.checkpoint,
             windows: raw.windows,
@@ -413,39 +399,6 @@ impl Config {
 fn read(file: Option<&Path>, flags: &[Flag]) -> Result<Settings, ConfigError> {
     let variables = std::env::vars_os();
     Ok(Settings::read(Program::Processor, file, variables, flags)?)
-}
-
-impl Fault {
-    fn parse(text: &str) -> Result<Self, ConfigError> {
-        let point = |name: &str| match name {
-            "after_send_offsets" => Some(FaultPoint::AfterSendOffsets),
-            "before_commit_checkpoint" => Some(FaultPoint::BeforeCommitCheckpoint),
-            "during_restore" => Some(FaultPoint::DuringRestore),
-            "stop_in_transaction" => Some(FaultPoint::StopInTransaction),
-            _ => None,
-        };
-        let parsed = text.split_once(':').and_then(|(name, count)| {
-            let spared = count.parse::<u64>().ok()?.checked_sub(1)?;
-            Some((point(name)?, spared))
-        });
-        let Some((point, spared)) = parsed else {
-            return Err(ConfigError::Value {
-                key: "DOGWATCH_FAULT",
-                expected: "after_send_offsets:N, before_commit_checkpoint:N, during_restore:N or stop_in_transaction:N with N from 1 (for tests only)",
-                found: format!("{text:?}"),
-            });
-        };
-        Ok(Self {
-            point,
-            spared,
-            passed: Arc::default(),
-        })
-    }
-
-    /// Counts that the process comes to `point`, and says whether the fault strikes now.
-    pub fn strikes(&self, point: FaultPoint) -> bool {
-        point == self.point && self.passed.fetch_add(1, Ordering::Relaxed) == self.spared
-    }
 }
 
 /// librdkafka options that settings of this program, or exactly-once itself, decide.
@@ -540,6 +493,16 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
         if wait > Duration::from_secs(10) {
             return refuse(key, "at most 10s", format!("{wait:?}"));
         }
+    }
+    let watch = raw.detections.watch;
+    if !watch.is_zero()
+        && !(Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&watch)
+    {
+        return refuse(
+            "detections.watch",
+            "between 100ms and 1h, or 0s",
+            format!("{watch:?}"),
+        );
     }
     check_checkpoint(&raw.checkpoint)?;
     check_windows(&raw.windows)

@@ -47,6 +47,7 @@ mod reads;
 mod routes;
 mod session;
 mod shared;
+mod sources;
 mod sql_file;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -57,9 +58,11 @@ pub(crate) mod windowed;
 pub(crate) use batch::{Match, narrow, project, take_rows};
 pub(crate) use halves::{Unjudged, by_halves, error_text, guarded};
 pub use header::{Dedup, Header, Severity, Status};
-pub(crate) use lists::{Lists, load as load_lists};
+pub(crate) use lists::Lists;
 pub use message::Template;
 pub(crate) use routes::Routes;
+pub use sources::Sources;
+pub(crate) use sources::load_lists;
 pub use sql_file::{Refusal, SqlFile};
 pub(crate) use sql_file::{hex, without_mark};
 
@@ -67,10 +70,7 @@ use memory::Memory;
 use plan::Plan;
 use session::{LOAD_TIME_MAX, Session, column_names};
 pub(crate) use sql_file::Fault;
-use views::{Views, detection_files};
-
-/// Folder of the lists, below the detections' folder.
-const LISTS_FOLDER: &str = "lists";
+use views::Views;
 
 /// One detection, ready to run.
 pub struct Detection {
@@ -241,26 +241,23 @@ impl DetectionSet {
     /// # Errors
     /// When the folder cannot be read or holds no detection. Single broken files are in the report instead.
     pub fn load(folder: &Path) -> Result<LoadReport, LoadError> {
-        let lists_folder = folder.join(LISTS_FOLDER);
-        let mut list_files = Vec::new();
-        if lists_folder.is_dir() {
-            find_files(&lists_folder, "csv", &mut list_files)?;
-        }
-        let files = detection_files(folder)?;
-        if files.is_empty() {
-            return Err(LoadError::Empty {
-                folder: folder.to_owned(),
-            });
-        }
+        Self::load_sources(&Sources::read(folder)?)
+    }
+
+    /// As [`DetectionSet::load`], of files that were read before.
+    ///
+    /// # Errors
+    /// As [`DetectionSet::load`].
+    pub fn load_sources(sources: &Sources) -> Result<LoadReport, LoadError> {
         let lists::Loaded {
             lists,
             mut refused,
             warnings: list_warnings,
-        } = lists::load(&list_files);
-        let (loader, refused_views) = Loader::new(folder, lists)?;
+        } = lists::load(sources.lists());
+        let (loader, refused_views) = Loader::new(sources, lists)?;
         refused.extend(refused_views);
         let mut detections: Vec<Detection> = Vec::new();
-        for (file, loaded) in loader.load_all(files)? {
+        for (file, loaded) in loader.load_all(sources)? {
             match loaded {
                 Ok(detection) => match detections.iter().find(|other| other.id == detection.id) {
                     None => detections.push(detection),
@@ -367,7 +364,7 @@ const STACK_BYTES: usize = 256 << 20;
 
 impl<'a> Loader<'a> {
     /// What loads the files of a folder, and the views that are refused.
-    fn new(folder: &'a Path, lists: Lists) -> Result<(Self, Vec<Refusal>), LoadError> {
+    fn new(sources: &'a Sources, lists: Lists) -> Result<(Self, Vec<Refusal>), LoadError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -378,9 +375,10 @@ impl<'a> Loader<'a> {
         let table = Arc::new(EmptyTable::new(Arc::clone(&events)));
         let session = Session::new(table, &lists, Arc::clone(&runtime), &memory)
             .map_err(LoadError::Engine)?;
-        let (views, refused) = Views::load(folder, &session, &column_names(&events), &lists)?;
+        let columns = column_names(&events);
+        let (views, refused) = Views::load(sources.views(), &session, &columns, &lists);
         let loader = Self {
-            folder,
+            folder: sources.folder(),
             events,
             lists,
             views,
@@ -392,13 +390,14 @@ impl<'a> Loader<'a> {
     }
 
     /// Loads files, on a stack that is large enough for any of them.
-    fn load_all(&self, files: Vec<PathBuf>) -> Result<Vec<Loaded>, LoadError> {
+    fn load_all(&self, sources: &Sources) -> Result<Vec<Loaded>, LoadError> {
         let load = || {
-            let load = |file: PathBuf| {
-                let loaded = self.load_in_time(&file);
-                (file, loaded)
+            let load = |(file, text): (&Path, &Result<Arc<str>, Fault>)| {
+                let text = text.as_deref().map_err(Fault::clone);
+                let loaded = text.and_then(|text| self.load_in_time(file, text));
+                (file.to_owned(), loaded)
             };
-            files.into_iter().map(load).collect()
+            sources.detections().map(load).collect()
         };
         let thread = std::thread::Builder::new()
             .name("load".to_owned())
@@ -412,9 +411,9 @@ impl<'a> Loader<'a> {
     }
 
     /// Refuses what takes too long: every start would wait for it.
-    fn load_in_time(&self, file: &Path) -> Result<Detection, Fault> {
+    fn load_in_time(&self, file: &Path, text: &str) -> Result<Detection, Fault> {
         let started = Instant::now();
-        let detection = self.load_file(file)?;
+        let detection = self.load_file(file, text)?;
         let took = started.elapsed();
         if took <= LOAD_TIME_MAX {
             return Ok(detection);
@@ -427,9 +426,9 @@ impl<'a> Loader<'a> {
         Err(Fault::new(1, reason, mend))
     }
 
-    fn load_file(&self, file: &Path) -> Result<Detection, Fault> {
+    fn load_file(&self, file: &Path, text: &str) -> Result<Detection, Fault> {
         let (tactic, id) = self.name(file)?;
-        let sql_file = views::read_file(file)?;
+        let sql_file = SqlFile::parse(text);
         let header = Header::parse(&sql_file)?;
         let columns = column_names(&self.events);
         let mut statement = check::one_select(&sql_file)?;

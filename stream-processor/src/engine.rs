@@ -139,6 +139,8 @@ pub struct Engine {
     live_from: BTreeMap<Partition, i64>,
     roster: Roster,
     carried: Carried,
+    /// Writers' schemas beside this version's own.
+    schemas: BTreeMap<Fingerprint, String>,
 }
 
 impl Engine {
@@ -178,6 +180,7 @@ impl Engine {
             live_from: BTreeMap::new(),
             roster,
             carried: Carried::default(),
+            schemas: BTreeMap::new(),
             set,
             mode,
             evidence_topics: EvidenceTopics::same("local"),
@@ -231,7 +234,32 @@ impl Engine {
         for decoder in &mut self.decoders {
             decoder.register(schema)?;
         }
-        Ok(self.reader.register(schema)?)
+        let fingerprint = self.reader.register(schema)?;
+        self.schemas.insert(fingerprint, schema.to_owned());
+        Ok(fingerprint)
+    }
+
+    /// Makes the writers' schemas known that another engine knows.
+    ///
+    /// # Errors
+    /// As [`Engine::register_schema`].
+    pub fn learn_schemas(&mut self, other: &Self) -> Result<(), EngineError> {
+        for schema in other.schemas.values() {
+            self.register_schema(schema)?;
+        }
+        Ok(())
+    }
+
+    /// The latest of the times of a task's hosts.
+    #[cfg(test)]
+    pub(crate) fn latest_high(&self, log: Partition) -> Option<i64> {
+        self.hosts.latest_high(log)
+    }
+
+    /// The partitions that it knows something of.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<i32> {
+        self.hosts.partitions()
     }
 
     /// The fingerprint of a record's schema when it must be registered before the record can be used.

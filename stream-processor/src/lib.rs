@@ -42,6 +42,7 @@ pub mod step;
 
 pub mod metrics;
 pub mod restore;
+pub mod running;
 pub mod source;
 pub mod tasks;
 
@@ -51,5 +52,7 @@ pub mod idle;
 pub mod schema_lookup;
 mod sensor_reads;
 pub mod versions;
+
+mod reload;
 
 pub mod pipeline;

@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Parser, Subcommand};
 use dogwatch_settings::{Flag, Program};
 use dogwatch_stream_processor::config::{Config, ConfigError, LogFormat, RawLog};
 use dogwatch_stream_processor::metrics;
 use dogwatch_stream_processor::pipeline::{self, ProcessorError, Summary};
+use dogwatch_stream_processor::running::{self, Running, RunningError};
 use dogwatch_stream_processor::shutdown::Shutdown;
 use dogwatch_stream_processor::sink::Sink;
 use dogwatch_stream_processor::source::Source;
@@ -35,6 +37,8 @@ enum Command {
     Check(Options),
     /// Print every setting in force and where it is from, secrets masked.
     Config(Options),
+    /// Ask the processor that runs here which detections it runs: name, hash of the file, since when.
+    Loaded(Options),
 }
 
 #[derive(Args)]
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run(options),
         Command::Check(options) => check(options),
         Command::Config(options) => show(options),
+        Command::Loaded(options) => loaded(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +75,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ProcessorError>() {
         Some(error) => error.exit_code(),
         None if error.is::<ConfigError>() => 2,
+        None if error.is::<RunningError>() => 3,
         None => 1,
     }
 }
@@ -140,6 +146,23 @@ fn check(options: Options) -> anyhow::Result<()> {
 fn show(options: Options) -> anyhow::Result<()> {
     let shown = Config::show(options.config.as_deref(), &options.flags())?;
     dogwatch_settings::print(&shown)?;
+    Ok(())
+}
+
+fn loaded(options: Options) -> anyhow::Result<()> {
+    let config = options.load()?;
+    let listen = config.metrics_listen.ok_or(RunningError::Silent)?;
+    let mut text = String::new();
+    for Running {
+        detection,
+        content,
+        since,
+    } in running::ask(listen)?
+    {
+        let since = DateTime::<Utc>::from(since).to_rfc3339_opts(SecondsFormat::Secs, true);
+        text += &format!("{since}  {content}  {detection}\n");
+    }
+    dogwatch_settings::print(&text)?;
     Ok(())
 }
 

@@ -15,6 +15,9 @@ const SECONDS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
 
+/// Name of the metric that says since when each detection runs.
+pub const LOADED_SINCE: &str = "dogwatch_detect_loaded_since_seconds";
+
 /// Serves `/metrics` and `/health` on `listen`, in a thread of the exporter's own.
 /// An address that is taken costs the metrics, not the detections: it is logged.
 pub fn serve(listen: SocketAddr) {
@@ -140,6 +143,18 @@ fn describe() {
     describe_gauge!("dogwatch_detect_detections", "Detections loaded.");
     describe_gauge!("dogwatch_detect_refused", "Detection files refused.");
     describe_gauge!(
+        LOADED_SINCE,
+        "Since when a detection runs as it is, seconds since 1970, by its name and its file's hash; 0 when it does not run any more."
+    );
+    describe_counter!(
+        "dogwatch_detect_swaps_total",
+        "Times that other detections took the place of those that ran."
+    );
+    describe_histogram!(
+        "dogwatch_detect_swap_seconds",
+        "Time that matching stood still for other detections."
+    );
+    describe_gauge!(
         "dogwatch_detect_unpublished_reads_hosts",
         "Hosts whose sensors do not publish every read of files that a detection needs, by detection, at the last look."
     );
@@ -193,6 +208,28 @@ pub fn partitions(count: usize) {
 pub fn loaded(detections: usize, refused: usize) {
     gauge!("dogwatch_detect_detections").set(detections as f64);
     gauge!("dogwatch_detect_refused").set(refused as f64);
+}
+
+/// Sets since when each detection runs, by name and hash; those that run no more since nothing.
+pub fn running<'a>(
+    now: impl Iterator<Item = (&'a str, &'a str, i64)>,
+    before: impl Iterator<Item = (&'a str, &'a str, i64)>,
+) {
+    let set = |name: &str, content: &str, since: f64| {
+        let labels = [
+            ("detection", name.to_owned()),
+            ("content", content.to_owned()),
+        ];
+        gauge!(LOADED_SINCE, &labels).set(since);
+    };
+    before.for_each(|(name, content, _)| set(name, content, 0.0));
+    now.for_each(|(name, content, since)| set(name, content, since as f64 / 1e9));
+}
+
+/// Counts that other detections run.
+pub fn swapped(took: Duration) {
+    counter!("dogwatch_detect_swaps_total").increment(1);
+    histogram!("dogwatch_detect_swap_seconds").record(took);
 }
 
 /// Sets how many hosts do not publish the reads that each detection needs.

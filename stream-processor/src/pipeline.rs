@@ -37,22 +37,23 @@ use rdkafka::error::KafkaError;
 
 use crate::alert::AlertMode;
 use crate::config::{Config, Delivery};
-use crate::detect::{DetectionSet, LoadError, Refusal, Warning};
-use crate::engine::{Engine, EngineError, EvidenceTopics};
+use crate::detect::{DetectionSet, LoadError, Refusal, Sources, Warning};
+use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle::Marks;
 use crate::kafka;
 use crate::metrics;
+use crate::reload::{self, Inventory};
 use crate::schema_lookup::SchemaLookup;
-use crate::sensor_reads::{Needs, SensorReads};
+use crate::sensor_reads::Needs;
 use crate::shutdown::Shutdown;
 use crate::sink::publisher::Publisher;
 use crate::sink::{Publish, Sink, SinkError, transactional_id, try_transaction};
 use crate::source::group::GroupInput;
 use crate::source::{QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, local};
 use crate::topics::{self, INPUTS, TopicReport};
-use crate::window::WindowOptions;
 
 mod steps;
+mod swap;
 #[cfg(test)]
 mod tests;
 
@@ -193,9 +194,12 @@ pub fn run_watched(
     stats: &Stats,
 ) -> Result<Summary, ProcessorError> {
     kafka::check_options(config)?;
-    let (set, refused) = load(config)?;
+    let found = Sources::read(&config.detections_folder)?;
+    let (set, refused) = load(config, &found)?;
     metrics::loaded(set.len(), refused.len());
     let detections = set.len();
+    let inventory = Inventory::new(&set, &found, &Inventory::default(), now_ns());
+    metrics::running(inventory.detections(), std::iter::empty());
     let names = Topics::new(config.kafka.topic_prefix.as_str());
     let evidence_topics = match &source {
         Source::Kafka => EvidenceTopics::kafka(&names),
@@ -203,14 +207,7 @@ pub fn run_watched(
         Source::Capture(_) => EvidenceTopics::same("capture"),
     };
     let needs = matches!(source, Source::Kafka).then(|| Needs::of(&set));
-    let engine = Engine::new(set, AlertMode::Live)?
-        .with_evidence_topics(evidence_topics.clone())
-        .with_windows(WindowOptions {
-            host_silence: config.windows.host_silence,
-            clock_error_max: config.windows.clock_error_max,
-            keys_max: config.windows.keys_max,
-            memory_bytes_max: config.windows.memory_bytes_max,
-        })?;
+    let engine = reload::engine(config, set, evidence_topics.clone())?;
     let through_broker = matches!(source, Source::Kafka) || matches!(sink, Sink::Kafka);
     let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));
     let bounded = matches!(source, Source::Capture(_));
@@ -234,7 +231,6 @@ pub fn run_watched(
     if through_broker {
         announce_standstill(config);
     }
-    let _sensor_reads = needs.and_then(|needs| SensorReads::start(config, needs));
     let marks = through_kafka.then(|| Marks::new(config, names));
     let ends = Ends {
         stores: through_kafka,
@@ -242,6 +238,10 @@ pub fn run_watched(
     };
     let mut steps = Steps::new(engine, lookup, marks, ends, config, shutdown);
     steps.stats = stats.clone();
+    steps.look_at_sensors(needs);
+    if !bounded {
+        steps.watch(evidence_topics, found, &refused, inventory);
+    }
     loop {
         let result = steps.run(&mut stages);
         let over = match result {
@@ -293,8 +293,8 @@ fn announce_standstill(config: &Config) {
 }
 
 /// Loads the detections and says what was refused.
-fn load(config: &Config) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError> {
-    let report = DetectionSet::load(&config.detections_folder)?;
+fn load(config: &Config, found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError> {
+    let report = DetectionSet::load_sources(found)?;
     for refusal in &report.refused {
         tracing::error!("detection refused: {refusal}");
     }

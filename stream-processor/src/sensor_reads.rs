@@ -87,7 +87,7 @@ impl Drop for SensorReads {
 }
 
 /// The reads that detections need, by detection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Needs(Vec<UnpublishedReads>);
 
 impl Needs {

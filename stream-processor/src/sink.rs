@@ -242,6 +242,11 @@ impl Publish {
         self.input = Some(input);
     }
 
+    /// Where the memory of tasks is, by the last commit.
+    fn heads(&self) -> Heads {
+        self.heads.clone()
+    }
+
     /// Publishes a step with its offsets.
     ///
     /// # Errors

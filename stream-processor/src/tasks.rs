@@ -92,6 +92,11 @@ impl Task {
         }
     }
 
+    /// Goes on with the silence of the same task as it was before.
+    pub fn go_on_from(&mut self, before: &Self) {
+        (self.heard_at, self.marked_at) = (before.heard_at, before.marked_at);
+    }
+
     /// Says whether there is something to commit that was not committed by somebody.
     pub fn live(&self) -> bool {
         self.processed > self.live_from
@@ -131,13 +136,20 @@ impl Tasks {
     }
 
     /// Gives a task up.
-    pub fn remove(&mut self, partition: Partition) {
-        self.tasks.remove(&partition);
+    pub fn remove(&mut self, partition: Partition) -> Option<Task> {
+        self.tasks.remove(&partition)
     }
 
     /// Gives all up and returns which they were.
     pub fn clear(&mut self) -> Vec<Partition> {
         std::mem::take(&mut self.tasks).into_keys().collect()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Partition, &Task)> {
+        self.tasks
+            .iter()
+            .map(|(partition, task)| (*partition, task))
     }
 
     /// How many there are.

@@ -1,13 +1,18 @@
-//! What the engine has to say of itself: detections that cannot judge, hosts whose clocks are broken, too many hosts.
+//! What the engine has to say of itself: detections that cannot judge, hosts whose clocks are broken, too many hosts, other
+//! detections than before.
 //!
 //! These are alerts like others, under ids of the engine's own; a detection of the same name cannot be told from them by id
 //! alone, but by its hash, which they do not have.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Alert;
 use serde_json::{Map, Value};
 
-use super::{Occasion, as_json, digest};
-use crate::hosts::SlotOwner;
+use super::size::{ALERT_BYTES_MAX, fit};
+use super::{AlertMode, Occasion, as_json, digest};
+use crate::hosts::{Losses, SlotOwner};
 
 /// What is the matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +25,10 @@ pub(crate) enum Health {
     ClockReplaced,
     /// More hosts send events in a partition than a task remembers.
     HostsForgotten,
+    /// Other detections run from now on.
+    DetectionsChanged,
+    /// A file of the folder of detections cannot be used.
+    DetectionRefused,
 }
 
 /// What does not change from alert to alert.
@@ -73,12 +82,34 @@ const HOSTS_FORGOTTEN: Texts = Texts {
     response: "Look at which client writes to the partition, and whose credentials it has; a fleet that is really so large needs more partitions.",
 };
 
+const DETECTIONS_CHANGED: Texts = Texts {
+    id: "detections_changed",
+    title: "Other detections run",
+    description: "The files of the folder of detections changed, and the processor runs what they hold now. Windows of what did not change go on; what is new speaks of windows that begin from now on.",
+    severity: "informational",
+    priority: "Informational",
+    risk: 5,
+    response: "Look whether it was one of yours who changed them.",
+};
+
+const DETECTION_REFUSED: Texts = Texts {
+    id: "detection_refused",
+    title: "A changed file of detections cannot be used",
+    description: "The processor read a changed file and refused it. Its last version that could be used runs on, where there is one; all other files are loaded.",
+    severity: "medium",
+    priority: "Warning",
+    risk: 45,
+    response: "Mend the file as the message says; dogwatch detections lint says the same beforehand.",
+};
+
 impl Health {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::CannotJudge,
         Self::SwitchedOff,
         Self::ClockReplaced,
         Self::HostsForgotten,
+        Self::DetectionsChanged,
+        Self::DetectionRefused,
     ];
 
     fn texts(self) -> &'static Texts {
@@ -87,6 +118,8 @@ impl Health {
             Self::SwitchedOff => &SWITCHED_OFF,
             Self::ClockReplaced => &CLOCK_REPLACED,
             Self::HostsForgotten => &HOSTS_FORGOTTEN,
+            Self::DetectionsChanged => &DETECTIONS_CHANGED,
+            Self::DetectionRefused => &DETECTION_REFUSED,
         }
     }
 
@@ -119,6 +152,59 @@ pub(crate) struct Finding<'a> {
     pub time: i64,
     /// More to say, for machines.
     pub row: Map<String, Value>,
+}
+
+/// Who speaks of this process where no host and no record has shown what there is to say.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    owner: SlotOwner,
+    /// A name of this process.
+    run: String,
+    said: AtomicU64,
+}
+
+impl Reporter {
+    /// Under this host id, and the name of this machine.
+    pub fn of_this_process(host_id: &str) -> Self {
+        Self {
+            owner: SlotOwner {
+                host_id: host_id.into(),
+                host_name: machine().into(),
+                segment: Text::default(),
+                holes: None,
+            },
+            run: format!("{:016x}", rand::random::<u64>()),
+            said: AtomicU64::new(0),
+        }
+    }
+
+    /// What shows the next finding: nothing in the log does, so it is a number of this process.
+    pub fn next(&self) -> String {
+        format!("{}/{}", self.run, self.said.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The alert of a finding, made at this time, nanoseconds.
+    pub fn alert(&self, finding: &Finding<'_>, now: i64) -> Alert {
+        let occasion = Occasion {
+            alert_ts_ns: now,
+            mode: AlertMode::Live,
+            losses: Losses::new(),
+            clock_replaced: false,
+        };
+        let mut alert = build(finding, &self.owner, &occasion);
+        fit(&mut alert, ALERT_BYTES_MAX);
+        alert
+    }
+}
+
+/// The name of this machine; `/proc` may be hidden from a service.
+fn machine() -> String {
+    let mut name = [0_u8; 256];
+    // SAFETY: the buffer is as long as is said; the call writes no more.
+    let found = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len()) };
+    let end = name.iter().position(|byte| *byte == 0);
+    let end = end.filter(|_| found == 0).unwrap_or(0);
+    String::from_utf8_lossy(&name[..end]).into_owned()
 }
 
 /// Builds the alert of a finding.

@@ -4,8 +4,7 @@
 //! A byte-order mark, blank lines and CRLF are overlooked.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder};
@@ -19,8 +18,6 @@ use super::window::names_window;
 
 /// Most rows a list may have: lists are held in memory and looked through for each event.
 pub(super) const ROWS_MAX: usize = 100_000;
-/// Largest file of a list, bytes.
-const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Most warnings of one list that are told one by one.
 const WARNINGS_MAX: usize = 10;
 
@@ -36,12 +33,14 @@ pub(crate) struct Loaded {
     pub warnings: Vec<Warning>,
 }
 
-/// Reads the given CSV files; those that are broken are refused, the others are tables.
-pub(crate) fn load(files: &[PathBuf]) -> Loaded {
+/// Reads the texts of CSV files; those that are broken are refused, the others are tables.
+pub(super) fn load<'a>(
+    files: impl Iterator<Item = (&'a Path, &'a Result<Arc<str>, Fault>)>,
+) -> Loaded {
     let mut loaded = Loaded::default();
-    let mut sources: HashMap<String, &PathBuf> = HashMap::new();
-    for file in files {
-        match load_one(file) {
+    let mut sources: HashMap<String, &Path> = HashMap::new();
+    for (file, text) in files {
+        match load_one(file, text) {
             Ok((name, list)) => {
                 if let Some(other) = sources.get(&name) {
                     let reason =
@@ -70,7 +69,7 @@ pub(super) struct List {
     pub warnings: Vec<Fault>,
 }
 
-fn load_one(file: &Path) -> Result<(String, List), Fault> {
+fn load_one(file: &Path, text: &Result<Arc<str>, Fault>) -> Result<(String, List), Fault> {
     let name = file
         .file_stem()
         .and_then(|stem| stem.to_str())
@@ -82,21 +81,7 @@ fn load_one(file: &Path) -> Result<(String, List), Fault> {
             "name the file in snake case, and not events, tumble or hop",
         ));
     }
-    let unreadable = |error: std::io::Error| {
-        let reason = format!("could not read the list: {error}");
-        Fault::new(1, reason, "make it a readable UTF-8 file")
-    };
-    let bytes = fs::metadata(file).map_err(unreadable)?.len();
-    if bytes > FILE_BYTES_MAX {
-        let reason = format!("the list has {bytes} bytes");
-        return Err(Fault::new(
-            1,
-            reason,
-            format!("keep it to {FILE_BYTES_MAX}"),
-        ));
-    }
-    let text = fs::read_to_string(file).map_err(unreadable)?;
-    let list = parse(&text)?;
+    let list = parse(text.as_deref().map_err(Fault::clone)?)?;
     let rows = list.rows.num_rows();
     if rows > ROWS_MAX {
         let reason = format!("the list has {rows} rows");

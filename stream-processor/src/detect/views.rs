@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
@@ -75,25 +76,23 @@ impl PutIn {
 }
 
 impl Views {
-    /// Reads the views of a folder of detections; those that are no views are refused.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn load(
-        folder: &Path,
+    /// Of the texts of files; those that are no views are refused.
+    pub fn load<'a>(
+        files: impl Iterator<Item = (&'a Path, &'a Result<Arc<str>, Fault>)>,
         session: &Session,
         columns: &[&str],
         lists: &Lists,
-    ) -> Result<(Self, Vec<Refusal>), LoadError> {
+    ) -> (Self, Vec<Refusal>) {
         let mut views = Self::default();
         let mut refused = Vec::new();
-        for file in view_files(folder)? {
-            match View::load(&file, session, columns, lists) {
+        for (file, text) in files {
+            let text = text.as_deref().map_err(Fault::clone);
+            match text.and_then(|text| View::load((file, text), session, columns, lists)) {
                 Ok((name, view)) => drop(views.0.insert(name, view)),
-                Err(fault) => refused.push(fault.in_file(&file)),
+                Err(fault) => refused.push(fault.in_file(file)),
             }
         }
-        Ok((views, refused))
+        (views, refused)
     }
 
     /// Reads the views of a folder that are known to be right.
@@ -170,7 +169,7 @@ impl Views {
 }
 
 /// The files of views, sorted.
-fn view_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+pub(super) fn view_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let views = folder.join(VIEWS_FOLDER);
     let mut files = Vec::new();
     if views.is_dir() {
@@ -194,7 +193,7 @@ fn name_of(file: &Path) -> String {
 }
 
 /// Reads a file of SQL.
-pub(super) fn read_file(file: &Path) -> Result<SqlFile, Fault> {
+fn read_file(file: &Path) -> Result<SqlFile, Fault> {
     let text = fs::read_to_string(file).map_err(|error| {
         let reason = format!("could not read the file: {error}");
         Fault::new(1, reason, "make it a readable UTF-8 file")
@@ -204,7 +203,7 @@ pub(super) fn read_file(file: &Path) -> Result<SqlFile, Fault> {
 
 impl View {
     fn load(
-        path: &Path,
+        (path, text): (&Path, &str),
         session: &Session,
         columns: &[&str],
         lists: &Lists,
@@ -219,7 +218,7 @@ impl View {
             let reason = format!("there is a list {name}");
             return Err(Fault::new(1, reason, "give the view another name"));
         }
-        let file = read_file(path)?;
+        let file = SqlFile::parse(text);
         if let Err(error) = toml::from_str::<Header>(&file.header) {
             let reason = format!("the header of the view: {}", error.message());
             let mend = "write -- description = \"...\", and nothing else, in its first line";

@@ -356,6 +356,8 @@ enum Turn {
     Crash,
     /// A partition goes to another process and comes back.
     Move(usize),
+    /// Another engine goes on where this one is: from what is stored, or from all that it hands out.
+    Swap { in_memory: bool },
 }
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
@@ -366,6 +368,7 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
         6 => prop_oneof![3 => Just(0), 3 => 0_u64..8, 1 => Just(8)].prop_map(|anew| Turn::Checkpoint { anew }),
         1 => Just(Turn::Crash),
         1 => (0..PARTITIONS.len()).prop_map(Turn::Move),
+        1 => any::<bool>().prop_map(|in_memory| Turn::Swap { in_memory }),
     ];
     prop::collection::vec(turn, 1..40)
 }
@@ -373,6 +376,8 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 /// A processor with a memory that survives it: what it said, where it was, what it stored.
 struct Processor<'a> {
     folder: &'a Path,
+    /// Whether every alert is let through, also the eleventh of a minute.
+    open: bool,
     log: &'a [InputRecord],
     engine: Engine,
     /// Place of the next record.
@@ -380,6 +385,8 @@ struct Processor<'a> {
     /// Where the last checkpoint was, by partition.
     stored_at: BTreeMap<i32, usize>,
     stored: BTreeMap<i32, BTreeMap<String, Vec<u8>>>,
+    /// What the last checkpoint wrote.
+    handed_out: BTreeMap<i32, BTreeMap<String, Vec<u8>>>,
     alerts: Vec<records::Alert>,
     late: Vec<Late>,
     dead_letters: Vec<(i32, i64)>,
@@ -390,11 +397,13 @@ impl<'a> Processor<'a> {
     fn new(folder: &'a Path, log: &'a [InputRecord]) -> Self {
         Self {
             folder,
+            open: false,
             log,
             engine: begun(folder),
             next: 0,
             stored_at: BTreeMap::new(),
             stored: BTreeMap::new(),
+            handed_out: BTreeMap::new(),
             alerts: Vec::new(),
             late: Vec::new(),
             dead_letters: Vec::new(),
@@ -419,7 +428,18 @@ impl<'a> Processor<'a> {
                 self.engine.forget_partition(partition);
                 self.restore(partition);
             }
+            Turn::Swap { in_memory } => self.swap(*in_memory),
         }
+    }
+
+    /// Lets another engine go on: nothing is replayed.
+    fn swap(&mut self, in_memory: bool) {
+        self.checkpoint(if in_memory { 8 } else { 0 });
+        if in_memory {
+            // What was not handed out is not there.
+            self.stored = std::mem::take(&mut self.handed_out);
+        }
+        self.crash();
     }
 
     fn step(&mut self, records: usize) {
@@ -467,6 +487,9 @@ impl<'a> Processor<'a> {
             let records = self.engine.checkpoint(partition, &renewal);
             let records = records.expect("a checkpoint");
             let mut written = BTreeSet::new();
+            let pieces = records.iter();
+            let pieces = pieces.filter_map(|piece| Some((piece.key.clone(), piece.value.clone()?)));
+            self.handed_out.insert(partition, pieces.collect());
             for record in records {
                 match record.value {
                     Some(value) => {
@@ -507,7 +530,11 @@ impl<'a> Processor<'a> {
     }
 
     fn crash(&mut self) {
-        self.engine = engine(self.folder);
+        let engine = engine(self.folder);
+        self.engine = match self.open {
+            true => engine.without_throttle(),
+            false => engine,
+        };
         for partition in PARTITIONS {
             self.restore(partition);
         }

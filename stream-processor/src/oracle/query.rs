@@ -813,12 +813,7 @@ impl ScalarUDFImpl for Cut {
 
 /// The lists of a folder of detections; what is broken there is the loader's to refuse.
 pub(super) fn lists(folder: &Path) -> Result<Lists, OracleError> {
-    let mut files = Vec::new();
-    let below = folder.join("lists");
-    if below.is_dir() {
-        crate::detect::find_files(&below, "csv", &mut files)?;
-    }
-    Ok(crate::detect::load_lists(&files).lists)
+    Ok(crate::detect::load_lists(folder)?.lists)
 }
 
 /// The column of a batch that holds texts, by name.

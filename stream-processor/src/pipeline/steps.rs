@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 
+use super::swap::Swaps;
 use super::{ProcessorError, Stages, Stats, Summary};
 use crate::checkpoint::{Head, Inputs, MemoryError, Progress, Restored, State};
 use crate::config::{Config, Delivery, FaultPoint};
@@ -69,21 +70,23 @@ struct Gathered {
 
 /// The step thread's state.
 pub(super) struct Steps {
-    engine: Engine,
+    pub(super) engine: Engine,
     lookup: Option<SchemaLookup>,
     /// Where silent partitions are marked.
     marks: Option<Marks>,
-    ends: Ends,
-    config: Config,
+    pub(super) ends: Ends,
+    pub(super) config: Config,
     shutdown: Shutdown,
     gathered: Gathered,
     /// What is matched and not yet handed to the publishing thread.
-    next: Step,
+    pub(super) next: Step,
     committed_at: Instant,
     /// How often producer and consumer were made anew since a step was committed.
     start_overs: u32,
     sized_at: Option<Instant>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
+    /// Other detections than those that run.
+    pub(super) swaps: Swaps,
     /// What was done so far.
     pub summary: Summary,
     /// Where the summary is told while it grows.
@@ -119,6 +122,7 @@ impl Steps {
             start_overs: 0,
             sized_at: None,
             tasks: Tasks::new(config.checkpoint.clone(), config.windows.host_silence),
+            swaps: Swaps::default(),
             summary: Summary::default(),
             stats: Stats::default(),
         }
@@ -139,6 +143,7 @@ impl Steps {
                 Err(RecvTimeoutError::Disconnected) => return self.drain(stages),
             }
             self.note(stages.publisher.look()?);
+            self.swap_when_due(stages)?;
             self.step_when_due(stages)?;
         }
     }
@@ -157,12 +162,16 @@ impl Steps {
         let checkpoint_due = self.tasks.next_checkpoint().filter(|_| may_store);
         let mark_due = self.tasks.next_mark().filter(|_| self.marks.is_some());
         let due = [step_due, commit_due, checkpoint_due, mark_due];
+        let due = due.into_iter().chain([self.swaps.due()]);
         let mut ready = Select::new();
         ready.recv(messages);
+        if let Some(changes) = self.swaps.changes() {
+            ready.recv(changes);
+        }
         if busy {
             ready.recv(stages.publisher.outcomes());
         }
-        match due.into_iter().flatten().min() {
+        match due.flatten().min() {
             Some(due) => ready
                 .ready_deadline(due)
                 .map_err(|_| RecvTimeoutError::Timeout)?,
@@ -458,7 +467,7 @@ impl Steps {
     }
 
     /// Matches, publishes and commits all that was read and is remembered: the next owner then has nothing to replay.
-    fn drain(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
+    pub(super) fn drain(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         self.step()?;
         if !self.next.checkpoints.is_empty() {
             self.submit(stages)?;
@@ -516,7 +525,7 @@ impl Steps {
     }
 
     /// Reads what the tasks remember; nothing when they are not ours any more, or the end came.
-    fn recall(
+    pub(super) fn recall(
         &self,
         assigned: &[Assigned],
         group: &GroupInput,
@@ -546,7 +555,7 @@ impl Steps {
     }
 
     /// Begins a task: with its memory, empty where there never was one, or empty with a complaint.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         assigned: &Assigned,
         memory: Option<Result<Restored, MemoryError>>,
@@ -646,7 +655,7 @@ impl Steps {
 
     fn give(&mut self, partitions: &[Partition]) {
         for partition in partitions {
-            self.tasks.remove(*partition);
+            drop(self.tasks.remove(*partition));
             self.engine.forget_partition(partition.1);
             self.next.taken_over.remove(partition);
         }

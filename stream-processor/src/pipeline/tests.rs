@@ -200,3 +200,74 @@ fn a_processor_that_fails_ends_though_its_sensor_goes_on() {
     // The sensor's side was there all the time.
     drop(log);
 }
+
+const BUSY: &str = r#"-- title = "Busy"
+-- description = "A test."
+-- message = "{n} files"
+-- severity = "low"
+-- status = "experimental"
+SELECT window_start, window_end, host_id, count(*) AS n
+FROM tumble(events, INTERVAL '1 hour')
+WHERE evt_type = 'openat'
+GROUP BY window_start, window_end, host_id
+HAVING count(*) >= 3
+"#;
+
+/// Windows go on when other detections run, also where their state is stored nowhere.
+#[test]
+fn detections_of_the_local_log_change_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.detections_watch = Some(Duration::from_millis(100));
+    let file = |name: &str| folder.path().join("execution").join(name);
+    std::fs::write(file("busy.sql"), BUSY).unwrap();
+    let (log, receiver) = local::channel(100);
+    let (sender, alerts) = std::sync::mpsc::sync_channel(100);
+    let runs = std::thread::spawn(move || {
+        let source = Source::Local(receiver);
+        run(&config, source, Sink::Local(sender), &Shutdown::new()).unwrap()
+    });
+    let send = |seq: i64, kind: &str| {
+        let event = event(seq, kind);
+        let record = LogRecord {
+            ingest_ts_ns: event.ts,
+            ..log_record("host", framed(&event))
+        };
+        log.send(record).unwrap();
+    };
+    let next = || alerts.recv_timeout(Duration::from_secs(60)).unwrap();
+    let changed = |words: &str| {
+        let alert = next();
+        assert_eq!(&*alert.detection_id, "detections_changed");
+        assert!(
+            alert.message.ends_with(&format!(": {words}")),
+            "{}",
+            alert.message
+        );
+    };
+    send(0, "openat");
+    send(1, "openat");
+    send(2, "execve");
+    assert_eq!(&*next().detection_id, "every_exec");
+    let other = DETECTION.replace("'execve'", "'connect'");
+    std::fs::write(file("every_connect.sql"), other).unwrap();
+    changed("added every_connect");
+    send(3, "connect");
+    assert_eq!(&*next().detection_id, "every_connect");
+    send(4, "openat");
+    let first = next();
+    assert_eq!((&*first.detection_id, &*first.message), ("busy", "3 files"));
+    std::fs::write(file("busy.sql"), BUSY.replace("Busy", "Busier")).unwrap();
+    std::fs::remove_file(file("every_exec.sql")).unwrap();
+    changed("removed every_exec; changed busy");
+    send(5, "openat");
+    send(600, "execve");
+    drop(log);
+    let last = next();
+    assert_eq!(
+        (&last.alert_id, &*last.activity, &*last.message),
+        (&first.alert_id, "update", "4 files")
+    );
+    assert_eq!(alerts.iter().count(), 0);
+    assert_eq!(runs.join().unwrap().alerts, 6);
+}

@@ -1,18 +1,28 @@
 //! Where the memory of each task is: what every commit carries as its offset's metadata.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::checkpoint::{Checkpoint, Head};
 use crate::step::{Memory, Partition, Step};
 
-/// The memory of the tasks whose steps are published here.
-#[derive(Debug, Default)]
-pub struct Heads(BTreeMap<Partition, Memory>);
+/// The memory of the tasks whose steps are published here; clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Heads(Arc<Mutex<BTreeMap<Partition, Memory>>>);
 
 impl Heads {
+    /// Where the memory of a task is, by the last commit.
+    pub fn of(&self, partition: Partition) -> Option<Memory> {
+        self.lock().get(&partition).cloned()
+    }
+
     /// Learns what a step says of tasks that were taken over.
     pub fn learn(&mut self, step: &Step) {
-        self.0.extend(step.taken_over.clone());
+        self.lock().extend(step.taken_over.clone());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Partition, Memory>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what the commit of a step says of its tasks: the step's own checkpoints, or the last ones before.
@@ -23,8 +33,9 @@ impl Heads {
         placed: impl Fn(Partition) -> Option<i64>,
     ) -> Option<BTreeMap<Partition, Head>> {
         let mut heads = BTreeMap::new();
+        let memories = self.lock();
         for (partition, position) in &step.positions {
-            let before = self.0.get(partition);
+            let before = memories.get(partition);
             let before = before.filter(|memory| memory.epoch == position.epoch);
             let head = match step.checkpoints.get(partition) {
                 Some(taken) if taken.begins => Some(taken.manifest.head(placed(*partition)?)),
@@ -47,6 +58,7 @@ impl Heads {
         committed: BTreeMap<Partition, Head>,
         placed: impl Fn(Partition) -> Option<i64>,
     ) {
+        let mut memories = self.lock();
         for (partition, head) in committed {
             let Some(epoch) = step
                 .positions
@@ -55,7 +67,7 @@ impl Heads {
             else {
                 continue;
             };
-            let before = self.0.remove(&partition);
+            let before = memories.remove(&partition);
             let before =
                 before.filter(|memory| memory.epoch == epoch && memory.head.base == head.base);
             let mut places = before.map(|memory| memory.places).unwrap_or_default();
@@ -68,7 +80,7 @@ impl Heads {
                 head,
                 places,
             };
-            self.0.insert(partition, memory);
+            memories.insert(partition, memory);
         }
     }
 }

@@ -4,14 +4,15 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Outcome, Publish, SinkError};
-use crate::step::Step;
+use super::{Heads, Outcome, Publish, SinkError};
+use crate::step::{Memory, Partition, Step};
 
 /// Hands steps to the publishing thread, one at a time.
 pub struct Publisher {
     steps: Sender<Step>,
     outcomes: Receiver<Result<Outcome, SinkError>>,
     thread: JoinHandle<()>,
+    heads: Heads,
     in_flight: bool,
 }
 
@@ -24,6 +25,7 @@ impl Publisher {
         // One step in flight: a second would have to be taken back when the first fails.
         let (steps, to_publish) = bounded::<Step>(1);
         let (published, outcomes) = bounded(1);
+        let heads = publish.heads();
         let run = move || {
             for step in to_publish {
                 if published.send(publish.publish(step)).is_err() {
@@ -38,6 +40,7 @@ impl Publisher {
             steps,
             outcomes,
             thread: thread.map_err(SinkError::Thread)?,
+            heads,
             in_flight: false,
         })
     }
@@ -68,6 +71,11 @@ impl Publisher {
             .recv()
             .expect("the publishing thread answers each step");
         outcome.map(Some)
+    }
+
+    /// Where the memory of a task is, by the last commit.
+    pub fn memory(&self, partition: Partition) -> Option<Memory> {
+        self.heads.of(partition)
     }
 
     /// What became of the step in flight arrives here; [`Publisher::look`] takes it.

@@ -1,0 +1,238 @@
+//! The files of a folder of detections, read at once: what is compiled, compared and told is of the same texts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::lists::{self, Loaded};
+use super::sql_file::{Fault, hex};
+use super::views::{detection_files, view_files};
+use super::{LoadError, find_files};
+
+/// Folder of the lists, below the detections' folder.
+const LISTS_FOLDER: &str = "lists";
+/// Largest file of a list, bytes.
+const LIST_BYTES_MAX: u64 = 16 << 20;
+/// Largest file of a detection, bytes.
+const DETECTION_BYTES_MAX: u64 = 1 << 20;
+
+/// A text, or why there is none.
+type Text = Result<Arc<str>, Fault>;
+
+/// The files of a folder of detections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sources {
+    folder: PathBuf,
+    detections: BTreeMap<PathBuf, Text>,
+    views: BTreeMap<PathBuf, Text>,
+    lists: BTreeMap<PathBuf, Text>,
+}
+
+impl Sources {
+    /// Reads the detections of a folder, their views and their lists.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or holds no detection; a file that cannot be read is among the others.
+    pub fn read(folder: &Path) -> Result<Self, LoadError> {
+        let files = detection_files(folder)?;
+        if files.is_empty() {
+            return Err(LoadError::Empty {
+                folder: folder.to_owned(),
+            });
+        }
+        let read = |file: PathBuf| {
+            let text = read(&file, "file", DETECTION_BYTES_MAX);
+            (file, text)
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            detections: files.into_iter().map(read).collect(),
+            views: view_files(folder)?.into_iter().map(read).collect(),
+            lists: read_lists(folder)?,
+        })
+    }
+
+    /// Where they lie.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The files of detections, in order.
+    pub(super) fn detections(&self) -> impl Iterator<Item = (&Path, &Text)> {
+        pairs(&self.detections)
+    }
+
+    /// The files of views, in order.
+    pub(super) fn views(&self) -> impl Iterator<Item = (&Path, &Text)> {
+        pairs(&self.views)
+    }
+
+    /// The files of lists, in order.
+    pub(super) fn lists(&self) -> impl Iterator<Item = (&Path, &Text)> {
+        pairs(&self.lists)
+    }
+
+    /// The first 16 hexadecimal digits of the SHA-256 over names and texts.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        for (file, text) in self.detections().chain(self.views()).chain(self.lists()) {
+            let name = file.strip_prefix(&self.folder).unwrap_or(file);
+            hash.update(name.as_os_str().as_encoded_bytes());
+            hash.update([0, u8::from(text.is_ok())]);
+            let text = text.as_deref().unwrap_or_default();
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        hex(&hash.finalize()[..8])
+    }
+
+    /// The hash of each list that can be read, by its file's name below the folder.
+    #[must_use]
+    pub fn list_hashes(&self) -> BTreeMap<String, String> {
+        let hashed = self.lists().filter_map(|(file, text)| {
+            let name = file.strip_prefix(&self.folder).unwrap_or(file);
+            let hash = Sha256::digest(text.as_ref().ok()?.as_bytes());
+            Some((name.display().to_string(), hex(&hash[..8])))
+        });
+        hashed.collect()
+    }
+
+    /// Takes a file's text from others; says whether that is another one.
+    pub fn take_from(&mut self, file: &Path, others: &Self) -> bool {
+        let kinds = [
+            (&mut self.detections, &others.detections),
+            (&mut self.views, &others.views),
+            (&mut self.lists, &others.lists),
+        ];
+        let mut changed = false;
+        for (own, others) in kinds {
+            if let (Some(own), Some(other)) = (own.get_mut(file), others.get(file))
+                && own != other
+            {
+                own.clone_from(other);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Leaves a file out.
+    pub fn leave_out(&mut self, file: &Path) {
+        self.detections.remove(file);
+        self.views.remove(file);
+        self.lists.remove(file);
+    }
+}
+
+/// Reads and loads the lists of a folder of detections.
+///
+/// # Errors
+/// When the folder of lists cannot be read.
+pub(crate) fn load_lists(folder: &Path) -> Result<Loaded, LoadError> {
+    Ok(lists::load(pairs(&read_lists(folder)?)))
+}
+
+fn read_lists(folder: &Path) -> Result<BTreeMap<PathBuf, Text>, LoadError> {
+    let below = folder.join(LISTS_FOLDER);
+    let mut files = Vec::new();
+    if below.is_dir() {
+        find_files(&below, "csv", &mut files)?;
+    }
+    let read = |file: PathBuf| {
+        let text = read(&file, "list", LIST_BYTES_MAX);
+        (file, text)
+    };
+    Ok(files.into_iter().map(read).collect())
+}
+
+fn pairs(files: &BTreeMap<PathBuf, Text>) -> impl Iterator<Item = (&Path, &Text)> {
+    files.iter().map(|(file, text)| (file.as_path(), text))
+}
+
+fn read(file: &Path, what: &str, bytes_max: u64) -> Text {
+    let unreadable = |error: std::io::Error| {
+        let reason = format!("could not read the {what}: {error}");
+        Fault::new(1, reason, "make it a readable UTF-8 file")
+    };
+    let found = fs::metadata(file).map_err(unreadable)?;
+    if !found.is_file() {
+        let reason = format!("the {what} is no file");
+        return Err(Fault::new(1, reason, "make it a readable UTF-8 file"));
+    }
+    let bytes = found.len();
+    if bytes > bytes_max {
+        let reason = format!("the {what} has {bytes} bytes");
+        return Err(Fault::new(1, reason, format!("keep it to {bytes_max}")));
+    }
+    Ok(fs::read_to_string(file).map_err(unreadable)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_a_folder_is_told_by_one_hash() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| folder.path().join(name);
+        for name in ["a", "lists"] {
+            fs::create_dir(file(name)).expect("a folder");
+        }
+        let write = |name: &str, text: &str| fs::write(file(name), text).expect("a file");
+        let read = || Sources::read(folder.path()).expect("files");
+        assert!(matches!(
+            Sources::read(folder.path()),
+            Err(LoadError::Empty { .. })
+        ));
+        write("a/x.sql", "1");
+        write("lists/l.csv", "name\nsh\n");
+        let before = read();
+        assert_eq!(read(), before);
+        write("a/notes.txt", "no detection");
+        write("a/.hidden.sql", "none either");
+        assert_eq!(read(), before);
+        write("lists/l.csv", "name\nsh\nbash\n");
+        let mut after = read();
+        assert!(after != before && after.hash() != before.hash());
+        assert_ne!(after.list_hashes(), before.list_hashes());
+        assert_eq!(
+            after.list_hashes().into_keys().collect::<Vec<_>>(),
+            ["lists/l.csv"]
+        );
+        // What a file held before can be put in its place.
+        assert!(!after.take_from(&file("a/x.sql"), &before));
+        assert!(after.take_from(&file("lists/l.csv"), &before));
+        assert_eq!(after.hash(), before.hash());
+        after.leave_out(&file("lists/l.csv"));
+        assert_ne!(after.hash(), before.hash());
+    }
+
+    #[test]
+    fn what_is_no_text_is_a_fault_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| folder.path().join(name);
+        fs::write(file("bytes.sql"), [0xff]).expect("a file");
+        fs::write(file("large.sql"), vec![b' '; (1 << 20) + 1]).expect("a file");
+        std::os::unix::fs::symlink("/nowhere", file("link.sql")).expect("a link");
+        std::os::unix::fs::symlink("/dev/zero", file("device.sql")).expect("a link");
+        let read = Sources::read(folder.path()).expect("files");
+        let reasons: Vec<&str> = read
+            .detections()
+            .map(|(_, text)| text.as_ref().expect_err("a fault").reason.as_str())
+            .collect();
+        let begin = [
+            "could not read the file: stream did not",
+            "the file is no file",
+            "the file has 1048577 bytes",
+            "could not read the file: No such file",
+        ];
+        assert_eq!(reasons.len(), begin.len());
+        for (reason, begin) in reasons.iter().zip(begin) {
+            assert!(reason.starts_with(begin), "{reason}");
+        }
+    }
+}

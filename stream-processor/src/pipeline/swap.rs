@@ -1,0 +1,232 @@
+//! Other detections take the place of those that run, while the log goes on.
+//!
+//! ```text
+//! compiled ─► all that was read is matched, stored and committed ─► the new engine takes each task over from there ─► go on
+//! ```
+//! It is a restart without one: every task is taken over at the offset that was just committed, so nothing is replayed, and
+//! with the state that was just stored. What is compiled was compiled beside; what waits is the commit and the reading back.
+//! Where nothing is stored, the state goes from one engine to the other in memory.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+use super::steps::Steps;
+use super::{ProcessorError, Stages};
+use crate::checkpoint::{Inputs, Progress, State};
+use crate::detect::{Refusal, Sources};
+use crate::engine::{Engine, EngineError, EvidenceTopics};
+use crate::metrics;
+use crate::reload::{Change, Inventory, Next, Reload};
+use crate::sensor_reads::{Needs, SensorReads};
+use crate::source::Assigned;
+use crate::source::group::GroupInput;
+use crate::source::placement::Start;
+use crate::topics::INPUTS;
+
+/// After this time a swap is tried again that a rebalance came into.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Other detections than those that run, and what watches for them.
+#[derive(Default)]
+pub(super) struct Swaps {
+    reload: Option<Reload>,
+    sensor_reads: Option<SensorReads>,
+    /// What that looks for.
+    needs: Option<Needs>,
+    /// What runs.
+    inventory: Inventory,
+    /// What is to run.
+    next: Option<Box<Next>>,
+    /// When that is tried again.
+    again_at: Option<Instant>,
+    /// What was handed on in memory, by partition: names of pieces.
+    handed_on: BTreeMap<i32, Progress>,
+}
+
+impl Swaps {
+    /// Where changes arrive.
+    pub fn changes(&self) -> Option<&Receiver<Change>> {
+        let reload = self.reload.as_ref()?;
+        // One after the other: a later one waits where it is.
+        self.next.is_none().then_some(&reload.changes)
+    }
+
+    /// When there is something to do.
+    pub fn due(&self) -> Option<Instant> {
+        self.next.as_ref().and(self.again_at)
+    }
+}
+
+impl Steps {
+    /// Looks from now on whether sensors publish what the detections need.
+    pub fn look_at_sensors(&mut self, needs: Option<Needs>) {
+        let needs = needs.filter(|_| self.ends.stores);
+        if needs != self.swaps.needs {
+            let started = |needs: Needs| SensorReads::start(&self.config, needs);
+            self.swaps.sensor_reads = needs.clone().and_then(started);
+            self.swaps.needs = needs;
+        }
+    }
+
+    /// Watches from now on whether the folder of detections changes; of what was found there some was refused.
+    pub fn watch(
+        &mut self,
+        topics: EvidenceTopics,
+        found: Sources,
+        refused: &[Refusal],
+        inventory: Inventory,
+    ) {
+        self.swaps.inventory = inventory.clone();
+        self.swaps.reload = Reload::start(&self.config, topics, found, refused, inventory);
+    }
+
+    /// Lets other detections run, where there are some.
+    pub(super) fn swap_when_due(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
+        if let Some(changes) = self.swaps.changes() {
+            match changes.try_recv() {
+                Ok(change) => {
+                    self.next.alerts.extend(change.alerts);
+                    (self.swaps.next, self.swaps.again_at) = (change.next, Some(Instant::now()));
+                }
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => self.swaps.reload = None,
+            }
+        }
+        if self.swaps.due().is_none_or(|due| due > Instant::now()) {
+            return Ok(());
+        }
+        let Some(next) = self.swaps.next.take() else {
+            return Ok(());
+        };
+        if let Some(next) = self.swap(next, stages)? {
+            tracing::info!("partitions go or come, other detections run when they have");
+            self.swaps.next = Some(next);
+            self.swaps.again_at = Some(Instant::now() + AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Lets other detections run; gives them back where partitions go or come meanwhile.
+    fn swap(
+        &mut self,
+        next: Box<Next>,
+        stages: &mut Stages,
+    ) -> Result<Option<Box<Next>>, ProcessorError> {
+        let started = Instant::now();
+        self.drain(stages)?;
+        let Next {
+            mut engine,
+            needs,
+            refused,
+            inventory,
+            difference,
+            alert,
+            seen_at,
+        } = *next;
+        engine.learn_schemas(&self.engine)?;
+        let group = stages.group().cloned().filter(|_| self.ends.stores);
+        let engine = match group {
+            Some(group) => self.take_over_by(engine, &group, stages)?,
+            None => self.hand_on_to(engine)?,
+        };
+        if let Some(engine) = engine {
+            return Ok(Some(Box::new(Next {
+                engine,
+                needs,
+                refused,
+                inventory,
+                difference,
+                alert,
+                seen_at,
+            })));
+        }
+        metrics::swapped(started.elapsed());
+        metrics::loaded(self.engine.detections().len(), refused);
+        let before = mem::replace(&mut self.swaps.inventory, inventory);
+        let now = &self.swaps.inventory;
+        metrics::running(now.detections(), before.detections());
+        tracing::info!(
+            detections = self.engine.detections().len(),
+            refused,
+            change = difference.words(),
+            set = now.hash,
+            stood_still_seconds = started.elapsed().as_secs_f64(),
+            after_change_seconds = seen_at.elapsed().as_secs_f64(),
+            "other detections run"
+        );
+        self.next.alerts.push(alert);
+        self.look_at_sensors(Some(needs));
+        Ok(None)
+    }
+
+    /// Has another engine take all tasks over, as they were just stored and committed; gives it back where that is not so.
+    fn take_over_by(
+        &mut self,
+        engine: Engine,
+        group: &GroupInput,
+        stages: &Stages,
+    ) -> Result<Option<Engine>, ProcessorError> {
+        let Some(assigned) = self.as_assigned(stages) else {
+            return Ok(Some(engine));
+        };
+        let Some(mut memories) = self.recall(&assigned, group)? else {
+            return Ok(Some(engine));
+        };
+        self.engine = engine;
+        let count = assigned.len();
+        for (number, assigned) in assigned.iter().enumerate() {
+            let before = self.tasks.remove(assigned.partition);
+            let taken_at = self.tasks.stagger(number, count, Instant::now());
+            let memory = memories.remove(&assigned.partition);
+            self.begin(assigned, memory, taken_at)?;
+            if let (Some(task), Some(before)) = (self.tasks.task(assigned.partition), before) {
+                task.go_on_from(&before);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The tasks as they would be assigned now; none where one is not committed as it is.
+    fn as_assigned(&self, stages: &Stages) -> Option<Vec<Assigned>> {
+        let assigned = self.tasks.iter().map(|(partition, task)| {
+            let position = task.position();
+            let memory = self.next.taken_over.get(&partition).cloned();
+            let memory = memory.or_else(|| stages.publisher.memory(partition))?;
+            let input = memory.head.inputs.get(&partition.0).copied()?;
+            let as_it_is = memory.epoch == task.epoch && input == task.processed();
+            as_it_is.then(|| Assigned {
+                partition,
+                epoch: task.epoch,
+                start: Start {
+                    at: input,
+                    missed_from: None,
+                    live_from: position.next,
+                    memory: Ok(memory.head),
+                },
+            })
+        });
+        assigned.collect()
+    }
+
+    /// Hands what the engine remembers on to another one, in memory.
+    fn hand_on_to(&mut self, mut engine: Engine) -> Result<Option<Engine>, EngineError> {
+        for partition in self.engine.partitions() {
+            let begin = || Progress::begin(0, Instant::now());
+            let known = self.swaps.handed_on.entry(partition).or_insert_with(begin);
+            known.begin_anew();
+            let records = self.engine.checkpoint(partition, &known.renewal())?;
+            let pieces = records.iter();
+            let pieces = pieces.filter_map(|piece| Some((piece.key.clone(), piece.value.clone()?)));
+            let state: State = pieces.collect();
+            known.take(records, Inputs::new(), String::new, Instant::now());
+            // All that was taken was said.
+            let said = INPUTS.map(|topic| (topic, i64::MIN));
+            engine.restore(partition, state, &Inputs::from(said))?;
+        }
+        self.engine = engine;
+        Ok(None)
+    }
+}

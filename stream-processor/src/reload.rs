@@ -1,0 +1,626 @@
+//! Watches the folder of detections: what changes is compiled beside the set that runs, and handed to the step thread.
+//!
+//! ```text
+//! folder ─► read each second ─► changed, and twice the same? ─► compile ─┬─► refused files: their last good text, compile again
+//!                                                                        └─► [Change; 1] ─► step thread: swap
+//! ```
+//! What is compared is the texts themselves, so it does not matter how they came there: written, renamed, or a link that
+//! Kubernetes put elsewhere. A file that cannot be used costs no other one: its last good text runs on, or it is left out.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
+use dogwatch_schemas::records::Alert;
+use serde_json::{Map, Value};
+
+use crate::alert::AlertMode;
+use crate::alert::health::{Finding, Health, Reporter};
+use crate::config::Config;
+use crate::detect::{DetectionSet, LoadReport, Refusal, Sources};
+use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
+use crate::idle;
+use crate::sensor_reads::Needs;
+use crate::window::WindowOptions;
+
+mod inventory;
+
+pub(crate) use inventory::{Difference, Inventory};
+
+/// A changed folder is read again after this time, until it is twice the same: whoever writes it may not be done.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How soon the thread sees that it is to end.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// A set of detections that runs.
+struct Running {
+    /// The files it was made of: those that were refused are not among them.
+    sources: Sources,
+    inventory: Inventory,
+}
+
+/// What came of a changed folder.
+pub(crate) struct Change {
+    /// What is to be said at once: files that were refused.
+    pub alerts: Vec<Alert>,
+    /// The set that is to run; none where what can be used is the same as before.
+    pub next: Option<Box<Next>>,
+}
+
+/// A set that is to run instead.
+pub(crate) struct Next {
+    pub engine: Engine,
+    pub needs: Needs,
+    /// How many files were refused.
+    pub refused: usize,
+    pub inventory: Inventory,
+    pub difference: Difference,
+    /// What is said when it runs.
+    pub alert: Alert,
+    /// When the folder was seen to have changed.
+    pub seen_at: Instant,
+}
+
+/// The watch over a folder, until it is dropped.
+pub(crate) struct Reload {
+    pub changes: Receiver<Change>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Reload {
+    /// Starts to watch, where the configuration asks for it; of what was found these files were refused, and that was told.
+    pub fn start(
+        config: &Config,
+        topics: EvidenceTopics,
+        found: Sources,
+        refused: &[Refusal],
+        inventory: Inventory,
+    ) -> Option<Self> {
+        let every = config.detections_watch?;
+        let (sender, changes) = bounded(1);
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut sources = found.clone();
+        refused
+            .iter()
+            .for_each(|refusal| sources.leave_out(&refusal.file));
+        let mut watcher = Watcher {
+            every,
+            compiler: Compiler {
+                config: config.clone(),
+                topics,
+                running: Running { sources, inventory },
+                told: refused.iter().map(ToString::to_string).collect(),
+                reporter: Reporter::of_this_process(idle::HOST_ID),
+            },
+            seen: Ok(found),
+            changes: sender,
+            ended: Arc::clone(&ended),
+        };
+        let thread = std::thread::Builder::new().name("detections".to_owned());
+        match thread.spawn(move || watcher.run()) {
+            Ok(_) => Some(Self { changes, ended }),
+            Err(error) => {
+                tracing::warn!(%error, "could not start a thread: changed detections need a restart");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Reload {
+    fn drop(&mut self) {
+        // Not waited for: it may be compiling, and holds nothing that must be put in order.
+        self.ended.store(true, Ordering::Release);
+    }
+}
+
+/// Makes the engine that runs a set.
+///
+/// # Errors
+/// As [`Engine::new`].
+pub(crate) fn engine(
+    config: &Config,
+    set: DetectionSet,
+    topics: EvidenceTopics,
+) -> Result<Engine, EngineError> {
+    let engine = Engine::new(set, AlertMode::Live)?.with_evidence_topics(topics);
+    engine.with_windows(WindowOptions {
+        host_silence: config.windows.host_silence,
+        clock_error_max: config.windows.clock_error_max,
+        keys_max: config.windows.keys_max,
+        memory_bytes_max: config.windows.memory_bytes_max,
+    })
+}
+
+/// What was found in the folder, or why nothing was.
+type Found = Result<Sources, String>;
+
+struct Watcher {
+    every: Duration,
+    compiler: Compiler,
+    /// What was found last and is dealt with.
+    seen: Found,
+    changes: Sender<Change>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Watcher {
+    fn run(&mut self) {
+        while self.pause(self.every) {
+            let found = self.compiler.read();
+            if found == self.seen {
+                continue;
+            }
+            let seen_at = Instant::now();
+            let Some(found) = self.settled(found) else {
+                return;
+            };
+            if found == self.seen {
+                continue;
+            }
+            self.seen.clone_from(&found);
+            let compiler = &mut self.compiler;
+            // Whatever a file does to the compiler, those that run go on.
+            let change = catch_unwind(AssertUnwindSafe(|| compiler.change(found, seen_at)));
+            let change = change.unwrap_or_else(|_| {
+                Some(compiler.unusable("compiling it panicked, see the processor's log"))
+            });
+            if change.is_some_and(|change| !self.hand_on(change)) {
+                return;
+            }
+        }
+    }
+
+    /// Reads until the folder is twice the same; none where the end comes first.
+    fn settled(&self, mut found: Found) -> Option<Found> {
+        loop {
+            if !self.pause(SETTLE) {
+                return None;
+            }
+            let again = self.compiler.read();
+            if again == found {
+                return Some(found);
+            }
+            found = again;
+        }
+    }
+
+    /// Waits; says whether there is more to do.
+    fn pause(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.ended.load(Ordering::Acquire) || left.is_zero() {
+                return !self.ended.load(Ordering::Acquire);
+            }
+            std::thread::sleep(left.min(WAIT));
+        }
+    }
+
+    /// Hands a change to the step thread; says whether there is more to do.
+    fn hand_on(&self, mut change: Change) -> bool {
+        while !self.ended.load(Ordering::Acquire) {
+            match self.changes.send_timeout(change, WAIT) {
+                Ok(()) => return true,
+                Err(SendTimeoutError::Timeout(again)) => change = again,
+                Err(SendTimeoutError::Disconnected(_)) => return false,
+            }
+        }
+        false
+    }
+}
+
+/// Makes sets of what is found.
+struct Compiler {
+    config: Config,
+    /// Where evidence is said to come from.
+    topics: EvidenceTopics,
+    running: Running,
+    /// What of refusals was told, as it was told; and of warnings.
+    told: BTreeSet<String>,
+    reporter: Reporter,
+}
+
+impl Compiler {
+    fn read(&self) -> Found {
+        Sources::read(&self.config.detections_folder).map_err(|error| error.to_string())
+    }
+
+    /// What comes of a changed folder; none where there is nothing to do and nothing to say.
+    fn change(&mut self, found: Found, seen_at: Instant) -> Option<Change> {
+        let loaded = found.and_then(|sources| self.load(sources));
+        let (report, sources, refusals) = match loaded {
+            Ok(loaded) => loaded,
+            Err(reason) => return Some(self.unusable(&reason)),
+        };
+        let alerts = self.tell(&report, &refusals);
+        let mut next = None;
+        if sources != self.running.sources {
+            match self.next(report, &sources, refusals.len(), seen_at) {
+                Ok(made) => next = Some(Box::new(made)),
+                Err(error) => return Some(self.unusable(&error.to_string())),
+            }
+            self.running.sources = sources;
+        }
+        let any = next.is_some() || !alerts.is_empty();
+        any.then_some(Change { alerts, next })
+    }
+
+    /// Loads what was found; a file that is refused has the text that runs, where there is one. Returns what was loaded, of
+    /// which files, and what was refused of those found, each with whether its last good text is loaded.
+    fn load(
+        &self,
+        mut sources: Sources,
+    ) -> Result<(LoadReport, Sources, Vec<(Refusal, bool)>), String> {
+        let load = |sources: &Sources| {
+            DetectionSet::load_sources(sources).map_err(|error| error.to_string())
+        };
+        let mut report = load(&sources)?;
+        let refused = report.refused.clone();
+        let running = &self.running.sources;
+        let kept: Vec<&Refusal> = refused
+            .iter()
+            .filter(|refusal| sources.take_from(&refusal.file, running))
+            .collect();
+        if !kept.is_empty() {
+            report = load(&sources)?;
+        }
+        let left_out: BTreeSet<&Path> = report
+            .refused
+            .iter()
+            .map(|refusal| refusal.file.as_path())
+            .collect();
+        left_out.iter().for_each(|file| sources.leave_out(file));
+        if report.set.is_empty() {
+            return Err("none of its detections can be used".to_owned());
+        }
+        // Those that load with another file's last good text are fine.
+        let of_file = |refusal: &&Refusal| {
+            let kept = kept.iter().any(|kept| kept.file == refusal.file);
+            kept || left_out.contains(refusal.file.as_path())
+        };
+        let told = refused.iter().filter(of_file);
+        let mut refusals: Vec<(Refusal, bool)> = told
+            .map(|refusal| (refusal.clone(), !left_out.contains(refusal.file.as_path())))
+            .collect();
+        // Those that are refused because of another file's last good text.
+        let further = report
+            .refused
+            .iter()
+            .filter(|own| refused.iter().all(|refusal| refusal.file != own.file));
+        refusals.extend(further.map(|refusal| (refusal.clone(), false)));
+        Ok((report, sources, refusals))
+    }
+
+    /// Compiles a set.
+    fn next(
+        &mut self,
+        report: LoadReport,
+        sources: &Sources,
+        refused: usize,
+        seen_at: Instant,
+    ) -> Result<Next, EngineError> {
+        let now = now_ns();
+        let before = &self.running.inventory;
+        let inventory = Inventory::new(&report.set, sources, before, now);
+        let difference = inventory.since(before);
+        let needs = Needs::of(&report.set);
+        let engine = engine(&self.config, report.set, self.topics.clone())?;
+        let mut row = difference.row();
+        row.insert("detections".to_owned(), needs_count(&inventory));
+        row.insert("set".to_owned(), inventory.hash.clone().into());
+        row.insert("set_before".to_owned(), before.hash.clone().into());
+        let finding = Finding {
+            health: Health::DetectionsChanged,
+            about: "",
+            happened: difference.words(),
+            shown_by: self.reporter.next(),
+            time: now,
+            row,
+        };
+        let alert = self.reporter.alert(&finding, now);
+        self.running.inventory = inventory.clone();
+        Ok(Next {
+            engine,
+            needs,
+            refused,
+            inventory,
+            difference,
+            alert,
+            seen_at,
+        })
+    }
+
+    /// Tells refusals and warnings that were not told as they are.
+    fn tell(&mut self, report: &LoadReport, refusals: &[(Refusal, bool)]) -> Vec<Alert> {
+        let mut now_told = BTreeSet::new();
+        for warning in report.warnings() {
+            let text = warning.to_string();
+            if !self.told.contains(&text) {
+                tracing::warn!("detection may be wrong: {text}");
+            }
+            now_told.insert(text);
+        }
+        let mut alerts = Vec::new();
+        for (refusal, kept) in refusals {
+            let text = refusal.to_string();
+            if !self.told.contains(&text) {
+                tracing::error!(kept, "detection refused: {text}");
+                alerts.push(self.refused(refusal, *kept));
+            }
+            now_told.insert(text);
+        }
+        self.told = now_told;
+        alerts
+    }
+
+    fn refused(&self, refusal: &Refusal, kept: bool) -> Alert {
+        let Refusal {
+            file,
+            line,
+            reason,
+            mend,
+        } = refusal;
+        let file = file.strip_prefix(&self.config.detections_folder);
+        let file = file.unwrap_or(&refusal.file).display().to_string();
+        let instead = match kept {
+            true => "its last good version runs on",
+            false => "it is left out",
+        };
+        let row: [(&str, Value); 5] = [
+            ("file", file.as_str().into()),
+            ("line", (*line).into()),
+            ("reason", reason.as_str().into()),
+            ("mend", mend.as_str().into()),
+            ("last_good_version_runs", kept.into()),
+        ];
+        let happened = format!("line {line}: {reason}; {mend}; {instead}");
+        self.of_refusal(
+            &file,
+            happened,
+            row.map(|(name, value)| (name.to_owned(), value))
+                .into_iter()
+                .collect(),
+        )
+    }
+
+    /// What is said when nothing of the folder can be used: what runs goes on. It is said once.
+    fn unusable(&mut self, reason: &str) -> Change {
+        let folder = self.config.detections_folder.display().to_string();
+        let mut alerts = Vec::new();
+        if self.told.insert(reason.to_owned()) {
+            tracing::error!(
+                folder,
+                reason,
+                "the folder of detections cannot be used, what runs goes on"
+            );
+            let happened = format!("{reason}; what runs goes on");
+            let row = Map::from_iter([("reason".to_owned(), Value::from(reason))]);
+            alerts.push(self.of_refusal(&folder, happened, row));
+        }
+        Change { alerts, next: None }
+    }
+
+    fn of_refusal(&self, about: &str, happened: String, row: Map<String, Value>) -> Alert {
+        let now = now_ns();
+        let finding = Finding {
+            health: Health::DetectionRefused,
+            about,
+            happened,
+            shown_by: self.reporter.next(),
+            time: now,
+            row,
+        };
+        self.reporter.alert(&finding, now)
+    }
+}
+
+fn needs_count(inventory: &Inventory) -> Value {
+    inventory.detections().count().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::RawConfig;
+
+    const READS: &str = "evt_type = 'execve' AND proc_name IN (SELECT name FROM shells)";
+
+    /// A folder, and what watches it.
+    struct Scene {
+        folder: tempfile::TempDir,
+        compiler: Compiler,
+    }
+
+    impl Scene {
+        /// Two detections run, one of which reads a list.
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            for name in ["tactic", "lists"] {
+                fs::create_dir(folder.path().join(name)).expect("a folder");
+            }
+            write(folder.path(), "lists/shells.csv", "name\nsh\n");
+            write(
+                folder.path(),
+                "tactic/a.sql",
+                &detection("a", "evt_type = 'execve'"),
+            );
+            write(folder.path(), "tactic/b.sql", &detection("b", READS));
+            let mut raw = RawConfig::default();
+            raw.detections.folder = folder.path().to_owned();
+            let config = Config::check(raw).expect("settings");
+            let sources = Sources::read(folder.path()).expect("files");
+            let report = DetectionSet::load_sources(&sources).expect("detections");
+            assert_eq!(report.refused, []);
+            let inventory = Inventory::new(&report.set, &sources, &Inventory::default(), 0);
+            let compiler = Compiler {
+                config,
+                topics: EvidenceTopics::same("local"),
+                running: Running { sources, inventory },
+                told: BTreeSet::new(),
+                reporter: Reporter::of_this_process("h"),
+            };
+            Self { folder, compiler }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            write(self.folder.path(), name, text);
+        }
+
+        fn remove(&self, name: &str) {
+            fs::remove_file(self.folder.path().join(name)).expect("a file");
+        }
+
+        /// What is said, and what becomes of the set.
+        fn change(&mut self) -> (Vec<String>, Option<String>) {
+            let found = self.compiler.read();
+            let Some(change) = self.compiler.change(found, Instant::now()) else {
+                return (Vec::new(), None);
+            };
+            let said = change.alerts.iter().map(|alert| {
+                assert_eq!(&*alert.detection_id, "detection_refused");
+                alert.message.to_string()
+            });
+            let said = said.collect();
+            let next = change.next.map(|next| {
+                assert_eq!(
+                    next.engine.detections().len(),
+                    next.inventory.detections().count()
+                );
+                let changed = &next.alert;
+                assert_eq!(&*changed.detection_id, "detections_changed");
+                assert!(
+                    changed.message.ends_with(&next.difference.words()),
+                    "{}",
+                    changed.message
+                );
+                next.difference.words()
+            });
+            (said, next)
+        }
+    }
+
+    fn write(folder: &Path, name: &str, text: &str) {
+        fs::write(folder.join(name), text).expect("a file");
+    }
+
+    fn detection(title: &str, condition: &str) -> String {
+        format!(
+            "-- title = \"{title}\"\n-- description = \"d\"\n-- message = \"m\"\n-- severity = \"low\"\n\
+             -- status = \"stable\"\nSELECT proc_name FROM events WHERE {condition}\n"
+        )
+    }
+
+    #[test]
+    fn a_broken_file_is_told_once_and_its_last_good_version_runs() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.change(), (vec![], None));
+        scene.write("tactic/a.sql", &detection("a", "evt_type ="));
+        scene.write("tactic/c.sql", &detection("c", "evt_type = 'connect'"));
+        let (said, next) = scene.change();
+        assert_eq!(next.as_deref(), Some("added c"));
+        let [said] = &said[..] else {
+            panic!("{said:?}")
+        };
+        assert!(
+            said.starts_with("tactic/a.sql: line 6: ")
+                && said.ends_with("; its last good version runs on"),
+            "{said}"
+        );
+        assert_eq!(scene.change(), (vec![], None));
+        // It is mended, and broken once more.
+        scene.write("tactic/a.sql", &detection("A", "evt_type = 'execve'"));
+        assert_eq!(scene.change(), (vec![], Some("changed a".to_owned())));
+        scene.write("tactic/a.sql", &detection("a", "evt_type ="));
+        let (said, next) = scene.change();
+        assert_eq!((said.len(), next), (1, None));
+        // One that was never good is left out.
+        scene.write("tactic/d.sql", "SELECT");
+        let (said, next) = scene.change();
+        assert_eq!((said.len(), next), (1, None));
+        assert!(said[0].ends_with("; it is left out"), "{said:?}");
+        scene.remove("tactic/a.sql");
+        assert_eq!(scene.change(), (vec![], Some("removed a".to_owned())));
+    }
+
+    #[test]
+    fn a_list_changes_those_that_read_it() {
+        let mut scene = Scene::new();
+        scene.write("lists/shells.csv", "name\nsh\nbash\n");
+        let changed = "changed b; lists lists/shells.csv";
+        assert_eq!(scene.change(), (vec![], Some(changed.to_owned())));
+        scene.write("lists/shells.csv", "name\nsh,what\n");
+        let (said, next) = scene.change();
+        assert_eq!((said.len(), next), (1, None));
+        assert!(
+            said[0].starts_with("lists/shells.csv: line 2: ")
+                && said[0].ends_with("; its last good version runs on"),
+            "{said:?}"
+        );
+        scene.remove("lists/shells.csv");
+        let (said, next) = scene.change();
+        let removed = "removed b; lists lists/shells.csv";
+        assert_eq!(next.as_deref(), Some(removed));
+        assert!(
+            said.len() == 1
+                && said[0].starts_with("tactic/b.sql: line ")
+                && said[0].ends_with("; it is left out"),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn where_nothing_can_be_used_what_runs_goes_on() {
+        let mut scene = Scene::new();
+        let files: Vec<PathBuf> = ["tactic/a.sql", "tactic/b.sql"].map(PathBuf::from).to_vec();
+        for file in &files {
+            scene.remove(file.to_str().expect("text"));
+        }
+        let (said, next) = scene.change();
+        assert_eq!((said.len(), next), (1, None));
+        assert!(
+            said[0].contains(": no detections in ") && said[0].ends_with("; what runs goes on"),
+            "{said:?}"
+        );
+        assert_eq!(scene.change(), (vec![], None));
+        scene.write("tactic/a.sql", &detection("a", "evt_type = 'execve'"));
+        scene.write("tactic/b.sql", &detection("b", READS));
+        assert_eq!(scene.change(), (vec![], None));
+    }
+
+    #[test]
+    fn a_change_arrives_when_the_folder_is_twice_the_same() {
+        let mut scene = Scene::new();
+        scene.compiler.config.detections_watch = Some(Duration::from_millis(100));
+        let Running { sources, inventory } = scene.compiler.running;
+        let config = scene.compiler.config.clone();
+        let reload = Reload::start(
+            &config,
+            EvidenceTopics::same("local"),
+            sources,
+            &[],
+            inventory,
+        )
+        .expect("a watch");
+        let file = scene.folder.path().join("tactic/c.sql");
+        let whole = detection("c", "evt_type = 'connect'");
+        // It is written piece by piece, and never seen in pieces.
+        for end in (0..whole.len()).step_by(40).chain([whole.len()]) {
+            fs::write(&file, &whole[..end]).expect("a file");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let change = reload.changes.recv_timeout(Duration::from_secs(60));
+        let change = change.expect("a change");
+        assert_eq!(change.alerts.len(), 0);
+        let next = change.next.expect("a set");
+        assert_eq!(next.difference.words(), "added c");
+        assert_eq!(next.inventory.detections().count(), 3);
+    }
+}
