@@ -354,6 +354,12 @@ impl Engine {
             || self.throttles.waits(partition)
     }
 
+    /// Says whether a log has hosts whose silence would be told.
+    #[must_use]
+    pub fn watches_hosts(&self, log: Partition) -> bool {
+        self.hosts.watches(log)
+    }
+
     /// How large the state of all tasks is.
     #[must_use]
     pub fn state_size(&self) -> StateSize {

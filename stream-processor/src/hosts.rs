@@ -25,12 +25,14 @@ use crate::decode::Partition;
 mod holes;
 mod host;
 mod log;
+mod presence;
 mod room;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use holes::{CLASS_BYTES_MAX, CLASSES_MAX, Holes, Losses};
+pub(crate) use presence::{Finding, Presence};
 pub(crate) use room::{Forgotten, HOSTS_MAX};
 
 use host::Host;
@@ -39,6 +41,8 @@ use log::Log;
 /// How far an event's time may be from the broker's, either way, before the clock counts as broken.
 pub(crate) const CLOCK_ERROR_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 pub(crate) const SECOND_NS: i64 = 1_000_000_000;
+/// Host id of the rows that processors write.
+pub(crate) const PROCESSOR: &str = "dogwatch-processor";
 /// Hosts in a stored piece: it is written when one of them was heard of.
 const HOSTS_PER_PIECE: usize = 64;
 
@@ -63,7 +67,12 @@ pub(crate) struct Heard<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The next of its run; so many before it never came.
-    New { missing: u64, moment: Moment },
+    New {
+        missing: u64,
+        moment: Moment,
+        /// Whether it is the first of its run.
+        begins: bool,
+    },
     /// Sent again: it was in the log before.
     Repeated,
 }
@@ -137,6 +146,7 @@ struct Batch {
     /// Where it found holes, by slot: rows, the first of which stands for what was known before.
     hole_steps: HashMap<i64, Vec<HoleStep>>,
     forgotten: Vec<Forgotten>,
+    findings: Vec<Finding>,
     /// Hosts that were forgotten while they were heard of.
     forgotten_count: u64,
 }
@@ -196,6 +206,16 @@ impl Hosts {
         std::mem::take(&mut self.batch.forgotten)
     }
 
+    /// Hosts that are silent, are back, or have two sensors.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.batch.findings)
+    }
+
+    /// Whether a log has hosts whose silence would be told.
+    pub fn watches(&self, log: Partition) -> bool {
+        self.log(log).is_some_and(Log::watches)
+    }
+
     /// How many living hosts the batch forgot.
     pub fn forgotten_count(&self) -> u64 {
         self.batch.forgotten_count
@@ -226,6 +246,14 @@ impl Hosts {
             && &*host.host_name != host_name
         {
             host.host_name = host_name.into();
+        }
+    }
+
+    /// Notes the boot that the run of the record taken last is of.
+    pub fn note_boot(&mut self, log: Partition, boot: &str) {
+        let host = self.last_host(log);
+        if let Some(run) = host.and_then(|host| host.runs.last_mut()) {
+            run.boot = boot.into();
         }
     }
 

@@ -20,7 +20,7 @@ use crate::sink::{Outgoing, RecordProducer, create_producer, send_all};
 use crate::step::Partition;
 
 /// Host id and key of the rows that a processor writes.
-pub const HOST_ID: &str = "dogwatch-processor";
+pub const HOST_ID: &str = crate::hosts::PROCESSOR;
 
 /// How long a mark may wait for the broker; a later one says the same.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);

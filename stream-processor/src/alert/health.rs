@@ -25,6 +25,10 @@ pub(crate) enum Health {
     ClockReplaced,
     /// More hosts send events in a partition than a task remembers.
     HostsForgotten,
+    /// Nothing is heard of a host any more.
+    HostSilent,
+    /// Two sensors send under one host's id.
+    HostTwice,
     /// Other detections run from now on.
     DetectionsChanged,
     /// A file of the folder of detections cannot be used.
@@ -82,6 +86,26 @@ const HOSTS_FORGOTTEN: Texts = Texts {
     response: "Look at which client writes to the partition, and whose credentials it has; a fleet that is really so large needs more partitions.",
 };
 
+const HOST_SILENT: Texts = Texts {
+    id: "host_silent",
+    title: "A host stopped reporting",
+    description: "Nothing of this host has reached the broker for windows.host_silence, while others or the processors wrote on. A further alert under the same id says when it is back.",
+    severity: "medium",
+    priority: "Warning",
+    risk: 45,
+    response: "Look whether the host is there, its sensor runs and reaches the brokers; whoever stops a sensor is not seen any more.",
+};
+
+const HOST_TWICE: Texts = Texts {
+    id: "host_twice",
+    title: "Two sensors send under one host's id",
+    description: "Two runs of sensors take turns under one host id: a machine that was cloned with its /etc/machine-id, or a sensor that was started twice. What they say is told twice, or mixed up.",
+    severity: "medium",
+    priority: "Warning",
+    risk: 45,
+    response: "Give a cloned machine an id of its own (systemd-machine-id-setup), or stop the second sensor; host_id in sensor.toml names a host otherwise.",
+};
+
 const DETECTIONS_CHANGED: Texts = Texts {
     id: "detections_changed",
     title: "Other detections run",
@@ -103,11 +127,13 @@ const DETECTION_REFUSED: Texts = Texts {
 };
 
 impl Health {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::CannotJudge,
         Self::SwitchedOff,
         Self::ClockReplaced,
         Self::HostsForgotten,
+        Self::HostSilent,
+        Self::HostTwice,
         Self::DetectionsChanged,
         Self::DetectionRefused,
     ];
@@ -118,6 +144,8 @@ impl Health {
             Self::SwitchedOff => &SWITCHED_OFF,
             Self::ClockReplaced => &CLOCK_REPLACED,
             Self::HostsForgotten => &HOSTS_FORGOTTEN,
+            Self::HostSilent => &HOST_SILENT,
+            Self::HostTwice => &HOST_TWICE,
             Self::DetectionsChanged => &DETECTIONS_CHANGED,
             Self::DetectionRefused => &DETECTION_REFUSED,
         }

@@ -12,6 +12,8 @@ use crate::window::Shown;
 const IDENTITY_BYTES_MAX: usize = 256;
 /// Longest name of a host, bytes; more is cut.
 const NAME_BYTES_MAX: usize = 256;
+/// Longest identity of a boot, bytes; more is cut.
+const BOOT_BYTES_MAX: usize = 64;
 /// Rows of this type say that the clock was stepped.
 const CLOCK_STEP: &str = "clock_step";
 
@@ -113,8 +115,19 @@ impl Engine {
                 output.counts.repeated += 1;
                 return None;
             }
-            Place::New { missing, moment } => {
+            Place::New {
+                missing,
+                moment,
+                begins,
+            } => {
                 output.counts.missing += missing;
+                if begins {
+                    // Rare enough to be decoded whole; what cannot be is told elsewhere.
+                    let event = self.decoders[0].decode(record);
+                    let boot = event.as_ref().map_or("", |event| &event.boot_id);
+                    let boot = cut(boot, BOOT_BYTES_MAX);
+                    self.hosts.note_boot(record.log(), boot);
+                }
                 moment
             }
         };

@@ -21,7 +21,7 @@ use super::{Engine, StepOutput};
 use crate::alert::size::ALERT_BYTES_MAX;
 use crate::alert::{self, health::Health};
 use crate::decode::Partition;
-use crate::hosts::{End, Forgotten, partition_of};
+use crate::hosts::{End, Finding, Forgotten, partition_of};
 use crate::parallel::side_by_side;
 use crate::window::{Progress, WindowOutput, Word};
 
@@ -87,7 +87,8 @@ impl Engine {
         let mut drafts = Vec::new();
         let mut ends = self.hosts.ends().to_vec().into_iter().peekable();
         let forgotten = self.hosts.take_forgotten();
-        for candidate in self.candidates(taken, windows, &forgotten) {
+        let findings = self.hosts.take_findings();
+        for candidate in self.candidates(taken, windows, &forgotten, &findings) {
             let row = candidate.row;
             while let Some(end) = ends.next_if(|end| end.row <= row) {
                 self.end_timeline(progress, end, &mut drafts);
@@ -154,6 +155,7 @@ impl Engine {
         taken: &'a Taken,
         windows: &'a WindowOutput,
         forgotten: &'a [Forgotten],
+        findings: &'a [Finding],
     ) -> Vec<Candidate<'a>> {
         let admitted = &taken.admitted;
         let of_row = |row: u32, kind: Kind<'a>| {
@@ -195,6 +197,8 @@ impl Engine {
         let off = off.map(|own| of_slot(own.row, own.slot, Kind::SwitchedOff(own)));
         let forgotten = forgotten.iter();
         let forgotten = forgotten.map(|own| of_slot(own.row, own.slot, Kind::Forgotten(own)));
+        let findings = findings.iter();
+        let findings = findings.map(|own| of_slot(own.row, own.slot, Kind::Host(own)));
         let replaced = admitted.shown.iter();
         let replaced = replaced.filter(|shown| shown.moment.clock_replaced);
         let replaced =
@@ -208,6 +212,7 @@ impl Engine {
             .chain(full)
             .chain(off)
             .chain(forgotten)
+            .chain(findings)
             .chain(replaced)
             .chain(unjudged)
             .collect();
@@ -227,7 +232,9 @@ impl Engine {
             return;
         };
         let decision = match candidate.kind {
-            Kind::Overflow(_) | Kind::SwitchedOff(_) | Kind::Forgotten(_) => Decision::Publish,
+            Kind::Overflow(_) | Kind::SwitchedOff(_) | Kind::Forgotten(_) | Kind::Host(_) => {
+                Decision::Publish
+            }
             Kind::Notice(_) => match self.folds.take(candidate.slot, &key, 1, || NOTICE_BYTES) {
                 Verdict::Begin(weight) => Decision::Begin(NOTICE_PERIOD, weight),
                 // Nobody needs more of them than of alerts.
@@ -357,7 +364,9 @@ impl Engine {
                 let about = notice.about(&self.set);
                 notice.health.dedup_key(&owner.host_id, about).into()
             }
-            Kind::Overflow(_) | Kind::SwitchedOff(_) | Kind::Forgotten(_) => Text::default(),
+            Kind::Overflow(_) | Kind::SwitchedOff(_) | Kind::Forgotten(_) | Kind::Host(_) => {
+                Text::default()
+            }
         })
     }
 

@@ -5,7 +5,7 @@ use dogwatch_schemas::{Text, time};
 use serde_json::{Map, Value};
 
 use super::EvidenceTopics;
-use super::candidate::{Candidate, Kind, Notice};
+use super::candidate::{Candidate, Kind, Notice, health_of};
 use super::taken::Taken;
 use super::throttle::Minute;
 use crate::alert::health::{self, Finding, Health};
@@ -13,7 +13,7 @@ use crate::alert::size::{ALERT_BYTES_MAX, fit};
 use crate::alert::{self, AlertMode, Held, Occasion, Origin};
 use crate::decode::{EventDecoder, InputRecord, RejectError};
 use crate::detect::{DetectionSet, Match};
-use crate::hosts::{Forgotten, HOSTS_MAX, Hosts, Losses, SECOND_NS, partition_of};
+use crate::hosts::{self, Forgotten, HOSTS_MAX, Hosts, Losses, Presence, SECOND_NS, partition_of};
 use crate::window::{Overflow, SwitchedOff, Word};
 
 /// How far before a single event its host's losses count as losses around it, nanoseconds.
@@ -85,6 +85,7 @@ impl Builder<'_> {
             Kind::Overflow(overflow) => self.of_overflow(overflow),
             Kind::SwitchedOff(off) => self.of_switched_off(off),
             Kind::Forgotten(forgotten) => self.of_forgotten(forgotten),
+            Kind::Host(finding) => self.of_host(finding),
             Kind::Notice(notice) => self.of_notice(candidate, &notice)?,
         };
         if alert.dedup_key.is_empty() {
@@ -222,6 +223,59 @@ impl Builder<'_> {
         };
         let owner = self.hosts.owner(forgotten.slot);
         health::build(&finding, &owner, &self.occasion(Losses::new(), false))
+    }
+
+    /// The alert that says what was found of a host.
+    fn of_host(&self, found: &hosts::Finding) -> Alert {
+        let now = found.second.saturating_mul(SECOND_NS);
+        let seconds = |last: i64| now.saturating_sub(last) / SECOND_NS;
+        let (happened, shown_by, row) = match &found.what {
+            Presence::Silent { last } => {
+                let happened = format!("nothing was heard of it for {} seconds", seconds(*last));
+                let row = vec![("last_heard", time::text(*last).into())];
+                (happened, last.to_string(), row)
+            }
+            Presence::Back { last } => {
+                let happened = format!("it is back after {} seconds", seconds(*last));
+                let row = vec![
+                    ("last_heard", time::text(*last).into()),
+                    ("silent_seconds", seconds(*last).into()),
+                ];
+                (happened, last.to_string(), row)
+            }
+            Presence::Twins([(run, boot), (other_run, other_boot)]) => {
+                let whose = match boot == other_boot {
+                    true => "the sensor runs twice there",
+                    false => "two machines have this id",
+                };
+                let happened = format!(
+                    "two sensors send under its id, runs {run} (boot {boot}) and {other_run} (boot {other_boot}): {whose}"
+                );
+                let row = vec![
+                    ("sensor_runs", vec![&**run, &**other_run].into()),
+                    ("boot_ids", vec![&**boot, &**other_boot].into()),
+                ];
+                (happened, format!("{run}/{other_run}/{now}"), row)
+            }
+        };
+        let finding = Finding {
+            health: health_of(&found.what),
+            about: "",
+            happened,
+            shown_by,
+            time: now,
+            row: named(row),
+        };
+        let owner = self.hosts.owner(found.slot);
+        let alert = health::build(&finding, &owner, &self.occasion(Losses::new(), false));
+        match found.what {
+            // Of the same silence.
+            Presence::Back { .. } => Alert {
+                activity: "update".into(),
+                ..alert
+            },
+            Presence::Silent { .. } | Presence::Twins(_) => alert,
+        }
     }
 
     /// The alert of a notice, which a record has shown.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::alert::health::Health;
 use crate::detect::{DetectionSet, Match};
-use crate::hosts::Forgotten;
+use crate::hosts::{Finding, Forgotten, Presence};
 use crate::window::{Overflow, SwitchedOff, Word};
 
 /// An alert before it is known whether it is published or counted.
@@ -31,6 +31,8 @@ pub(super) enum Kind<'a> {
     SwitchedOff(&'a SwitchedOff),
     /// Living hosts that were forgotten.
     Forgotten(&'a Forgotten),
+    /// What was found of a host.
+    Host(&'a Finding),
     /// A finding of the engine's own.
     Notice(Notice<'a>),
 }
@@ -80,6 +82,14 @@ enum Class {
     Notice(Health, Option<usize>),
 }
 
+/// What is the matter with a host.
+pub(super) fn health_of(what: &Presence) -> Health {
+    match what {
+        Presence::Silent { .. } | Presence::Back { .. } => Health::HostSilent,
+        Presence::Twins(_) => Health::HostTwice,
+    }
+}
+
 impl<'a> Candidate<'a> {
     /// Where it stands among others: by the row that caused it, never by how rows were cut into steps.
     pub fn order(&self) -> impl Ord + use<'a> {
@@ -100,6 +110,10 @@ impl<'a> Candidate<'a> {
                 None,
                 "",
             ),
+            Kind::Host(finding) => {
+                let health = health_of(&finding.what);
+                (Class::Notice(health, None), i64::MIN, None, "")
+            }
             Kind::Notice(notice) => {
                 let class = Class::Notice(notice.health, notice.detection);
                 (class, i64::MIN, None, "")

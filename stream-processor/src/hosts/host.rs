@@ -6,6 +6,7 @@ use dogwatch_schemas::Text;
 use serde::{Deserialize, Serialize};
 
 use super::holes::{Hole, Holes, Losses, TEXT_BYTES, losses_bytes};
+use super::presence::Turns;
 use super::{Heard, SECOND_NS, SlotOwner};
 
 /// Most runs of sensors remembered for a host: with two sensors under one host id, both are.
@@ -40,6 +41,12 @@ pub(super) struct Host {
     pub resident: bool,
     #[serde(skip)]
     pub leaves: bool,
+    /// When it was heard of last, by the broker, before it was told to be silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<i64>,
+    /// Since when its runs take turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns: Option<Turns>,
     pub runs: Vec<Run>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holes: Option<Arc<Holes>>,
@@ -51,6 +58,9 @@ pub(super) struct Run {
     pub sensor_run: Text,
     pub seq: i64,
     pub offset: i64,
+    /// The boot that it is of, where that is known.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub boot: Text,
     /// What it says is lost so far.
     #[serde(default, skip_serializing_if = "Losses::is_empty")]
     pub losses: Losses,
@@ -110,7 +120,8 @@ impl Host {
             .iter()
             .sum::<usize>();
         let of_run = |run: &Run| {
-            size_of::<Run>() + run.sensor_run.len() + TEXT_BYTES + losses_bytes(&run.losses)
+            let texts = run.sensor_run.len() + run.boot.len() + 2 * TEXT_BYTES;
+            size_of::<Run>() + texts + losses_bytes(&run.losses)
         };
         let runs = self.runs.iter().map(of_run).sum::<usize>();
         let holes = self.holes.as_ref().map_or(0, |holes| holes.bytes());
@@ -133,6 +144,7 @@ impl Host {
                 sensor_run: heard.sensor_run.into(),
                 seq: heard.seq,
                 offset: heard.offset,
+                boot: Text::default(),
                 losses: Losses::new(),
                 known_to: time,
             });

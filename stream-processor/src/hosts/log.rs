@@ -7,7 +7,7 @@ use dogwatch_schemas::Text;
 
 use super::host::Host;
 use super::room::take_slot;
-use super::{Batch, End, EndKind, HOSTS_PER_PIECE, Heard, Moment, Place, SECOND_NS, slot};
+use super::{Batch, End, EndKind, Finding, HOSTS_PER_PIECE, Heard, Moment, Place, SECOND_NS, slot};
 
 /// Times of windows lie between 1970 and 2200: sums with any length of a window stay whole numbers.
 const TIME_MAX_NS: i64 = 7_258_118_400_000_000_000;
@@ -32,6 +32,8 @@ pub(super) struct Log {
     pub forgotten: u64,
     /// The second in which it was told last.
     pub told: Option<i64>,
+    /// The second in which it was written to again after nobody had for a while.
+    pub resumed: i64,
     /// The host of the last record: rows of one host come together.
     pub last: usize,
     /// Pieces whose hosts changed since they were stored.
@@ -56,7 +58,7 @@ impl Log {
         if last.is_some_and(|(index, run)| self.hosts[index].runs[run].repeats(heard)) {
             return Place::Repeated;
         }
-        self.close_silent(heard, host_silence_ns, &mut batch.ends);
+        self.close_silent(heard, host_silence_ns, batch);
         let (time, clock_replaced) = window_time(heard, clock_error_max_ns);
         let second = heard.ingest_ts.unwrap_or(time).div_euclid(SECOND_NS);
         self.second = self.second.max(Some(second));
@@ -72,6 +74,13 @@ impl Log {
         } else {
             run.is_none() && time < host.high.saturating_sub(RESTART_STEP_NS)
         };
+        let found = host.find(run, second).into_iter().flatten();
+        batch.findings.extend(found.map(|what| Finding {
+            row: heard.row,
+            slot: now,
+            second,
+            what,
+        }));
         let missing = host.count(heard, run, time);
         if back {
             batch.past.insert(now, host.owner());
@@ -102,6 +111,7 @@ impl Log {
         host.flushed = false;
         Place::New {
             missing,
+            begins: run.is_none(),
             moment: Moment {
                 slot: slot(heard.log.1, host.slot),
                 time,
@@ -159,8 +169,8 @@ impl Log {
         self.residents = self.hosts.iter().filter(|host| host.resident).count();
     }
 
-    /// Closes the windows of hosts that were silent for too long; looked at once a second of ingest time.
-    fn close_silent(&mut self, heard: &Heard<'_>, host_silence_ns: i64, ends: &mut Vec<End>) {
+    /// Closes the windows of hosts that were silent for too long, and finds these; looked at once a second of ingest time.
+    fn close_silent(&mut self, heard: &Heard<'_>, host_silence_ns: i64, batch: &mut Batch) {
         let Some(ingest) = heard.ingest_ts else {
             return;
         };
@@ -168,7 +178,9 @@ impl Log {
         if self.second.is_some_and(|last| second <= last) {
             return;
         }
+        self.resume(second);
         self.second = Some(second);
+        self.find_silent(heard, ingest, host_silence_ns, &mut batch.findings);
         for (index, host) in self.hosts.iter_mut().enumerate() {
             let silent = host
                 .ingest
@@ -177,7 +189,7 @@ impl Log {
                 host.flushed = true;
                 host.flush_high = host.high;
                 self.changed.insert(index / HOSTS_PER_PIECE);
-                ends.push(End {
+                batch.ends.push(End {
                     row: heard.row,
                     slot: slot(heard.log.1, host.slot),
                     kind: EndKind::Silence {

@@ -76,6 +76,8 @@ impl Log {
             since: self.second.unwrap_or(0),
             resident: false,
             leaves: false,
+            silent: None,
+            turns: None,
             runs: Vec::new(),
             holes: self.holes_of_new(),
         });

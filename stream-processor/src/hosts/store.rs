@@ -31,6 +31,8 @@ struct StoredLog {
     forgotten: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     told: Option<i64>,
+    #[serde(default)]
+    resumed: i64,
 }
 
 impl Hosts {
@@ -101,6 +103,7 @@ impl Log {
             forgotten_high: self.forgotten_high,
             forgotten: self.forgotten,
             told: self.told,
+            resumed: self.resumed,
         };
         records.push(StateRecord {
             key: format!("{LOG}{}", topic.suffix()),
@@ -126,6 +129,7 @@ impl Log {
             forgotten_high: stored.forgotten_high,
             forgotten: stored.forgotten,
             told: stored.told,
+            resumed: stored.resumed,
             pieces: pieces.len(),
             ..Self::default()
         };

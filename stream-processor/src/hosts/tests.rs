@@ -514,3 +514,99 @@ fn topics_of_a_task_know_nothing_of_one_another() {
         assert_eq!(first.slot, 3, "no two have one number");
     }
 }
+
+/// What was found of hosts, each with its row's second.
+fn found(log: &mut Tape) -> Vec<(i64, Presence)> {
+    let found = log.0.take_findings().into_iter();
+    found.map(|found| (found.second, found.what)).collect()
+}
+
+/// The same as it comes back after a restart.
+fn restarted(log: &mut Tape) -> Tape {
+    let anew = Renewal::default();
+    let records = log.0.store(0, &anew).expect("stored");
+    let pieces = records.into_iter();
+    let mut state: State = pieces
+        .filter_map(|piece| Some((piece.key, piece.value?)))
+        .collect();
+    let mut again = Tape::new();
+    again.0.restore(0, &mut state).expect("restored");
+    again
+}
+
+/// Has hosts heard of every 30 seconds up to a time, each with a count of its own.
+fn every_half_minute(log: &mut Tape, hosts: &[&str], from: i64, to: i64) {
+    for second in (from..to).step_by(30) {
+        for (place, host) in (0..).zip(hosts) {
+            log.take(second * 10 + place, host, "r", second, second, second);
+        }
+    }
+}
+
+#[test]
+fn a_host_that_stops_reporting_is_told_once_and_told_when_it_is_back() {
+    let mut log = Tape::new();
+    every_half_minute(&mut log, &["a", "b"], 0, 91);
+    every_half_minute(&mut log, &["b"], 120, 690);
+    assert_eq!(found(&mut log), []);
+    // A restart knows as much.
+    let mut log = restarted(&mut log);
+    every_half_minute(&mut log, &["b"], 690, 900);
+    let last = 90 * S;
+    assert_eq!(found(&mut log), [(720, Presence::Silent { last })]);
+    let mut log = restarted(&mut log);
+    every_half_minute(&mut log, &["b"], 900, 990);
+    assert_eq!(found(&mut log), []);
+    every_half_minute(&mut log, &["a"], 1_000, 1_060);
+    assert_eq!(found(&mut log), [(1_000, Presence::Back { last })]);
+}
+
+#[test]
+fn where_nobody_wrote_nobody_was_silent() {
+    let mut log = Tape::new();
+    every_half_minute(&mut log, &["a", "b", "c"], 0, 91);
+    // The brokers were away for an hour: who comes back within a minute was not silent.
+    every_half_minute(&mut log, &["a"], 3_600, 3_640);
+    every_half_minute(&mut log, &["b"], 3_650, 3_655);
+    every_half_minute(&mut log, &["a"], 3_660, 3_690);
+    let silent = Presence::Silent { last: 90 * S };
+    assert_eq!(found(&mut log), [(3_660, silent)], "c alone");
+}
+
+#[test]
+fn marks_of_a_processor_show_that_a_host_is_silent_and_a_passing_one_is_none() {
+    let mut log = Tape::new();
+    every_half_minute(&mut log, &["a"], 0, 91);
+    every_half_minute(&mut log, &["guest"], 60, 61);
+    assert!(log.0.watches(LOG));
+    for mark in 0..5 {
+        let second = 692 + 60 * mark;
+        log.take(second * 10, PROCESSOR, "m", mark, second, second);
+    }
+    let last = 90 * S;
+    assert_eq!(found(&mut log), [(752, Presence::Silent { last })]);
+    assert!(!log.0.watches(LOG), "nobody is left to wait for");
+}
+
+#[test]
+fn two_sensors_under_one_id_are_told_once_and_a_restarted_one_is_none() {
+    let mut log = Tape::new();
+    for second in 0..90 {
+        for (place, run) in (0..).zip(["x", "y"]) {
+            log.take(second * 10 + place, "host", run, second, second, second);
+            log.0.note_boot(LOG, &format!("boot of {run}"));
+        }
+    }
+    let run = |name: &str| (name.into(), format!("boot of {name}").into());
+    let twins = Presence::Twins([run("x"), run("y")]);
+    assert_eq!(found(&mut log), [(21, twins)]);
+    // What a run left behind comes after the first rows of the next.
+    let mut log = Tape::new();
+    for (offset, run, seq) in [(0, "x", 0), (1, "y", 0), (2, "x", 1), (3, "y", 1)] {
+        log.take(offset, "host", run, seq, 5, 5);
+    }
+    for second in 6..200 {
+        log.take(10 + second, "host", "y", second, second, second);
+    }
+    assert_eq!(found(&mut log), []);
+}

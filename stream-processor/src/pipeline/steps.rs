@@ -367,7 +367,8 @@ impl Steps {
         };
         for partition in self.tasks.silent(now) {
             self.tasks.note_marked(partition, now);
-            if !group.assignments.at_end(partition) || !self.engine.waits(partition.1) {
+            let needed = self.engine.waits(partition.1) || self.engine.watches_hosts(partition);
+            if !group.assignments.at_end(partition) || !needed {
                 continue;
             }
             if let Err(error) = marks.write(partition) {
