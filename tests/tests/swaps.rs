@@ -11,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use dogwatch_schemas::records::Event;
 use dogwatch_tests::broker::Broker;
 use dogwatch_tests::events::{self, BUSY};
 use dogwatch_tests::publish::Publisher;
@@ -98,22 +99,38 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn send(&mut self, host: &'static str, name: &str, cmdline: &str, later: Duration) {
+    fn send(&mut self, host: &'static str, name: &str, cmdline: &str) {
+        self.send_as(host, |event| {
+            event.proc_name = Some(name.into());
+            event.proc_cmdline = Some(cmdline.into());
+        });
+        *self.busy.entry(host).or_default() += i64::from(name == BUSY);
+    }
+
+    /// Has the clock of each host put back, which ends its windows.
+    fn put_clocks_back(&mut self) {
+        for host in HOSTS {
+            self.send_as(host, |event| {
+                event.evt_type = "clock_step".into();
+                event.ts -= 3_600_000_000_000;
+            });
+        }
+    }
+
+    fn send_as(&mut self, host: &'static str, change: impl FnOnce(&mut Event)) {
         let seq = self.seqs.entry(host).or_default();
         *seq += 1;
-        *self.busy.entry(host).or_default() += i64::from(name == BUSY);
-        let mut event = events::exec(host, *seq, name);
-        event.proc_cmdline = Some(cmdline.into());
-        event.ts += i64::try_from(later.as_nanos()).unwrap();
+        let mut event = events::exec(host, *seq, "");
+        change(&mut event);
         let mut record = Vec::new();
         event.encode_framed(&mut record);
         self.publisher.send("dogwatch.events", host, &record);
         self.publisher.flush();
     }
 
-    fn all(&mut self, name: &str, cmdline: &str, later: Duration) {
+    fn all(&mut self, name: &str, cmdline: &str) {
         for host in HOSTS {
-            self.send(host, name, cmdline, later);
+            self.send(host, name, cmdline);
         }
     }
 }
@@ -192,23 +209,22 @@ fn a_rule_written_during_an_attack_fires_within_seconds_and_nobody_else_notices(
         seqs: BTreeMap::new(),
         busy: BTreeMap::new(),
     };
-    let now = Duration::ZERO;
     for _ in 0..4 {
-        hosts.all(BUSY, BUSY, now);
+        hosts.all(BUSY, BUSY);
     }
     alerts.wait_for_count(HOSTS.len(), PATIENCE);
     let hash_before = loaded(&listen)["busy"].clone();
 
     // The attack runs, and somebody writes a rule.
-    hosts.all("digger", "digger --before", now);
+    hosts.all("digger", "digger --before");
     let written = Instant::now();
     mount.put(|files| {
         files.insert("execution/digger.sql", digger());
         files.insert("lists/trusted.csv", "cmdline\ndigger --water\n".to_owned());
     });
     wait::until("an alert of the new rule", SECONDS, || {
-        hosts.all("digger", "digger --gold", now);
-        hosts.all(BUSY, BUSY, now);
+        hosts.all("digger", "digger --gold");
+        hosts.all(BUSY, BUSY);
         (!dug(&mut alerts).is_empty()).then_some(())
     });
     println!(
@@ -230,7 +246,7 @@ fn a_rule_written_during_an_attack_fires_within_seconds_and_nobody_else_notices(
     assert_eq!(running["busy"], hash_before);
 
     // It finds too much: its list is tuned.
-    hosts.send("ant", "digger", "digger --sand", now);
+    hosts.send("ant", "digger", "digger --sand");
     alerts.wait_for("sand", PATIENCE, |alert| {
         alert.text("row").contains("digger --sand")
     });
@@ -245,8 +261,8 @@ fn a_rule_written_during_an_attack_fires_within_seconds_and_nobody_else_notices(
         "detections_changed",
         says("changed digger; lists"),
     );
-    hosts.all("digger", "digger --sand", now);
-    hosts.all("digger", "digger --coal", now);
+    hosts.all("digger", "digger --sand");
+    hosts.all("digger", "digger --coal");
     wait::until("coal of each host", PATIENCE, || {
         let coal = dug(&mut alerts)
             .iter()
@@ -271,11 +287,11 @@ fn a_rule_written_during_an_attack_fires_within_seconds_and_nobody_else_notices(
             "{message}"
         );
     }
-    hosts.all(BUSY, BUSY, now);
+    hosts.all(BUSY, BUSY);
     assert_eq!(loaded(&listen)["busy"], hash_before);
     mount.put(|files| drop(files.insert("execution/busy.sql", busy("Busier"))));
     both_say(&mut alerts, "detections_changed", says(": changed busy"));
-    hosts.all(BUSY, BUSY, now);
+    hosts.all(BUSY, BUSY);
 
     // All is rolled back.
     mount.put(|files| {
@@ -292,11 +308,11 @@ fn a_rule_written_during_an_attack_fires_within_seconds_and_nobody_else_notices(
         loaded(&listen),
         BTreeMap::from([("busy".to_owned(), hash_before)])
     );
-    hosts.all("digger", "digger --after", now);
-    hosts.all(BUSY, BUSY, now);
+    hosts.all("digger", "digger --after");
+    hosts.all(BUSY, BUSY);
 
     // The windows are over: each is told once, under the name of its first alert, with all it has counted.
-    hosts.all("quiet", "quiet", Duration::from_secs(660));
+    hosts.put_clocks_back();
     wait::until("the end of each window", PATIENCE, || {
         let closed = alerts.seen().iter();
         let closed = closed.filter(|alert| alert.text("window_state") == "closed");
