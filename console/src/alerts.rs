@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use dogwatch_kafka::options::{self, OptionError};
-use dogwatch_kafka::{BadAddress, Brokers, Fault, Logged, PATIENCE, check_servers, reach};
+use dogwatch_kafka::{BadAddress, Brokers, Fault, Logged, PATIENCE, REACH, check_servers, reach};
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::{Topic, Topics};
 use dogwatch_settings::{Flag, Program, Settings, SettingsError};
@@ -185,7 +185,7 @@ impl Reading {
         let topic = names.name(Topic::Alerts);
         let action = format!("read topic {topic}");
         let fault = |error: KafkaError| Fault::of(&action, &error);
-        let (_client, metadata) = reach(brokers, PATIENCE)?;
+        let (_client, metadata) = reach(brokers, REACH)?;
         let partitions = partitions_of(&metadata, &topic);
         if partitions.is_empty() {
             return Err(AlertsError::NoTopic(topic));

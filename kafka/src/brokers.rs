@@ -15,15 +15,22 @@ use rdkafka::metadata::Metadata;
 use crate::context::ErrorKeeper;
 use crate::fault::{Fault, LastError};
 use crate::lifeline::STATISTICS_INTERVAL_MS;
+use crate::listener::{self, Speaks};
 
 /// How long a broker may take to answer at start.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a broker is looked for: somebody may wait for the answer, and whoever restarts programs tries again.
+pub const REACH: Duration = Duration::from_secs(10);
 
 /// How long a connection to a broker may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Brokers of a cluster whose addresses are tried.
 const ADVERTISED_MAX: usize = 8;
+
+/// Brokers to start from that are asked what they speak.
+const ASKED_MAX: usize = 3;
 
 /// How long one question to a broker may take.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -138,6 +145,44 @@ impl Brokers {
         }
     }
 
+    /// Asks the brokers to start from what they speak, where a connection to them came to nothing: a controller's port, one
+    /// with TLS or with a login, and one that says nothing have a mend of their own.
+    pub fn look(&self, fault: Fault) -> Fault {
+        if !matches!(
+            fault,
+            Fault::Unreachable { .. } | Fault::HungUp { .. } | Fault::Tls { .. }
+        ) {
+            return fault;
+        }
+        let protocol = self.protocol();
+        let mut unreachable = None;
+        for address in self.servers.split(',').map(str::trim).take(ASKED_MAX) {
+            let speaks = listener::ask(address);
+            if let Some(told) = listener::told(address, &protocol, &speaks) {
+                return told;
+            }
+            if let Speaks::Nothing(why) = speaks {
+                unreachable = unreachable.or_else(|| Some(format!("{address}: {why}")));
+            }
+        }
+        match (fault, unreachable) {
+            // A client that waits for a connection has nothing to say.
+            (
+                Fault::Unreachable {
+                    servers,
+                    waited,
+                    reason,
+                },
+                Some(why),
+            ) if !reason.contains("Connect to ") => Fault::Unreachable {
+                servers,
+                waited,
+                reason: why,
+            },
+            (fault, _) => fault,
+        }
+    }
+
     fn protocol(&self) -> String {
         let given = self.options.get("security.protocol");
         given.map_or_else(
@@ -227,7 +272,8 @@ fn connect(host: &str, port: i32) -> io::Result<()> {
 /// Asks the brokers for their topics, for at most `patience`.
 ///
 /// # Errors
-/// [`Fault`]; a refused authentication and TLS that fails are reported at once, an unreachable broker after the patience.
+/// [`Fault`]; a refused authentication, TLS that fails and a port that speaks something else are reported at once, an
+/// unreachable broker after the patience.
 pub fn reach(
     brokers: &Brokers,
     patience: Duration,
@@ -235,8 +281,10 @@ pub fn reach(
     let client = ErrorKeeper::consumer(&brokers.settings())
         .map_err(|error| Fault::of("make a Kafka client", &error))?;
     let started = Instant::now();
+    let mut looked = None;
     loop {
-        let error = match client.fetch_metadata(None, ANSWER) {
+        let left = patience.saturating_sub(started.elapsed());
+        let error = match client.fetch_metadata(None, ANSWER.min(left)) {
             Ok(metadata) => {
                 check_advertised(brokers, &metadata)?;
                 return Ok((client, metadata));
@@ -246,10 +294,22 @@ pub fn reach(
         tend(&client);
         let last = client.context().last();
         let fault = brokers.unanswered(started.elapsed(), last, &error);
-        let certain = fault.is_final() || matches!(fault, Fault::Tls { .. });
+        if fault.is_final() {
+            return Err(fault);
+        }
+        // What somebody speaks does not change while we wait; that nobody is there may.
+        let fault = match looked.take() {
+            Some(told) => told,
+            None => brokers.look(fault),
+        };
+        let certain = matches!(
+            fault,
+            Fault::Tls { .. } | Fault::Listener { certain: true, .. }
+        );
         if certain || started.elapsed() >= patience {
             return Err(fault);
         }
+        looked = Some(fault).filter(|fault| matches!(fault, Fault::Listener { .. }));
     }
 }
 
@@ -352,7 +412,43 @@ mod tests {
             said.contains("takes connections and hangs up") && said.contains(&address),
             "{said}"
         );
-        assert!(begun.elapsed() < Duration::from_secs(15));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_port_that_says_nothing_is_told_within_the_patience() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || listener.incoming().for_each(std::mem::forget));
+        let begun = Instant::now();
+        let fault = reach(&brokers(&address, None), REACH).map(drop);
+        let said = fault.unwrap_err().to_string();
+        assert!(
+            said.starts_with(&format!("{address} takes connections and answers nothing")),
+            "{said}"
+        );
+        assert!(
+            begun.elapsed() < Duration::from_secs(12),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+
+    #[test]
+    fn brokers_that_are_nowhere_are_told_in_time_with_the_reason() {
+        let begun = Instant::now();
+        let fault = reach(&brokers("127.0.0.1:1", None), Duration::from_secs(3)).map(drop);
+        let said = fault.unwrap_err().to_string();
+        assert!(
+            said.contains("could not reach Kafka at 127.0.0.1:1 within 3s")
+                && said.contains("refused"),
+            "{said}"
+        );
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 
     #[test]

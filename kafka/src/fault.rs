@@ -36,6 +36,18 @@ pub enum Fault {
         /// The client's last word.
         reason: String,
     },
+    /// Something else listens there than what we speak with.
+    #[error("{address} {what}; {mend}")]
+    Listener {
+        /// Where.
+        address: String,
+        /// What it does.
+        what: String,
+        /// What to do about it.
+        mend: String,
+        /// Waiting changes nothing.
+        certain: bool,
+    },
     /// A name of ours has no address.
     #[error(
         "could not resolve {name}; check kafka.bootstrap_servers and this machine's name service"

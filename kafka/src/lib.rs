@@ -15,11 +15,15 @@ pub mod options;
 
 pub mod context;
 
+mod listener;
+
 pub mod brokers;
 
 pub mod topics;
 
-pub use brokers::{BadAddress, Brokers, PATIENCE, check_advertised, check_servers, reach, tend};
+pub use brokers::{
+    BadAddress, Brokers, PATIENCE, REACH, check_advertised, check_servers, reach, tend,
+};
 pub use context::{ErrorKeeper, Logged, log_error, log_line};
 pub use fault::{Fault, LastError};
 pub use lifeline::{Lifeline, STATISTICS_INTERVAL_MS};

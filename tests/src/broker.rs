@@ -40,6 +40,7 @@ pub struct Options<'a> {
 pub struct Broker {
     folder: TempDir,
     port: u16,
+    controller: u16,
     side: Option<(Ipv4Addr, u16)>,
     process: Option<Process>,
     starts: usize,
@@ -94,6 +95,7 @@ impl Broker {
         let [port, side_port] = free_ports();
         let broker = Broker {
             port,
+            controller: controllers[id - 1],
             side: options.side.map(|address| (address, side_port)),
             folder,
             process: None,
@@ -112,6 +114,11 @@ impl Broker {
     /// What clients connect to.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What other controllers connect to, and no client.
+    pub fn controller_address(&self) -> String {
+        format!("127.0.0.1:{}", self.controller)
     }
 
     /// What clients of the second listener connect to.
