@@ -228,11 +228,19 @@ pub fn check_settings(topic: Topic, name: &str, found: &ConfigResource) -> Resul
     Ok(())
 }
 
+fn options(patience: Duration) -> AdminOptions {
+    AdminOptions::new()
+        .operation_timeout(Some(patience))
+        .request_timeout(Some(patience))
+}
+
 /// Makes topics and reads their settings.
 pub struct Admin {
     client: AdminClient<Logged>,
     names: Topics,
     options: AdminOptions,
+    /// Those of making topics.
+    making: AdminOptions,
 }
 
 impl Admin {
@@ -246,13 +254,21 @@ impl Admin {
         Ok(Self {
             client,
             names: names.clone(),
-            options: AdminOptions::new()
-                .operation_timeout(Some(patience))
-                .request_timeout(Some(patience)),
+            options: options(patience),
+            making: options(patience),
         })
     }
 
-    /// Makes those of `needed` that are not among `present`; returns their names.
+    /// The same, that only asks whether topics could be made.
+    #[must_use]
+    pub fn trying(self) -> Self {
+        Self {
+            making: self.making.validate_only(true),
+            ..self
+        }
+    }
+
+    /// Makes those of `needed` that are not among `present`, or asks whether it could; returns their names.
     ///
     /// # Errors
     /// [`TopicError`], naming the topic and the mend.
@@ -293,7 +309,7 @@ impl Admin {
                     })
             })
             .collect();
-        let results = block_on(self.client.create_topics(&topics, &self.options))
+        let results = block_on(self.client.create_topics(&topics, &self.making))
             .map_err(|error| Fault::of("create topics", &error))?;
         for result in results {
             match result {

@@ -21,9 +21,16 @@ use dogwatch_stream_processor::source::Source;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it ended as it was asked to
+  1  it could not go on: a failure while running
+  2  the command line, the configuration or the detections cannot be used
+  3  the environment lacks something: a broker, rights, a topic as it must be";
+
 /// Runs Dogwatch's detections over Kafka topics and publishes alerts.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -135,7 +142,11 @@ fn check(options: Options) -> anyhow::Result<()> {
     dogwatch_settings::print(&format!(
         "configuration: fine\ndetections: {loaded} loaded from {folder}\n"
     ))?;
-    pipeline::check_brokers(&config)?;
+    let missing = pipeline::check_brokers(&config)?;
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        dogwatch_settings::print(&format!("topics that a start makes: {missing}\n"))?;
+    }
     let servers = &config.kafka.bootstrap_servers;
     dogwatch_settings::print(&format!(
         "brokers, topics, group and transactions at {servers}: fine\n"

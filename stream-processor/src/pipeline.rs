@@ -336,15 +336,17 @@ pub fn check(config: &Config) -> Result<usize, ProcessorError> {
 ///
 /// # Errors
 /// [`ProcessorError`], naming what is missing and the mend.
-pub fn check_brokers(config: &Config) -> Result<(), ProcessorError> {
-    topics::prepare(config, false)?;
+pub fn check_brokers(config: &Config) -> Result<Vec<String>, ProcessorError> {
+    let missing = topics::look(config)?.created;
     let names = Topics::new(config.kafka.topic_prefix.as_str());
-    open_schemas(config, &names)?;
+    if !missing.contains(&names.name(Topic::Schemas)) {
+        open_schemas(config, &names)?;
+    }
     try_group(config, &names)?;
     if config.delivery == Delivery::ExactlyOnce {
         try_transaction(config)?;
     }
-    Ok(())
+    Ok(missing)
 }
 
 fn open_schemas(config: &Config, names: &Topics) -> Result<SchemaLookup, Fault> {
@@ -375,7 +377,7 @@ fn prepare_topics(
     config: &Config,
     names: &Topics,
 ) -> Result<(Option<TopicReport>, Option<SchemaLookup>), ProcessorError> {
-    let report = topics::prepare(config, config.kafka.create_topics)?;
+    let report = topics::prepare(config)?;
     for topic in &report.created {
         tracing::info!(topic, "topic created");
     }

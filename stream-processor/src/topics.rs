@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dogwatch_kafka::topics::{self, Admin, Internal, NewTopics, Settings, TopicError};
-use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE, reach};
+use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE, REACH, reach};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
@@ -57,19 +57,34 @@ impl TopicReport {
     }
 }
 
-/// Creates what is missing, if `create`, and checks the rest.
+/// Creates what is missing, where that is allowed, and checks the rest.
 ///
 /// # Errors
 /// [`TopicError`], naming the topic and the mend.
-pub fn prepare(config: &Config, create: bool) -> Result<TopicReport, TopicError> {
+pub fn prepare(config: &Config) -> Result<TopicReport, TopicError> {
+    prepare_by(config, |admin| admin)
+}
+
+/// As [`prepare`], but makes nothing: `created` are the topics that the brokers would let it make.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn look(config: &Config) -> Result<TopicReport, TopicError> {
+    prepare_by(config, Admin::trying)
+}
+
+fn prepare_by(
+    config: &Config,
+    how: impl FnOnce(Admin) -> Admin,
+) -> Result<TopicReport, TopicError> {
     let names = Topics::new(config.kafka.topic_prefix.as_str());
     let brokers = config.kafka.brokers();
-    let (client, metadata) = reach(&brokers, PATIENCE)?;
+    let (client, metadata) = reach(&brokers, REACH)?;
     let present = topics::counts(&metadata, &names);
     topics::check_partitions(&present, &names)?;
-    let admin = Admin::new(&brokers, &names, PATIENCE)?;
+    let admin = how(Admin::new(&brokers, &names, PATIENCE)?);
     let new = NewTopics {
-        allowed: create,
+        allowed: config.kafka.create_topics,
         partitions: config.kafka.partitions,
         replication_factor: config.kafka.replication_factor,
     };

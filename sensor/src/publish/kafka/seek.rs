@@ -81,7 +81,7 @@ impl Search {
                 Err(error) if error.is_passing() && Instant::now() < deadline => {
                     std::thread::sleep(PAUSE.min(deadline - Instant::now()));
                 }
-                result => return result,
+                result => return result.map_err(|error| self.with_cause(error)),
             }
         }
     }
@@ -94,6 +94,7 @@ impl Search {
                 Err(error) if error.is_passing() => {
                     if told.is_none_or(|told| told.elapsed() >= REMINDER) {
                         told = Some(Instant::now());
+                        let error = self.with_cause(error);
                         tracing::warn!(
                             "{error}; watching goes on: events wait in memory (kafka.queue_bytes), the rest is lost and counted"
                         );
@@ -130,17 +131,21 @@ impl Search {
     pub fn look(&self, deadline: Instant) -> Result<(), KafkaError> {
         let names = Topics::new(self.config.topic_prefix.as_str());
         let present = self.topics_present(&names, deadline)?;
-        let admin = self.admin(&names, deadline)?;
-        let new = self.config.new_topics();
-        if !new.allowed {
-            // Refuses what is missing.
-            admin.create(&TOPICS, &present, new)?;
-        }
+        let admin = self.admin(&names, deadline)?.trying();
+        admin.create(&TOPICS, &present, self.config.new_topics())?;
         let there: Vec<Topic> = present
             .into_keys()
             .filter(|topic| TOPICS.contains(topic))
             .collect();
         check(&admin, &names, &there)
+    }
+
+    /// The error, with what the brokers' ports speak where that is its cause.
+    fn with_cause(&self, error: KafkaError) -> KafkaError {
+        match error {
+            KafkaError::Brokers(fault) => self.config.brokers().look(fault).into(),
+            error => error,
+        }
     }
 
     fn admin(&self, names: &Topics, deadline: Instant) -> Result<Admin, Fault> {
