@@ -105,6 +105,13 @@ pub fn other_with(program: Program, key: &str) -> Option<&'static str> {
     Some(file.program)
 }
 
+/// Returns the program, other than `program`, that has a section.
+pub fn other_with_section(program: Program, key: &str) -> Option<&'static str> {
+    let has = |file: &&File| at(file.table(), key).is_some_and(Value::is_table);
+    let file = Program::Either.files().iter().find(has)?;
+    (!program.has_section(key)).then_some(file.program)
+}
+
 /// The section of the user's own names that a key lies in, and the name there.
 pub fn in_open_table(key: &str) -> Option<(&'static str, &str)> {
     OPEN_TABLES.into_iter().find_map(|table| {

@@ -8,7 +8,7 @@ use config::{Config, File, FileFormat, Map, Source as _, Value, ValueKind};
 use serde::de::DeserializeOwned;
 
 use crate::environment::{Meaning, meaning, nearest_setting};
-use crate::keys::{Program, in_open_table, other_with};
+use crate::keys::{Program, in_open_table, other_with, other_with_section};
 
 /// A setting given on the command line: its key, levels joined by dots, and its value.
 pub type Flag = (&'static str, String);
@@ -250,6 +250,9 @@ fn mend(program: Program, key: &str) -> String {
     if let Some(other) = other_with(program, key) {
         return format!(": it is a setting of {other}");
     }
+    if let Some(other) = other_with_section(program, key) {
+        return format!(": it is a section of {other}, whose file this seems to be");
+    }
     match nearest_setting(program, key) {
         Some(near) => format!(": did you mean {near}?"),
         None => format!("; {} lists all keys", program.listed_in()),
@@ -308,6 +311,11 @@ mod tests {
         );
         refused("[kafak]\ngroup_id = 'a'", &[], "unknown key kafak");
         refused("zzz = 1", &[], "processor.toml lists all keys");
+        refused(
+            "[redaction]\nusual_secrets = true",
+            &[],
+            "it is a section of dogwatch-sensor, whose file this seems to be",
+        );
         refused(
             "[kernel]\nring_bytes = '8MiB'",
             &[],

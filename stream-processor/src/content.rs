@@ -14,6 +14,7 @@
 //! same.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use dogwatch_schemas::records::{Alert, Event};
@@ -294,10 +295,20 @@ impl Said {
     }
 }
 
+/// A file beside a detection; the error of one that is not there says what makes it.
+fn read(file: &Path, mend: &str) -> Result<String, String> {
+    fs::read_to_string(file).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!("{} is missing: {mend}", file.display()),
+        _ => format!("could not read {}: {error}", file.display()),
+    })
+}
+
 /// The events of a file as records of a log of their own; a line's number is its seq and offset.
 fn read_events(file: &Path) -> Result<Vec<InputRecord>, String> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| format!("could not read {}: {error}", file.display()))?;
+    let text = read(
+        file,
+        "put events there that the detection must find and must not find, one JSON object a line",
+    )?;
     let text = without_mark(&text);
     let mut records = Vec::new();
     for (line, text) in (1..)
@@ -348,9 +359,11 @@ fn write_expected(file: &Path, alerts: &[ExpectedAlert]) -> std::io::Result<()> 
 }
 
 fn compare(file: &Path, alerts: &[ExpectedAlert], problems: &mut Vec<String>) {
-    let text = match fs::read_to_string(file) {
+    let mend =
+        "`dogwatch detections test --update` writes what comes out; read it before it is committed";
+    let text = match read(file, mend) {
         Ok(text) => text,
-        Err(error) => return problems.push(format!("could not read {}: {error}", file.display())),
+        Err(problem) => return problems.push(problem),
     };
     let text = without_mark(&text);
     let mut surplus = alerts.to_vec();

@@ -30,6 +30,7 @@ use crate::json;
 pub(crate) mod aggregates;
 mod batch;
 mod check;
+mod falco;
 pub(crate) mod filter;
 pub(crate) mod functions;
 mod general;
@@ -218,6 +219,24 @@ pub enum LoadError {
         folder: PathBuf,
         /// The cause.
         source: std::io::Error,
+    },
+    /// It is a file of it.
+    #[error("{} is a file: name the folder of detections that it lies in, {}", file.display(), meant.display())]
+    File {
+        /// What was named.
+        file: PathBuf,
+        /// What was meant.
+        meant: PathBuf,
+    },
+    /// All detections lie elsewhere than they must: it may be a folder above or below the one that is meant.
+    #[error("no detection lies in {} as <tactic>/<name>.sql, but {} is there: put it so, or name {}", folder.display(), found.display(), meant.display())]
+    Misplaced {
+        /// What was named.
+        folder: PathBuf,
+        /// A file that is there.
+        found: PathBuf,
+        /// What may be meant.
+        meant: PathBuf,
     },
     /// There is no detection in it.
     #[error("no detections in {}: put them there as <tactic>/<name>.sql", folder.display())]

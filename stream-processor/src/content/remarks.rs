@@ -97,11 +97,10 @@ fn lint_header(detection: &Detection) -> Vec<String> {
         ),
         ("response", header.response.is_none()),
     ];
-    remarks.extend(
-        empty
-            .into_iter()
-            .filter(|(_, empty)| *empty)
-            .map(|(key, _)| format!("its header says nothing of {key}")),
-    );
+    let empty = empty.into_iter().filter(|(_, empty)| *empty);
+    let empty: Vec<&str> = empty.map(|(key, _)| key).collect();
+    if !empty.is_empty() {
+        remarks.push(format!("its header says nothing of {}", empty.join(", ")));
+    }
     remarks
 }

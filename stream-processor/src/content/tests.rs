@@ -210,7 +210,9 @@ fn problems(events: &str, alerts: &str) -> Vec<String> {
                  -- status = \"stable\"\nSELECT proc_name FROM events WHERE evt_type = 'execve'\n";
     fs::write(tactic.join("d.sql"), query).expect("a detection");
     fs::write(tactic.join("d.events.jsonl"), events).expect("events");
-    fs::write(tactic.join("d.alerts.jsonl"), alerts).expect("alerts");
+    if alerts != MISSING {
+        fs::write(tactic.join("d.alerts.jsonl"), alerts).expect("alerts");
+    }
     let report = test(folder.path(), false).expect("a report");
     assert_eq!(report.refused, Vec::new());
     let [result] = &report.results[..] else {
@@ -219,6 +221,8 @@ fn problems(events: &str, alerts: &str) -> Vec<String> {
     result.problems.clone()
 }
 
+/// No file at all.
+const MISSING: &str = "missing";
 const HIT: &str = "{\"evt_type\": \"execve\", \"proc_name\": \"sh\", \"_ingest_ts\": 7}\n";
 const MISS: &str = "# no execve\n{\"evt_type\": \"open\"}\n";
 const ALERT: &str = "{\"event\":1,\"message\":\"sh\",\"row\":{\"proc_name\":\"sh\"}}\n";
@@ -233,6 +237,11 @@ fn what_is_wrong_with_examples_is_named() {
     let examples = format!("{HIT}{MISS}");
     assert_eq!(problems(&examples, ALERT), Vec::<String>::new());
     check(HIT, ALERT, "no event is a near miss");
+    check(
+        &examples,
+        MISSING,
+        "d.alerts.jsonl is missing: `dogwatch detections test --update`",
+    );
     check(&examples, "", "line 1: said, but not expected: sh {");
     let two = format!("{ALERT}{ALERT}");
     check(&examples, &two, "line 1: expected, but not said: sh {");

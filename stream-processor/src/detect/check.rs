@@ -8,7 +8,9 @@ use datafusion::common::{Column, DataFusionError, Result as PlanResult, SchemaEr
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
+use dogwatch_schemas::vocabulary;
 
+use super::falco;
 use super::lists::Lists;
 use super::session::{EVENTS, Session};
 use super::sql_file::{Fault, SqlFile, nearest};
@@ -229,6 +231,9 @@ pub(crate) fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str])
             "compare values of one type: text in single quotes, numbers, true and false without";
         return Fault::new(line, reason, mend);
     }
+    if let Some((reason, mend)) = falco::operator(reason) {
+        return Fault::new(line, reason, mend);
+    }
     // Our own relations and functions say what to write instead.
     if let Some((reason, mend)) = reason
         .split_once("; ")
@@ -237,6 +242,13 @@ pub(crate) fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str])
         return Fault::new(line, reason, mend);
     }
     Fault::new(line, reason, "correct the query")
+}
+
+/// Whether a word is a value that some column has, such as `execve`.
+fn is_value(word: &str, columns: &[&str]) -> bool {
+    let known = columns.iter().filter_map(|column| vocabulary::of(column));
+    let mut values = known.filter_map(|known| known.values.as_ref()).flatten();
+    values.any(|value| value == word)
 }
 
 /// Most columns of a list that are named in a mend.
@@ -256,6 +268,14 @@ fn column_meant(field: &Column, valid: &[Column], columns: &[&str]) -> String {
         return format!(
             "write evt_args['{argument}']: the map has the arguments that have no column of their own"
         );
+    }
+    if field.relation.is_none() {
+        if let Some(mend) = falco::name(&field.name) {
+            return mend;
+        }
+        if is_value(&field.name, columns) {
+            return format!("write '{}' where a text is meant", field.name);
+        }
     }
     let valid_names = valid.iter().map(|column| column.name.as_str());
     let of_lists = valid.len() <= COLUMNS_NAMED;

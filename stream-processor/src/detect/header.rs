@@ -5,6 +5,7 @@ use std::time::Duration;
 use dogwatch_schemas::reads::ReadPattern;
 use serde::Deserialize;
 
+use super::falco;
 use super::message::Template;
 use super::sql_file::{Fault, SqlFile, nearest};
 
@@ -209,6 +210,9 @@ pub struct Header {
 impl Header {
     /// Reads the header of a file.
     pub(crate) fn parse(file: &SqlFile) -> Result<Self, Fault> {
+        if let Some(rule) = falco::rule(file) {
+            return Err(rule);
+        }
         if file.header.trim().is_empty() {
             let reason = format!(
                 "line {} is no -- line: the file does not begin with a header",
@@ -394,6 +398,12 @@ fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
         let mend = "keep the header's lines together: no blank line and no /* */ between them";
         return Fault::new(ends, reason, mend);
     }
+    if let Some(variant) = error.message().strip_prefix("unknown variant `") {
+        let variant = variant.split('`').next().unwrap_or_default();
+        let mend = falco::priority(variant);
+        let mend = mend.unwrap_or_else(|| "write one of these words".to_owned());
+        return Fault::new(line, reason, mend);
+    }
     let Some(unknown) = error
         .message()
         .strip_prefix("unknown field `")
@@ -477,6 +487,15 @@ SELECT a FROM events
     }
 
     #[test]
+    fn a_rule_of_falcos_is_told_as_one() {
+        let rule = "# ours\n- rule: Terminal shell\n  condition: spawned_process\n";
+        let fault = Header::parse(&SqlFile::parse(rule)).expect_err("refused");
+        assert_eq!(fault.line, 2);
+        assert_eq!(fault.reason, "this is a rule of Falco's, in YAML");
+        assert!(fault.mend.contains("docs/detections.md"), "{}", fault.mend);
+    }
+
+    #[test]
     fn a_header_that_would_fill_alerts_is_refused() {
         let long = format!("\"{}\"", "d".repeat(HEADER_BYTES_MAX));
         let file = SqlFile::parse(&GOOD.replace("\"d\"", &long));
@@ -502,7 +521,14 @@ SELECT a FROM events
             "\"bad\"",
             4,
             "header: unknown variant `bad`, expected one of `informational`, `low`, `medium`, `high`, `critical`",
-            "TOML",
+            "write one of these words",
+        );
+        check(
+            "\"low\"",
+            "\"WARNING\"",
+            4,
+            "header: unknown variant `WARNING`, expected one of `informational`, `low`, `medium`, `high`, `critical`",
+            "write severity = \"medium\" for Falco's WARNING",
         );
         check("risk = 10", "risk = 101", 6, "risk is 101", "0 to 100");
         check(

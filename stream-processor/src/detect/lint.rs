@@ -1,5 +1,5 @@
 //! What loads and can never be right: values that no sensor sends, conditions that contradict each other, negations that
-//! leave out whatever is unknown, constants that cannot be computed.
+//! leave out whatever is unknown, constants that cannot be computed, counts that no group can reach.
 //!
 //! ```text
 //! plan ─► conditions ─► problem: terms, each with a few values that stand for all ─► solver: can they all hold?
@@ -17,6 +17,7 @@ use super::sql_file::{Fault, SqlFile};
 
 mod conditions;
 mod constants;
+mod counts;
 mod facts;
 mod nulls;
 mod problem;
@@ -54,6 +55,7 @@ pub(super) fn lint(subject: &Subject<'_>) -> std::result::Result<Vec<Fault>, Fau
         warnings.extend(found?);
     }
     warnings.extend(constants::doubts(subject));
+    warnings.extend(constants::globs(subject));
     warnings.sort_by_key(|fault| fault.line);
     warnings.dedup();
     Ok(warnings)
@@ -82,6 +84,7 @@ fn judge(
         None => {
             let dead = problem.dead_alternatives();
             warnings.extend(dead.iter().map(|part| text::dead(subject.file, part)));
+            warnings.extend(counts::check(subject, conditions, &problem));
         }
     }
     Ok(Ok(warnings))

@@ -37,10 +37,24 @@ impl Sources {
     /// # Errors
     /// When the folder cannot be read or holds no detection; a file that cannot be read is among the others.
     pub fn read(folder: &Path) -> Result<Self, LoadError> {
+        if folder.is_file()
+            && let Some(meant) = folder.parent().and_then(above)
+        {
+            let file = folder.to_owned();
+            return Err(LoadError::File { file, meant });
+        }
         let files = detection_files(folder)?;
         if files.is_empty() {
             return Err(LoadError::Empty {
                 folder: folder.to_owned(),
+            });
+        }
+        if let Some((found, meant)) = meant_folder(folder, &files) {
+            let folder = folder.to_owned();
+            return Err(LoadError::Misplaced {
+                folder,
+                found,
+                meant,
             });
         }
         let read = |file: PathBuf| {
@@ -169,6 +183,32 @@ fn read(file: &Path, what: &str, bytes_max: u64) -> Text {
         return Err(Fault::new(1, reason, format!("keep it to {bytes_max}")));
     }
     Ok(fs::read_to_string(file).map_err(unreadable)?.into())
+}
+
+/// A file, and the folder that holds it as `<tactic>/<name>.sql`, where none of the folder's own lies so.
+fn meant_folder(folder: &Path, files: &[PathBuf]) -> Option<(PathBuf, PathBuf)> {
+    let depth = |file: &&PathBuf| {
+        let below = file.strip_prefix(folder).unwrap_or(file);
+        below.iter().count()
+    };
+    if files.iter().any(|file| depth(&file) == 2) {
+        return None;
+    }
+    let shallowest = files.iter().min_by_key(depth)?;
+    let meant = match depth(&shallowest) {
+        0 | 1 => above(folder),
+        _ => shallowest.parent()?.parent().map(Path::to_owned),
+    }?;
+    let found = shallowest.strip_prefix(folder).unwrap_or(shallowest);
+    Some((found.to_owned(), meant))
+}
+
+/// The folder above one, however it was named.
+fn above(folder: &Path) -> Option<PathBuf> {
+    match folder.parent() {
+        Some(above) if above != Path::new("") => Some(above.to_owned()),
+        _ => folder.canonicalize().ok()?.parent().map(Path::to_owned),
+    }
 }
 
 #[cfg(test)]

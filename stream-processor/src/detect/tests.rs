@@ -203,6 +203,12 @@ fn misspelt_names_come_with_the_nearest() {
         "write 'execve' where a text is meant",
     );
     check_refused(
+        "SELECT container_id FROM events\nWHERE evt_type = execve",
+        2,
+        "there is no column execve",
+        "write 'execve' where a text is meant",
+    );
+    check_refused(
         "SELECT container_id FROM events\nWHERE evt_failed = 'yes'",
         1,
         "Boolean = Utf8",
@@ -214,6 +220,45 @@ fn misspelt_names_come_with_the_nearest() {
         "starts_wth",
         "correct",
     );
+}
+
+#[test]
+fn falcos_words_come_with_ours() {
+    for (condition, reason, mend) in [
+        (
+            "spawned_process AND proc_name = 'sh'",
+            "there is no column spawned_process",
+            "write evt_type IN ('execve', 'execveat') AND evt_outcome = 'success'",
+        ),
+        (
+            "container",
+            "there is no column container",
+            "write container_id <> 'host'",
+        ),
+        (
+            "proc_name IN (shell_binaries)",
+            "there is no column shell_binaries",
+            "write SELECT name FROM shells",
+        ),
+        (
+            "fd_name startswith '/etc'",
+            "startswith is an operator of Falco's, not of SQL",
+            "write starts_with(column, 'text')",
+        ),
+        (
+            "proc_cmdline contains '-e'",
+            "contains is an operator of Falco's",
+            "write column LIKE '%text%'",
+        ),
+        (
+            "fd_name glob '/etc/*'",
+            "glob is an operator",
+            "with % for Falco's *",
+        ),
+    ] {
+        let query = format!("SELECT container_id FROM events\nWHERE {condition}");
+        check_refused(&query, 2, reason, mend);
+    }
 }
 
 #[test]
@@ -461,6 +506,37 @@ fn no_file_of_the_machine_is_to_be_had() {
 }
 
 #[test]
+fn a_folder_beside_the_one_that_is_meant_is_told_with_that() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = folder.path().join("own");
+    fs::create_dir_all(own.join("execution")).expect("folders");
+    let text = format!("{HEADER}SELECT container_id FROM events WHERE evt_type = 'open'");
+    let file = own.join("execution/x.sql");
+    fs::write(&file, text).expect("a file");
+    let check = |named: &Path, words: &str| {
+        let Err(error) = DetectionSet::load(named) else {
+            panic!("{} loads", named.display())
+        };
+        let said = error.to_string();
+        let ending = format!("{words} {}", own.display());
+        assert!(said.ends_with(&ending), "{said}");
+    };
+    check(
+        folder.path(),
+        "but own/execution/x.sql is there: put it so, or name",
+    );
+    check(
+        &own.join("execution"),
+        "but x.sql is there: put it so, or name",
+    );
+    check(
+        &file,
+        "x.sql is a file: name the folder of detections that it lies in,",
+    );
+    assert!(DetectionSet::load(&own).is_ok());
+}
+
+#[test]
 fn folders_and_names_are_checked() {
     let good = format!("{HEADER}SELECT container_id FROM events WHERE evt_type = 'open'");
     let reasons = |files: &[(&str, &str)]| -> Vec<String> {
@@ -482,11 +558,11 @@ fn folders_and_names_are_checked() {
         Vec::<String>::new()
     );
     assert_eq!(
-        reasons(&[("x.sql", &good)]),
+        reasons(&[("x.sql", &good), ("a/y.sql", &good)]),
         ["x.sql is no place of a detection"]
     );
     assert_eq!(
-        reasons(&[("a/b/x.sql", &good)]),
+        reasons(&[("a/b/x.sql", &good), ("a/y.sql", &good)]),
         ["a/b/x.sql is no place of a detection"]
     );
     assert_eq!(

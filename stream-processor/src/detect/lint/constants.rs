@@ -13,8 +13,9 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::Subject;
-use super::problem::is_constant;
+use super::problem::{is_constant, text};
 use super::text::{line_of, sql};
+use super::values::each_expr;
 use crate::detect::filter::BoundExpr;
 use crate::detect::sql_file::Fault;
 use crate::detect::{error_text, guarded};
@@ -78,6 +79,26 @@ pub(super) fn doubts(subject: &Subject<'_>) -> Vec<Fault> {
             reason,
             "correct its constants",
         ));
+    });
+    faults
+}
+
+/// Says which patterns of LIKE are written as a shell's: `*` stands for itself there.
+pub(super) fn globs(subject: &Subject<'_>) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    each_expr(subject.plan, &mut |part| {
+        let Expr::Like(like) = part else { return };
+        let Expr::Literal(pattern, _) = like.pattern.as_ref() else {
+            return;
+        };
+        let Some(pattern) = text(pattern).filter(|text| text.contains('*') && !text.contains('%'))
+        else {
+            return;
+        };
+        let reason =
+            format!("LIKE '{pattern}' looks for a *: LIKE knows % for any text and _ for a letter");
+        let mend = format!("write '{}'", pattern.replace('*', "%"));
+        faults.push(Fault::new(line_of(subject.file, part), reason, mend));
     });
     faults
 }

@@ -68,17 +68,17 @@ pub(super) struct Term {
     pub column: Option<String>,
     data_type: DataType,
     nullable: bool,
-    compared: Vec<ScalarValue>,
-    values: Vec<Representative>,
+    pub compared: Vec<ScalarValue>,
+    pub values: Vec<Representative>,
 }
 
 /// A value that stands for itself or for all that are like it.
-struct Representative {
-    value: ScalarValue,
+pub(super) struct Representative {
+    pub value: ScalarValue,
     /// Whether sensors of this version send it.
-    known: bool,
+    pub known: bool,
     /// Whether it stands for others.
-    any: bool,
+    pub any: bool,
 }
 
 /// A comparison of one term with constants, or a function of one.
@@ -789,7 +789,7 @@ pub(super) fn text(value: &ScalarValue) -> Option<&str> {
 }
 
 /// The whole number at or below a constant; of a text, the number that it writes.
-fn whole_number(value: &ScalarValue) -> Option<i64> {
+pub(super) fn whole_number(value: &ScalarValue) -> Option<i64> {
     match value {
         ScalarValue::Float64(Some(number)) => Some(number.floor() as i64),
         ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) => text.parse().ok(),

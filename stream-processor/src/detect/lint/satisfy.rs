@@ -80,6 +80,23 @@ impl<'p> Question<'p> {
         self
     }
 
+    /// Asks with a term having one of its values.
+    pub fn with_value(mut self, term: usize, value: usize) -> Self {
+        for (place, possible) in self.possible[term].iter_mut().enumerate() {
+            *possible &= place == value;
+        }
+        self
+    }
+
+    /// Asks with a term being a number up to `most`.
+    pub fn at_most(mut self, term: usize, most: usize) -> Self {
+        let fits = self.problem.terms[term].values_up_to(most);
+        for (possible, fits) in self.possible[term].iter_mut().zip(fits) {
+            *possible &= fits;
+        }
+        self
+    }
+
     /// Whether all goals can hold.
     pub fn holds<'e>(mut self, goals: impl IntoIterator<Item = Goal<'e>>) -> bool {
         let possible = std::mem::take(&mut self.possible);

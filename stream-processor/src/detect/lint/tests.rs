@@ -356,6 +356,153 @@ fn what_no_sensor_sends_together_is_told_with_the_reason() {
 }
 
 #[test]
+fn a_shells_pattern_in_like_is_told() {
+    check_where(
+        "evt_type = 'connect' AND fd_name LIKE '/run/*.sock'",
+        "LIKE '/run/*.sock' looks for a *",
+        "write '/run/%.sock'",
+    );
+    check_where_clean("evt_type = 'connect' AND fd_name LIKE '%*%'");
+}
+
+/// A window over what passes `condition`, with this HAVING in line 5.
+fn counted(condition: &str, having: &str) -> String {
+    format!(
+        "SELECT container_id, count(*) AS n\nFROM tumble(events, INTERVAL '1 minute')\nWHERE {condition}\n\
+         GROUP BY window_start, window_end, container_id\nHAVING {having}"
+    )
+}
+
+#[test]
+fn counts_of_values_that_no_group_has_are_told() {
+    for (condition, having, column, most) in [
+        (
+            "evt_type = 'connect'",
+            "count(DISTINCT evt_type) > 3",
+            "evt_type",
+            1,
+        ),
+        (
+            "evt_type = 'connect'",
+            "count(*) > 9 AND count(DISTINCT evt_type) >= 2",
+            "evt_type",
+            1,
+        ),
+        (
+            "evt_type IN ('open', 'openat')",
+            "count(DISTINCT evt_type) = 3",
+            "evt_type",
+            2,
+        ),
+        (
+            "evt_type IN ('open', 'openat')",
+            "approx_distinct(evt_type) > 2",
+            "evt_type",
+            2,
+        ),
+        (
+            "proc_name IN ('a', 'b')",
+            "count(DISTINCT proc_name) >= 3",
+            "proc_name",
+            2,
+        ),
+        (
+            "fd_sport = 22",
+            "count(DISTINCT fd_sport) >= 2",
+            "fd_sport",
+            1,
+        ),
+        (
+            "fd_sport BETWEEN 80 AND 81",
+            "count(DISTINCT fd_sport) >= 3",
+            "fd_sport",
+            2,
+        ),
+        (
+            "evt_type = 'open'",
+            "count(DISTINCT evt_failed) > 2",
+            "evt_failed",
+            2,
+        ),
+        (
+            "evt_failed",
+            "count(DISTINCT evt_outcome) BETWEEN 2 AND 5",
+            "evt_outcome",
+            1,
+        ),
+        (
+            "evt_type = 'open'",
+            "count(DISTINCT evt_outcome) > 3",
+            "evt_outcome",
+            3,
+        ),
+        (
+            "evt_type = 'open'",
+            "count(DISTINCT container_id) >= 2",
+            "container_id",
+            1,
+        ),
+        (
+            "evt_type = 'open'",
+            "count(DISTINCT host_id) >= 2",
+            "host_id",
+            1,
+        ),
+    ] {
+        let values = if most == 1 { "value" } else { "values" };
+        check(
+            &counted(condition, having),
+            5,
+            &format!("is never true: {column} has at most {most} {values} in a group"),
+            "count another column",
+        );
+    }
+    let (_, told) = &load_query_warnings(&counted(
+        "evt_type = 'connect'",
+        "count(DISTINCT evt_type) > 3",
+    ))
+    .expect("loaded")[0];
+    assert!(
+        told.starts_with("count(DISTINCT evt_type) > 3 is never true"),
+        "{told}"
+    );
+}
+
+#[test]
+fn counts_of_values_that_a_group_may_have_are_left_alone() {
+    for (condition, having) in [
+        ("evt_type = 'connect'", "count(DISTINCT fd_sport) > 30"),
+        (
+            "evt_type = 'connect' AND fd_sport > 1024",
+            "count(DISTINCT fd_sport) > 30",
+        ),
+        ("fd_sport BETWEEN 80 AND 82", "count(DISTINCT fd_sport) = 3"),
+        (
+            "evt_type IN ('open', 'openat')",
+            "count(DISTINCT evt_type) = 2",
+        ),
+        (
+            "evt_type IN ('open', 'openat')",
+            "count(DISTINCT evt_type) <> 3",
+        ),
+        ("evt_type LIKE 'open%'", "count(DISTINCT evt_type) >= 3"),
+        ("proc_name LIKE 'ssh%'", "count(DISTINCT proc_name) >= 3"),
+        ("proc_name > 'a'", "count(DISTINCT proc_name) >= 3"),
+        (
+            "evt_type = 'open' OR proc_name = 'x'",
+            "count(DISTINCT evt_type) > 3",
+        ),
+        ("evt_type = 'connect'", "count(DISTINCT evt_type) < 3"),
+        (
+            "evt_type = 'connect'",
+            "count(DISTINCT lower(proc_name)) > 3",
+        ),
+    ] {
+        check_clean(&counted(condition, having));
+    }
+}
+
+#[test]
 fn negations_that_leave_out_what_is_unknown_are_told() {
     check_where(
         "evt_failed AND proc_stage NOT IN ('runtime', 'healthcheck')",
