@@ -76,6 +76,12 @@ fail() {
     exit 1
 }
 
+wrong() {
+    printf 'dogwatch.sh: %s\n\n' "$*" >&2
+    usage >&2
+    exit 2
+}
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
@@ -397,13 +403,14 @@ main() {
             */--yes) yes=1 ;;
             /demo | /test | /faults | /bench | /install) command=$word ;;
             install/--programs) command=programs ;;
-            *) usage >&2; exit 2 ;;
+            */help | */--help | */-h) usage; exit 0 ;;
+            *) wrong "$word is no command or option of this script" ;;
         esac
     done
-    [ -n "$command" ] || { usage >&2; exit 2; }
+    [ -n "$command" ] || wrong "say what to do"
 
     cd "$(dirname "$0")"
-    command -v apt-get >/dev/null || fail "this script installs with apt-get (Debian, Ubuntu); README.md says what to install elsewhere"
+    command -v apt-get >/dev/null || fail "this script installs with apt-get (Debian, Ubuntu); elsewhere install what build_needs, demo_needs and test_needs in it name, and run cargo build --release --workspace"
     if [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" != root ]; then
         # Through sudo: what need not be root's is done as the user who called.
         exec sudo -H -u "$SUDO_USER" -- "$PWD/$(basename "$0")" "$@"

@@ -175,6 +175,33 @@ fn what_documents_tell_to_type_is_run_or_says_why_not() {
 }
 
 #[test]
+fn the_script_helps_and_names_what_it_does_not_know() {
+    let run = |words: &[&str]| {
+        let script = repository().join("dogwatch.sh");
+        Command::new(script).args(words).output().unwrap()
+    };
+    for word in ["help", "--help", "-h"] {
+        let output = run(&[word]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{word}");
+        for command in ["demo", "test", "faults", "bench", "install"] {
+            assert!(text.contains(&format!("./dogwatch.sh {command}")), "{text}");
+        }
+    }
+    for (words, said) in [
+        (&["dmeo"][..], "dmeo is no command or option"),
+        (&["demo", "--yess"], "--yess is no command or option"),
+        (&[], "say what to do"),
+    ] {
+        let output = run(words);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(text.starts_with(&format!("dogwatch.sh: {said}")), "{text}");
+        assert!(text.contains("./dogwatch.sh demo"), "{text}");
+    }
+}
+
+#[test]
 fn a_block_without_a_mark_is_found() {
     assert!(matches!(mark("Some text."), Mark::Missing));
     assert!(matches!(mark("<!-- run -->"), Mark::Run));
