@@ -80,9 +80,21 @@ fn json_alerts_are_alone_on_standard_output() {
     let output = demo(&["--with", "replay", "--json"]).output().unwrap();
     let alerts = String::from_utf8(output.stdout).unwrap();
     assert!(alerts.lines().count() >= STEPS.len() - 1, "{alerts}");
+    // Nobody's first alerts are of a container runtime at work.
+    let attack = [
+        "connection_from_shell",
+        "execution_from_memory",
+        "execution_not_in_image",
+        "package_manager",
+        "sensitive_file_read",
+        "shell_on_socket",
+        "socket_on_standard_streams",
+        "write_below_binary_folder",
+    ];
     for line in alerts.lines() {
         let alert: dogwatch_schemas::records::Alert = serde_json::from_str(line).unwrap();
         assert_eq!(alert.alert_id.len(), 32);
+        assert!(attack.contains(&&*alert.detection_id), "{}", alert.message);
     }
     assert!(String::from_utf8_lossy(&output.stderr).contains("steps came out as expected"));
 }
