@@ -177,6 +177,14 @@ fn watching(
         .args(arguments)
         .env("DOGWATCH_STATE_FILE", "")
         .stdout(Stdio::piped());
+    // Whoever starts tests may ignore it, as nohup does: then it would be ignored here, too.
+    // SAFETY: signal may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        })
+    };
     prepare(&mut command);
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -158,11 +158,13 @@ impl Drop for Load {
     }
 }
 
+/// Has the kernel kill the child with the test, and lets it hear a SIGHUP even where the tests were started to ignore it.
 fn dies_with_its_starter(command: &mut Command) {
-    // SAFETY: prctl is async-signal-safe.
+    // SAFETY: prctl and signal are async-signal-safe.
     unsafe {
         command.pre_exec(|| {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
             Ok(())
         });
     }

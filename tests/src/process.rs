@@ -137,12 +137,14 @@ impl Drop for Process {
     }
 }
 
-/// Has the kernel kill the child when the thread that started it ends, so that a killed test leaves nothing behind.
+/// Has the kernel kill the child when the thread that started it ends, so that a killed test leaves nothing behind, and lets
+/// it hear a SIGHUP even where the tests were started to ignore it.
 pub fn die_with_thread(command: &mut Command) {
-    // SAFETY: prctl is async-signal-safe and touches only the child between fork and exec.
+    // SAFETY: prctl and signal are async-signal-safe and touch only the child between fork and exec.
     unsafe {
         command.pre_exec(|| {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
             Ok(())
         });
     }
