@@ -254,7 +254,8 @@ mod tests {
     #[test]
     fn what_is_no_text_is_a_fault_and_nobody_waits_for_it() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = |name: &str| folder.path().join(name);
+        let file = |name: &str| folder.path().join("a").join(name);
+        fs::create_dir(folder.path().join("a")).expect("a folder");
         fs::write(file("bytes.sql"), [0xff]).expect("a file");
         fs::write(file("large.sql"), vec![b' '; (1 << 20) + 1]).expect("a file");
         std::os::unix::fs::symlink("/nowhere", file("link.sql")).expect("a link");
