@@ -72,15 +72,12 @@ impl Sources {
             may_be_dockers.then(|| self.docker.read(files, self.docker.root(), membership));
         let mut found = match dockers {
             Some(Ok(container)) => Ok(container),
-            Some(Err(error)) => self.from_bundle(files, request).or_else(|other| {
+            Some(Err(error)) => self.read_bundle(files, request).map_err(|other| {
                 // Where there is a bundle, it is what should have been readable.
-                Err(if request.bundle.is_some() {
-                    other
-                } else {
-                    error
-                })
+                let announced = request.bundle.is_some();
+                if announced { other } else { error }
             }),
-            None => self.from_bundle(files, request),
+            None => self.read_bundle(files, request),
         };
         if found.is_err() {
             let mut container = Container::unknown(membership);
@@ -97,7 +94,7 @@ impl Sources {
         found
     }
 
-    fn from_bundle(&self, files: &Files, request: &Request) -> Result<Container, FileError> {
+    fn read_bundle(&self, files: &Files, request: &Request) -> Result<Container, FileError> {
         let membership = &request.membership;
         let id = &*membership.runtime_id;
         let usual = BUNDLE_ROOTS
