@@ -79,13 +79,15 @@ fn a_share_is_used_up_and_what_it_refused_is_counted() {
     };
     let (flooder, quiet) = (Cgroup::new("flooder"), Cgroup::new("quiet"));
     let (enter, enter_quiet) = (flooder.entrance(), quiet.entrance());
+    let began = Instant::now();
     let records = watch.see(|| {
         enter();
         (0..2_000).for_each(|_| _ = openat(AT_FDCWD, c"/dev/null", O_WRONLY));
     });
     let sent = opens(&records, "/dev/null");
-    // Two seconds' worth at once, and what came back meanwhile.
-    assert!((180..1_000).contains(&sent), "{sent} sent");
+    // Two seconds' worth at once, and what came back meanwhile: much, where the processor is emulated and has other work.
+    let earned = began.elapsed().as_secs() as usize * call as usize;
+    assert!((180..500 + earned).contains(&sent), "{sent} sent");
     assert!(matches!(records.last(), Some(Record::Exit { .. })));
     let refused = watch.probe.limited(0).unwrap();
     let own: Vec<_> = refused
