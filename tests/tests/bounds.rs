@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dogwatch_tests::broker::Broker;
+use dogwatch_tests::cache::repository;
 use dogwatch_tests::docker::Container;
 use dogwatch_tests::process::Process;
 use dogwatch_tests::programs;
@@ -112,9 +113,13 @@ fn a_small_process_table_is_told_and_hides_no_container() {
     let broker = Broker::start();
     let folder = tempfile::tempdir().unwrap();
     let settings = [("PROCESSES__CAPACITY", "64"), ("PROCESSES__MEMORY", "1MiB")];
+    let log = folder.path().join("processor.log");
+    let detections = repository().join("detections");
+    let processor = programs::processor(&broker.address(), &detections, None, &log);
     let sensor = sensor(&broker, &settings, folder.path());
     let mut sensors = Follower::start(&broker.address(), "dogwatch.sensors");
     let mut events = Follower::start(&broker.address(), "dogwatch.events");
+    let mut alerts = Follower::start(&broker.address(), "dogwatch.alerts");
     let crowded = Container::start(
         "crowded",
         &[],
@@ -135,8 +140,14 @@ fn a_small_process_table_is_told_and_hides_no_container() {
             event.text("container_id") == container.short_id()
                 && event.text("fd_name") == "/etc/passwd-that-is-not-there"
         });
+        container.shell("/bin/cat /etc/shadow; true");
+        alerts.wait_for(&container.name, PATIENCE, |alert| {
+            alert.text("detection_id") == "sensitive_file_read"
+                && alert.text("container_full_id") == container.id
+        });
     }
     assert!(sensor.stop(PATIENCE).success());
+    assert!(processor.stop(PATIENCE).success());
 }
 
 #[test]
