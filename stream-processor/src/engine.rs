@@ -27,7 +27,7 @@ use crate::alert::AlertMode;
 use crate::checkpoint::{Inputs, Renewal, State, StateRecord};
 use crate::decode::{DeadLetter, EventDecoder, InputRecord, Partition, RejectError, events_schema};
 use crate::detect::{Detection, DetectionSet, Routes, narrow};
-use crate::hosts::{Hosts, partition_of};
+use crate::hosts::{Hosts, Unseen, partition_of};
 use crate::parallel::cores;
 use crate::window::{self, Bound, Missed, Rows, WindowOptions, WindowOutput, Windows};
 
@@ -266,6 +266,11 @@ impl Engine {
     #[must_use]
     pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
         self.reader.unknown_schema(record)
+    }
+
+    /// Notes that input of a log was not seen before its next record: windows and events around it say so.
+    pub(crate) fn miss(&mut self, log: Partition, unseen: Unseen) {
+        self.hosts.miss(log, unseen);
     }
 
     /// Forgets what it knows of a partition that is no longer its own.

@@ -22,6 +22,7 @@ use dogwatch_schemas::topics::Topic;
 
 use crate::decode::Partition;
 
+mod gaps;
 mod holes;
 mod host;
 mod log;
@@ -31,6 +32,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use gaps::Unseen;
 pub(crate) use holes::{CLASS_BYTES_MAX, CLASSES_MAX, Holes, Losses};
 pub(crate) use presence::{Finding, Presence};
 pub(crate) use room::{Forgotten, HOSTS_MAX};
@@ -247,6 +249,12 @@ impl Hosts {
         {
             host.host_name = host_name.into();
         }
+    }
+
+    /// Notes that input of a log was not seen before its next record.
+    pub fn miss(&mut self, (topic, partition): Partition, unseen: Unseen) {
+        let task = self.tasks.entry(partition).or_default();
+        task.logs.entry(topic).or_default().miss(unseen);
     }
 
     /// Notes the boot that the run of the record taken last is of.

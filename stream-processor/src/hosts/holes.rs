@@ -57,6 +57,12 @@ impl Holes {
         }
     }
 
+    /// Ends those that have no end yet.
+    pub(super) fn end_at(&mut self, time: i64) {
+        let open = self.0.iter_mut().filter(|hole| hole.to == i64::MAX);
+        open.for_each(|hole| hole.to = time.max(hole.from));
+    }
+
     /// Makes one hole of the two that are closest; whether there were two.
     pub(super) fn join_closest(&mut self) -> bool {
         let gap = |pair: &usize| {

@@ -47,6 +47,9 @@ pub(super) struct Host {
     /// Since when its runs take turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turns: Option<Turns>,
+    /// Whether input was not seen since its last row.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_gap: bool,
     pub runs: Vec<Run>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holes: Option<Arc<Holes>>,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use datafusion::common::HashMap;
 use dogwatch_schemas::Text;
 
+use super::gaps::Gap;
 use super::host::Host;
 use super::room::take_slot;
 use super::{Batch, End, EndKind, Finding, HOSTS_PER_PIECE, Heard, Moment, Place, SECOND_NS, slot};
@@ -34,6 +35,8 @@ pub(super) struct Log {
     pub told: Option<i64>,
     /// The second in which it was written to again after nobody had for a while.
     pub resumed: i64,
+    /// Input that was not seen.
+    pub gaps: Vec<Gap>,
     /// The host of the last record: rows of one host come together.
     pub last: usize,
     /// Pieces whose hosts changed since they were stored.
@@ -62,6 +65,7 @@ impl Log {
         let (time, clock_replaced) = window_time(heard, clock_error_max_ns);
         let second = heard.ingest_ts.unwrap_or(time).div_euclid(SECOND_NS);
         self.second = self.second.max(Some(second));
+        self.end_gap(heard.ingest_ts.unwrap_or(time));
         let index = known.unwrap_or_else(|| self.add(heard, next_slot, batch));
         self.settle(index);
         self.last = index;
@@ -97,10 +101,16 @@ impl Log {
             self.by_slot.insert(host.slot, index);
             host.segment = segment(heard);
             (host.high, host.flush_high) = (i64::MIN, i64::MIN);
-            host.holes = None;
+            (host.holes, host.in_gap) = (None, false);
             // In the new time nobody knows where the losses are that come to light next.
             let runs = host.runs.iter_mut();
             runs.for_each(|run| run.known_to = i64::MIN);
+        }
+        if host.in_gap || missing > 0 {
+            let before = host.holes.clone();
+            host.miss(missing, time);
+            let of = slot(heard.log.1, host.slot);
+            batch.note_holes(of, heard.row, before, host.holes.clone());
         }
         let high = host.high;
         host.high = high.max(time);

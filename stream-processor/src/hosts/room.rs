@@ -78,8 +78,9 @@ impl Log {
             leaves: false,
             silent: None,
             turns: None,
+            in_gap: false,
             runs: Vec::new(),
-            holes: self.holes_of_new(),
+            holes: self.gaps_of_new(),
         });
         self.by_slot.insert(slot, index);
         self.by_id.insert(heard.host_id.into(), index);
@@ -144,7 +145,7 @@ impl Log {
     }
 
     /// Where a new host may have been before, and what that time misses.
-    fn holes_of_new(&self) -> Option<Arc<Holes>> {
+    pub(super) fn holes_of_new(&self) -> Option<Arc<Holes>> {
         self.forgotten_high.map(|high| hole(i64::MIN, high))
     }
 }

@@ -8,6 +8,7 @@
 use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
 
+use super::gaps::Gap;
 use super::host::Host;
 use super::log::Log;
 use super::{HOSTS_PER_PIECE, Hosts, Task};
@@ -33,6 +34,8 @@ struct StoredLog {
     told: Option<i64>,
     #[serde(default)]
     resumed: i64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gaps: Vec<Gap>,
 }
 
 impl Hosts {
@@ -104,6 +107,7 @@ impl Log {
             forgotten: self.forgotten,
             told: self.told,
             resumed: self.resumed,
+            gaps: self.gaps.clone(),
         };
         records.push(StateRecord {
             key: format!("{LOG}{}", topic.suffix()),
@@ -130,6 +134,7 @@ impl Log {
             forgotten: stored.forgotten,
             told: stored.told,
             resumed: stored.resumed,
+            gaps: stored.gaps,
             pieces: pieces.len(),
             ..Self::default()
         };

@@ -610,3 +610,46 @@ fn two_sensors_under_one_id_are_told_once_and_a_restarted_one_is_none() {
     }
     assert_eq!(found(&mut log), []);
 }
+
+#[test]
+fn rows_that_never_came_are_a_hole_of_their_host() {
+    let mut log = Tape::new();
+    log.take(0, "a", "r", 0, 100, 100);
+    log.take(1, "a", "r", 4, 105, 105);
+    let lost = |log: &Tape, from: i64, to: i64| {
+        let holes = log.0.holes(LOG).unwrap_or_default();
+        holes.between(from * S, to * S)
+    };
+    let missing = Losses::from([("missing".into(), 3)]);
+    assert_eq!(lost(&log, 90, 101), missing);
+    assert_eq!(lost(&log, 105, 110), missing);
+    assert_eq!(lost(&log, 106, 110), Losses::new());
+    log.take(2, "b", "r", 0, 105, 105);
+    assert_eq!(
+        lost(&log, 0, 200),
+        Losses::new(),
+        "another host misses none"
+    );
+}
+
+#[test]
+fn input_that_was_not_seen_is_a_hole_of_all_hosts_until_they_are_heard_of() {
+    let mut log = Tape::new();
+    log.take(0, "a", "r", 0, 100, 100);
+    log.0.miss(LOG, Unseen::Expired(7));
+    let mut log = restarted(&mut log);
+    let lost = |log: &Tape, from: i64, to: i64| {
+        let holes = log.0.holes(LOG).unwrap_or_default();
+        holes.between(from * S, to * S)
+    };
+    let expired = Losses::from([("expired".into(), 7)]);
+    log.take(9, "a", "r", 1, 160, 160);
+    assert_eq!(lost(&log, 40, 100), Losses::new());
+    assert_eq!(lost(&log, 40, 101), expired);
+    assert_eq!(lost(&log, 160, 220), expired);
+    assert_eq!(lost(&log, 161, 220), Losses::new());
+    // One that comes later may have been there before.
+    log.take(10, "b", "r", 5, 170, 170);
+    assert_eq!(lost(&log, 120, 180), expired);
+    assert_eq!(lost(&log, 161, 180), Losses::new());
+}

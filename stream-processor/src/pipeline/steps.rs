@@ -20,6 +20,7 @@ use crate::checkpoint::{Head, Inputs, MemoryError, Progress, Restored, State};
 use crate::config::{Config, Delivery, FaultPoint};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
 use crate::engine::{Engine, Failure, StepOutput, now_ns};
+use crate::hosts::Unseen;
 use crate::idle::{self, Marks};
 use crate::metrics;
 use crate::restore::{self, Memories};
@@ -204,7 +205,7 @@ impl Steps {
                 self.settle(stages)?;
                 self.give(&partitions);
             }
-            SourceMessage::Gap(gap) => self.state_gap(&gap),
+            SourceMessage::Gap(gap) => self.meet_gap(&gap)?,
             SourceMessage::Failed(error) => {
                 self.drain(stages)?;
                 return Err(error.into());
@@ -575,6 +576,11 @@ impl Steps {
             Ok(begun) => begun,
             Err(error) => {
                 self.begin_cold(assigned, &error)?;
+                let unseen = match error {
+                    MemoryError::OtherLog => Unseen::TopicMadeAnew,
+                    _ => Unseen::ColdStart,
+                };
+                self.engine.miss(partition, unseen);
                 let live_from = start.live_from;
                 let progress = Progress::begin(0, taken_at);
                 let task = Task::new(assigned.epoch, progress, live_from, live_from, now);
@@ -586,6 +592,10 @@ impl Steps {
                 (task, memory)
             }
         };
+        if let (Some(from), Ok(_)) = (start.missed_from, &start.memory) {
+            self.engine
+                .miss(partition, Unseen::Expired(start.at - from));
+        }
         if self.config.delivery == Delivery::AtLeastOnce {
             // Nobody is fenced here: what this process writes must not mix with what a zombie may write.
             task.progress.begin_anew();
@@ -690,6 +700,48 @@ impl Steps {
         self.gathered = Gathered::default();
         self.engine.discard();
         self.next = Step::default();
+    }
+
+    /// Goes on behind a gap: what was not seen is a hole of all hosts; a topic that was made anew is begun without memory.
+    fn meet_gap(&mut self, gap: &Gap) -> Result<(), ProcessorError> {
+        self.state_gap(gap);
+        // Of a task that is about to be taken over its start says so.
+        if self.tasks.task(gap.partition).is_none() {
+            return Ok(());
+        }
+        self.step()?;
+        let unseen = match gap.to < gap.from {
+            true => Unseen::TopicMadeAnew,
+            false => Unseen::Expired(gap.to - gap.from),
+        };
+        if unseen == Unseen::TopicMadeAnew {
+            self.begin_other_log(gap)?;
+        }
+        self.engine.miss(gap.partition, unseen);
+        Ok(())
+    }
+
+    /// Begins a task anew at the first record of a topic that was made anew while it was read.
+    fn begin_other_log(&mut self, gap: &Gap) -> Result<(), ProcessorError> {
+        let partition = gap.partition;
+        let Some(before) = self.tasks.remove(partition) else {
+            return Ok(());
+        };
+        let inputs = Inputs::from([(partition.0, gap.to)]);
+        self.engine.restore(partition.1, State::new(), &inputs)?;
+        let (epoch, mut progress) = (before.epoch, before.progress);
+        progress.begin_anew();
+        let task = Task::new(epoch, progress, gap.to, gap.to, Instant::now());
+        self.next.checkpoints.remove(&partition);
+        self.next.positions.insert(partition, task.position());
+        self.tasks.insert(partition, task);
+        let memory = Memory {
+            epoch,
+            head: Head::empty(inputs),
+            places: BTreeMap::new(),
+        };
+        self.next.taken_over.insert(partition, memory);
+        Ok(())
     }
 
     fn state_gap(&mut self, gap: &Gap) {
