@@ -412,7 +412,7 @@ mod tests {
             said.contains("takes connections and hangs up") && said.contains(&address),
             "{said}"
         );
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(15));
     }
 
     #[test]
@@ -428,7 +428,7 @@ mod tests {
             "{said}"
         );
         assert!(
-            begun.elapsed() < Duration::from_secs(12),
+            begun.elapsed() < Duration::from_secs(15),
             "{:?}",
             begun.elapsed()
         );
@@ -445,7 +445,7 @@ mod tests {
             "{said}"
         );
         assert!(
-            begun.elapsed() < Duration::from_secs(5),
+            begun.elapsed() < Duration::from_secs(15),
             "{:?}",
             begun.elapsed()
         );
