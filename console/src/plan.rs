@@ -30,6 +30,8 @@ pub struct Plan {
     pub(crate) road: Road,
     pub(crate) shutdown: Shutdown,
     loaded: usize,
+    /// How many of them are over the whole fleet.
+    of_fleet: usize,
     refused: Vec<Refusal>,
     /// Detections that need reads which the sensor does not publish every time.
     unpublished: Vec<UnpublishedReads>,
@@ -106,8 +108,14 @@ impl Plan {
         let sensor = SensorConfig::load(options.config.as_deref(), &overrides).map_err(Box::new)?;
         dogwatch_settings::tell_unknown(Program::Sensor, std::env::vars_os());
         let folder = locate::detections(options.detections.as_deref())?;
-        let LoadReport { set, refused, .. } = DetectionSet::load(&folder)?;
+        let LoadReport {
+            mut set,
+            mut refused,
+            ..
+        } = DetectionSet::load(&folder)?;
         let road = if options.kafka.is_some() {
+            // The processor says the same.
+            refused.extend(set.take_fleet());
             Road::Broker
         } else {
             Road::Process
@@ -135,6 +143,7 @@ impl Plan {
             road,
             shutdown,
             loaded: set.len(),
+            of_fleet: set.of_fleet().count(),
             refused,
             unpublished,
             unseen,
@@ -161,6 +170,10 @@ impl Plan {
     pub fn detections_line(&self) -> String {
         let folder = self.processor.detections_folder.display();
         let mut text = format!("detections: {} from {folder}", self.loaded);
+        if self.of_fleet > 0 {
+            let of_fleet = self.of_fleet;
+            text += &format!(", {of_fleet} of them over the whole fleet, which is this host alone");
+        }
         if !self.refused.is_empty() {
             text += &format!(", {} refused:", self.refused.len());
         }

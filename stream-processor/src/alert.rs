@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::detect::{Detection, hex};
-use crate::hosts::{Losses, SlotOwner, partition_of};
-use crate::window::{Overflow, Word};
+use crate::hosts::{FLEET_HOST_ID, Losses, SlotOwner, partition_of};
+use crate::window::{FirstRow, FleetTold, Overflow, Word};
 
 pub(crate) mod health;
 pub(crate) mod size;
@@ -251,6 +251,25 @@ pub(crate) fn build_window(
     alert
 }
 
+/// Adds to the alert of a window of the fleet which hosts and rows are in it.
+pub(crate) fn told_by_fleet(alert: Alert, told: &FleetTold, topic: &str) -> Alert {
+    let evidence = |row: &FirstRow| AlertEvidence {
+        host_id: row.host_id.clone(),
+        sensor_run: row.sensor_run.clone(),
+        seq: row.seq,
+        topic: topic.into(),
+        partition: i64::from(row.partition),
+        offset: row.offset,
+        row: row.said.clone(),
+    };
+    Alert {
+        host_count: Some(told.host_count),
+        hosts: Some(told.hosts.clone()),
+        evidence: told.rows.iter().map(evidence).collect(),
+        ..alert
+    }
+}
+
 /// Builds the alert that says that a group of detections counts no further keys in a pane.
 pub(crate) fn build_overflow(
     detections: &[&str],
@@ -319,9 +338,10 @@ pub(crate) fn build_held(
     held: &Held<'_>,
     occasion: Occasion,
 ) -> Alert {
-    let whose = match &**held.container_id {
-        "" => "on this host".to_owned(),
-        container => format!("in {container}"),
+    let whose = match (&**held.container_id, &**held.host_id) {
+        ("", FLEET_HOST_ID) => "over the whole fleet".to_owned(),
+        ("", _) => "on this host".to_owned(),
+        (container, _) => format!("in {container}"),
     };
     let mut row = Map::new();
     row.insert("container_id".to_owned(), (&**held.container_id).into());

@@ -180,6 +180,9 @@ pub struct RawWindows {
     pub keys_max: usize,
     /// Most memory that queries may take together, beside the states they keep.
     pub memory_bytes_max: usize,
+    /// How long windows of the whole fleet wait for the slowest host.
+    #[serde(with = "humantime_serde")]
+    pub fleet_patience: Duration,
 }
 
 /// Section `[metrics]`.
@@ -293,6 +296,7 @@ impl Default for RawWindows {
             clock_error_max: Duration::from_secs(30 * 24 * 3_600),
             keys_max: 100_000,
             memory_bytes_max: 1 << 30,
+            fleet_patience: Duration::from_secs(10),
         }
     }
 }
@@ -536,6 +540,14 @@ fn check_windows(windows: &RawWindows) -> Result<(), ConfigError> {
             found: format!("{silence:?}"),
         });
     }
+    let patience = windows.fleet_patience;
+    if !(Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&patience) {
+        return Err(ConfigError::Value {
+            key: "windows.fleet_patience",
+            expected: "between 1s and 1h",
+            found: format!("{patience:?}"),
+        });
+    }
     let error_max = windows.clock_error_max;
     if !(Duration::from_secs(60)..=Duration::from_secs(3_650 * 86_400)).contains(&error_max) {
         return Err(ConfigError::Value {
@@ -636,6 +648,7 @@ mod tests {
             "windows.clock_error_max",
         );
         refused("[windows]\nkeys_max = 0", "windows.keys_max");
+        refused("[windows]\nfleet_patience = '0s'", "windows.fleet_patience");
         refused(
             "[windows]\nmemory_bytes_max = 1000",
             "windows.memory_bytes_max",

@@ -27,15 +27,17 @@ use crate::alert::AlertMode;
 use crate::checkpoint::{Inputs, Renewal, State, StateRecord};
 use crate::decode::{DeadLetter, EventDecoder, InputRecord, Partition, RejectError, events_schema};
 use crate::detect::{Detection, DetectionSet, Routes, narrow};
-use crate::hosts::{Hosts, Unseen, partition_of};
+use crate::hosts::{FLEET, FLEET_LOG, FLEET_SLOT, Hosts, SECOND_NS, Unseen, partition_of};
 use crate::parallel::cores;
-use crate::window::{self, Bound, Missed, Rows, WindowOptions, WindowOutput, Windows};
+use crate::window::{self, Bound, FleetRows, Missed, Rows, WindowOptions, WindowOutput, Windows};
 
 mod admit;
 mod alerts;
 mod build;
 mod candidate;
 mod carried;
+#[cfg(test)]
+mod fleet_tests;
 mod fold;
 mod matcher;
 mod output;
@@ -141,7 +143,12 @@ pub struct Engine {
     carried: Carried,
     /// Writers' schemas beside this version's own.
     schemas: BTreeMap<Fingerprint, String>,
+    /// How far all partitions are, where there are detections of the fleet and all were heard of.
+    fleet_time: Option<i64>,
 }
+
+/// Partitions whose time windows of the fleet wait for, where nobody says otherwise.
+const SOURCES: [i32; 1] = [0];
 
 impl Engine {
     /// Makes an engine; sensors of this version need no schema registered.
@@ -158,7 +165,8 @@ impl Engine {
         let events = events_schema();
         let reader = Reader::new(&set, &events, &columns)?;
         let options = WindowOptions::default();
-        let windows = Windows::new(&set, &events, &options)?;
+        let mut windows = Windows::new(&set, &events, &options)?;
+        windows.expect_sources(&SOURCES);
         let roster = listed(&set, &windows);
         let of_windows = set
             .iter()
@@ -170,7 +178,7 @@ impl Engine {
             decoders: (0..cores())
                 .map(|_| EventDecoder::new())
                 .collect::<Result<_, _>>()?,
-            hosts: Hosts::new(options.host_silence, options.clock_error_max),
+            hosts: hosts(&windows, &options),
             windows,
             window_columns: narrow(&events, &window_columns),
             taken: Taken::default(),
@@ -181,6 +189,7 @@ impl Engine {
             roster,
             carried: Carried::default(),
             schemas: BTreeMap::new(),
+            fleet_time: None,
             set,
             mode,
             evidence_topics: EvidenceTopics::same("local"),
@@ -193,11 +202,20 @@ impl Engine {
     /// When the windows' operators cannot be made.
     pub fn with_windows(mut self, options: WindowOptions) -> Result<Self, EngineError> {
         self.set.memory().limit(options.memory_bytes_max);
-        self.hosts = Hosts::new(options.host_silence, options.clock_error_max);
         self.windows = Windows::new(&self.set, &events_schema(), &options)?;
+        self.windows.expect_sources(&SOURCES);
+        self.hosts = hosts(&self.windows, &options);
         self.roster = listed(&self.set, &self.windows);
         self.options = options;
         Ok(self)
+    }
+
+    /// Names the partitions whose time windows of the fleet wait for; after [`Engine::with_windows`]. Others join with their
+    /// first second.
+    #[must_use]
+    pub fn with_sources(mut self, partitions: &[i32]) -> Self {
+        self.windows.expect_sources(partitions);
+        self
     }
 
     /// Lets every alert through, also the eleventh of a minute: for trying what detections find.
@@ -284,6 +302,33 @@ impl Engine {
         self.live_from.retain(|(_, of), _| *of != partition);
     }
 
+    /// What all partitions have said to the windows of the fleet, whole.
+    ///
+    /// # Errors
+    /// When a piece cannot be written.
+    pub fn checkpoint_fleet(&mut self) -> Result<Vec<StateRecord>, EngineError> {
+        let whole = Renewal::default();
+        let mut records = self.windows.store(FLEET, &whole)?;
+        records.extend(self.folds.store(FLEET, &whole));
+        records.extend(self.throttles.store(FLEET, &whole));
+        Ok(records)
+    }
+
+    /// Takes back what [`Engine::checkpoint_fleet`] gave.
+    ///
+    /// # Errors
+    /// When a piece cannot be read.
+    pub fn restore_fleet(&mut self, mut state: State) -> Result<(), EngineError> {
+        self.folds.forget(FLEET);
+        self.throttles.forget(FLEET);
+        self.folds.restore(FLEET, &mut state);
+        self.throttles.restore(FLEET, &mut state);
+        self.windows.restore_fleet(&mut state)?;
+        let time = self.windows.fleet_time();
+        self.fleet_time = (time > i64::MIN).then_some(time);
+        Ok(())
+    }
+
     /// What changed in a task since the last call, and the pieces that are to be written anew.
     ///
     /// # Errors
@@ -357,6 +402,8 @@ impl Engine {
         self.windows.waits(partition)
             || self.folds.waits(partition)
             || self.throttles.waits(partition)
+            || self.folds.waits(FLEET)
+            || self.throttles.waits(FLEET)
     }
 
     /// Says whether a log has hosts whose silence would be told.
@@ -390,8 +437,13 @@ impl Engine {
         let slots = partitions.flat_map(|partition| self.hosts.slots(partition).into_keys());
         let mut slots: Vec<i64> = slots.collect();
         slots.sort_unstable();
-        let windows = self.windows.finish(&self.set, &slots, u32::MAX)?;
+        let ticks = self.hosts.last_ticks();
+        let windows = self.windows.finish(&self.set, (&slots, &ticks), u32::MAX)?;
+        if let Some((_, time)) = windows.fleet_times.last() {
+            self.fleet_time = Some(*time);
+        }
         self.alert_at_end(&windows.words, now_ns, &mut output);
+        self.fleet_time = None;
         Ok(output)
     }
 
@@ -463,7 +515,15 @@ impl Engine {
         let off = windows.off.iter().map(|off| partition_of(off.slot));
         output.to_be_stored.extend(off);
         output.counts.hosts_forgotten += self.hosts.forgotten_count();
+        for (row, time) in &windows.fleet_times {
+            let (admitted, second) = (&mut taken.admitted, time.div_euclid(SECOND_NS));
+            admitted.progress.note(*row, FLEET_SLOT, *time);
+            admitted.seconds.note(*row, FLEET_LOG, second);
+        }
         self.alert(&taken, &windows, now_ns, &mut output);
+        // Alerts of the step go by what was known before it, and what its rows have shown.
+        let last = windows.fleet_times.last().map(|(_, time)| *time);
+        self.fleet_time = last.or(self.fleet_time);
         self.unmute(&taken.records, &mut output);
         taken.clear();
         self.taken = taken;
@@ -484,6 +544,10 @@ impl Engine {
             shown: &taken.admitted.shown,
             progress: &taken.admitted.progress,
             ends: self.hosts.ends(),
+            fleet: FleetRows {
+                moments: &taken.admitted.fleet,
+                ticks: self.hosts.ticks(),
+            },
         };
         Ok(self.windows.step(&self.set, &rows)?)
     }
@@ -596,6 +660,15 @@ impl Engine {
                 error: error.clone(),
             });
         }
+    }
+}
+
+/// What is known of hosts, as windows need it.
+fn hosts(windows: &Windows, options: &WindowOptions) -> Hosts {
+    let hosts = Hosts::new(options.host_silence, options.clock_error_max);
+    match windows.any_of_fleet() {
+        true => hosts.with_fleet(options.fleet_patience),
+        false => hosts,
     }
 }
 

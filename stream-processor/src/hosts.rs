@@ -22,6 +22,7 @@ use dogwatch_schemas::topics::Topic;
 
 use crate::decode::Partition;
 
+mod fleet;
 mod gaps;
 mod holes;
 mod host;
@@ -32,11 +33,13 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use fleet::{FleetMoment, Tick};
 pub(crate) use gaps::Unseen;
 pub(crate) use holes::{CLASS_BYTES_MAX, CLASSES_MAX, Holes, Losses};
 pub(crate) use presence::{Finding, Presence};
 pub(crate) use room::{Forgotten, HOSTS_MAX};
 
+use fleet::FleetTime;
 use host::Host;
 use log::Log;
 
@@ -125,6 +128,15 @@ pub(crate) struct SlotOwner {
     pub holes: Option<Arc<Holes>>,
 }
 
+/// What stands for the task of what is of all hosts together.
+pub(crate) const FLEET: i32 = -1;
+/// What stands for the log that its time is of.
+pub(crate) const FLEET_LOG: Partition = (Topic::Events, FLEET);
+/// What stands for the host of an alert over all hosts.
+pub(crate) const FLEET_HOST_ID: &str = "fleet";
+/// The slot of what is of all hosts together.
+pub(crate) const FLEET_SLOT: i64 = (FLEET as i64) << 32;
+
 /// The task of a slot.
 pub(crate) fn partition_of(slot: i64) -> i32 {
     (slot >> 32) as i32
@@ -136,6 +148,8 @@ pub(crate) struct Hosts {
     tasks: HashMap<i32, Task>,
     host_silence_ns: i64,
     clock_error_max_ns: i64,
+    /// How long the slowest host is waited for; none where nothing goes by the time of all.
+    fleet_patience_ns: Option<i64>,
     batch: Batch,
 }
 
@@ -143,6 +157,8 @@ pub(crate) struct Hosts {
 #[derive(Debug, Default)]
 struct Batch {
     ends: Vec<End>,
+    /// Seconds of logs that are over, by row.
+    ticks: Vec<Tick>,
     /// Slots that ended: their windows are fired now, nobody asks for them again.
     past: HashMap<i64, SlotOwner>,
     /// Where it found holes, by slot: rows, the first of which stands for what was known before.
@@ -184,13 +200,41 @@ impl Hosts {
     /// No tasks yet; a host not heard of for `host_silence` has its windows closed, and a row whose time is further than
     /// `clock_error_max` from the broker's has the broker's.
     pub fn new(host_silence: Duration, clock_error_max: Duration) -> Self {
-        let ns = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
         Self {
             tasks: HashMap::new(),
-            host_silence_ns: ns(host_silence),
-            clock_error_max_ns: ns(clock_error_max),
+            host_silence_ns: nanoseconds(host_silence),
+            clock_error_max_ns: nanoseconds(clock_error_max),
+            fleet_patience_ns: None,
             batch: Batch::default(),
         }
+    }
+
+    /// Keeps the time of all hosts of a log together, which waits so long for the slowest.
+    #[must_use]
+    pub fn with_fleet(mut self, patience: Duration) -> Self {
+        self.fleet_patience_ns = Some(nanoseconds(patience));
+        self
+    }
+
+    /// The seconds of logs that ended in this batch, by row.
+    pub fn ticks(&self) -> &[Tick] {
+        &self.batch.ticks
+    }
+
+    /// Ends the seconds that run, at the end of a bounded input, by task.
+    pub fn last_ticks(&mut self) -> Vec<Tick> {
+        let mut ticks = Vec::new();
+        for partition in self.partitions() {
+            let log = self.log_mut((Topic::Events, partition));
+            ticks.extend(log.and_then(|log| log.fleet.last_tick(partition)));
+        }
+        ticks
+    }
+
+    /// Where the record taken last stands in the time of all hosts.
+    pub fn fleet_moment(&self, log: Partition, offset: i64) -> FleetMoment {
+        let fleet = self.log(log).map(|own| own.fleet.moment(log.1, offset));
+        fleet.unwrap_or_else(|| FleetTime::default().moment(log.1, offset))
     }
 
     /// Begins a batch: what ended in the one before is settled.
@@ -228,8 +272,12 @@ impl Hosts {
         let (topic, partition) = heard.log;
         let Task { logs, next_slot } = self.tasks.entry(partition).or_default();
         let log = logs.entry(topic).or_default();
-        let limits = (self.host_silence_ns, self.clock_error_max_ns);
-        log.take(heard, limits, next_slot, &mut self.batch)
+        let limits = Limits {
+            host_silence_ns: self.host_silence_ns,
+            clock_error_max_ns: self.clock_error_max_ns,
+            fleet_patience_ns: self.fleet_patience_ns,
+        };
+        log.take(heard, &limits, next_slot, &mut self.batch)
     }
 
     fn log(&self, (topic, partition): Partition) -> Option<&Log> {
@@ -271,10 +319,16 @@ impl Hosts {
             return;
         };
         let (slot, before) = (slot(log.1, host.slot), host.holes.clone());
-        host.note_losses(time, losses);
+        let lost = host.note_losses(time, losses);
         let after = host.holes.clone();
         if before != after {
             self.batch.note_holes(slot, row, before, after);
+        }
+        let of_fleet = self.fleet_patience_ns.is_some();
+        if let Some(log) = self.log_mut(log).filter(|_| of_fleet) {
+            for (from, to, lost) in &lost {
+                log.fleet.note_losses(*from, *to, lost);
+            }
         }
     }
 
@@ -299,6 +353,15 @@ impl Hosts {
 
     /// Whose time a slot is.
     pub fn owner(&self, slot: i64) -> SlotOwner {
+        if slot == FLEET_SLOT {
+            let name = || Text::from(FLEET_HOST_ID);
+            return SlotOwner {
+                host_id: name(),
+                host_name: name(),
+                segment: Text::default(),
+                holes: None,
+            };
+        }
         if let Some(owner) = self.batch.past.get(&slot) {
             return owner.clone();
         }
@@ -366,10 +429,26 @@ impl Hosts {
     }
 
     /// The host of the record taken last, to be changed.
-    fn last_host(&mut self, (topic, partition): Partition) -> Option<&mut Host> {
-        let task = self.tasks.get_mut(&partition)?;
-        task.logs.get_mut(&topic)?.change_last()
+    fn last_host(&mut self, log: Partition) -> Option<&mut Host> {
+        self.log_mut(log)?.change_last()
     }
+
+    fn log_mut(&mut self, (topic, partition): Partition) -> Option<&mut Log> {
+        let task = self.tasks.get_mut(&partition)?;
+        task.logs.get_mut(&topic)
+    }
+}
+
+/// What hosts are held to.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    host_silence_ns: i64,
+    clock_error_max_ns: i64,
+    fleet_patience_ns: Option<i64>,
+}
+
+fn nanoseconds(span: Duration) -> i64 {
+    i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn slot(partition: i32, number: u32) -> i64 {

@@ -40,6 +40,7 @@ use crate::detect::views::Views;
 use crate::detect::{LoadError, hex};
 
 mod compare;
+mod fleet;
 mod fold;
 #[cfg(test)]
 mod property;
@@ -114,6 +115,8 @@ impl Cause {
 pub enum Stage {
     /// It ends a period of folding.
     Summary,
+    /// It ends a second of its partition, by which a window of the fleet crosses a threshold.
+    Second,
     /// It closes a window.
     Close,
     /// It crosses a threshold.
@@ -198,6 +201,8 @@ impl OracleError {
 pub struct Oracle {
     queries: Vec<Query>,
     host_silence: Duration,
+    fleet_patience: Duration,
+    sources: Vec<i32>,
     per_minute: u64,
     schemas: Vec<String>,
 }
@@ -237,6 +242,8 @@ impl Oracle {
         Ok(Self {
             queries,
             host_silence: Duration::from_secs(600),
+            fleet_patience: Duration::from_secs(10),
+            sources: vec![0],
             per_minute: fold::PER_MINUTE,
             schemas: Vec::new(),
         })
@@ -246,6 +253,14 @@ impl Oracle {
     #[must_use]
     pub fn with_host_silence(mut self, host_silence: Duration) -> Self {
         self.host_silence = host_silence;
+        self
+    }
+
+    /// Sets how long windows of the fleet wait for the slowest host of a partition, and for which partitions.
+    #[must_use]
+    pub fn with_fleet(mut self, patience: Duration, sources: &[i32]) -> Self {
+        self.fleet_patience = patience;
+        self.sources = sources.to_vec();
         self
     }
 
@@ -300,7 +315,8 @@ impl Oracle {
         let mut expected = Expected::default();
         let (table, records) = self.decode(records, &mut expected)?;
         let silence_ns = i64::try_from(self.host_silence.as_nanos()).unwrap_or(i64::MAX);
-        let scan = scan::scan(&table, &records, silence_ns)?;
+        let patience_ns = i64::try_from(self.fleet_patience.as_nanos()).unwrap_or(i64::MAX);
+        let scan = scan::scan(&table, &records, silence_ns, patience_ns)?;
         let forged = scan.forged.iter().map(|index| &records[*index]);
         expected
             .dead_letters
@@ -308,11 +324,17 @@ impl Oracle {
         expected.dead_letters.sort_unstable();
         let log = Log { table, scan, input };
         let mut candidates = Vec::new();
+        let mut of_fleet = Vec::new();
         let mut late = Vec::new();
+        let fleet = fleet::Seconds::of(&log.scan, &self.sources, input == Input::Bounded);
         for query in queries {
             match &query.shape {
                 Shape::Events(_) => {
                     log.of_events(query, &mut candidates, &mut expected.unjudged)?;
+                }
+                Shape::Windows(grouped) if grouped.fleet => {
+                    let unjudged = &mut expected.unjudged;
+                    log.of_fleet(query, grouped, &fleet, &mut of_fleet, &mut late, unjudged)?;
                 }
                 Shape::Windows(grouped) => {
                     let unjudged = &mut expected.unjudged;
@@ -334,6 +356,8 @@ impl Oracle {
             input == Input::Bounded,
             self.per_minute,
         );
+        let of_fleet = fleet.fold(of_fleet, self.per_minute);
+        expected.alerts.extend(of_fleet);
         Ok(expected)
     }
 

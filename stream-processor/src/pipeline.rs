@@ -194,7 +194,11 @@ pub fn run_watched(
     stats: &Stats,
 ) -> Result<Summary, ProcessorError> {
     kafka::check_options(config)?;
-    let found = Sources::read(&config.detections_folder)?;
+    let mut found = Sources::read(&config.detections_folder)?;
+    if matches!(source, Source::Kafka) {
+        // A processor of a group has some of the partitions.
+        found = found.without_fleet();
+    }
     let (set, refused) = load(config, &found)?;
     metrics::loaded(set.len(), refused.len());
     let detections = set.len();
@@ -316,7 +320,8 @@ fn load(config: &Config, found: &Sources) -> Result<(DetectionSet, Vec<Refusal>)
     Ok((report.set, report.refused))
 }
 
-/// Loads the detections and compiles them, without running anything; returns how many there are.
+/// Loads the detections and compiles them, without running anything; returns how many there are. What counts over all hosts
+/// together is among them, though a processor on Kafka does not run it.
 ///
 /// # Errors
 /// [`ProcessorError`] when one is refused: each one's reason is in the error.

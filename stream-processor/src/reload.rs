@@ -133,6 +133,7 @@ pub(crate) fn engine(
         clock_error_max: config.windows.clock_error_max,
         keys_max: config.windows.keys_max,
         memory_bytes_max: config.windows.memory_bytes_max,
+        fleet_patience: config.windows.fleet_patience,
     })
 }
 
@@ -227,7 +228,9 @@ struct Compiler {
 
 impl Compiler {
     fn read(&self) -> Found {
-        Sources::read(&self.config.detections_folder).map_err(|error| error.to_string())
+        let found = Sources::read(&self.config.detections_folder);
+        let found = found.map(|found| found.limited_as(&self.running.sources));
+        found.map_err(|error| error.to_string())
     }
 
     /// What comes of a changed folder; none where there is nothing to do and nothing to say.

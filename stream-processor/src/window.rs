@@ -20,13 +20,14 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::{Renewal, State, StateRecord};
 use crate::detect::{DetectionSet, Routes, Unjudged, guarded};
-use crate::hosts::{CLOCK_ERROR_MAX, End, Moment};
+use crate::hosts::{CLOCK_ERROR_MAX, End, Moment, Tick};
 use crate::parallel::{cores, side_by_side};
 
 mod bound;
 mod conditions;
 mod early;
 mod fired;
+mod fleet;
 mod group;
 #[cfg(test)]
 mod laws;
@@ -36,9 +37,11 @@ mod plans;
 mod shard;
 mod store;
 
-pub use bound::{Bound, bounds};
+pub use bound::{Bound, Travels, bounds};
+pub(crate) use fleet::{FirstRow, FleetRows, FleetTold};
 
 use conditions::Conditions;
+use fleet::Fleet;
 use group::Group;
 use plans::Workbench;
 
@@ -53,6 +56,8 @@ pub struct WindowOptions {
     pub keys_max: usize,
     /// Most memory that queries may take together, beside the states they keep, bytes.
     pub memory_bytes_max: usize,
+    /// How long windows of the fleet wait for the slowest host, of its partition's ingest time.
+    pub fleet_patience: Duration,
 }
 
 impl Default for WindowOptions {
@@ -62,6 +67,7 @@ impl Default for WindowOptions {
             clock_error_max: CLOCK_ERROR_MAX,
             keys_max: 100_000,
             memory_bytes_max: 1 << 30,
+            fleet_patience: Duration::from_secs(10),
         }
     }
 }
@@ -104,6 +110,8 @@ pub(crate) struct Word {
     pub skipped: u64,
     /// Why HAVING or SELECT could not be computed; the values are the keys and aggregates then.
     pub error: Option<String>,
+    /// What a window of the fleet says beside.
+    pub fleet: Option<Box<FleetTold>>,
 }
 
 /// A group of detections that has as many keys in a pane as it may.
@@ -155,6 +163,8 @@ pub(crate) struct WindowOutput {
     /// Rows that detections could not judge.
     pub unjudged: Vec<Unjudged>,
     pub off: Vec<SwitchedOff>,
+    /// How far the whole fleet is, after rows.
+    pub fleet_times: Vec<(u32, i64)>,
 }
 
 impl WindowOutput {
@@ -164,6 +174,7 @@ impl WindowOutput {
         self.overflows.extend(other.overflows);
         self.unjudged.extend(other.unjudged);
         self.off.extend(other.off);
+        self.fleet_times.extend(other.fleet_times);
         for (row, missed) in other.late {
             let known = self.late.entry(row).or_default();
             known.detections.extend(missed.detections);
@@ -230,6 +241,7 @@ pub(crate) struct Rows<'a> {
     pub shown: &'a [Shown],
     pub progress: &'a Progress,
     pub ends: &'a [End],
+    pub fleet: FleetRows<'a>,
 }
 
 impl Rows<'_> {
@@ -246,6 +258,7 @@ const PARALLEL_ROWS_MIN: usize = if cfg!(test) { 8 } else { 1024 };
 pub(crate) struct Windows {
     conditions: Conditions,
     groups: Vec<Placed>,
+    fleet: Fleet,
     cores: usize,
 }
 
@@ -277,16 +290,33 @@ impl Windows {
                 Ok(Placed { group, workbench })
             })
             .collect::<Result<Vec<_>>>()?;
+        let fleet = Fleet::new(set, &conditions, events, options.keys_max)?;
         Ok(Self {
             conditions,
             groups,
+            fleet,
             cores: cores(),
         })
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.groups.is_empty() && self.fleet.is_empty()
+    }
+
+    /// Whether any of them is of the fleet.
+    pub fn any_of_fleet(&self) -> bool {
+        !self.fleet.is_empty()
+    }
+
+    /// Names the partitions whose time windows of the fleet wait for.
+    pub fn expect_sources(&mut self, partitions: &[i32]) {
+        self.fleet.expect(partitions);
+    }
+
+    /// How far all partitions are.
+    pub fn fleet_time(&self) -> i64 {
+        self.fleet.watermark()
     }
 
     /// Takes the next rows.
@@ -305,7 +335,7 @@ impl Windows {
             }
             Ok(output)
         })?;
-        let mut all = WindowOutput::default();
+        let mut all = self.fleet.step(set, rows, (&matched.rows, shares))?;
         outputs.into_iter().for_each(|output| all.append(output));
         all.unjudged.extend(matched.unjudged);
         // A row that is late for one window and counts in another was looked at twice.
@@ -335,20 +365,27 @@ impl Windows {
         Ok(shares?.into_iter().flatten().collect())
     }
 
-    /// Closes every open window of some slots, at a row.
+    /// Closes every open window of some slots, at a row, and all of the fleet's after the last seconds of its partitions.
     ///
     /// # Errors
     /// When an operator fails.
-    pub fn finish(&mut self, set: &DetectionSet, slots: &[i64], row: u32) -> Result<WindowOutput> {
+    pub fn finish(
+        &mut self,
+        set: &DetectionSet,
+        (slots, ticks): (&[i64], &[Tick]),
+        row: u32,
+    ) -> Result<WindowOutput> {
         let mut output = WindowOutput::default();
+        self.fleet.finish(set, ticks, row, &mut output)?;
         for Placed { group, workbench } in &mut self.groups {
             group.finish(workbench, set, slots, row, &mut output)?;
         }
         Ok(output)
     }
 
-    /// Forgets a partition that is no longer this engine's.
+    /// Forgets a partition that is no longer this engine's. What it said to the fleet is said.
     pub fn forget(&mut self, partition: i32) {
+        self.fleet.forget(partition);
         self.groups
             .iter_mut()
             .for_each(|placed| placed.group.forget(partition));
@@ -356,15 +393,14 @@ impl Windows {
 
     /// Whether a partition has open windows.
     pub fn waits(&self, partition: i32) -> bool {
-        self.groups
-            .iter()
-            .any(|placed| placed.group.waits(partition))
+        let mut groups = self.groups.iter();
+        groups.any(|placed| placed.group.waits(partition)) || self.fleet.waits()
     }
 
     /// Open panes, keys in them, bytes of their states.
     pub fn size(&self) -> (u64, u64, u64) {
         let sizes = self.groups.iter().map(|placed| placed.group.size());
-        sizes.fold((0, 0, 0), |sum, size| {
+        sizes.fold(self.fleet.size(), |sum, size| {
             (sum.0 + size.0, sum.1 + size.1, sum.2 + size.2)
         })
     }
@@ -377,7 +413,16 @@ impl Windows {
         let records = self.each_group(self.cores, |group, workbench| {
             group.store(workbench, partition, renewal)
         })?;
-        Ok(records.into_iter().flatten().collect())
+        let fleet = self.fleet.store(partition)?;
+        Ok(records.into_iter().flatten().chain(fleet).collect())
+    }
+
+    /// Takes back what all partitions had said to the fleet, out of its state.
+    ///
+    /// # Errors
+    /// When a piece cannot be read.
+    pub fn restore_fleet(&mut self, state: &mut State) -> Result<()> {
+        self.fleet.restore_merged(state)
     }
 
     /// Takes a partition's stored panes back, out of its state; `slots` is the time of each of its slots, `texts` are the
@@ -395,7 +440,7 @@ impl Windows {
         for Placed { group, workbench } in &mut self.groups {
             group.restore(workbench, partition, state, slots, texts)?;
         }
-        Ok(())
+        self.fleet.restore(partition, state)
     }
 
     /// Says at which row of the next batch the rows of a partition are not only replayed any more.
@@ -423,6 +468,7 @@ impl Windows {
     pub fn state_of(&self, detection: usize) -> Option<&str> {
         let groups = self.groups.iter().flat_map(|placed| &placed.group.members);
         let mut own = groups.filter(|member| member.detection == detection);
-        Some(&own.next()?.state)
+        let own = own.next().map(|member| member.state.as_str());
+        own.or_else(|| self.fleet.state_of(detection))
     }
 }

@@ -58,6 +58,11 @@ pub(crate) fn distinct_count() -> Arc<AggregateUDF> {
     Arc::new(AggregateUDF::from(Keep::distinct_count()))
 }
 
+/// `sample` by itself.
+pub(crate) fn sample() -> Arc<AggregateUDF> {
+    Arc::new(AggregateUDF::from(Keep::sample()))
+}
+
 /// Bytes of one key's state at most, when the aggregate is allowed in windows; else the reason and the mend.
 ///
 /// `text`: whether its value is text. `size`: the literal second argument, where it has one.

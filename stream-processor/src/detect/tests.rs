@@ -726,11 +726,11 @@ fn what_windows_cannot_keep_is_refused() {
     );
     check_refused(
         &format!(
-            "SELECT 'x' AS container_id, proc_name, count(*) AS n\n{window}\nGROUP BY window_start, proc_name"
+            "SELECT 'x' AS container_id, first_value(host_id ORDER BY ts, seq) AS first\n{window}\nGROUP BY window_start, proc_name"
         ),
-        3,
-        "no key of one host",
-        "container_id",
+        1,
+        "does not tell rows of several hosts apart",
+        "ORDER BY ts, host_id, sensor_run, seq",
     );
     check_refused(
         &format!("SELECT container_id\n{window}"),

@@ -58,6 +58,8 @@ pub(crate) struct WindowedPlan {
     pub thresholds: Vec<Threshold>,
     /// What stands above the groups.
     pub result: ResultPlan,
+    /// Whether its windows are of all hosts together: no key says whose they are.
+    pub fleet: bool,
 }
 
 /// One expression that rows are grouped by.
@@ -198,6 +200,7 @@ impl WindowedPlan {
             keys: parts.keys,
             aggregates: parts.calls,
             thresholds: Vec::new(),
+            fleet: parts.fleet,
             result: ResultPlan::try_new(session, &analyzed, &aggregate, parts.places)?,
         };
         if !plan.result.limited {
@@ -227,7 +230,9 @@ impl WindowedPlan {
                 .filter_map(Argument::expr)
                 .flat_map(BoundExpr::columns)
         });
-        self.predicate.columns().chain(keys).chain(calls).collect()
+        let own = self.predicate.columns().chain(keys).chain(calls);
+        let of_fleet = IDENTITY.iter().chain(&EVIDENCE).copied();
+        own.chain(of_fleet.filter(|_| self.fleet)).collect()
     }
 
     /// Bytes of one key's state in one pane at most: its keys, its aggregates and what the operators add.
@@ -238,9 +243,29 @@ impl WindowedPlan {
             .map(|key| value_bytes(&key.data_type))
             .sum();
         let calls: u64 = self.aggregates.iter().map(|call| call.state_bytes).sum();
-        KEY_OVERHEAD_BYTES + keys + calls
+        let fleet = if self.fleet { FLEET_BYTES } else { 0 };
+        KEY_OVERHEAD_BYTES + keys + calls + fleet
     }
 }
+
+/// What tells the hosts of a fleet and their events apart.
+pub(crate) const IDENTITY: [&str; 3] = ["host_id", "sensor_run", "seq"];
+
+/// What each row of evidence says, whatever the query reads.
+const EVIDENCE: [&str; 2] = ["evt_type", "ts"];
+
+/// Most hosts that a window of the fleet tells apart.
+pub(crate) const FLEET_HOSTS_MAX: i64 = 256;
+/// How many of them it names.
+pub(crate) const FLEET_HOSTS_NAMED: i64 = 20;
+/// How many of its rows it keeps as evidence.
+pub(crate) const FLEET_ROWS: i64 = 5;
+/// Most bytes of such a row, with what it is told apart by.
+pub(crate) const FLEET_ROW_BYTES: usize = 2 << 10;
+/// Bytes of the hosts and rows that a window of the fleet keeps of a key.
+const FLEET_BYTES: u64 = 8 * FLEET_HOSTS_MAX as u64
+    + 272 * FLEET_HOSTS_NAMED as u64
+    + FLEET_ROWS as u64 * FLEET_ROW_BYTES as u64;
 
 /// Bytes that a key costs beside its values: its host, its pane, its count of rows, its place in a hash table.
 const KEY_OVERHEAD_BYTES: u64 = 64;

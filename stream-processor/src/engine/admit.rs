@@ -51,6 +51,10 @@ impl Engine {
             output.counts.clock_replaced += u64::from(moment.clock_replaced);
             admitted.shown.push(Shown { row, moment });
             admitted.holes.push(self.hosts.holes(record.log()));
+            if self.windows.any_of_fleet() {
+                let moment = self.hosts.fleet_moment(record.log(), record.offset);
+                admitted.fleet.push(moment);
+            }
         }
         let found = found.into_iter().filter_map(|(detection, found)| {
             let row = before + found.row;

@@ -21,7 +21,9 @@ use super::{Engine, StepOutput};
 use crate::alert::size::ALERT_BYTES_MAX;
 use crate::alert::{self, health::Health};
 use crate::decode::Partition;
-use crate::hosts::{End, Finding, Forgotten, partition_of};
+use crate::hosts::{
+    End, FLEET, FLEET_LOG, FLEET_SLOT, Finding, Forgotten, SECOND_NS, partition_of,
+};
 use crate::parallel::side_by_side;
 use crate::window::{Progress, WindowOutput, Word};
 
@@ -29,6 +31,8 @@ use crate::window::{Progress, WindowOutput, Word};
 const PARALLEL_DRAFTS_MIN: usize = if cfg!(test) { 2 } else { 256 };
 /// How the engine's own findings are folded: one an hour and host, with the count of the others.
 const NOTICE_PERIOD: Duration = Duration::from_secs(3_600);
+/// Where alerts of a row stand among what it ends.
+const ALERT_STAGE: u8 = 2;
 /// Most bytes of such an alert: its texts are short.
 const NOTICE_BYTES: u32 = 8 << 10;
 /// Bytes of what a detection says of itself in an alert, about.
@@ -42,6 +46,8 @@ struct Draft<'a> {
     content: Content<'a>,
     /// Whether it begins a period: it is built although nobody is to hear it again.
     begins: bool,
+    /// Whether it tells what only the end of a bounded input has ended.
+    at_end: bool,
 }
 
 #[derive(Debug)]
@@ -66,10 +72,12 @@ enum Decision {
 impl Draft<'_> {
     /// What a row ends comes before what it causes.
     fn stage(&self) -> u8 {
-        match self.content {
-            Content::Repeats(_) => 0,
-            Content::Held(_) => 1,
-            Content::Alert(..) => 2,
+        match (&self.content, self.at_end) {
+            (Content::Repeats(_), false) => 0,
+            (Content::Held(_), false) => 1,
+            (Content::Alert(..), _) => ALERT_STAGE,
+            (Content::Repeats(_), true) => 3,
+            (Content::Held(_), true) => 4,
         }
     }
 }
@@ -96,7 +104,7 @@ impl Engine {
             self.end_periods(progress, candidate.slot, candidate.time, &mut drafts);
             let log = self.log_of(taken, &candidate);
             let second = seconds.at(log, row);
-            let second = second.unwrap_or_else(|| self.hosts.second(log));
+            let second = second.unwrap_or_else(|| self.second(log));
             self.end_minutes(seconds, log, second, &mut drafts);
             self.decide(taken, candidate, (log, second), &mut drafts);
         }
@@ -121,7 +129,10 @@ impl Engine {
             .map(|word| Candidate {
                 row: u32::MAX,
                 slot: word.slot,
-                time: self.hosts.high(word.slot),
+                time: match word.slot {
+                    FLEET_SLOT => self.fleet_time.unwrap_or(i64::MIN),
+                    slot => self.hosts.high(slot),
+                },
                 kind: Kind::Result(word),
             })
             .collect();
@@ -129,18 +140,29 @@ impl Engine {
         let mut drafts = Vec::new();
         self.end_all(&mut drafts);
         for candidate in candidates {
-            let Some(log) = self.hosts.log_of(candidate.slot) else {
+            let log = match candidate.slot {
+                FLEET_SLOT => Some(FLEET_LOG),
+                slot => self.hosts.log_of(slot),
+            };
+            let Some(log) = log else {
                 continue;
             };
-            let at = (log, self.hosts.second(log));
+            let at = (log, self.second(log));
             self.decide(&taken, candidate, at, &mut drafts);
         }
+        let last = drafts.len();
         self.end_all(&mut drafts);
+        drafts[last..]
+            .iter_mut()
+            .for_each(|draft| draft.at_end = true);
         self.publish(&taken, &drafts, now_ns, output);
     }
 
     /// The log that a candidate's row is in, or its host is heard of in.
     fn log_of(&self, taken: &Taken, candidate: &Candidate<'_>) -> Partition {
+        if candidate.slot == FLEET_SLOT {
+            return FLEET_LOG;
+        }
         let log = taken.records[candidate.row as usize].log();
         // The row at which a step fails as a whole is not one of every task.
         match log.1 == partition_of(candidate.slot) {
@@ -270,6 +292,7 @@ impl Engine {
             row: candidate.row,
             content: Content::Alert(candidate, key),
             begins: matches!(decision, Decision::Begin(..)),
+            at_end: false,
         });
     }
 
@@ -344,6 +367,14 @@ impl Engine {
             };
             (id, owner.host_name)
         })
+    }
+
+    /// The latest second that a log, or the whole fleet, was heard in.
+    fn second(&self, log: Partition) -> i64 {
+        match log {
+            FLEET_LOG => self.fleet_time.unwrap_or(0).div_euclid(SECOND_NS),
+            log => self.hosts.second(log),
+        }
     }
 
     /// What a candidate's repeats are told by; empty for what is never folded.
@@ -423,8 +454,11 @@ impl Engine {
 
     /// Ends all periods and minutes.
     fn end_all(&mut self, drafts: &mut Vec<Draft<'_>>) {
-        for partition in self.hosts.partitions() {
-            let mut slots: Vec<i64> = self.hosts.slots(partition).into_keys().collect();
+        for partition in self.hosts.partitions().into_iter().chain([FLEET]) {
+            let mut slots: Vec<i64> = match partition {
+                FLEET => vec![FLEET_SLOT],
+                _ => self.hosts.slots(partition).into_keys().collect(),
+            };
             slots.sort_unstable();
             for slot in slots {
                 let ended = self.folds.end(slot, i64::MAX).into_iter();
@@ -466,8 +500,8 @@ impl Engine {
         // What ends together comes by its ids, whatever order it ended in.
         published.sort_by(|(row, stage, left), (other_row, other_stage, right)| {
             let place = (row, stage).cmp(&(other_row, other_stage));
-            place.then_with(|| match stage {
-                2 => std::cmp::Ordering::Equal,
+            place.then_with(|| match *stage {
+                ALERT_STAGE => std::cmp::Ordering::Equal,
                 _ => left.alert_id.cmp(&right.alert_id),
             })
         });
@@ -547,6 +581,7 @@ impl Draft<'_> {
             row,
             content: Content::Repeats(repeats),
             begins: false,
+            at_end: false,
         }
     }
 
@@ -555,6 +590,7 @@ impl Draft<'_> {
             row,
             content: Content::Held(Box::new(minute)),
             begins: false,
+            at_end: false,
         }
     }
 }

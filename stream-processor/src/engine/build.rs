@@ -1,6 +1,7 @@
 //! Builds the alerts that are published: what was only counted is never decoded whole.
 
 use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::topics::Topic;
 use dogwatch_schemas::{Text, time};
 use serde_json::{Map, Value};
 
@@ -77,6 +78,8 @@ impl Builder<'_> {
             }
             Kind::Result(word) => {
                 let event = match (word.closed, self.record(candidate.row)) {
+                    // What makes the fleet speak is the end of a second, not an event.
+                    _ if word.fleet.is_some() => None,
                     (false, Some(record)) => decoding.event(decoder, candidate.row, record),
                     _ => None,
                 };
@@ -148,6 +151,14 @@ impl Builder<'_> {
     fn of_result(&self, word: &Word, event: Option<&Event>) -> Alert {
         let own = self.set.at(word.detection);
         let owner = self.hosts.owner(word.slot);
+        if let Some(told) = &word.fleet {
+            let occasion = self.occasion(told.losses.clone(), false);
+            let alert = alert::build_window(own, word, None, &owner, occasion);
+            return Alert {
+                alert_id: alert::window_identity(own, word, &owner),
+                ..alert::told_by_fleet(alert, told, self.topics.name(Topic::Events))
+            };
+        }
         let shown = self.taken.admitted.shown_at(word.row);
         let early = shown.filter(|_| !word.closed);
         let losses = match early {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::alert::health::Health;
 use crate::detect::{DetectionSet, Match};
-use crate::hosts::{Finding, Forgotten, Presence};
+use crate::hosts::{FLEET_SLOT, Finding, Forgotten, Presence};
 use crate::window::{Overflow, SwitchedOff, Word};
 
 /// An alert before it is known whether it is published or counted.
@@ -75,6 +75,8 @@ impl Notice<'_> {
 /// What a row causes, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
+    /// What a second of a partition makes the fleet say, before it closes anything.
+    FleetEarly,
     Close,
     Early,
     Single,
@@ -96,9 +98,10 @@ impl<'a> Candidate<'a> {
         let (class, end, detection, keys) = match self.kind {
             Kind::Match(detection, _) => (Class::Single, i64::MIN, Some(detection), ""),
             Kind::Result(word) => {
-                let class = match word.closed {
-                    true => Class::Close,
-                    false => Class::Early,
+                let class = match (word.closed, word.slot) {
+                    (true, _) => Class::Close,
+                    (false, FLEET_SLOT) => Class::FleetEarly,
+                    (false, _) => Class::Early,
                 };
                 (class, word.end, Some(word.detection), word.keys.as_str())
             }

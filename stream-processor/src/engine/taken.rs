@@ -14,7 +14,9 @@ use super::{EVENT_TYPE, StepOutput, cut};
 use crate::alert::Subject;
 use crate::decode::{Decoded, InputRecord, Partition};
 use crate::detect::Unjudged;
-use crate::hosts::{CLASS_BYTES_MAX, CLASSES_MAX, End, EndKind, Holes, Losses};
+use crate::hosts::{
+    CLASS_BYTES_MAX, CLASSES_MAX, End, EndKind, FLEET_SLOT, FleetMoment, Holes, Losses,
+};
 use crate::json;
 use crate::window::{Progress, Shown, Word};
 
@@ -43,6 +45,7 @@ impl Taken {
         self.columns.clear();
         self.admitted.shown.clear();
         self.admitted.holes.clear();
+        self.admitted.fleet.clear();
         self.admitted.progress = Progress::default();
         self.admitted.seconds = Progress::default();
         self.found.clear();
@@ -63,7 +66,9 @@ pub(super) struct Admitted {
     pub shown: Vec<Shown>,
     /// The holes of each shown row's host that were known then.
     pub holes: Vec<Option<Arc<Holes>>>,
-    /// Each host's time, by slot.
+    /// Where each shown row stands in the time of all hosts; none where no detection is of the fleet.
+    pub fleet: Vec<FleetMoment>,
+    /// Each host's time, by slot; and that of all.
     pub progress: Progress,
     /// Each log's seconds of ingest.
     pub seconds: Progress<Partition>,
@@ -103,7 +108,12 @@ impl Admitted {
         });
         stepped.unwrap_or_else(|| {
             let time = self.progress.at(word.slot, word.row).or(silent);
-            (word.slot, time.unwrap_or(word.end))
+            let unknown = match word.slot {
+                // Until all partitions are heard of, time has not begun.
+                FLEET_SLOT => i64::MIN,
+                _ => word.end,
+            };
+            (word.slot, time.unwrap_or(unknown))
         })
     }
 }

@@ -45,6 +45,26 @@ impl Holes {
         losses
     }
 
+    /// Notes what is lost from one time to another.
+    pub fn note(&mut self, from: i64, to: i64, lost: Losses) {
+        self.add(Hole { from, to, lost });
+    }
+
+    /// Notes the holes of others.
+    pub fn extend(&mut self, others: &Self) {
+        others.0.iter().for_each(|hole| self.add(hole.clone()));
+    }
+
+    /// Forgets holes that end before a time.
+    pub fn forget_before(&mut self, time: i64) {
+        self.0.retain(|hole| hole.to >= time);
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Notes a hole, unless nothing is lost in it.
     pub(super) fn add(&mut self, hole: Hole) {
         if hole.lost.is_empty() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dogwatch_schemas::Text;
 use serde::{Deserialize, Serialize};
 
-use super::holes::{Hole, Holes, Losses, TEXT_BYTES, losses_bytes};
+use super::holes::{Holes, Losses, TEXT_BYTES, losses_bytes};
 use super::presence::Turns;
 use super::{Heard, SECOND_NS, SlotOwner};
 
@@ -82,10 +82,10 @@ impl Host {
         }
     }
 
-    /// Takes what the last run says is lost so far: what is new of it is lost since it last said so.
-    pub fn note_losses(&mut self, time: i64, losses: Losses) {
+    /// Takes what the last run says is lost so far: what is new of it is lost since it last said so. Returns from when to when.
+    pub fn note_losses(&mut self, time: i64, losses: Losses) -> [(i64, i64, Losses); 2] {
         let Some(run) = self.runs.last_mut() else {
-            return;
+            return Default::default();
         };
         let new = losses.iter().filter_map(|(class, count)| {
             let more = count.saturating_sub(run.losses.get(class).copied().unwrap_or(0));
@@ -96,23 +96,19 @@ impl Host {
         let (from, to) = (run.known_to.min(time), time.saturating_add(KNOWN_EARLY_NS));
         run.known_to = time;
         run.losses = losses;
-        self.take_holes(from, to, lost, late);
-        self.fit();
-    }
-
-    /// Notes what is lost from one time to another; of what is known late, from longer ago on.
-    fn take_holes(&mut self, from: i64, to: i64, lost: Losses, late: Losses) {
-        if late.is_empty() && lost.is_empty() {
-            return;
+        // Of what is known late, from longer ago on.
+        let new = [
+            (from, to, lost),
+            (from.saturating_sub(KNOWN_LATE_NS), to, late),
+        ];
+        if new.iter().any(|(_, _, lost)| !lost.is_empty()) {
+            let holes = Arc::make_mut(self.holes.get_or_insert_default());
+            for (from, to, lost) in new.clone() {
+                holes.note(from, to, lost);
+            }
         }
-        let holes = Arc::make_mut(self.holes.get_or_insert_default());
-        let from_late = from.saturating_sub(KNOWN_LATE_NS);
-        holes.add(Hole { from, to, lost });
-        holes.add(Hole {
-            from: from_late,
-            to,
-            lost: late,
-        });
+        self.fit();
+        new
     }
 
     /// Bytes it takes, about.

@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 
 use datafusion::common::HashMap;
 use dogwatch_schemas::Text;
+use dogwatch_schemas::topics::Topic;
 
+use super::fleet::FleetTime;
 use super::gaps::Gap;
 use super::host::Host;
 use super::room::take_slot;
-use super::{Batch, End, EndKind, Finding, HOSTS_PER_PIECE, Heard, Moment, Place, SECOND_NS, slot};
+use super::{
+    Batch, End, EndKind, Finding, HOSTS_PER_PIECE, Heard, Limits, Moment, Place, SECOND_NS, slot,
+};
 
 /// Times of windows lie between 1970 and 2200: sums with any length of a window stay whole numbers.
 const TIME_MAX_NS: i64 = 7_258_118_400_000_000_000;
@@ -43,14 +47,16 @@ pub(super) struct Log {
     pub changed: BTreeSet<usize>,
     /// How many pieces are stored.
     pub pieces: usize,
+    /// How far all its hosts are.
+    pub fleet: FleetTime,
 }
 
 impl Log {
-    /// Takes its next record; `limits` are how long a host may be silent and how far its clock may be off.
+    /// Takes its next record.
     pub fn take(
         &mut self,
         heard: &Heard<'_>,
-        (host_silence_ns, clock_error_max_ns): (i64, i64),
+        limits: &Limits,
         next_slot: &mut u32,
         batch: &mut Batch,
     ) -> Place {
@@ -61,8 +67,14 @@ impl Log {
         if last.is_some_and(|(index, run)| self.hosts[index].runs[run].repeats(heard)) {
             return Place::Repeated;
         }
-        self.close_silent(heard, host_silence_ns, batch);
-        let (time, clock_replaced) = window_time(heard, clock_error_max_ns);
+        self.close_silent(heard, limits.host_silence_ns, batch);
+        let (time, clock_replaced) = window_time(heard, limits.clock_error_max_ns);
+        let patience_ns = limits.fleet_patience_ns;
+        if let Some(patience_ns) = patience_ns.filter(|_| heard.log.0 == Topic::Events) {
+            let at = heard.ingest_ts.map_or(time, |at| at.clamp(0, TIME_MAX_NS));
+            let place = (heard.log.1, heard.row);
+            batch.ticks.extend(self.tick(place, at, patience_ns));
+        }
         let second = heard.ingest_ts.unwrap_or(time).div_euclid(SECOND_NS);
         self.second = self.second.max(Some(second));
         self.end_gap(heard.ingest_ts.unwrap_or(time));

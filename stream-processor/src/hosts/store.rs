@@ -8,6 +8,7 @@
 use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
 
+use super::fleet::FleetTime;
 use super::gaps::Gap;
 use super::host::Host;
 use super::log::Log;
@@ -36,6 +37,9 @@ struct StoredLog {
     resumed: i64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<Gap>,
+    /// How far all its hosts are, where anything goes by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fleet: Option<FleetTime>,
 }
 
 impl Hosts {
@@ -108,6 +112,7 @@ impl Log {
             told: self.told,
             resumed: self.resumed,
             gaps: self.gaps.clone(),
+            fleet: self.fleet.began().then(|| self.fleet.clone()),
         };
         records.push(StateRecord {
             key: format!("{LOG}{}", topic.suffix()),
@@ -135,6 +140,7 @@ impl Log {
             told: stored.told,
             resumed: stored.resumed,
             gaps: stored.gaps,
+            fleet: stored.fleet.unwrap_or_default(),
             pieces: pieces.len(),
             ..Self::default()
         };

@@ -58,6 +58,7 @@ impl Minute {
     /// The alert that tells what was held back.
     fn summary(self, container: &str, cause: Cause) -> Alert {
         let whose = match container {
+            "" if self.first.host_id == "fleet" => "over the whole fleet".to_owned(),
             "" => "on this host".to_owned(),
             container => format!("in {container}"),
         };
@@ -139,24 +140,37 @@ impl Candidate {
 }
 
 #[derive(Default)]
-struct Folding {
+pub(super) struct Folding {
     /// How many alerts of a minute are said.
     per_minute: u64,
+    /// What stands for the partition of all alerts, where they are of none.
+    task: Option<i32>,
     /// The periods that run, by task, host and key.
     periods: BTreeMap<(i32, String, Vec<String>), Period>,
     /// The minutes that run, by task, detection, host and container.
     minutes: BTreeMap<(i32, String, String, String), Minute>,
     /// First words that were counted, by id: the last word on them is not said.
     counted: BTreeSet<(i32, String)>,
-    said: Vec<Alert>,
+    pub said: Vec<Alert>,
 }
 
 impl Folding {
-    fn take(&mut self, candidate: Candidate, second: i64) {
-        let identity = (
-            candidate.alert.cause.partition,
-            candidate.alert.alert_id.clone(),
-        );
+    /// Of alerts that are of no partition.
+    pub fn of_task(task: i32, per_minute: u64) -> Self {
+        Self {
+            per_minute,
+            task: Some(task),
+            ..Self::default()
+        }
+    }
+
+    fn task_of(&self, partition: i32) -> i32 {
+        self.task.unwrap_or(partition)
+    }
+
+    pub fn take(&mut self, candidate: Candidate, second: i64) {
+        let task = self.task_of(candidate.alert.cause.partition);
+        let identity = (task, candidate.alert.alert_id.clone());
         if candidate.second_word {
             if !self.counted.contains(&identity) {
                 self.said.push(candidate.alert);
@@ -169,7 +183,7 @@ impl Folding {
         let (alert, Some(fold)) = (candidate.alert, candidate.fold) else {
             return;
         };
-        let key = (alert.cause.partition, alert.host_id.clone(), fold.key);
+        let key = (task, alert.host_id.clone(), fold.key);
         match self.periods.get_mut(&key) {
             None => {
                 let first = alert.clone();
@@ -198,8 +212,9 @@ impl Folding {
 
     fn throttle(&mut self, candidate: Candidate, second: i64) {
         let alert = candidate.alert;
+        let task = self.task_of(alert.cause.partition);
         let key = (
-            alert.cause.partition,
+            task,
             alert.detection_id.clone(),
             alert.host_id.clone(),
             candidate.container,
@@ -216,19 +231,20 @@ impl Folding {
             self.said.push(alert);
         } else {
             minute.held += 1;
-            self.counted.insert((alert.cause.partition, alert.alert_id));
+            self.counted.insert((task, alert.alert_id));
         }
     }
 
     /// Ends the minutes of a task that are over at a second, and says what they held back, in the order of their ids.
-    fn end_minutes(&mut self, partition: i32, offset: i64, second: i64) {
+    pub fn end_minutes(&mut self, partition: i32, offset: i64, second: i64) {
         let cause = Cause {
             partition,
             offset,
             stage: Stage::Summary,
         };
+        let own = self.task_of(partition);
         let over = self.minutes.extract_if(.., |(task, ..), minute| {
-            *task == partition && minute.ends <= second
+            *task == own && minute.ends <= second
         });
         let held = over.filter(|(_, minute)| minute.held > 0);
         let summaries = held.map(|((.., container), minute)| minute.summary(&container, cause));
@@ -238,10 +254,11 @@ impl Folding {
     }
 
     /// Ends the periods of a task that are over, and says what they counted, in the order of their ids.
-    fn end(&mut self, partition: i32, offset: i64, over: impl Fn(&String, i64) -> bool) {
+    pub fn end(&mut self, partition: i32, offset: i64, over: impl Fn(&String, i64) -> bool) {
         let mut summaries = Vec::new();
+        let own = self.task_of(partition);
         self.periods.retain(|(task, host, _), period| {
-            if *task != partition || !over(host, period.ends) {
+            if *task != own || !over(host, period.ends) {
                 return true;
             }
             if period.counted > 0 {

@@ -3,7 +3,7 @@
 //!
 //! `PROPTEST_CASES` sets how many logs are tried. A failure prints the smallest log found, as lines, and how it was run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::fs;
 
@@ -20,6 +20,7 @@ use crate::detect::DetectionSet;
 use crate::engine::{Engine, StepOutput};
 use crate::window::WindowOptions;
 
+mod fleet;
 mod swaps;
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -763,7 +764,7 @@ fn random_logs_have_everything_in_them() {
         let table = &write_log(&happenings, true);
         let mut expected = Expected::default();
         let (table, records) = oracle.decode(table, &mut expected).expect("a table");
-        let scan = scan::scan(&table, &records, HOST_SILENCE.as_nanos() as i64).expect("a scan");
+        let scan = scan::scan(&table, &records, HOST_SILENCE.as_nanos() as i64, 0).expect("a scan");
         scan.rows
             .iter()
             .flat_map(|row| &row.silenced)

@@ -119,6 +119,8 @@ pub(super) struct Grouped {
     identity: Vec<usize>,
     /// Name of each key, where it is a plain column.
     key_names: Vec<String>,
+    /// Whether no key says whose the rows are.
+    pub fleet: bool,
     /// Whether a LIMIT chooses among groups.
     limited: bool,
     /// The rows that pass WHERE, with what the GROUP BY and the aggregates compute of each.
@@ -415,6 +417,7 @@ fn plan_shape(
     let groups = groups(aggregate, &judged, calls)?;
     let result = carry_keys(&planned.logical, &keys, &groups)?;
     let grouped = Grouped {
+        fleet: !aggregate.group_expr.iter().any(of_a_host),
         limited: has_limit(&planned.logical),
         judged,
         groups: physical(&groups)?,
@@ -693,6 +696,20 @@ fn groups(aggregate: &Aggregate, judged: &Arc<Swap>, calls: Vec<Expr>) -> Result
     scan.aggregate(keys.collect::<Vec<_>>(), calls.collect::<Vec<_>>())?
         .project(named)?
         .build()
+}
+
+/// Whether a key says which host a row is of.
+fn of_a_host(key: &Expr) -> bool {
+    let names = [
+        "host_id",
+        "host_name",
+        "container_id",
+        "container_full_id",
+        "proc_key",
+        "proc_pkey",
+        "proc_skey",
+    ];
+    matches!(key, Expr::Column(column) if names.contains(&column.name.as_str()))
 }
 
 fn has_limit(plan: &LogicalPlan) -> bool {

@@ -6,6 +6,7 @@
 //! | `high` | the host's highest time before this row; none at a segment's first |
 //! | `flush` | up to which start the host's windows were closed by its silence |
 //! | `segment` | the stretch of the log between two steps of the host's clock |
+//! | `fleet` | how far all hosts of the partition were before the row's second of ingest |
 //!
 //! Of a partition 16,384 hosts are known. For one more the 512 go that come first of those that are silent, and after them those
 //! that are no residents, each by when they were heard of last; a resident is who was heard of in two seconds of the partition
@@ -25,6 +26,7 @@ use crate::decode::InputRecord;
 /// How far a new run may be behind its host's time before the clock counts as stepped back.
 const STEP_NS: i64 = 1_000_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
+const YEAR_2200_NS: i64 = 7_258_118_400 * SECOND_NS;
 /// Hosts that are known of a partition, how many may be residents, and how many go at once.
 const HOSTS_MAX: usize = 16_384;
 const RESIDENTS_MAX: usize = 12_288;
@@ -55,6 +57,19 @@ pub(super) struct Row {
     pub stepped: bool,
     /// The partition's latest second of ingest; without a broker of its rows' times.
     pub second: i64,
+    /// How far all hosts of the partition were before that second.
+    pub fleet: i64,
+}
+
+/// A second of a partition's ingest that is over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Second {
+    pub partition: i32,
+    pub number: i64,
+    /// The row that is of a later one.
+    pub row: usize,
+    /// How far all its hosts are.
+    pub fleet: i64,
 }
 
 /// A stretch of one host's log in which time runs forward.
@@ -91,6 +106,8 @@ pub(super) enum TickKind {
 pub(super) struct Scan {
     pub rows: Vec<Row>,
     pub segments: Vec<Segment>,
+    /// The seconds that are over, in order.
+    pub seconds: Vec<Second>,
     /// Records whose key is not their host, by place in the batch.
     pub forged: Vec<usize>,
 }
@@ -116,6 +133,7 @@ pub(super) fn scan(
     batch: &RecordBatch,
     records: &[InputRecord],
     host_silence_ns: i64,
+    fleet_patience_ns: i64,
 ) -> Result<Scan> {
     let (host_ids, runs) = (texts(batch, "host_id")?, texts(batch, "sensor_run")?);
     let types = texts(batch, "evt_type")?;
@@ -126,6 +144,7 @@ pub(super) fn scan(
     let mut hosts: BTreeMap<(i32, String), Host> = BTreeMap::new();
     let mut seconds: BTreeMap<i32, i64> = BTreeMap::new();
     let mut latest: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut fleets: BTreeMap<i32, Fleet> = BTreeMap::new();
     let mut crowds: BTreeMap<i32, Crowd> = BTreeMap::new();
     for (index, record) in records.iter().enumerate() {
         let (host_id, run, seq) = (host_ids.value(index), runs.value(index), seqs.value(index));
@@ -162,6 +181,23 @@ pub(super) fn scan(
         }
 
         let time = believed(times.value(index), record.ingest_ts_ns);
+        let at = record
+            .ingest_ts_ns
+            .map_or(time, |at| at.clamp(0, YEAR_2200_NS));
+        let fleet = fleets.entry(partition).or_default();
+        let own = hosts.range(of_partition(partition));
+        let real = own.filter(|((_, name), _)| name != "dogwatch-processor");
+        let highs = real.filter_map(|(_, host)| host.high);
+        if let Some(number) = fleet.hear(at, highs, fleet_patience_ns) {
+            let fleet = fleet.reached;
+            scan.seconds.push(Second {
+                partition,
+                number,
+                row,
+                fleet,
+            });
+        }
+        let fleet = fleet.reached;
         let heard = record.ingest_ts_ns.unwrap_or(time).div_euclid(SECOND_NS);
         let second = latest.entry(partition).or_insert(heard);
         *second = heard.max(*second);
@@ -230,12 +266,47 @@ pub(super) fn scan(
             silenced,
             stepped,
             second,
+            fleet,
         });
         let kind = TickKind::High(high_after);
         ticks.push(Tick { row, kind });
         host.high = Some(high_after);
     }
     Ok(scan)
+}
+
+/// How far all hosts of a partition are: the slowest, or as far as the broker's time less the patience. It moves with seconds of
+/// ingest, and never back. Where there is no host it is as far as the broker was.
+struct Fleet {
+    second: Option<i64>,
+    high: i64,
+    reached: i64,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            second: None,
+            high: i64::MIN,
+            reached: i64::MIN,
+        }
+    }
+}
+
+impl Fleet {
+    /// Takes a row's time of ingest; returns the second that is over with it.
+    fn hear(&mut self, at: i64, highs: impl Iterator<Item = i64>, patience: i64) -> Option<i64> {
+        let second = at.div_euclid(SECOND_NS);
+        let before = self.high;
+        self.high = before.max(at);
+        if self.second.is_some_and(|own| second <= own) {
+            return None;
+        }
+        let over = self.second.replace(second)?;
+        let bounded = highs.map(|high| high.max(self.high - patience));
+        self.reached = self.reached.max(bounded.min().unwrap_or(before));
+        Some(over)
+    }
 }
 
 /// How many hosts a partition has.
@@ -273,9 +344,8 @@ fn leaving(hosts: &mut BTreeMap<(i32, String), Host>, partition: i32) -> Vec<(St
 /// The time that a row counts at: its own, or the broker's where that is earlier or 30 days away.
 fn believed(ts: i64, ingest: Option<i64>) -> i64 {
     const THIRTY_DAYS_NS: i128 = 30 * 86_400 * 1_000_000_000;
-    let year_2200 = 7_258_118_400 * SECOND_NS;
-    let Some(ingest) = ingest.map(|ingest| ingest.clamp(0, year_2200)) else {
-        return ts.clamp(0, year_2200);
+    let Some(ingest) = ingest.map(|ingest| ingest.clamp(0, YEAR_2200_NS)) else {
+        return ts.clamp(0, YEAR_2200_NS);
     };
     let apart = i128::from(ts) - i128::from(ingest);
     if ts < 0 || apart.abs() > THIRTY_DAYS_NS {

@@ -226,6 +226,9 @@ impl Steps {
             let said = INPUTS.map(|topic| (topic, i64::MIN));
             engine.restore(partition, state, &Inputs::from(said))?;
         }
+        let fleet = self.engine.checkpoint_fleet()?.into_iter();
+        let fleet = fleet.filter_map(|piece| Some((piece.key, piece.value?)));
+        engine.restore_fleet(fleet.collect())?;
         self.engine = engine;
         Ok(None)
     }

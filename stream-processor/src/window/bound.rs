@@ -28,6 +28,25 @@ pub struct Bound {
     pub key_bytes: u64,
     /// Whether it fires before a window is over.
     pub early: bool,
+    /// What goes to where windows of the fleet are finished; none where they are of one host.
+    pub travels: Option<Travels>,
+}
+
+/// What a task says to the fleet of a second of its partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Travels {
+    /// Keys at most.
+    pub keys_max: u64,
+    /// Bytes of a key and its states at most.
+    pub key_bytes: u64,
+}
+
+impl Travels {
+    /// Bytes of a second at most.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.keys_max.saturating_mul(self.key_bytes)
+    }
 }
 
 impl Bound {
@@ -47,17 +66,30 @@ impl fmt::Display for Bound {
             "windows   {}, close {} after their end",
             self.windows, self.delay
         )?;
-        writeln!(
-            formatter,
-            "keys      {} (of one host and window)",
-            self.keys.join(", ")
-        )?;
-        let early = if self.early {
-            "at the row that crosses its threshold, and again at the close"
-        } else {
-            "at the close"
+        let keys = match self.keys.is_empty() {
+            true => "none".to_owned(),
+            false => self.keys.join(", "),
+        };
+        let whose = match self.travels {
+            Some(_) => "of all hosts together, and window",
+            None => "of one host and window",
+        };
+        writeln!(formatter, "keys      {keys} ({whose})")?;
+        let early = match (self.early, self.travels) {
+            (true, None) => "at the row that crosses its threshold, and again at the close",
+            (true, Some(_)) => "in the second that crosses its threshold, and again at the close",
+            (false, _) => "at the close",
         };
         writeln!(formatter, "fires     {early}")?;
+        if let Some(travels) = self.travels {
+            writeln!(
+                formatter,
+                "travels   keys and partial states, once a second of each partition that has any; at most {} keys x {} bytes = {} MiB",
+                travels.keys_max,
+                travels.key_bytes,
+                travels.bytes().div_ceil(1 << 20)
+            )?;
+        }
         write!(
             formatter,
             "bound     {} panes x {} keys x {} bytes = {} MiB a task",
@@ -97,5 +129,9 @@ fn bound(detection: &Detection, keys_max: usize) -> Option<Bound> {
         // A key stands twice in a pane at most: in what is stored and in what came since.
         key_bytes: 2 * plan.key_bytes() + counts,
         early,
+        travels: plan.fleet.then(|| Travels {
+            keys_max: keys_max as u64,
+            key_bytes: plan.key_bytes(),
+        }),
     })
 }

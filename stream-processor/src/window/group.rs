@@ -32,6 +32,7 @@ use crate::hosts::partition_of;
 
 mod admit;
 mod close;
+mod fleet;
 mod input;
 mod layout;
 mod off;
@@ -56,7 +57,7 @@ pub(super) struct Group {
     specs: Vec<WindowSpec>,
     pub pane_ns: i64,
     delay_ns: i64,
-    keys_max: usize,
+    pub keys_max: usize,
     guards: Vec<Guard>,
     conditions: Vec<Condition>,
     sources: Vec<Source>,

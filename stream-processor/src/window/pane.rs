@@ -309,7 +309,11 @@ fn merged(states: Vec<RecordBatch>, phases: &Phases, bench: &Workbench) -> Vec<R
 }
 
 /// Merges the last piece with those before it that are not much larger: each is twice as large as the next, then.
-fn merge_small(pieces: &mut Vec<RecordBatch>, phases: &Phases, bench: &Workbench) -> Result<()> {
+pub(super) fn merge_small(
+    pieces: &mut Vec<RecordBatch>,
+    phases: &Phases,
+    bench: &Workbench,
+) -> Result<()> {
     let mut rows = 0;
     let mut from = pieces.len();
     while from > 0 && (rows == 0 || pieces[from - 1].num_rows() <= 2 * rows.max(512)) {

@@ -98,10 +98,17 @@ impl StoredStates {
     }
 }
 
+impl StoredStates {
+    /// Their schema.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
 /// A stored piece taken apart.
-struct Known {
+pub(super) struct Known {
     /// The columns that this group has, with nothing in those that are not there.
-    states: Option<RecordBatch>,
+    pub states: Option<RecordBatch>,
     /// The columns of detections that are not there.
     carried: Option<RecordBatch>,
 }
@@ -332,7 +339,7 @@ impl Group {
     }
 
     /// Takes a piece apart into what the group knows of it and what it does not.
-    fn known(&self, batch: &RecordBatch) -> Result<Known> {
+    pub(super) fn known(&self, batch: &RecordBatch) -> Result<Known> {
         let keys_end = FIXED_COLUMNS + self.keys;
         let own = &self.stored.schema;
         let stored = batch.schema();

@@ -6,7 +6,7 @@ use datafusion::common::{DFSchema, ScalarValue, internal_err};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, SortExpr};
 
-use super::{AggregateCall, Argument, HOST_KEYS, Key};
+use super::{AggregateCall, Argument, HOST_KEYS, IDENTITY, Key};
 use crate::detect::aggregates::{self, DISTINCT_CAP};
 use crate::detect::filter::{BoundExpr, unqualified};
 use crate::detect::session::Session;
@@ -32,6 +32,8 @@ pub(super) struct Parts {
     pub calls: Vec<AggregateCall>,
     /// Where each column of the groups comes from, in their order.
     pub places: Vec<GroupColumn>,
+    /// Whether no key says whose the rows are.
+    pub fleet: bool,
 }
 
 impl Parts {
@@ -46,10 +48,14 @@ impl Parts {
             keys: Vec::new(),
             calls: Vec::new(),
             places: Vec::new(),
+            fleet: false,
         };
         for expr in &aggregate.group_expr {
             parts.add_key(session, expr, schema, file)?;
         }
+        let of_host = |column: &str| HOST_KEYS.contains(&column);
+        let mut keys = parts.keys.iter();
+        parts.fleet = !keys.any(|key| key.column.as_deref().is_some_and(of_host));
         for expr in &aggregate.aggr_expr {
             parts.add_call(session, expr, schema, file)?;
         }
@@ -143,7 +149,7 @@ impl Parts {
         let filter = call.params.filter.as_deref().map(argument).transpose()?;
         let state_bytes = state_bytes(call, &arguments)
             .map_err(|(reason, mend)| Fault::new(line, reason, mend))?;
-        check_order(call, line)?;
+        check_order(call, line, self.fleet)?;
         let mut function = Arc::clone(&call.func);
         // min and max of distinct values are those of all.
         if call.func.name() == "count" && call.params.distinct {
@@ -177,18 +183,6 @@ impl Parts {
                 "add window_start and window_end to GROUP BY",
             ));
         }
-        let of_one_host = self.keys.iter().any(|key| {
-            key.column
-                .as_deref()
-                .is_some_and(|column| HOST_KEYS.contains(&column))
-        });
-        if !of_one_host {
-            return Err(Fault::new(
-                line,
-                "GROUP BY has no key of one host, and windows over several hosts are not there yet",
-                format!("add one of {} to GROUP BY", HOST_KEYS.join(", ")),
-            ));
-        }
         Ok(())
     }
 }
@@ -205,8 +199,8 @@ fn state_bytes(call: &AggregateFunction, arguments: &[Argument]) -> Result<u64, 
     aggregates::state_bytes(call.func.name(), call.params.distinct, text, size)
 }
 
-/// Refuses a first and last value without an order, and an order where none matters.
-fn check_order(call: &AggregateFunction, line: usize) -> Result<(), Fault> {
+/// Refuses a first and last value without an order, and an order where none matters. Over all hosts it must tell these apart.
+fn check_order(call: &AggregateFunction, line: usize, fleet: bool) -> Result<(), Fault> {
     let name = call.func.name();
     let order_by = &call.params.order_by;
     if !matches!(name, "first_value" | "last_value") {
@@ -216,14 +210,21 @@ fn check_order(call: &AggregateFunction, line: usize) -> Result<(), Fault> {
         let reason = format!("{name} does not depend on an order");
         return Err(Fault::new(line, reason, "leave its ORDER BY out"));
     }
-    let last = order_by.last().map(|sort| sort.expr.to_string());
-    let named = last.as_deref().and_then(|last| last.rsplit('.').next());
-    if named == Some(PLACE) {
+    let texts: Vec<String> = order_by.iter().map(|sort| sort.expr.to_string()).collect();
+    let names = texts.iter().filter_map(|text| text.rsplit('.').next());
+    let names: Vec<&str> = names.collect();
+    let hosts_apart = !fleet || IDENTITY.iter().all(|column| names.contains(column));
+    if names.last() == Some(&PLACE) && hosts_apart {
         return Ok(());
     }
-    let mend = format!("write {name}(value ORDER BY ts, seq)");
-    let reason = match last {
+    let order = match fleet {
+        true => format!("ts, {}", IDENTITY.join(", ")),
+        false => format!("ts, {PLACE}"),
+    };
+    let mend = format!("write {name}(value ORDER BY {order})");
+    let reason = match names.last() {
         None => format!("{name} without an order takes whichever row comes first"),
+        Some(&PLACE) => format!("{name} does not tell rows of several hosts apart by its order"),
         Some(_) => format!("{name} does not end its order with {PLACE}, so rows may tie"),
     };
     Err(Fault::new(line, reason, mend))

@@ -11,8 +11,9 @@ use crate::detect::sql_file::Fault;
 /// Most bytes of a key's state, of all detections that share it; a record takes 512 KiB.
 pub(in crate::detect) const ROW_BYTES_MAX: u64 = 448 << 10;
 
-/// What detections that share their states have in common: keys, when they fire and close, how far their windows move on.
-type Shared<'a> = (Vec<&'a str>, bool, i64, i64);
+/// What detections that share their states have in common: keys, when they fire and close, how far their windows move on. One
+/// of the fleet shares with nobody: its name.
+type Shared<'a> = (Vec<&'a str>, bool, i64, i64, Option<&'a str>);
 
 /// The states of detections that share them.
 #[derive(Default)]
@@ -31,7 +32,8 @@ pub(in crate::detect) fn too_large(detections: &[Detection]) -> Vec<(usize, Faul
         let Some(plan) = detection.plan.windowed() else {
             continue;
         };
-        let row = rows.entry(shared(plan)).or_default();
+        let fleet = plan.fleet.then_some(detection.id.as_str());
+        let row = rows.entry(shared(plan, fleet)).or_default();
         let own = plan.aggregates.iter().map(|call| (call, said(plan, call)));
         let new: BTreeMap<[String; 3], u64> = own
             .filter(|(_, said)| !row.calls.contains(said))
@@ -57,9 +59,10 @@ pub(in crate::detect) fn too_large(detections: &[Detection]) -> Vec<(usize, Faul
     refused
 }
 
-fn shared(plan: &WindowedPlan) -> Shared<'_> {
+fn shared<'a>(plan: &'a WindowedPlan, fleet: Option<&'a str>) -> Shared<'a> {
     let keys = plan.keys.iter().map(|key| key.text.as_str()).collect();
-    (keys, plan.fires_early(), plan.delay_ns, plan.spec.slide_ns)
+    let (early, delay_ns, pane_ns) = (plan.fires_early(), plan.delay_ns, plan.spec.slide_ns);
+    (keys, early, delay_ns, pane_ns, fleet)
 }
 
 /// What tells an aggregate from others.

@@ -106,6 +106,7 @@ impl Group {
         for member in members.iter().map(|place| &self.members[*place]) {
             aggregates.extend([member.rows, member.last_time]);
             aggregates.extend(&member.aggregates);
+            aggregates.extend(member.fleet.iter().flat_map(|calls| calls.all()));
             counts.insert(self.phases.state_columns[member.rows].start);
         }
         let finish = self.phases.finish(bench, &aggregates)?;
@@ -384,6 +385,9 @@ impl Group {
                 fired_under: None,
                 skipped: self.off.skipped(slot, start),
                 error: found.error,
+                fleet: member
+                    .fleet
+                    .map(|calls| Box::new(super::fleet::told(finish, groups, &calls, row))),
             });
         }
         Ok(())

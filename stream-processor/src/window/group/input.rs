@@ -19,6 +19,7 @@ use crate::detect::aggregates::TEXT_BYTES_MAX;
 use crate::detect::window::floor_to;
 use crate::detect::{DetectionSet, Unjudged, by_halves, error_text, guarded, project, take_rows};
 use crate::window::Rows;
+use crate::window::fleet::evidence;
 
 /// Rows as the operators take them.
 pub(super) struct Input {
@@ -65,7 +66,7 @@ impl Group {
             Ok(sources) => values.sources = sources,
             Err(_) => self.judge_apart(set, &narrow, &indices, &mut values, unjudged)?,
         }
-        let batch = self.columns(rows, included, &values)?;
+        let batch = self.columns(rows, included, &narrow, &values)?;
         let input = Input {
             batch,
             rows: indices,
@@ -154,7 +155,13 @@ impl Group {
     }
 
     /// The columns of the operators' input.
-    fn columns(&self, rows: &Rows<'_>, included: &[usize], values: &Values) -> Result<RecordBatch> {
+    fn columns(
+        &self,
+        rows: &Rows<'_>,
+        included: &[usize],
+        narrow: &RecordBatch,
+        values: &Values,
+    ) -> Result<RecordBatch> {
         let moments = || included.iter().map(|shown| &rows.shown[*shown].moment);
         let panes = moments().map(|moment| floor_to(moment.time, self.pane_ns));
         let mut columns: Vec<ArrayRef> = vec![
@@ -170,6 +177,11 @@ impl Group {
                     moments().map(|moment| moment.time),
                 )),
                 InputColumn::Condition(condition) => self.condition(*condition, values)?,
+                InputColumn::Host => {
+                    let place = narrow.schema_ref().index_of("host_id")?;
+                    Arc::clone(narrow.column(place))
+                }
+                InputColumn::Evidence => evidence::column(rows, included, narrow)?,
             });
         }
         let schema = Arc::clone(&self.input_schema);

@@ -14,10 +14,12 @@ use datafusion::physical_plan::aggregates::PhysicalGroupBy;
 
 use super::off::Off;
 use super::{FIXED_COLUMNS, Group, plan_of};
-use crate::detect::aggregates::{hash, is_plain};
+use crate::detect::aggregates::{distinct_count, hash, is_plain, sample};
 use crate::detect::filter::BoundExpr;
 use crate::detect::window::WindowSpec;
-use crate::detect::windowed::{AggregateCall, Argument};
+use crate::detect::windowed::{
+    AggregateCall, Argument, FLEET_HOSTS_MAX, FLEET_HOSTS_NAMED, FLEET_ROWS,
+};
 use crate::detect::{DetectionSet, narrow};
 use crate::window::conditions::Conditions;
 use crate::window::early::Early;
@@ -26,13 +28,13 @@ use crate::window::pane::SLOT_COLUMN;
 use crate::window::plans::{Phases, Workbench};
 use crate::window::store::{StoredStates, group_hash, state_hash};
 
-/// Puts a set's detections over windows into groups; each is a list of places in the set. In which group a detection is
-/// depends on itself alone: what it is grouped by, when its windows fire and close, and how far they move on.
+/// Puts a set's detections over windows of one host into groups; each is a list of places in the set. In which group a
+/// detection is depends on itself alone: what it is grouped by, when its windows fire and close, and how far they move on.
 pub(in crate::window) fn arrange(set: &DetectionSet) -> Vec<Vec<usize>> {
     type Alike<'a> = (Vec<&'a str>, i64, bool, i64);
     let mut groups: BTreeMap<Alike<'_>, Vec<usize>> = BTreeMap::new();
     for (place, detection) in set.iter().enumerate() {
-        if let Some(plan) = detection.plan.windowed() {
+        if let Some(plan) = detection.plan.windowed().filter(|plan| !plan.fleet) {
             let keys = plan.keys.iter().map(|key| key.text.as_str()).collect();
             let alike = (keys, plan.delay_ns, plan.fires_early(), plan.spec.slide_ns);
             groups.entry(alike).or_default().push(place);
@@ -57,6 +59,25 @@ pub(in crate::window) struct Member {
     pub last_time: usize,
     /// The hash of what its state is of.
     pub state: String,
+    /// What its windows keep of hosts and rows, where they are of the fleet.
+    pub fleet: Option<FleetCalls>,
+}
+
+/// The group's aggregates that hold what a window of the fleet keeps beside its detection's own.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::window) struct FleetCalls {
+    /// The number of hosts.
+    pub host_count: usize,
+    /// The names of some.
+    pub hosts: usize,
+    /// The first rows.
+    pub rows: usize,
+}
+
+impl FleetCalls {
+    pub fn all(self) -> [usize; 3] {
+        [self.host_count, self.hosts, self.rows]
+    }
 }
 
 /// When a row counts for a detection: its condition is true, and all that it computes of the row can be computed.
@@ -132,6 +153,9 @@ pub(super) enum InputColumn {
     Source(usize),
     Time,
     Condition(usize),
+    Host,
+    /// The row as evidence.
+    Evidence,
 }
 
 /// A group while it is put together.
@@ -163,6 +187,10 @@ enum CallSource {
     Own(usize, usize),
     Rows,
     LastTime(usize),
+    /// The least values of a column of texts: how many they are.
+    Distinct(usize, i64),
+    /// The values themselves.
+    Sample(usize, i64),
 }
 
 impl Layout {
@@ -271,6 +299,7 @@ impl Layout {
         let rows = self.call(format!("rows if {guard_text}"), CallSource::Rows, bare);
         let last_time = format!("last time if {guard_text}");
         let last_time = self.call(last_time, CallSource::LastTime(time), bare);
+        let fleet = plan.fleet.then(|| self.add_fleet(&guard_text, bare));
         let mut aggregates = Vec::new();
         for (place, call) in plan.aggregates.iter().enumerate() {
             self.add_arguments(call, (member, place), guard);
@@ -291,7 +320,22 @@ impl Layout {
             rows,
             last_time,
             state: String::new(),
+            fleet,
         });
+    }
+
+    /// Adds what a window of the fleet keeps of hosts and rows.
+    fn add_fleet(&mut self, guard: &str, condition: usize) -> FleetCalls {
+        let host = self.column(InputColumn::Host, "_host", DataType::Utf8View);
+        let row = self.column(InputColumn::Evidence, "_row", DataType::Utf8View);
+        let mut call = |what: &str, source: CallSource| {
+            self.call(format!("{what} if {guard}"), source, condition)
+        };
+        FleetCalls {
+            host_count: call("host count", CallSource::Distinct(host, FLEET_HOSTS_MAX)),
+            hosts: call("hosts", CallSource::Sample(host, FLEET_HOSTS_NAMED)),
+            rows: call("first rows", CallSource::Sample(row, FLEET_ROWS)),
+        }
     }
 
     /// Adds the columns of an aggregate's arguments.
@@ -395,8 +439,10 @@ impl Layout {
             let own = member
                 .aggregates
                 .iter()
-                .chain([&member.rows, &member.last_time]);
-            let own = own.map(|call| labels[*call].as_str()).collect();
+                .chain([&member.rows, &member.last_time])
+                .copied()
+                .chain(member.fleet.iter().flat_map(|calls| calls.all()));
+            let own = own.map(|call| labels[call].as_str()).collect();
             member.state = state_hash(&hash, member.spec, &own);
         }
         let phases = self.phases(bench, &calls, &schema, &call_inputs, plan.keys.len())?;
@@ -549,11 +595,20 @@ impl Layout {
                 Argument::Expr { text, .. } => column(self.arguments[text]),
             }
         };
+        let number = |number: i64| -> Arc<dyn PhysicalExpr> {
+            Arc::new(Literal::new(ScalarValue::Int64(Some(number))))
+        };
         // Of a column without nulls: a literal would become an array of its own in each run.
         let each_row = || column(SLOT_COLUMN);
         let builder = match call.source {
             CallSource::Rows => AggregateExprBuilder::new(count_udaf(), vec![each_row()]),
             CallSource::LastTime(time) => AggregateExprBuilder::new(max_udaf(), vec![column(time)]),
+            CallSource::Distinct(text, size) => {
+                AggregateExprBuilder::new(distinct_count(), vec![column(text), number(size)])
+            }
+            CallSource::Sample(text, size) => {
+                AggregateExprBuilder::new(sample(), vec![column(text), number(size)])
+            }
             CallSource::Own(member, place) => {
                 let own = &plan_of(set, self.members[member].detection).aggregates[place];
                 let order_by = own

@@ -1,0 +1,209 @@
+//! Alerts of windows over all hosts: what they hold, what is late for them, and what is known to be missing.
+
+use std::fs;
+
+use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::topics::Topic;
+use serde_json::{Value, json};
+
+use super::*;
+
+const SECOND: i64 = 1_000_000_000;
+const BEGIN: i64 = 1_800_000_000 * SECOND;
+
+/// An engine of one detection: programs that ran on two hosts within ten seconds.
+fn engine(partitions: &[i32]) -> Engine {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(folder.path().join("fleet")).expect("a folder");
+    let text = "-- title = \"t\"\n-- description = \"d\"\n-- message = \"{proc_name} on {hosts} hosts\"\n\
+        -- severity = \"high\"\n-- status = \"stable\"\n\
+        SELECT proc_name, count(DISTINCT host_id) AS hosts FROM tumble(events, INTERVAL '10 seconds')\n\
+        WHERE evt_type = 'execve' GROUP BY window_start, window_end, proc_name HAVING count(DISTINCT host_id) >= 2";
+    fs::write(folder.path().join("fleet/spread.sql"), text).expect("a detection");
+    let report = DetectionSet::load(folder.path()).expect("detections");
+    assert_eq!(report.refused, Vec::new());
+    let engine = Engine::new(report.set, AlertMode::Test).expect("an engine");
+    engine.with_sources(partitions)
+}
+
+/// A row of a host, which is in the partition of its name's last digit; seconds from the begin.
+fn row(offset: i64, host: &str, ts: f64, ingest: f64, more: Value) -> InputRecord {
+    let at = |seconds: f64| BEGIN + (seconds * 1e9) as i64;
+    let mut event = json!({
+        "host_id": host, "sensor_run": "r", "seq": offset, "ts": at(ts), "evt_type": "execve", "proc_name": "miner",
+    });
+    let (Value::Object(event), Value::Object(more)) = (&mut event, more) else {
+        panic!("objects")
+    };
+    event.extend(more);
+    let event: Event = serde_json::from_value(Value::Object(event.clone())).expect("an event");
+    let mut value = Vec::new();
+    event.encode_framed(&mut value);
+    let partition = host.chars().last().and_then(|digit| digit.to_digit(10));
+    InputRecord {
+        topic: Topic::Events,
+        partition: partition.expect("a digit") as i32,
+        offset,
+        ingest_ts_ns: Some(at(ingest)),
+        key: host.as_bytes().to_vec().into(),
+        value: value.into(),
+    }
+}
+
+fn mark(offset: i64, host: &str, ts: f64, losses: Value) -> InputRecord {
+    row(
+        offset,
+        host,
+        ts,
+        ts,
+        json!({"evt_type": "mark", "evt_losses": losses}),
+    )
+}
+
+fn said(output: &StepOutput) -> Vec<(String, String)> {
+    let alerts = output.alerts.iter();
+    let state = |alert: &Alert| alert.window_state.as_deref().unwrap_or_default().to_owned();
+    alerts
+        .map(|alert| (state(alert), alert.message.to_string()))
+        .collect()
+}
+
+#[test]
+fn a_program_on_two_hosts_is_said_at_once_and_at_the_close_with_hosts_and_rows() {
+    let mut engine = engine(&[0, 1]).with_evidence_topics(EvidenceTopics::same("dogwatch.events"));
+    let rows = vec![
+        row(1, "b0", 2.0, 2.1, json!({"proc_cmdline": "miner -o pool"})),
+        row(2, "b0", 2.5, 2.6, json!({"proc_name": "sh"})),
+        row(1, "a1", 1.0, 2.2, json!({"proc_args": ["x"]})),
+    ];
+    let output = engine.step(rows).expect("a step");
+    assert_eq!(said(&output), [], "their seconds run");
+    let next = vec![mark(3, "b0", 4.0, json!({})), mark(2, "a1", 4.0, json!({}))];
+    let output = engine.step(next).expect("a step");
+    let open = ("open".to_owned(), "miner on 2 hosts".to_owned());
+    assert_eq!(said(&output), [open]);
+    let [alert] = &output.alerts[..] else {
+        panic!("{output:?}")
+    };
+    assert_eq!(
+        (&*alert.host_id, &*alert.host_name, &*alert.container_id),
+        ("fleet", "fleet", "")
+    );
+    assert_eq!(alert.host_count, Some(2));
+    assert_eq!(alert.hosts, Some(vec!["a1".into(), "b0".into()]));
+    let evidence: Vec<_> = alert.evidence.iter().collect();
+    let places = evidence
+        .iter()
+        .map(|row| (&*row.host_id, row.seq, row.partition, row.offset));
+    assert_eq!(
+        places.collect::<Vec<_>>(),
+        [("a1", 1, 1, 1), ("b0", 1, 0, 1)],
+        "by time"
+    );
+    assert!(evidence.iter().all(|row| &*row.topic == "dogwatch.events"));
+    let told: Value = serde_json::from_str(&evidence[0].row).expect("JSON");
+    assert_eq!(
+        (&told["proc_name"], &told["evt_type"]),
+        (&"miner".into(), &"execve".into())
+    );
+    assert!(!alert.incomplete, "{:?}", alert.losses);
+
+    // One partition has passed the window, the other has not.
+    let output = engine.step(vec![
+        mark(4, "b0", 12.0, json!({})),
+        mark(5, "b0", 13.5, json!({})),
+    ]);
+    assert_eq!(said(&output.expect("a step")), []);
+    let output = engine.step(vec![
+        mark(3, "a1", 12.0, json!({})),
+        mark(4, "a1", 13.5, json!({})),
+    ]);
+    let output = output.expect("a step");
+    let closed = ("closed".to_owned(), "miner on 2 hosts".to_owned());
+    assert_eq!(said(&output), [closed]);
+    assert_eq!(output.alerts[0].alert_id, alert.alert_id);
+    assert_eq!(&*output.alerts[0].activity, "update");
+}
+
+#[test]
+fn a_host_far_behind_is_late_for_the_fleet_once_and_its_windows_say_so() {
+    let mut engine = engine(&[0]);
+    let mut output = StepOutput::default();
+    for records in [
+        vec![
+            row(1, "a0", 1.0, 1.0, json!({})),
+            row(2, "b0", 1.0, 1.0, json!({})),
+        ],
+        // It is waited for ten seconds, and no longer.
+        vec![
+            mark(3, "a0", 15.0, json!({})),
+            row(4, "b0", 2.0, 16.0, json!({})),
+        ],
+        vec![
+            mark(5, "a0", 22.0, json!({})),
+            row(6, "b0", 3.0, 22.5, json!({})),
+        ],
+        vec![mark(7, "a0", 24.0, json!({}))],
+    ] {
+        let step = engine.step(records).expect("a step");
+        output.alerts.extend(step.alerts);
+        output.late.extend(step.late);
+    }
+    let late: Vec<i64> = output.late.iter().map(|late| late.record.offset).collect();
+    assert_eq!(late, [6]);
+    let states: Vec<String> = said(&output).into_iter().map(|(state, _)| state).collect();
+    assert_eq!(states, ["open", "closed"]);
+}
+
+#[test]
+fn what_hosts_say_is_lost_makes_windows_of_the_fleet_incomplete() {
+    let mut engine = engine(&[0]);
+    let records = vec![
+        mark(1, "a0", 0.5, json!({})),
+        row(2, "a0", 1.0, 1.0, json!({})),
+        row(3, "b0", 1.0, 1.1, json!({})),
+        mark(4, "a0", 2.0, json!({"ring_full": 7})),
+        mark(5, "a0", 4.0, json!({"ring_full": 7})),
+    ];
+    let mut output = engine.step(records).expect("a step");
+    output
+        .alerts
+        .extend(engine.finish(0).expect("the end").alerts);
+    let losses: Vec<_> = output
+        .alerts
+        .iter()
+        .map(|alert| alert.losses.clone())
+        .collect();
+    let lost = Some([("ring_full".into(), 7)].into());
+    assert_eq!(
+        losses,
+        [None, lost],
+        "known after the first word, before the last"
+    );
+}
+
+/// Windows with more keys than they may count say how much of them is missing.
+#[test]
+fn more_keys_than_the_cap_are_left_out_and_said() {
+    let options = WindowOptions {
+        keys_max: 3,
+        ..WindowOptions::default()
+    };
+    let mut engine = engine(&[0]).with_windows(options).expect("windows");
+    let mut records = Vec::new();
+    for number in 0..20 {
+        let name = json!({"proc_name": format!("p{}", number / 2)});
+        let host = ["a0", "b0"][number as usize % 2];
+        records.push(row(number, host, 1.0, 1.0, name));
+    }
+    let output = engine.step(records).expect("a step");
+    assert_eq!(said(&output), []);
+    let output = engine.finish(0).expect("the end");
+    let closed = output
+        .alerts
+        .iter()
+        .filter(|alert| alert.window_state.as_deref() == Some("closed"));
+    let lost: Vec<_> = closed.map(|alert| alert.losses.clone()).collect();
+    let left_out = Some([("keys_over_cap".into(), 14)].into());
+    assert_eq!(lost, [left_out.clone(), left_out.clone(), left_out]);
+}

@@ -1,0 +1,144 @@
+//! Stage one: the partial states of each source, one second of its ingest after the other.
+//!
+//! Which windows a row is late for is decided here, at the row, by how far all hosts of its source were before its second.
+//! States say for how many of their pane's windows, the earliest, their rows came too late: where another slot would stand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch};
+use datafusion::common::{HashMap, Result};
+
+use super::record::Part;
+use super::states::States;
+use super::{Span, pane_end};
+use crate::detect::take_rows;
+use crate::hosts::{Holes, Tick};
+use crate::window::group::{Group, pane_starts};
+use crate::window::pane::{SLOT_COLUMN, slots};
+use crate::window::piece::encode;
+use crate::window::plans::Workbench;
+
+/// A second of a source.
+pub(super) type Second = (i32, i64);
+
+/// What a second of a source holds up to now.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub states: States,
+    pub holes: Holes,
+}
+
+/// The seconds of all sources that are not flushed.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    pub pending: BTreeMap<Second, Pending>,
+}
+
+/// Numbers for what rows are told apart by beside their keys: their second, and how many windows they are too late for.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    known: HashMap<(Second, i64), i64>,
+    all: Vec<(Second, i64)>,
+}
+
+impl Numbers {
+    pub fn of(&mut self, second: Second, skipped: i64) -> i64 {
+        let next = self.all.len() as i64;
+        let number = *self.known.entry((second, skipped)).or_insert(next);
+        if number == next {
+            self.all.push((second, skipped));
+        }
+        number
+    }
+}
+
+impl Source {
+    pub fn note_hole(&mut self, second: Second, (from, to): (i64, i64), class: &str, count: u64) {
+        let pending = self.pending.entry(second).or_default();
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        pending.holes.note(from, to, [(class.into(), count)].into());
+    }
+
+    /// Adds states whose slots are numbers.
+    pub fn push(
+        &mut self,
+        group: &Group,
+        bench: &Workbench,
+        span: Span,
+        numbers: &Numbers,
+        states: &RecordBatch,
+    ) -> Result<()> {
+        let mut by_number: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        for (row, number) in (0..).zip(slots(states)) {
+            by_number.entry(*number).or_default().push(row);
+        }
+        for (number, rows) in by_number {
+            let (second, skipped) = numbers.all[number as usize];
+            let own = take_rows(states, &rows)?;
+            let mut columns = own.columns().to_vec();
+            columns[SLOT_COLUMN] = Arc::new(Int64Array::from_value(skipped, rows.len()));
+            let own = RecordBatch::try_new(own.schema(), columns)?;
+            let reach = reach(&own, span);
+            let pending = self.pending.entry(second).or_default();
+            let left_out = pending.states.push(group, bench, own)?;
+            if left_out > 0 {
+                self.note_hole(second, reach, KEYS_OVER_CAP, left_out);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the source says of a second that is over, as parts of its record.
+    pub fn flush(&mut self, group: &Group, bench: &Workbench, tick: &Tick) -> Result<Vec<Part>> {
+        match self.pending.remove(&(tick.partition, tick.number)) {
+            None => Ok(Vec::new()),
+            Some(mut pending) => {
+                // Where memory is short, a key stands there several times.
+                let _ = pending.states.merge(group, bench);
+                pending.parts(group)
+            }
+        }
+    }
+
+    pub fn forget(&mut self, partition: i32) {
+        self.pending.retain(|(of, _), _| *of != partition);
+    }
+}
+
+impl Pending {
+    /// As parts: the first has the holes.
+    pub fn parts(&self, group: &Group) -> Result<Vec<Part>> {
+        parts(group, self.states.pieces(), self.holes.clone())
+    }
+}
+
+/// Class of rows that do not count because there are too many keys.
+pub(super) const KEYS_OVER_CAP: &str = "keys_over_cap";
+
+/// States as parts; the first has the holes.
+pub(super) fn parts(group: &Group, pieces: &[RecordBatch], holes: Holes) -> Result<Vec<Part>> {
+    let state = &group.members[0].state;
+    let mut parts = Vec::new();
+    for piece in pieces {
+        for payload in encode(piece, group.stored.schema())? {
+            parts.push(Part::of_states(state, Holes::default(), payload));
+        }
+    }
+    match parts.first_mut() {
+        Some(first) => first.head.holes = holes,
+        None if !holes.is_empty() => parts.push(Part::of_states(state, holes, Vec::new())),
+        None => {}
+    }
+    Ok(parts)
+}
+
+/// From when to when the panes of states are.
+pub(super) fn reach(states: &RecordBatch, span: Span) -> (i64, i64) {
+    let starts = pane_starts(states).iter().copied();
+    let first = starts.clone().min().unwrap_or(i64::MAX);
+    (
+        first,
+        starts.max().map_or(i64::MIN, |last| pane_end(last, span)),
+    )
+}
