@@ -1,6 +1,6 @@
 //! Counts of distinct values that ask for more of them than a group can have.
 //!
-//! A window is of one host, what stands in GROUP BY has one value in a group, and conditions leave a column few values:
+//! A window with a key of a host is of one, what stands in GROUP BY has one value in a group, and conditions leave a column few values:
 //! `WHERE evt_type = 'connect' .. HAVING count(DISTINCT evt_type) > 3` loads and never speaks.
 
 use arrow::datatypes::DataType;
@@ -16,8 +16,9 @@ use super::problem::{Domain, Problem, Representative, Term, text, whole_number};
 use super::satisfy::Question;
 use super::text::sql;
 use crate::detect::sql_file::Fault;
+use crate::detect::windowed::HOST_KEYS;
 
-/// Columns that have one value in a window, since a window is of one host.
+/// Columns that have one value in a window of one host.
 const OF_ONE_HOST: [&str; 1] = ["host_id"];
 
 /// A `count(DISTINCT column)` of a query.
@@ -27,8 +28,8 @@ struct DistinctCount {
     /// The column of events, and the name of their relation.
     column: String,
     relation: String,
-    /// Whether the groups are by that column.
-    grouped_by: bool,
+    /// Whether it has one value in a group.
+    is_one: bool,
 }
 
 /// Says which conditions on counts are never true.
@@ -108,8 +109,15 @@ fn distinct_count(
         name: expr.schema_name().to_string(),
         column: column.name.clone(),
         relation: column.relation.as_ref()?.to_string(),
-        grouped_by: aggregate.group_expr.contains(argument),
+        is_one: aggregate.group_expr.contains(argument)
+            || OF_ONE_HOST.contains(&column.name.as_str()) && of_one_host(aggregate),
     })
+}
+
+/// Whether a key says whose a group is.
+fn of_one_host(aggregate: &Aggregate) -> bool {
+    let is_host = |key: &Expr| matches!(key, Expr::Column(column) if HOST_KEYS.contains(&column.name.as_str()));
+    aggregate.group_expr.iter().any(is_host)
 }
 
 /// The column of the groups that a term is.
@@ -123,7 +131,7 @@ fn name_of(term: &Expr) -> Option<&str> {
 
 /// How many values of a column a group can have; none where they are not counted.
 fn most(problem: &Problem, count: &DistinctCount) -> Option<usize> {
-    if count.grouped_by || OF_ONE_HOST.contains(&count.column.as_str()) {
+    if count.is_one {
         return Some(1);
     }
     let own = |column: Option<&str>| column == Some(count.column.as_str());
