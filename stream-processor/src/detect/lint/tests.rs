@@ -457,6 +457,11 @@ fn counts_of_values_that_no_group_has_are_told() {
             "count another column",
         );
     }
+    // With no key of a host a window has many.
+    let fleet = counted("evt_type = 'open'", "count(DISTINCT host_id) >= 2")
+        .replace("SELECT container_id", "SELECT 'x' AS container_id")
+        .replace("window_end, container_id", "window_end, proc_name");
+    assert_eq!(load_query_warnings(&fleet).expect("loaded"), []);
     let (_, told) = &load_query_warnings(&counted(
         "evt_type = 'connect'",
         "count(DISTINCT evt_type) > 3",
