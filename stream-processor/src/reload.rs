@@ -226,6 +226,9 @@ struct Compiler {
     reporter: Reporter,
 }
 
+/// A file that was refused, and whether its last good text is loaded.
+type Told = (Refusal, bool);
+
 impl Compiler {
     fn read(&self) -> Found {
         let found = Sources::read(&self.config.detections_folder);
@@ -255,10 +258,7 @@ impl Compiler {
 
     /// Loads what was found; a file that is refused has the text that runs, where there is one. Returns what was loaded, of
     /// which files, and what was refused of those found, each with whether its last good text is loaded.
-    fn load(
-        &self,
-        mut sources: Sources,
-    ) -> Result<(LoadReport, Sources, Vec<(Refusal, bool)>), String> {
+    fn load(&self, mut sources: Sources) -> Result<(LoadReport, Sources, Vec<Told>), String> {
         let load = |sources: &Sources| {
             DetectionSet::load_sources(sources).map_err(|error| error.to_string())
         };
@@ -287,7 +287,7 @@ impl Compiler {
             kept || left_out.contains(refusal.file.as_path())
         };
         let told = refused.iter().filter(of_file);
-        let mut refusals: Vec<(Refusal, bool)> = told
+        let mut refusals: Vec<Told> = told
             .map(|refusal| (refusal.clone(), !left_out.contains(refusal.file.as_path())))
             .collect();
         // Those that are refused because of another file's last good text.
@@ -339,7 +339,7 @@ impl Compiler {
     }
 
     /// Tells refusals and warnings that were not told as they are.
-    fn tell(&mut self, report: &LoadReport, refusals: &[(Refusal, bool)]) -> Vec<Alert> {
+    fn tell(&mut self, report: &LoadReport, refusals: &[Told]) -> Vec<Alert> {
         let mut now_told = BTreeSet::new();
         for warning in report.warnings() {
             let text = warning.to_string();

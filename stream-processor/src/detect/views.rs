@@ -341,15 +341,15 @@ impl VisitorMut for Work<'_> {
                 view,
                 alias: alias.as_deref(),
                 qualified: joined,
-                depth: 0,
                 bytes: self.bytes,
             };
             name_outputs(select, &columns);
-            let visited =
-                select.visit(&mut columns).is_break() || order_by.visit(&mut columns).is_break();
+            let mut put_in = Own::new(|expr| columns.put_in(expr));
+            let too_much =
+                select.visit(&mut put_in).is_break() || order_by.visit(&mut put_in).is_break();
             let condition = view.condition.clone().map(|own| columns.own(own));
             self.bytes = columns.bytes;
-            if visited || self.bytes > PUT_IN_BYTES_MAX {
+            if too_much || self.bytes > PUT_IN_BYTES_MAX {
                 return ControlFlow::Break(name);
             }
             select.selection = match (condition, select.selection.take()) {
@@ -456,7 +456,7 @@ struct Columns<'a> {
     alias: Option<&'a str>,
     /// Whether other tables stand beside it, whose columns may be called as those of events are.
     qualified: bool,
-    depth: usize,
+    /// Bytes of what was put in.
     bytes: usize,
 }
 
@@ -475,34 +475,8 @@ impl<'a> Columns<'a> {
         Some((name, expr))
     }
 
-    /// An expression of the view's, as it is put in.
-    fn own(&mut self, mut expr: Expr) -> Expr {
-        if let (true, Some(alias)) = (self.qualified, self.alias) {
-            let mut qualify = Qualify { alias, depth: 0 };
-            let _ = expr.visit(&mut qualify);
-        }
-        self.bytes += expr.to_string().len();
-        nested(expr)
-    }
-}
-
-impl VisitorMut for Columns<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if self.depth > 0 {
-            return ControlFlow::Continue(());
-        }
+    /// Puts what a column is where it is named.
+    fn put_in(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Some((_, own)) = self.find(expr) {
             *expr = self.own(own.clone());
         }
@@ -511,15 +485,35 @@ impl VisitorMut for Columns<'_> {
             false => ControlFlow::Continue(()),
         }
     }
+
+    /// An expression of the view's, as it is put in.
+    fn own(&mut self, mut expr: Expr) -> Expr {
+        if let (true, Some(alias)) = (self.qualified, self.alias) {
+            let _ = expr.visit(&mut Own::new(|expr| {
+                if let Expr::Identifier(name) = expr {
+                    *expr = Expr::CompoundIdentifier(vec![Ident::new(alias), name.clone()]);
+                }
+                ControlFlow::Continue(())
+            }));
+        }
+        self.bytes += expr.to_string().len();
+        nested(expr)
+    }
 }
 
-/// Says of columns which table they are of.
-struct Qualify<'a> {
-    alias: &'a str,
+/// Changes the expressions of one SELECT, and not those of the queries within it.
+struct Own<F> {
+    change: F,
     depth: usize,
 }
 
-impl VisitorMut for Qualify<'_> {
+impl<F: FnMut(&mut Expr) -> ControlFlow<()>> Own<F> {
+    fn new(change: F) -> Self {
+        Self { change, depth: 0 }
+    }
+}
+
+impl<F: FnMut(&mut Expr) -> ControlFlow<()>> VisitorMut for Own<F> {
     type Break = ();
 
     fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
@@ -533,10 +527,10 @@ impl VisitorMut for Qualify<'_> {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let (0, Expr::Identifier(name)) = (self.depth, &*expr) {
-            *expr = Expr::CompoundIdentifier(vec![Ident::new(self.alias), name.clone()]);
+        match self.depth {
+            0 => (self.change)(expr),
+            _ => ControlFlow::Continue(()),
         }
-        ControlFlow::Continue(())
     }
 }
 

@@ -197,7 +197,7 @@ impl Steps {
             let memory = memory.or_else(|| stages.publisher.memory(partition))?;
             let input = memory.head.inputs.get(&partition.0).copied()?;
             let as_it_is = memory.epoch == task.epoch && input == task.processed();
-            as_it_is.then(|| Assigned {
+            as_it_is.then_some(Assigned {
                 partition,
                 epoch: task.epoch,
                 start: Start {
