@@ -24,7 +24,7 @@ static __always_inline void inherit_policy(struct cgroup *cgroup)
 		return;
 	if (parent)
 		policy = *parent;
-	if (bpf_map_update_elem(&modes, &id, &policy, BPF_NOEXIST) == -E2BIG)
+	if (update_error(&modes, &id, &policy, BPF_NOEXIST) == -E2BIG)
 		modes_full = 1;
 }
 

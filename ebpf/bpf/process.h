@@ -78,7 +78,7 @@ static __always_inline bool is_last_thread(struct task_struct *task)
 	if (BPF_CORE_READ(signal, nr_threads) <= 1)
 		return !bpf_map_lookup_elem(&exited, &key);
 	/* Where the kernel has no room (-ENOMEM, -EBUSY) twice is better than never. */
-	return bpf_map_update_elem(&exited, &key, &one, BPF_NOEXIST) != -EEXIST;
+	return update_error(&exited, &key, &one, BPF_NOEXIST) != -EEXIST;
 }
 
 /* What `wait` will report. */

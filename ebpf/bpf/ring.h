@@ -72,6 +72,17 @@ volatile const u64 texts_bytes = 4 << 20;
 /* Differs on every run, so that nobody can make two paths of one hash. */
 volatile const u64 hash_seed = 0;
 
+/*
+ * Why a map could not be changed, 0 where it was. Before Linux 6.4 the kernel returns it as 32 bits, the others of the
+ * register being anything: compared as 64 it is never what it seems.
+ */
+static __always_inline int update_error(void *map, const void *key, const void *value, u64 flags)
+{
+	int error = bpf_map_update_elem(map, key, value, flags);
+	asm volatile("" : "+r"(error)); /* or the compiler takes the helper's word for 64 bits */
+	return error;
+}
+
 static __always_inline struct scratch *scratch(void)
 {
 	u32 zero = 0;

@@ -84,6 +84,19 @@ mod tests {
         assert!(known.is_empty(), "{known:?}");
     }
 
+    /// What a map's change returns has 32 bits before Linux 6.4; `update_error` compares as many.
+    #[test]
+    fn why_a_map_was_not_changed_is_asked_in_one_place() {
+        let compares = |line: &String| {
+            line.contains("bpf_map_update_elem(") && (line.contains("= -E") || line.contains("< 0"))
+        };
+        let bare: Vec<String> = lines_of_the_programs()
+            .into_iter()
+            .filter(compares)
+            .collect();
+        assert!(bare.is_empty(), "{bare:?}");
+    }
+
     /// Verifiers before 6.12 refuse an index whose bound the compiler keeps elsewhere; `bytes_at` masks it at its use.
     #[test]
     fn the_record_is_indexed_in_one_place() {
