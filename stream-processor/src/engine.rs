@@ -268,12 +268,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The latest of the times of a task's hosts.
-    #[cfg(test)]
-    pub(crate) fn latest_high(&self, log: Partition) -> Option<i64> {
-        self.hosts.latest_high(log)
-    }
-
     /// The partitions that it knows something of.
     #[must_use]
     pub fn partitions(&self) -> Vec<i32> {

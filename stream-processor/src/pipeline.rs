@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use dogwatch_kafka::topics::TopicError;
@@ -34,6 +34,7 @@ use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
 
 use crate::alert::AlertMode;
 use crate::config::{Config, Delivery};
@@ -371,11 +372,31 @@ fn try_group(config: &Config, names: &Topics) -> Result<(), Fault> {
     for topic in INPUTS {
         asked.add_partition(&names.name(topic), 0);
     }
-    let answer = consumer.committed_offsets(asked, PATIENCE).map_err(fault)?;
-    for element in answer.elements() {
-        element.error().map_err(fault)?;
+    let ask = || -> Result<(), KafkaError> {
+        let answer = consumer.committed_offsets(asked.clone(), PATIENCE)?;
+        let elements = answer.elements();
+        elements.iter().try_for_each(|element| element.error())
+    };
+    let started = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if is_settling(&error) && started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            answer => return answer.map_err(fault),
+        }
     }
-    Ok(())
+}
+
+/// Whether brokers still agree on who coordinates a group, as they do when the first is asked for.
+fn is_settling(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotCoordinator | Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress
+        )
+    )
 }
 
 fn prepare_topics(
