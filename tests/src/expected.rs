@@ -342,8 +342,15 @@ mod tests {
         let mut another_row = said.clone();
         another_row[1].row = r#"{"container_id":"elsewhere"}"#.into();
         assert_eq!(counts(&compare(&due, &another_row)), [2, 0, 0, 0, 1, 0]);
+        // The second is incomplete as it is: the row between them, which cannot be read, never came.
+        assert_eq!(
+            said.iter()
+                .map(|alert| alert.incomplete)
+                .collect::<Vec<_>>(),
+            [false, true]
+        );
         let mut incomplete = said.clone();
-        incomplete[1].incomplete = true;
+        incomplete[0].incomplete = true;
         let difference = compare(&due, &incomplete);
         assert_eq!(counts(&difference), [2, 0, 0, 0, 0, 1]);
         assert!(
