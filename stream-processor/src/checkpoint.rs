@@ -28,7 +28,7 @@ mod tests;
 pub use fold::{Fold, Restored, Wrote};
 pub use progress::{Progress, Renewal};
 
-/// The form of what is written here. A higher one is not read; one lower is read as [`format`] says.
+/// The form of what is written here. A higher one is not read; one lower is read as the module `format` says.
 pub const FORMAT: u32 = 4;
 
 /// How far a task has read: of each topic, the offset of the first record that is not known.

@@ -95,7 +95,7 @@ fn said(row: Map<String, Value>) -> String {
     Value::Object(said).to_string()
 }
 
-/// Reads a text of [`column`]; none where it is no such text.
+/// Reads a text of [`column()`]; none where it is no such text.
 pub(super) fn parse(text: &str) -> Option<FirstRow> {
     let mut parts = text.splitn(7, DIVIDER).skip(1);
     let (host_id, sensor_run) = (parts.next()?, parts.next()?);
