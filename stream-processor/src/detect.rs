@@ -27,34 +27,26 @@ use tokio::runtime::Runtime;
 
 use crate::json;
 
-pub(crate) mod aggregates;
 mod batch;
 mod check;
-mod falco;
 pub(crate) mod filter;
-pub(crate) mod functions;
 mod general;
-pub(crate) mod growth;
 mod halves;
 mod header;
-pub(crate) mod held;
 mod lint;
-mod lists;
-pub(crate) mod memory;
 mod message;
 mod pattern;
 mod plan;
 mod reads;
 mod routes;
-mod session;
-mod shared;
 mod sources;
-mod sql_file;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod views;
-pub(crate) mod window;
 pub(crate) mod windowed;
+
+pub(crate) use dogwatch_query::{aggregates, functions, growth, held, memory, window};
+use dogwatch_query::{falco, lists, session, sql_file};
 
 pub(crate) use batch::{Match, narrow, project, take_rows};
 pub(crate) use halves::{Unjudged, by_halves, error_text, guarded};
@@ -64,7 +56,7 @@ pub use message::Template;
 pub(crate) use routes::Routes;
 pub use sources::Sources;
 pub(crate) use sources::load_lists;
-pub use sql_file::{Refusal, SqlFile};
+pub use sql_file::{Refusal, SqlFile, Warning};
 pub(crate) use sql_file::{hex, without_mark};
 
 use memory::Memory;
@@ -190,22 +182,6 @@ impl LoadReport {
     pub fn warnings(&self) -> impl Iterator<Item = Warning> {
         let of_detections = self.set.iter().flat_map(Detection::warnings);
         self.list_warnings.iter().cloned().chain(of_detections)
-    }
-}
-
-/// What is wrong with a file that loads nevertheless.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning(pub Refusal);
-
-impl fmt::Display for Warning {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Refusal {
-            file,
-            line,
-            reason,
-            mend,
-        } = &self.0;
-        write!(out, "{}:{line}: warning: {reason}; {mend}", file.display())
     }
 }
 

@@ -17,7 +17,8 @@
 //!
 //! The modules below stand in one order, held by a test: each may use those above it, none those below it.
 
-mod json;
+pub(crate) use dogwatch_query::json;
+
 mod parallel;
 pub mod shutdown;
 

@@ -1,29 +1,22 @@
 //! What a detection's query may be: one SELECT over single events and the lists, or over windows of events.
 //!
-//! Parsing and planning are DataFusion's; this module says no to what it would plan but we cannot promise,
-//! and turns its errors into file, line, reason and mend.
+//! What any query may be is said in [`dogwatch_query::check`]; this module says no to what a detection cannot promise.
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DataFusionError, Result as PlanResult, SchemaError};
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::common::Result as PlanResult;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
-use dogwatch_schemas::vocabulary;
+use dogwatch_query::check::{ONLY_SELECT, planned};
+pub(crate) use dogwatch_query::check::{explain, only_query, parsed};
 
-use super::falco;
 use super::lists::Lists;
 use super::session::{EVENTS, Session};
-use super::sql_file::{Fault, SqlFile, nearest};
+use super::sql_file::{Fault, SqlFile};
 use super::views::Views;
-use super::window::{find_scan, names_window, spec_of};
+use super::window::{find_scan, spec_of};
 
 mod lists;
-mod syntax;
-
-/// Longest text of a file, bytes: parser and planner take memory of its square.
-const TEXT_BYTES_MAX: usize = 64 << 10;
-/// How deep an expression may be nested: `a OR b OR c` is two deep.
-const DEPTH_MAX: usize = 400;
 
 /// What to write instead of a query that would need memory without bound.
 const USE_A_WINDOW: &str = "put the condition into WHERE, or count over a window: FROM tumble(events, INTERVAL '1 minute') ... GROUP BY window_start, window_end, container_id";
@@ -54,35 +47,13 @@ pub(super) fn plan(
         .chain(tables.keys().map(String::as_str))
         .chain(views.names())
         .collect();
-    let state = session.context.state();
-    let references = state
-        .resolve_table_references(&statement)
-        .map_err(|error| explain(file, &error, columns))?;
-    for reference in &references {
-        let table = reference.table();
-        if reference.schema().is_none() && names_window(table) {
-            continue;
-        }
-        if reference.schema().is_some() || !names.contains(&table) {
-            let mend = match nearest(table, names.iter().copied()) {
-                Some(known) => format!("did you mean {known}?"),
-                None => format!(
-                    "tables are {}; a list is a file lists/{table}.csv in the folder of detections, whose first line names its columns, a view a file views/{table}.sql",
-                    names.join(", ")
-                ),
-            };
-            return Err(Fault::new(
-                file.line_of(table),
-                format!("there is no table {reference}"),
-                mend,
-            ));
-        }
-    }
-    let plan = session
-        .wait(state.statement_to_plan(statement))
-        .map_err(|error| explain(file, &error, columns))?;
-    check_depth(&plan, file)?;
-    check_functions(&plan, file)?;
+    let absent = |table: &str| {
+        format!(
+            "tables are {}; a list is a file lists/{table}.csv in the folder of detections, whose first line names its columns, a view a file views/{table}.sql",
+            names.join(", ")
+        )
+    };
+    let plan = planned(session, file, statement, &names, columns, absent)?;
     lists::check_subqueries(&plan, file, tables)?;
     if find_scan(&plan).is_some() {
         check_window_shape(&plan, file)?;
@@ -101,62 +72,6 @@ pub(super) fn plan(
         ));
     }
     Ok(plan)
-}
-
-/// What to write instead of what is no query.
-const ONLY_SELECT: &str = "write exactly one SELECT after the header";
-
-/// The file's one statement.
-pub(super) fn parsed(file: &SqlFile) -> Result<Statement, Fault> {
-    if file.sql.len() > TEXT_BYTES_MAX {
-        let reason = format!("the file has {} bytes", file.sql.len());
-        let mend =
-            format!("keep it to {TEXT_BYTES_MAX}: long lists of values go into lists/<name>.csv");
-        return Err(Fault::new(file.query_line, reason, mend));
-    }
-    let parsed = DFParserBuilder::new(file.sql.as_str())
-        .build()
-        .and_then(|mut parser| parser.parse_statements());
-    let mut statements = parsed.map_err(|error| explain(file, &error, &[]))?;
-    if statements.len() > 1 {
-        return Err(Fault::new(
-            file.query_line,
-            format!("{} statements", statements.len()),
-            ONLY_SELECT,
-        ));
-    }
-    statements
-        .pop_front()
-        .ok_or_else(|| Fault::new(file.query_line, "there is no query", ONLY_SELECT))
-}
-
-/// The query that a statement is.
-pub(super) fn only_query<'s>(
-    statement: &'s Statement,
-    file: &SqlFile,
-) -> Result<&'s ast::Query, Fault> {
-    let Statement::Statement(inner) = statement else {
-        return Err(Fault::new(
-            file.query_line,
-            "the statement is no SELECT",
-            ONLY_SELECT,
-        ));
-    };
-    let ast::Statement::Query(query) = inner.as_ref() else {
-        let first_word = inner
-            .to_string()
-            .split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .to_owned();
-        return Err(Fault::new(
-            file.query_line,
-            format!("the statement is {first_word}, no SELECT"),
-            ONLY_SELECT,
-        ));
-    };
-    syntax::check(inner, file)?;
-    Ok(query)
 }
 
 /// The file's one statement, when it is one SELECT that names its columns.
@@ -190,202 +105,6 @@ pub(super) fn one_select(file: &SqlFile) -> Result<Statement, Fault> {
         ));
     }
     Ok(statement)
-}
-
-/// Turns an error of the parser or planner into a fault; columns come with the nearest name.
-pub(crate) fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fault {
-    let root = error.find_root();
-    let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
-    if let DataFusionError::SchemaError(schema_error, _) = root
-        && let SchemaError::FieldNotFound {
-            field,
-            valid_fields,
-        } = schema_error.as_ref()
-    {
-        let line = span.map_or_else(
-            || file.line_of(&field.name),
-            |span| span.start.line as usize,
-        );
-        let reason = format!("there is no column {}", field.flat_name());
-        if file.sql.contains(&format!("\"{}\"", field.name)) {
-            let mend = format!(
-                "write '{}' where a text is meant: double quotes are for names of columns",
-                field.name
-            );
-            return Fault::new(line, reason, mend);
-        }
-        return Fault::new(line, reason, column_meant(field, valid_fields, columns));
-    }
-    let text = root.strip_backtrace();
-    let line = span
-        .map(|span| span.start.line as usize)
-        .or_else(|| line_in(&text))
-        .unwrap_or_else(|| line_of_function(file, &text));
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let words = words.join(" ");
-    let reason = words
-        .strip_prefix("Error during planning: ")
-        .unwrap_or(&words);
-    if reason.starts_with("Cannot infer common argument type for comparison") {
-        let mend =
-            "compare values of one type: text in single quotes, numbers, true and false without";
-        return Fault::new(line, reason, mend);
-    }
-    if let Some((reason, mend)) = falco::operator(reason) {
-        return Fault::new(line, reason, mend);
-    }
-    // Our own relations and functions say what to write instead.
-    if let Some((reason, mend)) = reason
-        .split_once("; ")
-        .filter(|(_, mend)| mend.starts_with("write ") || mend.starts_with("the nearest "))
-    {
-        return Fault::new(line, reason, mend);
-    }
-    Fault::new(line, reason, "correct the query")
-}
-
-/// Whether a word is a value that some column has, such as `execve`.
-fn is_value(word: &str, columns: &[&str]) -> bool {
-    let known = columns.iter().filter_map(|column| vocabulary::of(column));
-    let mut values = known.filter_map(|known| known.values.as_ref()).flatten();
-    values.any(|value| value == word)
-}
-
-/// Most columns of a list that are named in a mend.
-const COLUMNS_NAMED: usize = 12;
-
-/// What a column that is not there was to be: a field by Falco's name, one that is misspelt, or one of a list.
-fn column_meant(field: &Column, valid: &[Column], columns: &[&str]) -> String {
-    // Falco's evt.type reads as a column of a table evt.
-    let joined = field.flat_name().replace('.', "_");
-    if field.relation.is_some() && columns.contains(&joined.as_str()) {
-        return format!("write {joined}: columns are Falco's fields with _ for each dot");
-    }
-    if let Some(argument) = joined
-        .strip_prefix("evt_arg_")
-        .or_else(|| joined.strip_prefix("evt_args_"))
-    {
-        return format!(
-            "write evt_args['{argument}']: the map has the arguments that have no column of their own"
-        );
-    }
-    if field.relation.is_none() {
-        if let Some(mend) = falco::name(&field.name) {
-            return mend;
-        }
-        if is_value(&field.name, columns) {
-            return format!("write '{}' where a text is meant", field.name);
-        }
-    }
-    let valid_names = valid.iter().map(|column| column.name.as_str());
-    let of_lists = valid.len() <= COLUMNS_NAMED;
-    let known: Vec<&str> = match of_lists {
-        true => valid_names.collect(),
-        false => columns.iter().copied().chain(valid_names).collect(),
-    };
-    let near = nearest(&field.name, known.iter().copied());
-    let near = near.or_else(|| nearest(&joined, known.iter().copied()));
-    match near {
-        Some(near) => format!("did you mean {near}?"),
-        None if of_lists && !known.is_empty() => {
-            format!("there are the columns {}", known.join(", "))
-        }
-        None => format!("take a column of {EVENTS} (docs/events.md) or of a list the query names"),
-    }
-}
-
-/// The line where a function is called that a message begins with, else the query's first.
-fn line_of_function(file: &SqlFile, text: &str) -> usize {
-    let text = text.trim_start_matches("Error during planning: ");
-    let name = text
-        .split(|letter: char| !letter.is_ascii_lowercase() && letter != '_')
-        .next();
-    match name.filter(|name| name.len() > 2) {
-        Some(name) => file.line_of(&format!("{name}(")),
-        None => file.query_line,
-    }
-}
-
-/// The line that the SQL parser's message names as `Line: 3`.
-fn line_in(text: &str) -> Option<usize> {
-    let digits = text.split_once("Line: ")?.1;
-    digits
-        .split(|character: char| !character.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()
-}
-
-/// Refuses what is nested too deep: it is walked by calls within calls, and a stack that overflows ends the process.
-fn check_depth(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
-    let mut deep = false;
-    let walked = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            deep |= is_deep(expr)?;
-            Ok(TreeNodeRecursion::Continue)
-        })
-    });
-    walked.map_err(|error| explain(file, &error, &[]))?;
-    if !deep {
-        return Ok(());
-    }
-    let reason = format!("an expression is nested more than {DEPTH_MAX} deep");
-    let mend = "write column IN ('a', 'b', ..), or put the values into a list";
-    Err(Fault::new(file.query_line, reason, mend))
-}
-
-/// Whether an expression is nested more than [`DEPTH_MAX`] deep, without calls within calls.
-fn is_deep(expr: &Expr) -> PlanResult<bool> {
-    let mut waiting = vec![(expr, 0)];
-    while let Some((expr, depth)) = waiting.pop() {
-        if depth > DEPTH_MAX {
-            return Ok(true);
-        }
-        expr.apply_children(|child| {
-            waiting.push((child, depth + 1));
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-    }
-    Ok(false)
-}
-
-/// Functions that tell of the engine, not of an event, though it calls them immutable: an upgrade changes what they say.
-const OF_THE_ENGINE: [&str; 1] = ["version"];
-
-/// Refuses functions whose answer depends on something else than their arguments.
-fn check_functions(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
-    let mut found: Option<String> = None;
-    let mut look = |expr: &Expr| {
-        let name = match expr {
-            Expr::ScalarFunction(call)
-                if call.func.signature().volatility != Volatility::Immutable
-                    || OF_THE_ENGINE.contains(&call.name()) =>
-            {
-                call.name()
-            }
-            Expr::Placeholder(_) => "a placeholder",
-            Expr::ScalarVariable(..) => "a variable",
-            _ => return Ok(TreeNodeRecursion::Continue),
-        };
-        found = Some(name.to_owned());
-        Ok(TreeNodeRecursion::Stop)
-    };
-    let walked =
-        plan.apply_with_subqueries(|node| node.apply_expressions(|expr| expr.apply(&mut look)));
-    walked.map_err(|error| explain(file, &error, &[]))?;
-    match found {
-        Some(name) => {
-            let reason = format!(
-                "{name} does not give the same answer each time, so a replay would not either"
-            );
-            Err(Fault::new(
-                file.line_of(&name),
-                reason,
-                "use the event's own columns: ts and ingest_ts for time",
-            ))
-        }
-        None => Ok(()),
-    }
 }
 
 /// Refuses operators over events that look at more than one event.

@@ -20,28 +20,27 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::runtime::Runtime;
 
-use super::lists::Lists;
-use super::memory::Memory;
-use super::shared::SharedCalls;
-use super::window::{self, WindowTables};
-use super::{aggregates, functions, growth};
-
-/// Name of the table of events.
-pub(crate) const EVENTS: &str = "events";
+use crate::lists::Lists;
+use crate::memory::Memory;
+use crate::shared::SharedCalls;
+pub use crate::tables::EVENTS;
+use crate::window::{self, WindowTables};
+use crate::{aggregates, functions, growth};
 
 /// One planner's surroundings.
-pub(crate) struct Session {
+pub struct Session {
+    /// The tables and functions.
     pub context: SessionContext,
     /// Made once: each copies the tables of functions.
     task: Arc<TaskContext>,
     runtime: Arc<Runtime>,
     memory: Memory,
     /// What the expressions planned here compute once.
-    pub(super) shared: SharedCalls,
+    pub shared: SharedCalls,
 }
 
 /// Longest that a query of lists runs at load.
-pub(crate) const LOAD_TIME_MAX: Duration = Duration::from_secs(10);
+pub const LOAD_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Session {
     /// Builds the surroundings: `events` as given, each list as a table.
@@ -146,7 +145,7 @@ impl Session {
 }
 
 /// Names of a schema's columns.
-pub(crate) fn column_names(schema: &SchemaRef) -> Vec<&str> {
+pub fn column_names(schema: &SchemaRef) -> Vec<&str> {
     schema
         .fields()
         .iter()

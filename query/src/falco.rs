@@ -2,7 +2,7 @@
 //!
 //! Its fields are columns with `_` for each dot, which the planner's columns tell; macros, operators and priorities are not.
 
-use super::sql_file::{Fault, SqlFile};
+use crate::sql_file::{Fault, SqlFile};
 
 /// What tells how a rule becomes a detection.
 const MANUAL: &str = "docs/detections.md has what Falco's words are here";
@@ -65,13 +65,13 @@ fn meant<'t>(table: &[(&str, &'t str)], word: &str) -> Option<&'t str> {
 }
 
 /// What to write for a macro or a list of Falco's.
-pub(super) fn name(name: &str) -> Option<String> {
+pub fn name(name: &str) -> Option<String> {
     let ours = meant(&NAMES, name)?;
     Some(format!("{name} is Falco's: write {ours}"))
 }
 
 /// What to write for the operator that the SQL parser does not expect.
-pub(super) fn operator(parser_says: &str) -> Option<(String, String)> {
+pub fn operator(parser_says: &str) -> Option<(String, String)> {
     let (_, found) = parser_says.split_once("found: ")?;
     let word = found.split([' ', '"', ')']).next()?;
     let ours = meant(&OPERATORS, word)?;
@@ -82,13 +82,13 @@ pub(super) fn operator(parser_says: &str) -> Option<(String, String)> {
 }
 
 /// What to write for a priority of Falco's.
-pub(super) fn priority(word: &str) -> Option<String> {
+pub fn priority(word: &str) -> Option<String> {
     let ours = meant(&PRIORITIES, word)?;
     Some(format!("write severity = \"{ours}\" for Falco's {word}"))
 }
 
 /// The refusal of a rule that was put in the place of a detection as it is.
-pub(super) fn rule(file: &SqlFile) -> Option<Fault> {
+pub fn rule(file: &SqlFile) -> Option<Fault> {
     let first = ["- rule:", "- macro:", "- list:", "- required_"];
     let mut lines = (1..).zip(file.sql.lines());
     let (line, text) = lines.find(|(_, text)| {

@@ -15,7 +15,7 @@ use dogwatch_schemas::{time, vocabulary};
 use serde_json::{Map, Value};
 
 /// A batch's columns with their names.
-pub(crate) fn named(batch: &RecordBatch) -> Vec<(&str, ArrayRef)> {
+pub fn named(batch: &RecordBatch) -> Vec<(&str, ArrayRef)> {
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
     fields
         .map(|(field, column)| (field.name().as_str(), Arc::clone(column)))
@@ -23,7 +23,7 @@ pub(crate) fn named(batch: &RecordBatch) -> Vec<(&str, ArrayRef)> {
 }
 
 /// One row of named columns; nulls are kept.
-pub(crate) fn row(columns: &[(&str, ArrayRef)], row: usize) -> Map<String, Value> {
+pub fn row(columns: &[(&str, ArrayRef)], row: usize) -> Map<String, Value> {
     columns
         .iter()
         .map(|(name, column)| ((*name).to_owned(), value(column.as_ref(), row)))
@@ -31,7 +31,7 @@ pub(crate) fn row(columns: &[(&str, ArrayRef)], row: usize) -> Map<String, Value
 }
 
 /// One row of named columns as it is told.
-pub(crate) fn told_row(columns: &[(&str, ArrayRef)], row: usize) -> Map<String, Value> {
+pub fn told_row(columns: &[(&str, ArrayRef)], row: usize) -> Map<String, Value> {
     let told = |(name, column): &(&str, ArrayRef)| {
         let kind = kind_of(name, column.data_type());
         ((*name).to_owned(), told(value(column.as_ref(), row), &kind))
@@ -40,7 +40,7 @@ pub(crate) fn told_row(columns: &[(&str, ArrayRef)], row: usize) -> Map<String, 
 }
 
 /// The type by which a column is told: that of times, where its numbers are.
-pub(crate) fn kind_of(column: &str, kind: &DataType) -> DataType {
+pub fn kind_of(column: &str, kind: &DataType) -> DataType {
     let times = vocabulary::of(column).is_some_and(|known| known.times);
     match kind {
         DataType::List(item) if times && *item.data_type() == DataType::Int64 => {
@@ -52,7 +52,7 @@ pub(crate) fn kind_of(column: &str, kind: &DataType) -> DataType {
 }
 
 /// Whether a type holds times.
-pub(crate) fn holds_times(kind: &DataType) -> bool {
+pub fn holds_times(kind: &DataType) -> bool {
     match kind {
         DataType::Timestamp(..) => true,
         DataType::List(item) | DataType::Map(item, _) => holds_times(item.data_type()),
@@ -62,7 +62,7 @@ pub(crate) fn holds_times(kind: &DataType) -> bool {
 }
 
 /// A value of this type as it is told: its times are RFC 3339 text.
-pub(crate) fn told(value: Value, kind: &DataType) -> Value {
+pub fn told(value: Value, kind: &DataType) -> Value {
     match (kind, value) {
         (DataType::Timestamp(..), Value::Number(ns)) => {
             ns.as_i64().map_or(Value::Null, |ns| time::text(ns).into())
@@ -97,7 +97,7 @@ pub(crate) fn told(value: Value, kind: &DataType) -> Value {
 }
 
 /// One value.
-pub(crate) fn value(array: &dyn Array, row: usize) -> Value {
+pub fn value(array: &dyn Array, row: usize) -> Value {
     if array.is_null(row) {
         return Value::Null;
     }

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     Query, Select, SelectFlavor, Statement, TableFactor, Visit, Visitor,
 };
 
-use crate::detect::sql_file::{Fault, SqlFile};
+use crate::sql_file::{Fault, SqlFile};
 
 /// Refuses clauses that are parsed and would not be obeyed, in subqueries too.
 pub(super) fn check(statement: &Statement, file: &SqlFile) -> Result<(), Fault> {
@@ -16,7 +16,7 @@ pub(super) fn check(statement: &Statement, file: &SqlFile) -> Result<(), Fault> 
         return Ok(());
     };
     let word = clause.split(' ').next().unwrap_or(clause);
-    let reason = format!("{clause} is no part of a detection's query");
+    let reason = format!("{clause} is no part of a query here");
     let mend = "leave it out: SELECT, FROM, WHERE, GROUP BY, HAVING, ORDER BY and LIMIT are there";
     Err(Fault::new(file.line_of(word), reason, mend))
 }

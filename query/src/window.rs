@@ -17,12 +17,12 @@ use datafusion::catalog::{TableFunction, TableFunctionArgs, TableFunctionImpl, T
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 
-use super::session::EVENTS;
+use crate::tables::EVENTS;
 
 /// Name of the column of a window's start.
-pub(crate) const WINDOW_START: &str = "window_start";
+pub const WINDOW_START: &str = "window_start";
 /// Name of the column of a window's end.
-pub(crate) const WINDOW_END: &str = "window_end";
+pub const WINDOW_END: &str = "window_end";
 
 /// The shortest window.
 const SIZE_MIN: Duration = Duration::from_secs(1);
@@ -30,14 +30,14 @@ const SIZE_MIN: Duration = Duration::from_secs(1);
 const SIZE_MAX: Duration = Duration::from_secs(24 * 3_600);
 const SECOND_NS: i64 = 1_000_000_000;
 /// Most windows a row lies in, which is how many panes a window is made of.
-pub(crate) const PANES_MAX: i64 = 60;
+pub const PANES_MAX: i64 = 60;
 
 /// Key of a table's schema under which the windows stand that it is a relation of.
 const METADATA: &str = "dogwatch.window";
 
 /// How time is cut into windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct WindowSpec {
+pub struct WindowSpec {
     /// How long a window is, nanoseconds.
     pub size_ns: i64,
     /// How far apart two windows start, nanoseconds; the size where they do not overlap.
@@ -107,12 +107,12 @@ impl fmt::Display for WindowSpec {
 }
 
 /// The largest multiple of `step` that is not above `value`.
-pub(crate) fn floor_to(value: i64, step: i64) -> i64 {
+pub fn floor_to(value: i64, step: i64) -> i64 {
     value - value.rem_euclid(step)
 }
 
 /// A span of time as SQL's interval takes it.
-pub(crate) fn interval(ns: i64) -> String {
+pub fn interval(ns: i64) -> String {
     const UNITS: [(i64, &str); 4] = [
         (3_600_000_000_000, "hour"),
         (60_000_000_000, "minute"),
@@ -145,11 +145,11 @@ fn nearest_slide(slide_ns: i64, size_ns: i64) -> i64 {
 }
 
 /// Makes the table that stands for a relation of windows; it is given the relation's schema.
-pub(crate) type WindowTables =
+pub type WindowTables =
     Arc<dyn Fn(WindowSpec, SchemaRef) -> Result<Arc<dyn TableProvider>> + Send + Sync>;
 
 /// The table functions `tumble` and `hop` over rows of `events`.
-pub(crate) fn table_functions(
+pub fn table_functions(
     events: &SchemaRef,
     tables: &WindowTables,
 ) -> HashMap<String, Arc<TableFunction>> {
@@ -167,14 +167,14 @@ pub(crate) fn table_functions(
 }
 
 /// Whether a name is that of a relation of windows.
-pub(crate) fn names_window(name: &str) -> bool {
+pub fn names_window(name: &str) -> bool {
     [Kind::Tumble, Kind::Hop]
         .iter()
         .any(|kind| kind.name() == name)
 }
 
 /// The windows that a scan is a relation of; none for any other table.
-pub(crate) fn spec_of(scan: &TableScan) -> Option<WindowSpec> {
+pub fn spec_of(scan: &TableScan) -> Option<WindowSpec> {
     let schema = scan.source.schema();
     let (slide, size) = schema.metadata().get(METADATA)?.split_once('/')?;
     Some(WindowSpec {
@@ -184,7 +184,7 @@ pub(crate) fn spec_of(scan: &TableScan) -> Option<WindowSpec> {
 }
 
 /// The scan of windows in a plan, subqueries not counted, when there is one.
-pub(crate) fn find_scan(plan: &LogicalPlan) -> Option<WindowSpec> {
+pub fn find_scan(plan: &LogicalPlan) -> Option<WindowSpec> {
     match plan {
         LogicalPlan::TableScan(scan) => spec_of(scan),
         _ => plan.inputs().into_iter().find_map(find_scan),

@@ -36,17 +36,17 @@ use sample::TextsOfGroups;
 const SAMPLE_MAX: i64 = 20;
 
 /// Values that a distinct count tells apart at least; more where its threshold needs it.
-pub(crate) const DISTINCT_CAP: i64 = 256;
+pub const DISTINCT_CAP: i64 = 256;
 /// Most values that a distinct count tells apart: 8 bytes each, in each key and pane.
-pub(crate) const DISTINCT_CAP_MAX: i64 = 10_000;
+pub const DISTINCT_CAP_MAX: i64 = 10_000;
 
 /// Bytes of the state of `approx_distinct`: HyperLogLog registers.
 const APPROX_DISTINCT_BYTES: u64 = 16 << 10;
 /// Longest text that enters a window, bytes.
-pub(crate) const TEXT_BYTES_MAX: usize = 1_024;
+pub const TEXT_BYTES_MAX: usize = 1_024;
 
 /// Every function of this module.
-pub(crate) fn all() -> Vec<Arc<AggregateUDF>> {
+pub fn all() -> Vec<Arc<AggregateUDF>> {
     vec![
         Arc::new(AggregateUDF::from(Keep::sample())),
         Arc::new(AggregateUDF::from(Keep::distinct_count())),
@@ -54,19 +54,19 @@ pub(crate) fn all() -> Vec<Arc<AggregateUDF>> {
 }
 
 /// `distinct_count` by itself, for rewriting `count(DISTINCT ..)`.
-pub(crate) fn distinct_count() -> Arc<AggregateUDF> {
+pub fn distinct_count() -> Arc<AggregateUDF> {
     Arc::new(AggregateUDF::from(Keep::distinct_count()))
 }
 
 /// `sample` by itself.
-pub(crate) fn sample() -> Arc<AggregateUDF> {
+pub fn sample() -> Arc<AggregateUDF> {
     Arc::new(AggregateUDF::from(Keep::sample()))
 }
 
 /// Bytes of one key's state at most, when the aggregate is allowed in windows; else the reason and the mend.
 ///
 /// `text`: whether its value is text. `size`: the literal second argument, where it has one.
-pub(crate) fn state_bytes(
+pub fn state_bytes(
     name: &str,
     distinct: bool,
     text: bool,
@@ -112,7 +112,7 @@ pub(crate) fn state_bytes(
 
 /// Whether the state of an aggregate is what its name says, in plain columns: counts, sums, values, lists of them. The others'
 /// are DataFusion's own, and another version may lay them out otherwise.
-pub(crate) fn is_plain(name: &str) -> bool {
+pub fn is_plain(name: &str) -> bool {
     const PLAIN: [&str; 12] = [
         "avg",
         "bit_and",
@@ -427,7 +427,7 @@ impl Accumulator for Hashes {
 }
 
 /// A hash that stays the same over versions and machines: states outlive both. Of 10,000 values two collide once in 4 * 10^11.
-pub(crate) fn hash(text: &str) -> u64 {
+pub fn hash(text: &str) -> u64 {
     #[expect(
         deprecated,
         reason = "SipHash 2-4 by name; the hasher that replaces it may change"

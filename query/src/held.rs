@@ -10,7 +10,7 @@ use datafusion::physical_plan::streaming::PartitionStream;
 
 /// A table of the batches of the moment.
 #[derive(Debug)]
-pub(crate) struct HeldBatches {
+pub struct HeldBatches {
     /// The table's schema.
     pub schema: SchemaRef,
     batches: Mutex<Vec<RecordBatch>>,

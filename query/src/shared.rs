@@ -33,7 +33,7 @@ const ANSWERS_MAX: usize = 8;
 
 /// The calls of a set's expressions.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SharedCalls(Arc<Mutex<HashMap<String, Arc<Answers>>>>);
+pub struct SharedCalls(Arc<Mutex<HashMap<String, Arc<Answers>>>>);
 
 impl SharedCalls {
     /// Lets the calls in an expression share their answers with equal calls in others.

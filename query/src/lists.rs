@@ -11,32 +11,32 @@ use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder};
 use arrow::datatypes::{DataType, Field, Schema};
 use csv::StringRecord;
 
-use super::Warning;
-use super::session::EVENTS;
-use super::sql_file::{Fault, Refusal, without_mark};
-use super::window::names_window;
+use crate::sql_file::Warning;
+use crate::sql_file::{Fault, Refusal, without_mark};
+use crate::tables::EVENTS;
+use crate::window::names_window;
 
 /// Most rows a list may have: lists are held in memory and looked through for each event.
-pub(super) const ROWS_MAX: usize = 100_000;
+pub const ROWS_MAX: usize = 100_000;
 /// Most warnings of one list that are told one by one.
 const WARNINGS_MAX: usize = 10;
 
 /// The lists by table name.
-pub(crate) type Lists = BTreeMap<String, RecordBatch>;
+pub type Lists = BTreeMap<String, RecordBatch>;
 
 /// What came of the files of lists.
 #[derive(Default)]
-pub(crate) struct Loaded {
+pub struct Loaded {
+    /// The lists that are tables.
     pub lists: Lists,
+    /// The files that are none, and why.
     pub refused: Vec<Refusal>,
     /// What is wrong with lists that loaded nevertheless.
     pub warnings: Vec<Warning>,
 }
 
 /// Reads the texts of CSV files; those that are broken are refused, the others are tables.
-pub(super) fn load<'a>(
-    files: impl Iterator<Item = (&'a Path, &'a Result<Arc<str>, Fault>)>,
-) -> Loaded {
+pub fn load<'a>(files: impl Iterator<Item = (&'a Path, &'a Result<Arc<str>, Fault>)>) -> Loaded {
     let mut loaded = Loaded::default();
     let mut sources: HashMap<String, &Path> = HashMap::new();
     for (file, text) in files {
@@ -64,8 +64,10 @@ pub(super) fn load<'a>(
 
 /// One list.
 #[derive(Debug)]
-pub(super) struct List {
+pub struct List {
+    /// Its rows, all text.
     pub rows: RecordBatch,
+    /// What is wrong with it, though it can be read.
     pub warnings: Vec<Fault>,
 }
 
@@ -91,7 +93,10 @@ fn load_one(file: &Path, text: &Result<Arc<str>, Fault>) -> Result<(String, List
 }
 
 /// Reads a list's text.
-pub(super) fn parse(text: &str) -> Result<List, Fault> {
+///
+/// # Errors
+/// When it is no CSV, or its first line names no columns.
+pub fn parse(text: &str) -> Result<List, Fault> {
     // Lines are counted by their ends, and a CRLF would be half read at the end of a row.
     let text = format!("{}\n", without_mark(text).replace("\r\n", "\n"));
     let mut rows = Rows::new(&text);
@@ -258,7 +263,7 @@ impl<'a> Judge<'a> {
 }
 
 /// Lower-case letters, digits and underscores, a letter first.
-pub(crate) fn is_snake_case(name: &str) -> bool {
+pub fn is_snake_case(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && name
             .bytes()

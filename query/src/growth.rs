@@ -22,7 +22,7 @@ use datafusion::logical_expr::{
 };
 
 /// Largest value that a function makes of one row, bytes.
-pub(crate) const VALUE_BYTES_MAX: u64 = 1 << 20;
+pub const VALUE_BYTES_MAX: u64 = 1 << 20;
 /// Most bytes that a function makes of one batch.
 const BATCH_BYTES_MAX: u64 = 256 << 20;
 /// Most steps that a function takes for one row.
@@ -78,7 +78,7 @@ const BOUNDED: [(&str, Growth); 22] = [
 ];
 
 /// The same functions, those that grow under their bound.
-pub(crate) fn bounded(functions: Vec<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
+pub fn bounded(functions: Vec<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
     let bound = |function: Arc<ScalarUDF>| {
         let known = BOUNDED.iter().find(|(name, _)| *name == function.name());
         match known {
@@ -93,7 +93,7 @@ pub(crate) fn bounded(functions: Vec<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
 }
 
 /// Puts a bounded function in the place of each `||` over texts.
-pub(crate) fn bound_concatenation(expr: Expr) -> Result<Transformed<Expr>> {
+pub fn bound_concatenation(expr: Expr) -> Result<Transformed<Expr>> {
     expr.transform_up(|part| match part {
         Expr::BinaryExpr(BinaryExpr {
             left,
@@ -206,8 +206,8 @@ impl ScalarUDFImpl for Joined {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         check("||", Growth::Sum, &args.args, args.number_rows)?;
-        let left = super::functions::texts(&args.args[0], args.number_rows)?;
-        let right = super::functions::texts(&args.args[1], args.number_rows)?;
+        let left = crate::functions::texts(&args.args[0], args.number_rows)?;
+        let right = crate::functions::texts(&args.args[1], args.number_rows)?;
         let joined: arrow::array::StringViewArray = left
             .iter()
             .zip(&right)

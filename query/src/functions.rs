@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 };
 
 /// Every function of this module.
-pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
+pub fn all() -> Vec<Arc<ScalarUDF>> {
     vec![
         Arc::new(ScalarUDF::from(CidrMatch {
             signature: Signature::any(2, Volatility::Immutable),
@@ -263,7 +263,7 @@ fn base_name(path: &str) -> &str {
 }
 
 /// An argument's values, whatever kind of text they are.
-pub(super) fn texts(argument: &ColumnarValue, rows: usize) -> Result<StringViewArray> {
+pub fn texts(argument: &ColumnarValue, rows: usize) -> Result<StringViewArray> {
     let array: ArrayRef = argument.to_array(rows)?;
     Ok(cast(&array, &DataType::Utf8View)?.as_string_view().clone())
 }

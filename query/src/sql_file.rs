@@ -8,6 +8,7 @@
 //! The header's lines are SQL comments, so the SQL parser is given the whole file and its line numbers are the file's.
 //! A byte-order mark, blank lines before the header and CRLF are what editors leave behind, and are overlooked.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use datafusion::common::DataFusionError;
@@ -29,13 +30,17 @@ pub struct Refusal {
 
 /// A refusal before its file is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub struct Fault {
+    /// Line in the file, from 1.
     pub line: usize,
+    /// What is wrong.
     pub reason: String,
+    /// What to do about it.
     pub mend: String,
 }
 
 impl Fault {
+    /// A fault in a line, with its mend.
     pub fn new(line: usize, reason: impl Into<String>, mend: impl Into<String>) -> Self {
         Self {
             line,
@@ -44,6 +49,8 @@ impl Fault {
         }
     }
 
+    /// The refusal of the file that it is in.
+    #[must_use]
     pub fn in_file(self, file: &Path) -> Refusal {
         Refusal {
             file: file.to_owned(),
@@ -54,9 +61,25 @@ impl Fault {
     }
 }
 
+/// What is wrong with a file that loads nevertheless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning(pub Refusal);
+
+impl fmt::Display for Warning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal {
+            file,
+            line,
+            reason,
+            mend,
+        } = &self.0;
+        write!(out, "{}:{line}: warning: {reason}; {mend}", file.display())
+    }
+}
+
 /// Why a query has no plan.
 #[derive(Debug)]
-pub(crate) enum PlanError {
+pub enum PlanError {
     /// It is refused, with the mend.
     Refused(Fault),
     /// The SQL engine says no.
@@ -109,7 +132,7 @@ impl SqlFile {
     }
 
     /// First line of the query that holds `needle` in any case, else the query's first line.
-    pub(crate) fn line_of(&self, needle: &str) -> usize {
+    pub fn line_of(&self, needle: &str) -> usize {
         let needle = needle.to_lowercase();
         let mut lines = self.sql.lines().enumerate().skip(self.query_line - 1);
         lines
@@ -119,12 +142,12 @@ impl SqlFile {
 }
 
 /// A text without the byte-order mark that some editors put before it.
-pub(crate) fn without_mark(text: &str) -> &str {
+pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// 16 hexadecimal digits of the SHA-256 over some texts, joined by NUL.
-pub(crate) fn digest<'t>(texts: impl IntoIterator<Item = &'t str>) -> String {
+pub fn digest<'t>(texts: impl IntoIterator<Item = &'t str>) -> String {
     let mut hash = Sha256::new();
     for text in texts {
         hash.update(text.as_bytes());
@@ -134,15 +157,12 @@ pub(crate) fn digest<'t>(texts: impl IntoIterator<Item = &'t str>) -> String {
 }
 
 /// Lower-case hexadecimal digits of some bytes.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The candidate that looks most like `name`, when one looks like it at all.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.55;
     let name = name.to_lowercase();
     candidates

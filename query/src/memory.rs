@@ -13,11 +13,11 @@ use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool, MemoryReservat
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 /// Bytes of the pool until the configuration says otherwise: what loading takes, too.
-pub(crate) const BYTES_MAX: usize = 1 << 30;
+pub const BYTES_MAX: usize = 1 << 30;
 
 /// The pool, and the surroundings that every session makes of it.
 #[derive(Debug, Clone)]
-pub(crate) struct Memory {
+pub struct Memory {
     pool: Arc<Pool>,
     environment: Arc<RuntimeEnv>,
     /// Held shared by plans that run side by side, alone by one that runs by itself.
@@ -74,7 +74,7 @@ impl Memory {
 }
 
 /// Whether memory was short.
-pub(crate) fn is_short(error: &DataFusionError) -> bool {
+pub fn is_short(error: &DataFusionError) -> bool {
     matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
 }
 
