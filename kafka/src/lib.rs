@@ -14,6 +14,7 @@ pub mod lifeline;
 pub mod options;
 
 pub mod context;
+pub mod producer;
 
 mod listener;
 
@@ -27,3 +28,4 @@ pub use brokers::{
 pub use context::{ErrorKeeper, Logged, log_error, log_line};
 pub use fault::{Fault, LastError};
 pub use lifeline::{Lifeline, STATISTICS_INTERVAL_MS};
+pub use producer::ServedProducer;

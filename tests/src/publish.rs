@@ -4,17 +4,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dogwatch_kafka::{Lifeline, STATISTICS_INTERVAL_MS};
+use dogwatch_kafka::{Lifeline, STATISTICS_INTERVAL_MS, ServedProducer};
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 
 /// A producer that knows how many of its records the broker has acknowledged.
 pub struct Publisher {
-    producer: ThreadedProducer<Deliveries>,
+    producer: ServedProducer<Deliveries>,
     sent: AtomicUsize,
 }
 
@@ -32,7 +32,7 @@ impl Publisher {
             .set("linger.ms", "20")
             // Tests stop brokers, and this client must come back as ours do.
             .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
-        let producer: ThreadedProducer<Deliveries> = settings
+        let producer: ServedProducer<Deliveries> = settings
             .create_with_context(Deliveries::default())
             .expect("a producer can be made");
         let lifeline = &producer.context().lifeline;

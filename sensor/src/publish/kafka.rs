@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 
 use dogwatch_kafka::fault::is_refusal;
 use dogwatch_kafka::topics::TopicError;
-use dogwatch_kafka::{Fault, LastError, Lifeline};
+use dogwatch_kafka::{Fault, LastError, Lifeline, ServedProducer};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::statistics::Statistics;
 
 use super::{Handed, Kind};
@@ -180,7 +180,7 @@ impl ProducerContext for Context {
 
 /// The connection to Kafka; see the module's description.
 pub(super) struct KafkaSink {
-    producer: Arc<ThreadedProducer<Context>>,
+    producer: Arc<ServedProducer<Context>>,
     reports: Arc<Reports>,
     names: Arc<BTreeMap<Topic, String>>,
     stage: Stage,
@@ -238,9 +238,9 @@ impl KafkaSink {
             lifeline: Lifeline::default(),
         };
         let settings = producer_config(config);
-        let producer: ThreadedProducer<Context> =
-            ThreadedProducer::from_config_and_context(&settings, context)
-                .map_err(|error| Fault::of("make a Kafka client", &error))?;
+        let producer: ServedProducer<Context> = settings
+            .create_with_context(context)
+            .map_err(|error| Fault::of("make a Kafka client", &error))?;
         let lifeline = &producer.context().lifeline;
         lifeline.tie(producer.client(), &settings);
         let topics = Topics::new(config.topic_prefix.as_str());
@@ -448,7 +448,7 @@ pub fn try_kafka(config: &KafkaConfig) -> Result<(), KafkaError> {
 
 /// Hands a record to librdkafka's queue; the ticket of one that it does not take comes back.
 fn produce(
-    producer: &ThreadedProducer<Context>,
+    producer: &BaseProducer<Context>,
     names: &BTreeMap<Topic, String>,
     topic: Topic,
     key: &str,

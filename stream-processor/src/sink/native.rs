@@ -11,7 +11,7 @@ use std::time::Duration;
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafka;
 
@@ -65,7 +65,7 @@ fn ms(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX)
 }
 
-fn pointer<C: ProducerContext>(producer: &ThreadedProducer<C>) -> *mut RDKafka {
+fn pointer<C: ProducerContext>(producer: &BaseProducer<C>) -> *mut RDKafka {
     producer.client().native_ptr()
 }
 
@@ -74,7 +74,7 @@ fn pointer<C: ProducerContext>(producer: &ThreadedProducer<C>) -> *mut RDKafka {
 /// # Errors
 /// [`NativeError`]; retriable ones are to be called again.
 pub fn init_transactions<C: ProducerContext>(
-    producer: &ThreadedProducer<C>,
+    producer: &BaseProducer<C>,
     timeout: Duration,
 ) -> Result<(), NativeError> {
     // SAFETY: the client outlives the call; the returned error is ours.
@@ -91,7 +91,7 @@ pub fn init_transactions<C: ProducerContext>(
 /// # Errors
 /// [`NativeError`].
 pub fn begin_transaction<C: ProducerContext>(
-    producer: &ThreadedProducer<C>,
+    producer: &BaseProducer<C>,
 ) -> Result<(), NativeError> {
     // SAFETY: the client outlives the call; the returned error is ours.
     unsafe { check(native::rd_kafka_begin_transaction(pointer(producer))) }
@@ -102,7 +102,7 @@ pub fn begin_transaction<C: ProducerContext>(
 /// # Errors
 /// [`NativeError`]; retriable ones are to be called again.
 pub fn send_offsets<C: ProducerContext>(
-    producer: &ThreadedProducer<C>,
+    producer: &BaseProducer<C>,
     offsets: &TopicPartitionList,
     metadata: &GroupMetadata,
     timeout: Duration,
@@ -123,7 +123,7 @@ pub fn send_offsets<C: ProducerContext>(
 /// # Errors
 /// [`NativeError`]; retriable ones are to be called again.
 pub fn commit_transaction<C: ProducerContext>(
-    producer: &ThreadedProducer<C>,
+    producer: &BaseProducer<C>,
     timeout: Duration,
 ) -> Result<(), NativeError> {
     // SAFETY: the client outlives the call; its thread serves the event queue; the returned error is ours.
@@ -140,7 +140,7 @@ pub fn commit_transaction<C: ProducerContext>(
 /// # Errors
 /// [`NativeError`]; retriable ones are to be called again.
 pub fn abort_transaction<C: ProducerContext>(
-    producer: &ThreadedProducer<C>,
+    producer: &BaseProducer<C>,
     timeout: Duration,
 ) -> Result<(), NativeError> {
     // SAFETY: as in `commit_transaction`.
@@ -153,7 +153,7 @@ pub fn abort_transaction<C: ProducerContext>(
 }
 
 /// Waits until every record is delivered or has failed; says whether that was in time.
-pub fn flush<C: ProducerContext>(producer: &ThreadedProducer<C>, timeout: Duration) -> bool {
+pub fn flush<C: ProducerContext>(producer: &BaseProducer<C>, timeout: Duration) -> bool {
     // SAFETY: the client outlives the call; its thread serves the event queue.
     let code = unsafe { native::rd_kafka_flush(pointer(producer), ms(timeout)) };
     code == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dogwatch_kafka::Lifeline;
+use dogwatch_kafka::{Lifeline, ServedProducer};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 
 use super::outgoing::Outgoing;
 
 /// A producer whose own thread serves delivery reports.
-pub type RecordProducer = ThreadedProducer<Deliveries>;
+pub type RecordProducer = ServedProducer<Deliveries>;
 
 /// What became of the records handed over since [`send_all`] was last called.
 #[derive(Debug, Default)]

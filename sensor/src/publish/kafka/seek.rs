@@ -9,11 +9,11 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use dogwatch_kafka::topics::{self, Admin, Counts};
-use dogwatch_kafka::{Fault, check_advertised};
+use dogwatch_kafka::{Fault, ServedProducer, check_advertised};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{Container, Event, SensorStatus};
 use dogwatch_schemas::topics::{Topic, Topics};
-use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 
 use super::outage::REMINDER;
 use super::{Claim, Context, KafkaError, Kind, Part, Reports, TOPICS, Undelivered, produce};
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// One search; see the module's description.
 pub(super) struct Search {
-    pub producer: Arc<ThreadedProducer<Context>>,
+    pub producer: Arc<ServedProducer<Context>>,
     pub reports: Arc<Reports>,
     pub names: Arc<BTreeMap<Topic, String>>,
     pub config: KafkaConfig,
