@@ -10,7 +10,14 @@ use std::path::Path;
 use std::{env, fs};
 
 /// One file a topic. The order is that of the generated code.
-const SCHEMAS: [&str; 4] = ["event", "alert", "sensor_status", "container"];
+const SCHEMAS: [&str; 6] = [
+    "event",
+    "alert",
+    "sensor_status",
+    "container",
+    "container_sample",
+    "process_sample",
+];
 
 /// The sections of an event, each with its first column and what it holds: a writer may encode them one by one, and keep
 /// the bytes of those that change seldom. Which columns a section has follows from the schema's order alone.

@@ -5,6 +5,10 @@
 pub enum Topic {
     /// What happened on hosts; records are [`crate::records::Event`].
     Events,
+    /// What containers and hosts use; records are [`crate::records::ContainerSample`].
+    ContainerSamples,
+    /// What processes use; records are [`crate::records::ProcessSample`].
+    ProcessSamples,
     /// What sensors say of themselves; records are [`crate::records::SensorStatus`].
     Sensors,
     /// What containers are; records are [`crate::records::Container`].
@@ -60,8 +64,10 @@ const STATE_SETTINGS: [(&str, &str); 5] = [
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Events,
+        Self::ContainerSamples,
+        Self::ProcessSamples,
         Self::Sensors,
         Self::Containers,
         Self::Alerts,
@@ -119,6 +125,8 @@ impl Topic {
     fn row(self) -> (&'static str, Key, Cleanup) {
         match self {
             Self::Events => ("events", Key::HostId, Cleanup::Delete),
+            Self::ContainerSamples => ("container-samples", Key::HostId, Cleanup::Delete),
+            Self::ProcessSamples => ("process-samples", Key::HostId, Cleanup::Delete),
             Self::Sensors => ("sensors", Key::HostId, Cleanup::Delete),
             Self::Containers => ("containers", Key::HostAndContainer, Cleanup::Compact),
             Self::Alerts => ("alerts", Key::DedupKey, Cleanup::Delete),
@@ -186,7 +194,14 @@ mod tests {
     #[test]
     fn state_lies_in_the_partition_of_its_task() {
         let by_task: Vec<_> = Topic::ALL.into_iter().filter(|t| t.by_task()).collect();
-        assert_eq!(by_task, [Topic::Events, Topic::Sensors, Topic::State]);
+        let expected = [
+            Topic::Events,
+            Topic::ContainerSamples,
+            Topic::ProcessSamples,
+            Topic::Sensors,
+            Topic::State,
+        ];
+        assert_eq!(by_task, expected);
     }
 
     #[test]

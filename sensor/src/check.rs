@@ -17,6 +17,7 @@ use crate::probe::{
     self, KEPT, Lockdown, SHARE_PIDS, counts_locked_memory, lockdown, locked_memory_limit,
     missing_to_load,
 };
+use crate::sample::{self, Accounts, SamplePlan};
 
 /// Inode number of the pid namespace the kernel starts with (include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -118,6 +119,7 @@ pub fn look(config: &Config) -> Vec<Finding> {
     findings.extend(mount_namespace(host::mount_namespace()));
     findings.extend([process_table(), io_uring()]);
     findings.extend(containers_mode(config.containers.mode));
+    findings.extend(samples(&config.samples));
     findings.push(docker_files(&config.containers.docker_root));
     findings
 }
@@ -313,6 +315,31 @@ fn containers_mode(mode: Mode) -> Option<Finding> {
         Mode::Normal | Mode::Full => return None,
     };
     Some(finding("containers", State::Missing, detail))
+}
+
+/// Columns of samples that this kernel cannot give, and what is switched off.
+fn samples(plan: &SamplePlan) -> Vec<Finding> {
+    let feature = "samples";
+    let mut findings = Vec::new();
+    for (wanted, key, table) in [
+        (plan.containers, "samples.containers", "container_samples"),
+        (plan.processes, "samples.processes", "process_samples"),
+    ] {
+        if !wanted {
+            let detail = format!("{key} is false: {table} has no rows of this host");
+            findings.push(finding(feature, State::Missing, detail));
+        }
+    }
+    let proc = Path::new("/proc");
+    for (columns, why) in sample::lacking(plan, &Accounts::find(proc), proc) {
+        let detail = format!("null are {columns}: {why}");
+        findings.push(finding(feature, State::Missing, detail));
+    }
+    if findings.is_empty() {
+        let detail = "all columns of container_samples and process_samples can be given";
+        findings.push(finding(feature, State::Works, detail));
+    }
+    findings
 }
 
 fn docker_files(docker_root: &Path) -> Finding {

@@ -14,12 +14,14 @@ use dogwatch_kafka::topics::NewTopics;
 use dogwatch_kafka::{Brokers, check_servers};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
+use dogwatch_schemas::topics::Topic;
 use dogwatch_settings::{Program, Settings, SettingsError, nearest_word};
 
 pub use self::raw::{RawConfig, Size};
 use crate::container::Probe;
 use crate::probe::{CallSet, ClassRates, ProbeOptions, Rates, UnknownCall};
 use crate::redact::Redactor;
+use crate::sample::SamplePlan;
 use dogwatch_ebpf::calls::CALLS;
 use dogwatch_ebpf::control::Mode;
 pub use dogwatch_settings::Flag;
@@ -55,6 +57,8 @@ pub struct Config {
     pub processes_bytes_max: usize,
     /// How long a process is remembered after its end.
     pub keep_after_exit: Duration,
+    /// What is sampled.
+    pub samples: SamplePlan,
     /// What is replaced in arguments.
     pub redactor: Redactor,
     /// Least jump of the wall clock that is an event.
@@ -70,6 +74,8 @@ pub struct Config {
 pub struct KafkaConfig {
     /// Brokers to begin with.
     pub bootstrap_servers: String,
+    /// Topics that are written to.
+    pub topics: Vec<Topic>,
     /// Prefix of all topics.
     pub topic_prefix: String,
     /// Whether missing topics are made.
@@ -234,6 +240,7 @@ impl Config {
                 )
             })?),
         };
+        let samples = check_samples(&raw.samples)?;
         let redactor = Redactor::new(raw.redaction.usual_secrets, &raw.redaction.arguments)
             .map_err(|error| bad("redaction.arguments", &error.pattern, error.reason))?;
         let host_tags = (!raw.host_tags.is_empty()).then(|| {
@@ -247,7 +254,8 @@ impl Config {
             host_name: given(&raw.host_name).map(Text::from),
             host_tags,
             state_file: given(&raw.state_file).map(PathBuf::from),
-            kafka: check_kafka(raw.kafka)?,
+            kafka: check_kafka(raw.kafka, topics(&samples))?,
+            samples,
             ring_bytes: ring_bytes as u32,
             rates: check_rates(&raw.kernel)?,
             host_write_paths: raw.kernel.host_write_paths,
@@ -304,6 +312,28 @@ fn class_rates(key: &'static str, raw: &raw::RawRates) -> Result<ClassRates, Con
     }
 }
 
+fn check_samples(raw: &raw::RawSamples) -> Result<SamplePlan, ConfigError> {
+    let range = Duration::from_secs(1)..=Duration::from_secs(300);
+    if !range.contains(&raw.interval) {
+        let value = format!("{:?}", raw.interval);
+        return Err(bad("samples.interval", value, "from 1s to 5m"));
+    }
+    Ok(SamplePlan {
+        interval: raw.interval,
+        containers: raw.containers,
+        processes: raw.processes,
+    })
+}
+
+/// What is not sent needs no topic.
+fn topics(samples: &SamplePlan) -> Vec<Topic> {
+    let mut topics = vec![Topic::Events];
+    topics.extend(samples.containers.then_some(Topic::ContainerSamples));
+    topics.extend(samples.processes.then_some(Topic::ProcessSamples));
+    topics.extend([Topic::Sensors, Topic::Containers, Topic::Schemas]);
+    topics
+}
+
 fn given(text: &str) -> Option<&str> {
     Some(text.trim()).filter(|text| !text.is_empty())
 }
@@ -353,7 +383,7 @@ fn check_reads(list: Vec<String>) -> Result<Vec<ReadPattern>, ConfigError> {
     list.into_iter().map(parse).collect()
 }
 
-fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {
+fn check_kafka(raw: raw::RawKafka, topics: Vec<Topic>) -> Result<KafkaConfig, ConfigError> {
     check_servers(&raw.bootstrap_servers)
         .map_err(|error| bad("kafka.bootstrap_servers", &raw.bootstrap_servers, error))?;
     let prefix_fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -401,6 +431,7 @@ fn check_kafka(raw: raw::RawKafka) -> Result<KafkaConfig, ConfigError> {
     Ok(KafkaConfig {
         options: options::checked(raw.options, &DECIDED)?,
         bootstrap_servers: raw.bootstrap_servers,
+        topics,
         topic_prefix: raw.topic_prefix,
         create_topics: raw.create_topics,
         partitions: raw.partitions,

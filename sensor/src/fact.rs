@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use dogwatch_ebpf::record::{Exec, Record};
 use dogwatch_schemas::Text;
+use dogwatch_schemas::records::{ContainerSample, ProcessSample};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Reading;
@@ -29,6 +30,8 @@ impl Input {
             Self::Record(record) => text_bytes(record),
             Self::Fact(Fact::Container(container)) => container.bytes(),
             Self::Fact(Fact::Users { users, .. }) => users.bytes(),
+            Self::Fact(Fact::ContainerSample(_)) => size_of::<ContainerSample>() + 64,
+            Self::Fact(Fact::ProcessSamples(samples)) => samples.len() * size_of::<ProcessUsage>(),
             Self::Fact(Fact::Running(running)) => size_of::<Running>() + running.argv.len(),
             Self::Fact(_) => 0,
         };
@@ -106,6 +109,12 @@ pub(crate) enum Fact {
         /// Their number.
         counted: Counted,
     },
+    /// What a container used, by its whole id, or the host, without one: the columns that were read.
+    ContainerSample(Box<ContainerSample>),
+    /// What some processes used.
+    ProcessSamples(Vec<ProcessUsage>),
+    /// A round of samples has come to its end, or did not come.
+    Sampled(Sampled),
     /// Repeats of one failed open, since the last such fact.
     Folded {
         /// The container's own cgroup, or one that is in no container.
@@ -144,6 +153,28 @@ pub(crate) struct Counters {
     /// Cgroups that are not captured as configured, because the kernel part had no room for it.
     #[serde(default)]
     pub modes_refused: u64,
+}
+
+/// What a process used, with what tells which one it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProcessUsage {
+    pub start_ticks: u64,
+    pub comm: Vec<u8>,
+    /// The columns that were read, `proc_pid` among them.
+    pub sample: ProcessSample,
+}
+
+/// How a round of samples ended; the counts are since the sensor's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sampled {
+    /// When all was read, nanoseconds since boot; none where the round did not come, because one was under way.
+    pub ended_ns: Option<u64>,
+    /// Rounds of containers that did not come.
+    pub containers_unsampled: u64,
+    /// Rounds of processes that did not come, and processes that a round did not look at.
+    pub processes_unsampled: u64,
+    /// Counters that were smaller than before.
+    pub went_back: u64,
 }
 
 /// How many of something the kernel part counted instead of sending, and when.

@@ -22,6 +22,7 @@ use crate::container::{self, Bundles, Cgroups, Files, Membership, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
 use crate::probe::Policy;
+use crate::sample::Subject;
 use crate::text::text;
 use crate::users::reader::{Request, Root, UserReader};
 use crate::users::{Users, Wanted};
@@ -77,6 +78,8 @@ struct Watched {
     membership: Membership,
     /// Its own cgroup, or the first below it that was heard of.
     cgroup_id: u64,
+    /// The making of its cgroup was seen.
+    made: bool,
     /// Its files are waited for until then; 0 = no longer.
     patience_ends_ns: u64,
     due_ns: u64,
@@ -324,6 +327,17 @@ impl Gatherer {
         facts
     }
 
+    /// Every container that runs, to be sampled.
+    pub fn subjects(&self) -> Vec<Subject> {
+        let containers = self.containers.values();
+        let subjects = containers.map(|watched| Subject {
+            id: watched.membership.id.clone(),
+            path: watched.membership.path.clone(),
+            made: watched.made,
+        });
+        subjects.collect()
+    }
+
     /// Records of cgroups were lost: what was made and removed meanwhile is found by a walk.
     pub fn lost_cgroups(&mut self) {
         self.walk_due_ns = self.walk_allowed_ns;
@@ -385,6 +399,7 @@ impl Gatherer {
             let watched = Watched {
                 membership,
                 cgroup_id: id,
+                made,
                 patience_ends_ns,
                 due_ns: 0,
                 under_way: false,

@@ -29,6 +29,7 @@ mod publish;
 mod read;
 mod redact;
 mod ring;
+mod sample;
 mod scan;
 mod state;
 mod status;

@@ -38,6 +38,8 @@ pub(crate) enum Class {
     DeliveryFailed,
     /// The sensor ended before the record was read or delivered.
     UndeliveredAtEnd,
+    /// A sample was due and not taken.
+    Unsampled,
     /// No sensor watched.
     NotWatching,
 }
@@ -45,7 +47,7 @@ pub(crate) enum Class {
 impl Class {
     /// All of them; the documentation is held against it.
     #[cfg(test)]
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::RingFull,
         Self::RateLimited,
         Self::Missed,
@@ -56,6 +58,7 @@ impl Class {
         Self::Refused,
         Self::DeliveryFailed,
         Self::UndeliveredAtEnd,
+        Self::Unsampled,
         Self::NotWatching,
     ];
 
@@ -72,6 +75,7 @@ impl Class {
             Self::Refused => "refused",
             Self::DeliveryFailed => "delivery_failed",
             Self::UndeliveredAtEnd => "undelivered_at_end",
+            Self::Unsampled => "unsampled",
             Self::NotWatching => "not_watching",
         }
     }
@@ -134,6 +138,11 @@ impl Ledger {
     /// Takes the count of records that could not be parsed.
     pub fn unparsed(&mut self, count: u64, now_ns: i64) {
         self.grown(Class::Unparsed, "any", count, now_ns, now_ns);
+    }
+
+    /// Takes the count of samples of a kind that were due and not taken.
+    pub fn unsampled(&mut self, kind: &str, count: u64, now_ns: i64) {
+        self.grown(Class::Unsampled, kind, count, now_ns, now_ns);
     }
 
     /// Takes a counter that only grows: what it grew by is lost.

@@ -39,6 +39,11 @@ pub(crate) fn record(summary: &Summary, kernel: &Counters, kafka: Option<Connect
     for (class, count) in &summary.losses {
         counter!("dogwatch_lost_events_total", "class" => class.clone()).absolute(*count);
     }
+    counter!("dogwatch_publish_samples_total").absolute(summary.samples);
+    counter!("dogwatch_sample_counters_back_total").absolute(summary.counters_went_back);
+    for (class, count) in &summary.sample_losses {
+        counter!("dogwatch_lost_samples_total", "class" => class.clone()).absolute(*count);
+    }
     for (name, counts) in [
         ("dogwatch_kernel_sent_records_total", &kernel.sent),
         ("dogwatch_kernel_dropped_records_total", &kernel.dropped),

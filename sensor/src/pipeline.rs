@@ -38,10 +38,13 @@ use crate::track::{EventRow, Row, Shortfall, TrackOptions, Tracker, WaitingBound
 
 mod check;
 mod load;
+mod samples;
 
 pub use self::check::check;
 pub use self::load::Loaded;
+use self::samples::Samples;
 pub use crate::publish::Output;
+pub use crate::sample::SamplePlan;
 pub use crate::stop::{
     OnHangup, Reopen, Shutdown, StopReason, hold_signals, leave_signals, stop_on_signals,
 };
@@ -114,6 +117,12 @@ pub struct Summary {
     pub containers: usize,
     /// Encoded columns of processes that had to make room for others.
     pub blocks_evicted: u64,
+    /// Samples handed to the output, marks included.
+    pub samples: u64,
+    /// Samples lost, by class.
+    pub sample_losses: BTreeMap<String, u64>,
+    /// Counters of the kernel that were smaller than before, so that their growth is not known.
+    pub counters_went_back: u64,
 }
 
 /// The summary of a run, to be read while it goes on; clones are the same. Renewed once a second.
@@ -208,6 +217,7 @@ struct Stage {
     tracker: Tracker,
     publisher: Publisher,
     ledger: Ledger,
+    samples: Samples,
     counters: Counters,
     state: StateFile,
     live: bool,
@@ -256,6 +266,7 @@ impl Stage {
             host,
             publisher,
             ledger: Ledger::default(),
+            samples: Samples::new(config.samples),
             counters: Counters::default(),
             state: StateFile::new(config.state_file.clone().filter(|_| publishes)),
             live,
@@ -294,7 +305,9 @@ impl Stage {
     fn step(&mut self, input: Entering) {
         let now_ns = self.tracker.clock().wall_ns(self.tracker.clock().boot_ns());
         let mut ticked = false;
+        let mut sampled = None;
         match &input {
+            Entering::Fact(Fact::Sampled(round)) => sampled = Some(*round),
             Entering::Fact(Fact::Clock(_)) => ticked = true,
             Entering::Fact(Fact::Counters(counters)) => {
                 self.ledger.counters(counters, now_ns);
@@ -315,6 +328,9 @@ impl Stage {
             self.ledger.add(class, kind, count, now_ns, now_ns);
         }
         self.publish_rows();
+        if let Some(round) = sampled {
+            self.sampled(round, now_ns);
+        }
         if ticked {
             self.tick();
         }
@@ -326,6 +342,8 @@ impl Stage {
             match row {
                 Row::Event(event) => self.publish_event(event),
                 Row::Container(container) => self.publish_container(*container),
+                Row::ContainerSample(sample) => self.publish_container_sample(*sample),
+                Row::ProcessSample(sample) => self.publish_process_sample(*sample),
             }
         }
         self.rows = rows;
@@ -342,20 +360,17 @@ impl Stage {
     }
 
     fn count(&mut self, handed: Handed, kind: Kind, ts_ns: i64) {
-        match handed {
-            Handed::Over => {}
-            Handed::QueueFull => self
-                .ledger
-                .add(Class::QueueFull, kind.name(), 1, ts_ns, ts_ns),
-            Handed::Refused => self
-                .ledger
-                .add(Class::Refused, kind.name(), 1, ts_ns, ts_ns),
+        let class = match handed {
+            Handed::Over => return,
+            Handed::QueueFull => Class::QueueFull,
+            Handed::Refused => Class::Refused,
             Handed::Closed => {
                 self.closed = true;
-                let class = Class::UndeliveredAtEnd;
-                self.ledger.add(class, kind.name(), 1, ts_ns, ts_ns);
+                Class::UndeliveredAtEnd
             }
-        }
+        };
+        let ledger = self.ledger_of(kind.name());
+        ledger.add(class, kind.name(), 1, ts_ns, ts_ns);
     }
 
     /// What is due by the clock that just came in.
@@ -417,7 +432,7 @@ impl Stage {
         self.publish_event(mark);
         let connection = self.publisher.connection();
         // While no broker hears it, heartbeats tell it soon enough, and take less of the queue.
-        if self.ledger.has_news() && connection.is_none_or(|kafka| kafka.connected) {
+        if self.has_news() && connection.is_none_or(|kafka| kafka.connected) {
             self.status("loss", None);
         }
         let summary = self.summary();
@@ -428,8 +443,8 @@ impl Stage {
     fn count_undelivered(&mut self, now_ns: i64) {
         let Undelivered { lost, reason } = self.publisher.undelivered();
         for (kind, count) in lost {
-            self.ledger
-                .add(Class::DeliveryFailed, kind, count, now_ns, now_ns);
+            let ledger = self.ledger_of(kind);
+            ledger.add(Class::DeliveryFailed, kind, count, now_ns, now_ns);
         }
         if let Some(reason) = reason {
             tracing::error!(reason, "Kafka did not take records");
@@ -438,7 +453,7 @@ impl Stage {
 
     /// Tells a status with what is new among the losses; where it cannot be handed over they stay new.
     fn status(&mut self, name: &str, goodbye: Option<&StopReason>) {
-        let losses = self.ledger.take();
+        let losses = self.take_news();
         // At the hello nothing has been read of the host yet.
         let known = (name != "hello").then(|| self.tracker.known());
         let now = Circumstances {
@@ -457,7 +472,7 @@ impl Stage {
             status::set_goodbye(&mut status, reason);
         }
         if self.publisher.status(&mut status) != Handed::Over {
-            self.ledger.put_back(status.losses);
+            self.put_back(status.losses);
         }
     }
 
@@ -517,6 +532,9 @@ impl Stage {
             processes,
             containers,
             blocks_evicted: self.tracker.blocks_evicted(),
+            samples: self.publisher.samples,
+            sample_losses: self.samples.losses(),
+            counters_went_back: self.samples.went_back,
         }
     }
 }

@@ -16,7 +16,7 @@ use std::sync::mpsc::SyncSender;
 use dogwatch_ebpf::calls::CALLS;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::local::LogRecord;
-use dogwatch_schemas::records::{Container, Event, SensorStatus};
+use dogwatch_schemas::records::{Container, ContainerSample, Event, ProcessSample, SensorStatus};
 use dogwatch_schemas::topics::Topic;
 
 use self::kafka::KafkaSink;
@@ -59,11 +59,13 @@ pub(crate) enum Handed {
 pub(crate) struct Publisher {
     sink: Sink,
     host_id: Text,
-    next_seq: [i64; 3],
+    next_seq: [i64; 5],
     framed: Vec<u8>,
     /// Events handed over, and their framed bytes.
     pub events: u64,
     pub bytes: u64,
+    /// Samples handed over, marks included.
+    pub samples: u64,
 }
 
 enum Sink {
@@ -99,10 +101,11 @@ impl Publisher {
         Ok(Self {
             sink,
             host_id,
-            next_seq: [0; 3],
+            next_seq: [0; 5],
             framed: Vec::with_capacity(4096),
             events: 0,
             bytes: 0,
+            samples: 0,
         })
     }
 
@@ -155,6 +158,34 @@ impl Publisher {
             container: Text::default(),
         };
         self.send(Topic::Sensors, self.host_id.clone(), &claim)
+    }
+
+    /// Sends what a container or the host used, or a mark of that table.
+    pub fn container_sample(&mut self, sample: &mut ContainerSample) -> Handed {
+        sample.seq = self.seq(3);
+        self.framed.clear();
+        sample.encode_framed(&mut self.framed);
+        let claim = sample_claim(
+            Kind::CONTAINER_SAMPLE,
+            &sample.evt_type,
+            &sample.container_id,
+        );
+        self.sample(Topic::ContainerSamples, &claim)
+    }
+
+    /// Sends what a process used, or a mark of that table.
+    pub fn process_sample(&mut self, sample: &mut ProcessSample) -> Handed {
+        sample.seq = self.seq(4);
+        self.framed.clear();
+        sample.encode_framed(&mut self.framed);
+        let claim = sample_claim(Kind::PROCESS_SAMPLE, &sample.evt_type, &sample.container_id);
+        self.sample(Topic::ProcessSamples, &claim)
+    }
+
+    fn sample(&mut self, topic: Topic, claim: &Claim) -> Handed {
+        let handed = self.send(topic, self.host_id.clone(), claim);
+        self.samples += u64::from(handed == Handed::Over);
+        handed
     }
 
     /// Records that the broker refused or that were given up, since the last call.
@@ -232,7 +263,7 @@ impl Publisher {
 pub(crate) struct Kind(usize);
 
 /// The kinds that are no system calls.
-const OWN_KINDS: [&str; 7] = [
+const OWN_KINDS: [&str; 9] = [
     "any",
     "exec",
     "fork",
@@ -240,6 +271,8 @@ const OWN_KINDS: [&str; 7] = [
     "cgroup",
     "container",
     "status",
+    "container_sample",
+    "process_sample",
 ];
 
 impl Kind {
@@ -250,6 +283,8 @@ impl Kind {
     pub const CGROUP: Self = Self(4);
     pub const CONTAINER: Self = Self(5);
     pub const STATUS: Self = Self(6);
+    pub const CONTAINER_SAMPLE: Self = Self(7);
+    pub const PROCESS_SAMPLE: Self = Self(8);
 
     /// The name in losses.
     pub fn name(self) -> &'static str {
@@ -279,6 +314,20 @@ pub(crate) fn kind(evt_type: &str) -> Kind {
         calls.chain(own).collect()
     });
     BY_TYPE.get(evt_type).copied().unwrap_or(Kind::ANY)
+}
+
+/// What a sample asks of the queue; its marks promise something, and find room as those of events do.
+fn sample_claim(kind: Kind, evt_type: &str, container: &Text) -> Claim {
+    let part = if evt_type == "mark" {
+        Part::Sensor
+    } else {
+        Part::Samples
+    };
+    Claim {
+        kind,
+        part,
+        container: container.clone(),
+    }
 }
 
 /// The part of the queue before Kafka that an event may use.

@@ -26,6 +26,7 @@ use crate::fact::{Counted, Counters, Fact, Input};
 use crate::gather::{Gatherer, ModeChange};
 use crate::probe::{self, Drained, KernelCounters, Probe};
 use crate::ring::BATCH_RECORDS_MAX;
+use crate::sample::{Roots, SamplePlan, Sampler};
 use crate::scan;
 use crate::stop::Shutdown;
 
@@ -131,6 +132,7 @@ pub(crate) struct KernelReader {
     pub probe: Probe,
     pub gatherer: Gatherer,
     pub capture: Option<capture::Writer>,
+    pub samples: SamplePlan,
 }
 
 struct Live {
@@ -144,6 +146,7 @@ struct Live {
     /// The last clock handed on; it never goes back.
     settled_ns: u64,
     folded_due_ns: u64,
+    sampler: Option<Sampler>,
 }
 
 impl KernelReader {
@@ -156,6 +159,7 @@ impl KernelReader {
             mut probe,
             gatherer,
             capture,
+            samples,
         } = self;
         let mut live = Live {
             gatherer,
@@ -167,8 +171,10 @@ impl KernelReader {
             cgroups_lost: 0,
             settled_ns: 0,
             folded_due_ns: 0,
+            sampler: None,
         };
         live.start(&mut probe);
+        live.sampler = start_sampler(samples, &probe);
         let mut wait = POLL;
         while shutdown.reason().is_none() && !live.ended() {
             let drained = poll(&mut probe, &mut live, wait, shutdown);
@@ -201,6 +207,7 @@ fn poll(probe: &mut Probe, live: &mut Live, wait: Duration, shutdown: &Shutdown)
         now.boot_ns.min(live.intake.newest_ns)
     };
     live.due(Reading::now().boot_ns);
+    live.sample(now.boot_ns);
     if let Some(counters) = counters {
         live.counters(counters);
         live.limited(now, probe);
@@ -401,6 +408,18 @@ impl Live {
         }
     }
 
+    /// What was sampled by now, and the next round where it is due.
+    fn sample(&mut self, now_ns: u64) {
+        let Some(sampler) = &mut self.sampler else {
+            return;
+        };
+        let mut facts = sampler.taken();
+        if sampler.is_due(now_ns) {
+            facts.extend(sampler.ask(now_ns, self.gatherer.subjects()));
+        }
+        self.facts(facts);
+    }
+
     fn facts(&mut self, facts: Vec<Fact>) {
         for fact in facts {
             self.fact(fact);
@@ -414,6 +433,21 @@ impl Live {
             self.failed.get_or_insert(error);
         }
         self.outlet.push(Input::Fact(fact));
+    }
+}
+
+/// Starts the thread that reads what is used, where something is wanted of it.
+fn start_sampler(plan: SamplePlan, probe: &Probe) -> Option<Sampler> {
+    if !plan.containers && !plan.processes {
+        return None;
+    }
+    let cgroup_root = probe.hierarchy().mount.clone();
+    match Sampler::start(plan, Roots::default(), cgroup_root) {
+        Ok(sampler) => Some(sampler),
+        Err(error) => {
+            tracing::error!(%error, "no thread could be started for samples: there are none");
+            None
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod join;
 mod places;
 mod row;
 mod rows;
+mod samples;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -219,8 +220,10 @@ impl Tracker {
                 fold,
                 counted,
             } => self.folded(cgroup_id, fold, &counted, out),
+            Fact::ContainerSample(sample) => self.container_sample(sample, out),
+            Fact::ProcessSamples(samples) => self.process_samples(samples, out),
             // These count losses; the pipeline reads them.
-            Fact::Counters(_) | Fact::Unparsed(_) => {}
+            Fact::Counters(_) | Fact::Unparsed(_) | Fact::Sampled(_) => {}
         }
     }
 

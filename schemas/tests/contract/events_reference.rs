@@ -45,6 +45,8 @@ fn reference() -> String {
         Topic::Alerts,
         Topic::Sensors,
         Topic::Containers,
+        Topic::ContainerSamples,
+        Topic::ProcessSamples,
     ]) {
         let schema = parse(contract.schema);
         let Schema::Record(record) = &schema else {

@@ -8,7 +8,9 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, TimestampNanosecondType};
 use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::framing::Fingerprint;
-use dogwatch_schemas::records::{Alert, Container, Event, SensorStatus};
+use dogwatch_schemas::records::{
+    Alert, Container, ContainerSample, Event, ProcessSample, SensorStatus,
+};
 use dogwatch_schemas::time;
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
@@ -73,18 +75,20 @@ pub fn with_numbers(json: Json) -> Json {
     }
 }
 
-pub const CONTRACTS: [Contract; 4] = [
+pub const CONTRACTS: [Contract; 6] = [
     contract!(Event, "event.avsc"),
     contract!(Alert, "alert.avsc"),
     contract!(SensorStatus, "sensor_status.avsc"),
     contract!(Container, "container.avsc"),
+    contract!(ContainerSample, "container_sample.avsc"),
+    contract!(ProcessSample, "process_sample.avsc"),
 ];
 
 pub fn contract(name: &str) -> &'static Contract {
     CONTRACTS
         .iter()
         .find(|contract| contract.name == name)
-        .expect("one of the four")
+        .expect("one of ours")
 }
 
 /// Owned definitions of a schema's named types.

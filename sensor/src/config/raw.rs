@@ -24,6 +24,7 @@ pub struct RawConfig {
     pub kernel: RawKernel,
     pub containers: RawContainers,
     pub processes: RawProcesses,
+    pub samples: RawSamples,
     pub redaction: RawRedaction,
     pub clock: RawClock,
     pub log: RawLog,
@@ -41,6 +42,7 @@ impl Default for RawConfig {
             kernel: RawKernel::default(),
             containers: RawContainers::default(),
             processes: RawProcesses::default(),
+            samples: RawSamples::default(),
             redaction: RawRedaction::default(),
             clock: RawClock::default(),
             log: RawLog::default(),
@@ -295,6 +297,26 @@ impl Default for RawProcesses {
             memory: Size(8 << 20),
             capacity: 32_768,
             keep_after_exit: Duration::from_secs(1),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "documented in sensor.toml")]
+pub struct RawSamples {
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    pub containers: bool,
+    pub processes: bool,
+}
+
+impl Default for RawSamples {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
+            containers: true,
+            processes: true,
         }
     }
 }

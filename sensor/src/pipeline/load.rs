@@ -68,12 +68,14 @@ impl Loaded {
             .map(|path| capture::Writer::create(&path, &host))
             .transpose()?;
         give_up_rights(&config)?;
+        let samples = config.samples;
         Ok(Self {
             config,
             origin: Origin::Kernel(Box::new(KernelReader {
                 probe,
                 gatherer,
                 capture,
+                samples,
             })),
             host,
             live: true,

@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 
 use dogwatch_ebpf::calls::Call;
 use dogwatch_schemas::local::{self, LogRecord};
-use dogwatch_schemas::records::SensorStatus;
+use dogwatch_schemas::records::{ContainerSample, ProcessSample, SensorStatus};
 use dogwatch_schemas::topics::Topic;
 
 use dogwatch_schemas::records::Event;
@@ -16,7 +16,7 @@ use crate::clock::Reading;
 use crate::config::RawConfig;
 use crate::container::{Container as Known, membership};
 use crate::fact::Fact;
-use crate::fact::Running;
+use crate::fact::{ProcessUsage, Running, Sampled};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const KIND_CALL: u16 = 6;
@@ -404,4 +404,135 @@ fn a_mark_tells_the_losses_counted_before_its_time_and_no_event_follows_with_an_
     let mark = events.iter().find(|event| &*event.evt_type == "mark");
     let losses = mark.unwrap().evt_losses.as_ref().unwrap();
     assert_eq!(losses["ring_full"], 5);
+}
+
+fn sampled_capture(path: &Path) {
+    let host = Host {
+        host_id: "h".into(),
+        sensor_run: "r".into(),
+        ..Host::default()
+    };
+    let mut writer = capture::Writer::create(path, &host).unwrap();
+    let cgroup: Text = format!("/docker/{}", "cd".repeat(32)).into();
+    let mut facts = vec![
+        clock(100),
+        Fact::Cgroup {
+            id: 7,
+            path: cgroup.clone(),
+        },
+        Fact::Container(Box::new(Known {
+            image: Some("web:1".into()),
+            ..Known::unknown(&membership(&cgroup).unwrap())
+        })),
+        Fact::Running(Box::new(Running {
+            pid: 10,
+            start_ticks: 1_000,
+            cgroup_id: 7,
+            comm: b"web".to_vec(),
+            exe: Some(b"/bin/web".to_vec()),
+            ..Running::default()
+        })),
+    ];
+    for (id, at) in [(None, 101), (Some("cd".repeat(32).into()), 102)] {
+        facts.push(Fact::ContainerSample(Box::new(ContainerSample {
+            container_full_id: id,
+            boot_ts: at * SECOND_NS as i64,
+            cpu_total_ns: Some(5),
+            ..ContainerSample::default()
+        })));
+    }
+    let usage = |pid, comm: &[u8]| ProcessUsage {
+        start_ticks: 1_000,
+        comm: comm.to_vec(),
+        sample: ProcessSample {
+            proc_pid: pid,
+            boot_ts: 103 * SECOND_NS as i64,
+            proc_nthreads: Some(2),
+            ..ProcessSample::default()
+        },
+    };
+    facts.push(Fact::ProcessSamples(vec![
+        usage(10, b"other"),
+        usage(11, b"stranger"),
+    ]));
+    let round = Sampled {
+        ended_ns: Some(104 * SECOND_NS),
+        processes_unsampled: 3,
+        ..Sampled::default()
+    };
+    facts.push(Fact::Sampled(round));
+    // One that did not come has no mark.
+    facts.push(Fact::Sampled(Sampled {
+        ended_ns: None,
+        containers_unsampled: 1,
+        processes_unsampled: 4,
+        ..round
+    }));
+    facts.push(Fact::Counters(Counters::default()));
+    facts.push(clock(106));
+    for fact in &facts {
+        writer.fact(fact).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn samples_are_joined_with_what_is_known_and_marked_by_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    sampled_capture(&path);
+    let (ended, records) = replay(&path);
+    let summary = ended.unwrap();
+    let of = |topic| records.iter().filter(move |record| record.topic == topic);
+    let containers: Vec<_> = of(Topic::ContainerSamples)
+        .map(|record| ContainerSample::decode_framed(&record.value).unwrap())
+        .collect();
+    let told: Vec<_> = containers
+        .iter()
+        .map(|row| (row.seq, &*row.evt_type, &*row.container_id, row.boot_ts))
+        .collect();
+    let second = SECOND_NS as i64;
+    let expected = [
+        (0, "sample", "host", 101 * second),
+        (1, "sample", "cdcdcdcdcdcd", 102 * second),
+        (2, "mark", "host", 104 * second),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(containers[1].container_image.as_deref(), Some("web:1"));
+    assert_eq!(containers[1].ts, 102 * second);
+    assert!(containers.iter().all(|row| &*row.host_id == "h"));
+    let processes: Vec<_> = of(Topic::ProcessSamples)
+        .map(|record| ProcessSample::decode_framed(&record.value).unwrap())
+        .collect();
+    let known = &processes[0];
+    assert_eq!(known.proc_name.as_deref(), Some("web"));
+    assert_eq!(known.proc_exepath.as_deref(), Some("/bin/web"));
+    assert_eq!(&*known.container_id, "cdcdcdcdcdcd");
+    assert_eq!(known.proc_key.len(), 16);
+    let stranger = &processes[1];
+    assert_eq!(stranger.proc_name.as_deref(), Some("stranger"));
+    assert_eq!(&*stranger.container_id, "unknown");
+    let mark = &processes[2];
+    assert_eq!((&*mark.evt_type, mark.seq), ("mark", 2));
+    assert_eq!(mark.evt_losses.as_ref().unwrap()["unsampled"], 3);
+    assert_eq!(processes.len(), 3);
+    assert_eq!(summary.samples, 6);
+    assert_eq!(summary.sample_losses["unsampled"], 5);
+    assert!(
+        summary.losses.is_empty(),
+        "events' marks tell nothing of them"
+    );
+    let losses: Vec<_> = statuses(&records)
+        .into_iter()
+        .flat_map(|status| status.losses)
+        .map(|loss| (loss.class.to_string(), loss.kind.to_string(), loss.count))
+        .collect();
+    let unsampled = |kind: &str, count| ("unsampled".to_owned(), kind.to_owned(), count);
+    assert_eq!(
+        losses,
+        [
+            unsampled("container_sample", 1),
+            unsampled("process_sample", 4)
+        ]
+    );
 }

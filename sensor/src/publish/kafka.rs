@@ -42,14 +42,6 @@ use room::{Room, Ticket};
 use seek::{Search, Seeking};
 use waiting::{Record, Waiting};
 
-/// Topics a sensor writes to.
-const TOPICS: [Topic; 4] = [
-    Topic::Events,
-    Topic::Sensors,
-    Topic::Containers,
-    Topic::Schemas,
-];
-
 /// Why Kafka cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaError {
@@ -244,7 +236,8 @@ impl KafkaSink {
         let lifeline = &producer.context().lifeline;
         lifeline.tie(producer.client(), &settings);
         let topics = Topics::new(config.topic_prefix.as_str());
-        let names = TOPICS.map(|topic| (topic, topics.name(topic))).into();
+        let names = config.topics.iter();
+        let names = names.map(|topic| (*topic, topics.name(*topic))).collect();
         Ok(Self {
             producer: Arc::new(producer),
             reports,

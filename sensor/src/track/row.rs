@@ -16,6 +16,10 @@ pub(crate) enum Row {
     Event(EventRow),
     /// For `dogwatch.containers`.
     Container(Box<records::Container>),
+    /// For `dogwatch.container-samples`.
+    ContainerSample(Box<records::ContainerSample>),
+    /// For `dogwatch.process-samples`.
+    ProcessSample(Box<records::ProcessSample>),
 }
 
 /// The columns of the sensor's run, encoded: the same for all its events.

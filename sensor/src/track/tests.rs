@@ -234,7 +234,7 @@ impl Bench {
     fn events(&self) -> impl Iterator<Item = Event> {
         self.rows.iter().filter_map(|row| match row {
             Row::Event(row) => Some(row.whole()),
-            Row::Container(_) => None,
+            _ => None,
         })
     }
 
@@ -783,7 +783,7 @@ fn a_containers_life_is_told_in_band() {
         .iter()
         .filter_map(|row| match row {
             Row::Container(record) => Some((&*record.status, record.container_name.as_deref())),
-            Row::Event(_) => None,
+            _ => None,
         })
         .collect();
     assert_eq!(

@@ -1,7 +1,8 @@
 //! Who may use how much of the queue before Kafka, so that no container takes the room of the others.
 //!
 //! ```text
-//! 0 ─────────────────────────────── 6/8 ──────────── 7/8 ──────────── kafka.queue_bytes
+//! 0 ────────────────────── 4/8 ─── 6/8 ──────────── 7/8 ──────────── kafka.queue_bytes
+//! │ samples                 │       │                │
 //! │ calls: opens, connections, …     │                │
 //! │ lifecycle: executions, forks, exits, cgroups, containers
 //! │ the sensor's own: marks, statuses, steps of the clock            │
@@ -21,6 +22,8 @@ use super::super::Kind;
 /// The part of the queue that a record may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Part {
+    /// What is used: it comes again, and says so of the same subject.
+    Samples,
     /// What containers do beside living: opens, connections, executions that failed.
     Calls,
     /// Executions, forks, exits, cgroups, containers: without them nothing else is understood.
@@ -33,6 +36,7 @@ impl Part {
     /// Up to how many eighths of the queue it reaches.
     fn eighths(self) -> u64 {
         match self {
+            Self::Samples => 4,
             Self::Calls => 6,
             Self::Lifecycle => 7,
             Self::Sensor => 8,

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use dogwatch_kafka::topics::{self, Admin, Counts};
 use dogwatch_kafka::{Fault, ServedProducer, check_advertised};
 use dogwatch_schemas::Text;
-use dogwatch_schemas::records::{Container, Event, SensorStatus};
+use dogwatch_schemas::records::{Container, ContainerSample, Event, ProcessSample, SensorStatus};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::producer::Producer as _;
 
 use super::outage::REMINDER;
-use super::{Claim, Context, KafkaError, Kind, Part, Reports, TOPICS, Undelivered, produce};
+use super::{Claim, Context, KafkaError, Kind, Part, Reports, Undelivered, produce};
 use crate::config::KafkaConfig;
 
 /// How long one question to a broker may take.
@@ -118,11 +118,11 @@ impl Search {
         let present = self.topics_present(&names, deadline)?;
         self.reports.connected.store(true, Ordering::Relaxed);
         let admin = self.admin(&names, deadline)?;
-        let created = admin.create(&TOPICS, &present, self.config.new_topics())?;
+        let created = admin.create(&self.config.topics, &present, self.config.new_topics())?;
         if !created.is_empty() {
             tracing::info!(topics = created.join(", "), "topics made");
         }
-        check(&admin, &names, &TOPICS)?;
+        check(&admin, &names, &self.config.topics)?;
         self.publish_schemas();
         self.prove_write(deadline)
     }
@@ -132,10 +132,10 @@ impl Search {
         let names = Topics::new(self.config.topic_prefix.as_str());
         let present = self.topics_present(&names, deadline)?;
         let admin = self.admin(&names, deadline)?.trying();
-        admin.create(&TOPICS, &present, self.config.new_topics())?;
+        admin.create(&self.config.topics, &present, self.config.new_topics())?;
         let there: Vec<Topic> = present
             .into_keys()
-            .filter(|topic| TOPICS.contains(topic))
+            .filter(|topic| self.config.topics.contains(topic))
             .collect();
         check(&admin, &names, &there)
     }
@@ -175,6 +175,8 @@ impl Search {
             (Event::fingerprint(), Event::SCHEMA),
             (SensorStatus::fingerprint(), SensorStatus::SCHEMA),
             (Container::fingerprint(), Container::SCHEMA),
+            (ContainerSample::fingerprint(), ContainerSample::SCHEMA),
+            (ProcessSample::fingerprint(), ProcessSample::SCHEMA),
         ];
         for (fingerprint, schema) in schemas {
             let key = fingerprint.to_string();

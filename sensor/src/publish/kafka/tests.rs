@@ -73,7 +73,7 @@ fn wait_for(what: &str, mut seen: impl FnMut() -> bool) {
 #[test]
 fn an_outage_loses_what_floods_and_nothing_else_before_the_first_connection_and_after_it() {
     let cluster = MockCluster::new(1).unwrap();
-    for topic in TOPICS {
+    for topic in config(&cluster).topics {
         let name = Topics::new("dogwatch").name(topic);
         cluster.create_topic(&name, 1, 1).unwrap();
     }

@@ -1,0 +1,117 @@
+//! Samples on their way out: their tables have sequence numbers, losses and marks of their own.
+
+use std::collections::BTreeMap;
+
+use dogwatch_schemas::records::{ContainerSample, Loss, ProcessSample};
+
+use super::Stage;
+use crate::fact::Sampled;
+use crate::loss::Ledger;
+use crate::publish::Kind;
+use crate::sample::SamplePlan;
+
+/// What is remembered of the two tables.
+pub(super) struct Samples {
+    plan: SamplePlan,
+    containers: Ledger,
+    processes: Ledger,
+    /// Counters that were smaller than before.
+    pub went_back: u64,
+}
+
+impl Samples {
+    pub fn new(plan: SamplePlan) -> Self {
+        Self {
+            plan,
+            containers: Ledger::default(),
+            processes: Ledger::default(),
+            went_back: 0,
+        }
+    }
+
+    /// Samples lost in this run, by class.
+    pub fn losses(&self) -> BTreeMap<String, u64> {
+        let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+        for ledger in [&self.containers, &self.processes] {
+            for (class, count) in ledger.totals() {
+                *sum.entry(class.to_string()).or_default() += count;
+            }
+        }
+        sum
+    }
+}
+
+impl Stage {
+    /// Where losses of a kind are counted: marks of a table tell of that table alone.
+    pub(super) fn ledger_of(&mut self, kind: &str) -> &mut Ledger {
+        if kind == Kind::CONTAINER_SAMPLE.name() {
+            &mut self.samples.containers
+        } else if kind == Kind::PROCESS_SAMPLE.name() {
+            &mut self.samples.processes
+        } else {
+            &mut self.ledger
+        }
+    }
+
+    /// Whether there are losses that no status has told.
+    pub(super) fn has_news(&self) -> bool {
+        let ledgers = [
+            &self.ledger,
+            &self.samples.containers,
+            &self.samples.processes,
+        ];
+        ledgers.iter().any(|ledger| ledger.has_news())
+    }
+
+    pub(super) fn take_news(&mut self) -> Vec<Loss> {
+        let mut news = self.ledger.take();
+        news.extend(self.samples.containers.take());
+        news.extend(self.samples.processes.take());
+        news
+    }
+
+    pub(super) fn put_back(&mut self, losses: Vec<Loss>) {
+        for loss in losses {
+            let kind = loss.kind.clone();
+            self.ledger_of(&kind).put_back(vec![loss]);
+        }
+    }
+
+    pub(super) fn publish_container_sample(&mut self, mut sample: ContainerSample) {
+        let handed = self.publisher.container_sample(&mut sample);
+        self.count(handed, Kind::CONTAINER_SAMPLE, sample.ts);
+    }
+
+    pub(super) fn publish_process_sample(&mut self, mut sample: ProcessSample) {
+        let handed = self.publisher.process_sample(&mut sample);
+        self.count(handed, Kind::PROCESS_SAMPLE, sample.ts);
+    }
+
+    /// A round has ended, or did not come. A mark follows one that ended: what it left out is told by then.
+    pub(super) fn sampled(&mut self, round: Sampled, now_ns: i64) {
+        let (container, process) = (Kind::CONTAINER_SAMPLE.name(), Kind::PROCESS_SAMPLE.name());
+        let containers = round.containers_unsampled;
+        self.samples.went_back = round.went_back;
+        self.samples
+            .containers
+            .unsampled(container, containers, now_ns);
+        let processes = round.processes_unsampled;
+        self.samples.processes.unsampled(process, processes, now_ns);
+        let Some(ended_ns) = round.ended_ns else {
+            return;
+        };
+        self.count_undelivered(now_ns);
+        if self.samples.plan.containers {
+            let mark = self
+                .tracker
+                .container_mark(ended_ns, self.samples.containers.totals());
+            self.publish_container_sample(mark);
+        }
+        if self.samples.plan.processes {
+            let mark = self
+                .tracker
+                .process_mark(ended_ns, self.samples.processes.totals());
+            self.publish_process_sample(mark);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Samples: what containers, processes and the host use, read on a thread of its own.
+//!
+//! ```text
+//! ring's reader ── round: containers and their cgroups ──► thread "sample" ── cgroup files, /proc ──► facts, in pieces
+//!        ▲                                                                                                 │
+//!        └──────────────────────────────── takes what is there, never waits ──────────────────────────────┘
+//! ```
+//! The reader has the clock: it asks for a round when one is due. A round that is still under way then is not joined by a
+//! second one: what was due is counted as lost (`unsampled`). So a file system that hangs costs samples, and nothing else.
+//! What grew since the last reading is computed here, so a capture holds what a row tells, and a replay the same rows.
+
+mod cgroups;
+mod growth;
+mod machine;
+mod network;
+mod processes;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::Duration;
+
+use dogwatch_schemas::Text;
+
+use crate::clock::Reading;
+use crate::fact::{Fact, Sampled};
+use cgroups::Containers;
+pub(crate) use cgroups::{Accounts, Subject};
+use machine::Machine;
+use processes::Processes;
+
+/// Pieces of a round that wait to be taken; the thread waits while there are more.
+const PIECES_MAX: usize = 4;
+/// A round may take this part of the interval; what has not been looked at by then is counted.
+const ROUND_PART: u32 = 2;
+
+/// What is sampled, and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SamplePlan {
+    /// Time between two rounds.
+    pub interval: Duration,
+    /// Whether containers and the host are sampled.
+    pub containers: bool,
+    /// Whether processes are sampled.
+    pub processes: bool,
+}
+
+/// Where the kernel's files are.
+#[derive(Debug, Clone)]
+pub(crate) struct Roots {
+    pub proc: PathBuf,
+    pub sys: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            proc: "/proc".into(),
+            sys: "/sys".into(),
+        }
+    }
+}
+
+/// The reader's side of the thread; see the module's description.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    plan: SamplePlan,
+    asked: SyncSender<Vec<Subject>>,
+    pieces: Receiver<Vec<Fact>>,
+    under_way: bool,
+    due_ns: u64,
+    /// So far in this run, rounds that did not come and processes that were not looked at.
+    sampled: Sampled,
+    warned: bool,
+}
+
+impl Sampler {
+    /// Starts the thread, with the rights of the calling one.
+    ///
+    /// # Errors
+    /// When the system has no thread.
+    pub fn start(plan: SamplePlan, roots: Roots, cgroup_root: PathBuf) -> std::io::Result<Self> {
+        let (asked, rounds) = sync_channel::<Vec<Subject>>(1);
+        let (sender, pieces) = sync_channel(PIECES_MAX);
+        let worker = move || {
+            let mut reading = Rounds::new(plan, roots, cgroup_root);
+            for subjects in rounds {
+                let mut hand_over = |facts: Vec<Fact>| sender.send(facts).is_ok();
+                if !reading.round(&subjects, &mut hand_over) {
+                    break;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("sample".into());
+        thread.spawn(worker)?;
+        Ok(Self {
+            plan,
+            asked,
+            pieces,
+            under_way: false,
+            due_ns: 0,
+            sampled: Sampled::default(),
+            warned: false,
+        })
+    }
+
+    /// Whether a round is due: then [`Sampler::ask`] wants to know what runs.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        now_ns >= self.due_ns
+    }
+
+    /// Asks for a round; returns what there is to tell where one cannot be had.
+    pub fn ask(&mut self, now_ns: u64, subjects: Vec<Subject>) -> Option<Fact> {
+        self.due_ns = now_ns + self.plan.interval.as_nanos() as u64;
+        if !self.under_way && self.asked.try_send(subjects).is_ok() {
+            self.under_way = true;
+            return None;
+        }
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(
+                "a round of samples is still under way when the next one is due: it is left out, and counted as unsampled"
+            );
+        }
+        self.sampled.containers_unsampled += u64::from(self.plan.containers);
+        self.sampled.processes_unsampled += u64::from(self.plan.processes);
+        Some(Fact::Sampled(Sampled {
+            ended_ns: None,
+            ..self.sampled
+        }))
+    }
+
+    /// What has come since the last call; never waits.
+    pub fn taken(&mut self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        while self.under_way {
+            match self.pieces.try_recv() {
+                Ok(piece) => facts.extend(piece),
+                Err(TryRecvError::Empty) => break,
+                // A defect of the thread: nothing more is sampled, and each round is counted.
+                Err(TryRecvError::Disconnected) => break,
+            }
+            if let Some(Fact::Sampled(round)) = facts.last_mut() {
+                // The thread tells what this round left out.
+                self.sampled.processes_unsampled += round.processes_unsampled;
+                self.sampled.went_back += round.went_back;
+                *round = Sampled {
+                    ended_ns: round.ended_ns,
+                    ..self.sampled
+                };
+                self.under_way = false;
+                self.warned = false;
+            }
+        }
+        facts
+    }
+}
+
+/// The thread's side: what was read before, to compare with.
+struct Rounds {
+    plan: SamplePlan,
+    machine: Machine,
+    containers: Containers,
+    processes: Processes,
+}
+
+impl Rounds {
+    fn new(plan: SamplePlan, roots: Roots, cgroup_root: PathBuf) -> Self {
+        Self {
+            plan,
+            machine: Machine::new(roots.clone()),
+            containers: Containers::new(&roots, cgroup_root),
+            processes: Processes::new(roots),
+        }
+    }
+
+    /// Reads everything once and hands it over in pieces; false when nobody takes them any more.
+    fn round(
+        &mut self,
+        subjects: &[Subject],
+        hand_over: &mut dyn FnMut(Vec<Fact>) -> bool,
+    ) -> bool {
+        let mut round = Sampled::default();
+        let begun_ns = Reading::now().boot_ns;
+        if self.plan.containers {
+            let host = self
+                .machine
+                .sample(Reading::now().boot_ns, &mut round.went_back);
+            if !hand_over(vec![Fact::ContainerSample(Box::new(host))]) {
+                return false;
+            }
+            for some in subjects.chunks(64) {
+                let samples = self.containers.samples(some, &mut round.went_back);
+                let facts = samples.into_iter();
+                let facts = facts.map(|sample| Fact::ContainerSample(Box::new(sample)));
+                if !hand_over(facts.collect()) {
+                    return false;
+                }
+            }
+            self.containers.end_round(begun_ns);
+        }
+        if self.plan.processes {
+            let until = std::time::Instant::now() + self.plan.interval / ROUND_PART;
+            let taken = self.processes.round(until, &mut round, &mut |some| {
+                hand_over(vec![Fact::ProcessSamples(some)])
+            });
+            if !taken {
+                return false;
+            }
+        }
+        round.ended_ns = Some(Reading::now().boot_ns);
+        hand_over(vec![Fact::Sampled(round)])
+    }
+}
+
+/// What samples cannot have on this host, one line each: the columns, and why.
+pub(crate) fn lacking(plan: &SamplePlan, accounts: &Accounts, proc: &Path) -> Vec<(Text, Text)> {
+    let mut lacking = Vec::new();
+    if plan.containers {
+        lacking.extend(accounts.lacking());
+    }
+    if plan.processes {
+        lacking.extend(processes::lacking(proc));
+    }
+    lacking
+}
+
+#[cfg(test)]
+mod tests;

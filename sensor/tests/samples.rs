@@ -1,0 +1,375 @@
+//! A known load, and what the samples say of it: held against the cgroup's files and `/proc`, within 5 %.
+//!
+//! Needs root and a kernel with type information.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use dogwatch_schemas::local::{self, LogRecord};
+use dogwatch_schemas::records::{ContainerSample, ProcessSample};
+use dogwatch_schemas::topics::Topic;
+use dogwatch_sensor::config::{Config, RawConfig};
+use dogwatch_sensor::pipeline::{Input, Loaded, Output, Shutdown, Stats};
+
+/// Set in the process that is the load.
+const LOAD: &str = "DOGWATCH_SAMPLES_LOAD";
+const MEMORY_BYTES: usize = 100 << 20;
+const FILES: usize = 50;
+const WRITES: usize = 1_000;
+const WRITE_BYTES: usize = 4_096;
+const CPU: Duration = Duration::from_millis(1_500);
+/// An emulated processor on a busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The load itself, where this program was started as one: memory, files, writes, reads, CPU; then it waits to be killed.
+#[test]
+#[ignore = "is started by the other test: ./dogwatch.sh test"]
+fn load() {
+    if std::env::var_os(LOAD).is_none() {
+        return;
+    }
+    let mut memory = vec![0u8; MEMORY_BYTES];
+    memory.iter_mut().step_by(4_096).for_each(|byte| *byte = 1);
+    let files: Vec<File> = (0..FILES)
+        .map(|_| File::open("/dev/null").unwrap())
+        .collect();
+    let mut file = tempfile::tempfile().unwrap();
+    let block = vec![7u8; WRITE_BYTES];
+    for _ in 0..WRITES {
+        file.write_all(&block).unwrap();
+    }
+    let mut zeros = File::open("/dev/zero").unwrap();
+    let mut block = vec![0; WRITE_BYTES];
+    for _ in 0..WRITES {
+        zeros.read_exact(&mut block).unwrap();
+    }
+    let mut time = cpu_time();
+    let end = time + CPU;
+    while time < end {
+        time = cpu_time();
+    }
+    println!("\nthe load is done");
+    std::io::stdout().flush().unwrap();
+    std::thread::sleep(PATIENCE * 2);
+    drop((memory, files));
+}
+
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid, writable timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// A container's cgroups, one in each hierarchy; removed when dropped.
+struct Cgroups {
+    id: String,
+    folders: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    fn make() -> Self {
+        let id: String = (0..64)
+            .map(|_| char::from_digit(rand::random::<u32>() % 16, 16).unwrap())
+            .collect();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut folders = Vec::new();
+        for line in mounts.lines() {
+            let (before, after) = line.split_once(" - ").unwrap();
+            let kind = after.split(' ').next().unwrap();
+            let point = before.split(' ').nth(4).unwrap();
+            let root = before.split(' ').nth(3) == Some("/");
+            if root && (kind == "cgroup" || kind == "cgroup2") && !after.contains("cpuset") {
+                let parent = Path::new(point).join("docker");
+                let folder = parent.join(&id);
+                let _ = fs::create_dir_all(&parent);
+                for above in [Path::new(point), &parent] {
+                    // Of version 2, and there only what the host has not given away.
+                    for controller in ["+cpu", "+memory", "+pids", "+io"] {
+                        let _ = fs::write(above.join("cgroup.subtree_control"), controller);
+                    }
+                }
+                fs::create_dir(&folder).unwrap();
+                folders.push(folder);
+            }
+        }
+        Self { id, folders }
+    }
+
+    /// The number of the first of these files that there is.
+    fn number(&self, files: &[&str]) -> Option<i64> {
+        let text = self.text(files)?;
+        text.trim().parse().ok()
+    }
+
+    fn text(&self, files: &[&str]) -> Option<String> {
+        let mut paths = self
+            .folders
+            .iter()
+            .flat_map(|folder| files.iter().map(|file| folder.join(file)));
+        paths.find_map(|path| fs::read_to_string(path).ok())
+    }
+
+    /// CPU time so far, nanoseconds.
+    fn cpu_ns(&self) -> i64 {
+        self.number(&["cpuacct.usage"]).unwrap_or_else(|| {
+            let stat = self.text(&["cpu.stat"]).unwrap();
+            let usage = stat
+                .lines()
+                .find_map(|line| line.strip_prefix("usage_usec "));
+            1_000 * usage.unwrap().parse::<i64>().unwrap()
+        })
+    }
+
+    /// Starts this program as the load, in them.
+    fn load(&self) -> Load {
+        let members: Vec<PathBuf> = self
+            .folders
+            .iter()
+            .map(|folder| folder.join("cgroup.procs"))
+            .collect();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--ignored", "--exact", "--nocapture", "load"])
+            .env(LOAD, "1")
+            .stdout(Stdio::piped());
+        let enter = move || {
+            // SAFETY: a plain system call.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            members.iter().try_for_each(|file| fs::write(file, "0"))
+        };
+        // SAFETY: system calls, on what was made before; the child has one thread.
+        unsafe { command.pre_exec(enter) };
+        Load(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for folder in &self.folders {
+            // Best effort: an empty cgroup that stays does no harm.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+struct Load(Child);
+
+impl Load {
+    fn is_done(&mut self) {
+        let output = BufReader::new(self.0.stdout.take().unwrap());
+        let mut lines = output.lines();
+        assert!(lines.any(|line| line.unwrap().contains("the load is done")));
+    }
+
+    fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Best effort: one that has ended cannot be killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a sensor says of this machine.
+struct Rows {
+    records: Receiver<LogRecord>,
+    containers: Vec<ContainerSample>,
+    processes: Vec<ProcessSample>,
+}
+
+impl Rows {
+    /// Takes rows until both tables have so many marks more than there are by now.
+    fn rounds(&mut self, count: usize) {
+        while let Ok(record) = self.records.try_recv() {
+            self.take(&record);
+        }
+        let end = Instant::now() + PATIENCE;
+        let wanted = self.marks().map(|marks| marks + count);
+        while self
+            .marks()
+            .iter()
+            .zip(wanted)
+            .any(|(marks, wanted)| *marks < wanted)
+        {
+            let left = end.saturating_duration_since(Instant::now());
+            let record = self.records.recv_timeout(left).expect("rows go on");
+            self.take(&record);
+        }
+    }
+
+    fn take(&mut self, record: &LogRecord) {
+        let value = &record.value;
+        match record.topic {
+            Topic::ContainerSamples => self
+                .containers
+                .push(ContainerSample::decode_framed(value).unwrap()),
+            Topic::ProcessSamples => self
+                .processes
+                .push(ProcessSample::decode_framed(value).unwrap()),
+            _ => {}
+        }
+    }
+
+    fn marks(&self) -> [usize; 2] {
+        let containers = self
+            .containers
+            .iter()
+            .filter(|row| &*row.evt_type == "mark");
+        let processes = self.processes.iter().filter(|row| &*row.evt_type == "mark");
+        [containers.count(), processes.count()]
+    }
+}
+
+fn config() -> Config {
+    let mut raw = RawConfig::default();
+    raw.host_id = "samples".into();
+    raw.state_file = String::new();
+    raw.metrics.listen = String::new();
+    raw.samples.interval = Duration::from_secs(1);
+    Config::check(raw).unwrap()
+}
+
+/// Runs `test` beside a sensor.
+fn beside(test: impl FnOnce(&mut Rows)) {
+    let (sender, records) = local::channel(1_000);
+    let shutdown = Shutdown::new();
+    let own = shutdown.clone();
+    // It gives up rights that the load still needs: in a thread of its own.
+    let sensor = std::thread::spawn(move || {
+        let loaded = Loaded::load(config(), Input::Kernel).unwrap();
+        loaded.run(Output::Local(sender), own, Stats::default())
+    });
+    // Whatever the test does meanwhile, the sensor is not held back.
+    let (kept, records_kept) = mpsc::channel();
+    std::thread::spawn(move || {
+        let tables = [Topic::ContainerSamples, Topic::ProcessSamples];
+        let mut samples = records
+            .iter()
+            .filter(|record| tables.contains(&record.topic));
+        samples.try_for_each(|record| kept.send(record))
+    });
+    let mut rows = Rows {
+        records: records_kept,
+        containers: Vec::new(),
+        processes: Vec::new(),
+    };
+    rows.rounds(1);
+    test(&mut rows);
+    shutdown.trigger_because("the test is over");
+    drop(rows);
+    sensor.join().unwrap().unwrap();
+}
+
+/// Holds a number to what it should be.
+fn near(what: &str, told: i64, real: i64, slack: i64) {
+    let allowed = real / 20 + slack;
+    assert!(
+        (told - real).abs() <= allowed,
+        "{what}: told {told}, and it is {real}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: ./dogwatch.sh test"]
+fn a_known_load_is_told_within_a_twentieth() {
+    beside(|rows| {
+        let cgroups = Cgroups::make();
+        let mut load = cgroups.load();
+        load.is_done();
+        rows.rounds(3);
+        let own = |row: &&ContainerSample| row.container_full_id.as_deref() == Some(&cgroups.id);
+        let of_container: Vec<_> = rows.containers.iter().filter(own).collect();
+        let last = of_container.last().unwrap();
+        let added = |of: fn(&ContainerSample) -> Option<i64>| -> i64 {
+            of_container.iter().filter_map(|row| of(row)).sum()
+        };
+        let cpu = added(|row| row.cpu_total_ns);
+        near("CPU of the container", cpu, cgroups.cpu_ns(), 20_000_000);
+        assert!(cpu >= CPU.as_nanos() as i64);
+        let user_and_system = added(|row| Some(row.cpu_user_ns? + row.cpu_system_ns?));
+        near("user and system", user_and_system, cpu, 20_000_000);
+        if let Some(memory) = cgroups.number(&["memory.usage_in_bytes", "memory.current"]) {
+            near("memory", last.mem_current_bytes.unwrap(), memory, 1 << 20);
+            assert!(last.mem_anon_bytes.unwrap() >= MEMORY_BYTES as i64);
+        } else {
+            assert_eq!(last.mem_current_bytes, None);
+        }
+        let tasks = cgroups.number(&["pids.current"]);
+        assert_eq!(last.pids_current, tasks);
+
+        let pid = i64::from(load.0.id());
+        let own = |row: &&ProcessSample| row.proc_pid == pid;
+        let of_process: Vec<_> = rows.processes.iter().filter(own).collect();
+        let last = of_process.last().unwrap();
+        assert_eq!(last.container_id, cgroups.id[..12].into());
+        let added = |of: fn(&ProcessSample) -> Option<i64>| -> i64 {
+            of_process.iter().filter_map(|row| of(row)).sum()
+        };
+        let of_processes = added(|row| Some(row.proc_cpu_user_ns? + row.proc_cpu_system_ns?));
+        near("CPU of its processes", of_processes, cpu, 50_000_000);
+        let io = load.proc("io");
+        let io = |name: &str| -> i64 {
+            let number = io.lines().find_map(|line| line.strip_prefix(name));
+            number.unwrap().trim().parse().unwrap()
+        };
+        near(
+            "reads",
+            added(|row| row.proc_read_chars),
+            io("rchar:"),
+            4_096,
+        );
+        near(
+            "writes",
+            added(|row| row.proc_write_chars),
+            io("wchar:"),
+            4_096,
+        );
+        let calls = added(|row| row.proc_write_calls);
+        near("calls that write", calls, io("syscw:"), 2);
+        assert!(added(|row| row.proc_read_chars) >= (WRITES * WRITE_BYTES) as i64);
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as i64;
+        assert_eq!(last.proc_fdopencount, Some(open));
+        let statm = load.proc("statm");
+        let pages: i64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        near(
+            "resident",
+            last.proc_vmrss_bytes.unwrap(),
+            pages * 4_096,
+            2 << 20,
+        );
+
+        let host: Vec<_> = rows
+            .containers
+            .iter()
+            .filter(|row| &*row.container_id == "host" && &*row.evt_type == "sample")
+            .collect();
+        let of_host: i64 = host.iter().filter_map(|row| row.cpu_total_ns).sum();
+        assert!(
+            of_host + 100_000_000 >= cpu,
+            "the host has its containers in it"
+        );
+        // Nothing is missing between the rows of a table.
+        let seqs: Vec<i64> = rows.containers.iter().map(|row| row.seq).collect();
+        assert_eq!(seqs, (0..seqs.len() as i64).collect::<Vec<_>>());
+        let losses = rows
+            .processes
+            .iter()
+            .filter_map(|row| row.evt_losses.as_ref());
+        assert!(losses.flatten().all(|(_, count)| *count == 0));
+    });
+}
