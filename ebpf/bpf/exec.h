@@ -7,6 +7,7 @@
 #define PAGE_BYTES 4096
 #define ENV_HEAD 1024    /* bytes of its environment, where that is all it may have */
 #define ARGV_HEAD 1024   /* bytes of arguments that every exec has, and that cost its container nothing */
+#define FIRST_FURTHER_FD 3
 #define SHORT_TEXT 256   /* bytes of each path of an exec whose container has used up its share of texts */
 
 /* Appends `len` bytes of user memory, or as many of them as the first of the two pages they may span holds. */
@@ -54,6 +55,37 @@ static __always_inline void fill_stdio(struct scratch *s, struct record_stdio *o
 	} else {
 		fill_stdio_path(s, out, file, max);
 	}
+}
+
+/*
+ * Counts the sockets among descriptors 3 to 63, those of the first word of the table of open ones, and tells the first that is
+ * connected over the internet: who is left with a connection may be talked to through it. Global, so that it is verified once.
+ */
+__attribute__((noinline)) int fill_sockets(void)
+{
+	struct scratch *s = scratch();
+	if (!s)
+		return -1;
+	struct task_struct *task = current_task();
+	struct record_exec *r = &s->record.exec;
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	unsigned long open = 0;
+	bpf_probe_read_kernel(&open, sizeof open, BPF_CORE_READ(table, open_fds));
+	__builtin_memset(&r->socket, 0, sizeof r->socket);
+	r->sockets = 0;
+	r->pad = 0;
+#pragma clang loop unroll(disable)
+	for (u32 fd = FIRST_FURTHER_FD; fd < 64; fd++) {
+		if (!(open >> fd & 1))
+			continue;
+		struct file *file = file_of(task, fd);
+		if (!is_socket(file))
+			continue;
+		r->sockets++;
+		if (!r->socket.remote_port)
+			fill_socket(&r->socket, sock_of(file));
+	}
+	return 0;
 }
 
 /* The rest of the arguments, a piece a record. Stops at the first byte that cannot be read: nothing is made up. */
@@ -143,7 +175,8 @@ static __always_inline void send_exec(struct subject *who, struct linux_binprm *
 	copy_inode(s, inode);
 	fill_file(s, &r->file, inode);
 	r->argv_bytes = total;
-	r->pad = 0;
+	r->argc = BPF_CORE_READ(bprm, argc);
+	fill_sockets();
 	if (sent < total)
 		set_flag(s, FLAG_TRUNCATED);
 	u32 got = append_user_bytes(s, arguments, first);

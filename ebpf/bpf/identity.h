@@ -245,6 +245,17 @@ static __always_inline u32 mount_namespace_of(struct task_struct *task)
 	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 }
 
+static __always_inline void fill_credentials(struct record_identity *out, const struct cred *cred)
+{
+	bpf_core_read(&out->cap_effective, sizeof out->cap_effective, &cred->cap_effective);
+	bpf_core_read(&out->cap_permitted, sizeof out->cap_permitted, &cred->cap_permitted);
+	bpf_core_read(&out->cap_inheritable, sizeof out->cap_inheritable, &cred->cap_inheritable);
+	out->saved_uid = BPF_CORE_READ(cred, suid.val);
+	out->saved_gid = BPF_CORE_READ(cred, sgid.val);
+	out->fs_uid = BPF_CORE_READ(cred, fsuid.val);
+	out->fs_gid = BPF_CORE_READ(cred, fsgid.val);
+}
+
 static __always_inline void fill_identity(struct record_identity *out, struct task_struct *task)
 {
 	struct task_struct *parent = BPF_CORE_READ(task, real_parent);
@@ -264,6 +275,7 @@ static __always_inline void fill_identity(struct record_identity *out, struct ta
 	out->ns_uid = id_in_namespace(&users->uid_map, BPF_CORE_READ(task, cred, euid.val));
 	out->ns_gid = id_in_namespace(&users->gid_map, BPF_CORE_READ(task, cred, egid.val));
 	out->children_pid_ns = BPF_CORE_READ(task, nsproxy, pid_ns_for_children, ns.inum);
+	fill_credentials(out, BPF_CORE_READ(task, cred));
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader); /* a thread may have a name of its own */
 	BPF_CORE_READ_INTO(&out->comm, leader, comm);
 }

@@ -114,9 +114,13 @@ struct uid_gid_map {
 struct user_namespace {
 	struct uid_gid_map uid_map, gid_map;
 };
+typedef struct {
+	u64 val; /* before 6.3 two words of 32 bits, the lower one first */
+} kernel_cap_t;
 struct cred {
-	kuid_t euid;
-	kgid_t egid;
+	kuid_t suid, euid, fsuid;
+	kgid_t sgid, egid, fsgid;
+	kernel_cap_t cap_inheritable, cap_permitted, cap_effective;
 	struct user_namespace *user_ns;
 };
 
@@ -197,6 +201,7 @@ struct file {
 struct fdtable {
 	unsigned int max_fds;
 	struct file **fd;
+	unsigned long *open_fds;
 };
 struct files_struct {
 	struct fdtable *fdt;
@@ -261,6 +266,7 @@ struct task_struct {
 };
 struct linux_binprm {
 	struct file *file;
+	int argc;
 	const char *filename, *interp, *fdpath;
 };
 

@@ -2,6 +2,8 @@
 /* Opens: which of them are sent, and what of them. */
 #pragma once
 
+#define FMODE_CREATED 0x100000 /* the same on every kernel since 4.19 */
+
 static __always_inline void take_request(struct open_request *out, struct syscall *call)
 {
 	struct open_how how = {};
@@ -196,6 +198,8 @@ static __always_inline void judge_open(struct subject *who, struct syscall *call
 	if (file) {
 		copy_file(s, file);
 		correct_access(&request, s, file);
+		if (COPIED(file, f_mode) & FMODE_CREATED)
+			set_flag(s, FLAG_CREATED);
 	}
 	if (who->mode == MODE_LIFECYCLE && (call->ret < 0 || !wants_to_write(&request))) {
 		count_filtered(FILTERED_LIFECYCLE);

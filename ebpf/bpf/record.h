@@ -35,6 +35,7 @@ enum record_flag {
 	FLAG_UNRESOLVED = 4, /* the path or address is from user memory */
 	FLAG_IA32 = 8,       /* through the 32-bit entry */
 	FLAG_X32 = 16,       /* with the x32 bit */
+	FLAG_CREATED = 32,   /* the open made the file */
 };
 
 /* Why something was seen and not sent. */
@@ -73,6 +74,7 @@ struct record_header {
 
 struct record_identity {
 	u64 parent_start_ns;
+	u64 cap_effective, cap_permitted, cap_inheritable;
 	u32 parent_pid;
 	u32 sid, pgid; /* in the initial pid namespace */
 	u32 tty;       /* kernel's dev_t, 0 = none */
@@ -80,6 +82,7 @@ struct record_identity {
 	u32 mnt_ns, pid_ns;
 	u32 ns_uid, ns_gid; /* effective, in the process's user namespace; -1 = not known */
 	u32 children_pid_ns; /* of the children that it makes from now on */
+	u32 saved_uid, saved_gid, fs_uid, fs_gid; /* on the host */
 	u8 comm[16];
 };
 
@@ -120,7 +123,10 @@ struct record_exec {
 	u32 argv_bytes; /* all there were */
 	u32 argv_sent;  /* all that will come, the continuation records included, unless one is lost */
 	u32 env_bytes;  /* of the environment, all there were */
+	u32 argc;
+	u32 sockets;    /* among descriptors 3 to 63 */
 	u32 pad;
+	struct record_socket socket; /* the first of them that is connected over the internet; no port: none is */
 	struct record_stdio stdio[3];
 };
 

@@ -3,14 +3,15 @@
 use crate::calls::Call;
 use crate::control::Kind;
 use crate::record::{
-    Called, Counters, Exec, FileIdentity, Flags, Header, Identity, Record, SocketAddresses, Stdio,
-    Value,
+    Called, Counters, Credentials, Exec, FileIdentity, Flags, Header, Identity, Record,
+    SocketAddresses, Stdio, Value,
 };
 use crate::wire::{
-    CallWire, CgroupMoveWire, CgroupWire, ExecMoreWire, ExecWire, ExitWire, FLAG_FAULT, FLAG_IA32,
-    FLAG_TRUNCATED, FLAG_UNRESOLVED, FLAG_X32, FileWire, ForkWire, HeaderWire, IdentityWire,
-    OpenWire, STDIO_FILE, STDIO_SOCKET, SocketWire, StdioWire, VALUE_ADDRESS, VALUE_FILE,
-    VALUE_IDENTITY, VALUE_NUMBER, VALUE_PATH, VALUE_PEER, VALUE_SOCKET, VALUE_STRING, Wire,
+    CallWire, CgroupMoveWire, CgroupWire, ExecMoreWire, ExecWire, ExitWire, FLAG_CREATED,
+    FLAG_FAULT, FLAG_IA32, FLAG_TRUNCATED, FLAG_UNRESOLVED, FLAG_X32, FileWire, ForkWire,
+    HeaderWire, IdentityWire, OpenWire, STDIO_FILE, STDIO_SOCKET, SocketWire, StdioWire,
+    VALUE_ADDRESS, VALUE_FILE, VALUE_IDENTITY, VALUE_NUMBER, VALUE_PATH, VALUE_PEER, VALUE_SOCKET,
+    VALUE_STRING, Wire,
 };
 
 /// Why bytes are not a record.
@@ -169,6 +170,9 @@ fn exec(bytes: &[u8]) -> Result<Raw, ParseError> {
         stdio: Default::default(),
         env: Vec::new(),
         env_bytes: wire.env_bytes,
+        argc: wire.argc,
+        sockets: wire.sockets,
+        socket: socket(&wire.socket, Vec::new()),
     };
     for (parsed, wire) in exec.stdio.iter_mut().zip(&wire.stdio) {
         *parsed = stdio(wire, texts.next()?);
@@ -331,6 +335,7 @@ fn header(wire: &HeaderWire) -> Header {
             unresolved: wire.flags & FLAG_UNRESOLVED != 0,
             ia32: wire.flags & FLAG_IA32 != 0,
             x32: wire.flags & FLAG_X32 != 0,
+            created: wire.flags & FLAG_CREATED != 0,
         },
         call: Call::from_number(wire.call),
     }
@@ -354,6 +359,15 @@ fn identity(wire: &IdentityWire) -> Identity {
         ns_uid: wire.ns_uid,
         ns_gid: wire.ns_gid,
         children_pid_ns: wire.children_pid_ns,
+        credentials: Credentials {
+            effective: wire.cap_effective,
+            permitted: wire.cap_permitted,
+            inheritable: wire.cap_inheritable,
+            saved_uid: wire.saved_uid,
+            saved_gid: wire.saved_gid,
+            fs_uid: wire.fs_uid,
+            fs_gid: wire.fs_gid,
+        },
         comm: wire.comm[..comm_len].to_vec(),
     }
 }

@@ -49,6 +49,8 @@ pub struct Flags {
     pub ia32: bool,
     /// The call carried the x32 bit.
     pub x32: bool,
+    /// The open made the file.
+    pub created: bool,
 }
 
 /// Who a process is: sent with exec, fork and the start-up scan.
@@ -76,8 +78,29 @@ pub struct Identity {
     pub ns_gid: u32,
     /// Inode of the pid namespace of the children that it makes from now on.
     pub children_pid_ns: u32,
+    /// Its credentials beside the effective ids.
+    pub credentials: Credentials,
     /// The kernel's name of the process.
     pub comm: Vec<u8>,
+}
+
+/// What a process may do, and the ids that it has beside the effective ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Credentials {
+    /// Capabilities in effect, by their bits.
+    pub effective: u64,
+    /// Those that it may put into effect.
+    pub permitted: u64,
+    /// Those that an exec may keep.
+    pub inheritable: u64,
+    /// Saved user id on the host.
+    pub saved_uid: u32,
+    /// Saved group id on the host.
+    pub saved_gid: u32,
+    /// User id for access to files, on the host.
+    pub fs_uid: u32,
+    /// Group id for access to files, on the host.
+    pub fs_gid: u32,
 }
 
 /// A file as the kernel knows it.
@@ -354,6 +377,12 @@ pub struct Exec {
     pub env: Vec<u8>,
     /// How many bytes of it there were.
     pub env_bytes: u32,
+    /// How many arguments there were.
+    pub argc: u32,
+    /// How many of the descriptors 3 to 63 are sockets.
+    pub sockets: u32,
+    /// The first of them that is connected over the internet; without a remote port where none is.
+    pub socket: SocketAddresses,
 }
 
 /// A process's final counters.

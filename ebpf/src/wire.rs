@@ -7,6 +7,7 @@ pub(crate) const FLAG_FAULT: u16 = 2;
 pub(crate) const FLAG_UNRESOLVED: u16 = 4;
 pub(crate) const FLAG_IA32: u16 = 8;
 pub(crate) const FLAG_X32: u16 = 16;
+pub(crate) const FLAG_CREATED: u16 = 32;
 pub(crate) const STDIO_SOCKET: u16 = 1;
 pub(crate) const STDIO_FILE: u16 = 2;
 pub(crate) const VALUE_NUMBER: u8 = 1;
@@ -70,8 +71,9 @@ wire! {
         uid: u32, gid: u32, cpu: u32, cpu_seq: u32, call: u32, ret: i64,
     }
     IdentityWire = "record_identity" {
-        parent_start_ns: u64, parent_pid: u32, sid: u32, pgid: u32, tty: u32, loginuid: u32, mnt_ns: u32, pid_ns: u32,
-        ns_uid: u32, ns_gid: u32, children_pid_ns: u32, comm: [u8; 16],
+        parent_start_ns: u64, cap_effective: u64, cap_permitted: u64, cap_inheritable: u64, parent_pid: u32, sid: u32, pgid: u32, tty: u32, loginuid: u32, mnt_ns: u32, pid_ns: u32,
+        ns_uid: u32, ns_gid: u32, children_pid_ns: u32, saved_uid: u32, saved_gid: u32, fs_uid: u32, fs_gid: u32,
+        comm: [u8; 16],
     }
     FileWire = "record_file" {
         ino: u64, mtime_ns: i64, ctime_ns: i64, fs_magic: u64, dev: u32, nlink: u32, mode: u16, overlay_upper: u16, pad: u32,
@@ -82,8 +84,8 @@ wire! {
     }
     StdioWire = "record_stdio" { fs_magic: u64, rdev: u32, kind: u16, mode: u16, socket: SocketWire, }
     ExecWire = "record_exec" {
-        header: HeaderWire, identity: IdentityWire, file: FileWire, argv_bytes: u32, argv_sent: u32, env_bytes: u32, pad: u32,
-        stdio: [StdioWire; 3],
+        header: HeaderWire, identity: IdentityWire, file: FileWire, argv_bytes: u32, argv_sent: u32, env_bytes: u32, argc: u32,
+        sockets: u32, pad: u32, socket: SocketWire, stdio: [StdioWire; 3],
     }
     ExecMoreWire = "record_exec_more" { header: HeaderWire, offset: u32, pad: u32, }
     ForkWire = "record_fork" {

@@ -11,12 +11,15 @@ mod apart;
 mod blocks;
 mod calls;
 mod counted;
+mod credentials;
 mod environment;
 mod image;
 mod join;
+mod layer;
 mod places;
 mod row;
 mod rows;
+mod runs;
 mod samples;
 
 use std::collections::{BTreeMap, HashMap};
@@ -641,6 +644,7 @@ impl Tracker {
         );
         let mut event = self.event(header, "execve", "process", "sched_process_exec");
         rows::set_exec(&mut event, exec, from);
+        event.proc_runs = runs::of(exec, &told, &mut event.evt_escaped);
         image::set_arguments(&mut event, told);
         self.set_environment(&mut event, exec);
         self.send(event, id, header, out);

@@ -16,6 +16,7 @@ use dogwatch_ebpf::record::{Called, PLACE_CWD, PLACE_PEER, SocketAddresses, Valu
 use dogwatch_schemas::records::Event;
 use dogwatch_schemas::{Text, vocabulary};
 
+use super::credentials;
 use super::rows::{self, Ends};
 use crate::text::text;
 
@@ -68,10 +69,13 @@ pub(super) fn set_called(event: &mut Event, called: &Called, escaped: &mut bool)
                 rows::set_file(event, file, text(path, escaped));
                 event.evt_path_source = Some("kernel".into());
             }
-            (Value::Identity(identity), _) if called.call.class == RateClass::Namespace => {
-                arguments.insert("mnt_ns".into(), identity.mnt_ns.to_string().into());
-                let children = identity.children_pid_ns;
-                arguments.insert("pid_ns".into(), children.to_string().into());
+            (Value::Identity(identity), _) => {
+                credentials::set(event, &identity.credentials);
+                if called.call.class == RateClass::Namespace {
+                    let (mnt_ns, children) = (identity.mnt_ns, identity.children_pid_ns);
+                    arguments.insert("mnt_ns".into(), mnt_ns.to_string().into());
+                    arguments.insert("pid_ns".into(), children.to_string().into());
+                }
             }
             _ => {}
         }

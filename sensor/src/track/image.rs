@@ -4,6 +4,7 @@ use dogwatch_ebpf::record::Exec;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::Event;
 
+use super::layer;
 use crate::container::Container;
 use crate::fact::Running;
 use crate::process::{InnerIds, Process, Program};
@@ -12,7 +13,6 @@ use crate::text::text;
 
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
-const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
 /// Arguments as they are, for comparing, and as they may be told.
 pub(super) struct Arguments {
@@ -79,10 +79,8 @@ pub(super) fn origin(
     known: Option<&Container>,
 ) -> &'static str {
     let file = &exec.file;
-    let memory = [TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&file.fs_magic);
-    // The kernel names such files `memfd:<name>`; they have no folder.
-    let name = exec.path.strip_prefix(b"/").unwrap_or(&exec.path);
-    if memory && file.nlink == 0 && name.starts_with(b"memfd:") {
+    let path = String::from_utf8_lossy(&exec.path);
+    if layer::is_memfd(file, &path) {
         return "memfd";
     }
     if !in_container || in_host_mntns {
@@ -91,7 +89,6 @@ pub(super) fn origin(
     if file.fs_magic == OVERLAYFS_MAGIC {
         return if file.overlay_upper { "upper" } else { "image" };
     }
-    let path = String::from_utf8_lossy(&exec.path);
     let on_mount = known.is_some_and(|container| container.mount_of(&path).is_some());
     if on_mount || file.fs_magic == TMPFS_MAGIC {
         return "mount";
@@ -214,6 +211,6 @@ mod tests {
             Some("app  --password [redacted]")
         );
         assert!(program.redacted);
-        assert!(arguments(b"", &redactor, &mut false).raw.is_empty());
+        assert!(arguments(None, b"", &redactor, &mut false).raw.is_empty());
     }
 }

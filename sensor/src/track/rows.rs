@@ -8,7 +8,7 @@ use dogwatch_ebpf::record::{Counters, Exec, FileIdentity, Header, Record, Socket
 use dogwatch_schemas::records::{self, Event};
 use dogwatch_schemas::{Text, errno};
 
-use super::calls;
+use super::{calls, credentials, layer};
 use crate::container::{Container, Place, short};
 use crate::fact::Host;
 use crate::text::{cut, text};
@@ -203,6 +203,7 @@ fn set_open(event: &mut Event, record: &Record, escaped: &mut bool) {
     });
     if header.ret >= 0 {
         event.fd_num = Some(header.ret);
+        event.fd_created = Some(header.flags.created);
         set_file(event, file, name);
     } else {
         set_file_name(event, name);
@@ -227,7 +228,10 @@ pub(super) fn set_file(event: &mut Event, file: &FileIdentity, name: Text) {
     event.fd_type = Some(file_type(file.mode, 0, file.fs_magic, &name).into());
     event.fd_dev = Some(file.dev as i64);
     event.fd_ino = Some(file.ino as i64);
-    set_file_name(event, name);
+    event.fd_from = layer::of(file, &name).map(Text::from);
+    if !layer::has_no_path(file.fs_magic) {
+        set_file_name(event, name);
+    }
 }
 
 pub(super) fn set_file_name(event: &mut Event, name: Text) {
@@ -402,6 +406,11 @@ pub(super) fn set_exec(event: &mut Event, exec: &Exec, origin: &str) {
     event.proc_exe_ino = Some(exec.file.ino as i64);
     event.proc_exe_ino_mtime = Some(exec.file.mtime_ns);
     event.proc_exe_ino_ctime = Some(exec.file.ctime_ns);
+    event.proc_argc = Some(i64::from(exec.argc));
+    event.proc_sockets = Some(i64::from(exec.sockets));
+    let connected = Some(&exec.socket).filter(|socket| socket.remote_port != 0);
+    event.proc_socket_name = connected.and_then(ends).map(|(_, name)| name);
+    credentials::set(event, &exec.identity.credentials);
     let [stdin, stdout, stderr] = exec
         .stdio
         .each_ref()
@@ -432,21 +441,11 @@ fn stream(stdio: &Stdio, escaped: &mut bool) -> Stream {
             let kind = file_type(*mode, *rdev, *fs_magic, &path);
             (
                 Some(kind.into()),
-                Some(path).filter(|path| !path.is_empty()),
+                Some(path).filter(|path| !path.is_empty() && !layer::has_no_path(*fs_magic)),
             )
         }
-        Stdio::Socket(socket) => match (
-            address(socket.family, &socket.local),
-            address(socket.family, &socket.remote),
-        ) {
-            (Some(local), Some(remote)) => {
-                let kind = if remote.is_ipv4() { "ipv4" } else { "ipv6" };
-                let name = format!(
-                    "{local}:{}->{remote}:{}",
-                    socket.local_port, socket.remote_port
-                );
-                (Some(kind.into()), Some(name.into()))
-            }
+        Stdio::Socket(socket) => match ends(socket) {
+            Some((kind, name)) => (Some(kind.into()), Some(name)),
             _ if i32::from(socket.family) == libc::AF_UNIX => (
                 Some("unix".into()),
                 Some(text(&socket.unix_path, escaped)).filter(|path| !path.is_empty()),
@@ -454,6 +453,16 @@ fn stream(stdio: &Stdio, escaped: &mut bool) -> Stream {
             _ => (Some("other".into()), None),
         },
     }
+}
+
+/// The family of an internet socket, and both its ends, the local one first.
+fn ends(socket: &SocketAddresses) -> Option<(&'static str, Text)> {
+    let local = address(socket.family, &socket.local)?;
+    let remote = address(socket.family, &socket.remote)?;
+    let kind = if remote.is_ipv4() { "ipv4" } else { "ipv6" };
+    let (local_port, remote_port) = (socket.local_port, socket.remote_port);
+    let name = format!("{local}:{local_port}->{remote}:{remote_port}");
+    Some((kind, name.into()))
 }
 
 /// Descriptors 0 to 2 as the links of `/proc/PID/fd` show them; what a link does not tell stays unknown.
@@ -589,11 +598,16 @@ pub(super) fn set_host_name(event: &mut Event, in_host_mntns: bool, container: O
     if event.fd_host_name.is_some() {
         return; // reached in the host's tree, whatever the process's own is
     }
-    event.fd_host_name = if in_host_mntns {
-        Some(name.clone())
-    } else {
-        container.and_then(|container| container.host_path(name))
-    };
+    if in_host_mntns {
+        event.fd_host_name = Some(name.clone());
+        return;
+    }
+    event.fd_host_name = container.and_then(|container| container.host_path(name));
+    // A file that the kernel knows, and not only a path; what is in its own file systems is nowhere else.
+    let elsewhere = !matches!(event.fd_from.as_deref(), Some("kernel" | "memfd"));
+    if event.fd_host_name.is_some() && event.fd_ino.is_some() && elsewhere {
+        event.fd_from = Some("mount".into());
+    }
 }
 
 /// Who says a container's record, and when.

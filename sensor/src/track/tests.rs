@@ -591,6 +591,107 @@ fn names_and_flags_of_opens() {
 }
 
 #[test]
+fn an_exec_tells_what_it_runs_may_do_and_is_connected_with() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    let mut header = bench.header(11, BOX_CGROUP);
+    header.vpid = 1;
+    let mut socket = SocketAddresses {
+        family: libc::AF_INET as u16,
+        local_port: 4_000,
+        remote_port: 80,
+        ..SocketAddresses::default()
+    };
+    socket.local[..4].copy_from_slice(&[10, 0, 0, 1]);
+    socket.remote[..4].copy_from_slice(&[10, 0, 0, 2]);
+    let mut exec = Exec {
+        header,
+        identity: identity(10),
+        argv: b"./job\0-x\0".to_vec(),
+        argc: 2,
+        filename: b"./job".to_vec(),
+        interp: b"/bin/sh".to_vec(),
+        path: b"/bin/dash".to_vec(),
+        cwd: b"/srv".to_vec(),
+        sockets: 2,
+        socket,
+        ..Exec::default()
+    };
+    exec.identity.credentials = dogwatch_ebpf::record::Credentials {
+        effective: 1 << 21,
+        permitted: 1 << 21 | 1 << 12,
+        saved_uid: 0,
+        fs_uid: 1_000,
+        ..Default::default()
+    };
+    // A pipe is in no folder: it has no path, and none is made up.
+    exec.stdio[0] = dogwatch_ebpf::record::Stdio::File {
+        mode: 0o010600,
+        rdev: 0,
+        fs_magic: 0x5049_5045,
+        path: b"/".to_vec(),
+    };
+    bench.record(Record::Exec(Box::new(exec)));
+    let event = bench.last();
+    assert_eq!(event.proc_runs.as_deref(), Some("/srv/./job"));
+    assert_eq!((event.proc_argc, event.proc_sockets), (Some(2), Some(2)));
+    assert_eq!(
+        event.proc_socket_name.as_deref(),
+        Some("10.0.0.1:4000->10.0.0.2:80")
+    );
+    assert_eq!(event.thread_cap_effective.as_deref(), Some("CAP_SYS_ADMIN"));
+    assert_eq!(
+        event.thread_cap_permitted.as_deref(),
+        Some("CAP_NET_ADMIN CAP_SYS_ADMIN")
+    );
+    assert_eq!(event.thread_cap_inheritable.as_deref(), Some(""));
+    assert_eq!(
+        (event.user_host_suid, event.user_host_fsuid),
+        (Some(0), Some(1_000))
+    );
+    assert_eq!(event.proc_stdin_type.as_deref(), Some("pipe"));
+    assert_eq!(event.proc_stdin_name, None);
+}
+
+#[test]
+fn an_open_tells_where_the_file_lies_and_whether_it_was_made() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    bench.exec(11, 1, INSIDE, "sh");
+    let mut open = |path: &str, fs_magic: u64, overlay_upper: bool, created: bool| {
+        let header = bench.header(11, BOX_CGROUP);
+        let mut record = open_of(header, path);
+        if let Record::Open { header, file, .. } = &mut record {
+            header.flags.created = created;
+            (file.fs_magic, file.overlay_upper) = (fs_magic, overlay_upper);
+        }
+        bench.record(record);
+        let event = bench.last();
+        (
+            event.fd_from.as_deref().map(str::to_owned),
+            event.fd_created,
+            event.fd_name,
+        )
+    };
+    let overlay = 0x794c_7630;
+    for (path, fs_magic, upper, created, from) in [
+        ("/bin/sh", overlay, false, false, Some("image")),
+        ("/tmp/x", overlay, true, true, Some("upper")),
+        ("/data/x", 0xef53, false, true, Some("mount")),
+        ("/dev/shm/x", 0x0102_1994, false, true, Some("memory")),
+        ("/proc/1/mem", 0x9fa0, false, false, Some("kernel")),
+        ("/mnt/x", 0xef53, false, false, None),
+    ] {
+        let expected = (from.map(str::to_owned), Some(created), Some(path.into()));
+        assert_eq!(open(path, fs_magic, upper, created), expected, "{path}");
+    }
+    let pipe = open("/", 0x5049_5045, false, false);
+    assert_eq!(pipe, (Some("kernel".to_owned()), Some(false), None));
+    let failed = bench.open(11, "/data/none", -2, 1);
+    assert_eq!((failed.fd_from, failed.fd_created), (None, None));
+}
+
+#[test]
 fn peers_of_connections() {
     let mut bench = Bench::new();
     bench.running(10, 0);

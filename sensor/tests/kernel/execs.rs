@@ -1,7 +1,7 @@
 //! Execs: what ran, with which arguments, from which file, on which standard streams.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -50,6 +50,67 @@ fn an_exec_has_its_environment_or_the_first_of_it() {
     let (exec, _) = run(&mut watch, &mut command);
     assert_eq!(exec.env.len(), 4_095);
     assert_eq!(exec.env_bytes, 16 * 131_000 + 10 * 4 + 6 * 5);
+}
+
+/// The capabilities of the set with this name in `/proc/PID/status`.
+fn capabilities(set: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(set));
+    u64::from_str_radix(line.unwrap().trim_start_matches(':').trim(), 16).unwrap()
+}
+
+#[test]
+fn an_exec_tells_what_the_program_may_do() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let (exec, _) = run(&mut watch, &mut Command::new("/bin/true"));
+    let mut found = exec.identity.credentials;
+    // What root executes has all that the bounding set leaves it.
+    let all = capabilities("CapBnd");
+    assert_eq!((found.effective, found.permitted), (all, all));
+    assert_eq!(found.inheritable, capabilities("CapInh"));
+    assert_eq!(
+        (found.saved_uid, found.saved_gid, found.fs_uid, found.fs_gid),
+        (0, 0, 0, 0)
+    );
+    let (exec, _) = run(&mut watch, Command::new("/bin/true").uid(1_000).gid(1_001));
+    found = exec.identity.credentials;
+    assert_eq!((found.effective, found.permitted), (0, 0));
+    assert_eq!(
+        (found.saved_uid, found.saved_gid, found.fs_uid, found.fs_gid),
+        (1_000, 1_001, 1_000, 1_001)
+    );
+}
+
+#[test]
+fn an_exec_tells_the_connections_that_it_is_left_with() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let (exec, _) = run(&mut watch, &mut Command::new("/bin/true"));
+    let before = exec.sockets;
+    assert_eq!(exec.socket.remote_port, 0, "{:?}", exec.socket);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    let (end, _other) = UnixStream::pair().unwrap();
+    let given = [end.as_raw_fd(), listener.as_raw_fd(), stream.as_raw_fd()];
+    let mut command = Command::new("/bin/true");
+    // SAFETY: dup2 is safe after a fork; what it makes stays open over an exec.
+    unsafe {
+        command.pre_exec(move || {
+            for (fd, free) in given.into_iter().zip([57, 58, 59]) {
+                libc::dup2(fd, free);
+            }
+            Ok(())
+        })
+    };
+    let (exec, _) = run(&mut watch, &mut command);
+    assert_eq!(exec.sockets, before + 3);
+    let ends = (exec.socket.local_port, exec.socket.remote_port);
+    assert_eq!(ends, (stream.local_addr().unwrap().port(), address.port()));
+    assert_eq!(exec.socket.remote[..4], [127, 0, 0, 1]);
 }
 
 #[test]
@@ -144,6 +205,7 @@ fn long_arguments_come_whole_up_to_the_limit() {
         let (exec, _) = run(&mut watch, Command::new("/bin/true").args(arguments(count)));
         let expected = format!("/bin/true\0{}\0", arguments(count).join("\0")).into_bytes();
         assert_eq!(exec.argv_bytes as usize, expected.len());
+        assert_eq!(exec.argc as usize, count + 1);
         assert_eq!(exec.header.flags.truncated, truncated, "{count}");
         assert_eq!(exec.argv, expected[..expected.len().min(32_768)], "{count}");
     }

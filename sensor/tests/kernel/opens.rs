@@ -148,6 +148,13 @@ fn every_way_to_open_is_seen() {
         panic!("{records:?}")
     };
     assert_eq!(mode, 0o640);
+    // Only the first has made the file.
+    let created: Vec<_> = records
+        .iter()
+        .filter(|record| matches!(record, Record::Open { .. }))
+        .map(|record| record.header().flags.created)
+        .collect();
+    assert_eq!(created, [true, false, false, false]);
 }
 
 #[test]
