@@ -5,6 +5,7 @@
 //! database is. What it finds is put into the stream, so that the stages behind it read nothing.
 
 pub(crate) mod known;
+mod replaced;
 mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
@@ -93,15 +94,12 @@ struct Watched {
     wanted: Wanted,
     /// Their names are to be looked up.
     users_due: bool,
+    /// Their databases were changed: to be read then; 0 = they were not.
+    users_again_ns: u64,
     /// Does not answer in time, and is not waited for again.
     users_silent: bool,
     /// The process whose root has the databases: its init where that is known, else the first that was seen inside.
     root: Option<Root>,
-}
-
-/// Whether a path is one of the user databases, or a new version on its way to replace one (`/etc/passwd+`).
-fn names_users(path: &[u8]) -> bool {
-    path.starts_with(b"/etc/passwd") || path.starts_with(b"/etc/group")
 }
 
 /// Every cgroup below a hierarchy's mount: its id and its path.
@@ -280,8 +278,12 @@ impl Gatherer {
                 open_flags,
                 path,
                 ..
-            } if header.ret >= 0 && open_flags & O_ACCMODE != 0 && names_users(path) => {
-                self.users_changed(header.cgroup_id);
+            } if header.ret >= 0 && open_flags & O_ACCMODE != 0 && replaced::is_database(path) => {
+                // Nothing is written to it yet.
+                self.users_changed(header.cgroup_id, false);
+            }
+            Record::Called(called) if replaced::replaces_database(called) => {
+                self.users_changed(called.header.cgroup_id, true);
             }
             _ => {}
         }
@@ -317,6 +319,7 @@ impl Gatherer {
         for id in due {
             self.look_up(&id, &mut facts);
         }
+        self.read_again();
         let users_due = self
             .containers
             .iter()
@@ -407,6 +410,7 @@ impl Gatherer {
                 user_attempts: 0,
                 wanted: Wanted::default(),
                 users_due: false,
+                users_again_ns: 0,
                 users_silent: false,
                 root: None,
             };
@@ -547,8 +551,27 @@ impl Gatherer {
         }
     }
 
-    fn users_changed(&mut self, cgroup_id: u64) {
+    /// A database is being written to, or is another one by now (`whole`): read in a moment, when it is as it will be. Once a
+    /// second, however often a container does it.
+    fn users_changed(&mut self, cgroup_id: u64, whole: bool) {
+        let again_ns = self.now_ns + SECOND_NS;
         if let Some(watched) = self.watched(cgroup_id) {
+            watched.users_due |= whole;
+            if watched.users_again_ns == 0 {
+                watched.users_again_ns = again_ns;
+            }
+        }
+    }
+
+    /// Databases that were changed a moment ago.
+    fn read_again(&mut self) {
+        let now_ns = self.now_ns;
+        let changed = self
+            .containers
+            .values_mut()
+            .filter(|watched| (1..=now_ns).contains(&watched.users_again_ns));
+        for watched in changed {
+            watched.users_again_ns = 0;
             watched.user_attempts = 0;
             watched.users_due = true;
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dogwatch_ebpf::calls::Call;
-use dogwatch_ebpf::record::{Called, Exec, Header};
+use dogwatch_ebpf::record::{Called, Exec, Header, Value};
 use tempfile::TempDir;
 
 use super::*;
@@ -264,4 +264,62 @@ fn a_container_in_another_hierarchy_alone_is_told_when_it_stays() {
     fs::rename(&stray, other.join("docker").join("0a".repeat(32))).unwrap();
     assert!(!look(), "another one");
     assert!(look());
+}
+
+#[test]
+fn names_are_read_again_when_their_databases_are_written_or_replaced() {
+    let mut bench = bench();
+    fs::create_dir(bench.container()).unwrap();
+    let cgroup_id = fs::metadata(bench.container()).unwrap().ino();
+    let now_ns = Reading::now().boot_ns;
+    bench.gatherer.start(now_ns);
+    let header = Header {
+        cgroup_id,
+        ..Header::default()
+    };
+    let renamed = |ret: i64, target: &str| {
+        let call = Call::named("rename").unwrap();
+        let path = |raw: &str| Value::Path {
+            raw: raw.into(),
+            base: b"/etc".to_vec(),
+        };
+        Record::Called(Box::new(Called {
+            header: Header { ret, ..header },
+            call,
+            values: vec![(0, path("pw.tmp")), (1, path(target))],
+        }))
+    };
+    let opened = |path: &str| Record::Open {
+        header,
+        open_flags: 1,
+        mode: 0,
+        file: Default::default(),
+        path: path.into(),
+        raw: path.into(),
+        base: Vec::new(),
+        mnt_ns: 2,
+        fold: 0,
+    };
+    // (what happens, to be read at once, to be read in a moment)
+    for (record, at_once, later) in [
+        (renamed(0, "/etc/passwd"), true, true),
+        (renamed(0, "../etc/group"), true, true),
+        (renamed(-1, "/etc/passwd"), false, false),
+        (renamed(0, "/etc/shadow"), false, false),
+        (opened("/etc/passwd"), false, true),
+        (opened("/srv/passwd"), false, false),
+    ] {
+        let watched = |bench: &mut Bench| {
+            let watched = bench.gatherer.containers.values_mut().next().unwrap();
+            std::mem::take(&mut watched.users_due)
+        };
+        watched(&mut bench);
+        bench.gatherer.after(&record);
+        assert_eq!(watched(&mut bench), at_once, "{record:?}");
+        bench.gatherer.due(now_ns + SECOND_NS / 2);
+        assert!(!watched(&mut bench), "{record:?}");
+        bench.gatherer.due(now_ns + 3 * SECOND_NS);
+        assert_eq!(watched(&mut bench), later, "{record:?}");
+        bench.gatherer.now_ns = now_ns;
+    }
 }
