@@ -13,7 +13,7 @@
 //! rest follows from that.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
@@ -32,6 +32,7 @@ use crate::probe::ProbeError;
 use crate::process::TableBounds;
 use crate::publish::{self, Handed, KafkaError, Kind, Publisher, Undelivered};
 use crate::read::Batch;
+use crate::redact::key::Key;
 use crate::state::{LastWatched, StateFile, blind_since};
 use crate::status::{self, Circumstances};
 use crate::track::{EventRow, Row, Shortfall, TrackOptions, Tracker, WaitingBounds};
@@ -211,6 +212,16 @@ fn calls_off(config: &Config) -> Vec<Text> {
     names.map(|name| Text::from(*name)).collect()
 }
 
+/// The key of the marks of redacted secrets, beside the state file; without it marks have no hash.
+fn redaction_key(state_file: Option<&Path>) -> Option<Key> {
+    let path = state_file?.with_extension("key");
+    let key = Key::read_or_make(&path);
+    if let Err(error) = &key {
+        tracing::warn!(path = %path.display(), %error, "marks of redacted secrets have no hash: the key could not be had");
+    }
+    key.ok()
+}
+
 /// The stages after reading, and what is due by the clock.
 struct Stage {
     host: Host,
@@ -246,6 +257,8 @@ impl Stage {
         publishes: bool,
         stats: Stats,
     ) -> Self {
+        let state_file = config.state_file.clone().filter(|_| publishes);
+        let key = redaction_key(state_file.as_deref());
         let options = TrackOptions {
             table: TableBounds {
                 processes_max: config.processes_max,
@@ -259,7 +272,7 @@ impl Stage {
             },
             clock_step_min: config.clock_step_min,
             labels: config.containers.labels.clone(),
-            redactor: config.redactor.clone(),
+            redactor: config.redactor.clone().with_key(key),
         };
         Self {
             tracker: Tracker::new(host.clone(), options),
@@ -268,7 +281,7 @@ impl Stage {
             ledger: Ledger::default(),
             samples: Samples::new(config.samples),
             counters: Counters::default(),
-            state: StateFile::new(config.state_file.clone().filter(|_| publishes)),
+            state: StateFile::new(state_file),
             live,
             not_delivered: Vec::new(),
             sensitive_read_paths: live.then(|| published_reads(config)),

@@ -343,7 +343,7 @@ impl Tracker {
             &mut record.container_healthcheck,
         ];
         for list in lists.into_iter().flatten() {
-            self.redactor.redact(list);
+            self.redactor.redact(None, list);
         }
     }
 
@@ -605,7 +605,7 @@ impl Tracker {
             raw,
             told,
             mut program,
-        } = image::arguments(&exec.argv, &self.redactor, &mut escaped);
+        } = image::arguments(Some(&exec.path), &exec.argv, &self.redactor, &mut escaped);
         program.cut |= exec.argv_bytes as usize > exec.argv.len();
         program.exepath = Some(text(&exec.path, &mut escaped));
         program.cwd = Some(text(&exec.cwd, &mut escaped));
@@ -730,13 +730,11 @@ impl Tracker {
             return;
         }
         let mut escaped = false;
+        let exe = running.exe.as_deref().map(image::without_deleted);
         let Arguments {
             raw, mut program, ..
-        } = image::arguments(&running.argv, &self.redactor, &mut escaped);
-        program.exepath = running
-            .exe
-            .as_deref()
-            .map(|exe| text(image::without_deleted(exe), &mut escaped));
+        } = image::arguments(exe, &running.argv, &self.redactor, &mut escaped);
+        program.exepath = exe.map(|exe| text(exe, &mut escaped));
         program.cwd = running.cwd.as_deref().map(|cwd| text(cwd, &mut escaped));
         let start_ns = running.start_ticks * 10_000_000;
         let mut process = Process::new(

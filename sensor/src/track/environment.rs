@@ -65,7 +65,7 @@ pub(super) fn told(
         }
         // As an assignment, which is how the rules know secrets.
         let mut whole = [text(variable, escaped)];
-        redacted |= redactor.redact(&mut whole);
+        redacted |= redactor.redact(None, &mut whole);
         if let Some((name, value)) = whole[0].split_once('=') {
             told.insert(name.into(), cut(&value.into(), VALUE_BYTES_MAX));
         }

@@ -22,8 +22,13 @@ pub(super) struct Arguments {
     pub program: Program,
 }
 
-/// Splits arguments that each end with NUL, and redacts them.
-pub(super) fn arguments(argv: &[u8], redactor: &Redactor, escaped: &mut bool) -> Arguments {
+/// Splits arguments of an executable that each end with NUL, and redacts them.
+pub(super) fn arguments(
+    executable: Option<&[u8]>,
+    argv: &[u8],
+    redactor: &Redactor,
+    escaped: &mut bool,
+) -> Arguments {
     let argv = argv.strip_suffix(b"\0").unwrap_or(argv);
     let raw: Vec<Text> = match argv {
         b"" => Vec::new(),
@@ -33,7 +38,8 @@ pub(super) fn arguments(argv: &[u8], redactor: &Redactor, escaped: &mut bool) ->
             .collect(),
     };
     let mut told = raw.clone();
-    let redacted = redactor.redact(&mut told);
+    let executable = executable.map(String::from_utf8_lossy);
+    let redacted = redactor.redact(executable.as_deref(), &mut told);
     let mut program = Program::new(&told);
     program.redacted = redacted;
     Arguments { raw, told, program }
@@ -201,14 +207,14 @@ mod tests {
     fn arguments_are_split_joined_and_redacted() {
         let redactor = Redactor::new(true, &[]).unwrap();
         let Arguments { raw, program, .. } =
-            arguments(b"app\0\0--password\0x\0", &redactor, &mut false);
+            arguments(None, b"app\0\0--password\0x\0", &redactor, &mut false);
         assert_eq!(
             raw.iter().map(|text| &**text).collect::<Vec<_>>(),
             ["app", "", "--password", "x"]
         );
         assert_eq!(
             program.cmdline.as_deref(),
-            Some("app  --password [redacted]")
+            Some("app  --password [redacted:option:1-7]")
         );
         assert!(program.redacted);
         assert!(arguments(None, b"", &redactor, &mut false).raw.is_empty());

@@ -294,7 +294,7 @@ fn run_exec_and_healthcheck_are_told_apart() {
     );
     assert_eq!(
         entry.proc_cmdline.as_deref(),
-        Some("web --password [redacted]")
+        Some("web --password [redacted:option:1-7]")
     );
     assert!(entry.evt_redacted);
     bench.fork(11, 12, 0, INSIDE);
