@@ -195,8 +195,8 @@ pub struct Detections {
 /// What to do with detections.
 #[derive(Debug, Subcommand)]
 pub enum DetectionsAction {
-    /// Print what each detection looks for
-    List(Folder),
+    /// Print what each detection looks for; with --kafka or --config the sets that are published
+    List(List),
     /// Check that every file loads: header, SQL, columns; exits with 1 when one is refused
     ///
     /// Warnings say what is wrong with files that load: a value that no sensor sends, conditions that no event passes,
@@ -208,6 +208,89 @@ pub enum DetectionsAction {
     /// Run every detection over the events beside it (NAME.events.jsonl) and compare with the alerts it must give
     /// (NAME.alerts.jsonl); exits with 1 and prints the difference when they are not the same
     Test(Test),
+    /// Publish a folder as the set that all processors with detections.source = "topic" run from then on
+    ///
+    /// Every file must load. What changes is printed; a set that loses more than half of the detections that run is refused
+    /// without --force.
+    Publish(Publish),
+    /// Publish a set of before once more, under the next number
+    Rollback(Rollback),
+    /// Print which set each partition was last run with
+    Loaded(Brokers),
+    /// Make a key for signing sets, in a new file; prints the public half for detections.trusted_keys
+    Keygen {
+        /// Where the key goes; nobody but you may read it
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Where sets of detections are published.
+#[derive(Debug, Args)]
+pub struct Brokers {
+    /// Settings of a processor: brokers, topics, TLS, SASL, trusted keys (see processor.toml)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Brokers, host:port separated by commas (kafka.bootstrap_servers)
+    #[arg(long, value_name = "ADDRESS")]
+    pub kafka: Option<String>,
+}
+
+/// What `list` prints.
+#[derive(Debug, Args)]
+pub struct List {
+    /// The folder.
+    #[command(flatten)]
+    pub folder: Folder,
+
+    /// The brokers.
+    #[command(flatten)]
+    pub brokers: Brokers,
+}
+
+/// How a set is published.
+#[derive(Debug, Args)]
+pub struct Publishing {
+    /// The brokers.
+    #[command(flatten)]
+    pub brokers: Brokers,
+
+    /// Sign it with the key in this file (PEM, Ed25519)
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
+    /// Publish it though more than half of what runs is lost, or nothing changes
+    #[arg(long)]
+    pub force: bool,
+
+    /// Only print what would change
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What `publish` does.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+
+    /// How.
+    #[command(flatten)]
+    pub how: Publishing,
+}
+
+/// What `rollback` does.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The number of the set, as `list --kafka` prints it
+    #[arg(value_name = "NUMBER")]
+    pub number: u64,
+
+    /// How.
+    #[command(flatten)]
+    pub how: Publishing,
 }
 
 /// A folder of detections.

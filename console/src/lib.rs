@@ -22,6 +22,7 @@ pub mod locate;
 pub mod merge;
 pub mod plan;
 pub mod printer;
+pub mod published;
 pub mod readback;
 pub mod render;
 pub mod repeats;

@@ -11,6 +11,7 @@ use dogwatch_console::cli::{Cli, Command, Detections, DetectionsAction, Folder};
 use dogwatch_console::demo::{self, runtime, service};
 use dogwatch_console::detections::{self, Report};
 use dogwatch_console::failure::in_full;
+use dogwatch_console::published::{self, PublishedError};
 use dogwatch_console::{alerts, local, locate};
 use tracing_subscriber::EnvFilter;
 
@@ -46,34 +47,61 @@ fn ended<E: Error>(result: Result<bool, E>, code: impl Fn(&E) -> u8) -> ExitCode
 }
 
 fn judge(options: &Detections) -> ExitCode {
+    let named = match &options.action {
+        DetectionsAction::List(list) if list.brokers.named() => {
+            return told(published::list(&list.brokers), PublishedError::exit_code);
+        }
+        DetectionsAction::Publish(publish) => {
+            let done = published::publish(&publish.folder, &publish.how);
+            return told(done, PublishedError::exit_code);
+        }
+        DetectionsAction::Rollback(rollback) => {
+            let done = published::roll_back(rollback.number, &rollback.how);
+            return told(done, PublishedError::exit_code);
+        }
+        DetectionsAction::Loaded(brokers) => {
+            return told(published::loaded(brokers), PublishedError::exit_code);
+        }
+        DetectionsAction::Keygen { file } => {
+            return told(published::make_key(file), PublishedError::exit_code);
+        }
+        DetectionsAction::List(list) => &list.folder,
+        DetectionsAction::Explain(folder) => folder,
+        DetectionsAction::Lint(lint) => &lint.folder,
+        DetectionsAction::Test(test) => &test.folder,
+    };
     let run = |named: &Folder| -> Result<Report, Box<dyn Error>> {
         let folder = locate::detections(named.folder.as_deref())?;
         Ok(match &options.action {
-            DetectionsAction::List(_) => detections::list(&folder)?,
             DetectionsAction::Lint(lint) => {
                 let sensor = detections::SensorView::of(lint.sensor_config.as_deref())?;
                 detections::lint(&folder, &sensor, lint.strict)?
             }
             DetectionsAction::Explain(_) => detections::explain(&folder)?,
             DetectionsAction::Test(test) => detections::test(&folder, test.update)?,
+            _ => detections::list(&folder)?,
         })
     };
-    let named = match &options.action {
-        DetectionsAction::List(folder) | DetectionsAction::Explain(folder) => folder,
-        DetectionsAction::Lint(lint) => &lint.folder,
-        DetectionsAction::Test(test) => &test.folder,
+    told(run(named), |_| 2)
+}
+
+/// Prints what came of a subcommand, and returns its exit code.
+fn told<E: Into<Box<dyn Error>>>(report: Result<Report, E>, code: impl Fn(&E) -> u8) -> ExitCode {
+    let failed = |error: Box<dyn Error>, code: u8| {
+        eprintln!("dogwatch: {}", in_full(&*error));
+        ExitCode::from(code)
     };
-    let told = run(named).and_then(|report| {
-        dogwatch_settings::print(&report.text)?;
-        Ok(report.passed)
-    });
-    match told {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let report = match report {
+        Ok(report) => report,
         Err(error) => {
-            eprintln!("dogwatch: {}", in_full(&*error));
-            ExitCode::from(2)
+            let code = code(&error);
+            return failed(error.into(), code);
         }
+    };
+    match dogwatch_settings::print(&report.text) {
+        Ok(()) if report.passed => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => failed(error.into(), 2),
     }
 }
 

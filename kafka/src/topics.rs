@@ -213,6 +213,9 @@ pub fn check_settings(topic: Topic, name: &str, found: &ConfigResource) -> Resul
             "cleanup.policy" if topic == Topic::State => {
                 "so checkpoints expire and a restart begins with empty windows"
             }
+            "cleanup.policy" if topic == Topic::Detections => {
+                "so sets of detections expire and a restart finds none"
+            }
             _ => continue,
         };
         if value != expected {
@@ -294,11 +297,9 @@ impl Admin {
         let topics: Vec<NewTopic<'_>> = missing
             .iter()
             .map(|(topic, name)| {
-                // Schemas are few and read whole: one partition keeps them in order.
-                let partitions = if *topic == Topic::Schemas {
-                    1
-                } else {
-                    partitions
+                let partitions = match topic.in_one_partition() {
+                    true => 1,
+                    false => partitions,
                 };
                 let copies = TopicReplication::Fixed(new.replication_factor);
                 let settings = topic.settings();

@@ -23,6 +23,8 @@ pub enum Topic {
     Schemas,
     /// What tasks remember: checkpoints, each in the partition of its task's number; internal.
     State,
+    /// Published sets of detections, one record a set.
+    Detections,
 }
 
 /// What the key of a topic's records is.
@@ -40,6 +42,8 @@ pub enum Key {
     Original,
     /// A piece of a task's state, by a name that only the writer understands.
     StatePiece,
+    /// The number of the set.
+    SetNumber,
 }
 
 /// What the broker removes.
@@ -64,7 +68,7 @@ const STATE_SETTINGS: [(&str, &str); 5] = [
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Events,
         Self::ContainerSamples,
         Self::ProcessSamples,
@@ -75,6 +79,7 @@ impl Topic {
         Self::Late,
         Self::Schemas,
         Self::State,
+        Self::Detections,
     ];
 
     /// Returns the name without prefix.
@@ -102,6 +107,11 @@ impl Topic {
         self.key() == Key::HostId || self == Self::State
     }
 
+    /// Says whether it has one partition, which is read whole: what lies there is few and in order.
+    pub fn in_one_partition(self) -> bool {
+        matches!(self, Self::Schemas | Self::Detections)
+    }
+
     /// Returns the settings it is created with and checked for, by Kafka's names.
     /// Every topic stamps the broker's time, which is `ingest_ts`: a sensor's clock cannot forge it.
     pub fn settings(self) -> Vec<(&'static str, &'static str)> {
@@ -117,6 +127,8 @@ impl Topic {
             // A dead letter is its original and headers, so is a late row: these take more than the others do.
             Self::DeadLetters | Self::Late => settings.push(("max.message.bytes", "4194304")),
             Self::State => settings.extend(STATE_SETTINGS),
+            // A set is one record, and a large one where its lists are.
+            Self::Detections => settings.push(("max.message.bytes", "8388608")),
             _ => {}
         }
         settings
@@ -134,6 +146,7 @@ impl Topic {
             Self::Late => ("late", Key::Original, Cleanup::Delete),
             Self::Schemas => ("schemas", Key::Fingerprint, Cleanup::Compact),
             Self::State => ("state", Key::StatePiece, Cleanup::Compact),
+            Self::Detections => ("detections", Key::SetNumber, Cleanup::Compact),
         }
     }
 }
@@ -188,7 +201,15 @@ mod tests {
             .into_iter()
             .filter(|t| t.cleanup() == Cleanup::Compact)
             .collect();
-        assert_eq!(compacted, [Topic::Containers, Topic::Schemas, Topic::State]);
+        assert_eq!(
+            compacted,
+            [
+                Topic::Containers,
+                Topic::Schemas,
+                Topic::State,
+                Topic::Detections,
+            ]
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! No clock and no I/O: times and names are handed in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
@@ -34,8 +35,34 @@ pub const FORMAT: u32 = 4;
 /// How far a task has read: of each topic, the offset of the first record that is not known.
 pub type Inputs = BTreeMap<Topic, i64>;
 
-/// The number of the loaded set of detections; sets are not swapped yet while the program runs.
+/// What stands for the set of detections where versions of before look for it; [`Ran`] says which it is.
 pub const EPOCH: u64 = 0;
+
+/// The number of a published set of detections. Sets of a topic that was made anew come after all of before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Epoch {
+    /// When the first set of the topic was published, milliseconds.
+    pub began: i64,
+    /// Its number among those of the topic, from 1.
+    pub number: u64,
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.number)
+    }
+}
+
+/// What a task was last run with. Versions of before do not write it, and pass it over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// The hash of the set of detections.
+    #[serde(default)]
+    pub set: String,
+    /// Its number, of a published one: the highest that the task was run with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+}
 
 /// Key of the manifest; no piece of state has it.
 pub const MANIFEST_KEY: &str = "checkpoint";
@@ -119,7 +146,7 @@ pub enum MemoryError {
 pub struct Head {
     /// The form of this and of the pieces.
     pub format: u32,
-    /// The set of detections it was made with.
+    /// [`EPOCH`].
     pub epoch: u64,
     /// The checkpoint's number; 0 before the first one, when nothing is remembered yet.
     #[serde(rename = "checkpoint")]
@@ -131,6 +158,9 @@ pub struct Head {
     pub state: i64,
     /// Name of what it builds on.
     pub base: String,
+    /// What the task was run with.
+    #[serde(default)]
+    pub ran: Ran,
 }
 
 impl Head {
@@ -143,10 +173,11 @@ impl Head {
             inputs,
             state: 0,
             base: String::new(),
+            ran: Ran::default(),
         }
     }
 
-    /// Writes it as a committed offset's metadata: some 120 bytes, of the 4,096 that a broker takes.
+    /// Writes it as a committed offset's metadata: some 200 bytes, of the 4,096 that a broker takes.
     pub fn to_metadata(&self) -> String {
         serde_json::to_string(self).expect("numbers and a text are plain data")
     }
@@ -168,7 +199,7 @@ impl Head {
 pub struct Manifest {
     /// The form of this and of the pieces.
     pub format: u32,
-    /// The set of detections it was made with.
+    /// [`EPOCH`].
     pub epoch: u64,
     /// Its number, counted per task.
     #[serde(rename = "checkpoint")]
@@ -186,6 +217,9 @@ pub struct Manifest {
     pub bytes: u64,
     /// Pieces that the whole state has now.
     pub keys: u64,
+    /// What the task was run with.
+    #[serde(default)]
+    pub ran: Ran,
 }
 
 impl Manifest {
@@ -198,6 +232,7 @@ impl Manifest {
             inputs: self.inputs.clone(),
             state,
             base: self.base.clone(),
+            ran: self.ran.clone(),
         }
     }
 

@@ -12,7 +12,9 @@ use std::time::Duration;
 use dogwatch_kafka::options::{self, Decided, OptionError};
 use dogwatch_kafka::{Brokers, check_servers};
 use dogwatch_settings::{Flag, Program, Settings, SettingsError};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::signing::PublicKey;
 
 mod fault;
 
@@ -130,15 +132,30 @@ impl RawKafka {
     }
 }
 
+/// Where detections come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DetectionsFrom {
+    /// A folder of this machine.
+    Folder,
+    /// The topic that sets are published in.
+    Topic,
+}
+
 /// Section `[detections]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawDetections {
+    /// Where they come from.
+    pub source: DetectionsFrom,
     /// Folder with one SQL file a detection.
     pub folder: PathBuf,
-    /// How often the folder is looked at for changes; nothing = never.
+    /// How often folder or topic is looked at for changes; nothing = never.
     #[serde(with = "humantime_serde")]
     pub watch: Duration,
+    /// Who may publish sets: public keys, in hexadecimal digits. In the environment they are separated by commas.
+    #[serde(deserialize_with = "list_or_text")]
+    pub trusted_keys: Vec<String>,
 }
 
 /// Section `[step]`.
@@ -229,6 +246,24 @@ mod name_or_empty {
     }
 }
 
+/// A list, or a text with commas, as the environment has it.
+fn list_or_text<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        List(Vec<String>),
+        Text(String),
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::List(list) => list,
+        Written::Text(text) => {
+            let parts = text.split(',').map(str::trim);
+            let parts = parts.filter(|part| !part.is_empty());
+            parts.map(str::to_owned).collect()
+        }
+    })
+}
+
 impl Default for RawConfig {
     fn default() -> Self {
         Self {
@@ -264,8 +299,10 @@ impl Default for RawKafka {
 impl Default for RawDetections {
     fn default() -> Self {
         Self {
+            source: DetectionsFrom::Folder,
             folder: PathBuf::from("detections"),
             watch: Duration::from_secs(1),
+            trusted_keys: Vec::new(),
         }
     }
 }
@@ -325,10 +362,14 @@ pub struct Config {
     pub delivery: Delivery,
     /// Brokers, names and timeouts.
     pub kafka: RawKafka,
+    /// Where detections come from.
+    pub detections_from: DetectionsFrom,
     /// Folder with one SQL file a detection.
     pub detections_folder: PathBuf,
-    /// How often it is looked at for changes; `None` = never.
+    /// How often that is looked at for changes; `None` = never.
     pub detections_watch: Option<Duration>,
+    /// Who may publish sets; nobody is asked for a signature where there are none.
+    pub trusted_keys: Vec<PublicKey>,
     /// How input is cut into steps.
     pub step: RawStep,
     /// How often what tasks remember is stored.
@@ -385,9 +426,19 @@ impl Config {
                 found: format!("{text:?}"),
             })?),
         };
+        let keys = raw.detections.trusted_keys.iter();
+        let trusted_keys = keys.map(|key| {
+            key.parse().map_err(|_| ConfigError::Value {
+                key: "detections.trusted_keys",
+                expected: "a list of public keys, each the 64 hexadecimal digits that dogwatch detections keygen prints",
+                found: format!("{key:?}"),
+            })
+        });
         Ok(Self {
             delivery: raw.delivery,
             kafka: raw.kafka,
+            trusted_keys: trusted_keys.collect::<Result<_, _>>()?,
+            detections_from: raw.detections.source,
             detections_folder: raw.detections.folder,
             detections_watch: Some(raw.detections.watch).filter(|every| !every.is_zero()),
             step: raw.step,
@@ -635,6 +686,11 @@ mod tests {
         );
         refused("[kafka]\nsession_timeout = '0s'", "kafka.session_timeout");
         refused("[metrics]\nlisten = 'here'", "metrics.listen");
+        refused(
+            "[detections]\ntrusted_keys = ['d75a']",
+            "detections.trusted_keys must be a list of public keys",
+        );
+        refused("[detections]\nsource = 'git'", "git");
         refused("delivery = 'twice'", "twice");
         refused("[step]\nrows_max = 0", "step.rows_max");
         refused("[checkpoint]\ninterval = '0s'", "checkpoint.interval");

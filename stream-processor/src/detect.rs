@@ -54,8 +54,8 @@ pub use header::{Dedup, Header, Severity, Status};
 pub(crate) use lists::Lists;
 pub use message::Template;
 pub(crate) use routes::Routes;
-pub use sources::Sources;
 pub(crate) use sources::load_lists;
+pub use sources::{Origin, Sources};
 pub use sql_file::{Refusal, SqlFile, Warning};
 pub(crate) use sql_file::{hex, without_mark};
 

@@ -21,6 +21,7 @@ pub(crate) use dogwatch_query::json;
 
 mod parallel;
 pub mod shutdown;
+pub mod signing;
 
 pub mod config;
 pub mod kafka;
@@ -50,6 +51,10 @@ pub mod tasks;
 pub mod sink;
 
 pub mod idle;
+mod inventory;
+mod whole_topic;
+
+pub mod published;
 pub mod schema_lookup;
 mod sensor_reads;
 pub mod versions;

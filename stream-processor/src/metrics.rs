@@ -6,7 +6,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Epoch};
 use crate::engine::{Failure, StateSize, StepCounts};
 use crate::step::Step;
 
@@ -146,6 +146,10 @@ fn describe() {
         LOADED_SINCE,
         "Since when a detection runs as it is, seconds since 1970, by its name and its file's hash; 0 when it does not run any more."
     );
+    describe_gauge!(
+        "dogwatch_detect_set_number",
+        "Number of the published set of detections that runs; 0 where they come from a folder."
+    );
     describe_counter!(
         "dogwatch_detect_swaps_total",
         "Times that other detections took the place of those that ran."
@@ -224,6 +228,12 @@ pub fn running<'a>(
     };
     before.for_each(|(name, content, _)| set(name, content, 0.0));
     now.for_each(|(name, content, since)| set(name, content, since as f64 / 1e9));
+}
+
+/// Sets the number of the published set that runs; 0 where detections come from a folder.
+pub fn running_set(epoch: Option<Epoch>) {
+    let number = epoch.map_or(0, |epoch| epoch.number);
+    gauge!("dogwatch_detect_set_number").set(number as f64);
 }
 
 /// Counts that other detections run.

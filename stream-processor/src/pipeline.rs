@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use dogwatch_kafka::topics::TopicError;
-use dogwatch_kafka::{Fault, Logged, PATIENCE};
+use dogwatch_kafka::{Fault, Logged, PATIENCE, REACH, reach};
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::TopicPartitionList;
@@ -37,13 +37,16 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::alert::AlertMode;
-use crate::config::{Config, Delivery};
+use crate::checkpoint::Ran;
+use crate::config::{Config, Delivery, DetectionsFrom};
 use crate::detect::{DetectionSet, LoadError, Refusal, Sources, Warning};
 use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle::Marks;
+use crate::inventory::Inventory;
 use crate::kafka;
 use crate::metrics;
-use crate::reload::{self, Inventory};
+use crate::published::Feed;
+use crate::reload::{self, Place};
 use crate::schema_lookup::SchemaLookup;
 use crate::sensor_reads::Needs;
 use crate::shutdown::Shutdown;
@@ -82,6 +85,9 @@ pub enum ProcessorError {
         /// How many files were refused.
         refused: usize,
     },
+    /// No set of detections is published, or none that can be used.
+    #[error("{0}")]
+    NotPublished(String),
     /// Detections were refused, where all must load.
     #[error("{} detections refused:{}", .0.len(), .0.iter().map(|refusal| format!("\n  {refusal}")).collect::<String>())]
     Refused(Vec<Refusal>),
@@ -114,6 +120,7 @@ impl ProcessorError {
             Self::Topics(error) => error.environment(),
             Self::Kafka(fault) | Self::Source(SourceError::Kafka(fault)) => fault.environment(),
             Self::Sink(SinkError::Kafka(fault)) => fault.environment(),
+            Self::NotPublished(_) => true,
             Self::Engine(_) | Self::Source(_) | Self::Sink(_) => false,
         };
         if environment { 3 } else { 1 }
@@ -195,7 +202,11 @@ pub fn run_watched(
     stats: &Stats,
 ) -> Result<Summary, ProcessorError> {
     kafka::check_options(config)?;
-    let mut found = Sources::read(&config.detections_folder)?;
+    let through_broker = matches!(source, Source::Kafka) || matches!(sink, Sink::Kafka);
+    let (mut found, place) = match source {
+        Source::Kafka => find_detections(config)?,
+        _ => (Sources::read(&config.detections_folder)?, Place::Folder),
+    };
     if matches!(source, Source::Kafka) {
         // A processor of a group has some of the partitions.
         found = found.without_fleet();
@@ -211,9 +222,12 @@ pub fn run_watched(
         Source::Local(_) => EvidenceTopics::same("local"),
         Source::Capture(_) => EvidenceTopics::same("capture"),
     };
+    let ran = Ran {
+        set: inventory.hash.clone(),
+        epoch: found.origin().map(|origin| origin.epoch),
+    };
     let needs = matches!(source, Source::Kafka).then(|| Needs::of(&set));
     let engine = reload::engine(config, set, evidence_topics.clone())?;
-    let through_broker = matches!(source, Source::Kafka) || matches!(sink, Sink::Kafka);
     let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));
     let bounded = matches!(source, Source::Capture(_));
     let (limits, lookup) = if through_broker {
@@ -226,7 +240,8 @@ pub fn run_watched(
     tracing::info!(
         detections,
         refused = refused.len(),
-        folder = %config.detections_folder.display(),
+        from = place.name(config),
+        set = ran.epoch.map(|epoch| epoch.number),
         input = evidence_topics.name(Topic::Events),
         delivery = config.delivery.name(),
         group = through_broker.then_some(&config.kafka.group_id),
@@ -244,8 +259,9 @@ pub fn run_watched(
     let mut steps = Steps::new(engine, lookup, marks, ends, config, shutdown);
     steps.stats = stats.clone();
     steps.look_at_sensors(needs);
+    steps.run_with(ran);
     if !bounded {
-        steps.watch(evidence_topics, found, &refused, inventory);
+        steps.watch(place, evidence_topics, found, &refused, inventory);
     }
     loop {
         let result = steps.run(&mut stages);
@@ -273,6 +289,19 @@ pub fn run_watched(
             &id,
             shutdown,
         )?;
+    }
+}
+
+/// Finds the detections of a processor of a group, and where they are.
+fn find_detections(config: &Config) -> Result<(Sources, Place), ProcessorError> {
+    match config.detections_from {
+        DetectionsFrom::Folder => Ok((Sources::read(&config.detections_folder)?, Place::Folder)),
+        DetectionsFrom::Topic => {
+            let (_client, _) = reach(&config.kafka.brokers(), REACH)?;
+            let feed = Feed::open(config)?;
+            let found = feed.first().map_err(ProcessorError::NotPublished)?;
+            Ok((found, Place::Topic(Box::new(feed))))
+        }
     }
 }
 
@@ -328,7 +357,8 @@ fn load(config: &Config, found: &Sources) -> Result<(DetectionSet, Vec<Refusal>)
 /// [`ProcessorError`] when one is refused: each one's reason is in the error.
 pub fn check(config: &Config) -> Result<usize, ProcessorError> {
     kafka::check_options(config)?;
-    let report = DetectionSet::load(&config.detections_folder)?;
+    let (found, _) = find_detections(config)?;
+    let report = DetectionSet::load_sources(&found)?;
     if !report.refused.is_empty() {
         return Err(ProcessorError::Refused(report.refused));
     }

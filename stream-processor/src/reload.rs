@@ -1,8 +1,9 @@
-//! Watches the folder of detections: what changes is compiled beside the set that runs, and handed to the step thread.
+//! Watches where detections come from, a folder or the topic of published sets: what changes is compiled beside the set that
+//! runs, and handed to the step thread.
 //!
 //! ```text
-//! folder ─► read each second ─► changed, and twice the same? ─► compile ─┬─► refused files: their last good text, compile again
-//!                                                                        └─► [Change; 1] ─► step thread: swap
+//! folder, topic ─► read each second ─► changed, and twice the same? ─► compile ─┬─► refused files: their last good text, compile again
+//!                                                                               └─► [Change; 1] ─► step thread: swap
 //! ```
 //! What is compared is the texts themselves, so it does not matter how they came there: written, renamed, or a link that
 //! Kubernetes put elsewhere. A file that cannot be used costs no other one: its last good text runs on, or it is left out.
@@ -20,21 +21,38 @@ use serde_json::{Map, Value};
 
 use crate::alert::AlertMode;
 use crate::alert::health::{Finding, Health, Reporter};
+use crate::checkpoint::{Epoch, Ran};
 use crate::config::Config;
-use crate::detect::{DetectionSet, LoadReport, Refusal, Sources};
+use crate::detect::{DetectionSet, LoadReport, Origin, Refusal, Sources};
 use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle;
+use crate::inventory::{Difference, Inventory};
+use crate::published::Feed;
 use crate::sensor_reads::Needs;
 use crate::window::WindowOptions;
-
-mod inventory;
-
-pub(crate) use inventory::{Difference, Inventory};
 
 /// A changed folder is read again after this time, until it is twice the same: whoever writes it may not be done.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How soon the thread sees that it is to end.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// Where detections come from.
+pub(crate) enum Place {
+    /// The folder of the configuration.
+    Folder,
+    /// The topic of published sets.
+    Topic(Box<Feed>),
+}
+
+impl Place {
+    /// Its name, where detections come from there.
+    pub fn name(&self, config: &Config) -> String {
+        match self {
+            Self::Folder => config.detections_folder.display().to_string(),
+            Self::Topic(feed) => feed.name().to_owned(),
+        }
+    }
+}
 
 /// A set of detections that runs.
 struct Running {
@@ -59,6 +77,8 @@ pub(crate) struct Next {
     pub refused: usize,
     pub inventory: Inventory,
     pub difference: Difference,
+    /// What its tasks are told to run with.
+    pub ran: Ran,
     /// What is said when it runs.
     pub alert: Alert,
     /// When the folder was seen to have changed.
@@ -72,9 +92,11 @@ pub(crate) struct Reload {
 }
 
 impl Reload {
-    /// Starts to watch, where the configuration asks for it; of what was found these files were refused, and that was told.
+    /// Starts to watch a place, where the configuration asks for it; of what was found these files were refused, and that was
+    /// told.
     pub fn start(
         config: &Config,
+        place: Place,
         topics: EvidenceTopics,
         found: Sources,
         refused: &[Refusal],
@@ -91,6 +113,7 @@ impl Reload {
             every,
             compiler: Compiler {
                 config: config.clone(),
+                place,
                 topics,
                 running: Running { sources, inventory },
                 told: refused.iter().map(ToString::to_string).collect(),
@@ -177,7 +200,7 @@ impl Watcher {
     }
 
     /// Reads until the folder is twice the same; none where the end comes first.
-    fn settled(&self, mut found: Found) -> Option<Found> {
+    fn settled(&mut self, mut found: Found) -> Option<Found> {
         loop {
             if !self.pause(SETTLE) {
                 return None;
@@ -218,6 +241,7 @@ impl Watcher {
 /// Makes sets of what is found.
 struct Compiler {
     config: Config,
+    place: Place,
     /// Where evidence is said to come from.
     topics: EvidenceTopics,
     running: Running,
@@ -230,10 +254,15 @@ struct Compiler {
 type Told = (Refusal, bool);
 
 impl Compiler {
-    fn read(&self) -> Found {
-        let found = Sources::read(&self.config.detections_folder);
-        let found = found.map(|found| found.limited_as(&self.running.sources));
-        found.map_err(|error| error.to_string())
+    fn read(&mut self) -> Found {
+        let found = match &mut self.place {
+            Place::Folder => {
+                let found = Sources::read(&self.config.detections_folder);
+                found.map_err(|error| error.to_string())
+            }
+            Place::Topic(feed) => feed.look(),
+        };
+        found.map(|found| found.limited_as(&self.running.sources))
     }
 
     /// What comes of a changed folder; none where there is nothing to do and nothing to say.
@@ -313,14 +342,22 @@ impl Compiler {
         let difference = inventory.since(before);
         let needs = Needs::of(&report.set);
         let engine = engine(&self.config, report.set, self.topics.clone())?;
+        let ran = Ran {
+            set: inventory.hash.clone(),
+            epoch: sources.origin().map(|origin| origin.epoch),
+        };
+        let mut happened = difference.words();
         let mut row = difference.row();
-        row.insert("detections".to_owned(), needs_count(&inventory));
+        if let Some(origin) = sources.origin() {
+            happened = format!("{}: {happened}", published(origin, &mut row));
+        }
+        row.insert("detections".to_owned(), inventory.len().into());
         row.insert("set".to_owned(), inventory.hash.clone().into());
         row.insert("set_before".to_owned(), before.hash.clone().into());
         let finding = Finding {
             health: Health::DetectionsChanged,
             about: "",
-            happened: difference.words(),
+            happened,
             shown_by: self.reporter.next(),
             time: now,
             row,
@@ -333,6 +370,7 @@ impl Compiler {
             refused,
             inventory,
             difference,
+            ran,
             alert,
             seen_at,
         })
@@ -368,7 +406,7 @@ impl Compiler {
             reason,
             mend,
         } = refusal;
-        let file = file.strip_prefix(&self.config.detections_folder);
+        let file = file.strip_prefix(self.place.name(&self.config));
         let file = file.unwrap_or(&refusal.file).display().to_string();
         let instead = match kept {
             true => "its last good version runs on",
@@ -391,19 +429,19 @@ impl Compiler {
         )
     }
 
-    /// What is said when nothing of the folder can be used: what runs goes on. It is said once.
+    /// What is said when nothing that is there can be used: what runs goes on. It is said once.
     fn unusable(&mut self, reason: &str) -> Change {
-        let folder = self.config.detections_folder.display().to_string();
+        let place = self.place.name(&self.config);
         let mut alerts = Vec::new();
         if self.told.insert(reason.to_owned()) {
             tracing::error!(
-                folder,
+                place,
                 reason,
-                "the folder of detections cannot be used, what runs goes on"
+                "the detections cannot be used, what runs goes on"
             );
             let happened = format!("{reason}; what runs goes on");
             let row = Map::from_iter([("reason".to_owned(), Value::from(reason))]);
-            alerts.push(self.of_refusal(&folder, happened, row));
+            alerts.push(self.of_refusal(&place, happened, row));
         }
         Change { alerts, next: None }
     }
@@ -422,8 +460,49 @@ impl Compiler {
     }
 }
 
-fn needs_count(inventory: &Inventory) -> Value {
-    inventory.detections().count().into()
+/// What is said where tasks were run with a later set than the one that this processor has.
+pub(crate) fn older(own: Epoch, before: Epoch) -> Alert {
+    let reporter = Reporter::of_this_process(idle::HOST_ID);
+    let now = now_ns();
+    let row = [("number", own.number), ("number_before", before.number)];
+    let finding = Finding {
+        health: Health::DetectionsOlder,
+        about: "",
+        happened: format!(
+            "set {own} of the published detections runs, and set {before} ran before it: that one is not in the topic any more, or cannot be used"
+        ),
+        shown_by: reporter.next(),
+        time: now,
+        row: row
+            .map(|(name, number)| (name.to_owned(), number.into()))
+            .into_iter()
+            .collect(),
+    };
+    reporter.alert(&finding, now)
+}
+
+/// Says which published set it is, in words, and adds it to what is said for machines.
+fn published(origin: &Origin, row: &mut Map<String, Value>) -> String {
+    let Origin {
+        epoch,
+        by,
+        at,
+        again,
+        signed_with,
+    } = origin;
+    row.insert("number".to_owned(), epoch.number.into());
+    row.insert("published_by".to_owned(), by.as_str().into());
+    row.insert(
+        "published_at".to_owned(),
+        dogwatch_schemas::time::text(at * 1_000_000).into(),
+    );
+    row.insert("again".to_owned(), (*again).into());
+    row.insert("signed_with".to_owned(), signed_with.clone().into());
+    let again = again.map(|number| format!(", which is set {number} again,"));
+    format!(
+        "set {epoch}{} published by {by}",
+        again.as_deref().unwrap_or_default()
+    )
 }
 
 #[cfg(test)]
@@ -465,6 +544,7 @@ mod tests {
             let inventory = Inventory::new(&report.set, &sources, &Inventory::default(), 0);
             let compiler = Compiler {
                 config,
+                place: Place::Folder,
                 topics: EvidenceTopics::same("local"),
                 running: Running { sources, inventory },
                 told: BTreeSet::new(),
@@ -606,6 +686,7 @@ mod tests {
         let config = scene.compiler.config.clone();
         let reload = Reload::start(
             &config,
+            Place::Folder,
             EvidenceTopics::same("local"),
             sources,
             &[],

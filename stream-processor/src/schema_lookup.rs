@@ -4,18 +4,16 @@
 //! and not found" is an answer, not a matter of waiting longer. Answers are kept: schemas for ever,
 //! "not found" for [`ABSENCE_REMEMBERED`], so that a stream of nonsense does not ask the broker each step.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use dogwatch_kafka::{Brokers, Fault, Logged, PATIENCE};
+use dogwatch_kafka::{Brokers, Fault, PATIENCE};
 use dogwatch_schemas::Fingerprint;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::config::Config;
 use crate::sink::{self, Outgoing};
+use crate::whole_topic::WholeTopic;
 
 /// How long a fingerprint that was not found is not looked for again.
 pub const ABSENCE_REMEMBERED: Duration = Duration::from_secs(5);
@@ -28,10 +26,7 @@ const SCHEMAS_MAX: usize = 1_000;
 
 /// Reads the topic of schemas and remembers what it holds.
 pub struct SchemaLookup {
-    consumer: BaseConsumer<Logged>,
-    topic: String,
-    /// Offset of the next record, for each partition.
-    next: HashMap<i32, i64>,
+    topic: WholeTopic,
     schemas: HashMap<Fingerprint, String>,
     absent: HashMap<Fingerprint, Instant>,
 }
@@ -42,30 +37,8 @@ impl SchemaLookup {
     /// # Errors
     /// [`Fault`] when the topic cannot be read.
     pub fn open(brokers: &Brokers, group_id: &str, topic: String) -> Result<Self, Fault> {
-        let action = format!("read topic {topic}");
-        let fault = |error: KafkaError| Fault::of(&action, &error);
-        // No group: the topic is read whole at each start, nothing is committed.
-        let mut settings = brokers.settings();
-        settings
-            .set("group.id", group_id)
-            .set("enable.auto.commit", "false")
-            .set("auto.offset.reset", "earliest")
-            .set("enable.partition.eof", "true")
-            // An empty end is answered after this time.
-            .set("fetch.wait.max.ms", "10");
-        let consumer = Logged::consumer(&settings).map_err(fault)?;
-        let metadata = consumer
-            .fetch_metadata(Some(&topic), PATIENCE)
-            .map_err(fault)?;
-        let partitions = metadata
-            .topics()
-            .iter()
-            .flat_map(|topic| topic.partitions());
-        let next: HashMap<i32, i64> = partitions.map(|partition| (partition.id(), 0)).collect();
         let mut lookup = Self {
-            consumer,
-            topic,
-            next,
+            topic: WholeTopic::open(brokers, group_id, topic)?,
             schemas: HashMap::new(),
             absent: HashMap::new(),
         };
@@ -108,8 +81,7 @@ impl SchemaLookup {
 
     /// Takes what the client has to log; between look-ups nobody else does.
     pub fn tend(&self) {
-        // Without an assignment no record can come.
-        dogwatch_kafka::tend(&self.consumer);
+        self.topic.tend();
     }
 
     /// Forgets a schema that cannot be used: its fingerprint counts as not found.
@@ -124,7 +96,11 @@ impl SchemaLookup {
     pub fn publish(&self, config: &Config, own: &[(Fingerprint, &str)]) -> Result<(), Fault> {
         let record = |(fingerprint, schema): &(Fingerprint, &str)| {
             let key = fingerprint.to_string();
-            Outgoing::new(&self.topic, key.as_bytes(), schema.as_bytes().to_vec())
+            Outgoing::new(
+                self.topic.name(),
+                key.as_bytes(),
+                schema.as_bytes().to_vec(),
+            )
         };
         let missing = own
             .iter()
@@ -136,70 +112,35 @@ impl SchemaLookup {
         sink::deliver(config, &records, PATIENCE)
     }
 
-    /// Reads every partition up to the end it has now.
-    ///
-    /// Each call assigns anew where the last one ended: an end-of-partition event then is one of
-    /// this call, whatever lies at the end (compacted records and markers of transactions are not seen).
+    /// Reads on to the present end.
     fn read_to_end(&mut self) -> Result<(), Fault> {
-        let action = format!("read topic {}", self.topic);
-        let fault = |error: KafkaError| Fault::of(&action, &error);
-        let mut list = TopicPartitionList::new();
-        for (partition, next) in &self.next {
-            let next = Offset::Offset(*next);
-            list.add_partition_offset(&self.topic, *partition, next)
-                .map_err(fault)?;
-        }
-        self.consumer.assign(&list).map_err(fault)?;
-        let deadline = Instant::now() + PATIENCE;
-        let mut unread: HashSet<i32> = self.next.keys().copied().collect();
-        while !unread.is_empty() {
-            if Instant::now() >= deadline {
-                return Err(Fault::new(
-                    &action,
-                    None,
-                    "its end was not reached in time".to_owned(),
-                ));
+        let Self { topic, schemas, .. } = self;
+        let name = topic.name().to_owned();
+        topic.read_to_end(|message| {
+            if let Some(schema) = message.payload() {
+                take(&name, schemas, String::from_utf8_lossy(schema).into_owned());
             }
-            match self.consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    let (partition, offset) = (message.partition(), message.offset());
-                    let schema = message
-                        .payload()
-                        .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-                    self.take(schema);
-                    self.next.insert(partition, offset + 1);
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    unread.remove(&partition);
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(topic = self.topic, %error, "could not read schemas, trying on")
-                }
-                None => {}
-            }
-        }
-        self.consumer.unassign().map_err(fault)
+        })
     }
+}
 
-    fn take(&mut self, schema: Option<String>) {
-        let Some(schema) = schema else { return };
-        let parsed = match apache_avro::Schema::parse_str(&schema) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                tracing::warn!(topic = self.topic, %error, "a record is not an Avro schema, passed over");
-                return;
-            }
-        };
-        if self.schemas.len() < SCHEMAS_MAX {
-            // The key is what somebody wrote; the fingerprint is what the schema is.
-            let fingerprint = dogwatch_schemas::framing::fingerprint_of(&parsed);
-            self.schemas.insert(fingerprint, schema);
-        } else {
-            tracing::error!(
-                topic = self.topic,
-                SCHEMAS_MAX,
-                "too many schemas, a further one is not kept"
-            );
+fn take(topic: &str, schemas: &mut HashMap<Fingerprint, String>, schema: String) {
+    let parsed = match apache_avro::Schema::parse_str(&schema) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            tracing::warn!(topic, %error, "a record is not an Avro schema, passed over");
+            return;
         }
+    };
+    if schemas.len() < SCHEMAS_MAX {
+        // The key is what somebody wrote; the fingerprint is what the schema is.
+        let fingerprint = dogwatch_schemas::framing::fingerprint_of(&parsed);
+        schemas.insert(fingerprint, schema);
+    } else {
+        tracing::error!(
+            topic,
+            SCHEMAS_MAX,
+            "too many schemas, a further one is not kept"
+        );
     }
 }

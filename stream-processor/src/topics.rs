@@ -73,6 +73,31 @@ pub fn look(config: &Config) -> Result<TopicReport, TopicError> {
     prepare_by(config, Admin::trying)
 }
 
+/// Makes the topic that sets of detections are published in, where it is missing; returns its name if so.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_published(config: &Config) -> Result<Option<String>, TopicError> {
+    let names = Topics::new(config.kafka.topic_prefix.as_str());
+    let brokers = config.kafka.brokers();
+    let (_client, metadata) = reach(&brokers, REACH)?;
+    let present = topics::counts(&metadata, &names);
+    let admin = Admin::new(&brokers, &names, PATIENCE)?;
+    let created = admin.create(&[Topic::Detections], &present, new_topics(config))?;
+    for (topic, found) in admin.settings(&[Topic::Detections])? {
+        topics::check_settings(topic, &names.name(topic), &found)?;
+    }
+    Ok(created.into_iter().next())
+}
+
+fn new_topics(config: &Config) -> NewTopics {
+    NewTopics {
+        allowed: config.kafka.create_topics,
+        partitions: config.kafka.partitions,
+        replication_factor: config.kafka.replication_factor,
+    }
+}
+
 fn prepare_by(
     config: &Config,
     how: impl FnOnce(Admin) -> Admin,
@@ -83,13 +108,8 @@ fn prepare_by(
     let present = topics::counts(&metadata, &names);
     topics::check_partitions(&present, &names)?;
     let admin = how(Admin::new(&brokers, &names, PATIENCE)?);
-    let new = NewTopics {
-        allowed: config.kafka.create_topics,
-        partitions: config.kafka.partitions,
-        replication_factor: config.kafka.replication_factor,
-    };
     wait_for_internal(config, &admin, &client)?;
-    let created = admin.create(&NEEDED, &present, new)?;
+    let created = admin.create(&NEEDED, &present, new_topics(config))?;
     let settings = admin.settings(&NEEDED)?;
     for (topic, found) in &settings {
         topics::check_settings(*topic, &names.name(*topic), found)?;

@@ -31,8 +31,10 @@ pub(crate) enum Health {
     HostTwice,
     /// Other detections run from now on.
     DetectionsChanged,
-    /// A file of the folder of detections cannot be used.
+    /// A file of the folder of detections cannot be used, or a published set.
     DetectionRefused,
+    /// Detections run that are older than those of before.
+    DetectionsOlder,
 }
 
 /// What does not change from alert to alert.
@@ -109,7 +111,7 @@ const HOST_TWICE: Texts = Texts {
 const DETECTIONS_CHANGED: Texts = Texts {
     id: "detections_changed",
     title: "Other detections run",
-    description: "The files of the folder of detections changed, and the processor runs what they hold now. Windows of what did not change go on; what is new speaks of windows that begin from now on.",
+    description: "The files of the folder of detections changed, or another set was published, and the processor runs what they hold now. Windows of what did not change go on; what is new speaks of windows that begin from now on.",
     severity: "informational",
     priority: "Informational",
     risk: 5,
@@ -118,16 +120,26 @@ const DETECTIONS_CHANGED: Texts = Texts {
 
 const DETECTION_REFUSED: Texts = Texts {
     id: "detection_refused",
-    title: "A changed file of detections cannot be used",
-    description: "The processor read a changed file and refused it. Its last version that could be used runs on, where there is one; all other files are loaded.",
+    title: "Changed detections cannot be used",
+    description: "The processor read a changed file and refused it. Its last version that could be used runs on, where there is one; all other files are loaded. Of a published set that cannot be believed or read nothing is used, and what runs goes on.",
     severity: "medium",
     priority: "Warning",
     risk: 45,
     response: "Mend the file as the message says; dogwatch detections lint says the same beforehand.",
 };
 
+const DETECTIONS_OLDER: Texts = Texts {
+    id: "detections_older",
+    title: "Older detections run than before",
+    description: "The processor was given partitions that had been run with a later published set of detections, and does not find it. It runs the newest one that it has.",
+    severity: "high",
+    priority: "Error",
+    risk: 60,
+    response: "Look with dogwatch detections list --kafka ADDRESS at what is published and publish the later set again; find out who took the later set out of the topic, or whose keys are missing in detections.trusted_keys.",
+};
+
 impl Health {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::CannotJudge,
         Self::SwitchedOff,
         Self::ClockReplaced,
@@ -136,6 +148,7 @@ impl Health {
         Self::HostTwice,
         Self::DetectionsChanged,
         Self::DetectionRefused,
+        Self::DetectionsOlder,
     ];
 
     fn texts(self) -> &'static Texts {
@@ -148,6 +161,7 @@ impl Health {
             Self::HostTwice => &HOST_TWICE,
             Self::DetectionsChanged => &DETECTIONS_CHANGED,
             Self::DetectionRefused => &DETECTION_REFUSED,
+            Self::DetectionsOlder => &DETECTIONS_OLDER,
         }
     }
 

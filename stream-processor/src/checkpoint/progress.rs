@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{
-    Checkpoint, EPOCH, FORMAT, Inputs, MANIFEST_KEY, Manifest, PART, Restored, StateRecord, Wrote,
-    format,
+    Checkpoint, EPOCH, FORMAT, Inputs, MANIFEST_KEY, Manifest, PART, Ran, Restored, StateRecord,
+    Wrote, format,
 };
 use crate::config::RawCheckpoint;
 
@@ -86,6 +86,8 @@ pub struct Progress {
     taken_at: Instant,
     input_bytes: u64,
     new_input: bool,
+    /// What the task is run with.
+    pub ran: Ran,
 }
 
 impl Progress {
@@ -103,6 +105,7 @@ impl Progress {
             taken_at,
             input_bytes: 0,
             new_input: false,
+            ran: Ran::default(),
         }
     }
 
@@ -228,6 +231,7 @@ impl Progress {
                 records: records.len() as u64,
                 bytes: wrote.bytes,
                 keys: self.pieces.len() as u64,
+                ran: self.ran.clone(),
             },
             records,
             begins,

@@ -68,6 +68,13 @@ fn metadata_comes_back_and_is_small() {
         inputs: Inputs::from([(Topic::Events, i64::MAX), (Topic::Sensors, i64::MAX)]),
         state: i64::MAX,
         base: "0123456789abcdef".to_owned(),
+        ran: Ran {
+            set: "0123456789abcdef".to_owned(),
+            epoch: Some(Epoch {
+                began: i64::MAX,
+                number: u64::MAX,
+            }),
+        },
     };
     let text = head.to_metadata();
     assert!(text.len() < 4_096 / 8, "{}", text.len());
@@ -76,6 +83,10 @@ fn metadata_comes_back_and_is_small() {
 
 #[test]
 fn metadata_of_other_versions_is_told_apart() {
+    let before =
+        r#"{"format":4,"epoch":0,"checkpoint":3,"inputs":{"events":7},"state":5,"base":"b"}"#;
+    let before = Head::of_metadata(before).expect("what versions of before wrote");
+    assert_eq!((before.number, before.ran), (3, Ran::default()));
     assert_eq!(Head::of_metadata(""), Err(MemoryError::None));
     let newer = r#"{"format":9,"epoch":0,"anything":"else"}"#;
     assert_eq!(

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::lists::{self, Loaded};
-use super::sql_file::{Fault, hex};
-use super::views::{detection_files, view_files};
+use super::sql_file::{Fault, Refusal, hex};
+use super::views::{VIEWS_FOLDER, detection_files, view_files};
 use super::{LoadError, find_files};
+use crate::checkpoint::Epoch;
 
 /// Folder of the lists, below the detections' folder.
 const LISTS_FOLDER: &str = "lists";
@@ -22,10 +23,26 @@ const DETECTION_BYTES_MAX: u64 = 1 << 20;
 /// A text, or why there is none.
 type Text = Result<Arc<str>, Fault>;
 
+/// Which published set files are of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Who published it, by their own words.
+    pub by: String,
+    /// When, by their own clock, milliseconds.
+    pub at: i64,
+    /// The number of the set that it is again.
+    pub again: Option<u64>,
+    /// The public key that it is signed with.
+    pub signed_with: Option<String>,
+}
+
 /// The files of a folder of detections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
     folder: PathBuf,
+    origin: Option<Origin>,
     detections: BTreeMap<PathBuf, Text>,
     views: BTreeMap<PathBuf, Text>,
     lists: BTreeMap<PathBuf, Text>,
@@ -65,11 +82,63 @@ impl Sources {
         };
         Ok(Self {
             folder: folder.to_owned(),
+            origin: None,
             detections: files.into_iter().map(read).collect(),
             views: view_files(folder)?.into_iter().map(read).collect(),
             lists: read_lists(folder)?,
             without_fleet: false,
         })
+    }
+
+    /// The files of a published set, by their names below a folder that need not be there.
+    #[must_use]
+    pub fn of_set(place: &str, origin: Origin, files: BTreeMap<String, String>) -> Self {
+        let folder = PathBuf::from(place);
+        let mut sources = Self {
+            detections: BTreeMap::new(),
+            views: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            origin: Some(origin),
+            without_fleet: false,
+            folder: folder.clone(),
+        };
+        for (name, text) in files {
+            let list = name.ends_with(".csv");
+            let (kind, what, bytes_max) = match name.split('/').next() {
+                _ if list => (&mut sources.lists, "list", LIST_BYTES_MAX),
+                Some(VIEWS_FOLDER) => (&mut sources.views, "file", DETECTION_BYTES_MAX),
+                _ => (&mut sources.detections, "file", DETECTION_BYTES_MAX),
+            };
+            let text = match fits(text.len() as u64, what, bytes_max) {
+                Ok(()) => Ok(Arc::from(text)),
+                Err(fault) => Err(fault),
+            };
+            kind.insert(folder.join(name), text);
+        }
+        sources
+    }
+
+    /// The texts of all files, by their names below the folder.
+    ///
+    /// # Errors
+    /// What is wrong with the first that has none.
+    pub fn texts(&self) -> Result<BTreeMap<String, String>, Refusal> {
+        let all = self.detections().chain(self.views()).chain(self.lists());
+        let text = |(file, text): (&Path, &Text)| {
+            let name = file.strip_prefix(&self.folder).unwrap_or(file);
+            let unnamed = || Fault::new(1, "its name is no text", "give it a name in ASCII");
+            let name = name.to_str().ok_or_else(unnamed);
+            let text = text.clone().and_then(|text| Ok((name?, text)));
+            let (name, text) = text.map_err(|fault| fault.in_file(file))?;
+            Ok((name.to_owned(), text.to_string()))
+        };
+        all.map(text).collect()
+    }
+
+    /// Which published set they are; none of a folder.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Has detections over the whole fleet refused: for whoever sees some of its partitions.
@@ -202,12 +271,16 @@ fn read(file: &Path, what: &str, bytes_max: u64) -> Text {
         let reason = format!("the {what} is no file");
         return Err(Fault::new(1, reason, "make it a readable UTF-8 file"));
     }
-    let bytes = found.len();
+    fits(found.len(), what, bytes_max)?;
+    Ok(fs::read_to_string(file).map_err(unreadable)?.into())
+}
+
+fn fits(bytes: u64, what: &str, bytes_max: u64) -> Result<(), Fault> {
     if bytes > bytes_max {
         let reason = format!("the {what} has {bytes} bytes");
         return Err(Fault::new(1, reason, format!("keep it to {bytes_max}")));
     }
-    Ok(fs::read_to_string(file).map_err(unreadable)?.into())
+    Ok(())
 }
 
 /// A file, and the folder that holds it as `<tactic>/<name>.sql`, where none of the folder's own lies so.
@@ -274,6 +347,53 @@ mod tests {
         assert_eq!(after.hash(), before.hash());
         after.leave_out(&file("lists/l.csv"));
         assert_ne!(after.hash(), before.hash());
+    }
+
+    #[test]
+    fn a_set_holds_the_files_of_its_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = [
+            ("a/x.sql", "1"),
+            ("views/v.sql", "2"),
+            ("lists/l.csv", "name\nsh\n"),
+        ];
+        for (name, text) in files {
+            let file = folder.path().join(name);
+            fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+            fs::write(file, text).expect("a file");
+        }
+        let read = Sources::read(folder.path()).expect("files");
+        let origin = Origin {
+            epoch: Epoch {
+                began: 5,
+                number: 7,
+            },
+            by: "alice".to_owned(),
+            at: 6,
+            again: None,
+            signed_with: None,
+        };
+        let texts = read.texts().expect("texts");
+        let set = Sources::of_set("topic", origin.clone(), texts.clone());
+        assert_eq!(set.hash(), read.hash());
+        assert_eq!(set.list_hashes(), read.list_hashes());
+        assert_eq!((set.origin(), set.texts()), (Some(&origin), Ok(texts)));
+        let counts = (
+            set.detections().count(),
+            set.views().count(),
+            set.lists().count(),
+        );
+        assert_eq!(counts, (1, 1, 1));
+        let large = "x".repeat(DETECTION_BYTES_MAX as usize + 1);
+        let large = BTreeMap::from([("a/large.sql".to_owned(), large)]);
+        let refused = Sources::of_set("topic", origin, large)
+            .texts()
+            .expect_err("too large");
+        assert_eq!(refused.reason, "the file has 1048577 bytes");
+        fs::write(folder.path().join("a/bytes.sql"), [0xff]).expect("a file");
+        let read = Sources::read(folder.path()).expect("files");
+        let refused = read.texts().expect_err("no text");
+        assert!(refused.file.ends_with("a/bytes.sql"), "{refused}");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(super) struct Steps {
     marks: Option<Marks>,
     pub(super) ends: Ends,
     pub(super) config: Config,
-    shutdown: Shutdown,
+    pub(super) shutdown: Shutdown,
     gathered: Gathered,
     /// What is matched and not yet handed to the publishing thread.
     pub(super) next: Step,
@@ -491,13 +491,14 @@ impl Steps {
     fn take_over(
         &mut self,
         assigned: Vec<Assigned>,
-        stages: &Stages,
+        stages: &mut Stages,
     ) -> Result<(), ProcessorError> {
         let started = Instant::now();
-        let Some(group) = stages.group() else {
+        let Some(group) = stages.group().cloned() else {
             return Ok(());
         };
-        let Some(mut memories) = self.recall(&assigned, group)? else {
+        self.catch_up(&assigned, stages)?;
+        let Some(mut memories) = self.recall(&assigned, &group)? else {
             tracing::info!("partitions went away, or the end came, while their state was read");
             return Ok(());
         };
@@ -572,7 +573,7 @@ impl Steps {
         };
         let now = Instant::now();
         let begun = memory.and_then(|restored| self.resume(assigned, restored, taken_at, now));
-        let (mut task, memory) = match begun {
+        let (mut task, mut memory) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 self.begin_cold(assigned, &error)?;
@@ -600,6 +601,9 @@ impl Steps {
             // Nobody is fenced here: what this process writes must not mix with what a zombie may write.
             task.progress.begin_anew();
         }
+        let ran = self.swaps.ran_from(&memory.head.ran);
+        memory.head.ran.clone_from(&ran);
+        task.progress.ran = ran;
         self.tasks.insert(partition, task);
         self.next.taken_over.insert(partition, memory);
         Ok(())
@@ -731,13 +735,17 @@ impl Steps {
         self.engine.restore(partition.1, State::new(), &inputs)?;
         let (epoch, mut progress) = (before.epoch, before.progress);
         progress.begin_anew();
+        let head = Head {
+            ran: progress.ran.clone(),
+            ..Head::empty(inputs)
+        };
         let task = Task::new(epoch, progress, gap.to, gap.to, Instant::now());
         self.next.checkpoints.remove(&partition);
         self.next.positions.insert(partition, task.position());
         self.tasks.insert(partition, task);
         let memory = Memory {
             epoch,
-            head: Head::empty(inputs),
+            head,
             places: BTreeMap::new(),
         };
         self.next.taken_over.insert(partition, memory);

@@ -11,21 +11,24 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use super::steps::Steps;
 use super::{ProcessorError, Stages};
-use crate::checkpoint::{Inputs, Progress, State};
+use crate::checkpoint::{Inputs, Progress, Ran, State};
 use crate::detect::{Refusal, Sources};
 use crate::engine::{Engine, EngineError, EvidenceTopics};
+use crate::inventory::Inventory;
 use crate::metrics;
-use crate::reload::{Change, Inventory, Next, Reload};
+use crate::reload::{self, Change, Next, Place, Reload};
 use crate::sensor_reads::{Needs, SensorReads};
 use crate::source::Assigned;
 use crate::source::group::GroupInput;
 use crate::source::placement::Start;
 use crate::topics::INPUTS;
 
+/// How long tasks wait for the published set that they were run with already.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// After this time a swap is tried again that a rebalance came into.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -38,6 +41,8 @@ pub(super) struct Swaps {
     needs: Option<Needs>,
     /// What runs.
     inventory: Inventory,
+    /// What tasks are run with.
+    pub(super) ran: Ran,
     /// What is to run.
     next: Option<Box<Next>>,
     /// When that is tried again.
@@ -52,6 +57,15 @@ impl Swaps {
         let reload = self.reload.as_ref()?;
         // One after the other: a later one waits where it is.
         self.next.is_none().then_some(&reload.changes)
+    }
+
+    /// What a task is run with that was run with something before: it keeps the highest number it ever had, so that whoever
+    /// takes it over knows what there must be.
+    pub fn ran_from(&self, before: &Ran) -> Ran {
+        Ran {
+            epoch: self.ran.epoch.max(before.epoch),
+            ..self.ran.clone()
+        }
     }
 
     /// When there is something to do.
@@ -71,26 +85,30 @@ impl Steps {
         }
     }
 
-    /// Watches from now on whether the folder of detections changes; of what was found there some was refused.
+    /// Watches from now on whether the detections of a place change; of what was found there some was refused.
     pub fn watch(
         &mut self,
+        place: Place,
         topics: EvidenceTopics,
         found: Sources,
         refused: &[Refusal],
         inventory: Inventory,
     ) {
         self.swaps.inventory = inventory.clone();
-        self.swaps.reload = Reload::start(&self.config, topics, found, refused, inventory);
+        self.swaps.reload = Reload::start(&self.config, place, topics, found, refused, inventory);
+    }
+
+    /// Says what tasks are run with from now on.
+    pub fn run_with(&mut self, ran: Ran) {
+        metrics::running_set(ran.epoch);
+        self.swaps.ran = ran;
     }
 
     /// Lets other detections run, where there are some.
     pub(super) fn swap_when_due(&mut self, stages: &mut Stages) -> Result<(), ProcessorError> {
         if let Some(changes) = self.swaps.changes() {
             match changes.try_recv() {
-                Ok(change) => {
-                    self.next.alerts.extend(change.alerts);
-                    (self.swaps.next, self.swaps.again_at) = (change.next, Some(Instant::now()));
-                }
+                Ok(change) => self.take_change(change),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => self.swaps.reload = None,
             }
@@ -109,6 +127,51 @@ impl Steps {
         Ok(())
     }
 
+    fn take_change(&mut self, change: Change) {
+        self.next.alerts.extend(change.alerts);
+        (self.swaps.next, self.swaps.again_at) = (change.next, Some(Instant::now()));
+    }
+
+    /// Has the published set run that tasks were run with already, where this processor has not seen it yet: a task does not
+    /// go back. Where that set is not to be had, what runs here goes on, and an alert says so.
+    pub(super) fn catch_up(
+        &mut self,
+        assigned: &[Assigned],
+        stages: &mut Stages,
+    ) -> Result<(), ProcessorError> {
+        let of = |assigned: &Assigned| assigned.start.memory.as_ref().ok()?.ran.epoch;
+        let highest = assigned.iter().filter_map(of).max();
+        let behind =
+            |steps: &Self| steps.swaps.ran.epoch.is_some() && steps.swaps.ran.epoch < highest;
+        let until = Instant::now() + CATCH_UP;
+        while behind(self) && Instant::now() < until && !self.shutdown.triggered() {
+            if let Some(next) = self.swaps.next.take() {
+                self.swaps.next = self.swap(next, stages)?;
+                if self.swaps.next.is_some() {
+                    break;
+                }
+            } else if let Some(changes) = self.swaps.changes() {
+                match changes.recv_timeout(AGAIN) {
+                    Ok(change) => self.take_change(change),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => self.swaps.reload = None,
+                }
+            } else {
+                break;
+            }
+        }
+        if let (true, Some(own), Some(highest)) = (behind(self), self.swaps.ran.epoch, highest) {
+            let alert = reload::older(own, highest);
+            tracing::error!(
+                own = own.number,
+                before = highest.number,
+                "tasks were run with a later set of detections, which is not to be had"
+            );
+            self.next.alerts.push(alert);
+        }
+        Ok(())
+    }
+
     /// Lets other detections run; gives them back where partitions go or come meanwhile.
     fn swap(
         &mut self,
@@ -123,26 +186,31 @@ impl Steps {
             refused,
             inventory,
             difference,
+            ran,
             alert,
             seen_at,
         } = *next;
         engine.learn_schemas(&self.engine)?;
         let group = stages.group().cloned().filter(|_| self.ends.stores);
+        let before = mem::replace(&mut self.swaps.ran, ran);
         let engine = match group {
             Some(group) => self.take_over_by(engine, &group, stages)?,
             None => self.hand_on_to(engine)?,
         };
         if let Some(engine) = engine {
+            let ran = mem::replace(&mut self.swaps.ran, before);
             return Ok(Some(Box::new(Next {
                 engine,
                 needs,
                 refused,
                 inventory,
                 difference,
+                ran,
                 alert,
                 seen_at,
             })));
         }
+        metrics::running_set(self.swaps.ran.epoch);
         metrics::swapped(started.elapsed());
         metrics::loaded(self.engine.detections().len(), refused);
         let before = mem::replace(&mut self.swaps.inventory, inventory);

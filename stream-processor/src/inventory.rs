@@ -85,6 +85,11 @@ impl Inventory {
         }
     }
 
+    /// How many detections there are.
+    pub fn len(&self) -> usize {
+        self.detections.len()
+    }
+
     /// Name, hash of the file and since when (nanoseconds) of each detection.
     pub fn detections(&self) -> impl Iterator<Item = (&str, &str, i64)> {
         let own = self.detections.iter();

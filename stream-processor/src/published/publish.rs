@@ -1,0 +1,336 @@
+//! Publishing a set: what a processor would refuse is refused before, and what changes is said.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dogwatch_kafka::topics::TopicError;
+use dogwatch_kafka::{Fault, PATIENCE};
+
+use super::record::{Label, Set, SetError};
+use super::shelf::{self, Shelf};
+use super::{KEPT, history, name};
+use crate::alert::AlertMode;
+use crate::config::Config;
+use crate::detect::{DetectionSet, LoadError, Refusal, Sources};
+use crate::engine::{Engine, EngineError};
+use crate::inventory::Inventory;
+use crate::signing::SecretKey;
+use crate::sink::{self, Outgoing};
+use crate::topics;
+
+/// How a set is to be published.
+pub struct Asked<'a> {
+    /// Who publishes it.
+    pub by: String,
+    /// What it is signed with.
+    pub key: Option<&'a SecretKey>,
+    /// Whether to publish it though much of what runs is lost, or nothing changes.
+    pub force: bool,
+    /// Whether to say what would change, and no more.
+    pub only_tell: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The number of the set; that of the one before, where it was not published.
+    pub number: Option<u64>,
+    /// The number of the one before.
+    pub before: Option<u64>,
+    /// How many detections it has.
+    pub detections: usize,
+    /// What is other than in the one before, in words; none where nothing is.
+    pub difference: Option<String>,
+    /// Whether it was published.
+    pub published: bool,
+    /// The topic, where it was made for it.
+    pub topic_made: Option<String>,
+}
+
+/// Why a set was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The folder cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Files of it are refused.
+    #[error("not published: {} refused, and no processor could use {}:{}",
+        if .0.len() == 1 { "a file is".to_owned() } else { format!("{} files are", .0.len()) },
+        if .0.len() == 1 { "it" } else { "them" },
+        .0.iter().map(|refusal| format!("\n  {refusal}")).collect::<String>())]
+    Refused(Vec<Refusal>),
+    /// It does not compile as a whole.
+    #[error("not published: the detections do not compile together: {0}")]
+    Engine(#[from] EngineError),
+    /// It does not fit, or is not what it should be.
+    #[error("not published: {0}")]
+    Set(#[from] SetError),
+    /// The brokers said no, or nothing.
+    #[error(transparent)]
+    Kafka(#[from] Fault),
+    /// The topic is missing or not as it must be.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// More than half of what runs would be gone.
+    #[error(
+        "not published: {removed} of the {of} detections of set {number} would be gone ({names}); is {place} the right one? --force publishes it all the same"
+    )]
+    LosesTooMuch {
+        /// How many would be gone.
+        removed: usize,
+        /// Of how many.
+        of: usize,
+        /// The number of the set that has them.
+        number: u64,
+        /// Their names.
+        names: String,
+        /// What was to be published.
+        place: String,
+    },
+    /// There is no such set.
+    #[error("there is no set {number} in topic {topic}; {there}")]
+    NoSuchSet {
+        /// The number.
+        number: u64,
+        /// The topic.
+        topic: String,
+        /// Those that are there.
+        there: String,
+    },
+    /// Nobody would believe it.
+    #[error(
+        "not published: detections.trusted_keys asks for a signature: name the file of a key with --key"
+    )]
+    KeyNeeded,
+    /// Nobody would believe this key.
+    #[error(
+        "not published: the key is not among detections.trusted_keys: add {public} there, of all processors, or use another key"
+    )]
+    NotTrusted {
+        /// Its public half.
+        public: String,
+    },
+    /// Somebody else was faster.
+    #[error(
+        "{by} published set {number} at the same time, and processors run that one: look at it with dogwatch detections list --kafka ADDRESS, and publish again"
+    )]
+    Overtaken {
+        /// Who.
+        by: String,
+        /// The number.
+        number: u64,
+    },
+}
+
+impl PublishError {
+    /// The program's exit code: 1 failure while running, 2 what was asked for cannot be, 3 environment.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Kafka(Fault::Options(_)) => 2,
+            Self::Kafka(fault) if fault.environment() => 3,
+            Self::Topic(error) if error.environment() => 3,
+            Self::Kafka(_) | Self::Topic(_) | Self::Overtaken { .. } => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// Publishes the detections of a folder.
+///
+/// # Errors
+/// [`PublishError`] says why not; then nothing was written, but for [`PublishError::Overtaken`].
+pub fn publish(config: &Config, folder: &Path, asked: &Asked<'_>) -> Result<Done, PublishError> {
+    check_key(config, asked)?;
+    let sources = Sources::read(folder)?;
+    let files = sources
+        .texts()
+        .map_err(|refusal| PublishError::Refused(vec![refusal]))?;
+    let compiled = compile(&sources)?;
+    let topic_made = match asked.only_tell {
+        true => None,
+        false => topics::prepare_published(config)?,
+    };
+    let shelf = history(config)?;
+    let place = folder.display().to_string();
+    let new = New {
+        files,
+        compiled,
+        place,
+        again: None,
+    };
+    let done = put(config, &shelf, new, asked)?;
+    Ok(Done { topic_made, ..done })
+}
+
+/// Publishes the files of a set of before once more, under the next number.
+///
+/// # Errors
+/// As [`publish`].
+pub fn roll_back(config: &Config, number: u64, asked: &Asked<'_>) -> Result<Done, PublishError> {
+    check_key(config, asked)?;
+    let shelf = history(config)?;
+    let set = shelf.numbered(number).ok_or_else(|| {
+        let numbers: Vec<String> = shelf
+            .sets()
+            .map(|set| set.label.epoch.to_string())
+            .collect();
+        let there = match numbers.is_empty() {
+            true => "there is none at all: dogwatch detections publish DIR".to_owned(),
+            false => format!("there are {}", numbers.join(", ")),
+        };
+        let topic = name(config);
+        PublishError::NoSuchSet {
+            number,
+            topic,
+            there,
+        }
+    })?;
+    let sources = set.sources();
+    let files = sources
+        .texts()
+        .map_err(|refusal| PublishError::Refused(vec![refusal]))?;
+    let new = New {
+        files,
+        compiled: compile(&sources)?,
+        place: format!("set {number}"),
+        again: Some(number),
+    };
+    put(config, &shelf, new, asked)
+}
+
+/// A set that is to be published.
+struct New {
+    files: BTreeMap<String, String>,
+    compiled: Inventory,
+    /// Where it is from.
+    place: String,
+    /// The number of the set that it is again.
+    again: Option<u64>,
+}
+
+fn check_key(config: &Config, asked: &Asked<'_>) -> Result<(), PublishError> {
+    if config.trusted_keys.is_empty() || asked.only_tell {
+        return Ok(());
+    }
+    let public = asked.key.ok_or(PublishError::KeyNeeded)?.public();
+    match config.trusted_keys.contains(&public) {
+        true => Ok(()),
+        false => Err(PublishError::NotTrusted {
+            public: public.to_string(),
+        }),
+    }
+}
+
+/// Compiles files as a processor would; what it would refuse is an error.
+fn compile(sources: &Sources) -> Result<Inventory, PublishError> {
+    let report = DetectionSet::load_sources(sources)?;
+    if !report.refused.is_empty() {
+        return Err(PublishError::Refused(report.refused));
+    }
+    let inventory = Inventory::new(&report.set, sources, &Inventory::default(), 0);
+    Engine::new(report.set, AlertMode::Test)?;
+    Ok(inventory)
+}
+
+/// Puts a set into the topic, unless it is the same as the newest or loses too much of it.
+fn put(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<Done, PublishError> {
+    let newest = shelf.newest();
+    let before = newest.map(|set| set.label.epoch.number);
+    let now_runs = newest.map(running).transpose()?.unwrap_or_default();
+    let difference = new.compiled.since(&now_runs);
+    let removed = difference.removed.len();
+    if let Some(number) = before
+        && removed * 2 > now_runs.len()
+        && !asked.force
+        && !asked.only_tell
+    {
+        let mut names: Vec<String> = difference.removed.iter().take(5).cloned().collect();
+        if removed > names.len() {
+            names.push(format!("and {} more", removed - names.len()));
+        }
+        return Err(PublishError::LosesTooMuch {
+            removed,
+            of: now_runs.len(),
+            number,
+            names: names.join(", "),
+            place: new.place,
+        });
+    }
+    let same = newest.is_some() && new.compiled.hash == now_runs.hash;
+    let mut done = Done {
+        number: before,
+        before,
+        detections: new.compiled.len(),
+        difference: (!same).then(|| difference.words()),
+        published: false,
+        topic_made: None,
+    };
+    if asked.only_tell || (same && !asked.force) {
+        return Ok(done);
+    }
+    done.number = Some(write(config, shelf, new, asked)?);
+    done.published = true;
+    Ok(done)
+}
+
+/// What a set of the topic runs. Files that this version cannot use, which a set of another version may have, run nowhere here.
+fn running(set: &Set) -> Result<Inventory, LoadError> {
+    let sources = set.sources();
+    let report = DetectionSet::load_sources(&sources)?;
+    Ok(Inventory::new(
+        &report.set,
+        &sources,
+        &Inventory::default(),
+        0,
+    ))
+}
+
+/// Writes a set, gives up those beyond the last ones, and looks whether it is the newest; returns its number.
+fn write(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<u64, PublishError> {
+    let topic = name(config);
+    let at = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64);
+    let epoch = shelf.next(at);
+    let mut label = Label::new(&topic, epoch, at, new.compiled.len(), &new.compiled.hash);
+    (label.by, label.again) = (asked.by.clone(), new.again);
+    let set = Set::new(label, new.files);
+    let record = |key: String, value: Option<Vec<u8>>| Outgoing {
+        partition: Some(0),
+        value,
+        ..Outgoing::new(&topic, key.as_bytes(), Vec::new())
+    };
+    let mut records = vec![record(shelf::key(epoch), Some(set.write(asked.key)?))];
+    let old = shelf.sets().rev().skip(KEPT - 1);
+    records.extend(old.map(|set| record(shelf::key(set.label.epoch), None)));
+    sink::deliver(config, &records, PATIENCE)?;
+    let shelf = history(config)?;
+    match shelf.newest() {
+        Some(newest) if newest.is_as_written(&set) => Ok(epoch.number),
+        newest => Err(PublishError::Overtaken {
+            by: newest.map_or_else(|| "somebody".to_owned(), |set| set.label.by.clone()),
+            number: newest.map_or(epoch.number, |set| set.label.epoch.number),
+        }),
+    }
+}
+
+/// Makes a key for signing, in a new file that its owner alone may read; returns its public half.
+///
+/// # Errors
+/// When the file is there or cannot be written.
+pub fn make_key(file: &Path) -> std::io::Result<String> {
+    let key = SecretKey::draw();
+    let mut options = std::fs::OpenOptions::new();
+    let mut opened = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)?;
+    opened.write_all(key.to_pem().as_bytes())?;
+    opened.sync_all()?;
+    Ok(key.public().to_string())
+}
