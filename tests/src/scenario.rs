@@ -116,6 +116,8 @@ pub enum Act {
     Reads(&'static str),
     /// Waits until a checkpoint is written.
     Checkpoint,
+    /// Lays a detection that finds nothing beside the others, or takes it away: what the others find must stay.
+    Lay(bool),
     /// Kills a broker (SIGKILL), by its number.
     LoseBroker(usize),
     /// Ends a broker in order (SIGTERM).

@@ -262,6 +262,7 @@ scenarios! {
     events_as_large_as_brokers_take_stop_nothing: "a host with 900 KB of everything", "needs Kafka: ./dogwatch.sh test";
     invented_hosts_push_out_none_that_lives: "invented hosts", "needs Kafka: ./dogwatch.sh test";
     aggregates_at_their_bound_are_stored: "aggregates at their bound", "needs Kafka: ./dogwatch.sh test";
+    rules_swapped_while_processors_die: "rules swapped while processors die", "needs Kafka: ./dogwatch.sh test";
 }
 
 #[test]

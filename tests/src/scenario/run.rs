@@ -27,6 +27,15 @@ use crate::{cache, programs, wait};
 /// How long anything may take that a scenario waits for: two run at a time on two cores.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// A detection that shares its panes with others, and finds nothing.
+const NEIGHBOUR: &str = "-- title = \"Programs that nobody runs\"\n-- description = \"Laid beside others and taken away.\"\n\
+    -- message = \"{runs} in {container_id}\"\n-- severity = \"low\"\n-- status = \"stable\"\n\
+    SELECT container_id, window_start, count(*) AS runs, min(proc_pid) AS first_pid\nFROM tumble(events, INTERVAL '10 seconds')\n\
+    WHERE evt_type = 'execve' AND proc_name = 'nobody_runs_this'\nGROUP BY window_start, window_end, container_id\n\
+    HAVING count(*) >= 25\n";
+/// Where it lies below a folder of detections.
+const NEIGHBOUR_FILE: &str = "execution/programs_that_nobody_runs.sql";
+
 /// The shortest that brokers allow for a session.
 const TIMEOUT: &str = "6s";
 
@@ -246,6 +255,7 @@ impl<'a> Run<'a> {
                     .wait_for_text("partitions assigned", PATIENCE);
             }
             Act::Checkpoint => self.checkpoint(),
+            Act::Lay(there) => self.lay(*there),
             Act::LoseBroker(index) => self.site.broker(*index).crash(),
             Act::PauseBroker(index) => self.site.broker(*index).pause(),
             Act::ReturnBroker(index) => self.site.broker(*index).resume(),
@@ -276,7 +286,7 @@ impl<'a> Run<'a> {
                 &self.site.processors_address(),
                 "--detections",
             ])
-            .arg(detections());
+            .arg(self.detections());
         let mut set = |setting: &str, value: &str| {
             command.env(format!("DOGWATCH_{setting}"), value);
         };
@@ -303,6 +313,35 @@ impl<'a> Run<'a> {
         };
         let before = self.processors.insert(name, running);
         assert!(before.is_none(), "{name} was started twice");
+    }
+
+    /// Where processors find their detections: in a folder of the scenario's own where they change.
+    fn detections(&self) -> PathBuf {
+        let changes = |act: &Act| matches!(act, Act::Lay(_));
+        if !self.scenario.acts.iter().any(changes) {
+            return detections();
+        }
+        let own = self.folder.path().join("detections");
+        let tactic = own.join("execution");
+        if !own.exists() {
+            fs::create_dir_all(&tactic).expect("a folder for detections");
+            let files = fs::read_dir(detections().join("execution")).expect("detections");
+            for file in files {
+                let file = file.expect("a file").path();
+                let name = file.file_name().expect("a name");
+                fs::copy(&file, tactic.join(name)).expect("a copy");
+            }
+        }
+        own
+    }
+
+    fn lay(&self, there: bool) {
+        let file = self.detections().join(NEIGHBOUR_FILE);
+        let laid = match there {
+            true => fs::write(file, NEIGHBOUR),
+            false => fs::remove_file(file),
+        };
+        laid.expect("the folder is ours");
     }
 
     /// Takes a processor out, unless it has ended by itself.
@@ -563,8 +602,11 @@ impl<'a> Run<'a> {
                 .is_some_and(|next| record.offset < *next)
         });
         let due = expected(&detections(), &log, self.scenario.host_silence);
-        let alerts = alerts_of(&read(Topic::Alerts, Isolation::Committed));
-        let uncommitted = alerts_of(&read(Topic::Alerts, Isolation::Uncommitted));
+        let mut alerts = alerts_of(&read(Topic::Alerts, Isolation::Committed));
+        let mut uncommitted = alerts_of(&read(Topic::Alerts, Isolation::Uncommitted));
+        // Each processor says so of itself, and no log does.
+        let swaps = alerts.extract_if(.., |alert| of_swap(alert)).count();
+        uncommitted.retain(|alert| !of_swap(alert));
         let letters = read(Topic::DeadLetters, Isolation::Committed);
         let late = read(Topic::Late, Isolation::Committed);
         // The oracle does not know what the engine says of itself; the engine that nothing happens to does.
@@ -573,6 +615,9 @@ impl<'a> Run<'a> {
         let outcome = &mut self.outcome;
         outcome.records = log.len();
         outcome.alerts = compare(&due, &alerts);
+        if swaps > 0 {
+            outcome.notes.push(format!("{swaps} swaps"));
+        }
         if self.scenario.repeats {
             outcome.alerts.double = 0;
             // A word said again follows those said after it.
@@ -645,6 +690,11 @@ impl<'a> Run<'a> {
         }
         fs::write(self.folder.path().join("events.txt"), lines).expect("the log can be kept");
     }
+}
+
+/// Whether it says that other detections run.
+fn of_swap(alert: &Alert) -> bool {
+    ["detections_changed", "detections_differ"].contains(&&*alert.detection_id)
 }
 
 fn alerts_of(records: &[RawRecord]) -> Vec<Alert> {

@@ -47,6 +47,7 @@ pub fn scenarios(form: Form, seed: u64) -> Vec<Scenario> {
         enormous(form),
         invented_hosts(form),
         aggregates_at_their_bound(form),
+        rules_swapped(form, &mut random),
     ];
     for scenario in &mut all {
         scenario
@@ -131,6 +132,32 @@ fn taken_over(form: Form, random: &mut StdRng) -> Scenario {
     }
     Scenario {
         name: "taken over",
+        acts,
+        ..Scenario::default()
+    }
+}
+
+/// A detection comes and goes while one of two is killed, about when it swaps: what the others find stays as it is.
+fn rules_swapped(form: Form, random: &mut StdRng) -> Scenario {
+    let mut acts = vec![
+        Act::Start("a", None),
+        Act::Start("b", None),
+        Act::Reads("a"),
+        Act::Reads("b"),
+    ];
+    for round in 0..if form == Form::Short { 4 } else { 24 } {
+        let name = if round % 3 == 0 { "b" } else { "a" };
+        acts.extend([
+            Act::Lay(round % 2 == 0),
+            moment(random, 600, 3000),
+            Act::Kill(name),
+            Act::Start(name, None),
+            Act::Reads(name),
+        ]);
+    }
+    Scenario {
+        name: "rules swapped while processors die",
+        instances: true,
         acts,
         ..Scenario::default()
     }
