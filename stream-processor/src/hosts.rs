@@ -37,7 +37,7 @@ pub(crate) use fleet::{FleetMoment, Tick};
 pub(crate) use gaps::Unseen;
 pub(crate) use holes::{CLASS_BYTES_MAX, CLASSES_MAX, Holes, Losses};
 pub(crate) use presence::{Finding, Presence};
-pub(crate) use room::{Forgotten, HOSTS_MAX};
+pub(crate) use room::{Forgotten, HOST_BYTES_MAX, HOSTS_MAX};
 
 use fleet::FleetTime;
 use host::Host;
@@ -97,6 +97,9 @@ pub(crate) struct Moment {
     pub high_after: i64,
     /// Whether its event time was too far from the broker's to be believed: `time` is the broker's then.
     pub clock_replaced: bool,
+    /// Of how many hosts that stay it is one, and has been since its clock was stepped; 0 where it is none of them. Caps leave
+    /// each of these something.
+    pub among: usize,
 }
 
 /// Why windows are closed before their time.

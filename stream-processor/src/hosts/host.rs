@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::holes::{Holes, Losses, TEXT_BYTES, losses_bytes};
 use super::presence::Turns;
+use super::room::SETTLED_S;
 use super::{Heard, SECOND_NS, SlotOwner};
 
 /// Most runs of sensors remembered for a host: with two sensors under one host id, both are.
@@ -36,6 +37,9 @@ pub(super) struct Host {
     /// The second in which it was first heard of.
     #[serde(default)]
     pub since: i64,
+    /// The second in which its clock was stepped back last.
+    #[serde(default)]
+    pub stepped: i64,
     /// Whether it stays as long as it is heard of.
     #[serde(default)]
     pub resident: bool,
@@ -80,6 +84,11 @@ impl Host {
             segment: self.segment.clone(),
             holes: self.holes.clone(),
         }
+    }
+
+    /// Whether it stays, and its time has been one for as long: whoever steps a clock begins windows anew.
+    pub fn is_settled(&self, second: i64) -> bool {
+        self.resident && second.saturating_sub(self.stepped) >= SETTLED_S
     }
 
     /// Takes what the last run says is lost so far: what is new of it is lost since it last said so. Returns from when to when.

@@ -113,6 +113,7 @@ impl Log {
             self.by_slot.insert(host.slot, index);
             host.segment = segment(heard);
             (host.high, host.flush_high) = (i64::MIN, i64::MIN);
+            host.stepped = second;
             (host.holes, host.in_gap) = (None, false);
             // In the new time nobody knows where the losses are that come to light next.
             let runs = host.runs.iter_mut();
@@ -131,6 +132,10 @@ impl Log {
             host.ingest = heard.ingest_ts;
         }
         host.flushed = false;
+        let among = match host.is_settled(second) {
+            true => self.residents,
+            false => 0,
+        };
         Place::New {
             missing,
             begins: run.is_none(),
@@ -141,6 +146,7 @@ impl Log {
                 flush_high: host.flush_high,
                 high_after: host.high,
                 clock_replaced,
+                among,
             },
         }
     }

@@ -20,9 +20,9 @@ pub(crate) const HOSTS_MAX: usize = 16_384;
 /// Most of them that cannot be pushed out; the others have the rest of the room to become known.
 pub(super) const RESIDENTS_MAX: usize = HOSTS_MAX / 4 * 3;
 /// Most bytes of a host: its texts, runs and holes. Those of `HOSTS_MAX` of them are what a task's hosts take at most.
-pub(super) const HOST_BYTES_MAX: usize = 6 << 10;
+pub(crate) const HOST_BYTES_MAX: usize = 6 << 10;
 /// For how many seconds of ingest a host must be heard of to stay.
-const SETTLED_S: i64 = 60;
+pub(super) const SETTLED_S: i64 = 60;
 /// Hosts that go at once: looking for them means looking at all.
 const LEAVING: usize = 512;
 /// How often it is told that living hosts are forgotten, seconds of ingest.
@@ -74,6 +74,7 @@ impl Log {
             flushed: false,
             heard: self.records,
             since: self.second.unwrap_or(0),
+            stepped: 0,
             resident: false,
             leaves: false,
             silent: None,

@@ -226,7 +226,7 @@ impl Group {
         }
         let mut input = self.input(set, rows, matched, included, &mut output.unjudged)?;
         let mut states = self.partial(bench, &input);
-        if let Some(admitted) = self.admit(bench, &input, &states, output)? {
+        if let Some(admitted) = self.admit(bench, rows, &input, &states, output)? {
             input = input.only(&admitted)?;
             states = self.partial(bench, &input);
         }

@@ -121,6 +121,7 @@ impl Group {
     pub(super) fn admit(
         &mut self,
         bench: &Workbench,
+        rows: &Rows<'_>,
         input: &Input,
         states: &[RecordBatch],
         output: &mut WindowOutput,
@@ -140,7 +141,7 @@ impl Group {
             if let Err(error) = pane.compact(&self.phases, bench) {
                 crowded.push((id, error));
             }
-            pane.keys_at_most = keys_of(&self.early.converter(), pane)?.len();
+            pane.keys_at_most = Keys::of(&self.early.converter(), pane)?.all.len();
             if pane.keys_at_most + count > self.keys_max {
                 full.push(id);
             }
@@ -152,12 +153,13 @@ impl Group {
         if full.is_empty() {
             return Ok(None);
         }
-        self.admit_in_order(input, &full, output).map(Some)
+        self.admit_in_order(rows, input, &full, output).map(Some)
     }
 
-    /// Admits keys in the order of the log until a pane is full.
+    /// Admits keys in the order of the log until a pane is full, and beyond that those of hosts that have few.
     fn admit_in_order(
         &mut self,
+        rows: &Rows<'_>,
         input: &Input,
         full: &[PaneId],
         output: &mut WindowOutput,
@@ -168,12 +170,16 @@ impl Group {
             rows: input_rows,
         } = input;
         let encoded = converter.encode(input)?;
-        let mut known: HashMap<PaneId, HashSet<Vec<u8>>> = HashMap::new();
+        let mut known: HashMap<PaneId, Keys> = HashMap::new();
         for id in full {
             if let Some(pane) = self.panes.get(id) {
-                known.insert(*id, keys_of(&converter, pane)?);
+                known.insert(*id, Keys::of(&converter, pane)?);
             }
         }
+        let among = rows.shown.iter();
+        let among: HashMap<u32, usize> =
+            among.map(|shown| (shown.row, shown.moment.among)).collect();
+        let slots = slots(input);
         let mut admitted = Vec::with_capacity(input.num_rows());
         for (id, row) in pane_runs(input)
             .into_iter()
@@ -183,16 +189,15 @@ impl Group {
                 admitted.push(true);
                 continue;
             };
-            let key = encoded.row(row);
-            let fits = keys.contains(key.as_ref())
-                || (keys.len() < self.keys_max && keys.insert(key.as_ref().to_vec()));
+            let among = among.get(&input_rows[row]).copied().unwrap_or(0);
+            let fits = keys.admit(encoded.row(row).as_ref(), slots[row], self.keys_max, among);
             admitted.push(fits);
             if !fits && let Some(pane) = self.panes.get_mut(&id) {
                 pane.overflow += 1;
                 if pane.overflow == 1 {
                     output.overflows.push(Overflow {
                         row: input_rows[row],
-                        slot: slots(input)[row],
+                        slot: slots[row],
                         detections: self.members.iter().map(|member| member.detection).collect(),
                         start: id.1,
                         end: id.1 + self.pane_ns,
@@ -212,12 +217,102 @@ fn windows_over(specs: &[WindowSpec], time: i64) -> impl Iterator<Item = Open> {
     })
 }
 
+/// Least number of hosts among which what is kept for them is shared.
+const SHARED_BY: usize = 8;
+
 /// The keys of a pane, as bytes.
-fn keys_of(converter: &KeyConverter, pane: &Pane) -> Result<HashSet<Vec<u8>>> {
-    let mut keys = HashSet::new();
-    for piece in pane.pieces() {
-        let rows = converter.encode(piece)?;
-        keys.extend(rows.iter().map(|row| row.as_ref().to_vec()));
+#[derive(Default)]
+struct Keys {
+    all: HashSet<Vec<u8>>,
+    /// How many of them each slot has.
+    own: HashMap<i64, usize>,
+}
+
+impl Keys {
+    fn of(converter: &KeyConverter, pane: &Pane) -> Result<Self> {
+        let mut keys = Self::default();
+        for piece in pane.pieces() {
+            let rows = converter.encode(piece)?;
+            for (key, slot) in rows.iter().zip(slots(piece)) {
+                keys.insert(key.as_ref(), *slot);
+            }
+        }
+        Ok(keys)
     }
-    Ok(keys)
+
+    fn insert(&mut self, key: &[u8], slot: i64) {
+        if !self.all.contains(key) {
+            self.all.insert(key.to_vec());
+            *self.own.entry(slot).or_default() += 1;
+        }
+    }
+
+    /// Says whether a key counts, and takes it in: one that is there, one for which there is room, and one of a host that is
+    /// known, has few and is `among` so many. Half as many keys as the cap are kept for these, so whoever floods a pane, or
+    /// invents hosts for it, leaves each of the others its share.
+    fn admit(&mut self, key: &[u8], slot: i64, keys_max: usize, among: usize) -> bool {
+        if self.all.contains(key) {
+            return true;
+        }
+        let kept = keys_max / 2;
+        let own = self.own.get(&slot).copied().unwrap_or(0);
+        let has_share = among > 0 && own < kept / among.max(SHARED_BY);
+        let fits = self.all.len() < keys_max || has_share && self.all.len() < keys_max + kept;
+        if fits {
+            self.insert(key, slot);
+        }
+        fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of keys, each of a host that is among so many.
+    fn admitted(keys: &mut Keys, keys_max: usize, offered: &[(i64, u8, usize)]) -> Vec<bool> {
+        let offered = offered.iter();
+        offered
+            .map(|(slot, key, among)| keys.admit(&[*slot as u8, *key], *slot, keys_max, *among))
+            .collect()
+    }
+
+    #[test]
+    fn a_flood_leaves_each_known_host_its_share() {
+        let mut keys = Keys::default();
+        // A hundred invented hosts, of which none is known.
+        let flood: Vec<(i64, u8, usize)> = (100..200).map(|slot| (slot, 0, 0)).collect();
+        let taken = admitted(&mut keys, 64, &flood);
+        assert_eq!(taken.iter().filter(|taken| **taken).count(), 64);
+        // Of 32 that are kept, each of eight known hosts has four, and no more.
+        for slot in 0..8 {
+            let own: Vec<(i64, u8, usize)> = (0..6).map(|key| (slot, key, 2)).collect();
+            let taken = admitted(&mut keys, 64, &own);
+            assert_eq!(taken, [true, true, true, true, false, false], "{slot}");
+        }
+        assert_eq!(admitted(&mut keys, 64, &[(9, 0, 2)]), [false]);
+        // What is there counts on.
+        assert_eq!(
+            admitted(&mut keys, 64, &[(100, 0, 0), (3, 2, 0)]),
+            [true, true]
+        );
+    }
+
+    #[test]
+    fn who_has_more_than_a_share_leaves_the_others_theirs() {
+        let mut keys = Keys::default();
+        let own: Vec<(i64, u8, usize)> = (0..80).map(|key| (1, key, 2)).collect();
+        let taken = admitted(&mut keys, 64, &own);
+        assert_eq!(taken.iter().filter(|taken| **taken).count(), 64);
+        assert_eq!(
+            admitted(&mut keys, 64, &[(2, 0, 2), (2, 1, 2)]),
+            [true, true]
+        );
+        // Of many hosts each has less, and where there are more hosts than keys none.
+        assert_eq!(
+            admitted(&mut keys, 64, &[(3, 0, 32), (3, 1, 32)]),
+            [true, false]
+        );
+        assert_eq!(admitted(&mut keys, 64, &[(4, 0, 33)]), [false]);
+    }
 }
