@@ -9,6 +9,7 @@ use dogwatch_schemas::reads::{ReadPattern, default_patterns};
 use dogwatch_sensor::config::{Config, ConfigError};
 use dogwatch_stream_processor::content::{self, ContentError, ContentReport, Remark, Weight};
 use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
+use dogwatch_stream_processor::engine::BESIDE_WINDOWS;
 use dogwatch_stream_processor::window::{self, WindowOptions};
 
 /// What to print, and whether all was well.
@@ -191,10 +192,11 @@ pub fn explain(folder: &Path) -> Result<Report, LoadError> {
     let total: u64 = bounds.iter().map(|(_, bound)| bound.bytes()).sum();
     let _ = writeln!(
         text,
-        "{}, {} over windows: {} MiB a task at most, by the caps{}",
+        "{}, {} over windows: {} MiB a task at most, by the caps, and {} MiB for hosts and repeats{}",
         count(set.len(), "detection"),
         bounds.len(),
         total.div_ceil(1 << 20),
+        BESIDE_WINDOWS.div_ceil(1 << 20),
         refusals(&refused)
     );
     Ok(Report {

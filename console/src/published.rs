@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use dogwatch_kafka::{Fault, REACH, reach};
 use dogwatch_settings::Flag;
 use dogwatch_stream_processor::config::{Config, ConfigError};
-use dogwatch_stream_processor::published::{self, Asked, Done, Loaded, PublishError};
+use dogwatch_stream_processor::published::{self, Asked, Done, Loaded, PublishError, Runs};
 use dogwatch_stream_processor::signing::{KeyError, SecretKey};
 
 use crate::cli::{Brokers, Publishing};
@@ -194,7 +194,7 @@ pub fn list(brokers: &Brokers) -> Result<Report, PublishedError> {
 pub fn loaded(brokers: &Brokers) -> Result<Report, PublishedError> {
     let config = brokers.reached()?;
     let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (partition, ran) in Loaded::open(&config)?.look()? {
+    for Runs { partition, ran, .. } in Loaded::open(&config)?.look()? {
         let set = match ran {
             None => "nothing that is known".to_owned(),
             Some(ran) => match ran.epoch {

@@ -62,6 +62,12 @@ pub struct Ran {
     /// Its number, of a published one: the highest that the task was run with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
+    /// The cap on keys (`windows.keys_max`), on which results may hang.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys_max: Option<usize>,
+    /// How many partitions its topic had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
 }
 
 /// Key of the manifest; no piece of state has it.

@@ -197,6 +197,8 @@ pub struct RawWindows {
     pub keys_max: usize,
     /// Most memory that queries may take together, beside the states they keep.
     pub memory_bytes_max: usize,
+    /// Bytes that the states of all tasks may take; 0 = 60 % of what the cgroup or the machine has.
+    pub budget_bytes: u64,
     /// How long windows of the whole fleet wait for the slowest host.
     #[serde(with = "humantime_serde")]
     pub fleet_patience: Duration,
@@ -333,6 +335,7 @@ impl Default for RawWindows {
             clock_error_max: Duration::from_secs(30 * 24 * 3_600),
             keys_max: 100_000,
             memory_bytes_max: 1 << 30,
+            budget_bytes: 0,
             fleet_patience: Duration::from_secs(10),
         }
     }

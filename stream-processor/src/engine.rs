@@ -27,7 +27,9 @@ use crate::alert::AlertMode;
 use crate::checkpoint::{Inputs, Renewal, State, StateRecord};
 use crate::decode::{DeadLetter, EventDecoder, InputRecord, Partition, RejectError, events_schema};
 use crate::detect::{Detection, DetectionSet, Routes, narrow};
-use crate::hosts::{FLEET, FLEET_LOG, FLEET_SLOT, Hosts, SECOND_NS, Unseen, partition_of};
+use crate::hosts::{
+    FLEET, FLEET_LOG, FLEET_SLOT, HOST_BYTES_MAX, HOSTS_MAX, Hosts, SECOND_NS, Unseen, partition_of,
+};
 use crate::parallel::cores;
 use crate::window::{self, Bound, FleetRows, Missed, Rows, WindowOptions, WindowOutput, Windows};
 
@@ -36,6 +38,8 @@ mod alerts;
 mod build;
 mod candidate;
 mod carried;
+#[cfg(test)]
+mod fair_tests;
 #[cfg(test)]
 mod fleet_tests;
 mod fold;
@@ -150,6 +154,16 @@ pub struct Engine {
 /// Partitions whose time windows of the fleet wait for, where nobody says otherwise.
 const SOURCES: [i32; 1] = [0];
 
+/// Bytes that a task remembers at most beside its windows: hosts, first alerts of periods, minutes of throttling, windows whose
+/// first alert was counted.
+pub const BESIDE_WINDOWS: u64 = (HOSTS_MAX * HOST_BYTES_MAX) as u64
+    + fold::PERIODS_BYTES_MAX
+    + (throttle::MINUTES_MAX * MINUTE_BYTES + fold::COUNTED_MAX * COUNTED_BYTES) as u64;
+/// Bytes of a minute of throttling.
+const MINUTE_BYTES: usize = 512;
+/// Bytes of a window whose first alert was counted.
+const COUNTED_BYTES: usize = 128;
+
 impl Engine {
     /// Makes an engine; sensors of this version need no schema registered.
     ///
@@ -242,6 +256,26 @@ impl Engine {
     #[must_use]
     pub fn bounds(&self) -> Vec<(&str, Bound)> {
         window::bounds(&self.set, self.options.keys_max)
+    }
+
+    /// How many bytes a task can take in all: its windows, and what is remembered beside them.
+    #[must_use]
+    pub fn task_bound(&self) -> u64 {
+        let windows = self.bounds().into_iter().map(|(_, bound)| bound.bytes());
+        windows.fold(BESIDE_WINDOWS, u64::saturating_add)
+    }
+
+    /// The cap on keys with which so many tasks would take so many bytes; none where what is beside windows takes them all, or
+    /// nothing hangs on keys.
+    #[must_use]
+    pub fn keys_max_within(&self, tasks: u64, bytes: u64) -> Option<u64> {
+        let left = (bytes / tasks.max(1)).checked_sub(BESIDE_WINDOWS)?;
+        let bounds = self.bounds().into_iter();
+        let a_key = bounds.map(|(_, bound)| bound.panes.saturating_mul(bound.key_bytes));
+        let a_key: u64 = a_key.fold(0, u64::saturating_add);
+        // Half as many again are kept for hosts that have few.
+        let keys = (left / 3).checked_div(a_key)?.saturating_mul(2);
+        (keys > 0).then_some(keys)
     }
 
     /// Makes a writer's schema of events known, as JSON.
@@ -411,13 +445,11 @@ impl Engine {
     pub fn state_size(&self) -> StateSize {
         let (panes, keys, bytes) = self.windows.size();
         let tasks = self.hosts.partitions().len() as u64;
-        let bounds = self.bounds();
-        let bound_bytes = bounds.iter().map(|(_, bound)| bound.bytes()).sum::<u64>();
         StateSize {
             panes,
             keys,
             bytes: bytes + self.carried.size(),
-            bound_bytes: bound_bytes.saturating_mul(tasks),
+            bound_bytes: self.task_bound().saturating_mul(tasks),
         }
     }
 

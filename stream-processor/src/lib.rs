@@ -19,6 +19,7 @@
 
 pub(crate) use dogwatch_query::json;
 
+mod budget;
 mod parallel;
 pub mod shutdown;
 pub mod signing;

@@ -97,6 +97,10 @@ fn describe() {
     describe_gauge!("dogwatch_window_keys", "Keys in open panes.");
     describe_gauge!("dogwatch_window_state_bytes", "Bytes of the tasks' state.");
     describe_gauge!(
+        "dogwatch_window_state_budget_bytes",
+        "Memory that there is for the tasks' state: windows.budget_bytes, or 60 % of the limit."
+    );
+    describe_gauge!(
         "dogwatch_window_state_bound_bytes",
         "What the tasks' state may grow to, by the caps."
     );
@@ -278,6 +282,11 @@ pub fn state_size(size: &StateSize) {
     gauge!("dogwatch_window_keys").set(size.keys as f64);
     gauge!("dogwatch_window_state_bytes").set(size.bytes as f64);
     gauge!("dogwatch_window_state_bound_bytes").set(size.bound_bytes as f64);
+}
+
+/// Sets how many bytes the tasks' state may take.
+pub fn budget(bytes: u64) {
+    gauge!("dogwatch_window_state_budget_bytes").set(bytes as f64);
 }
 
 /// Counts a mark written to a silent partition.

@@ -37,7 +37,6 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::alert::AlertMode;
-use crate::checkpoint::Ran;
 use crate::config::{Config, Delivery, DetectionsFrom};
 use crate::detect::{DetectionSet, LoadError, Refusal, Sources, Warning};
 use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
@@ -222,10 +221,7 @@ pub fn run_watched(
         Source::Local(_) => EvidenceTopics::same("local"),
         Source::Capture(_) => EvidenceTopics::same("capture"),
     };
-    let ran = Ran {
-        set: inventory.hash.clone(),
-        epoch: found.origin().map(|origin| origin.epoch),
-    };
+    let ran = reload::ran(config, &inventory, &found);
     let needs = matches!(source, Source::Kafka).then(|| Needs::of(&set));
     let engine = reload::engine(config, set, evidence_topics.clone())?;
     let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));

@@ -23,7 +23,7 @@ mod publish;
 mod record;
 mod shelf;
 
-pub use loaded::Loaded;
+pub use loaded::{Loaded, Runs};
 pub use publish::{Asked, Done, PublishError, make_key, publish, roll_back};
 pub use record::{Label, Set, SetError};
 pub use shelf::Shelf;

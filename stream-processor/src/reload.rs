@@ -31,6 +31,10 @@ use crate::published::Feed;
 use crate::sensor_reads::Needs;
 use crate::window::WindowOptions;
 
+mod neighbours;
+
+pub(crate) use neighbours::Neighbours;
+
 /// A changed folder is read again after this time, until it is twice the same: whoever writes it may not be done.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How soon the thread sees that it is to end.
@@ -59,6 +63,16 @@ struct Running {
     /// The files it was made of: those that were refused are not among them.
     sources: Sources,
     inventory: Inventory,
+}
+
+/// What tasks are run with that run these files.
+pub(crate) fn ran(config: &Config, inventory: &Inventory, sources: &Sources) -> Ran {
+    Ran {
+        set: inventory.hash.clone(),
+        epoch: sources.origin().map(|origin| origin.epoch),
+        keys_max: Some(config.windows.keys_max),
+        partitions: None,
+    }
 }
 
 /// What came of a changed folder.
@@ -96,7 +110,7 @@ impl Reload {
     /// told.
     pub fn start(
         config: &Config,
-        place: Place,
+        (place, neighbours): (Place, Option<Neighbours>),
         topics: EvidenceTopics,
         found: Sources,
         refused: &[Refusal],
@@ -120,6 +134,7 @@ impl Reload {
                 reporter: Reporter::of_this_process(idle::HOST_ID),
             },
             seen: Ok(found),
+            neighbours,
             changes: sender,
             ended: Arc::clone(&ended),
         };
@@ -168,6 +183,8 @@ struct Watcher {
     compiler: Compiler,
     /// What was found last and is dealt with.
     seen: Found,
+    /// The other processors of the group, where there is one.
+    neighbours: Option<Neighbours>,
     changes: Sender<Change>,
     ended: Arc<AtomicBool>,
 }
@@ -175,6 +192,11 @@ struct Watcher {
 impl Watcher {
     fn run(&mut self) {
         while self.pause(self.every) {
+            if let Some(change) = self.look_around()
+                && !self.hand_on(change)
+            {
+                return;
+            }
             let found = self.compiler.read();
             if found == self.seen {
                 continue;
@@ -197,6 +219,29 @@ impl Watcher {
                 return;
             }
         }
+    }
+
+    /// What is to be said of other processors that run other detections.
+    fn look_around(&mut self) -> Option<Change> {
+        let Compiler {
+            config, running, ..
+        } = &self.compiler;
+        let own = ran(config, &running.inventory, &running.sources);
+        let differing = self.neighbours.as_mut()?.look(&own);
+        let told = differing.iter().map(|differ| {
+            let happened = differ.words(&own);
+            tracing::warn!(happened, "processors of one group run different detections");
+            let row = [
+                ("set", Value::from(own.set.as_str())),
+                ("other_set", differ.ran.set.as_str().into()),
+                ("partitions", differ.partitions.clone().into()),
+            ];
+            let row = row.map(|(name, value)| (name.to_owned(), value));
+            self.compiler
+                .say(Health::DetectionsDiffer, "", happened, Map::from_iter(row))
+        });
+        let alerts: Vec<Alert> = told.collect();
+        (!alerts.is_empty()).then_some(Change { alerts, next: None })
     }
 
     /// Reads until the folder is twice the same; none where the end comes first.
@@ -342,10 +387,7 @@ impl Compiler {
         let difference = inventory.since(before);
         let needs = Needs::of(&report.set);
         let engine = engine(&self.config, report.set, self.topics.clone())?;
-        let ran = Ran {
-            set: inventory.hash.clone(),
-            epoch: sources.origin().map(|origin| origin.epoch),
-        };
+        let ran = ran(&self.config, &inventory, sources);
         let mut happened = difference.words();
         let mut row = difference.row();
         if let Some(origin) = sources.origin() {
@@ -447,9 +489,13 @@ impl Compiler {
     }
 
     fn of_refusal(&self, about: &str, happened: String, row: Map<String, Value>) -> Alert {
+        self.say(Health::DetectionRefused, about, happened, row)
+    }
+
+    fn say(&self, health: Health, about: &str, happened: String, row: Map<String, Value>) -> Alert {
         let now = now_ns();
         let finding = Finding {
-            health: Health::DetectionRefused,
+            health,
             about,
             happened,
             shown_by: self.reporter.next(),
@@ -686,7 +732,7 @@ mod tests {
         let config = scene.compiler.config.clone();
         let reload = Reload::start(
             &config,
-            Place::Folder,
+            (Place::Folder, None),
             EvidenceTopics::same("local"),
             sources,
             &[],

@@ -35,6 +35,8 @@ pub(crate) enum Health {
     DetectionRefused,
     /// Detections run that are older than those of before.
     DetectionsOlder,
+    /// Processors of one group run different detections.
+    DetectionsDiffer,
 }
 
 /// What does not change from alert to alert.
@@ -138,8 +140,18 @@ const DETECTIONS_OLDER: Texts = Texts {
     response: "Look with dogwatch detections list --kafka ADDRESS at what is published and publish the later set again; find out who took the later set out of the topic, or whose keys are missing in detections.trusted_keys.",
 };
 
+const DETECTIONS_DIFFER: Texts = Texts {
+    id: "detections_differ",
+    title: "Processors of one group run different detections",
+    description: "Another processor of this group commits partitions that it runs with another set of detections than this one, or another cap on keys. What is looked for on a host hangs on who holds its partition, and changes when partitions move.",
+    severity: "medium",
+    priority: "Warning",
+    risk: 40,
+    response: "Give all processors the same folder and the same windows.keys_max, or publish one set for all of them (dogwatch detections publish); dogwatch detections loaded --kafka ADDRESS names what each partition is run with.",
+};
+
 impl Health {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::CannotJudge,
         Self::SwitchedOff,
         Self::ClockReplaced,
@@ -149,6 +161,7 @@ impl Health {
         Self::DetectionsChanged,
         Self::DetectionRefused,
         Self::DetectionsOlder,
+        Self::DetectionsDiffer,
     ];
 
     fn texts(self) -> &'static Texts {
@@ -162,6 +175,7 @@ impl Health {
             Self::DetectionsChanged => &DETECTIONS_CHANGED,
             Self::DetectionRefused => &DETECTION_REFUSED,
             Self::DetectionsOlder => &DETECTIONS_OLDER,
+            Self::DetectionsDiffer => &DETECTIONS_DIFFER,
         }
     }
 

@@ -74,6 +74,8 @@ fn metadata_comes_back_and_is_small() {
                 began: i64::MAX,
                 number: u64::MAX,
             }),
+            keys_max: Some(usize::MAX),
+            partitions: Some(i32::MAX),
         },
     };
     let text = head.to_metadata();

@@ -235,13 +235,15 @@ impl WindowedPlan {
         own.chain(of_fleet.filter(|_| self.fleet)).collect()
     }
 
+    /// Bytes of a key's values at most.
+    pub fn key_values_bytes(&self) -> u64 {
+        let values = self.keys.iter();
+        values.map(|key| value_bytes(&key.data_type)).sum()
+    }
+
     /// Bytes of one key's state in one pane at most: its keys, its aggregates and what the operators add.
     pub fn key_bytes(&self) -> u64 {
-        let keys: u64 = self
-            .keys
-            .iter()
-            .map(|key| value_bytes(&key.data_type))
-            .sum();
+        let keys = self.key_values_bytes();
         let calls: u64 = self.aggregates.iter().map(|call| call.state_bytes).sum();
         let fleet = if self.fleet { FLEET_BYTES } else { 0 };
         KEY_OVERHEAD_BYTES + keys + calls + fleet

@@ -22,7 +22,7 @@ const MINUTE_S: i64 = 60;
 /// Most minutes that run for a host, which chooses the names of its containers; beyond them its containers share one.
 const MINUTES_PER_HOST_MAX: usize = 1_024;
 /// Most minutes that run in a log, some 10 MB; beyond them alerts are published: held ones would hide those of other hosts.
-const MINUTES_MAX: usize = 20_000;
+pub(super) const MINUTES_MAX: usize = 20_000;
 /// Longest id of a container that is told from others, bytes.
 const CONTAINER_BYTES_MAX: usize = 64;
 /// What the names of stored minutes begin with: `minute.TOPIC/HASH`.

@@ -1,4 +1,5 @@
-//! Input that a log's task never saw: it expired, its topic was made anew, or what the task remembered is gone.
+//! Input that a log's task never saw: it expired, its topic was made anew, what the task remembered is gone, or hosts came
+//! from other partitions.
 //!
 //! Nobody knows whose rows were in it. A host that is known misses what came after its last row and before its next; one that
 //! comes later may have been there before, up to when the log was read again.
@@ -24,6 +25,8 @@ pub(crate) enum Unseen {
     TopicMadeAnew,
     /// What the task remembered cannot be used.
     ColdStart,
+    /// The topic has more partitions than before: hosts are read in other ones.
+    Repartitioned,
 }
 
 /// A gap as hosts see it that come later.
@@ -41,6 +44,7 @@ impl Unseen {
             Self::Expired(records) => ("expired", records.max(1)),
             Self::TopicMadeAnew => ("topic_made_anew", 1),
             Self::ColdStart => ("cold_start", 1),
+            Self::Repartitioned => ("partitions_changed", 1),
         };
         Losses::from([(class.into(), count)])
     }

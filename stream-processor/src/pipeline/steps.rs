@@ -16,6 +16,7 @@ use dogwatch_schemas::decode::DecodeError;
 
 use super::swap::Swaps;
 use super::{ProcessorError, Stages, Stats, Summary};
+use crate::budget;
 use crate::checkpoint::{Head, Inputs, MemoryError, Progress, Restored, State};
 use crate::config::{Config, Delivery, FaultPoint};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
@@ -524,7 +525,28 @@ impl Steps {
             "partitions assigned"
         );
         group.resume(&assigned);
+        self.weigh();
         Ok(())
+    }
+
+    /// Compares what the tasks may grow to with the memory that there is for them, and says so where it is more.
+    pub(super) fn weigh(&self) {
+        let Some(budget) = budget::bytes(self.config.windows.budget_bytes) else {
+            return;
+        };
+        let tasks = self.tasks.count() as u64;
+        let needed = self.engine.task_bound().saturating_mul(tasks);
+        metrics::budget(budget);
+        if needed > budget {
+            tracing::warn!(
+                tasks,
+                may_take_mib = needed.div_ceil(1 << 20),
+                budget_mib = budget >> 20,
+                keys_max = self.config.windows.keys_max,
+                keys_max_that_fits = self.engine.keys_max_within(tasks, budget),
+                "by their caps the tasks may take more memory than there is for them: a flood of keys could end this process; lower windows.keys_max of all processors, give this one more memory, or run more processors"
+            );
+        }
     }
 
     /// Reads what the tasks remember; nothing when they are not ours any more, or the end came.
@@ -601,7 +623,17 @@ impl Steps {
             // Nobody is fenced here: what this process writes must not mix with what a zombie may write.
             task.progress.begin_anew();
         }
-        let ran = self.swaps.ran_from(&memory.head.ran);
+        if let Some((before, now)) = start.repartitioned() {
+            tracing::warn!(
+                topic = partition.0.suffix(),
+                partition = partition.1,
+                before,
+                now,
+                "the topic has another number of partitions: hosts are read in other ones, and windows from before are not seen whole"
+            );
+            self.engine.miss(partition, Unseen::Repartitioned);
+        }
+        let ran = self.swaps.ran_from(&memory.head.ran, start.partitions);
         memory.head.ran.clone_from(&ran);
         task.progress.ran = ran;
         self.tasks.insert(partition, task);

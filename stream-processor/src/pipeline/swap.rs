@@ -20,7 +20,7 @@ use crate::detect::{Refusal, Sources};
 use crate::engine::{Engine, EngineError, EvidenceTopics};
 use crate::inventory::Inventory;
 use crate::metrics;
-use crate::reload::{self, Change, Next, Place, Reload};
+use crate::reload::{self, Change, Neighbours, Next, Place, Reload};
 use crate::sensor_reads::{Needs, SensorReads};
 use crate::source::Assigned;
 use crate::source::group::GroupInput;
@@ -61,9 +61,10 @@ impl Swaps {
 
     /// What a task is run with that was run with something before: it keeps the highest number it ever had, so that whoever
     /// takes it over knows what there must be.
-    pub fn ran_from(&self, before: &Ran) -> Ran {
+    pub fn ran_from(&self, before: &Ran, partitions: Option<i32>) -> Ran {
         Ran {
             epoch: self.ran.epoch.max(before.epoch),
+            partitions: partitions.or(before.partitions),
             ..self.ran.clone()
         }
     }
@@ -95,6 +96,8 @@ impl Steps {
         inventory: Inventory,
     ) {
         self.swaps.inventory = inventory.clone();
+        let neighbours = self.ends.stores.then(|| Neighbours::new(&self.config));
+        let place = (place, neighbours);
         self.swaps.reload = Reload::start(&self.config, place, topics, found, refused, inventory);
     }
 
@@ -226,6 +229,7 @@ impl Steps {
             "other detections run"
         );
         self.next.alerts.push(alert);
+        self.weigh();
         self.look_at_sensors(Some(needs));
         Ok(None)
     }
@@ -272,6 +276,8 @@ impl Steps {
                     at: input,
                     missed_from: None,
                     live_from: position.next,
+                    partitions: memory.head.ran.partitions,
+                    partitions_before: None,
                     memory: Ok(memory.head),
                 },
             })

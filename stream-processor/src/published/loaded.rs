@@ -10,6 +10,17 @@ use crate::checkpoint::{Head, Ran};
 use crate::config::Config;
 use crate::topics::INPUTS;
 
+/// What a partition was run with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runs {
+    /// The partition.
+    pub partition: i32,
+    /// The offset that is committed; none where nobody has read it.
+    pub offset: Option<i64>,
+    /// With what; none where only versions of before have read it.
+    pub ran: Option<Ran>,
+}
+
 /// Asks what partitions are run with; joins no group.
 pub struct Loaded {
     consumer: BaseConsumer<Logged>,
@@ -30,12 +41,11 @@ impl Loaded {
         Ok(Self { consumer, topic })
     }
 
-    /// What each partition was run with at its last commit, in order; none of those that nobody has read, or only versions of
-    /// before.
+    /// What each partition was run with at its last commit, in order.
     ///
     /// # Errors
     /// [`Fault`] when the brokers do not answer.
-    pub fn look(&self) -> Result<Vec<(i32, Option<Ran>)>, Fault> {
+    pub fn look(&self) -> Result<Vec<Runs>, Fault> {
         let fault = |error: KafkaError| Fault::of("read what the group has committed", &error);
         let metadata = self
             .consumer
@@ -62,13 +72,17 @@ impl Loaded {
             answer => answer.map_err(fault)?,
         };
         let elements = answer.elements();
-        let ran = elements.iter().map(|element| {
+        let runs = elements.iter().map(|element| {
             let head = Head::of_metadata(element.metadata()).ok();
             let ran = head.map(|head| head.ran);
-            (element.partition(), ran.filter(|ran| !ran.set.is_empty()))
+            Runs {
+                partition: element.partition(),
+                offset: element.offset().to_raw().filter(|offset| *offset >= 0),
+                ran: ran.filter(|ran| !ran.set.is_empty()),
+            }
         });
-        let mut ran: Vec<(i32, Option<Ran>)> = ran.collect();
-        ran.sort_by_key(|(partition, _)| *partition);
-        Ok(ran)
+        let mut runs: Vec<Runs> = runs.collect();
+        runs.sort_by_key(|runs| runs.partition);
+        Ok(runs)
     }
 }

@@ -3,6 +3,7 @@
 //! `auto.offset.reset` is `error`: a client that jumps over expired input by itself says nothing of it.
 //! So the place is looked up and every gap is stated.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use dogwatch_schemas::topics::{Topic, Topics};
@@ -18,6 +19,11 @@ use crate::step::Partition;
 /// and the transaction of a crashed predecessor, whose offsets are unstable until the broker aborts it.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// How long the brokers may take to say how many partitions there are: a start does not wait for it.
+const COUNT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often an offset is asked for that a transaction holds.
+const COUNT_TRIES: usize = 10;
+
 /// How often a look-up that takes long is spoken of: an open transaction ends in less by default.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -32,9 +38,19 @@ pub struct Start {
     pub live_from: i64,
     /// The checkpoint that knows the input before `at`; why there is none, otherwise.
     pub memory: Result<Head, MemoryError>,
+    /// How many partitions the topic has, where that is known.
+    pub partitions: Option<i32>,
+    /// How many it had when the group committed last, where another number is known.
+    pub partitions_before: Option<i32>,
 }
 
 impl Start {
+    /// How many partitions the topic had and has, where these are not the same.
+    pub fn repartitioned(&self) -> Option<(i32, i32)> {
+        let (before, now) = self.partitions_before.zip(self.partitions)?;
+        (before != now).then_some((before, now))
+    }
+
     /// Says whether the topic of states must be read before the first record.
     pub fn restores(&self) -> bool {
         self.memory.as_ref().is_ok_and(|head| head.number > 0)
@@ -57,6 +73,8 @@ pub fn decide(topic: Topic, committed: Option<Committed>, low: i64, high: i64) -
             missed_from: None,
             live_from: low,
             memory: Ok(Head::empty(Inputs::from([(topic, low)]))),
+            partitions: None,
+            partitions_before: None,
         };
     };
     if offset > high {
@@ -65,6 +83,8 @@ pub fn decide(topic: Topic, committed: Option<Committed>, low: i64, high: i64) -
             missed_from: Some(offset),
             live_from: low,
             memory: Err(MemoryError::OtherLog),
+            partitions: None,
+            partitions_before: None,
         };
     }
     let memory = memory.and_then(|head| {
@@ -81,6 +101,8 @@ pub fn decide(topic: Topic, committed: Option<Committed>, low: i64, high: i64) -
         missed_from: (wanted < low).then_some(wanted),
         live_from: offset.max(low),
         memory,
+        partitions: None,
+        partitions_before: None,
     }
 }
 
@@ -123,7 +145,56 @@ pub fn place<C: ConsumerContext>(
         element.set_offset(Offset::Offset(start.at))?;
         starts.push(((topic, partition), start));
     }
+    count_partitions(consumer, names, &mut starts);
     Ok(starts)
+}
+
+/// Learns how many partitions the topics have, and had when the group committed last. Where the brokers do not say, nothing is
+/// known of it, and the next assignment asks again.
+fn count_partitions<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    names: &Topics,
+    starts: &mut [(Partition, Start)],
+) {
+    let topics: BTreeSet<Topic> = starts.iter().map(|((topic, _), _)| *topic).collect();
+    for topic in topics {
+        let name = names.name(topic);
+        let metadata = consumer.fetch_metadata(Some(&name), COUNT_PATIENCE);
+        let found = metadata.ok().and_then(|metadata| {
+            let found = metadata
+                .topics()
+                .first()
+                .map(|topic| topic.partitions().len());
+            found.and_then(|count| i32::try_from(count).ok())
+        });
+        let own = || starts.iter().filter(|((of, _), _)| *of == topic);
+        let before = |start: &Start| start.memory.as_ref().ok()?.ran.partitions;
+        let known = own().filter_map(|(_, start)| before(start)).min();
+        // One that is new says nothing, nor do others that came with it.
+        let any_new = own().any(|((_, number), start)| *number > 0 && before(start).is_none());
+        let known = known.or_else(|| any_new.then(|| count_before(consumer, &name)).flatten());
+        for (_, start) in starts.iter_mut().filter(|((of, _), _)| *of == topic) {
+            start.partitions = found.filter(|count| *count > 0);
+            start.partitions_before = before(start).or(known);
+        }
+    }
+}
+
+/// How many partitions a topic had when its first one was committed last, which somebody else may be about to do.
+fn count_before<C: ConsumerContext>(consumer: &BaseConsumer<C>, name: &str) -> Option<i32> {
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition(name, 0);
+    for _ in 0..COUNT_TRIES {
+        let answer = consumer.committed_offsets(asked.clone(), COUNT_PATIENCE);
+        if let Ok(answer) = answer
+            && let [element] = &answer.elements()[..]
+            && element.error().is_ok()
+        {
+            return Head::of_metadata(element.metadata()).ok()?.ran.partitions;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    None
 }
 
 /// Sets the offsets of `list`, which are those to read next, to where there are records;

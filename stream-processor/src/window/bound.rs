@@ -11,6 +11,11 @@ use crate::detect::{Detection, DetectionSet};
 /// Panes beyond a window's own that are open at once: the one that fills, and one that waits to close.
 const PANES_BESIDE: u64 = 2;
 
+/// What a key's place among those of early firing takes beside its bytes.
+const KEY_PLACE_BYTES: u64 = 96;
+/// What a window that has fired takes beside the text of its keys.
+const MARK_BYTES: u64 = 128;
+
 /// The most that a detection over windows takes in one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bound {
@@ -113,19 +118,29 @@ pub fn bounds(set: &DetectionSet, keys_max: usize) -> Vec<(&str, Bound)> {
 fn bound(detection: &Detection, keys_max: usize) -> Option<Bound> {
     let plan = detection.plan.windowed()?;
     let waiting = plan.delay_ns.div_euclid(plan.spec.slide_ns) as u64;
-    // Early firing keeps each key's counts again: in its pane, and of all panes together.
+    // Early firing keeps each key and its counts again, in its pane and of all panes together; and what has fired, as text.
     let early = plan.fires_early();
     let counts = if early {
+        let values = plan.key_values_bytes();
         2 * (32 + 8 * plan.thresholds.len() as u64)
+            + values
+            + KEY_PLACE_BYTES
+            + 2 * values
+            + MARK_BYTES
     } else {
         0
+    };
+    // Beyond the cap some are kept for hosts that have few.
+    let kept = match plan.fleet {
+        true => 0,
+        false => keys_max as u64 / 2,
     };
     Some(Bound {
         windows: plan.spec.to_string(),
         keys: plan.keys.iter().map(|key| key.text.clone()).collect(),
         delay: interval(plan.delay_ns),
         panes: plan.spec.panes() as u64 + waiting + PANES_BESIDE,
-        keys_max: keys_max as u64,
+        keys_max: keys_max as u64 + kept,
         // A key stands twice in a pane at most: in what is stored and in what came since.
         key_bytes: 2 * plan.key_bytes() + counts,
         early,

@@ -1,0 +1,102 @@
+//! How much memory this process may take: what its cgroup or its machine has, less what is not for states.
+//!
+//! Nothing is lowered by it: caps are the same on every processor, or results would hang on who holds a task. It is compared with
+//! what the caps allow, and said.
+
+use std::fs;
+use std::path::Path;
+
+/// The part of the limit that states may take, per cent: the rest is for queries, queues, the client and the allocator.
+const PER_CENT: u64 = 60;
+/// A limit of cgroup v1 beyond this is none.
+const NO_LIMIT: u64 = 1 << 60;
+
+/// The bytes that states may take: those of the configuration, or a part of the limit that holds here.
+pub fn bytes(configured: u64) -> Option<u64> {
+    if configured > 0 {
+        return Some(configured);
+    }
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = cgroup_files(&cgroups).into_iter();
+    let limits = limits.filter_map(|file| limit(&fs::read_to_string(file).ok()?));
+    let limit = limits.chain(machine(&meminfo)).min()?;
+    Some(limit / 100 * PER_CENT)
+}
+
+/// The machine's memory.
+fn machine(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib << 10)
+}
+
+fn limit(text: &str) -> Option<u64> {
+    let limit = text.trim().parse().ok()?;
+    (limit < NO_LIMIT).then_some(limit)
+}
+
+/// The files that may hold a limit of a process in these cgroups: of its own and of all above it, of both versions.
+fn cgroup_files(cgroups: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    for line in cgroups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, Some(controllers), Some(own)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            of if of.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        let above = Path::new(own).ancestors();
+        files.extend(above.map(|above| format!("{root}{}/{file}", plain(above))));
+    }
+    files
+}
+
+/// A path below a root, without the slash that ends the topmost one.
+fn plain(path: &Path) -> String {
+    path.display().to_string().trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_the_cgroup_and_all_above_it() {
+        assert_eq!(
+            cgroup_files("0::/a/b\n"),
+            [
+                "/sys/fs/cgroup/a/b/memory.max",
+                "/sys/fs/cgroup/a/memory.max",
+                "/sys/fs/cgroup/memory.max"
+            ]
+        );
+        let first = "7:cpu,cpuacct:/x\n4:memory:/docker/1\n1:name=systemd:/y\nnoise\n";
+        let files = cgroup_files(first);
+        assert_eq!(files.len(), 3);
+        assert_eq!(
+            files[0],
+            "/sys/fs/cgroup/memory/docker/1/memory.limit_in_bytes"
+        );
+        assert_eq!(cgroup_files(""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_no_limit_is_none() {
+        assert_eq!(limit("2147483648\n"), Some(2 << 30));
+        assert_eq!(limit("max\n"), None);
+        assert_eq!(limit("9223372036854771712\n"), None);
+        assert_eq!(
+            machine("MemFree: 1 kB\nMemTotal:       2048 kB\n"),
+            Some(2 << 20)
+        );
+        assert_eq!(machine(""), None);
+        assert_eq!(bytes(7), Some(7));
+        assert!(bytes(0).is_some_and(|bytes| bytes > 1 << 20));
+    }
+}
