@@ -27,14 +27,13 @@ use crate::alert::AlertMode;
 use crate::checkpoint::{Inputs, Renewal, State, StateRecord};
 use crate::decode::{DeadLetter, EventDecoder, InputRecord, Partition, RejectError, events_schema};
 use crate::detect::{Detection, DetectionSet, Routes, narrow};
-use crate::hosts::{
-    FLEET, FLEET_LOG, FLEET_SLOT, HOST_BYTES_MAX, HOSTS_MAX, Hosts, SECOND_NS, Unseen, partition_of,
-};
+use crate::hosts::{FLEET, FLEET_LOG, FLEET_SLOT, Hosts, SECOND_NS, Unseen, partition_of};
 use crate::parallel::cores;
-use crate::window::{self, Bound, FleetRows, Missed, Rows, WindowOptions, WindowOutput, Windows};
+use crate::window::{FleetRows, Missed, Rows, WindowOptions, WindowOutput, Windows};
 
 mod admit;
 mod alerts;
+mod bound;
 mod build;
 mod candidate;
 mod carried;
@@ -52,6 +51,7 @@ mod taken;
 mod tests;
 mod throttle;
 
+pub use bound::BESIDE_WINDOWS;
 pub use output::{Failure, LateRow, StateSize, StepCounts, StepOutput};
 
 use carried::Carried;
@@ -154,16 +154,6 @@ pub struct Engine {
 /// Partitions whose time windows of the fleet wait for, where nobody says otherwise.
 const SOURCES: [i32; 1] = [0];
 
-/// Bytes that a task remembers at most beside its windows: hosts, first alerts of periods, minutes of throttling, windows whose
-/// first alert was counted.
-pub const BESIDE_WINDOWS: u64 = (HOSTS_MAX * HOST_BYTES_MAX) as u64
-    + fold::PERIODS_BYTES_MAX
-    + (throttle::MINUTES_MAX * MINUTE_BYTES + fold::COUNTED_MAX * COUNTED_BYTES) as u64;
-/// Bytes of a minute of throttling.
-const MINUTE_BYTES: usize = 512;
-/// Bytes of a window whose first alert was counted.
-const COUNTED_BYTES: usize = 128;
-
 impl Engine {
     /// Makes an engine; sensors of this version need no schema registered.
     ///
@@ -250,32 +240,6 @@ impl Engine {
     #[must_use]
     pub fn detections(&self) -> &DetectionSet {
         &self.set
-    }
-
-    /// How much memory each detection over windows can take in one task, by name.
-    #[must_use]
-    pub fn bounds(&self) -> Vec<(&str, Bound)> {
-        window::bounds(&self.set, self.options.keys_max)
-    }
-
-    /// How many bytes a task can take in all: its windows, and what is remembered beside them.
-    #[must_use]
-    pub fn task_bound(&self) -> u64 {
-        let windows = self.bounds().into_iter().map(|(_, bound)| bound.bytes());
-        windows.fold(BESIDE_WINDOWS, u64::saturating_add)
-    }
-
-    /// The cap on keys with which so many tasks would take so many bytes; none where what is beside windows takes them all, or
-    /// nothing hangs on keys.
-    #[must_use]
-    pub fn keys_max_within(&self, tasks: u64, bytes: u64) -> Option<u64> {
-        let left = (bytes / tasks.max(1)).checked_sub(BESIDE_WINDOWS)?;
-        let bounds = self.bounds().into_iter();
-        let a_key = bounds.map(|(_, bound)| bound.panes.saturating_mul(bound.key_bytes));
-        let a_key: u64 = a_key.fold(0, u64::saturating_add);
-        // Half as many again are kept for hosts that have few.
-        let keys = (left / 3).checked_div(a_key)?.saturating_mul(2);
-        (keys > 0).then_some(keys)
     }
 
     /// Makes a writer's schema of events known, as JSON.

@@ -11,7 +11,7 @@ use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Parser, Subcommand};
 use dogwatch_settings::{Flag, Program};
-use dogwatch_stream_processor::config::{Config, ConfigError, LogFormat, RawLog};
+use dogwatch_stream_processor::config::{Config, ConfigError, DetectionsFrom, LogFormat, RawLog};
 use dogwatch_stream_processor::metrics;
 use dogwatch_stream_processor::pipeline::{self, ProcessorError, Summary};
 use dogwatch_stream_processor::running::{self, Running, RunningError};
@@ -138,9 +138,12 @@ fn tell(summary: &Summary, reason: Option<&str>) {
 fn check(options: Options) -> anyhow::Result<()> {
     let config = options.load()?;
     let loaded = pipeline::check(&config)?;
-    let folder = config.detections_folder.display();
+    let place = match config.detections_from {
+        DetectionsFrom::Folder => config.detections_folder.display().to_string(),
+        DetectionsFrom::Topic => "the newest set that is published".to_owned(),
+    };
     dogwatch_settings::print(&format!(
-        "configuration: fine\ndetections: {loaded} loaded from {folder}\n"
+        "configuration: fine\ndetections: {loaded} loaded from {place}\n"
     ))?;
     let missing = pipeline::check_brokers(&config)?;
     if !missing.is_empty() {

@@ -210,7 +210,7 @@ pub fn run_watched(
         // A processor of a group has some of the partitions.
         found = found.without_fleet();
     }
-    let (set, refused) = load(config, &found)?;
+    let (set, refused) = load(&found)?;
     metrics::loaded(set.len(), refused.len());
     let detections = set.len();
     let inventory = Inventory::new(&set, &found, &Inventory::default(), now_ns());
@@ -323,7 +323,7 @@ fn announce_standstill(config: &Config) {
 }
 
 /// Loads the detections and says what was refused.
-fn load(config: &Config, found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError> {
+fn load(found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError> {
     let report = DetectionSet::load_sources(found)?;
     for refusal in &report.refused {
         tracing::error!("detection refused: {refusal}");
@@ -339,7 +339,7 @@ fn load(config: &Config, found: &Sources) -> Result<(DetectionSet, Vec<Refusal>)
     }
     if report.set.is_empty() {
         return Err(ProcessorError::NoDetections {
-            folder: config.detections_folder.clone(),
+            folder: found.folder().to_owned(),
             refused: report.refused.len(),
         });
     }

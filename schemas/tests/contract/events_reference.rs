@@ -94,6 +94,7 @@ fn key(topic: Topic) -> &'static str {
         Key::Fingerprint => "the schema's fingerprint",
         Key::Original => "that of the original record",
         Key::StatePiece => "name of a piece of state",
+        Key::SetNumber => "number of the set",
     }
 }
 

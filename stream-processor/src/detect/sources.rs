@@ -163,8 +163,8 @@ impl Sources {
         self.without_fleet
     }
 
-    /// Where they lie.
-    pub(super) fn folder(&self) -> &Path {
+    /// Where they lie; of a published set its topic's name.
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 

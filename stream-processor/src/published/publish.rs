@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use dogwatch_kafka::topics::TopicError;
 use dogwatch_kafka::{Fault, PATIENCE};
 
-use super::record::{Label, Set, SetError};
+use super::record::{self, Label, Set, SetError};
 use super::shelf::{self, Shelf};
 use super::{KEPT, history, name};
 use crate::alert::AlertMode;
@@ -297,16 +297,16 @@ fn write(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<
         .map_or(0, |since| since.as_millis() as i64);
     let epoch = shelf.next(at);
     let mut label = Label::new(&topic, epoch, at, new.compiled.len(), &new.compiled.hash);
-    (label.by, label.again) = (asked.by.clone(), new.again);
+    (label.by, label.again) = (record::said(&asked.by), new.again);
     let set = Set::new(label, new.files);
-    let record = |key: String, value: Option<Vec<u8>>| Outgoing {
+    let outgoing = |key: String, value: Option<Vec<u8>>| Outgoing {
         partition: Some(0),
         value,
         ..Outgoing::new(&topic, key.as_bytes(), Vec::new())
     };
-    let mut records = vec![record(shelf::key(epoch), Some(set.write(asked.key)?))];
+    let mut records = vec![outgoing(shelf::key(epoch), Some(set.write(asked.key)?))];
     let old = shelf.sets().rev().skip(KEPT - 1);
-    records.extend(old.map(|set| record(shelf::key(set.label.epoch), None)));
+    records.extend(old.map(|set| outgoing(shelf::key(set.label.epoch), None)));
     sink::deliver(config, &records, PATIENCE)?;
     let shelf = history(config)?;
     match shelf.newest() {

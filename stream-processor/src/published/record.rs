@@ -26,6 +26,9 @@ const SIGNED: &str = "ed25519";
 /// Most bytes of a record's value: the topic takes 8 MiB with key and batch, and so does a producer.
 const BYTES_MAX: usize = (8 << 20) - (64 << 10);
 
+/// Most letters of who has published a set.
+const BY_MAX: usize = 120;
+
 /// What is said of a set, and signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Label {
@@ -202,7 +205,8 @@ impl Set {
             _ => {}
         }
         let damaged = |error: serde_json::Error| SetError::Damaged(error.to_string());
-        let label: Label = serde_json::from_slice(label).map_err(damaged)?;
+        let mut label: Label = serde_json::from_slice(label).map_err(damaged)?;
+        label.by = said(&label.by);
         if hex(&Sha256::digest(body)) != label.sha256 {
             let reason = "its files are not those that were published".to_owned();
             return Err(SetError::Damaged(reason));
@@ -238,6 +242,12 @@ fn signer(by: &[u8], label: &[u8]) -> Result<Option<PublicKey>, SetError> {
 /// What is signed.
 fn signed(label: &[u8]) -> Vec<u8> {
     [FORM.as_bytes(), label].join(&b'\n')
+}
+
+/// What somebody says of themselves, as it may be printed.
+pub(super) fn said(by: &str) -> String {
+    let letters = by.chars().filter(|letter| !letter.is_control());
+    letters.take(BY_MAX).collect()
 }
 
 fn json(what: &impl Serialize) -> Vec<u8> {
@@ -276,6 +286,11 @@ pub(super) mod tests {
             );
         }
         assert!(read(&signed, &trusted).is_ok());
+        let mut loud = set(1, 7);
+        loud.label.by = format!("\u{1b}[2Jalice{}", "!".repeat(500));
+        let heard = read(&loud.write(None).expect("a record"), &[]).expect("a set");
+        assert_eq!(heard.label.by.len(), BY_MAX);
+        assert!(heard.label.by.starts_with("[2Jalice!"));
         assert_eq!(read(&plain, &trusted), Err(SetError::Unsigned));
         let foreign = read(&foreign, &trusted);
         assert_eq!(

@@ -96,7 +96,7 @@ impl Shelf {
             number: 1,
         };
         self.highest.map_or(first, |highest| Epoch {
-            number: highest.number + 1,
+            number: highest.number.saturating_add(1),
             ..highest
         })
     }
