@@ -7,23 +7,19 @@
 //! Alerts of other versions are read by the schema they were written with.
 //! It joins no group, commits nothing and makes no topic: nobody notices.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-use dogwatch_kafka::options::{self, OptionError};
-use dogwatch_kafka::{BadAddress, Brokers, Fault, Logged, PATIENCE, REACH, check_servers, reach};
+use dogwatch_kafka::{Brokers, Fault, Logged, PATIENCE, REACH, reach};
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::{Topic, Topics};
-use dogwatch_settings::{Flag, Program, Settings, SettingsError};
 use dogwatch_stream_processor::versions::Versions;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
 use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
-use serde::Deserialize;
 
+use crate::brokers::{BrokersError, brokers};
 use crate::merge::{Merge, Turn};
 use crate::printer::{Format, PrintError, Printer};
 use crate::readback::GROUP;
@@ -43,15 +39,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// Alerts cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AlertsError {
-    /// The configuration was refused.
+    /// The settings do not name brokers.
     #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// An option of the client was refused.
-    #[error(transparent)]
-    Option(#[from] OptionError),
-    /// An address of a broker is none.
-    #[error("kafka.bootstrap_servers: {0}")]
-    Address(#[from] BadAddress),
+    Brokers(#[from] BrokersError),
     /// The brokers said no, or nothing.
     #[error(transparent)]
     Kafka(#[from] Fault),
@@ -81,39 +71,11 @@ impl AlertsError {
     /// The program's exit code: 1 failure while running, 2 configuration, 3 environment.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_)
-            | Self::Option(_)
-            | Self::Address(_)
-            | Self::Kafka(Fault::Options(_)) => 2,
+            Self::Brokers(_) | Self::Kafka(Fault::Options(_)) => 2,
             Self::NoTopic(_) | Self::Stalled { .. } => 3,
             Self::Kafka(fault) if fault.environment() => 3,
             Self::Kafka(_) | Self::Undecodable(_) => 1,
             Self::Print(error) => error.exit_code(),
-        }
-    }
-}
-
-/// What is needed of a sensor's or a processor's settings.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Given {
-    kafka: GivenKafka,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(default)]
-struct GivenKafka {
-    bootstrap_servers: String,
-    topic_prefix: String,
-    options: BTreeMap<String, String>,
-}
-
-impl Default for GivenKafka {
-    fn default() -> Self {
-        Self {
-            bootstrap_servers: "127.0.0.1:9092".to_owned(),
-            topic_prefix: "dogwatch".to_owned(),
-            options: BTreeMap::new(),
         }
     }
 }
@@ -123,7 +85,7 @@ impl Default for GivenKafka {
 /// # Errors
 /// [`AlertsError`] names what is wrong, and the mend.
 pub fn run(options: &cli::Alerts) -> Result<(), AlertsError> {
-    let (brokers, names) = brokers(options)?;
+    let (brokers, names) = brokers(options.config.as_deref(), options.kafka.as_deref())?;
     let printer = Printer::new(Format::chosen(options.json), None)?;
     let mut reading = Reading::open(&brokers, &names, options)?;
     match reading.print(printer) {
@@ -131,41 +93,6 @@ pub fn run(options: &cli::Alerts) -> Result<(), AlertsError> {
         Err(AlertsError::Print(PrintError::Output(_))) => Ok(()),
         result => result,
     }
-}
-
-fn brokers(options: &cli::Alerts) -> Result<(Brokers, Topics), AlertsError> {
-    let servers = options.kafka.clone();
-    let flag = |servers| ("kafka.bootstrap_servers", servers);
-    let flags: Vec<Flag> = servers.map(flag).into_iter().collect();
-    let (file, variables) = (options.config.as_deref(), std::env::vars_os());
-    let settings = Settings::read(Program::Either, file, variables, &flags)?;
-    let Given { kafka } = settings.take()?;
-    check_servers(&kafka.bootstrap_servers)?;
-    let brokers = Brokers {
-        servers: kafka.bootstrap_servers,
-        options: options::checked(kafka.options, &[])?,
-        client_id: "dogwatch-console".to_owned(),
-    };
-    Ok((brokers, Topics::new(kafka.topic_prefix)))
-}
-
-/// Where alerts are read from: a moment, for `--since`.
-///
-/// # Errors
-/// What is accepted, for the command line.
-pub fn since(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
-        return Ok(moment.to_utc());
-    }
-    let span = humantime::parse_duration(text).map_err(|error| {
-        format!(
-            "{error}; give a time span such as 1h or 2days, or a time such as 2026-01-31T12:00:00Z"
-        )
-    })?;
-    let span = chrono::Duration::from_std(span).map_err(|error| error.to_string())?;
-    Utc::now()
-        .checked_sub_signed(span)
-        .ok_or_else(|| format!("{text} ago is before all time"))
 }
 
 /// Partitions of the alerts' topic that are being read.
@@ -365,23 +292,4 @@ fn listed(topic: &str, ids: &[i32], offset: Offset) -> KafkaResult<TopicPartitio
         list.add_partition_offset(topic, *id, offset)?;
     }
     Ok(list)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn since_is_a_span_or_a_time() {
-        let ago = Utc::now() - since("90m").unwrap();
-        assert!((ago - chrono::Duration::minutes(90)).num_seconds().abs() < 5);
-        let moment = since("2026-01-31T12:00:00+01:00").unwrap();
-        assert_eq!(moment.to_rfc3339(), "2026-01-31T11:00:00+00:00");
-        let said = since("yesterday").unwrap_err();
-        assert!(
-            said.contains("1h or 2days, or a time such as 2026-01-31T12:00:00Z"),
-            "{said}"
-        );
-        assert!(since("999999999999days").is_err());
-    }
 }

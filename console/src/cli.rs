@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::demo;
+use crate::query::table::Format;
+use crate::{demo, moment};
 
 /// Watches the containers of this machine and says when one of them is attacked.
 #[derive(Debug, Parser)]
@@ -21,6 +23,7 @@ First steps:
   dogwatch demo                 see a real attack on a real container being found
   sudo dogwatch local           watch this machine; alerts come to the terminal
   dogwatch detections list      what is looked for
+  dogwatch query --tables       what can be asked, of captures and of a fleet
   dogwatch alerts --follow      alerts of a processor that writes to Kafka
 
 Exit codes:
@@ -54,6 +57,15 @@ pub enum Command {
     /// Without root, without BTF or when the kernel refuses, a recorded attack is replayed instead, and the demo says
     /// so. Exits with 1 when a step was not found, or when the container's healthcheck raised an alert.
     Demo(Demo),
+    /// Ask one SELECT of a capture, of a fleet's topics, or of this host
+    ///
+    /// Tables are events, containers, sensors, and of a fleet alerts, dead_letters and late; --tables and --columns TABLE
+    /// describe them. Without --read, --kafka and --config this host is watched, as root, until Ctrl-C. Nothing is changed, no
+    /// consumer group is joined, nothing is committed.
+    ///
+    /// A filter with some columns gives its rows as they are read, in the order of each partition's log; GROUP BY, ORDER BY,
+    /// DISTINCT and joins answer when all is read. Exits with 130 when Ctrl-C cut an answer short.
+    Query(Query),
     /// Print the alerts that a processor wrote to Kafka
     ///
     /// They come in the order of their events, whatever host and partition they are of, as far as 64 MiB of alerts reach;
@@ -161,7 +173,7 @@ pub struct Alerts {
 
     /// Begin so long ago, such as 1h, or at a time, such as 2026-01-31T12:00:00Z [default: with all that is kept; with
     /// --follow now]
-    #[arg(long, value_name = "SPAN", value_parser = crate::alerts::since)]
+    #[arg(long, value_name = "SPAN", value_parser = moment::moment)]
     pub since: Option<DateTime<Utc>>,
 
     /// Write each alert as one line of JSON
@@ -171,6 +183,86 @@ pub struct Alerts {
     /// Go on with the alerts that come, until Ctrl-C
     #[arg(long)]
     pub follow: bool,
+}
+
+/// Options of `query`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dogwatch query --tables
+  dogwatch query --columns events
+  dogwatch query --read some.capture \"SELECT ts, proc_cmdline FROM events WHERE evt_type = 'execve'\"
+  dogwatch query --config /etc/dogwatch/processor.toml --since 1h \"SELECT container_name, count(*) FROM events GROUP BY 1\"
+  sudo dogwatch query \"SELECT proc_name, fd_name FROM events WHERE evt_type = 'connect'\"
+  sudo dogwatch query --for 10s \"SELECT proc_name, count(*) AS n FROM events GROUP BY 1 ORDER BY n DESC LIMIT 10\"
+
+Times are UTC. Settings come from the file, then the environment (DOGWATCH_KAFKA__BOOTSTRAP_SERVERS), then --kafka.")]
+pub struct Query {
+    /// The query: one SELECT
+    #[arg(value_name = "SELECT", allow_hyphen_values = true)]
+    pub query: Option<String>,
+
+    /// Ask a capture (dogwatch-sensor record); needs no privileges
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kafka", "config"])]
+    pub read: Option<PathBuf>,
+
+    /// Settings of a processor or a sensor: brokers, topics, TLS, SASL (see processor.toml)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Brokers, host:port separated by commas (kafka.bootstrap_servers)
+    #[arg(long, value_name = "ADDRESS")]
+    pub kafka: Option<String>,
+
+    /// Only what happened since then: so long ago, such as 1h, or a time [default: all that is kept; with --follow now]
+    #[arg(long, value_name = "TIME", value_parser = moment::moment)]
+    pub since: Option<DateTime<Utc>>,
+
+    /// Only what happened before then
+    ///
+    /// Topics are read to an hour beyond it: what a sensor sent later than that is not looked at.
+    #[arg(long, value_name = "TIME", value_parser = moment::moment, conflicts_with_all = ["follow", "span"])]
+    pub until: Option<DateTime<Utc>>,
+
+    /// Only what happened then: the minute of '2026-01-31 12:00', the second of 2026-01-31T12:00:05Z
+    #[arg(long, value_name = "TIME", value_parser = moment::stretch, conflicts_with_all = ["since", "until", "follow", "span"])]
+    pub at: Option<(DateTime<Utc>, DateTime<Utc>)>,
+
+    /// How rows are written
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: Format,
+
+    /// Go on with the rows that come, until Ctrl-C; for filters and columns
+    #[arg(long, conflicts_with = "read")]
+    pub follow: bool,
+
+    /// Read for so long what comes, such as 10s, and answer then
+    #[arg(long = "for", value_name = "SPAN", value_parser = humantime::parse_duration, conflicts_with = "read")]
+    pub span: Option<Duration>,
+
+    /// Most memory that the answer may take, MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1_024, value_parser = memory)]
+    pub memory: usize,
+
+    /// Print how the query is run, and do not run it
+    #[arg(long)]
+    pub explain: bool,
+
+    /// Describe the tables
+    #[arg(long, exclusive = true)]
+    pub tables: bool,
+
+    /// Describe the columns of a table
+    #[arg(long, value_name = "TABLE", exclusive = true)]
+    pub columns: Option<String>,
+}
+
+/// MiB of memory, within what a machine may have.
+fn memory(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(mib @ 16..=1_048_576) => Ok(mib),
+        _ => Err("give a number of MiB from 16 to 1048576".to_owned()),
+    }
 }
 
 /// What the demo attacks.

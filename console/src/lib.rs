@@ -3,6 +3,7 @@
 //! ```text
 //! local       sensor ─► processor ─► terminal, file        one machine, no Kafka
 //! demo        the same, and an attack of its own
+//! query       one SELECT over a capture, a fleet's topics or this host
 //! alerts      what a processor wrote to Kafka
 //! detections  list, lint, test                             no privileges
 //! ```
@@ -11,6 +12,7 @@
 
 pub mod alerts;
 pub mod alerts_file;
+pub mod brokers;
 pub mod cli;
 pub mod demo;
 pub mod detections;
@@ -20,9 +22,11 @@ pub mod latency;
 pub mod local;
 pub mod locate;
 pub mod merge;
+pub mod moment;
 pub mod plan;
 pub mod printer;
 pub mod published;
+pub mod query;
 pub mod readback;
 pub mod render;
 pub mod repeats;

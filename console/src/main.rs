@@ -12,7 +12,7 @@ use dogwatch_console::demo::{self, runtime, service};
 use dogwatch_console::detections::{self, Report};
 use dogwatch_console::failure::in_full;
 use dogwatch_console::published::{self, PublishedError};
-use dogwatch_console::{alerts, local, locate};
+use dogwatch_console::{alerts, local, locate, query};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -24,6 +24,13 @@ fn main() -> ExitCode {
             local::LocalError::exit_code,
         ),
         Command::Demo(options) => ended(demo::run(&options), demo::DemoError::exit_code),
+        Command::Query(options) => match query::run(&options) {
+            Ok(ended) => ExitCode::from(ended.exit_code()),
+            Err(error) => {
+                eprintln!("dogwatch: {}", in_full(&error));
+                ExitCode::from(error.exit_code())
+            }
+        },
         Command::Alerts(options) => ended(
             alerts::run(&options).map(|()| true),
             alerts::AlertsError::exit_code,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use dogwatch_kafka::topics::TopicError;
 use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE};
+pub(crate) use dogwatch_query::follow::GROUP;
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
 use dogwatch_stream_processor::config::Config;
@@ -16,8 +17,6 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-/// What brokers see as the name of this reader's group, which has no members.
-pub(crate) const GROUP: &str = "dogwatch-console";
 /// Pause before a topic is looked at again that had no leaders.
 const LEADERLESS_PAUSE: Duration = Duration::from_millis(100);
 

@@ -320,3 +320,45 @@ fn a_full_disk_costs_lines_and_leaves_no_half_one() {
     drop(file);
     mount(Command::new("umount").arg(&disk));
 }
+
+/// Rows of this host come as they happen, from a sensor that keeps no rights; a question that needs an end has one.
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn this_host_is_asked_while_it_goes_on() {
+    let query = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dogwatch"));
+        command.args(["query", "--format", "json"]).args(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let mut child = query(&[
+        "SELECT proc_name FROM events WHERE evt_type = 'execve' AND proc_cmdline LIKE '%asked-live%'",
+    ]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (done, acting) = std::sync::mpsc::channel::<()>();
+    let actor = std::thread::spawn(move || {
+        while acting.recv_timeout(Duration::from_millis(200))
+            == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
+            let acted = Command::new("sh").args(["-c", ": asked-live"]).status();
+            assert!(acted.unwrap().success());
+        }
+    });
+    assert_eq!(lines.next().unwrap().unwrap(), "{\"proc_name\":\"sh\"}");
+    for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        assert!(status.contains("Seccomp:\t2\n"), "{status}");
+    }
+    signal(&child, libc::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let counted = query(&["--for", "2s", "SELECT count(*) > 3 AS many FROM events"]);
+    let counted = counted.wait_with_output().unwrap();
+    assert_eq!(counted.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8_lossy(&counted.stdout),
+        "{\"many\":true}\n"
+    );
+    drop(done);
+    actor.join().unwrap();
+}

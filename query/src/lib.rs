@@ -1,10 +1,12 @@
-//! SQL over Dogwatch's tables: what a query may be, what it runs in, and what it may call.
+//! SQL over Dogwatch's tables: what a query may be, what it runs in, and what it reads.
 //!
 //! ```text
 //! text ─► sql_file ─► check: one SELECT ─► session: tables, lists, functions, memory ─► plan
 //!                       │ sentence with line and mend
+//!
+//! source ─► feed ─► rows: the columns that are read ─► scan ─► ask ─► rows that answer
 //! ```
-//! The stream processor builds its detections on it, the console asks with it.
+//! The stream processor builds its detections on the upper half, the console asks with both.
 //! There is no file, no external table and no disk to be had from a query, and nothing that it could change.
 //!
 //! The modules below stand in one order, held by a test: each may use those above it, none those below it.
@@ -28,3 +30,15 @@ pub mod lists;
 pub mod session;
 
 pub mod check;
+
+pub mod rows;
+
+pub mod feed;
+pub mod whole_topic;
+
+pub mod schema_lookup;
+
+pub mod follow;
+mod scan;
+
+pub mod ask;

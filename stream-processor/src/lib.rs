@@ -17,7 +17,7 @@
 //!
 //! The modules below stand in one order, held by a test: each may use those above it, none those below it.
 
-pub(crate) use dogwatch_query::json;
+pub(crate) use dogwatch_query::{json, whole_topic};
 
 mod budget;
 mod parallel;
@@ -53,7 +53,6 @@ pub mod sink;
 
 pub mod idle;
 mod inventory;
-mod whole_topic;
 
 pub mod published;
 pub mod schema_lookup;

@@ -46,7 +46,7 @@ use crate::kafka;
 use crate::metrics;
 use crate::published::Feed;
 use crate::reload::{self, Place};
-use crate::schema_lookup::SchemaLookup;
+use crate::schema_lookup::{self, SchemaLookup};
 use crate::sensor_reads::Needs;
 use crate::shutdown::Shutdown;
 use crate::sink::publisher::Publisher;
@@ -439,7 +439,7 @@ fn prepare_topics(
         (Alert::fingerprint(), Alert::SCHEMA),
         (Event::fingerprint(), Event::SCHEMA),
     ];
-    lookup.publish(config, &own)?;
+    schema_lookup::publish(&lookup, config, &own)?;
     Ok((Some(report), Some(lookup)))
 }
 

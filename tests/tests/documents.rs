@@ -93,12 +93,14 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Runs a block as a reader would, in a folder with the shipped detections and a copy of them as the reader's own.
+/// Runs a block as a reader would, in a folder with the shipped detections, a copy of them as the reader's own, and a capture.
 fn run_commands(block: &Block) {
     let folder = tempfile::tempdir().unwrap();
     for name in ["detections", "my-detections"] {
         copy(&repository().join("detections"), &folder.path().join(name));
     }
+    let capture = repository().join("console/demo.capture");
+    fs::copy(capture, folder.path().join("some.capture")).unwrap();
     let programs = programs::path("dogwatch").parent().unwrap().to_owned();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let mut command = Command::new("sh");

@@ -13,7 +13,7 @@ const MAY_SEE: &[(&str, &[&str])] = &[
     ("schemas", &[]),
     ("settings", &[]),
     ("kafka", &["schemas"]),
-    ("query", &["schemas"]),
+    ("query", &["schemas", "kafka"]),
     ("ebpf", &[]),
     ("sensor", &["schemas", "settings", "kafka", "ebpf"]),
     (
