@@ -6,7 +6,7 @@
 -- risk = 95
 -- attack = ["T1611", "T1053.003", "T1068"]
 -- false_positives = ["agents that manage their node from a privileged container (storage and network plug-ins, node updaters)", "containers that are given a folder below the host's /etc to keep", "an ordinary file that is called release_agent"]
--- blind_spots = ["writes that were refused", "files moved or linked, not opened for writing", "devices of the host's disks made under another name", "mounts that the container made itself, unless the path is one of the kernel's", "writes of a program of the host that the container talked into it, as by the container runtime's socket"]
+-- blind_spots = ["writes that were refused", "files moved or linked, not opened for writing", "devices of the host's disks made under another name", "writes of a program of the host that the container talked into it, as by the container runtime's socket"]
 -- references = ["https://attack.mitre.org/techniques/T1611/", "https://attack.mitre.org/techniques/T1053/003/"]
 -- response = "Treat the host as taken: cut it off, keep the file and the process tree, look at what the host ran since, and build it anew."
 -- dedup = { key = ["file"], period = "1h" }

@@ -3,6 +3,7 @@
 #pragma once
 
 #define PATH_STEPS_MAX 128 /* components and mount points a path is followed through */
+#define ON_NO_MOUNT (TEXT_MAX + 1)
 #define OVERLAYFS_MAGIC 0x794c7630
 #define S_IFMT 0170000
 #define S_IFDIR 0040000
@@ -154,6 +155,8 @@ __attribute__((noinline)) int walk_path(u64 dentry_address, u64 vfsmount_address
 	struct dentry *dentry = (void *)dentry_address;
 	struct mount *mount = (void *)(vfsmount_address - bpf_core_field_offset(struct mount, mnt));
 	struct dentry *root = BPF_CORE_READ(mount, mnt.mnt_root);
+	s->mount_root = (u64)root;
+	s->mount_start = ON_NO_MOUNT;
 
 	for (int i = 0; i < PATH_STEPS_MAX; i++) {
 		if (dentry == root) {
@@ -165,6 +168,8 @@ __attribute__((noinline)) int walk_path(u64 dentry_address, u64 vfsmount_address
 				}
 				return 0;
 			}
+			if (s->mount_start == ON_NO_MOUNT)
+				s->mount_start = s->path_start;
 			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 			mount = up;
 			root = BPF_CORE_READ(mount, mnt.mnt_root);
@@ -218,6 +223,20 @@ __attribute__((noinline)) int append_path(u64 path_address, u32 max)
 	walk((struct path *)path_address);
 	append_walked(s, max);
 	return 0;
+}
+
+/*
+ * Appends where the root of the mount of the file that was walked last lies in its file system, where only a part of that is
+ * mounted. Takes the place of the path.
+ */
+static __always_inline void append_mount_root(struct scratch *s)
+{
+	struct dentry *root = (void *)s->mount_root;
+	bool on_trees_root = s->mount_start == ON_NO_MOUNT || s->mount_start == s->path_start;
+	if (on_trees_root || BPF_CORE_READ(root, d_parent) == root)
+		return append_empty(s);
+	walk_path((u64)root, 0); /* through no mounts */
+	append_walked(s, TEXT_MAX);
 }
 
 /* Whether what was walked is in a list, from `start` in scratch.path on. */

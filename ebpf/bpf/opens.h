@@ -108,10 +108,13 @@ static __always_inline void send_unresolved_open(struct scratch *s, struct subje
 	fill_header(s, who, call->ret, call->flags);
 	fill_open(s, request, mount_namespace_of(who->task));
 	__builtin_memset(&r->file, 0, sizeof r->file);
+	r->on_mount = 0;
+	r->below_mount = 0;
 	if (base)
 		append_path((u64)base, TEXT_MAX);
 	else
 		append_empty(s);
+	append_empty(s);
 	pay_for_bytes(who->share, CLASS_CALL, now, s->used);
 	submit(s);
 }
@@ -125,9 +128,12 @@ static __always_inline void send_file(struct scratch *s, struct subject *who, st
 	fill_open(s, request, mount_namespace_of_file((u64)COPIED(file, f_path.mnt)));
 	r->fold = 0;
 	fill_file(s, &r->file, inode);
+	r->on_mount = s->mount_start != ON_NO_MOUNT;
+	r->below_mount = r->on_mount ? TEXT_MAX - s->mount_start : 0;
 	append_walked(s, TEXT_MAX);
 	append_string(s, (void *)request->raw, TEXT_MAX, true);
 	append_empty(s);
+	append_mount_root(s);
 	pay_for_bytes(who->share, CLASS_CALL, header_of(s)->boot_ns, s->used);
 	submit(s);
 }

@@ -155,7 +155,7 @@ struct record_exit {
 	u32 pad;
 };
 
-/* texts: path (empty where it failed), raw, base */
+/* texts: path (empty where it failed), raw, base, where the mount's root lies in its file system (empty: it is that of all of it) */
 struct record_open {
 	struct record_header header;
 	struct record_file file;
@@ -163,6 +163,8 @@ struct record_open {
 	u32 mode;
 	u32 mnt_ns; /* in which the file was reached; of a failure the process's */
 	u64 fold; /* under which repeats of a failure are counted (struct fold); 0 = they are not */
+	u32 below_mount; /* the last bytes of the path that are below the root of the file's own mount */
+	u32 on_mount;    /* 1 = there is one; below all of the path it is the root of the tree */
 };
 
 /* Shapes of the values behind a record_call. Each value: its place (u8), its shape (u8), and what the shape says. */

@@ -9,7 +9,7 @@
 _Static_assert(sizeof(struct record_exec) + 3 * text_bytes(TEXT_MAX) + 2 * text_bytes(NAME_MAX_BYTES) + 3 * text_bytes(STDIO_TEXT_MAX) <
 		       TEXT_START_MAX,
 	       "an exec's last text begins below TEXT_START_MAX, or text_start's mask would put it over the others");
-_Static_assert(sizeof(struct record_open) + 2 * text_bytes(TEXT_MAX) < TEXT_START_MAX, "so does an open's");
+_Static_assert(sizeof(struct record_open) + 2 * text_bytes(TEXT_MAX) + text_bytes(1) < TEXT_START_MAX, "so does an open's");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -48,6 +48,8 @@ struct scratch {
 	u32 names_walked;  /* of the two below, those that the path has */
 	u32 name_start[2]; /* in `path`: where the file's own name and its folder's begin, each with its '/' */
 	struct path_key path_key; /* its text lies at a multiple of 8 */
+	u64 mount_root; /* of the mount that the walked file is on, a dentry */
+	u64 mount_start; /* in `path`: where what is below that mount begins; beyond its end: it is on the tree's root */
 	u64 hash; /* of the last text that was hashed */
 	u64 fold_place; /* where repeats of the failure that is being sent will be counted */
 	u64 seen_key[8], seen[3]; /* struct seen_key and struct seen of the read that is being judged, off the stack */

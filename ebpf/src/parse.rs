@@ -232,17 +232,38 @@ fn exit(bytes: &[u8]) -> Result<Record, ParseError> {
 
 fn open(bytes: &[u8]) -> Result<Record, ParseError> {
     let (wire, mut texts) = Texts::after::<OpenWire>(bytes)?;
+    let header = header(&wire.header);
+    let (path, raw, base) = (texts.next()?, texts.next()?, texts.next()?);
+    let mount_root = texts.next()?;
+    let whole = wire.on_mount != 0 && !header.flags.truncated;
+    let place = whole.then(|| place(&mount_root, &path, wire.below_mount as usize));
     Ok(Record::Open {
-        header: header(&wire.header),
+        header,
         open_flags: wire.open_flags,
         mode: wire.mode,
         file: file(&wire.file),
-        path: texts.next()?,
-        raw: texts.next()?,
-        base: texts.next()?,
+        path,
+        raw,
+        base,
         mnt_ns: wire.mnt_ns,
         fold: wire.fold,
+        place: place.unwrap_or_default(),
     })
+}
+
+/// Where a file lies in its own file system: below the part of it that is mounted. Empty where that is the root of the tree
+/// of mounts, which is no mount of anything.
+fn place(mount_root: &[u8], path: &[u8], below_mount: usize) -> Vec<u8> {
+    let (point, below) = path.split_at(path.len().saturating_sub(below_mount));
+    if point.is_empty() || point == b"/" {
+        return Vec::new();
+    }
+    // A file system's own root is called `/`, and the walk puts one before each name.
+    let root = mount_root.strip_prefix(b"//").unwrap_or(mount_root);
+    match [root, below].concat() {
+        place if place.is_empty() => b"/".to_vec(),
+        place => place,
+    }
 }
 
 fn called(bytes: &[u8]) -> Result<Record, ParseError> {

@@ -217,6 +217,9 @@ pub enum Record {
         mnt_ns: u32,
         /// Names what repeats of this failure are counted under ([`crate::control::Tally::hash`]); 0 = they are not counted.
         fold: u64,
+        /// Its path in its own file system, whatever tree of mounts it was reached through; empty of a file that lies on the
+        /// tree's root, and where it is not known.
+        place: Vec<u8>,
     },
     /// A system call of which the arguments tell all.
     Called(Box<Called>),

@@ -97,7 +97,7 @@ wire! {
         read_bytes: u64, write_bytes: u64, status: u32, pad: u32,
     }
     OpenWire = "record_open" {
-        header: HeaderWire, file: FileWire, open_flags: u64, mode: u32, mnt_ns: u32, fold: u64,
+        header: HeaderWire, file: FileWire, open_flags: u64, mode: u32, mnt_ns: u32, fold: u64, below_mount: u32, on_mount: u32,
     }
     CallWire = "record_call" { header: HeaderWire, }
     CgroupWire = "record_cgroup" { header: HeaderWire, id: u64, made: u32, pad: u32, }

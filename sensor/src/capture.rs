@@ -18,7 +18,7 @@ use crate::fact::{Fact, Host};
 
 const MAGIC: &[u8; 8] = b"DOGWATCH";
 /// Counts up whenever a record's layout or a fact changes: an older capture is refused, never read wrongly.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// The magic word, the version, and the table's fingerprint.
 const HEAD_BYTES: usize = 16;
 /// No record or fact is longer: a length beyond it is damage.

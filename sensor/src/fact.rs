@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Reading;
 use crate::container::Container;
+use crate::mounts::HostMounts;
 use crate::users::Users;
 
 /// One thing that enters.
@@ -96,6 +97,8 @@ pub(crate) enum Fact {
         /// The names.
         users: Users,
     },
+    /// The host's mounts; again when they change.
+    HostMounts(HostMounts),
     /// The kernel part's counters, since it was loaded.
     Counters(Counters),
     /// Records of the ring that could not be parsed, since the start.

@@ -22,6 +22,7 @@ use crate::config::ContainersConfig;
 use crate::container::{self, Bundles, Cgroups, Files, Membership, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
+use crate::mounts::HostMounts;
 use crate::probe::Policy;
 use crate::sample::Subject;
 use crate::text::text;
@@ -61,6 +62,10 @@ pub(crate) struct Gatherer {
     last_user: (u64, u32, u32),
     host_users: Option<Users>,
     host_users_due_ns: u64,
+    host_mounts: Option<HostMounts>,
+    /// Somebody has mounted something; not looked at before `host_mounts_due_ns`.
+    mounts_changed: bool,
+    host_mounts_due_ns: u64,
     /// Not before; see [`WALK_INTERVAL_NS`].
     walk_allowed_ns: u64,
     /// At the latest.
@@ -168,6 +173,9 @@ impl Gatherer {
             last_user: (0, 0, 0),
             host_users: None,
             host_users_due_ns: 0,
+            host_mounts: None,
+            mounts_changed: true,
+            host_mounts_due_ns: 0,
             walk_allowed_ns: 0,
             walk_due_ns: 0,
             gone: Gone::default(),
@@ -191,6 +199,7 @@ impl Gatherer {
         self.bundles = known::bundles(&Files::of_host());
         self.walk_again(&mut facts);
         self.host_users(&mut facts);
+        self.look_at_mounts(&mut facts);
         facts
     }
 
@@ -282,8 +291,11 @@ impl Gatherer {
                 // Nothing is written to it yet.
                 self.users_changed(header.cgroup_id, false);
             }
-            Record::Called(called) if replaced::replaces_database(called) => {
-                self.users_changed(called.header.cgroup_id, true);
+            Record::Called(called) if called.header.ret >= 0 => {
+                self.mounts_changed |= replaced::changes_mounts(called);
+                if replaced::replaces_database(called) {
+                    self.users_changed(called.header.cgroup_id, true);
+                }
             }
             _ => {}
         }
@@ -307,6 +319,10 @@ impl Gatherer {
         }
         if now_ns >= self.host_users_due_ns {
             self.host_users(&mut facts);
+            self.mounts_changed = true;
+        }
+        if self.mounts_changed && now_ns >= self.host_mounts_due_ns {
+            self.look_at_mounts(&mut facts);
         }
         self.late_users(&mut facts);
         self.late_containers(&mut facts);
@@ -574,6 +590,17 @@ impl Gatherer {
             watched.users_again_ns = 0;
             watched.user_attempts = 0;
             watched.users_due = true;
+        }
+    }
+
+    /// Reads the host's mounts, once a second at most.
+    fn look_at_mounts(&mut self, facts: &mut Vec<Fact>) {
+        self.mounts_changed = false;
+        self.host_mounts_due_ns = self.now_ns + SECOND_NS;
+        let found = self.host_mnt_ns.and_then(HostMounts::read);
+        if found.is_some() && found != self.host_mounts {
+            facts.extend(found.clone().map(Fact::HostMounts));
+            self.host_mounts = found;
         }
     }
 

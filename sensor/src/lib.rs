@@ -22,6 +22,7 @@ mod host;
 pub mod log;
 mod loss;
 pub mod metrics;
+mod mounts;
 pub mod pipeline;
 pub mod probe;
 mod process;

@@ -38,6 +38,7 @@ use crate::clock::{Clock, Reading};
 use crate::container::{Container, Place, short};
 use crate::fact::{Counted, Fact, Host, Input, Running};
 use crate::loss::Class;
+use crate::mounts::HostMounts;
 use crate::process::stage::{Arrival, on_arrival};
 use crate::process::{Id, InnerIds, Process, ProcessTable, Stage, TableBounds};
 use crate::redact::Redactor;
@@ -88,6 +89,8 @@ pub(crate) struct Tracker {
     blocks: Blocks,
     places: Places,
     users: HashMap<Option<Text>, Users>,
+    /// The host's mounts, where they may be read.
+    mounts: HostMounts,
     failures: Failures,
     /// Processes given up that were told as a loss.
     evictions_told: u64,
@@ -118,6 +121,7 @@ impl Tracker {
             places: Places::new(options.waiting, run.clone(), options.labels),
             run,
             users: HashMap::new(),
+            mounts: HostMounts::default(),
             failures: Failures::default(),
             evictions_told: 0,
             newest_ns: 0,
@@ -212,6 +216,10 @@ impl Tracker {
             Fact::Users { container, users } => {
                 self.users.insert(container, users);
                 self.bound_users();
+            }
+            Fact::HostMounts(mounts) => {
+                self.places.mounts_known = true;
+                self.mounts = mounts;
             }
             Fact::Limited {
                 cgroup_id,
@@ -835,13 +843,38 @@ impl Tracker {
         let (evt_type, category, hook) = rows::call(record);
         let mut event = self.event(header, evt_type, category, hook);
         rows::set_record(&mut event, record);
-        if let Record::Open { mnt_ns, path, .. } = record
-            && Some(*mnt_ns) == self.host.mnt_ns
-            && path.starts_with(b"/")
-        {
+        let id = Id::new(header.pid, header.start_ns);
+        self.set_reached(&mut event, record, id);
+        self.send(event, id, header, out);
+    }
+
+    /// Where on the host the file of an open lies, by the tree of mounts it was reached in, and by its own file system.
+    fn set_reached(&self, event: &mut Event, record: &Record, id: Id) {
+        let Record::Open {
+            mnt_ns,
+            path,
+            file,
+            place,
+            ..
+        } = record
+        else {
+            return;
+        };
+        if Some(*mnt_ns) == self.host.mnt_ns && path.starts_with(b"/") {
             event.fd_host_name = event.fd_name.clone();
+            return;
         }
-        self.send(event, Id::new(header.pid, header.start_ns), header, out);
+        if place.is_empty() {
+            return;
+        }
+        let place = text(place, &mut event.evt_escaped);
+        event.fd_host_name = self.mounts.path_of(file.dev, &place);
+        let process = self.table.find(id);
+        let contained = process
+            .is_some_and(|process| process.place.container().is_some() || process.origin.is_some());
+        if event.fd_host_name.is_some() && contained {
+            event.fd_from = Some("mount".into());
+        }
     }
 
     /// Joins an event with its process and container, and sends it, now or when its container is known. Where the table

@@ -150,3 +150,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_files_place_is_below_the_part_of_its_file_system_that_is_mounted() {
+    for (mount_root, path, below, expected) in [
+        ("///srv/data", "/data/x", 2, "/srv/data/x"),
+        ("", "/mnt/etc/passwd", 11, "/etc/passwd"),
+        ("///srv/f", "/etc/hosts", 0, "/srv/f"),
+        ("", "/mnt", 0, "/"),
+        ("", "/etc/passwd", 11, ""),
+        ("///box", "/etc/passwd", 11, ""),
+        ("", "/", 0, ""),
+        ("", "/x", 9_999, ""),
+    ] {
+        let found = place(mount_root.as_bytes(), path.as_bytes(), below);
+        assert_eq!(String::from_utf8(found).unwrap(), expected, "{path}");
+    }
+}

@@ -1,4 +1,4 @@
-//! Which records tell that a user database is another one now.
+//! Which records tell that a user database, or the tree of mounts, is another one now.
 
 use dogwatch_ebpf::record::{Called, Value};
 
@@ -16,6 +16,14 @@ const REPLACE: [&str; 11] = [
     "umount",
     "umount2",
 ];
+
+/// Calls after which the host's mounts may be others.
+const MOUNT: [&str; 5] = ["mount", "move_mount", "umount", "umount2", "pivot_root"];
+
+/// Whether a call may have changed mounts.
+pub(super) fn changes_mounts(called: &Called) -> bool {
+    MOUNT.contains(&called.call.name)
+}
 
 /// Whether a path is one of the user databases, or a new version on its way to replace one (`/etc/passwd+`).
 pub(super) fn is_database(path: &[u8]) -> bool {

@@ -299,6 +299,7 @@ fn names_are_read_again_when_their_databases_are_written_or_replaced() {
         base: Vec::new(),
         mnt_ns: 2,
         fold: 0,
+        place: Vec::new(),
     };
     // (what happens, to be read at once, to be read in a moment)
     for (record, at_once, later) in [

@@ -146,6 +146,7 @@ mod tests {
             base: vec![b'y'; raw],
             mnt_ns: 1,
             fold,
+            place: Vec::new(),
         }
     }
 

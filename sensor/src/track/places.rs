@@ -50,6 +50,8 @@ pub(super) struct Places {
     run: RunColumns,
     /// Names of the labels that every row keeps.
     labels: Vec<Text>,
+    /// The host's mounts are known: where a file that was opened lies is told by its own file system.
+    pub mounts_known: bool,
     /// What could not be kept.
     pub shortfalls: Vec<Shortfall>,
 }
@@ -90,6 +92,7 @@ impl Places {
             bounds,
             run,
             labels,
+            mounts_known: false,
             shortfalls: Vec::new(),
         }
     }
@@ -371,6 +374,9 @@ impl Places {
     ) {
         let mounts_of = place.container().or(origin);
         let container = mounts_of.and_then(|id| self.container(id));
+        // An open that succeeded has said where its file lies, or that the host has it nowhere: it may have been reached in
+        // another container's tree.
+        let container = container.filter(|_| event.fd_created.is_none() || !self.mounts_known);
         rows::set_host_name(event, in_host_mntns, container);
     }
 

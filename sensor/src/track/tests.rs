@@ -206,6 +206,7 @@ impl Bench {
             raw,
             mnt_ns: BOX_MNT,
             fold: 0,
+            place: Vec::new(),
         });
         self.last()
     }
@@ -449,6 +450,7 @@ fn no_row_is_too_large_whatever_it_is_made_of() {
             base: bad_bytes(4096),
             mnt_ns: BOX_MNT,
             fold: 0,
+            place: Vec::new(),
         });
     }
     let mut seen = 0;
@@ -853,6 +855,7 @@ impl Bench {
             base: Vec::new(),
             mnt_ns: 0,
             fold: 0,
+            place: Vec::new(),
         });
     }
 }
@@ -941,6 +944,7 @@ fn a_process_never_heard_of_is_taken_in() {
             base: Vec::new(),
             mnt_ns: 0,
             fold: 0,
+            place: Vec::new(),
         });
         bench.last()
     };
@@ -1060,6 +1064,7 @@ fn a_file_reached_in_the_hosts_tree_has_its_host_name() {
                 base,
                 mnt_ns,
                 fold,
+                place: Vec::new(),
             },
             other => other,
         };
@@ -1068,6 +1073,46 @@ fn a_file_reached_in_the_hosts_tree_has_its_host_name() {
     };
     assert_eq!(open(HOST_MNT).as_deref(), Some("/etc/cron.d/x"));
     assert_eq!(open(BOX_MNT), None);
+}
+
+#[test]
+fn a_file_has_its_place_on_the_host_whatever_tree_it_is_reached_through() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    bench.exec(11, 1, INSIDE, "sh");
+    let disk = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n";
+    bench.fact(Fact::HostMounts(HostMounts::parse(disk)));
+    let mut open = |path: &str, in_file_system: &str, dev: u64, tree: u32| {
+        let header = bench.header(11, BOX_CGROUP);
+        let mut record = open_of(header, path);
+        if let Record::Open {
+            file,
+            place,
+            mnt_ns,
+            ..
+        } = &mut record
+        {
+            (file.dev, file.fs_magic) = (dev, 0xef53);
+            *place = in_file_system.into();
+            *mnt_ns = tree;
+        }
+        bench.record(record);
+        let event = bench.last();
+        let text = |text: Option<Text>| text.map(|text| text.to_string());
+        (text(event.fd_host_name), text(event.fd_from))
+    };
+    let (disk, other) = (libc::makedev(8, 1), libc::makedev(8, 2));
+    let some = |name: &str| Some(name.to_owned());
+    let mount = some("mount");
+    // The host's disk, mounted by the container; part of a volume, mounted elsewhere; another container's tree.
+    let own = open("/mnt/etc/cron.d/x", "/etc/cron.d/x", disk, BOX_MNT);
+    assert_eq!(own, (some("/etc/cron.d/x"), mount.clone()));
+    let part = open("/tmp/p/x", "/srv/in/x", disk, BOX_MNT);
+    assert_eq!(part, (some("/srv/in/x"), mount));
+    let elsewhere = open("/data/x", "/data/x", other, BOX_MNT + 1);
+    assert_eq!(elsewhere, (None, None));
+    let hosts = open("/etc/x", "/etc/x", disk, HOST_MNT);
+    assert_eq!(hosts, (some("/etc/x"), None));
 }
 
 #[test]
@@ -1197,6 +1242,7 @@ fn open_of(header: Header, path: &str) -> Record {
         base: Vec::new(),
         mnt_ns: 0,
         fold: 0,
+        place: Vec::new(),
     }
 }
 
@@ -1409,6 +1455,7 @@ fn what_the_kernel_counted_is_told_as_rows_of_its_container() {
         base: b"/etc".to_vec(),
         mnt_ns: BOX_MNT,
         fold,
+        place: Vec::new(),
     };
     bench.record(failure(7));
     let first = bench.last();

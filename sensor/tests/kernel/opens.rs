@@ -93,6 +93,54 @@ fn the_path_is_that_of_the_file_really_opened() {
     );
 }
 
+/// Mounts a part of a file system elsewhere, in a tree of mounts of its own.
+fn mount_apart(from: &std::ffi::CStr, to: &std::ffi::CStr) {
+    // SAFETY: texts that end in NUL, and no other pointers.
+    unsafe {
+        let none: *const libc::c_char = std::ptr::null();
+        libc::unshare(libc::CLONE_NEWNS);
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        libc::mount(none, c"/".as_ptr(), none, private, none.cast());
+        libc::mount(from.as_ptr(), to.as_ptr(), none, libc::MS_BIND, none.cast());
+    }
+}
+
+#[test]
+fn a_file_lies_where_it_lies_whatever_tree_it_is_reached_through() {
+    let Some(mut watch) = Watch::start(&ProbeOptions::default()) else {
+        return;
+    };
+    let (_folder, real) = folder();
+    fs::create_dir_all(real.join("a/b")).unwrap();
+    fs::create_dir(real.join("m")).unwrap();
+    for file in ["a/b/file", "n"] {
+        fs::write(real.join(file), "x").unwrap();
+    }
+    let at = |path: &str| c_path(&real.join(path));
+    let (a, m, n, file, through) = (at("a"), at("m"), at("n"), at("a/b/file"), at("m/b/file"));
+    let records = watch.see(|| {
+        mount_apart(&a, &m);
+        openat(AT_FDCWD, &through, O_WRONLY);
+        mount_apart(&file, &n);
+        openat(AT_FDCWD, &n, O_WRONLY);
+        openat(AT_FDCWD, c"/", O_RDONLY);
+    });
+    let found: Vec<_> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Open { path, place, .. } => Some((text(path), text(place))),
+            _ => None,
+        })
+        .collect();
+    let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
+    let name = |path: &str| text_of(&real.join(path));
+    assert_eq!(paths, [&name("m/b/file"), &name("n"), "/"]);
+    let places: Vec<_> = found.iter().map(|(_, place)| place.as_str()).collect();
+    assert!(places[0].ends_with("/a/b/file"), "{places:?}");
+    // The tree's own root is no mount of anything.
+    assert_eq!(places[1..], [places[0], ""]);
+}
+
 fn text_of(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
