@@ -67,22 +67,31 @@ pub fn run(options: &cli::Local) -> Result<(), LocalError> {
     let joined = Joined::start(plan)?;
     stop_on_signals(shutdown, on_hangup).map_err(LocalError::Signals)?;
     let mut session = Session::new(joined, printer, Timing::Live);
+    match watch(&mut session, &reopen) {
+        // Whoever reads has enough, as `head` has.
+        Err(PrintError::Output(_)) => return Ok(session.leave()?),
+        result => result?,
+    }
+    let (printer, summary) = session.finish()?;
+    printer.note(summary.trim_end())?;
+    Ok(printer.complete()?)
+}
+
+/// Shows a run until its end.
+fn watch(session: &mut Session, reopen: &Reopen) -> Result<(), PrintError> {
     let mut announced = false;
     loop {
         if let Next::End = session.next(HEARTBEAT)? {
-            break;
+            return Ok(());
         }
         if reopen.take() {
             session.reopen();
         }
         if !announced {
-            announced = announce(&session)?;
+            announced = announce(session)?;
         }
         session.heartbeat()?;
     }
-    let (printer, summary) = session.finish()?;
-    printer.note(summary.trim_end())?;
-    Ok(printer.complete()?)
 }
 
 /// A file at the limit of the process (`ulimit -f`) is as full as a disk: the write fails, the process goes on.

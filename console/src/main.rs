@@ -108,7 +108,7 @@ fn told<E: Into<Box<dyn Error>>>(report: Result<Report, E>, code: impl Fn(&E) ->
     match dogwatch_settings::print(&report.text) {
         Ok(()) if report.passed => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
-        Err(error) => failed(error.into(), 2),
+        Err(error) => failed(error.into(), 1),
     }
 }
 

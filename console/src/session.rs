@@ -166,6 +166,23 @@ impl Session {
         Ok(())
     }
 
+    /// Ends a run whose output nobody reads any more; a file of alerts gets what still comes.
+    ///
+    /// # Errors
+    /// [`SessionError`] when the file is not written, or sensor or processor failed.
+    pub fn leave(mut self) -> Result<(), SessionError> {
+        self.joined.end();
+        loop {
+            match self.next(Duration::from_secs(1)) {
+                Ok(Next::End) => break,
+                Ok(_) | Err(PrintError::Output(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.joined.join()?;
+        Ok(self.printer.complete()?)
+    }
+
     /// Waits for sensor and processor, shows what still comes, and returns the figures of the whole run.
     ///
     /// # Errors

@@ -134,6 +134,25 @@ fn events_of_local_can_be_listened_to() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+/// As with `| head`: whoever has read enough ends it in order.
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn a_reader_that_goes_ends_it_in_order() {
+    let detections = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dogwatch"))
+        .args(["local", "--json", "--events", "--detections"])
+        .arg(detections)
+        .env("DOGWATCH_STATE_FILE", "")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with('{'));
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 #[ignore = "needs root, a kernel that loads eBPF, and Docker"]
 fn interrupted_attack_in_docker_leaves_no_container() {

@@ -221,6 +221,28 @@ fn whoever_reads_no_more_ends_it_in_order() {
 }
 
 #[test]
+fn an_output_that_takes_nothing_is_a_failure() {
+    for command in [
+        "query --tables",
+        "query --columns events",
+        "detections list",
+    ] {
+        let mut words = command.split(' ');
+        let mut command = query(&[]);
+        if words.next() == Some("detections") {
+            command = Command::new(env!("CARGO_BIN_EXE_dogwatch"));
+            command.arg("detections");
+        }
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        command.args(words).stdout(full.unwrap());
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("No space left"), "{text}");
+    }
+}
+
+#[test]
 fn an_interrupted_answer_ends_with_130() {
     let endless = "SELECT count(*) FROM events a, events b, events c WHERE a.proc_pid + b.proc_pid = c.proc_pid";
     let mut running = read(&[endless])

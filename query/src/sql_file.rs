@@ -174,7 +174,11 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
             )
         })
         .filter(|(likeness, _)| *likeness >= ALIKE)
-        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .max_by(|(left, shorter), (right, longer)| {
+            // Of two that are as near the shorter: something was written too much more often than in another order.
+            let alike = left.total_cmp(right);
+            alike.then_with(|| longer.len().cmp(&shorter.len()))
+        })
         .map(|(_, candidate)| candidate)
 }
 
@@ -205,5 +209,8 @@ mod tests {
         assert_eq!(nearest("proc_nme", columns), Some("proc_name"));
         assert_eq!(nearest("Proc_Name", columns), Some("proc_name"));
         assert_eq!(nearest("zzz", columns), None);
+        for columns in [["proc_name", "proc_sname"], ["proc_sname", "proc_name"]] {
+            assert_eq!(nearest("proces_name", columns), Some("proc_name"));
+        }
     }
 }
