@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use dogwatch_schemas::decode::BatchDecoder;
-use dogwatch_schemas::records::{Alert, Container, Event, SensorStatus};
+use dogwatch_schemas::records::{
+    Alert, Container, ContainerSample, Event, ProcessSample, SensorStatus,
+};
 use dogwatch_schemas::topics::Topic;
 use serde_json::Value;
 
@@ -92,6 +94,24 @@ pub const ALL: &[Table] = &[
         topic: Topic::Containers,
         about: "What containers are: a row at each start, change and end, and of each that runs now and then.",
         record: Some(Container::SCHEMA),
+        time: "ts",
+        beside: &[],
+        of_sensor: true,
+    },
+    Table {
+        name: "container_samples",
+        topic: Topic::ContainerSamples,
+        about: "What containers and hosts used in an interval: CPU, memory, disk, network, pressure.",
+        record: Some(ContainerSample::SCHEMA),
+        time: "ts",
+        beside: &[],
+        of_sensor: true,
+    },
+    Table {
+        name: "process_samples",
+        topic: Topic::ProcessSamples,
+        about: "What processes used in an interval; those that changed, and all once a minute.",
+        record: Some(ProcessSample::SCHEMA),
         time: "ts",
         beside: &[],
         of_sensor: true,
