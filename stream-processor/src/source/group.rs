@@ -566,13 +566,15 @@ fn list(names: &Topics, partitions: &[Partition]) -> TopicPartitionList {
     list
 }
 
-/// Tells partitions whose memory must be read first from those that begin at once.
+/// The partitions that are held back until the step thread has taken them over, and those that are not: all or none. While it
+/// reads what some remember it takes records of none, and what came of the others would fill the way to it until polling stood
+/// still.
 fn split(assigned: &[Assigned]) -> (Vec<Partition>, Vec<Partition>) {
-    let (waiting, reading): (Vec<&Assigned>, Vec<&Assigned>) = assigned
-        .iter()
-        .partition(|assigned| assigned.start.restores());
-    let numbers = |of: Vec<&Assigned>| of.iter().map(|assigned| assigned.partition).collect();
-    (numbers(waiting), numbers(reading))
+    let all = assigned.iter().map(|assigned| assigned.partition).collect();
+    match assigned.iter().any(|assigned| assigned.start.restores()) {
+        true => (all, Vec::new()),
+        false => (Vec::new(), all),
+    }
 }
 
 impl ClientContext for GroupContext {
