@@ -145,7 +145,7 @@ fn rules_swapped(form: Form, random: &mut StdRng) -> Scenario {
         Act::Reads("a"),
         Act::Reads("b"),
     ];
-    for round in 0..if form == Form::Short { 4 } else { 24 } {
+    for round in 0..if form == Form::Short { 3 } else { 24 } {
         let name = if round % 3 == 0 { "b" } else { "a" };
         acts.extend([
             Act::Lay(round % 2 == 0),
