@@ -9,6 +9,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+/// When nothing comes for so long, it is asked whether the topic is there at all.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// A topic, and how far it was read.
 pub struct WholeTopic {
     consumer: BaseConsumer<Logged>,
@@ -100,15 +103,19 @@ impl WholeTopic {
         self.consumer
             .assign(&list)
             .map_err(|error| self.fault(&error))?;
-        let deadline = Instant::now() + PATIENCE;
+        let mut heard = Instant::now();
+        let deadline = heard + PATIENCE;
         let mut unread: HashSet<i32> = self.next.keys().copied().collect();
         while !unread.is_empty() {
-            if Instant::now() >= deadline {
+            if heard.elapsed() >= QUIET {
+                heard = Instant::now();
                 if self.partitions()?.next().is_none() {
                     // It is gone: should it be made anew, it is read from its first record.
                     self.next.clear();
                     return Ok(());
                 }
+            }
+            if Instant::now() >= deadline {
                 let reason = "its end was not reached in time".to_owned();
                 return Err(Fault::new(
                     &format!("read topic {}", self.topic),
@@ -118,6 +125,7 @@ impl WholeTopic {
             }
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
+                    heard = Instant::now();
                     take(&message);
                     self.next.insert(message.partition(), message.offset() + 1);
                 }

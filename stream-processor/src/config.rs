@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -389,6 +390,9 @@ pub struct Config {
     pub fault: Option<Fault>,
 }
 
+/// What `windows.keys_max` may be.
+pub const KEYS_MAX: RangeInclusive<usize> = 1..=10_000_000;
+
 /// Environment variable that asks for a [`Fault`].
 const FAULT_VARIABLE: &str = "DOGWATCH_FAULT";
 
@@ -612,7 +616,7 @@ fn check_windows(windows: &RawWindows) -> Result<(), ConfigError> {
             found: format!("{error_max:?}"),
         });
     }
-    if !(1..=10_000_000).contains(&windows.keys_max) {
+    if !KEYS_MAX.contains(&windows.keys_max) {
         return Err(ConfigError::Value {
             key: "windows.keys_max",
             expected: "between 1 and 10000000",

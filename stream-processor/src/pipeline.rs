@@ -223,7 +223,8 @@ pub fn run_watched(
     };
     let ran = reload::ran(config, &inventory, &found);
     let needs = matches!(source, Source::Kafka).then(|| Needs::of(&set));
-    let engine = reload::engine(config, set, evidence_topics.clone())?;
+    let keys_max = found.keys_max(config.windows.keys_max);
+    let engine = reload::engine(config, set, keys_max, evidence_topics.clone())?;
     let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));
     let bounded = matches!(source, Source::Capture(_));
     let (limits, lookup) = if through_broker {

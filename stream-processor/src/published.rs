@@ -24,6 +24,7 @@ mod record;
 mod shelf;
 
 pub use loaded::{Loaded, Runs};
+pub(crate) use publish::keys_changed;
 pub use publish::{Asked, Done, PublishError, make_key, publish, roll_back};
 pub use record::{Label, Set, SetError};
 pub use shelf::Shelf;

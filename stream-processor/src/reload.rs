@@ -27,7 +27,7 @@ use crate::detect::{DetectionSet, LoadReport, Origin, Refusal, Sources};
 use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle;
 use crate::inventory::{Difference, Inventory};
-use crate::published::Feed;
+use crate::published::{Feed, keys_changed};
 use crate::sensor_reads::Needs;
 use crate::window::WindowOptions;
 
@@ -72,7 +72,7 @@ pub(crate) fn ran(config: &Config, inventory: &Inventory, sources: &Sources) -> 
     Ran {
         set: inventory.hash.clone(),
         epoch: sources.origin().map(|origin| origin.epoch),
-        keys_max: Some(config.windows.keys_max),
+        keys_max: Some(sources.keys_max(config.windows.keys_max)),
         partitions: None,
     }
 }
@@ -158,20 +158,21 @@ impl Drop for Reload {
     }
 }
 
-/// Makes the engine that runs a set.
+/// Makes the engine that runs a set, with this cap on keys.
 ///
 /// # Errors
 /// As [`Engine::new`].
 pub(crate) fn engine(
     config: &Config,
     set: DetectionSet,
+    keys_max: usize,
     topics: EvidenceTopics,
 ) -> Result<Engine, EngineError> {
     let engine = Engine::new(set, AlertMode::Live)?.with_evidence_topics(topics);
     engine.with_windows(WindowOptions {
         host_silence: config.windows.host_silence,
         clock_error_max: config.windows.clock_error_max,
-        keys_max: config.windows.keys_max,
+        keys_max,
         memory_bytes_max: config.windows.memory_bytes_max,
         fleet_patience: config.windows.fleet_patience,
     })
@@ -388,10 +389,17 @@ impl Compiler {
         let inventory = Inventory::new(&report.set, sources, before, now);
         let difference = inventory.since(before);
         let needs = Needs::of(&report.set);
-        let engine = engine(&self.config, report.set, self.topics.clone())?;
+        let (configured, topics) = (self.config.windows.keys_max, self.topics.clone());
+        let keys_max = sources.keys_max(configured);
+        let engine = engine(&self.config, report.set, keys_max, topics)?;
         let ran = ran(&self.config, &inventory, sources);
         let mut happened = difference.words();
         let mut row = difference.row();
+        let keys_before = self.running.sources.keys_max(configured);
+        if let Some(keys) = keys_changed(keys_before, keys_max) {
+            happened = format!("{happened}; {keys}");
+        }
+        row.insert("keys_max".to_owned(), keys_max.into());
         if let Some(origin) = sources.origin() {
             happened = format!("{}: {happened}", published(origin, &mut row));
         }
@@ -537,6 +545,7 @@ fn published(origin: &Origin, row: &mut Map<String, Value>) -> String {
         at,
         again,
         signed_with,
+        ..
     } = origin;
     row.insert("number".to_owned(), epoch.number.into());
     row.insert("published_by".to_owned(), by.as_str().into());

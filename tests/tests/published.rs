@@ -24,6 +24,8 @@ struct Scene {
     folder: TempDir,
     /// What processors trust.
     trusted: String,
+    /// The cap on keys of who publishes.
+    keys_max: &'static str,
     seq: i64,
     publisher: Publisher,
 }
@@ -55,7 +57,8 @@ impl Scene {
         command
             .arg("detections")
             .args(arguments)
-            .env("DOGWATCH_DETECTIONS__TRUSTED_KEYS", &self.trusted);
+            .env("DOGWATCH_DETECTIONS__TRUSTED_KEYS", &self.trusted)
+            .env("DOGWATCH_WINDOWS__KEYS_MAX", self.keys_max);
         command.output().unwrap()
     }
 
@@ -161,6 +164,7 @@ fn a_published_set_runs_everywhere_and_nothing_else_does() {
     let mut scene = Scene {
         publisher: Publisher::new(&address),
         trusted: String::new(),
+        keys_max: "100000",
         address: address.clone(),
         folder,
         seq: 0,
@@ -319,11 +323,30 @@ fn a_published_set_runs_everywhere_and_nothing_else_does() {
     wait::until("what was taken back", PATIENCE, || {
         (found(&mut alerts, "hoe") > before).then_some(())
     });
+    // The cap on keys goes with the set.
+    scene.keys_max = "5000";
+    let said = scene.told(&back("4"));
+    assert!(
+        said.starts_with("nothing changes: set 4 is the same"),
+        "{said}"
+    );
+    scene.write("hoe");
+    scene.write("spade");
+    let said = scene.publish(&[]);
+    assert!(
+        said.contains("; windows.keys_max from 100000 to 5000\nset 5 published"),
+        "{said}"
+    );
+    both_say(
+        &mut alerts,
+        "detections_changed",
+        "; windows.keys_max from 100000 to 5000",
+    );
     let list = scene.told(&["list", "--kafka", &address]);
     let numbers: Vec<&str> = list.lines().map(|line| &line[..4]).collect();
-    assert_eq!(numbers, ["   4", "   3", "   2", "   1"], "{list}");
+    assert_eq!(numbers, ["   5", "   4", "   3", "   2", "   1"], "{list}");
     assert!(
-        list.lines().next().unwrap().ends_with(", set 2 again"),
+        list.lines().nth(1).unwrap().ends_with(", set 2 again"),
         "{list}"
     );
 
@@ -338,7 +361,7 @@ fn a_published_set_runs_everywhere_and_nothing_else_does() {
         "there is no set of detections in topic",
     );
     scene.remove("rake");
-    scene.write("spade");
+    scene.remove("hoe");
     let said = wait::until("a topic that is made anew", PATIENCE, || {
         let output = scene.run(&asked);
         output

@@ -36,6 +36,8 @@ pub struct Origin {
     pub again: Option<u64>,
     /// The public key that it is signed with.
     pub signed_with: Option<String>,
+    /// The cap on keys that it is run with.
+    pub keys_max: usize,
 }
 
 /// The files of a folder of detections.
@@ -133,6 +135,14 @@ impl Sources {
             Ok((name.to_owned(), text.to_string()))
         };
         all.map(text).collect()
+    }
+
+    /// The cap on keys that they are run with, where a processor's own configuration says this one: of a published set its own,
+    /// so that it is the same on all processors.
+    #[must_use]
+    pub fn keys_max(&self, configured: usize) -> usize {
+        let own = self.origin.as_ref();
+        own.map_or(configured, |origin| origin.keys_max)
     }
 
     /// Which published set they are; none of a folder.
@@ -372,6 +382,7 @@ mod tests {
             at: 6,
             again: None,
             signed_with: None,
+            keys_max: 9,
         };
         let texts = read.texts().expect("texts");
         let set = Sources::of_set("topic", origin.clone(), texts.clone());

@@ -21,6 +21,12 @@ impl Engine {
         window::bounds(&self.set, self.options.keys_max)
     }
 
+    /// The cap on keys.
+    #[must_use]
+    pub fn keys_max(&self) -> usize {
+        self.options.keys_max
+    }
+
     /// How many bytes a task can take in all: its windows, and what is remembered beside them.
     #[must_use]
     pub fn task_bound(&self) -> u64 {

@@ -542,7 +542,7 @@ impl Steps {
                 tasks,
                 may_take_mib = needed.div_ceil(1 << 20),
                 budget_mib = budget >> 20,
-                keys_max = self.config.windows.keys_max,
+                keys_max = self.engine.keys_max(),
                 keys_max_that_fits = self.engine.keys_max_within(tasks, budget),
                 "by their caps the tasks may take more memory than there is for them: a flood of keys could end this process; lower windows.keys_max of all processors, give this one more memory, or run more processors"
             );

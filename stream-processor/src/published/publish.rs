@@ -161,6 +161,7 @@ pub fn publish(config: &Config, folder: &Path, asked: &Asked<'_>) -> Result<Done
         compiled,
         place,
         again: None,
+        keys_max: config.windows.keys_max,
     };
     let done = put(config, &shelf, new, asked)?;
     Ok(Done { topic_made, ..done })
@@ -198,6 +199,7 @@ pub fn roll_back(config: &Config, number: u64, asked: &Asked<'_>) -> Result<Done
         compiled: compile(&sources)?,
         place: format!("set {number}"),
         again: Some(number),
+        keys_max: set.label.keys_max,
     };
     put(config, &shelf, new, asked)
 }
@@ -210,6 +212,8 @@ struct New {
     place: String,
     /// The number of the set that it is again.
     again: Option<u64>,
+    /// The cap on keys that it is to be run with.
+    keys_max: usize,
 }
 
 fn check_key(config: &Config, asked: &Asked<'_>) -> Result<(), PublishError> {
@@ -260,12 +264,16 @@ fn put(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<Do
             place: new.place,
         });
     }
-    let same = newest.is_some() && new.compiled.hash == now_runs.hash;
+    let keys_before = newest.map(|set| set.label.keys_max);
+    let keys = keys_before.and_then(|before| keys_changed(before, new.keys_max));
+    let same = newest.is_some() && new.compiled.hash == now_runs.hash && keys.is_none();
+    let words = [Some(difference.words()), keys];
+    let words: Vec<String> = words.into_iter().flatten().collect();
     let mut done = Done {
         number: before,
         before,
         detections: new.compiled.len(),
-        difference: (!same).then(|| difference.words()),
+        difference: (!same).then(|| words.join("; ")),
         published: false,
         topic_made: None,
     };
@@ -275,6 +283,11 @@ fn put(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<Do
     done.number = Some(write(config, shelf, new, asked)?);
     done.published = true;
     Ok(done)
+}
+
+/// Says that the cap on keys is another one, where it is.
+pub(crate) fn keys_changed(before: usize, now: usize) -> Option<String> {
+    (before != now).then(|| format!("windows.keys_max from {before} to {now}"))
 }
 
 /// What a set of the topic runs. Files that this version cannot use, which a set of another version may have, run nowhere here.
@@ -296,8 +309,9 @@ fn write(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as i64);
     let epoch = shelf.next(at);
-    let mut label = Label::new(&topic, epoch, at, new.compiled.len(), &new.compiled.hash);
+    let mut label = Label::new(&topic, epoch, at, (new.compiled.len(), &new.compiled.hash));
     (label.by, label.again) = (record::said(&asked.by), new.again);
+    label.keys_max = new.keys_max;
     let set = Set::new(label, new.files);
     let outgoing = |key: String, value: Option<Vec<u8>>| Outgoing {
         partition: Some(0),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Epoch;
+use crate::config::KEYS_MAX;
 use crate::detect::{Origin, Sources, hex};
 use crate::signing::{PublicKey, SecretKey};
 
@@ -44,6 +45,8 @@ pub struct Label {
     /// The number of the set that it is again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<u64>,
+    /// The cap on keys that it is run with (`windows.keys_max`).
+    pub keys_max: usize,
     /// How many detections it has.
     pub detections: usize,
     /// The hash that processors tell of it.
@@ -55,15 +58,16 @@ pub struct Label {
 
 impl Label {
     /// Of a set with so many detections, in nobody's name.
-    pub(super) fn new(topic: &str, epoch: Epoch, at: i64, detections: usize, set: &str) -> Self {
+    pub(super) fn new(topic: &str, epoch: Epoch, at: i64, set: (usize, &str)) -> Self {
         Self {
             topic: topic.to_owned(),
             epoch,
             by: String::new(),
             at,
             again: None,
-            detections,
-            set: set.to_owned(),
+            keys_max: 1,
+            detections: set.0,
+            set: set.1.to_owned(),
             sha256: String::new(),
         }
     }
@@ -144,6 +148,7 @@ impl Set {
             by,
             at,
             again,
+            keys_max,
             ..
         } = &self.label;
         let origin = Origin {
@@ -152,6 +157,7 @@ impl Set {
             at: *at,
             again: *again,
             signed_with: self.signed_with.map(|key| key.to_string()),
+            keys_max: *keys_max,
         };
         Sources::of_set(topic, origin, self.files.clone())
     }
@@ -207,6 +213,10 @@ impl Set {
         let damaged = |error: serde_json::Error| SetError::Damaged(error.to_string());
         let mut label: Label = serde_json::from_slice(label).map_err(damaged)?;
         label.by = said(&label.by);
+        if !KEYS_MAX.contains(&label.keys_max) {
+            let reason = format!("keys_max is {}", label.keys_max);
+            return Err(SetError::Damaged(reason));
+        }
         if hex(&Sha256::digest(body)) != label.sha256 {
             let reason = "its files are not those that were published".to_owned();
             return Err(SetError::Damaged(reason));
@@ -261,7 +271,7 @@ pub(super) mod tests {
     pub const TOPIC: &str = "dogwatch.detections";
 
     pub fn set(began: i64, number: u64) -> Set {
-        let label = Label::new(TOPIC, Epoch { began, number }, 5, 1, "0123");
+        let label = Label::new(TOPIC, Epoch { began, number }, 5, (1, "0123"));
         let files = BTreeMap::from([("a/x.sql".to_owned(), format!("-- {number}\nSELECT"))]);
         Set::new(label, files)
     }
