@@ -46,6 +46,8 @@ impl Loaded {
     /// # Errors
     /// [`Fault`] when the brokers do not answer.
     pub fn look(&self) -> Result<Vec<Runs>, Fault> {
+        // Nobody else takes what the client says of itself.
+        dogwatch_kafka::tend(&self.consumer);
         let fault = |error: KafkaError| Fault::of("read what the group has committed", &error);
         let metadata = self
             .consumer
