@@ -18,15 +18,19 @@ mod shell;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use dogwatch_schemas::Text;
-use regex::{Captures, Regex, RegexSet};
+use regex::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use sha2::{Digest as _, Sha256};
 
 use key::Key;
 
 /// How a mark begins.
 const MARK: &str = "[redacted:";
+
+/// Bytes that an expression keeps of what it worked out while it searched, where it would take 2 MiB.
+const CACHE_BYTES_MAX: usize = 512 << 10;
 
 /// A configured expression that does not compile.
 #[derive(Debug, Clone)]
@@ -43,16 +47,32 @@ pub struct Redactor {
     usual: bool,
     /// One pass over an argument says whether any rule below can match.
     any: RegexSet,
-    rules: Vec<(String, Regex)>,
+    rules: Vec<Rule>,
     secret_option: Regex,
     secret_name: Regex,
     key: Option<Key>,
 }
 
+/// An expression, compiled when it matches first: together they take a megabyte, and most never match.
+#[derive(Clone)]
+struct Rule {
+    name: String,
+    pattern: String,
+    compiled: OnceLock<Regex>,
+}
+
+impl Rule {
+    fn regex(&self) -> &Regex {
+        self.compiled.get_or_init(|| {
+            compile(&self.pattern).expect("it was compiled in the set of all rules")
+        })
+    }
+}
+
 impl fmt::Debug for Redactor {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.rules.iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = self.rules.iter().map(|rule| &rule.name).collect();
         f.debug_struct("Redactor").field("rules", &names).finish()
     }
 }
@@ -76,17 +96,27 @@ impl Redactor {
             .iter()
             .enumerate()
             .map(|(index, pattern)| (format!("own{}", index + 1), pattern.clone()));
-        let mut compiled = Vec::new();
-        let mut patterns = Vec::new();
-        for (name, pattern) in usual_rules.chain(own_rules) {
-            compiled.push((name, compile(&pattern)?));
-            patterns.push(pattern);
+        let rules: Vec<Rule> = usual_rules
+            .chain(own_rules)
+            .map(|(name, pattern)| Rule {
+                name,
+                pattern,
+                compiled: OnceLock::new(),
+            })
+            .collect();
+        // Told one by one which is wrong.
+        for own in own {
+            compile(own)?;
         }
-        let any = RegexSet::new(&patterns).map_err(|error| refused("all together", &error))?;
+        let patterns = rules.iter().map(|rule| &rule.pattern);
+        let any = RegexSetBuilder::new(patterns)
+            .dfa_size_limit(CACHE_BYTES_MAX)
+            .build()
+            .map_err(|error| refused("all together", &error))?;
         Ok(Self {
             usual,
             any,
-            rules: compiled,
+            rules,
             secret_option: compile(&rules::secret_option())?,
             secret_name: compile(&rules::secret_name())?,
             key: None,
@@ -111,12 +141,14 @@ impl Redactor {
             }
         }
         for argument in arguments {
-            if self.any.is_match(argument) {
-                let apply = |text, (name, rule): &(String, Regex)| self.replace(name, rule, text);
-                let replaced = self.rules.iter().fold(argument.to_string(), apply);
-                redacted |= *replaced != **argument;
-                *argument = replaced.into();
+            let matching = self.any.matches(argument);
+            if !matching.matched_any() {
+                continue;
             }
+            let rules = matching.into_iter().map(|index| &self.rules[index]);
+            let replaced = rules.fold(argument.to_string(), |text, rule| self.replace(rule, text));
+            redacted |= *replaced != **argument;
+            *argument = replaced.into();
         }
         redacted
     }
@@ -177,7 +209,8 @@ impl Redactor {
     }
 
     /// Replaces the secret's group of each match; the whole match where the rule has no such group.
-    fn replace(&self, name: &str, rule: &Regex, text: String) -> String {
+    fn replace(&self, rule: &Rule, text: String) -> String {
+        let (name, rule) = (rule.name.as_str(), rule.regex());
         let groups = ["secret", "quoted", "single"];
         let has_group = rule
             .capture_names()
@@ -233,7 +266,10 @@ fn whole(argument: usize, word: &str, rule: &'static str) -> Found {
 }
 
 fn compile(pattern: &str) -> Result<Regex, PatternError> {
-    Regex::new(pattern).map_err(|error| refused(pattern, &error))
+    RegexBuilder::new(pattern)
+        .dfa_size_limit(CACHE_BYTES_MAX)
+        .build()
+        .map_err(|error| refused(pattern, &error))
 }
 
 fn refused(pattern: &str, error: &regex::Error) -> PatternError {

@@ -56,8 +56,9 @@ const TEXTS: [(&str, &str); 13] = [
 
 /// All of them, those by a secret's name last: they take less of a header than its own rule.
 pub(super) fn usual() -> Vec<(String, String)> {
-    let named = format!(r#"(?i)(?:\b|_|--?)[\w.-]*(?:{SECRET_NAMES})\d*["']?\s*[=:]\s*{VALUE}"#);
-    let option = format!(r"(?i)(?:^|\s)--?[\w-]*(?:{SECRET_NAMES})\s+{VALUE}");
+    let named =
+        format!(r#"(?i)(?:\b|_|--?)[a-z0-9_.-]*(?:{SECRET_NAMES})\d*["']?\s*[=:]\s*{VALUE}"#);
+    let option = format!(r"(?i)(?:^|\s)--?[a-z0-9_-]*(?:{SECRET_NAMES})\s+{VALUE}");
     let texts = TEXTS.map(|(name, pattern)| (name.to_owned(), pattern.to_owned()));
     let by_name = [
         ("assignment".to_owned(), named),

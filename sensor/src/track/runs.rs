@@ -46,6 +46,8 @@ pub(super) fn of(exec: &Exec, arguments: &[Text], escaped: &mut bool) -> Option<
     if given.starts_with('/') {
         return Some(given);
     }
+    // As a shell's user gives it: what it is called elsewhere has no such dot.
+    let given = given.trim_start_matches("./").into();
     Some(rows::below(&text(&exec.cwd, escaped), &given))
 }
 
@@ -110,7 +112,7 @@ mod tests {
             "/usr/bin/dash",
             "/bin/sh",
             &["./job.sh"],
-            Some("/srv/./job.sh"),
+            Some("/srv/job.sh"),
         );
         check("/usr/bin/dash", "/bin/sh", &["/opt/job"], Some("/opt/job"));
         check("/usr/bin/dash", "/bin/sh", &["/bin/sh", "/opt/job"], None);

@@ -635,7 +635,7 @@ fn an_exec_tells_what_it_runs_may_do_and_is_connected_with() {
     };
     bench.record(Record::Exec(Box::new(exec)));
     let event = bench.last();
-    assert_eq!(event.proc_runs.as_deref(), Some("/srv/./job"));
+    assert_eq!(event.proc_runs.as_deref(), Some("/srv/job"));
     assert_eq!((event.proc_argc, event.proc_sockets), (Some(2), Some(2)));
     assert_eq!(
         event.proc_socket_name.as_deref(),
