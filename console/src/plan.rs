@@ -108,17 +108,10 @@ impl Plan {
         let sensor = SensorConfig::load(options.config.as_deref(), &overrides).map_err(Box::new)?;
         dogwatch_settings::tell_unknown(Program::Sensor, std::env::vars_os());
         let folder = locate::detections(options.detections.as_deref())?;
-        let LoadReport {
-            mut set,
-            mut refused,
-            ..
-        } = DetectionSet::load(&folder)?;
-        let road = if options.kafka.is_some() {
-            // The processor says the same.
-            refused.extend(set.take_fleet());
-            Road::Broker
-        } else {
-            Road::Process
+        let LoadReport { set, refused, .. } = DetectionSet::load(&folder)?;
+        let road = match options.kafka.is_some() {
+            true => Road::Broker,
+            false => Road::Process,
         };
         let processor =
             ProcessorConfig::check(processor_settings(&sensor, folder, road)).map_err(Box::new)?;
@@ -171,8 +164,12 @@ impl Plan {
         let folder = self.processor.detections_folder.display();
         let mut text = format!("detections: {} from {folder}", self.loaded);
         if self.of_fleet > 0 {
-            let of_fleet = self.of_fleet;
-            text += &format!(", {of_fleet} of them over the whole fleet, which is this host alone");
+            let (of_fleet, road) = (self.of_fleet, self.road);
+            text += &format!(", {of_fleet} of them over the whole fleet");
+            text += match road {
+                Road::Process => ", which is this host alone",
+                Road::Broker => "",
+            };
         }
         if !self.refused.is_empty() {
             text += &format!(", {} refused:", self.refused.len());

@@ -174,24 +174,39 @@ pub fn counts(metadata: &Metadata, names: &Topics) -> Counts {
     metadata.topics().iter().filter_map(ours).collect()
 }
 
-/// Checks that topics that are cut by task have equal partition counts.
+/// Checks that topics that are cut by task have equal partition counts: those of hosts' tasks, and those of the fleet's.
 ///
 /// # Errors
 /// [`TopicError::Partitions`].
 pub fn check_partitions(counts: &Counts, names: &Topics) -> Result<(), TopicError> {
-    let mut by_task = counts.iter().filter(|(topic, _)| topic.by_task());
-    let Some((first, first_count)) = by_task.next() else {
-        return Ok(());
-    };
-    match by_task.find(|(_, count)| *count != first_count) {
-        None => Ok(()),
-        Some((second, second_count)) => Err(TopicError::Partitions {
-            first: names.name(*first),
-            first_count: *first_count,
-            second: names.name(*second),
-            second_count: *second_count,
-        }),
+    for kind in [Topic::by_task, Topic::by_fleet_task] {
+        let mut own = counts.iter().filter(|(topic, _)| kind(**topic));
+        let Some((first, first_count)) = own.next() else {
+            continue;
+        };
+        if let Some((second, second_count)) = own.find(|(_, count)| *count != first_count) {
+            return Err(TopicError::Partitions {
+                first: names.name(*first),
+                first_count: *first_count,
+                second: names.name(*second),
+                second_count: *second_count,
+            });
+        }
     }
+    Ok(())
+}
+
+/// How many partitions a topic gets that is not there: as many as those it goes with, where one of them is.
+pub fn partitions_of(topic: Topic, present: &Counts, new: NewTopics) -> i32 {
+    if topic.in_one_partition() {
+        return 1;
+    }
+    let goes_with: fn(Topic) -> bool = match topic.by_fleet_task() {
+        true => Topic::by_fleet_task,
+        false => Topic::by_task,
+    };
+    let other = present.iter().find(|(topic, _)| goes_with(**topic));
+    other.map_or(new.partitions, |(_, count)| *count as i32)
 }
 
 /// Checks a topic's settings.
@@ -210,7 +225,7 @@ pub fn check_settings(topic: Topic, name: &str, found: &ConfigResource) -> Resul
             "cleanup.policy" if topic == Topic::Schemas => {
                 "so schemas expire and records become unreadable"
             }
-            "cleanup.policy" if topic == Topic::State => {
+            "cleanup.policy" if matches!(topic, Topic::State | Topic::FleetState) => {
                 "so checkpoints expire and a restart begins with empty windows"
             }
             "cleanup.policy" if topic == Topic::Detections => {
@@ -291,16 +306,10 @@ impl Admin {
         if !new.allowed {
             return Err(TopicError::Missing(first.clone()));
         }
-        // A topic of the tasks that is there decides for those that are not.
-        let by_task = present.iter().find(|(topic, _)| topic.by_task());
-        let partitions = by_task.map_or(new.partitions, |(_, count)| *count as i32);
         let topics: Vec<NewTopic<'_>> = missing
             .iter()
             .map(|(topic, name)| {
-                let partitions = match topic.in_one_partition() {
-                    true => 1,
-                    false => partitions,
-                };
+                let partitions = partitions_of(*topic, present, new);
                 let copies = TopicReplication::Fixed(new.replication_factor);
                 let settings = topic.settings();
                 settings
@@ -434,5 +443,13 @@ mod tests {
             message.contains("dogwatch.events and dogwatch.state"),
             "{message}"
         );
+        let fleet = Counts::from([
+            (Topic::Events, 8),
+            (Topic::Exchange, 4),
+            (Topic::FleetState, 4),
+        ]);
+        assert!(check_partitions(&fleet, &names).is_ok());
+        let unequal = Counts::from([(Topic::Exchange, 4), (Topic::FleetState, 2)]);
+        assert!(check_partitions(&unequal, &names).is_err());
     }
 }

@@ -25,6 +25,10 @@ pub enum Topic {
     State,
     /// Published sets of detections, one record a set.
     Detections,
+    /// What the partitions of events say to windows of the whole fleet, second by second; internal.
+    Exchange,
+    /// What the tasks of the fleet remember, each in the partition of its partition of the exchange; internal.
+    FleetState,
 }
 
 /// What the key of a topic's records is.
@@ -44,6 +48,8 @@ pub enum Key {
     StatePiece,
     /// The number of the set.
     SetNumber,
+    /// The topic and partition that a record of the exchange is of.
+    Source,
 }
 
 /// What the broker removes.
@@ -68,7 +74,7 @@ const STATE_SETTINGS: [(&str, &str); 5] = [
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Events,
         Self::ContainerSamples,
         Self::ProcessSamples,
@@ -80,6 +86,8 @@ impl Topic {
         Self::Schemas,
         Self::State,
         Self::Detections,
+        Self::Exchange,
+        Self::FleetState,
     ];
 
     /// Returns the name without prefix.
@@ -112,6 +120,11 @@ impl Topic {
         matches!(self, Self::Schemas | Self::Detections)
     }
 
+    /// Says whether its partition numbers are those of the fleet's tasks: such topics have equal partition counts, too.
+    pub fn by_fleet_task(self) -> bool {
+        matches!(self, Self::Exchange | Self::FleetState)
+    }
+
     /// Returns the settings it is created with and checked for, by Kafka's names.
     /// Every topic stamps the broker's time, which is `ingest_ts`: a sensor's clock cannot forge it.
     pub fn settings(self) -> Vec<(&'static str, &'static str)> {
@@ -126,7 +139,7 @@ impl Topic {
         match self {
             // A dead letter is its original and headers, so is a late row: these take more than the others do.
             Self::DeadLetters | Self::Late => settings.push(("max.message.bytes", "4194304")),
-            Self::State => settings.extend(STATE_SETTINGS),
+            Self::State | Self::FleetState => settings.extend(STATE_SETTINGS),
             // A set is one record, and a large one where its lists are.
             Self::Detections => settings.push(("max.message.bytes", "8388608")),
             _ => {}
@@ -147,6 +160,8 @@ impl Topic {
             Self::Schemas => ("schemas", Key::Fingerprint, Cleanup::Compact),
             Self::State => ("state", Key::StatePiece, Cleanup::Compact),
             Self::Detections => ("detections", Key::SetNumber, Cleanup::Compact),
+            Self::Exchange => ("exchange", Key::Source, Cleanup::Delete),
+            Self::FleetState => ("fleet-state", Key::StatePiece, Cleanup::Compact),
         }
     }
 }
@@ -201,15 +216,14 @@ mod tests {
             .into_iter()
             .filter(|t| t.cleanup() == Cleanup::Compact)
             .collect();
-        assert_eq!(
-            compacted,
-            [
-                Topic::Containers,
-                Topic::Schemas,
-                Topic::State,
-                Topic::Detections,
-            ]
-        );
+        let by_key = [
+            Topic::Containers,
+            Topic::Schemas,
+            Topic::State,
+            Topic::Detections,
+            Topic::FleetState,
+        ];
+        assert_eq!(compacted, by_key);
     }
 
     #[test]
@@ -223,6 +237,11 @@ mod tests {
             Topic::State,
         ];
         assert_eq!(by_task, expected);
+        let of_fleet: Vec<_> = Topic::ALL
+            .into_iter()
+            .filter(|t| t.by_fleet_task())
+            .collect();
+        assert_eq!(of_fleet, [Topic::Exchange, Topic::FleetState]);
     }
 
     #[test]

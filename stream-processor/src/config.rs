@@ -18,10 +18,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::signing::PublicKey;
 
 mod fault;
+mod stage;
 #[cfg(test)]
 mod tests;
 
 pub use fault::{Fault, FaultPoint};
+pub use stage::{ExchangeTopics, Stage};
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,8 @@ impl Delivery {
 pub struct RawConfig {
     /// How alerts and input offsets are tied together.
     pub delivery: Delivery,
+    /// What parts of the work this process does.
+    pub stages: Vec<Stage>,
     /// Brokers, names and timeouts.
     pub kafka: RawKafka,
     /// What is looked for.
@@ -273,6 +277,7 @@ impl Default for RawConfig {
     fn default() -> Self {
         Self {
             delivery: Delivery::ExactlyOnce,
+            stages: vec![Stage::Host, Stage::Fleet],
             kafka: RawKafka::default(),
             detections: RawDetections::default(),
             step: RawStep::default(),
@@ -366,6 +371,12 @@ impl Default for RawLog {
 pub struct Config {
     /// How alerts and input offsets are tied together.
     pub delivery: Delivery,
+    /// What parts of the work this process does.
+    pub stages: Vec<Stage>,
+    /// Which of them this is the configuration of.
+    pub stage: Stage,
+    /// The topics of windows over the whole fleet; none where one engine has both of their stages.
+    pub exchange: Option<ExchangeTopics>,
     /// Brokers, names and timeouts.
     pub kafka: RawKafka,
     /// Where detections come from.
@@ -445,6 +456,9 @@ impl Config {
         });
         Ok(Self {
             delivery: raw.delivery,
+            stages: raw.stages,
+            stage: Stage::Host,
+            exchange: None,
             kafka: raw.kafka,
             trusted_keys: trusted_keys.collect::<Result<_, _>>()?,
             detections_from: raw.detections.source,
@@ -568,6 +582,7 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
             format!("{watch:?}"),
         );
     }
+    stage::check(&raw.stages)?;
     check_checkpoint(&raw.checkpoint)?;
     check_windows(&raw.windows)
 }

@@ -106,6 +106,9 @@ pub enum RejectError {
     /// The name of its host or of its sensor's run is longer than any is.
     #[error("host_id or sensor_run is longer than 256 bytes")]
     IdentityTooLong,
+    /// It is no record of the exchange.
+    #[error("could not read the record of the exchange: {0}")]
+    NoFlush(String),
     /// It came on a topic that is no table of this engine.
     #[error("no table takes records of {}", .0.suffix())]
     NoTable(Topic),
@@ -116,7 +119,7 @@ impl RejectError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Undecodable(_) | Self::NoEvent(_) => "undecodable",
+            Self::Undecodable(_) | Self::NoEvent(_) | Self::NoFlush(_) => "undecodable",
             Self::KeyDisagrees { .. } => "key_disagrees",
             Self::IdentityTooLong => "identity_too_long",
             Self::NoTable(_) => "no_table",

@@ -269,33 +269,15 @@ impl DetectionSet {
             let detection = detections.remove(place);
             refused.push(fault.in_file(&detection.file));
         }
-        let mut set = Self {
+        let set = Self {
             detections,
             memory: loader.memory,
         };
-        if sources.leaves_fleet_out() {
-            refused.extend(set.take_fleet());
-        }
         Ok(LoadReport {
             set,
             refused,
             list_warnings,
         })
-    }
-
-    /// Takes the detections over the whole fleet out, with where they stand: for whoever sees only some of its partitions.
-    pub fn take_fleet(&mut self) -> Vec<Refusal> {
-        let of_fleet = |detection: &mut Detection| {
-            let plan = detection.plan.windowed();
-            plan.is_some_and(|plan| plan.fleet)
-        };
-        let taken = self.detections.extract_if(.., of_fleet);
-        let refusal = |detection: Detection| {
-            let reason = "it counts over all hosts together, which processors on Kafka cannot do yet: each has some of the partitions";
-            let mend = "add a key of one host, such as host_id, to its GROUP BY, or move the file away; the other detections run";
-            Fault::new(detection.query_line, reason, mend).in_file(&detection.file)
-        };
-        taken.map(refusal).collect()
     }
 
     /// The detections over the whole fleet.

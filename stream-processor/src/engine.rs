@@ -19,17 +19,18 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use dogwatch_schemas::Fingerprint;
-use dogwatch_schemas::Text;
 use dogwatch_schemas::decode::SchemaError;
-use dogwatch_schemas::topics::{Topic, Topics};
+use dogwatch_schemas::topics::Topic;
 
 use crate::alert::AlertMode;
 use crate::checkpoint::{Inputs, Renewal, State, StateRecord};
 use crate::decode::{DeadLetter, EventDecoder, InputRecord, Partition, RejectError, events_schema};
 use crate::detect::{Detection, DetectionSet, Routes, narrow};
-use crate::hosts::{FLEET, FLEET_LOG, FLEET_SLOT, Hosts, SECOND_NS, Unseen, partition_of};
+use crate::hosts::{
+    FLEET, Hosts, SECOND_NS, Unseen, fleet_log, fleet_slot, number_of, partition_of, task_of,
+};
 use crate::parallel::cores;
-use crate::window::{FleetRows, Missed, Rows, WindowOptions, WindowOutput, Windows};
+use crate::window::{Exchange, FleetRows, Missed, Rows, WindowOptions, WindowOutput, Windows};
 
 mod admit;
 mod alerts;
@@ -37,6 +38,8 @@ mod bound;
 mod build;
 mod candidate;
 mod carried;
+mod evidence;
+mod exchange;
 #[cfg(test)]
 mod fair_tests;
 #[cfg(test)]
@@ -52,6 +55,7 @@ mod tests;
 mod throttle;
 
 pub use bound::BESIDE_WINDOWS;
+pub use evidence::EvidenceTopics;
 pub use output::{Failure, LateRow, StateSize, StepCounts, StepOutput};
 
 use carried::Carried;
@@ -96,35 +100,6 @@ pub enum EngineError {
     State(#[from] serde_json::Error),
 }
 
-/// What evidence calls the topics that it is in.
-#[derive(Debug, Clone)]
-pub struct EvidenceTopics(BTreeMap<Topic, Text>);
-
-impl EvidenceTopics {
-    /// One name for all, such as `local` or `capture`.
-    #[must_use]
-    pub fn same(name: &str) -> Self {
-        Self::named(|_| name.to_owned())
-    }
-
-    /// The names on the broker.
-    #[must_use]
-    pub fn kafka(names: &Topics) -> Self {
-        Self::named(|topic| names.name(topic))
-    }
-
-    fn named(name: impl Fn(Topic) -> String) -> Self {
-        let name = |topic| (topic, name(topic).into());
-        Self(Topic::ALL.into_iter().map(name).collect())
-    }
-
-    /// What it calls a topic.
-    #[must_use]
-    pub fn name(&self, topic: Topic) -> &str {
-        self.0.get(&topic).map_or("", |name| name)
-    }
-}
-
 /// Runs a set of detections over the log.
 pub struct Engine {
     set: DetectionSet,
@@ -147,8 +122,8 @@ pub struct Engine {
     carried: Carried,
     /// Writers' schemas beside this version's own.
     schemas: BTreeMap<Fingerprint, String>,
-    /// How far all partitions are, where there are detections of the fleet and all were heard of.
-    fleet_time: Option<i64>,
+    /// How far all partitions are, as each task of the fleet knows it, where all were heard of.
+    fleet_times: BTreeMap<i32, i64>,
 }
 
 /// Partitions whose time windows of the fleet wait for, where nobody says otherwise.
@@ -193,7 +168,7 @@ impl Engine {
             roster,
             carried: Carried::default(),
             schemas: BTreeMap::new(),
-            fleet_time: None,
+            fleet_times: BTreeMap::new(),
             set,
             mode,
             evidence_topics: EvidenceTopics::same("local"),
@@ -280,7 +255,10 @@ impl Engine {
 
     /// Notes that input of a log was not seen before its next record: windows and events around it say so.
     pub(crate) fn miss(&mut self, log: Partition, unseen: Unseen) {
-        self.hosts.miss(log, unseen);
+        // What is missing in the exchange shows in its records' numbers.
+        if log.0 != Topic::Exchange {
+            self.hosts.miss(log, unseen);
+        }
     }
 
     /// Forgets what it knows of a partition that is no longer its own.
@@ -291,37 +269,12 @@ impl Engine {
         self.carried.forget(partition);
         self.roster.forget(partition);
         self.throttles.forget(partition);
-        self.live_from.retain(|(_, of), _| *of != partition);
+        self.live_from.retain(|log, _| task_of(*log) != partition);
+        self.fleet_times.remove(&partition);
     }
 
-    /// What all partitions have said to the windows of the fleet, whole.
-    ///
-    /// # Errors
-    /// When a piece cannot be written.
-    pub fn checkpoint_fleet(&mut self) -> Result<Vec<StateRecord>, EngineError> {
-        let whole = Renewal::default();
-        let mut records = self.windows.store(FLEET, &whole)?;
-        records.extend(self.folds.store(FLEET, &whole));
-        records.extend(self.throttles.store(FLEET, &whole));
-        Ok(records)
-    }
-
-    /// Takes back what [`Engine::checkpoint_fleet`] gave.
-    ///
-    /// # Errors
-    /// When a piece cannot be read.
-    pub fn restore_fleet(&mut self, mut state: State) -> Result<(), EngineError> {
-        self.folds.forget(FLEET);
-        self.throttles.forget(FLEET);
-        self.folds.restore(FLEET, &mut state);
-        self.throttles.restore(FLEET, &mut state);
-        self.windows.restore_fleet(&mut state)?;
-        let time = self.windows.fleet_time();
-        self.fleet_time = (time > i64::MIN).then_some(time);
-        Ok(())
-    }
-
-    /// What changed in a task since the last call, and the pieces that are to be written anew.
+    /// What changed in a task since the last call, and the pieces that are to be written anew. Tasks of the whole fleet are below
+    /// nought: -1 for the first partition of the exchange.
     ///
     /// # Errors
     /// When a piece cannot be written.
@@ -333,6 +286,9 @@ impl Engine {
         let mut records = self.windows.store(partition, renewal)?;
         records.extend(self.folds.store(partition, renewal));
         records.extend(self.throttles.store(partition, renewal));
+        if partition <= FLEET {
+            return Ok(records);
+        }
         records.extend(self.hosts.store(partition, renewal)?);
         records.extend(self.roster.store(partition, renewal)?);
         let latest = self.hosts.latest(partition);
@@ -353,6 +309,15 @@ impl Engine {
         live_from: &Inputs,
     ) -> Result<(), EngineError> {
         self.forget_partition(partition);
+        let live = live_from.iter();
+        let live = live.map(|(topic, offset)| ((*topic, number_of(*topic, partition)), *offset));
+        self.live_from.extend(live);
+        if partition <= FLEET {
+            return self.restore_fleet(partition, state);
+        }
+        if state.is_empty() {
+            self.windows.begin(partition);
+        }
         self.hosts.restore(partition, &mut state)?;
         let slots = self.hosts.slots(partition);
         self.roster.restore(partition, &mut state)?;
@@ -371,9 +336,6 @@ impl Engine {
         self.folds.restore(partition, &mut state);
         self.throttles.restore(partition, &mut state);
         self.carried.restore(partition, state);
-        let live_from = live_from.iter();
-        self.live_from
-            .extend(live_from.map(|(topic, offset)| ((*topic, partition), *offset)));
         Ok(())
     }
 
@@ -429,11 +391,11 @@ impl Engine {
         slots.sort_unstable();
         let ticks = self.hosts.last_ticks();
         let windows = self.windows.finish(&self.set, (&slots, &ticks), u32::MAX)?;
-        if let Some((_, time)) = windows.fleet_times.last() {
-            self.fleet_time = Some(*time);
-        }
+        let times = windows.fleet_times.iter();
+        self.fleet_times
+            .extend(times.map(|(_, task, time)| (*task, *time)));
         self.alert_at_end(&windows.words, now_ns, &mut output);
-        self.fleet_time = None;
+        self.fleet_times.clear();
         Ok(output)
     }
 
@@ -470,6 +432,11 @@ impl Engine {
             self.hosts.begin_batch();
         }
         taken.output.counts.records += records.len() as u64;
+        if self.receives() {
+            taken.records.extend(records);
+            self.taken = taken;
+            return Ok(());
+        }
         for read in self.reader.read(&self.set, records)? {
             self.admit(read, &mut taken)?;
         }
@@ -492,7 +459,11 @@ impl Engine {
             return Ok(output);
         }
         let mut taken = std::mem::take(&mut self.taken);
-        let mut windows = self.run_windows(&taken)?;
+        let mut windows = match self.receives() {
+            true => self.receive(&taken, &mut output),
+            false => self.run_windows(&taken)?,
+        };
+        output.exchange = std::mem::take(&mut windows.exchange);
         taken.unjudged.append(&mut windows.unjudged);
         self.leave_to_others(&mut taken, &mut windows);
         let heard = |row: u32| !self.muted(&taken.records[row as usize]);
@@ -505,15 +476,16 @@ impl Engine {
         let off = windows.off.iter().map(|off| partition_of(off.slot));
         output.to_be_stored.extend(off);
         output.counts.hosts_forgotten += self.hosts.forgotten_count();
-        for (row, time) in &windows.fleet_times {
+        for (row, task, time) in &windows.fleet_times {
             let (admitted, second) = (&mut taken.admitted, time.div_euclid(SECOND_NS));
-            admitted.progress.note(*row, FLEET_SLOT, *time);
-            admitted.seconds.note(*row, FLEET_LOG, second);
+            admitted.progress.note(*row, fleet_slot(*task), *time);
+            admitted.seconds.note(*row, fleet_log(*task), second);
         }
         self.alert(&taken, &windows, now_ns, &mut output);
         // Alerts of the step go by what was known before it, and what its rows have shown.
-        let last = windows.fleet_times.last().map(|(_, time)| *time);
-        self.fleet_time = last.or(self.fleet_time);
+        let times = windows.fleet_times.iter();
+        self.fleet_times
+            .extend(times.map(|(_, task, time)| (*task, *time)));
         self.unmute(&taken.records, &mut output);
         taken.clear();
         self.taken = taken;
@@ -528,6 +500,12 @@ impl Engine {
         let batch = concat_batches(&self.window_columns, &taken.batches)?;
         let event_types = batch.column(batch.schema_ref().index_of(EVENT_TYPE)?);
         let rows = taken.admitted.shown.iter().map(|shown| shown.row).collect();
+        let ticks = self.hosts.ticks();
+        let muted = ticks.iter().map(|tick| {
+            let record = taken.records.get(tick.row as usize);
+            record.is_some_and(|record| self.muted(record))
+        });
+        let muted: Vec<bool> = muted.collect();
         let rows = Rows {
             batch: &batch,
             routes: &Routes::new(event_types.as_string_view(), rows),
@@ -536,7 +514,8 @@ impl Engine {
             ends: self.hosts.ends(),
             fleet: FleetRows {
                 moments: &taken.admitted.fleet,
-                ticks: self.hosts.ticks(),
+                ticks,
+                muted: &muted,
             },
         };
         Ok(self.windows.step(&self.set, &rows)?)
@@ -556,6 +535,9 @@ impl Engine {
         }
         for record in records {
             if self.muted(record) || self.live_from.remove(&record.log()).is_none() {
+                continue;
+            }
+            if record.topic == Topic::Exchange {
                 continue;
             }
             let partition = record.partition;
@@ -656,7 +638,7 @@ impl Engine {
 /// What is known of hosts, as windows need it.
 fn hosts(windows: &Windows, options: &WindowOptions) -> Hosts {
     let hosts = Hosts::new(options.host_silence, options.clock_error_max);
-    match windows.any_of_fleet() {
+    match windows.any_of_fleet() && !matches!(options.exchange, Exchange::Received(_)) {
         true => hosts.with_fleet(options.fleet_patience),
         false => hosts,
     }

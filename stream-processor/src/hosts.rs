@@ -131,14 +131,41 @@ pub(crate) struct SlotOwner {
     pub holes: Option<Arc<Holes>>,
 }
 
-/// What stands for the task of what is of all hosts together.
+/// The task of what is of all hosts together. Those of further partitions of the exchange have the numbers below it.
 pub(crate) const FLEET: i32 = -1;
-/// What stands for the log that its time is of.
-pub(crate) const FLEET_LOG: Partition = (Topic::Events, FLEET);
 /// What stands for the host of an alert over all hosts.
 pub(crate) const FLEET_HOST_ID: &str = "fleet";
-/// The slot of what is of all hosts together.
-pub(crate) const FLEET_SLOT: i64 = (FLEET as i64) << 32;
+
+/// The task of a log.
+pub(crate) fn task_of((topic, number): Partition) -> i32 {
+    match topic {
+        Topic::Exchange => FLEET - number,
+        _ => number,
+    }
+}
+
+/// The number of a topic's log in a task.
+pub(crate) fn number_of(topic: Topic, task: i32) -> i32 {
+    match topic {
+        Topic::Exchange => FLEET - task,
+        _ => task,
+    }
+}
+
+/// The slot of what a task of the fleet says.
+pub(crate) fn fleet_slot(task: i32) -> i64 {
+    i64::from(task) << 32
+}
+
+/// Whether a slot is of all hosts together.
+pub(crate) fn is_of_fleet(slot: i64) -> bool {
+    slot < 0
+}
+
+/// What stands for the log that the time of a task of the fleet is of.
+pub(crate) fn fleet_log(task: i32) -> Partition {
+    (Topic::Events, task)
+}
 
 /// The task of a slot.
 pub(crate) fn partition_of(slot: i64) -> i32 {
@@ -305,7 +332,11 @@ impl Hosts {
     /// Notes that input of a log was not seen before its next record.
     pub fn miss(&mut self, (topic, partition): Partition, unseen: Unseen) {
         let task = self.tasks.entry(partition).or_default();
-        task.logs.entry(topic).or_default().miss(unseen);
+        let log = task.logs.entry(topic).or_default();
+        log.miss(unseen);
+        if self.fleet_patience_ns.is_some() {
+            log.fleet.miss(unseen.losses());
+        }
     }
 
     /// Notes the boot that the run of the record taken last is of.
@@ -356,7 +387,7 @@ impl Hosts {
 
     /// Whose time a slot is.
     pub fn owner(&self, slot: i64) -> SlotOwner {
-        if slot == FLEET_SLOT {
+        if is_of_fleet(slot) {
             let name = || Text::from(FLEET_HOST_ID);
             return SlotOwner {
                 host_id: name(),

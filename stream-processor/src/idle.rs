@@ -77,7 +77,7 @@ impl Marks {
         };
         send_all(producer, &[record], DELIVERY_TIMEOUT)
             .map_err(|error| Fault::of(&action, &error))?;
-        tracing::info!(topic, partition = partition.1, "silent partition marked");
+        tracing::debug!(topic, partition = partition.1, "silent partition marked");
         metrics::marked();
         Ok(())
     }

@@ -55,6 +55,16 @@ fn describe() {
         "dogwatch_source_partitions",
         "Partitions assigned to this processor."
     );
+    describe_gauge!(
+        "dogwatch_fleet_delay_seconds",
+        "How far the slowest partition holds windows over the whole fleet back."
+    );
+    describe_gauge!(
+        "dogwatch_fleet_window_panes",
+        "Open panes of windows over the whole fleet."
+    );
+    describe_gauge!("dogwatch_fleet_window_keys", "Keys in them.");
+    describe_gauge!("dogwatch_fleet_state_bytes", "Bytes of their states.");
     describe_counter!("dogwatch_detect_steps_total", "Steps matched.");
     describe_counter!("dogwatch_detect_records_total", "Records matched.");
     describe_counter!(
@@ -287,6 +297,16 @@ pub fn state_size(size: &StateSize) {
 /// Sets how many bytes the tasks' state may take.
 pub fn budget(bytes: u64) {
     gauge!("dogwatch_window_state_budget_bytes").set(bytes as f64);
+}
+
+/// Sets how large the state of windows over the whole fleet is, and how far the slowest source is behind, where all are known.
+pub fn fleet(size: &StateSize, delay: Option<Duration>) {
+    gauge!("dogwatch_fleet_window_panes").set(size.panes as f64);
+    gauge!("dogwatch_fleet_window_keys").set(size.keys as f64);
+    gauge!("dogwatch_fleet_state_bytes").set(size.bytes as f64);
+    if let Some(delay) = delay {
+        gauge!("dogwatch_fleet_delay_seconds").set(delay.as_secs_f64());
+    }
 }
 
 /// Counts a mark written to a silent partition.

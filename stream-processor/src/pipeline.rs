@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use dogwatch_kafka::topics::TopicError;
 use dogwatch_kafka::{Fault, Logged, PATIENCE, REACH, reach};
 use dogwatch_schemas::records::{Alert, Event};
@@ -37,7 +37,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::alert::AlertMode;
-use crate::config::{Config, Delivery, DetectionsFrom};
+use crate::config::{Config, Delivery, DetectionsFrom, Stage};
 use crate::detect::{DetectionSet, LoadError, Refusal, Sources, Warning};
 use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle::Marks;
@@ -53,8 +53,9 @@ use crate::sink::publisher::Publisher;
 use crate::sink::{Publish, Sink, SinkError, transactional_id, try_transaction};
 use crate::source::group::GroupInput;
 use crate::source::{QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, local};
-use crate::topics::{self, INPUTS, TopicReport};
+use crate::topics::{self, TopicReport};
 
+mod fleet;
 mod steps;
 mod swap;
 #[cfg(test)]
@@ -201,91 +202,135 @@ pub fn run_watched(
     stats: &Stats,
 ) -> Result<Summary, ProcessorError> {
     kafka::check_options(config)?;
-    let through_broker = matches!(source, Source::Kafka) || matches!(sink, Sink::Kafka);
-    let (mut found, place) = match source {
-        Source::Kafka => find_detections(config)?,
-        _ => (Sources::read(&config.detections_folder)?, Place::Folder),
-    };
-    if matches!(source, Source::Kafka) {
-        // A processor of a group has some of the partitions.
-        found = found.without_fleet();
+    match (&source, &sink) {
+        (Source::Kafka, Sink::Kafka) => fleet::run(config, shutdown, stats),
+        _ => {
+            let stage = Running::new(config, shutdown, stats);
+            stage.run(source, sink)
+        }
     }
-    let (set, refused) = load(&found)?;
-    metrics::loaded(set.len(), refused.len());
-    let detections = set.len();
-    let inventory = Inventory::new(&set, &found, &Inventory::default(), now_ns());
-    metrics::running(inventory.detections(), std::iter::empty());
-    let names = Topics::new(config.kafka.topic_prefix.as_str());
-    let evidence_topics = match &source {
-        Source::Kafka => EvidenceTopics::kafka(&names),
-        Source::Local(_) => EvidenceTopics::same("local"),
-        Source::Capture(_) => EvidenceTopics::same("capture"),
-    };
-    let ran = reload::ran(config, &inventory, &found);
-    let needs = matches!(source, Source::Kafka).then(|| Needs::of(&set));
-    let keys_max = found.keys_max(config.windows.keys_max);
-    let engine = reload::engine(config, set, keys_max, evidence_topics.clone())?;
-    let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));
-    let bounded = matches!(source, Source::Capture(_));
-    let (limits, lookup) = if through_broker {
-        prepare_topics(config, &names)?
-    } else {
-        (None, None)
-    };
-    let id = transactional_id(config);
-    let mut stages = Stages::open(source, sink, config, limits.as_ref(), &id, shutdown)?;
-    tracing::info!(
-        detections,
-        refused = refused.len(),
-        from = place.name(config),
-        set = ran.epoch.map(|epoch| epoch.number),
-        input = evidence_topics.name(Topic::Events),
-        delivery = config.delivery.name(),
-        group = through_broker.then_some(&config.kafka.group_id),
-        instance = config.kafka.instance,
-        "processor started"
-    );
-    if through_broker {
-        announce_standstill(config);
+}
+
+/// One of the stages of the work, as it runs: windows over the whole fleet have two.
+struct Running<'r> {
+    config: Config,
+    shutdown: &'r Shutdown,
+    stats: &'r Stats,
+    /// Told when a detection of the whole fleet runs.
+    fleet_wanted: Option<Sender<()>>,
+}
+
+impl<'r> Running<'r> {
+    fn new(config: &Config, shutdown: &'r Shutdown, stats: &'r Stats) -> Self {
+        Self {
+            config: config.clone(),
+            shutdown,
+            stats,
+            fleet_wanted: None,
+        }
     }
-    let marks = through_kafka.then(|| Marks::new(config, names));
-    let ends = Ends {
-        stores: through_kafka,
-        bounded,
-    };
-    let mut steps = Steps::new(engine, lookup, marks, ends, config, shutdown);
-    steps.stats = stats.clone();
-    steps.look_at_sensors(needs);
-    steps.run_with(ran);
-    if !bounded {
-        steps.watch(place, evidence_topics, found, &refused, inventory);
-    }
-    loop {
-        let result = steps.run(&mut stages);
-        let over = match result {
-            Err(error) if through_kafka && steps.may_start_over(&stages, &error) => error,
-            Err(error) if through_kafka && given_up(&error) && shutdown.triggered() => {
-                tracing::warn!(%error, "the brokers had given this processor up before it was told to stop: what it read last is read again by the next");
-                stages.close();
-                return Ok(steps.summary);
-            }
-            result => {
-                stages.close();
-                return result.map(|()| steps.summary);
+
+    fn run(mut self, source: Source, sink: Sink) -> Result<Summary, ProcessorError> {
+        let through_broker = matches!(source, Source::Kafka) || matches!(sink, Sink::Kafka);
+        let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));
+        let of_hosts = self.config.stage == Stage::Host;
+        let (found, place) = match source {
+            Source::Kafka => find_detections(&self.config)?,
+            _ => {
+                let found = Sources::read(&self.config.detections_folder)?;
+                (found, Place::Folder)
             }
         };
-        tracing::warn!(%over, "the brokers gave this processor up, or its client the brokers, taking its tasks over anew");
-        metrics::started_over();
-        stages.close();
-        steps.forget();
-        stages = Stages::open(
-            Source::Kafka,
-            Sink::Kafka,
-            config,
-            limits.as_ref(),
-            &id,
-            shutdown,
-        )?;
+        let (set, refused) = load(&found)?;
+        let detections = set.len();
+        let inventory = Inventory::new(&set, &found, &Inventory::default(), now_ns());
+        if of_hosts {
+            metrics::loaded(set.len(), refused.len());
+            metrics::running(inventory.detections(), std::iter::empty());
+        }
+        let names = Topics::new(self.config.kafka.topic_prefix.as_str());
+        let evidence_topics = match &source {
+            Source::Kafka => EvidenceTopics::kafka(&names),
+            Source::Local(_) => EvidenceTopics::same("local"),
+            Source::Capture(_) => EvidenceTopics::same("capture"),
+        };
+        let needs = (matches!(source, Source::Kafka) && of_hosts).then(|| Needs::of(&set));
+        let bounded = matches!(source, Source::Capture(_));
+        let (limits, lookup) = if through_broker {
+            prepare_topics(&self.config, &names)?
+        } else {
+            (None, None)
+        };
+        if let (true, Some(limits)) = (through_kafka, &limits) {
+            self.config.exchange = Some(limits.exchange);
+        }
+        let config = &self.config;
+        let ran = reload::ran(config, &inventory, &found);
+        let keys_max = found.keys_max(config.windows.keys_max);
+        let engine = reload::engine(config, set, keys_max, evidence_topics.clone())?;
+        let id = transactional_id(config);
+        let stages = Stages::open(source, sink, config, limits.as_ref(), &id, self.shutdown)?;
+        tracing::info!(
+            stage = config.stage.name(),
+            detections,
+            refused = refused.len(),
+            from = place.name(config),
+            set = ran.epoch.map(|epoch| epoch.number),
+            input = evidence_topics.name(config.stage.inputs()[0]),
+            delivery = config.delivery.name(),
+            group = through_broker.then_some(&config.kafka.group_id),
+            instance = config.kafka.instance,
+            "processor started"
+        );
+        if through_broker && of_hosts {
+            announce_standstill(config);
+        }
+        let marks = (through_kafka && of_hosts).then(|| Marks::new(config, names));
+        let ends = Ends {
+            stores: through_kafka,
+            bounded,
+        };
+        let mut steps = Steps::new(engine, lookup, marks, ends, config, self.shutdown);
+        steps.stats = self.stats.clone();
+        steps.fleet_wanted = self.fleet_wanted.clone();
+        steps.call_for_fleet();
+        steps.look_at_sensors(needs);
+        steps.run_with(ran);
+        if !bounded {
+            steps.watch(place, evidence_topics, found, &refused, inventory);
+        }
+        self.go_on(steps, stages, (limits.as_ref(), &id))
+    }
+
+    /// Runs the steps; where the brokers gave this process up, producer and consumer are made anew.
+    fn go_on(
+        &self,
+        mut steps: Steps,
+        mut stages: Stages,
+        (limits, id): (Option<&TopicReport>, &str),
+    ) -> Result<Summary, ProcessorError> {
+        let (through_kafka, shutdown) = (steps.ends.stores, self.shutdown);
+        loop {
+            let result = steps.run(&mut stages);
+            let over = match result {
+                Err(error) if through_kafka && steps.may_start_over(&stages, &error) => error,
+                Err(error) if through_kafka && given_up(&error) && shutdown.triggered() => {
+                    tracing::warn!(%error, "the brokers had given this processor up before it was told to stop: what it read last is read again by the next");
+                    stages.close();
+                    return Ok(steps.summary);
+                }
+                result => {
+                    stages.close();
+                    return result.map(|()| steps.summary);
+                }
+            };
+            tracing::warn!(%over, "the brokers gave this processor up, or its client the brokers, taking its tasks over anew");
+            metrics::started_over();
+            stages.close();
+            steps.forget();
+            let (source, sink) = (Source::Kafka, Sink::Kafka);
+            stages = Stages::open(source, sink, &self.config, limits, id, shutdown)?;
+        }
     }
 }
 
@@ -347,8 +392,7 @@ fn load(found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError>
     Ok((report.set, report.refused))
 }
 
-/// Loads the detections and compiles them, without running anything; returns how many there are. What counts over all hosts
-/// together is among them, though a processor on Kafka does not run it.
+/// Loads the detections and compiles them, without running anything; returns how many there are.
 ///
 /// # Errors
 /// [`ProcessorError`] when one is refused: each one's reason is in the error.
@@ -375,9 +419,12 @@ pub fn check_brokers(config: &Config) -> Result<Vec<String>, ProcessorError> {
     if !missing.contains(&names.name(Topic::Schemas)) {
         open_schemas(config, &names)?;
     }
-    try_group(config, &names)?;
-    if config.delivery == Delivery::ExactlyOnce {
-        try_transaction(config)?;
+    for stage in &config.stages {
+        let config = config.of_stage(*stage);
+        try_group(&config, &names)?;
+        if config.delivery == Delivery::ExactlyOnce {
+            try_transaction(&config)?;
+        }
     }
     Ok(missing)
 }
@@ -396,8 +443,8 @@ fn try_group(config: &Config, names: &Topics) -> Result<(), Fault> {
     settings.set("group.id", group);
     let consumer = Logged::consumer(&settings).map_err(fault)?;
     let mut asked = TopicPartitionList::new();
-    for topic in INPUTS {
-        asked.add_partition(&names.name(topic), 0);
+    for topic in config.stage.inputs() {
+        asked.add_partition(&names.name(*topic), 0);
     }
     let ask = || -> Result<(), KafkaError> {
         let answer = consumer.committed_offsets(asked.clone(), PATIENCE)?;

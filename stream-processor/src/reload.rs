@@ -22,14 +22,14 @@ use serde_json::{Map, Value};
 use crate::alert::AlertMode;
 use crate::alert::health::{Finding, Health, Reporter};
 use crate::checkpoint::{Epoch, Ran};
-use crate::config::Config;
+use crate::config::{Config, Stage};
 use crate::detect::{DetectionSet, LoadReport, Origin, Refusal, Sources};
 use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle;
 use crate::inventory::{Difference, Inventory};
 use crate::published::{Feed, keys_changed};
 use crate::sensor_reads::Needs;
-use crate::window::WindowOptions;
+use crate::window::{Exchange, WindowOptions};
 
 mod neighbours;
 #[cfg(test)]
@@ -168,13 +168,23 @@ pub(crate) fn engine(
     keys_max: usize,
     topics: EvidenceTopics,
 ) -> Result<Engine, EngineError> {
+    let exchange = match (config.exchange, config.stage) {
+        (None, _) => Exchange::Inside,
+        (Some(topics), Stage::Host) => Exchange::Sent(topics.partitions),
+        (Some(topics), Stage::Fleet) => Exchange::Received(topics.partitions),
+    };
     let engine = Engine::new(set, AlertMode::Live)?.with_evidence_topics(topics);
-    engine.with_windows(WindowOptions {
+    let engine = engine.with_windows(WindowOptions {
         host_silence: config.windows.host_silence,
         clock_error_max: config.windows.clock_error_max,
         keys_max,
         memory_bytes_max: config.windows.memory_bytes_max,
         fleet_patience: config.windows.fleet_patience,
+        exchange,
+    })?;
+    Ok(match config.exchange {
+        Some(topics) => engine.with_sources(&Vec::from_iter(0..topics.sources)),
+        None => engine,
     })
 }
 
@@ -303,14 +313,13 @@ type Told = (Refusal, bool);
 
 impl Compiler {
     fn read(&mut self) -> Found {
-        let found = match &mut self.place {
+        match &mut self.place {
             Place::Folder => {
                 let found = Sources::read(&self.config.detections_folder);
                 found.map_err(|error| error.to_string())
             }
             Place::Topic(feed) => feed.look(),
-        };
-        found.map(|found| found.limited_as(&self.running.sources))
+        }
     }
 
     /// What comes of a changed folder; none where there is nothing to do and nothing to say.

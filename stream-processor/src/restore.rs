@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dogwatch_kafka::{Fault, Logged};
-use dogwatch_schemas::topics::{Topic, Topics};
+use dogwatch_schemas::topics::Topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -44,7 +44,7 @@ pub fn restore(
     heads: &BTreeMap<Partition, Head>,
     wanted: impl Fn() -> bool,
 ) -> Result<Option<Memories>, Fault> {
-    let topic = Topics::new(config.kafka.topic_prefix.as_str()).name(Topic::State);
+    let topic = Topics::new(config.kafka.topic_prefix.as_str()).name(config.stage.state());
     let action = format!("read topic {topic}");
     let reader = Reader::open(config, topic).map_err(|error| Fault::of(&action, &error))?;
     let task = |(partition, head): (&Partition, &Head)| {

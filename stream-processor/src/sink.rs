@@ -216,7 +216,8 @@ impl Publish {
             }
             (Sink::Kafka, limits) => {
                 let limits = limits.expect("the pipeline prepares the topics of a Kafka sink");
-                let encoder = Encoder::new(Topics::new(config.kafka.topic_prefix.as_str()), limits);
+                let names = Topics::new(config.kafka.topic_prefix.as_str());
+                let encoder = Encoder::new(names, config.stage.state(), limits);
                 let batch_bytes = limits.batch_bytes_max();
                 match config.delivery {
                     Delivery::ExactlyOnce => {

@@ -10,6 +10,7 @@ use dogwatch_schemas::records::Alert;
 use crate::checkpoint::{Checkpoint, Head};
 use crate::decode::{DeadLetter, RejectError};
 use crate::engine::LateRow;
+use crate::window::Flushed;
 
 pub use crate::decode::Partition;
 
@@ -35,6 +36,8 @@ pub struct Step {
     pub dead_letters: Vec<DeadLetter>,
     /// Rows that came after their windows had closed.
     pub late: Vec<LateRow>,
+    /// What windows of the whole fleet are told.
+    pub exchange: Vec<Flushed>,
     /// What tasks remember where the step ends.
     pub checkpoints: BTreeMap<Partition, Checkpoint>,
     /// Where the memory of tasks was when they were taken over, since the step before.
@@ -55,7 +58,10 @@ pub struct Memory {
 impl Step {
     /// Says whether nothing but positions and state would be committed.
     pub fn silent(&self) -> bool {
-        self.alerts.is_empty() && self.dead_letters.is_empty() && self.late.is_empty()
+        self.alerts.is_empty()
+            && self.dead_letters.is_empty()
+            && self.late.is_empty()
+            && self.exchange.is_empty()
     }
 
     /// Says whether the step holds neither output nor positions.

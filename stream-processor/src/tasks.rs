@@ -14,6 +14,9 @@ use crate::step::{Partition, Position};
 /// Marks that a silent partition needs are written at most this often.
 const MARK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Marks that windows of the whole fleet need, which count the seconds of each partition.
+const SECOND: Duration = Duration::from_secs(1);
+
 /// A silence is ended by the broker's clock, which this much later says so too.
 const MARK_MARGIN: Duration = Duration::from_secs(1);
 
@@ -103,7 +106,10 @@ impl Task {
     }
 
     /// Returns when it needs a mark, should it stay silent.
-    fn mark_due_at(&self, host_silence: Duration) -> Instant {
+    fn mark_due_at(&self, host_silence: Duration, each_second: bool) -> Instant {
+        if each_second {
+            return self.marked_at.unwrap_or(self.heard_at).max(self.heard_at) + SECOND;
+        }
         let silent = self.heard_at + host_silence + MARK_MARGIN;
         let again = self
             .marked_at
@@ -118,6 +124,8 @@ pub struct Tasks {
     tasks: BTreeMap<Partition, Task>,
     checkpoint: RawCheckpoint,
     host_silence: Duration,
+    /// Whether each second of a silence is marked.
+    each_second: bool,
 }
 
 impl Tasks {
@@ -127,7 +135,13 @@ impl Tasks {
             tasks: BTreeMap::new(),
             checkpoint,
             host_silence,
+            each_second: false,
         }
+    }
+
+    /// Says whether each second of a silence is marked.
+    pub fn mark_each_second(&mut self, each_second: bool) {
+        self.each_second = each_second;
     }
 
     /// Takes a task on.
@@ -187,14 +201,14 @@ impl Tasks {
 
     /// Those that were silent for so long that they may need a mark.
     pub fn silent(&self, now: Instant) -> Vec<Partition> {
-        let silent = |task: &Task| task.mark_due_at(self.host_silence) <= now;
+        let silent = |task: &Task| task.mark_due_at(self.host_silence, self.each_second) <= now;
         let silent = self.tasks.iter().filter(|(_, task)| silent(task));
         silent.map(|(partition, _)| *partition).collect()
     }
 
     /// Returns when the first of them may need a mark.
     pub fn next_mark(&self) -> Option<Instant> {
-        let due_at = |task: &Task| task.mark_due_at(self.host_silence);
+        let due_at = |task: &Task| task.mark_due_at(self.host_silence, self.each_second);
         self.tasks.values().map(due_at).min()
     }
 
@@ -222,7 +236,6 @@ mod tests {
     const P0: Partition = (Topic::Events, 0);
     const P1: Partition = (Topic::Events, 1);
     const OWN: &[u8] = b"own";
-    const SECOND: Duration = Duration::from_secs(1);
 
     fn tasks() -> Tasks {
         let checkpoint = RawCheckpoint {
@@ -310,5 +323,10 @@ mod tests {
             .unwrap()
             .gather(records(b"host", 1..2), OWN, heard);
         assert_eq!(tasks.next_mark(), Some(heard + 601 * SECOND));
+        // Windows of the whole fleet count its seconds.
+        tasks.mark_each_second(true);
+        assert_eq!(tasks.next_mark(), Some(heard + SECOND));
+        tasks.note_marked(P0, heard + 2 * SECOND);
+        assert_eq!(tasks.next_mark(), Some(heard + 3 * SECOND));
     }
 }

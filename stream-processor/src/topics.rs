@@ -7,7 +7,7 @@ use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE, REACH, reach};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use crate::config::{Config, Delivery};
+use crate::config::{Config, Delivery, ExchangeTopics};
 use crate::kafka::MESSAGE_BYTES_MAX;
 
 /// How long the brokers of a cluster may take to come one after the other.
@@ -17,16 +17,18 @@ const CLUSTER_START: Duration = Duration::from_secs(8);
 pub const INPUTS: [Topic; 1] = [Topic::Events];
 
 /// The topics that must exist before this program runs.
-const NEEDED: [Topic; 6] = [
+const NEEDED: [Topic; 8] = [
     Topic::Events,
     Topic::Alerts,
     Topic::DeadLetters,
     Topic::Late,
     Topic::Schemas,
     Topic::State,
+    Topic::Exchange,
+    Topic::FleetState,
 ];
 
-/// Least that the topic of states must take, in bytes: a piece of 512 KiB with key, header and batch.
+/// Least that the topics of states and the exchange must take, in bytes: a piece of 512 KiB with key, header and batch.
 const STATE_BYTES_MIN: usize = 600_000;
 
 /// Kafka's own limit where the topic's is not known, in bytes.
@@ -43,8 +45,12 @@ pub struct TopicReport {
     pub dead_letter_bytes_max: usize,
     /// Largest message of the topic of late rows, in bytes.
     pub late_bytes_max: usize,
-    /// Largest message of the topic of states, in bytes.
+    /// Largest message of the topics of states, in bytes.
     pub state_bytes_max: usize,
+    /// Largest message of the exchange, in bytes.
+    pub exchange_bytes_max: usize,
+    /// The exchange and its sources.
+    pub exchange: ExchangeTopics,
 }
 
 impl TopicReport {
@@ -54,6 +60,7 @@ impl TopicReport {
             .min(self.dead_letter_bytes_max)
             .min(self.late_bytes_max)
             .min(self.state_bytes_max)
+            .min(self.exchange_bytes_max)
     }
 }
 
@@ -115,12 +122,22 @@ fn prepare_by(
         topics::check_settings(*topic, &names.name(*topic), found)?;
     }
     let bytes_max = |topic| message_bytes_max(topic, &settings);
+    let count = |topic| match present.get(&topic) {
+        Some(count) => *count as i32,
+        None => topics::partitions_of(topic, &present, new_topics(config)),
+    };
     Ok(TopicReport {
         created,
         alert_bytes_max: bytes_max(Topic::Alerts),
         dead_letter_bytes_max: bytes_max(Topic::DeadLetters),
         late_bytes_max: bytes_max(Topic::Late),
-        state_bytes_max: state_bytes_max(&names, &settings)?,
+        state_bytes_max: internal_bytes_max(Topic::State, &names, &settings)?
+            .min(internal_bytes_max(Topic::FleetState, &names, &settings)?),
+        exchange_bytes_max: internal_bytes_max(Topic::Exchange, &names, &settings)?,
+        exchange: ExchangeTopics {
+            partitions: count(Topic::Exchange),
+            sources: count(Topic::Events),
+        },
     })
 }
 
@@ -147,12 +164,16 @@ fn wait_for_internal(
     }
 }
 
-/// A piece of state must fit into its topic.
-fn state_bytes_max(names: &Topics, settings: &Settings) -> Result<usize, TopicError> {
-    let found = message_bytes_max(Topic::State, settings);
+/// A piece of state, or a record of the exchange, must fit into its topic.
+fn internal_bytes_max(
+    topic: Topic,
+    names: &Topics,
+    settings: &Settings,
+) -> Result<usize, TopicError> {
+    let found = message_bytes_max(topic, settings);
     if found < STATE_BYTES_MIN {
         return Err(TopicError::Setting {
-            name: names.name(Topic::State),
+            name: names.name(topic),
             setting: "max.message.bytes",
             found: found.to_string(),
             expected: "1048588",

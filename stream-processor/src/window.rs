@@ -38,7 +38,8 @@ mod shard;
 mod store;
 
 pub use bound::{Bound, Travels, bounds};
-pub(crate) use fleet::{FirstRow, FleetRows, FleetTold};
+pub use fleet::{Exchange, Flushed};
+pub(crate) use fleet::{FirstRow, FleetRows, FleetTold, Received};
 
 use conditions::Conditions;
 use fleet::Fleet;
@@ -58,6 +59,8 @@ pub struct WindowOptions {
     pub memory_bytes_max: usize,
     /// How long windows of the fleet wait for the slowest host, of its partition's ingest time.
     pub fleet_patience: Duration,
+    /// Where the records between the two stages of windows of the fleet go.
+    pub exchange: Exchange,
 }
 
 impl Default for WindowOptions {
@@ -68,6 +71,7 @@ impl Default for WindowOptions {
             keys_max: 100_000,
             memory_bytes_max: 1 << 30,
             fleet_patience: Duration::from_secs(10),
+            exchange: Exchange::Inside,
         }
     }
 }
@@ -163,8 +167,10 @@ pub(crate) struct WindowOutput {
     /// Rows that detections could not judge.
     pub unjudged: Vec<Unjudged>,
     pub off: Vec<SwitchedOff>,
-    /// How far the whole fleet is, after rows.
-    pub fleet_times: Vec<(u32, i64)>,
+    /// How far the whole fleet is after rows, as tasks of the fleet know it.
+    pub fleet_times: Vec<(u32, i32, i64)>,
+    /// Records for the exchange.
+    pub exchange: Vec<Flushed>,
 }
 
 impl WindowOutput {
@@ -175,6 +181,7 @@ impl WindowOutput {
         self.unjudged.extend(other.unjudged);
         self.off.extend(other.off);
         self.fleet_times.extend(other.fleet_times);
+        self.exchange.extend(other.exchange);
         for (row, missed) in other.late {
             let known = self.late.entry(row).or_default();
             known.detections.extend(missed.detections);
@@ -290,7 +297,8 @@ impl Windows {
                 Ok(Placed { group, workbench })
             })
             .collect::<Result<Vec<_>>>()?;
-        let fleet = Fleet::new(set, &conditions, events, options.keys_max)?;
+        let limits = (options.keys_max, options.exchange);
+        let fleet = Fleet::new(set, &conditions, events, limits)?;
         Ok(Self {
             conditions,
             groups,
@@ -314,9 +322,23 @@ impl Windows {
         self.fleet.expect(partitions);
     }
 
-    /// How far all partitions are.
-    pub fn fleet_time(&self) -> i64 {
-        self.fleet.watermark()
+    /// How far all partitions are, as a task of the fleet knows it.
+    pub fn fleet_time(&self, task: i32) -> i64 {
+        self.fleet.watermark(task)
+    }
+
+    /// Says that a partition is seen from the beginning of its log on.
+    pub fn begin(&mut self, partition: i32) {
+        self.fleet.begin(partition);
+    }
+
+    /// Takes the next records of the exchange.
+    pub fn receive(&mut self, set: &DetectionSet, records: &[Received]) -> WindowOutput {
+        let mut output = WindowOutput::default();
+        for record in records {
+            self.fleet.receive(set, record, &mut output);
+        }
+        output
     }
 
     /// Takes the next rows.
@@ -413,16 +435,16 @@ impl Windows {
         let records = self.each_group(self.cores, |group, workbench| {
             group.store(workbench, partition, renewal)
         })?;
-        let fleet = self.fleet.store(partition)?;
+        let fleet = self.fleet.store(partition, renewal)?;
         Ok(records.into_iter().flatten().chain(fleet).collect())
     }
 
-    /// Takes back what all partitions had said to the fleet, out of its state.
+    /// Takes back what all partitions had said to a task of the fleet, out of its state; nothing where it begins with its log.
     ///
     /// # Errors
     /// When a piece cannot be read.
-    pub fn restore_fleet(&mut self, state: &mut State) -> Result<()> {
-        self.fleet.restore_merged(state)
+    pub fn restore_fleet(&mut self, of: (i32, bool), state: &mut State) -> Result<()> {
+        self.fleet.restore_merged(of, state)
     }
 
     /// Takes a partition's stored panes back, out of its state; `slots` is the time of each of its slots, `texts` are the

@@ -88,7 +88,8 @@ fn undisturbed(set: DetectionSet, records: &[InputRecord], host_silence: Duratio
     output.expect("the engine judges the log").alerts
 }
 
-fn input_record(record: &RawRecord) -> InputRecord {
+/// A record of events as the engine takes it.
+pub fn input_record(record: &RawRecord) -> InputRecord {
     InputRecord {
         topic: Topic::Events,
         partition: record.partition,

@@ -79,6 +79,12 @@ fn rights() -> Rights {
         own.push(name.to_owned());
     };
     allow("--group", "dogwatch-processor", &["Read"], "processor");
+    allow(
+        "--group",
+        "dogwatch-processor-fleet",
+        &["Read"],
+        "processor",
+    );
     allow("--group", "dogwatch-processor", &["Read"], "publisher");
     allow("--group", "dogwatch-console", &["Read"], "reader");
     let ids = "dogwatch-processor-";

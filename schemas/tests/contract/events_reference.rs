@@ -95,6 +95,7 @@ fn key(topic: Topic) -> &'static str {
         Key::Original => "that of the original record",
         Key::StatePiece => "name of a piece of state",
         Key::SetNumber => "number of the set",
+        Key::Source => "topic and partition that it is of",
     }
 }
 

@@ -48,8 +48,6 @@ pub struct Sources {
     detections: BTreeMap<PathBuf, Text>,
     views: BTreeMap<PathBuf, Text>,
     lists: BTreeMap<PathBuf, Text>,
-    /// Whether detections over the whole fleet are refused.
-    without_fleet: bool,
 }
 
 impl Sources {
@@ -88,7 +86,6 @@ impl Sources {
             detections: files.into_iter().map(read).collect(),
             views: view_files(folder)?.into_iter().map(read).collect(),
             lists: read_lists(folder)?,
-            without_fleet: false,
         })
     }
 
@@ -101,7 +98,6 @@ impl Sources {
             views: BTreeMap::new(),
             lists: BTreeMap::new(),
             origin: Some(origin),
-            without_fleet: false,
             folder: folder.clone(),
         };
         for (name, text) in files {
@@ -149,28 +145,6 @@ impl Sources {
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
-    }
-
-    /// Has detections over the whole fleet refused: for whoever sees some of its partitions.
-    #[must_use]
-    pub fn without_fleet(self) -> Self {
-        Self {
-            without_fleet: true,
-            ..self
-        }
-    }
-
-    /// Has refused what others have.
-    pub(crate) fn limited_as(self, other: &Self) -> Self {
-        Self {
-            without_fleet: other.without_fleet,
-            ..self
-        }
-    }
-
-    /// Whether detections over the whole fleet are refused.
-    pub(super) fn leaves_fleet_out(&self) -> bool {
-        self.without_fleet
     }
 
     /// Where they lie; of a published set its topic's name.

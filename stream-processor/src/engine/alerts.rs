@@ -22,7 +22,7 @@ use crate::alert::size::ALERT_BYTES_MAX;
 use crate::alert::{self, health::Health};
 use crate::decode::Partition;
 use crate::hosts::{
-    End, FLEET, FLEET_LOG, FLEET_SLOT, Finding, Forgotten, SECOND_NS, partition_of,
+    End, FLEET, Finding, Forgotten, SECOND_NS, fleet_log, fleet_slot, is_of_fleet, partition_of,
 };
 use crate::parallel::side_by_side;
 use crate::window::{Progress, WindowOutput, Word};
@@ -35,6 +35,8 @@ const NOTICE_PERIOD: Duration = Duration::from_secs(3_600);
 const ALERT_STAGE: u8 = 2;
 /// Most bytes of such an alert: its texts are short.
 const NOTICE_BYTES: u32 = 8 << 10;
+/// Bytes of what an alert of the whole fleet has of rows, about.
+const FLEET_EVIDENCE_BYTES: usize = 8 << 10;
 /// Bytes of what a detection says of itself in an alert, about.
 const DETECTION_BYTES: usize = 2 << 10;
 
@@ -130,7 +132,7 @@ impl Engine {
                 row: u32::MAX,
                 slot: word.slot,
                 time: match word.slot {
-                    FLEET_SLOT => self.fleet_time.unwrap_or(i64::MIN),
+                    slot if is_of_fleet(slot) => self.fleet_time(partition_of(slot)),
                     slot => self.hosts.high(slot),
                 },
                 kind: Kind::Result(word),
@@ -141,7 +143,7 @@ impl Engine {
         self.end_all(&mut drafts);
         for candidate in candidates {
             let log = match candidate.slot {
-                FLEET_SLOT => Some(FLEET_LOG),
+                slot if is_of_fleet(slot) => Some(fleet_log(partition_of(slot))),
                 slot => self.hosts.log_of(slot),
             };
             let Some(log) = log else {
@@ -160,8 +162,8 @@ impl Engine {
 
     /// The log that a candidate's row is in, or its host is heard of in.
     fn log_of(&self, taken: &Taken, candidate: &Candidate<'_>) -> Partition {
-        if candidate.slot == FLEET_SLOT {
-            return FLEET_LOG;
+        if is_of_fleet(candidate.slot) {
+            return fleet_log(partition_of(candidate.slot));
         }
         let log = taken.records[candidate.row as usize].log();
         // The row at which a step fails as a whole is not one of every task.
@@ -371,10 +373,15 @@ impl Engine {
 
     /// The latest second that a log, or the whole fleet, was heard in.
     fn second(&self, log: Partition) -> i64 {
-        match log {
-            FLEET_LOG => self.fleet_time.unwrap_or(0).div_euclid(SECOND_NS),
-            log => self.hosts.second(log),
+        match log.1 {
+            task if task <= FLEET => self.fleet_time(task).max(0).div_euclid(SECOND_NS),
+            _ => self.hosts.second(log),
         }
+    }
+
+    /// How far all partitions are, as a task of the fleet knows it; the beginning of time where not all were heard of.
+    fn fleet_time(&self, task: i32) -> i64 {
+        self.fleet_times.get(&task).copied().unwrap_or(i64::MIN)
     }
 
     /// What a candidate's repeats are told by; empty for what is never folded.
@@ -456,7 +463,7 @@ impl Engine {
     fn end_all(&mut self, drafts: &mut Vec<Draft<'_>>) {
         for partition in self.hosts.partitions().into_iter().chain([FLEET]) {
             let mut slots: Vec<i64> = match partition {
-                FLEET => vec![FLEET_SLOT],
+                FLEET => vec![fleet_slot(FLEET)],
                 _ => self.hosts.slots(partition).into_keys().collect(),
             };
             slots.sort_unstable();
@@ -566,7 +573,10 @@ impl Engine {
 /// How many bytes the alert of a candidate has at most, as far as its event and its row tell.
 fn weight(taken: &Taken, candidate: &Candidate<'_>) -> u32 {
     let record = taken.records.get(candidate.row as usize);
-    let event = record.map_or(0, |record| record.value.len());
+    let event = match is_of_fleet(candidate.slot) {
+        true => FLEET_EVIDENCE_BYTES,
+        false => record.map_or(0, |record| record.value.len()),
+    };
     let row = match candidate.kind {
         Kind::Result(word) => serde_json::to_string(&word.values).map_or(0, |row| row.len()),
         _ => event,

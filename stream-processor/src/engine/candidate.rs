@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::alert::health::Health;
 use crate::detect::{DetectionSet, Match};
-use crate::hosts::{FLEET_SLOT, Finding, Forgotten, Presence};
+use crate::hosts::{Finding, Forgotten, Presence, is_of_fleet};
 use crate::window::{Overflow, SwitchedOff, Word};
 
 /// An alert before it is known whether it is published or counted.
@@ -100,7 +100,7 @@ impl<'a> Candidate<'a> {
             Kind::Result(word) => {
                 let class = match (word.closed, word.slot) {
                     (true, _) => Class::Close,
-                    (false, FLEET_SLOT) => Class::FleetEarly,
+                    (false, slot) if is_of_fleet(slot) => Class::FleetEarly,
                     (false, _) => Class::Early,
                 };
                 (class, word.end, Some(word.detection), word.keys.as_str())

@@ -7,6 +7,7 @@ use dogwatch_schemas::topics::Topic;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::window::Flushed;
 
 const SECOND: i64 = 1_000_000_000;
 const BEGIN: i64 = 1_800_000_000 * SECOND;
@@ -174,7 +175,8 @@ fn what_hosts_say_is_lost_makes_windows_of_the_fleet_incomplete() {
         .iter()
         .map(|alert| alert.losses.clone())
         .collect();
-    let lost = Some([("ring_full".into(), 7)].into());
+    // Of the host's numbers one is the other's row.
+    let lost = Some([("missing".into(), 1), ("ring_full".into(), 7)].into());
     assert_eq!(
         losses,
         [None, lost],
@@ -192,7 +194,7 @@ fn more_keys_than_the_cap_are_left_out_and_said() {
     let mut engine = engine(&[0]).with_windows(options).expect("windows");
     let mut records = Vec::new();
     for number in 0..20 {
-        let name = json!({"proc_name": format!("p{}", number / 2)});
+        let name = json!({"proc_name": format!("p{}", number / 2), "seq": number / 2});
         let host = ["a0", "b0"][number as usize % 2];
         records.push(row(number, host, 1.0, 1.0, name));
     }
@@ -206,4 +208,122 @@ fn more_keys_than_the_cap_are_left_out_and_said() {
     let lost: Vec<_> = closed.map(|alert| alert.losses.clone()).collect();
     let left_out = Some([("keys_over_cap".into(), 14)].into());
     assert_eq!(lost, [left_out.clone(), left_out.clone(), left_out]);
+}
+
+/// An engine of one of the stages.
+fn stage(exchange: Exchange) -> Engine {
+    let options = WindowOptions {
+        exchange,
+        ..WindowOptions::default()
+    };
+    let engine = engine(&[]).with_windows(options).expect("windows");
+    engine.with_sources(&[0, 1])
+}
+
+/// Two engines that have a partition each, and one that finishes windows.
+struct Apart {
+    sources: [Engine; 2],
+    fleet: Engine,
+    sent: i64,
+}
+
+impl Apart {
+    /// Takes rows, each by the engine that has its partition; what they send goes on at once.
+    fn step(&mut self, records: Vec<InputRecord>) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        for record in records {
+            let source = &mut self.sources[record.partition as usize];
+            let output = source.step(vec![record]).expect("a step");
+            assert_eq!(output.alerts.len(), 0, "{output:?}");
+            let mut record = |flushed: Flushed| {
+                self.sent += 1;
+                InputRecord {
+                    topic: Topic::Exchange,
+                    partition: flushed.partition,
+                    offset: self.sent,
+                    ingest_ts_ns: None,
+                    key: Vec::new().into(),
+                    value: flushed.value.into(),
+                }
+            };
+            let records = output.exchange.into_iter().map(&mut record).collect();
+            alerts.extend(self.fleet.step(records).expect("a step").alerts);
+        }
+        alerts
+    }
+
+    /// A window of ten seconds that both hosts have a row in, to its end; returns what its last alert says is missing.
+    fn window(&mut self, start: f64, offset: i64) -> BTreeMap<String, i64> {
+        let mut records = Vec::new();
+        for host in ["b0", "a1"] {
+            records.push(row(offset, host, start + 1.0, start + 1.0, json!({})));
+        }
+        for (place, time) in (1..).zip([4.0, 12.0, 13.5]) {
+            for host in ["b0", "a1"] {
+                records.push(mark(offset + place, host, start + time, json!({})));
+            }
+        }
+        let alerts = self.step(records);
+        let closed = alerts
+            .iter()
+            .filter(|alert| alert.window_state.as_deref() == Some("closed"));
+        let closed: Vec<_> = closed.collect();
+        let [alert] = closed[..] else {
+            panic!("{alerts:?}")
+        };
+        let losses = alert.losses.iter().flatten();
+        losses
+            .map(|(class, count)| (class.to_string(), *count))
+            .collect()
+    }
+}
+
+#[test]
+fn a_window_is_whole_only_where_each_partition_had_the_detection_before_it_and_saw_its_input() {
+    // What remembers the second partition has not had the detection.
+    let mut before = stage(Exchange::Sent(1));
+    before
+        .step(vec![mark(1, "a1", 0.5, json!({}))])
+        .expect("a step");
+    let state = before.checkpoint(1, &Renewal::default());
+    let state = state.expect("a checkpoint").into_iter();
+    let state = state.filter(|piece| piece.key != "fleet-carried");
+    let state: State = state
+        .filter_map(|piece| Some((piece.key, piece.value?)))
+        .collect();
+    let mut second = stage(Exchange::Sent(1));
+    let live_from = Inputs::from([(Topic::Events, 2)]);
+    second.restore(1, state, &live_from).expect("restored");
+    let mut apart = Apart {
+        sources: [stage(Exchange::Sent(1)), second],
+        fleet: stage(Exchange::Received(1)),
+        sent: 0,
+    };
+    let lost = |class: &str, count| BTreeMap::from([(class.to_owned(), count)]);
+    assert_eq!(apart.window(0.0, 2), lost("not_loaded", 1));
+    assert_eq!(apart.window(20.0, 6), BTreeMap::new());
+    apart.sources[0].miss((Topic::Events, 0), Unseen::Expired(3));
+    assert_eq!(apart.window(40.0, 10), lost("expired", 3));
+    assert_eq!(apart.window(60.0, 14), BTreeMap::new());
+    // A second that never comes, and a record that is none.
+    apart.step(vec![mark(18, "b0", 80.5, json!({}))]);
+    let lost_second = apart.sources[1]
+        .step(vec![mark(18, "a1", 80.5, json!({}))])
+        .expect("a step");
+    assert_eq!(lost_second.exchange.len(), 1);
+    let damaged = InputRecord {
+        topic: Topic::Exchange,
+        partition: 0,
+        offset: 1_000,
+        ingest_ts_ns: None,
+        key: Vec::new().into(),
+        value: lost_second.exchange[0].value[..20].to_vec().into(),
+    };
+    let output = apart.fleet.step(vec![damaged]).expect("a step");
+    assert_eq!(output.dead_letters.len(), 1);
+    let losses = apart.window(80.0, 19);
+    assert_eq!(losses.into_keys().collect::<Vec<_>>(), ["seconds_missing"]);
+    // Rows that were numbered and never came.
+    assert_eq!(apart.window(100.0, 25), lost("missing", 2 * 2));
+    assert_eq!(apart.window(120.0, 29), BTreeMap::new());
 }

@@ -6,6 +6,7 @@ use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::records::Alert;
 
 use crate::decode::{DeadLetter, InputRecord, Partition};
+use crate::window::Flushed;
 
 /// What came of a step.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct StepOutput {
     pub failures: Vec<Failure>,
     /// Tasks whose state must be stored with the step: it holds what a replay would not find again.
     pub to_be_stored: BTreeSet<i32>,
+    /// What windows of the whole fleet are told, where another engine has their second stage.
+    pub exchange: Vec<Flushed>,
     /// What was counted.
     pub counts: StepCounts,
 }

@@ -15,7 +15,7 @@ use crate::alert::Subject;
 use crate::decode::{Decoded, InputRecord, Partition};
 use crate::detect::Unjudged;
 use crate::hosts::{
-    CLASS_BYTES_MAX, CLASSES_MAX, End, EndKind, FLEET_SLOT, FleetMoment, Holes, Losses,
+    CLASS_BYTES_MAX, CLASSES_MAX, End, EndKind, FleetMoment, Holes, Losses, is_of_fleet,
 };
 use crate::json;
 use crate::window::{Progress, Shown, Word};
@@ -110,7 +110,7 @@ impl Admitted {
             let time = self.progress.at(word.slot, word.row).or(silent);
             let unknown = match word.slot {
                 // Until all partitions are heard of, time has not begun.
-                FLEET_SLOT => i64::MIN,
+                slot if is_of_fleet(slot) => i64::MIN,
                 _ => word.end,
             };
             (word.slot, time.unwrap_or(unknown))

@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{Alert, Event};
-use dogwatch_schemas::topics::Topic;
+use dogwatch_schemas::topics::{Topic, Topics};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

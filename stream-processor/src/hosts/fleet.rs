@@ -49,6 +49,9 @@ pub(super) struct FleetTime {
     /// What came to light in the second that runs.
     #[serde(default)]
     holes: Holes,
+    /// What was not seen before the next row.
+    #[serde(default)]
+    unseen: Losses,
 }
 
 impl Default for FleetTime {
@@ -59,6 +62,7 @@ impl Default for FleetTime {
             ingest_high: i64::MIN,
             watermark: i64::MIN,
             holes: Holes::default(),
+            unseen: Losses::default(),
         }
     }
 }
@@ -89,7 +93,21 @@ impl FleetTime {
 
     /// Whether it has seen anything.
     pub fn began(&self) -> bool {
-        self.second.is_some()
+        self.second.is_some() || !self.unseen.is_empty()
+    }
+
+    /// Notes that rows were not seen before the next one.
+    pub fn miss(&mut self, lost: Losses) {
+        self.unseen.extend(lost);
+    }
+
+    /// Ends what was not seen, with a row of this time of ingest: nobody knows whose rows these were.
+    fn end_unseen(&mut self, at: i64) {
+        if !self.unseen.is_empty() {
+            let lost = std::mem::take(&mut self.unseen);
+            self.holes
+                .note(self.watermark, at.max(self.watermark), lost);
+        }
     }
 
     /// Notes what a host says is lost.
@@ -106,6 +124,7 @@ impl Log {
         at: i64,
         patience_ns: i64,
     ) -> Option<Tick> {
+        self.fleet.end_unseen(at);
         let second = at.div_euclid(SECOND_NS);
         let before = self.fleet.ingest_high;
         let high = before.max(at);

@@ -39,7 +39,7 @@ pub(super) struct Gap {
 }
 
 impl Unseen {
-    fn losses(self) -> Losses {
+    pub(super) fn losses(self) -> Losses {
         let (class, count) = match self {
             Self::Expired(records) => ("expired", records.max(1)),
             Self::TopicMadeAnew => ("topic_made_anew", 1),

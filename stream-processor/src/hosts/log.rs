@@ -121,6 +121,11 @@ impl Log {
         }
         if host.in_gap || missing > 0 {
             let before = host.holes.clone();
+            if missing > 0 && patience_ns.is_some() {
+                let from = host.runs.last().map_or(time, |run| run.known_to.min(time));
+                let lost = [("missing".into(), missing.cast_signed())].into();
+                self.fleet.note_losses(from, time, &lost);
+            }
             host.miss(missing, time);
             let of = slot(heard.log.1, host.slot);
             batch.note_holes(of, heard.row, before, host.holes.clone());

@@ -20,6 +20,7 @@ use crate::detect::DetectionSet;
 use crate::engine::{Engine, StepOutput};
 use crate::window::WindowOptions;
 
+mod exchange;
 mod fleet;
 mod swaps;
 

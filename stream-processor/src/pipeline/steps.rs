@@ -10,7 +10,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TryRecvError};
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 
@@ -18,10 +18,10 @@ use super::swap::Swaps;
 use super::{ProcessorError, Stages, Stats, Summary};
 use crate::budget;
 use crate::checkpoint::{Head, Inputs, MemoryError, Progress, Restored, State};
-use crate::config::{Config, Delivery, FaultPoint};
+use crate::config::{Config, Delivery, FaultPoint, Stage};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
 use crate::engine::{Engine, Failure, StepOutput, now_ns};
-use crate::hosts::Unseen;
+use crate::hosts::{Unseen, number_of, task_of};
 use crate::idle::{self, Marks};
 use crate::metrics;
 use crate::restore::{self, Memories};
@@ -32,7 +32,6 @@ use crate::source::group::GroupInput;
 use crate::source::{Assigned, Batch, Gap, SourceMessage};
 use crate::step::{Memory, Partition, Step};
 use crate::tasks::{Task, Tasks};
-use crate::topics::INPUTS;
 
 /// How many times as long records wait for others while a step is in flight: fewer, larger steps leave the processor's cores
 /// to the commit, and what is gathered when that is done goes with the next.
@@ -89,6 +88,8 @@ pub(super) struct Steps {
     pub(super) tasks: Tasks,
     /// Other detections than those that run.
     pub(super) swaps: Swaps,
+    /// Told when a detection of the whole fleet runs.
+    pub(super) fleet_wanted: Option<Sender<()>>,
     /// What was done so far.
     pub summary: Summary,
     /// Where the summary is told while it grows.
@@ -125,8 +126,18 @@ impl Steps {
             sized_at: None,
             tasks: Tasks::new(config.checkpoint.clone(), config.windows.host_silence),
             swaps: Swaps::default(),
+            fleet_wanted: None,
             summary: Summary::default(),
             stats: Stats::default(),
+        }
+    }
+
+    /// Calls for what finishes windows of the whole fleet, where there are some, and has silent partitions marked for them.
+    pub(super) fn call_for_fleet(&mut self) {
+        self.tasks.mark_each_second(self.engine.counts_seconds());
+        if let (true, Some(wanted)) = (self.engine.counts_seconds(), &self.fleet_wanted) {
+            // Told once, it stays.
+            let _ = wanted.try_send(());
         }
     }
 
@@ -324,8 +335,14 @@ impl Steps {
 
     /// The tasks of some partitions.
     fn tasks_of(&mut self, partitions: &BTreeSet<i32>) -> Vec<Partition> {
-        let own = partitions.iter().map(|number| (INPUTS[0], *number));
-        own.filter(|partition| self.tasks.task(*partition).is_some())
+        let topics = self.config.stage.inputs().iter();
+        let own = topics.flat_map(|topic| {
+            let logs = partitions.iter();
+            logs.map(|task| (*topic, number_of(*topic, *task)))
+        });
+        let own: Vec<Partition> = own.collect();
+        own.into_iter()
+            .filter(|partition| self.tasks.task(*partition).is_some())
             .collect()
     }
 
@@ -346,7 +363,7 @@ impl Steps {
             }
             let started = Instant::now();
             let renewal = task.progress.renewal();
-            let records = self.engine.checkpoint(partition.1, &renewal)?;
+            let records = self.engine.checkpoint(task_of(partition), &renewal)?;
             let inputs = Inputs::from([(partition.0, task.processed())]);
             let base = || format!("{:016x}", rand::random::<u64>());
             let taken = task.progress.take(records, inputs, base, Instant::now());
@@ -369,7 +386,9 @@ impl Steps {
         };
         for partition in self.tasks.silent(now) {
             self.tasks.note_marked(partition, now);
-            let needed = self.engine.waits(partition.1) || self.engine.watches_hosts(partition);
+            let needed = self.engine.counts_seconds()
+                || self.engine.waits(partition.1)
+                || self.engine.watches_hosts(partition);
             if !group.assignments.at_end(partition) || !needed {
                 continue;
             }
@@ -416,6 +435,7 @@ impl Steps {
         let failures = output.failures.len() as u64;
         self.next.alerts.extend(output.alerts);
         self.next.late.extend(output.late);
+        self.next.exchange.extend(output.exchange);
         self.next.dead_letters.extend(output.dead_letters);
         self.next
             .dead_letters
@@ -457,7 +477,11 @@ impl Steps {
     fn measure(&mut self) {
         let recent = |at: &Instant| at.elapsed() < SIZE_INTERVAL;
         if !self.sized_at.as_ref().is_some_and(recent) {
-            metrics::state_size(&self.engine.state_size());
+            let size = self.engine.state_size();
+            match self.config.stage {
+                Stage::Host => metrics::state_size(&size),
+                Stage::Fleet => metrics::fleet(&size, self.engine.fleet_delay(now_ns())),
+            }
             self.sized_at = Some(Instant::now());
         }
     }
@@ -516,7 +540,7 @@ impl Steps {
         }
         let partitions: Vec<Partition> =
             assigned.iter().map(|assigned| assigned.partition).collect();
-        metrics::partitions(self.tasks.count());
+        self.tell_partitions();
         metrics::restored(count, records, started.elapsed());
         tracing::info!(
             partitions = numbers(&partitions),
@@ -531,6 +555,9 @@ impl Steps {
 
     /// Compares what the tasks may grow to with the memory that there is for them, and says so where it is more.
     pub(super) fn weigh(&self) {
+        if self.config.stage != Stage::Host {
+            return;
+        }
         let Some(budget) = budget::bytes(self.config.windows.budget_bytes) else {
             return;
         };
@@ -587,7 +614,7 @@ impl Steps {
         taken_at: Instant,
     ) -> Result<(), ProcessorError> {
         let (partition, start) = (assigned.partition, &assigned.start);
-        self.engine.forget_partition(partition.1);
+        self.engine.forget_partition(task_of(partition));
         let memory = match (memory, &start.memory) {
             (Some(memory), _) => memory.map(Some),
             (None, Ok(_)) => Ok(None),
@@ -665,7 +692,7 @@ impl Steps {
         let live_from = start.live_from.max(input);
         self.engine
             .restore(
-                partition.1,
+                task_of(partition),
                 state,
                 &Inputs::from([(partition.0, live_from)]),
             )
@@ -694,19 +721,27 @@ impl Steps {
             "what this task remembered cannot be used: it begins empty at the committed offset; windows and repeats that began before it are not seen whole"
         );
         metrics::cold_start();
-        self.engine.forget_partition(partition);
+        let task = task_of(assigned.partition);
+        self.engine.forget_partition(task);
         let live_from = Inputs::from([(topic, start.live_from)]);
-        self.engine.restore(partition, State::new(), &live_from)?;
+        self.engine.restore(task, State::new(), &live_from)?;
         Ok(())
+    }
+
+    /// Tells how many partitions of events there are; those of the exchange are of no interest.
+    fn tell_partitions(&self) {
+        if self.config.stage == Stage::Host {
+            metrics::partitions(self.tasks.count());
+        }
     }
 
     fn give(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             drop(self.tasks.remove(*partition));
-            self.engine.forget_partition(partition.1);
+            self.engine.forget_partition(task_of(*partition));
             self.next.taken_over.remove(partition);
         }
-        metrics::partitions(self.tasks.count());
+        self.tell_partitions();
         tracing::info!(partitions = numbers(partitions), "partitions given back");
     }
 
@@ -724,8 +759,8 @@ impl Steps {
 
     /// Forgets all tasks, and what was matched of them: they are taken over anew.
     pub fn forget(&mut self) {
-        for (_, number) in self.tasks.clear() {
-            self.engine.forget_partition(number);
+        for partition in self.tasks.clear() {
+            self.engine.forget_partition(task_of(partition));
         }
         self.drop_input();
         self.start_overs += 1;
@@ -764,7 +799,8 @@ impl Steps {
             return Ok(());
         };
         let inputs = Inputs::from([(partition.0, gap.to)]);
-        self.engine.restore(partition.1, State::new(), &inputs)?;
+        self.engine
+            .restore(task_of(partition), State::new(), &inputs)?;
         let (epoch, mut progress) = (before.epoch, before.progress);
         progress.begin_anew();
         let head = Head {

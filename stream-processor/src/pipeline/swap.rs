@@ -16,8 +16,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use super::steps::Steps;
 use super::{ProcessorError, Stages};
 use crate::checkpoint::{Inputs, Progress, Ran, State};
+use crate::config::Stage;
 use crate::detect::{Refusal, Sources};
 use crate::engine::{Engine, EngineError, EvidenceTopics};
+use crate::hosts::FLEET;
 use crate::inventory::Inventory;
 use crate::metrics;
 use crate::reload::{self, Change, Neighbours, Next, Place, Reload};
@@ -96,7 +98,8 @@ impl Steps {
         inventory: Inventory,
     ) {
         self.swaps.inventory = inventory.clone();
-        let neighbours = self.ends.stores.then(|| Neighbours::new(&self.config));
+        let compares = self.ends.stores && self.config.stage == Stage::Host;
+        let neighbours = compares.then(|| Neighbours::new(&self.config));
         let place = (place, neighbours);
         self.swaps.reload = Reload::start(&self.config, place, topics, found, refused, inventory);
     }
@@ -131,7 +134,10 @@ impl Steps {
     }
 
     fn take_change(&mut self, change: Change) {
-        self.next.alerts.extend(change.alerts);
+        // What is said of files is said by the stage of hosts, wherever that is.
+        if self.config.stage == Stage::Host {
+            self.next.alerts.extend(change.alerts);
+        }
         (self.swaps.next, self.swaps.again_at) = (change.next, Some(Instant::now()));
     }
 
@@ -213,24 +219,27 @@ impl Steps {
                 seen_at,
             })));
         }
-        metrics::running_set(self.swaps.ran.epoch);
-        metrics::swapped(started.elapsed());
-        metrics::loaded(self.engine.detections().len(), refused);
         let before = mem::replace(&mut self.swaps.inventory, inventory);
-        let now = &self.swaps.inventory;
-        metrics::running(now.detections(), before.detections());
+        if self.config.stage == Stage::Host {
+            metrics::running_set(self.swaps.ran.epoch);
+            metrics::swapped(started.elapsed());
+            metrics::loaded(self.engine.detections().len(), refused);
+            metrics::running(self.swaps.inventory.detections(), before.detections());
+            self.next.alerts.push(alert);
+            self.look_at_sensors(Some(needs));
+        }
+        self.call_for_fleet();
         tracing::info!(
+            stage = self.config.stage.name(),
             detections = self.engine.detections().len(),
             refused,
             change = difference.words(),
-            set = now.hash,
+            set = self.swaps.inventory.hash,
             stood_still_seconds = started.elapsed().as_secs_f64(),
             after_change_seconds = seen_at.elapsed().as_secs_f64(),
             "other detections run"
         );
-        self.next.alerts.push(alert);
         self.weigh();
-        self.look_at_sensors(Some(needs));
         Ok(None)
     }
 
@@ -287,7 +296,7 @@ impl Steps {
 
     /// Hands what the engine remembers on to another one, in memory.
     fn hand_on_to(&mut self, mut engine: Engine) -> Result<Option<Engine>, EngineError> {
-        for partition in self.engine.partitions() {
+        for partition in self.engine.partitions().into_iter().chain([FLEET]) {
             let begin = || Progress::begin(0, Instant::now());
             let known = self.swaps.handed_on.entry(partition).or_insert_with(begin);
             known.begin_anew();
@@ -300,9 +309,6 @@ impl Steps {
             let said = INPUTS.map(|topic| (topic, i64::MIN));
             engine.restore(partition, state, &Inputs::from(said))?;
         }
-        let fleet = self.engine.checkpoint_fleet()?.into_iter();
-        let fleet = fleet.filter_map(|piece| Some((piece.key, piece.value?)));
-        engine.restore_fleet(fleet.collect())?;
         self.engine = engine;
         Ok(None)
     }

@@ -17,6 +17,7 @@ use crate::decode::{DeadLetter, InputRecord};
 use crate::engine::LateRow;
 use crate::step::{Partition, Step, class};
 use crate::topics::TopicReport;
+use crate::window::Flushed;
 
 /// Room for key, headers and the batch's own header, in bytes.
 const OVERHEAD: usize = 2_048;
@@ -70,7 +71,7 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// What the step says: alerts, dead letters and late rows.
+    /// What the step says: alerts, dead letters, late rows and what the fleet is told.
     pub fn output(&self) -> &[Outgoing] {
         &self.records[..self.said]
     }
@@ -88,6 +89,7 @@ pub struct Encoder {
     dead_letters: String,
     late: String,
     state: String,
+    exchange: String,
     names: Topics,
     alert_bytes_max: usize,
     dead_letter_bytes_max: usize,
@@ -95,13 +97,14 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Takes the topics' names and limits.
-    pub fn new(names: Topics, limits: &TopicReport) -> Self {
+    /// Takes the topics' names and limits, and where tasks remember.
+    pub fn new(names: Topics, state: Topic, limits: &TopicReport) -> Self {
         Self {
             alerts: names.name(Topic::Alerts),
             dead_letters: names.name(Topic::DeadLetters),
             late: names.name(Topic::Late),
-            state: names.name(Topic::State),
+            state: names.name(state),
+            exchange: names.name(Topic::Exchange),
             names,
             alert_bytes_max: limits.alert_bytes_max.saturating_sub(OVERHEAD),
             dead_letter_bytes_max: limits.dead_letter_bytes_max.saturating_sub(OVERHEAD),
@@ -117,7 +120,9 @@ impl Encoder {
             .iter()
             .map(|letter| self.dead_letter(letter));
         let late = step.late.iter().map(|row| self.late_row(row));
-        let records: Vec<Outgoing> = alerts.chain(dead_letters).chain(late).collect();
+        let mut records: Vec<Outgoing> = alerts.chain(dead_letters).chain(late).collect();
+        let flushed = std::mem::take(&mut step.exchange).into_iter();
+        records.extend(flushed.map(|flushed| self.flushed(flushed)));
         let mut encoded = Encoded {
             said: records.len(),
             records,
@@ -155,6 +160,14 @@ impl Encoder {
         let manifest = checkpoint.manifest.to_value();
         records.push(record(MANIFEST_KEY.as_bytes().to_vec(), Some(manifest)));
         records[first].placed = true;
+    }
+
+    fn flushed(&self, flushed: Flushed) -> Outgoing {
+        let source = format!("{}/{}", Topic::Events.suffix(), flushed.source);
+        Outgoing {
+            partition: Some(flushed.partition),
+            ..Outgoing::new(&self.exchange, source.as_bytes(), flushed.value)
+        }
     }
 
     fn alert(&self, alert: &Alert) -> Outgoing {
@@ -300,8 +313,13 @@ mod tests {
             dead_letter_bytes_max: bytes_max + OVERHEAD,
             late_bytes_max: bytes_max + OVERHEAD,
             state_bytes_max: 1_000_000,
+            exchange_bytes_max: 1_000_000,
+            exchange: crate::config::ExchangeTopics {
+                partitions: 8,
+                sources: 8,
+            },
         };
-        Encoder::new(Topics::new("dogwatch"), &limits)
+        Encoder::new(Topics::new("dogwatch"), Topic::State, &limits)
     }
 
     fn alert() -> Alert {

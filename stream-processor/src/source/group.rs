@@ -30,13 +30,12 @@ use super::{
     Assigned, BATCH_BYTES, BATCH_ROWS_MAX, Batch, Gap, Settled, SourceError, SourceMessage,
 };
 use crate::checkpoint::Head;
-use crate::config::Config;
+use crate::config::{Config, Stage};
 use crate::decode::InputRecord;
 use crate::kafka;
 use crate::metrics;
 use crate::shutdown::Shutdown;
 use crate::step::{Partition, Position};
-use crate::topics::INPUTS;
 
 mod stateless;
 
@@ -74,6 +73,7 @@ pub struct GroupContext {
     next: Mutex<BTreeMap<Partition, i64>>,
     finished: Arc<AtomicBool>,
     lifeline: Lifeline,
+    stage: Stage,
     /// Partitions of ours that are not read; see [`stateless`].
     stateless: Mutex<Vec<Partition>>,
 }
@@ -100,6 +100,7 @@ impl GroupInput {
             next: Mutex::default(),
             finished: finished.clone(),
             lifeline: Lifeline::default(),
+            stage: config.stage,
             stateless: Mutex::default(),
         };
         let action = format!("join group {}", config.kafka.group_id);
@@ -109,7 +110,7 @@ impl GroupInput {
             settings.create_with_context(context).map_err(fault)?;
         let lifeline = &consumer.context().lifeline;
         lifeline.tie(consumer.client(), &settings);
-        subscribe(&consumer, &names).map_err(fault)?;
+        subscribe(&consumer, &names, config.stage).map_err(fault)?;
         Ok(Arc::new(Self {
             consumer,
             assignments,
@@ -553,9 +554,15 @@ impl GroupContext {
     }
 }
 
-fn subscribe(consumer: &BaseConsumer<GroupContext>, names: &Topics) -> KafkaResult<()> {
-    let inputs = INPUTS.map(|topic| names.name(topic));
-    consumer.subscribe(&inputs.each_ref().map(String::as_str))
+fn subscribe(
+    consumer: &BaseConsumer<GroupContext>,
+    names: &Topics,
+    stage: Stage,
+) -> KafkaResult<()> {
+    let inputs = stage.inputs().iter().map(|topic| names.name(*topic));
+    let inputs: Vec<String> = inputs.collect();
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    consumer.subscribe(&inputs)
 }
 
 fn list(names: &Topics, partitions: &[Partition]) -> TopicPartitionList {

@@ -5,12 +5,15 @@
 //!         (a task's own)                  keys, states, W, holes               closes when all sources' W has passed
 //! ```
 //! Stage one knows its own log alone, and stage two the records of stage one alone: here both are in one process, and what
-//! goes between them is encoded and read all the same. A record that comes again is dropped by its number; one that never came
-//! is a hole. The closes are a function of all logs together, however their records are mixed.
+//! goes between them is encoded and read all the same ([`Exchange`]). A record that comes again is dropped by its number; one
+//! that never came is a hole. The closes are a function of all logs together, however their records are mixed.
+//! All of a detection goes to one partition of the exchange, by the hash of its state: so what it orders, limits, folds and
+//! throttles is of all its windows.
 //!
 //! | name of what is stored | of | what it is |
 //! | --- | --- | --- |
 //! | `fleet/STATE/TIME/PIECE` | a task | what the second that runs holds up to now: a part of a record |
+//! | `fleet-carried` | a task | the states that it keeps, and the first second that is whole of each |
 //! | `clock` | the fleet | how far each source is |
 //! | `fleet/STATE/PANE/PIECE` | the fleet | states of a pane: a part of a record |
 //! | `fleet-rest/STATE.ID` | the fleet | what has fired, and holes |
@@ -28,12 +31,13 @@ use super::piece::decode;
 use super::plans::Workbench;
 use super::{Rows, Shown, WindowOutput, Word};
 use crate::detect::window::{WindowSpec, floor_to};
-use crate::detect::{DetectionSet, Unjudged, error_text};
-use crate::hosts::{FLEET_SLOT, FleetMoment, Losses, SECOND_NS, Tick};
+use crate::detect::{DetectionSet, Unjudged, error_text, guarded};
+use crate::hosts::{FLEET, FleetMoment, Losses, SECOND_NS, Tick, fleet_slot};
 use crate::parallel::side_by_side;
 
 mod clock;
 pub(super) mod evidence;
+mod exchange;
 mod merge;
 mod record;
 mod source;
@@ -41,11 +45,13 @@ mod states;
 mod store;
 
 pub(crate) use evidence::FirstRow;
+pub(crate) use exchange::Received;
+pub use exchange::{Exchange, Flushed};
 
-use clock::{Accepted, Clock};
+use clock::{Accepted, Clock, Missing};
 use merge::{Keys, Merge, Touched};
-use record::{Flush, STATES};
-use source::{Numbers, Source};
+use record::{Envelope, Flush, Part, STATES};
+use source::{Carried, Numbers, Source};
 
 /// Class of rows that came after their source had passed their windows.
 const LATE_ROWS: &str = "late_rows";
@@ -55,6 +61,10 @@ const NOT_COMPUTED: &str = "not_computed";
 const SECONDS_MISSING: &str = "seconds_missing";
 /// Class of parts whose payload nobody here can read.
 const UNREAD_PARTS: &str = "unread_parts";
+/// Class of what came before a detection was there, at a source or where its windows are finished.
+const NOT_LOADED: &str = "not_loaded";
+/// Class of seconds whose source spread detections over another number of partitions of the exchange than others did.
+const EXCHANGE_RESIZED: &str = "exchange_resized";
 
 /// The rows and seconds of a batch in the time of all hosts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +73,8 @@ pub(crate) struct FleetRows<'a> {
     pub moments: &'a [FleetMoment],
     /// The seconds that ended in the batch, by row.
     pub ticks: &'a [Tick],
+    /// For each of them, whether what it says was said before.
+    pub muted: &'a [bool],
 }
 
 /// What a window of the fleet says beside its result.
@@ -164,6 +176,8 @@ impl Operators {
 struct Own {
     /// Its place in the set.
     detection: usize,
+    /// The task that finishes its windows.
+    task: i32,
     /// Its name and content.
     id: String,
     content: Text,
@@ -176,8 +190,13 @@ struct Own {
 #[derive(Default)]
 pub(super) struct Fleet {
     detections: Vec<Own>,
-    clock: Clock,
-    /// Names of what is stored, by partition.
+    exchange: Exchange,
+    expected: Vec<i32>,
+    /// How far the sources are, as each task of the fleet knows it.
+    clocks: BTreeMap<i32, Clock>,
+    /// The states that each partition keeps.
+    carried: BTreeMap<i32, Carried>,
+    /// Names of what is stored, by task.
     stored: BTreeMap<i32, BTreeSet<String>>,
 }
 
@@ -190,7 +209,7 @@ impl Fleet {
         set: &DetectionSet,
         known: &Conditions,
         events: &SchemaRef,
-        keys_max: usize,
+        (keys_max, exchange): (usize, Exchange),
     ) -> Result<Self> {
         let mut detections = Vec::new();
         for (detection, own) in set.iter().enumerate() {
@@ -208,6 +227,7 @@ impl Fleet {
             };
             detections.push(Own {
                 detection,
+                task: exchange.task_of(&group.members[0].state),
                 id: own.id.clone(),
                 content: own.content_hash.as_str().into(),
                 operators: Operators {
@@ -222,13 +242,30 @@ impl Fleet {
         }
         Ok(Self {
             detections,
+            exchange,
             ..Self::default()
         })
     }
 
     /// Names the sources whose time is waited for; others join with their first record.
     pub fn expect(&mut self, sources: &[i32]) {
-        self.clock.expect(sources);
+        self.expected = sources.to_vec();
+        let clocks = self.clocks.values_mut();
+        clocks.for_each(|clock| clock.expect(sources));
+    }
+
+    fn clock(&mut self, task: i32) -> &mut Clock {
+        self.clocks.entry(task).or_insert_with(|| {
+            let mut clock = Clock::default();
+            clock.expect(&self.expected);
+            clock
+        })
+    }
+
+    /// Says that a partition is seen from the beginning of its log on.
+    pub fn begin(&mut self, partition: i32) {
+        let carried = self.carried.entry(partition).or_default();
+        carried.begin(&self.detections);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -257,9 +294,18 @@ impl Fleet {
         for output in side_by_side(self.detections.chunks_mut(each), absorb) {
             all.append(output?);
         }
-        for tick in rows.fleet.ticks {
-            let record = self.flush(tick)?;
-            self.take(set, tick.row, &record, &mut all)?;
+        for (tick, muted) in rows.fleet.ticks.iter().zip(rows.fleet.muted) {
+            let records = self.flush(tick, *muted)?;
+            match self.exchange {
+                Exchange::Inside => {
+                    for record in records {
+                        let record = Received::read(tick.row, FLEET, false, &record.value)?;
+                        self.receive(set, &record, &mut all);
+                    }
+                }
+                Exchange::Sent(_) if !muted => all.exchange.extend(records),
+                Exchange::Sent(_) | Exchange::Received(_) => {}
+            }
         }
         Ok(all)
     }
@@ -273,71 +319,106 @@ impl Fleet {
         output: &mut WindowOutput,
     ) -> Result<()> {
         for tick in ticks {
-            let record = self.flush(tick)?;
-            self.take(set, row, &record, output)?;
+            for record in self.flush(tick, false)? {
+                let record = Received::read(row, FLEET, false, &record.value)?;
+                self.receive(set, &record, output);
+            }
         }
-        self.close(set, row, i64::MAX, output)?;
-        self.forget_merged();
+        self.close(set, (FLEET, row), i64::MAX, output);
+        self.forget_merged(FLEET);
         Ok(())
     }
 
-    /// Stage one: the record of a second that is over.
-    fn flush(&mut self, tick: &Tick) -> Result<Vec<u8>> {
+    /// Stage one: the records of a second that is over, at least one for each partition of the exchange.
+    fn flush(&mut self, tick: &Tick, muted: bool) -> Result<Vec<Flushed>> {
+        let carried = self.carried.entry(tick.partition).or_insert_with(|| {
+            let mut carried = Carried::default();
+            carried.begin(&self.detections);
+            carried
+        });
+        let states = carried.whole_in(tick.number);
+        if !muted {
+            carried.pass(tick.number);
+        }
         let mut sent = BTreeSet::new();
-        let mut parts = Vec::new();
+        let mut parts: BTreeMap<i32, Vec<Part>> = BTreeMap::new();
         for Own {
-            operators, source, ..
+            operators,
+            source,
+            task,
+            ..
         } in &mut self.detections
         {
             let own = source.flush(&operators.group, &operators.bench, tick)?;
             // Detections of one state keep the same: it goes once.
             if sent.insert(operators.state().to_owned()) {
-                parts.extend(own);
+                parts.entry(*task).or_default().extend(own);
             }
         }
-        Flush::new(tick, parts).encode()
+        let envelope = Envelope {
+            tick,
+            partitions: self.exchange.partitions(),
+            carried: &states,
+        };
+        let mut records = Vec::new();
+        for number in 0..envelope.partitions {
+            let own = parts.remove(&(FLEET - number)).unwrap_or_default();
+            for record in Flush::all(&envelope, own) {
+                records.push(Flushed {
+                    source: tick.partition,
+                    partition: number,
+                    value: record.encode()?,
+                });
+            }
+        }
+        Ok(records)
     }
 
     /// Stage two: takes a record, and says what follows of it.
-    fn take(
-        &mut self,
-        set: &DetectionSet,
-        row: u32,
-        record: &[u8],
-        output: &mut WindowOutput,
-    ) -> Result<()> {
-        let flush = Flush::decode(record)?;
-        let before = self.clock.watermark();
-        let missing = match self.clock.accept(&flush.head) {
-            Accepted::Repeated => return Ok(()),
-            Accepted::Next { missing } => missing,
+    pub fn receive(&mut self, set: &DetectionSet, record: &Received, output: &mut WindowOutput) {
+        let Received {
+            row,
+            task,
+            muted,
+            ref flush,
+        } = *record;
+        if self.is_empty() {
+            return;
+        }
+        let clock = self.clock(task);
+        let (before, latest) = (clock.watermark(), clock.latest());
+        let (known_to, missing) = match clock.accept(&flush.head) {
+            Accepted::Repeated => return,
+            Accepted::Next { before, missing } => (before.known_to, missing),
         };
-        for own in &mut self.detections {
-            if let Some(missing) = missing {
-                let from = missing.known_to.saturating_sub(own.operators.span.delay_ns);
-                let lost = [(SECONDS_MISSING.into(), missing.seconds)].into();
-                own.merge.rest.holes.note(from, missing.to, lost);
+        let resized =
+            clock.disagrees(&flush.head) || flush.head.partitions != self.exchange.partitions();
+        for own in self.detections.iter_mut().filter(|own| own.task == task) {
+            if !own.merge.hears(muted, latest) {
+                continue;
             }
-            own.merge.rest.holes.extend(&flush.head.holes);
-            let words = own.take(set, &flush, before);
+            own.note_holes(flush, known_to, missing, resized);
+            let words = guarded(|| own.take(set, flush, before));
+            if words.is_err() {
+                own.note_unread(flush);
+            }
             own.tell(words, row, output);
         }
-        let after = self.clock.watermark();
-        self.close(set, row, after, output)?;
+        let after = self.clock(task).watermark();
+        self.close(set, (task, row), after, output);
         if after > i64::MIN {
-            output.fleet_times.push((row, after));
+            output.fleet_times.push((row, task, after));
         }
-        Ok(())
     }
 
     fn close(
         &mut self,
         set: &DetectionSet,
-        row: u32,
+        (task, row): (i32, u32),
         watermark: i64,
         output: &mut WindowOutput,
-    ) -> Result<()> {
-        for own in &mut self.detections {
+    ) {
+        for own in self.detections.iter_mut().filter(|own| own.task == task) {
             let losses = own.merge.rest.holes.clone();
             let mut words = own.merge.close(&own.operators, set, watermark);
             for word in words.iter_mut().flatten() {
@@ -347,27 +428,31 @@ impl Fleet {
             }
             own.tell(words, row, output);
         }
-        Ok(())
     }
 
-    /// How far all sources are.
-    pub fn watermark(&self) -> i64 {
-        self.clock.watermark()
+    /// How far all sources are, as a task of the fleet knows it.
+    pub fn watermark(&self, task: i32) -> i64 {
+        let clock = self.clocks.get(&task);
+        clock.map_or(i64::MIN, Clock::watermark)
     }
 
-    /// Forgets what a partition has not flushed.
-    pub fn forget(&mut self, partition: i32) {
+    /// Forgets what a partition has not flushed, or what all sources have flushed to a task of the fleet.
+    pub fn forget(&mut self, task: i32) {
+        if task <= FLEET {
+            return self.forget_merged(task);
+        }
         let own = self.detections.iter_mut();
-        own.for_each(|own| own.source.forget(partition));
-        self.stored.remove(&partition);
+        own.for_each(|own| own.source.forget(task));
+        self.carried.remove(&task);
+        self.stored.remove(&task);
     }
 
-    /// Forgets what all sources have flushed.
-    pub fn forget_merged(&mut self) {
+    fn forget_merged(&mut self, task: i32) {
         let own = self.detections.iter_mut();
+        let own = own.filter(|own| own.task == task);
         own.for_each(|own| own.merge = Merge::default());
-        self.clock.forget();
-        self.stored.remove(&crate::hosts::FLEET);
+        self.clocks.remove(&task);
+        self.stored.remove(&task);
     }
 
     /// Whether windows are open, or a second waits to be flushed.
@@ -439,7 +524,7 @@ impl Own {
             shown: &shown,
             fleet: FleetRows {
                 moments: &moments,
-                ticks: &[],
+                ..FleetRows::default()
             },
             ..*rows
         };
@@ -471,6 +556,49 @@ impl Own {
         Ok(output)
     }
 
+    /// Notes what is known to be missing in a second and before it; all of the source was known up to a time.
+    fn note_holes(
+        &mut self,
+        flush: &Flush,
+        known_to: i64,
+        missing: Option<Missing>,
+        resized: bool,
+    ) {
+        let (delay_ns, head) = (self.operators.span.delay_ns, &flush.head);
+        let holes = &mut self.merge.rest.holes;
+        if let Some(missing) = missing {
+            let from = missing.known_to.saturating_sub(delay_ns);
+            let lost = [(SECONDS_MISSING.into(), missing.seconds)].into();
+            holes.note(from, missing.to, lost);
+        }
+        if head.place > 0 {
+            return;
+        }
+        holes.extend(&head.holes);
+        let end = head.number.saturating_add(1).saturating_mul(SECOND_NS);
+        let from = known_to.saturating_sub(delay_ns);
+        if !head
+            .carried
+            .iter()
+            .any(|state| state == self.operators.state())
+        {
+            holes.note(from, end, [(NOT_LOADED.into(), 1)].into());
+        }
+        if resized {
+            holes.note(from, end, [(EXCHANGE_RESIZED.into(), 1)].into());
+        }
+    }
+
+    /// Notes that states of a second cannot be read.
+    fn note_unread(&mut self, flush: &Flush) {
+        let end = flush.head.number.saturating_add(1);
+        let from = flush.head.watermark;
+        let from = from.saturating_sub(self.operators.span.delay_ns);
+        let lost = [(UNREAD_PARTS.into(), 1)].into();
+        let holes = &mut self.merge.rest.holes;
+        holes.note(from, end.saturating_mul(SECOND_NS), lost);
+    }
+
     /// Stage two: takes its parts of a record; returns what has reached its numbers by them.
     fn take(&mut self, set: &DetectionSet, flush: &Flush, watermark: i64) -> Result<Vec<Word>> {
         let mut touched = Touched::default();
@@ -480,16 +608,7 @@ impl Own {
             }
             self.merge.rest.holes.extend(&head.holes);
             if head.payload != STATES {
-                let second = flush.head.number.saturating_mul(SECOND_NS);
-                let from = flush
-                    .head
-                    .watermark
-                    .saturating_sub(self.operators.span.delay_ns);
-                let lost = [(UNREAD_PARTS.into(), 1)].into();
-                self.merge
-                    .rest
-                    .holes
-                    .note(from, second.saturating_add(SECOND_NS), lost);
+                self.note_unread(flush);
                 continue;
             }
             if payload.is_empty() {
@@ -523,7 +642,7 @@ impl Own {
         });
         output.words.extend(words.into_iter().map(|word| Word {
             row,
-            slot: FLEET_SLOT,
+            slot: fleet_slot(self.task),
             ..word
         }));
     }

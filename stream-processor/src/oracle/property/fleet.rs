@@ -3,6 +3,7 @@
 //! said first exactly once.
 
 use super::*;
+use crate::window::Exchange;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -41,7 +42,7 @@ const DETECTIONS: [(&str, &str, &str); 14] = [
         GROUP BY window_start, window_end, proc_name ORDER BY count(*) DESC, proc_name LIMIT 2"),
 ];
 
-fn fleet_folder() -> tempfile::TempDir {
+pub(super) fn fleet_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir_all(folder.path().join("lists")).expect("a folder");
     fs::create_dir_all(folder.path().join("fleet")).expect("a folder");
@@ -55,7 +56,7 @@ fn fleet_folder() -> tempfile::TempDir {
 
 /// What happens while a log is read.
 #[derive(Debug, Clone)]
-enum FleetTurn {
+pub(super) enum FleetTurn {
     Step(usize),
     Checkpoint,
     Crash,
@@ -71,7 +72,7 @@ fn fleet_turns() -> impl Strategy<Value = Vec<FleetTurn>> {
 }
 
 /// A processor of all partitions, which is stored whole.
-struct Whole<'a> {
+pub(super) struct Whole<'a> {
     folder: &'a Path,
     throttled: bool,
     log: &'a [InputRecord],
@@ -80,14 +81,14 @@ struct Whole<'a> {
     /// State by partition, of the fleet too, and how far the log was then.
     stored: BTreeMap<i32, BTreeMap<String, Vec<u8>>>,
     stored_at: usize,
-    alerts: Vec<records::Alert>,
+    pub(super) alerts: Vec<records::Alert>,
     late: Vec<Late>,
 }
 
 const FLEET: i32 = -1;
 
 impl<'a> Whole<'a> {
-    fn new(folder: &'a Path, throttled: bool, log: &'a [InputRecord]) -> Self {
+    pub(super) fn new(folder: &'a Path, throttled: bool, log: &'a [InputRecord]) -> Self {
         Self {
             folder,
             throttled,
@@ -101,7 +102,7 @@ impl<'a> Whole<'a> {
         }
     }
 
-    fn run(&mut self, turns: &[FleetTurn], input: Input) {
+    pub(super) fn run(&mut self, turns: &[FleetTurn], input: Input) {
         for turn in turns {
             match turn {
                 FleetTurn::Step(records) => self.step(*records),
@@ -138,10 +139,7 @@ impl<'a> Whole<'a> {
 
     fn checkpoint(&mut self) {
         for partition in PARTITIONS.into_iter().chain([FLEET]) {
-            let records = match partition {
-                FLEET => self.engine.checkpoint_fleet(),
-                _ => self.engine.checkpoint(partition, &Renewal::default()),
-            };
+            let records = self.engine.checkpoint(partition, &Renewal::default());
             let stored = self.stored.entry(partition).or_default();
             for record in records.expect("a checkpoint") {
                 match record.value {
@@ -166,7 +164,8 @@ impl<'a> Whole<'a> {
                 .restore(partition, state(partition), &of_events(live_from));
             restored.expect("restored");
         }
-        self.engine.restore_fleet(state(FLEET)).expect("restored");
+        let restored = self.engine.restore(FLEET, state(FLEET), &Inputs::new());
+        restored.expect("restored");
         let records = self.log[self.stored_at..self.next].to_vec();
         let output = self.engine.step(records).expect("a step");
         assert_eq!(
@@ -178,11 +177,16 @@ impl<'a> Whole<'a> {
 }
 
 fn fleet_engine(folder: &Path, throttled: bool) -> Engine {
+    fleet_engine_of(folder, throttled, Exchange::Inside)
+}
+
+pub(super) fn fleet_engine_of(folder: &Path, throttled: bool, exchange: Exchange) -> Engine {
     let report = DetectionSet::load(folder).expect("detections");
     assert_eq!(report.refused, Vec::new());
     let options = WindowOptions {
         host_silence: HOST_SILENCE,
         fleet_patience: PATIENCE,
+        exchange,
         ..WindowOptions::default()
     };
     let engine = Engine::new(report.set, AlertMode::Test).expect("an engine");
@@ -201,7 +205,7 @@ fn fleet_oracle(folder: &Path) -> Oracle {
         .with_fleet(PATIENCE, &PARTITIONS)
 }
 
-fn told(outcome: Result<(), TestError<impl std::fmt::Debug>>) {
+pub(super) fn told(outcome: Result<(), TestError<impl std::fmt::Debug>>) {
     match outcome {
         Ok(()) => {}
         Err(TestError::Fail(reason, _)) => panic!("{}", reason.message()),
@@ -261,7 +265,7 @@ fn mixed(log: &[InputRecord], choices: &[u8]) -> Vec<InputRecord> {
 
 /// What must be the same however logs are mixed: closes whole, first words by their ids. What is folded and held back hangs on
 /// which comes first.
-fn settled<'a>(
+pub(super) fn settled<'a>(
     alerts: impl Iterator<Item = (&'a str, &'a str, Option<&'a str>, String)>,
 ) -> (Vec<String>, Vec<String>) {
     let (mut closes, mut first) = (Vec::new(), Vec::new());
@@ -275,6 +279,27 @@ fn settled<'a>(
     closes.sort();
     first.sort();
     (closes, first)
+}
+
+/// Alerts as [`settled`] takes them.
+pub(super) fn settled_of(
+    alerts: &[records::Alert],
+) -> impl Iterator<Item = (&str, &str, Option<&str>, String)> {
+    alerts.iter().map(|alert| {
+        let state = alert.window_state.as_deref();
+        let evidence = alert.evidence.iter();
+        let evidence: Vec<String> = evidence
+            .map(|row| format!("{}/{}/{} {}", row.host_id, row.sensor_run, row.seq, row.row))
+            .collect();
+        // The last digits of a sum of floats hang on its order.
+        let text = match &*alert.detection_id {
+            "numbers" => String::new(),
+            _ => alert.row.to_string(),
+        };
+        let (count, hosts) = (alert.host_count, &alert.hosts);
+        let text = format!("{text} {count:?} {hosts:?} {evidence:?}");
+        (&*alert.detection_id, &*alert.alert_id, state, text)
+    })
 }
 
 #[test]
@@ -291,27 +316,7 @@ fn however_logs_are_mixed_windows_end_the_same_and_are_said_first_once() {
             for (log, turns) in [(&log, &turns), (&other, &other_turns)] {
                 let mut whole = Whole::new(folder.path(), false, log);
                 whole.run(turns, Input::Live);
-                let told = whole.alerts.iter().map(|alert| {
-                    let state = alert.window_state.as_deref();
-                    // The last digits of a sum of floats hang on its order.
-                    let evidence: Vec<String> = alert
-                        .evidence
-                        .iter()
-                        .map(|row| {
-                            format!("{}/{}/{} {}", row.host_id, row.sensor_run, row.seq, row.row)
-                        })
-                        .collect();
-                    let text = match &*alert.detection_id {
-                        "numbers" => String::new(),
-                        _ => alert.row.to_string(),
-                    };
-                    let text = format!(
-                        "{text} {:?} {:?} {evidence:?}",
-                        alert.host_count, alert.hosts
-                    );
-                    (&*alert.detection_id, &*alert.alert_id, state, text)
-                });
-                said.push(settled(told));
+                said.push(settled(settled_of(&whole.alerts)));
             }
             prop_assert_eq!(&said[0], &said[1], "{}", describe(&log));
             let mut first = said[0].1.clone();

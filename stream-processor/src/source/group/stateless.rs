@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dogwatch_schemas::topics::Topic;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -38,7 +37,7 @@ impl GroupInput {
         }
         tracing::info!("the topic of states has the partitions that were missing: all are read");
         self.consumer.unsubscribe();
-        subscribe(&self.consumer, &self.names)
+        subscribe(&self.consumer, &self.names, context.stage)
     }
 }
 
@@ -67,7 +66,7 @@ impl GroupContext {
 
     /// How many partitions the topic of states has.
     fn tasks(&self, consumer: &BaseConsumer<Self>) -> Option<i32> {
-        let state = self.names.name(Topic::State);
+        let state = self.names.name(self.stage.state());
         let metadata = consumer.fetch_metadata(Some(&state), PATIENCE);
         let metadata = metadata.ok()?;
         let count = metadata.topics().first()?.partitions().len();
@@ -81,7 +80,7 @@ impl GroupContext {
     }
 
     fn complain(&self, stateless: &[Partition]) {
-        let state = self.names.name(Topic::State);
+        let state = self.names.name(self.stage.state());
         let inputs: BTreeSet<String> = stateless
             .iter()
             .map(|(topic, _)| self.names.name(*topic))

@@ -11,7 +11,22 @@ use crate::hosts::SECOND_NS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     number: i64,
+    /// The record of that second that came last, and how many it has.
+    place: u32,
+    places: u32,
     watermark: i64,
+    /// How many partitions of the exchange it knows of.
+    partitions: i32,
+}
+
+impl Known {
+    /// Whether a record is the one after this.
+    fn is_before(&self, head: &Head) -> bool {
+        match head.place {
+            0 => head.previous == Some(self.number) && self.place + 1 == self.places,
+            place => head.number == self.number && place == self.place + 1,
+        }
+    }
 }
 
 /// The sources.
@@ -20,6 +35,13 @@ pub(super) struct Clock {
     /// Those whose time is waited for, heard of or not.
     expected: BTreeSet<i32>,
     known: BTreeMap<i32, Known>,
+}
+
+/// What a source was known to have said before a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Before {
+    /// How far all its hosts were; the beginning of time where nothing of it was known.
+    pub known_to: i64,
 }
 
 /// Seconds that a source sent no record of.
@@ -39,6 +61,7 @@ pub(super) enum Accepted {
     /// It was there before.
     Repeated,
     Next {
+        before: Before,
         missing: Option<Missing>,
     },
 }
@@ -51,20 +74,41 @@ impl Clock {
     /// Takes the next record of a source.
     pub fn accept(&mut self, head: &Head) -> Accepted {
         let last = self.known.get(&head.partition).copied();
-        if last.is_some_and(|last| head.number <= last.number) {
+        let at = (head.number, head.place);
+        if last.is_some_and(|last| at <= (last.number, last.place)) {
             return Accepted::Repeated;
         }
-        let missing = (head.previous != last.map(|last| last.number)).then(|| Missing {
-            known_to: last.map_or(i64::MIN, |last| last.watermark),
+        let follows = match last {
+            Some(last) => last.is_before(head),
+            None => head.previous.is_none() && head.place == 0,
+        };
+        let known_to = last.map_or(i64::MIN, |last| last.watermark);
+        let missing = (!follows).then(|| Missing {
+            known_to,
             to: head.number.saturating_mul(SECOND_NS),
-            seconds: last.map_or(1, |last| head.number - last.number - 1),
+            seconds: last.map_or(1, |last| (head.number - last.number - 1).max(1)),
         });
+        // What it sends for open windows has come when the last record of the second has.
+        let whole = head.place + 1 == head.places;
+        let watermark = if whole { head.watermark } else { i64::MIN };
         let known = Known {
             number: head.number,
-            watermark: head.watermark,
+            place: head.place,
+            places: head.places,
+            watermark: watermark.max(known_to),
+            partitions: head.partitions,
         };
         self.known.insert(head.partition, known);
-        Accepted::Next { missing }
+        Accepted::Next {
+            before: Before { known_to },
+            missing,
+        }
+    }
+
+    /// Whether another source knows of another number of partitions of the exchange.
+    pub fn disagrees(&self, head: &Head) -> bool {
+        let mut known = self.known.values();
+        known.any(|known| known.partitions != head.partitions)
     }
 
     /// How far all sources are; at the beginning of time while one that is waited for said nothing.
@@ -87,10 +131,6 @@ impl Clock {
         latest.map_or(i64::MIN, end)
     }
 
-    pub fn forget(&mut self) {
-        self.known.clear();
-    }
-
     /// As it is stored.
     ///
     /// # Errors
@@ -107,6 +147,12 @@ impl Clock {
         self.known = serde_json::from_slice(stored)?;
         Ok(())
     }
+
+    /// Forgets sources beyond those that are expected: of a topic that was made anew with fewer partitions.
+    pub fn forget_gone(&mut self) {
+        let last = self.expected.last().copied();
+        self.known.retain(|source, _| Some(*source) <= last);
+    }
 }
 
 #[cfg(test)]
@@ -121,8 +167,19 @@ mod tests {
             number,
             previous,
             watermark,
+            place: 0,
+            places: 1,
+            partitions: 1,
+            carried: Vec::new(),
             holes: Holes::default(),
             parts: Vec::new(),
+        }
+    }
+
+    fn next(known_to: i64, missing: Option<Missing>) -> Accepted {
+        Accepted::Next {
+            before: Before { known_to },
+            missing,
         }
     }
 
@@ -130,22 +187,19 @@ mod tests {
     fn the_slowest_source_is_waited_for_repeats_are_dropped_and_gaps_are_told() {
         let mut clock = Clock::default();
         clock.expect(&[0, 1]);
-        let next = Accepted::Next { missing: None };
-        assert_eq!(clock.accept(&head(0, 10, None, 9)), next);
+        assert_eq!(clock.accept(&head(0, 10, None, 9)), next(i64::MIN, None));
         assert_eq!(clock.watermark(), i64::MIN, "one said nothing yet");
-        assert_eq!(clock.accept(&head(1, 12, None, 3)), next);
+        assert_eq!(clock.accept(&head(1, 12, None, 3)), next(i64::MIN, None));
         assert_eq!(clock.watermark(), 3);
         assert_eq!(clock.accept(&head(1, 12, None, 90)), Accepted::Repeated);
-        assert_eq!(clock.accept(&head(1, 13, Some(12), 90)), next);
+        assert_eq!(clock.accept(&head(1, 13, Some(12), 90)), next(3, None));
         assert_eq!(clock.watermark(), 9);
         let missing = Missing {
             known_to: 9,
             to: 17 * SECOND_NS,
             seconds: 6,
         };
-        let gap = Accepted::Next {
-            missing: Some(missing),
-        };
+        let gap = next(9, Some(missing));
         assert_eq!(clock.accept(&head(0, 17, Some(15), 20)), gap);
         let mut again = Clock::default();
         again.expect(&[0, 1]);
@@ -153,5 +207,32 @@ mod tests {
             .restore(&clock.store().expect("JSON"))
             .expect("a clock");
         assert_eq!((again.watermark(), again.known), (20, clock.known));
+    }
+
+    #[test]
+    fn a_second_of_several_records_counts_when_the_last_has_come() {
+        let mut clock = Clock::default();
+        clock.expect(&[0]);
+        let part = |number, previous, place, watermark| Head {
+            place,
+            places: 2,
+            ..head(0, number, previous, watermark)
+        };
+        assert_eq!(clock.accept(&part(10, None, 0, 9)), next(i64::MIN, None));
+        assert_eq!(clock.watermark(), i64::MIN);
+        assert_eq!(clock.accept(&part(10, None, 1, 9)), next(i64::MIN, None));
+        assert_eq!(clock.watermark(), 9);
+        assert_eq!(clock.accept(&part(10, None, 0, 9)), Accepted::Repeated);
+        // Of the next second one record never comes.
+        clock.accept(&part(11, Some(10), 0, 15));
+        let missing = Missing {
+            known_to: 9,
+            to: 12 * SECOND_NS,
+            seconds: 1,
+        };
+        assert_eq!(
+            clock.accept(&part(12, Some(11), 0, 20)),
+            next(9, Some(missing))
+        );
     }
 }

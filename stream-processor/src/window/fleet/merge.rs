@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::source::{KEYS_OVER_CAP, reach};
 use super::states::States;
-use super::{Operators, Span, pane_end};
+use super::{NOT_LOADED, Operators, Span, pane_end};
 use crate::detect::{DetectionSet, guarded, take_rows};
 use crate::hosts::Holes;
 use crate::window::Word;
@@ -32,6 +32,10 @@ type Fired = BTreeMap<i64, BTreeMap<String, Text>>;
 #[derive(Debug, Default)]
 pub(super) struct Merge {
     pub panes: BTreeMap<i64, States>,
+    /// Panes that something came to since they were stored.
+    pub changed: BTreeSet<i64>,
+    /// Names of the pieces that each pane is stored in.
+    pub pieces: BTreeMap<i64, BTreeSet<String>>,
     /// By end and start.
     open: BTreeSet<(i64, i64)>,
     pub rest: Rest,
@@ -45,6 +49,15 @@ pub(super) struct Rest {
     /// Windows that could not be looked at early: their end tells who has reached the numbers.
     #[serde(default)]
     unsure: BTreeSet<i64>,
+    /// Whether the detection is new, and nothing has come yet that is not only replayed.
+    #[serde(default)]
+    pub new: bool,
+    /// The content of the detection.
+    #[serde(default)]
+    pub content: Option<Text>,
+    /// Whether that is another than what has spoken up to now, and nothing has come yet that is not only replayed.
+    #[serde(default)]
+    pub edited: bool,
 }
 
 /// The keys and windows that a flush brings something for.
@@ -85,6 +98,20 @@ impl Keys {
 }
 
 impl Merge {
+    /// Whether a record is for it, which was said before where it is `muted`: a detection that is new is not shown what is only
+    /// replayed. What came up to then, at the latest at this time of ingest, it misses.
+    pub fn hears(&mut self, muted: bool, latest: i64) -> bool {
+        if muted {
+            return !self.rest.new;
+        }
+        self.rest.edited = false;
+        if std::mem::take(&mut self.rest.new) {
+            let lost = [(NOT_LOADED.into(), 1)].into();
+            self.rest.holes.note(i64::MIN, latest, lost);
+        }
+        true
+    }
+
     /// Takes a flush's states; windows that end up to `watermark` have closed.
     pub fn take(
         &mut self,
@@ -108,6 +135,7 @@ impl Merge {
                 .collect();
             if !open.is_empty() {
                 by_pane.entry(*pane).or_default().push(row);
+                self.changed.insert(*pane);
                 let ends = open.iter().map(|start| (start + span.size_ns, *start));
                 self.open.extend(ends);
                 touched.starts.extend(open);
@@ -148,6 +176,11 @@ impl Merge {
         touched: &Touched,
     ) -> Result<Vec<Word>> {
         if !operators.fires() || touched.starts.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.rest.edited {
+            // What is replayed was said under another text: the end tells what of it counts for this one.
+            self.rest.unsure.extend(&touched.starts);
             return Ok(Vec::new());
         }
         let mut states = Vec::new();

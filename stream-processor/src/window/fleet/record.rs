@@ -30,11 +30,29 @@ pub(super) struct Head {
     pub previous: Option<i64>,
     /// How far all hosts of the source are: it sends nothing more for windows that are over by then.
     pub watermark: i64,
+    /// Which of the second's records for its partition of the exchange it is, and how many there are.
+    pub place: u32,
+    pub places: u32,
+    /// How many partitions of the exchange its source knows of.
+    pub partitions: i32,
+    /// The hashes of the states that its source kept for the whole second.
+    pub carried: Vec<String>,
     /// Where its hosts said that events are lost.
     #[serde(default)]
     pub holes: Holes,
     pub parts: Vec<PartHead>,
 }
+
+/// What a second of a source is sent with.
+#[derive(Debug, Clone)]
+pub(super) struct Envelope<'a> {
+    pub tick: &'a Tick,
+    pub partitions: i32,
+    pub carried: &'a [String],
+}
+
+/// Bytes of payloads from which on a record takes no further part: with one more it fits into any topic.
+const RECORD_BYTES: usize = 256 << 10;
 
 /// What a part is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,18 +97,42 @@ impl Part {
 }
 
 impl Flush {
-    /// The record of a second that is over.
-    pub fn new(tick: &Tick, parts: Vec<Part>) -> Self {
+    /// The records of a second that is over, at least one.
+    pub fn all(envelope: &Envelope<'_>, parts: Vec<Part>) -> Vec<Self> {
+        let mut records: Vec<Vec<Part>> = vec![Vec::new()];
+        let mut bytes = 0;
+        for part in parts {
+            if bytes >= RECORD_BYTES {
+                records.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += part.payload.len();
+            if let Some(last) = records.last_mut() {
+                last.push(part);
+            }
+        }
+        let places = records.len() as u32;
+        let records = (0..places).zip(records);
+        let record = |(place, parts)| Self::new(envelope, (place, places), parts);
+        records.map(record).collect()
+    }
+
+    fn new(envelope: &Envelope<'_>, (place, places): (u32, u32), parts: Vec<Part>) -> Self {
         let (parts, payloads) = parts
             .into_iter()
             .map(|part| (part.head, part.payload))
             .unzip();
+        let tick = envelope.tick;
         let head = Head {
             topic: Topic::Events.suffix().to_owned(),
             partition: tick.partition,
             number: tick.number,
             previous: tick.previous,
             watermark: tick.watermark,
+            place,
+            places,
+            partitions: envelope.partitions,
+            carried: envelope.carried.to_vec(),
             holes: tick.holes.clone(),
             parts,
         };
@@ -175,7 +217,13 @@ mod tests {
             Part::of_states("aa", holes, b"states".to_vec()),
             Part::of_states("bb", Holes::default(), Vec::new()),
         ];
-        let flush = Flush::new(&tick, parts);
+        let carried = ["aa".to_owned()];
+        let envelope = Envelope {
+            tick: &tick,
+            partitions: 4,
+            carried: &carried,
+        };
+        let flush = Flush::all(&envelope, parts).remove(0);
         let record = flush.encode().expect("a record");
         assert_eq!(Flush::decode(&record).expect("a record"), flush);
         for end in 0..record.len() {
@@ -186,5 +234,16 @@ mod tests {
         newer[3] = 2;
         let error = Flush::decode(&newer).expect_err("another version");
         assert!(error.to_string().contains("another version"), "{error}");
+
+        let large = |_| Part::of_states("aa", Holes::default(), vec![0; RECORD_BYTES / 2]);
+        let records = Flush::all(&envelope, (0..5).map(large).collect());
+        let places = records.iter().map(|record| {
+            let head = &record.head;
+            (head.place, head.places, head.parts.len())
+        });
+        assert_eq!(
+            places.collect::<Vec<_>>(),
+            [(0, 3, 2), (1, 3, 2), (2, 3, 1)]
+        );
     }
 }

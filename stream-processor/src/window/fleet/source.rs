@@ -2,22 +2,58 @@
 //!
 //! Which windows a row is late for is decided here, at the row, by how far all hosts of its source were before its second.
 //! States say for how many of their pane's windows, the earliest, their rows came too late: where another slot would stand.
+//! A record says which states its source kept for the whole second ([`Carried`]): windows that had begun before are not whole.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
 use datafusion::common::{HashMap, Result};
+use serde::{Deserialize, Serialize};
 
 use super::record::Part;
 use super::states::States;
-use super::{Span, pane_end};
+use super::{Own, Span, pane_end};
 use crate::detect::take_rows;
 use crate::hosts::{Holes, Tick};
 use crate::window::group::{Group, pane_starts};
 use crate::window::pane::{SLOT_COLUMN, slots};
 use crate::window::piece::encode;
 use crate::window::plans::Workbench;
+
+/// The states that a partition keeps, by hash: each with the first second of which it has all rows, once that is known.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Carried(BTreeMap<String, Option<i64>>);
+
+impl Carried {
+    /// Of a log that is seen from its beginning on.
+    pub fn begin(&mut self, detections: &[Own]) {
+        let states = detections.iter().map(|own| own.operators.state());
+        self.0 = states
+            .map(|state| (state.to_owned(), Some(i64::MIN)))
+            .collect();
+    }
+
+    /// As others left it, of those detections that there are now.
+    pub fn restored(mut self, detections: &[Own]) -> Self {
+        let states = detections.iter().map(|own| own.operators.state());
+        let known = states.map(|state| (state.to_owned(), self.0.remove(state).flatten()));
+        Self(known.collect())
+    }
+
+    /// The states of which it has all rows of a second.
+    pub fn whole_in(&self, second: i64) -> Vec<String> {
+        let whole = self.0.iter();
+        let whole = whole.filter(|(_, from)| from.is_some_and(|from| from <= second));
+        whole.map(|(state, _)| state.clone()).collect()
+    }
+
+    /// Notes that a second is over, and the next one is not only replayed: it has all of that.
+    pub fn pass(&mut self, second: i64) {
+        let new = self.0.values_mut().filter(|from| from.is_none());
+        new.for_each(|from| *from = Some(second.saturating_add(1)));
+    }
+}
 
 /// A second of a source.
 pub(super) type Second = (i32, i64);

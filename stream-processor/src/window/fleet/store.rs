@@ -1,21 +1,21 @@
-//! What is stored of both stages: whole, at each checkpoint.
+//! What is stored of both stages. Seconds that run are stored whole, panes of windows when something came to them.
 
 use std::collections::BTreeSet;
 
 use datafusion::common::Result;
 
 use super::record::{Part, external};
-use super::source::{Pending, parts};
-use super::{Fleet, unknown};
-use crate::checkpoint::{State, StateRecord, take_below};
+use super::source::{Carried, Pending, parts};
+use super::{Exchange, Fleet, Own, unknown};
+use crate::checkpoint::{Renewal, State, StateRecord, take_below};
 use crate::hosts::{FLEET, SECOND_NS};
 
 /// What names of states begin with.
 const PREFIX: &str = "fleet/";
 /// What names of what is kept beside them begin with.
 const REST: &str = "fleet-rest/";
-/// Class of what came before a detection was there.
-const NOT_LOADED: &str = "not_loaded";
+/// Name of the states that a partition keeps.
+const CARRIED: &str = "fleet-carried";
 /// Name of how far each source is.
 const CLOCK: &str = "clock";
 
@@ -31,28 +31,89 @@ fn parse(value: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
-impl Fleet {
-    /// What a partition, or the fleet, remembers; names that are no longer are ended.
-    pub fn store(&mut self, partition: i32) -> Result<Vec<StateRecord>> {
-        if self.is_empty() {
-            return Ok(Vec::new());
+fn record(key: &str, value: Vec<u8>) -> StateRecord {
+    StateRecord {
+        key: key.to_owned(),
+        value: Some(value),
+    }
+}
+
+/// What is stored now, and the names of all that is alive.
+#[derive(Default)]
+struct Stored {
+    records: Vec<StateRecord>,
+    names: BTreeSet<String>,
+}
+
+impl Stored {
+    fn push(&mut self, record: StateRecord) {
+        self.names.insert(record.key.clone());
+        self.records.push(record);
+    }
+}
+
+impl Own {
+    /// What names of its states begin with, where they are merged.
+    fn name(&self) -> String {
+        format!("{}.{}", self.operators.state(), self.id)
+    }
+
+    /// What changed of its windows, and the pieces that are to be written anew.
+    fn store(&mut self, renewal: &Renewal, stored: &mut Stored) -> Result<()> {
+        let name = self.name();
+        self.merge.rest.content = Some(self.content.clone());
+        let rest = serde_json::to_vec(&self.merge.rest).map_err(external)?;
+        stored.push(record(&format!("{REST}{name}"), rest));
+        let merge = &mut self.merge;
+        merge
+            .pieces
+            .retain(|pane, _| merge.panes.contains_key(pane));
+        for (pane, states) in &merge.panes {
+            let prefix = format!("{PREFIX}{name}/{pane}/");
+            let pieces = merge.pieces.entry(*pane).or_default();
+            let anew = renewal.below(&prefix).next().is_some();
+            if !merge.changed.contains(pane) && !anew && !pieces.is_empty() {
+                stored.names.extend(pieces.iter().cloned());
+                continue;
+            }
+            pieces.clear();
+            let own = parts(&self.operators.group, states.pieces(), Default::default())?;
+            for (piece, part) in own.iter().enumerate() {
+                let key = format!("{prefix}{piece}");
+                pieces.insert(key.clone());
+                stored.push(record(&key, value(part)?));
+            }
         }
-        let mut records = match partition {
-            FLEET => self.store_merged()?,
-            _ => self.store_pending(partition)?,
-        };
-        let names: BTreeSet<String> = records.iter().map(|record| record.key.clone()).collect();
-        let before = self.stored.insert(partition, names.clone());
-        let over = before
-            .into_iter()
-            .flatten()
-            .filter(|name| !names.contains(name));
+        merge.changed.clear();
+        Ok(())
+    }
+}
+
+impl Fleet {
+    /// What a task, of a partition or of the fleet, remembers and was not stored as it is; names that are no longer are ended.
+    pub fn store(&mut self, task: i32, renewal: &Renewal) -> Result<Vec<StateRecord>> {
+        let mut stored = Stored::default();
+        match task <= FLEET {
+            true if !self.is_empty() => self.store_merged(task, renewal, &mut stored)?,
+            false if !self.is_empty() => self.store_pending(task, &mut stored)?,
+            _ => {}
+        }
+        let Stored { mut records, names } = stored;
+        let before = self.stored.remove(&task);
+        let before = before.into_iter().flatten();
+        let over = before.filter(|name| !names.contains(name));
         records.extend(over.map(|key| StateRecord { key, value: None }));
+        if !names.is_empty() {
+            self.stored.insert(task, names);
+        }
         Ok(records)
     }
 
-    fn store_pending(&self, partition: i32) -> Result<Vec<StateRecord>> {
-        let mut records = Vec::new();
+    fn store_pending(&self, partition: i32, stored: &mut Stored) -> Result<()> {
+        if let Some(carried) = self.carried.get(&partition) {
+            let carried = serde_json::to_vec(carried).map_err(external)?;
+            stored.push(record(CARRIED, carried));
+        }
         let mut seen = BTreeSet::new();
         for own in &self.detections {
             let state = own.operators.state();
@@ -66,39 +127,23 @@ impl Fleet {
             for ((_, second), pending) in pending {
                 let time = second.saturating_mul(SECOND_NS);
                 for (piece, part) in pending.parts(&own.operators.group)?.iter().enumerate() {
-                    records.push(StateRecord {
-                        key: format!("{PREFIX}{state}/{time}/{piece}"),
-                        value: Some(value(part)?),
-                    });
+                    let key = format!("{PREFIX}{state}/{time}/{piece}");
+                    stored.push(record(&key, value(part)?));
                 }
             }
         }
-        Ok(records)
+        Ok(())
     }
 
-    fn store_merged(&self) -> Result<Vec<StateRecord>> {
-        let mut records = vec![StateRecord {
-            key: CLOCK.to_owned(),
-            value: Some(self.clock.store().map_err(external)?),
-        }];
-        for own in &self.detections {
-            let (group, state) = (&own.operators.group, own.operators.state());
-            let rest = serde_json::to_vec(&own.merge.rest).map_err(external)?;
-            records.push(StateRecord {
-                key: format!("{REST}{state}.{}", own.id),
-                value: Some(rest),
-            });
-            for (pane, states) in &own.merge.panes {
-                let parts = parts(group, states.pieces(), Default::default())?;
-                for (piece, part) in parts.iter().enumerate() {
-                    records.push(StateRecord {
-                        key: format!("{PREFIX}{state}.{}/{pane}/{piece}", own.id),
-                        value: Some(value(part)?),
-                    });
-                }
-            }
+    fn store_merged(&mut self, task: i32, renewal: &Renewal, stored: &mut Stored) -> Result<()> {
+        if let Some(clock) = self.clocks.get(&task) {
+            stored.push(record(CLOCK, clock.store().map_err(external)?));
         }
-        Ok(records)
+        let own = self.detections.iter_mut();
+        for own in own.filter(|own| own.task == task) {
+            own.store(renewal, stored)?;
+        }
+        Ok(())
     }
 
     /// Takes back what a partition had not flushed.
@@ -107,64 +152,76 @@ impl Fleet {
     /// When a piece cannot be read.
     pub fn restore(&mut self, partition: i32, state: &mut State) -> Result<()> {
         let mut names = BTreeSet::new();
-        for own in &mut self.detections {
-            let prefix = format!("{PREFIX}{}/", own.operators.state());
+        if let Some(carried) = state.remove(CARRIED) {
+            names.insert(CARRIED.to_owned());
+            if !self.is_empty() {
+                let carried: Carried = serde_json::from_slice(&carried).map_err(external)?;
+                let carried = carried.restored(&self.detections);
+                self.carried.insert(partition, carried);
+            }
+        }
+        let new = || Carried::default().restored(&self.detections);
+        self.carried.entry(partition).or_insert_with(new);
+        // What nobody here keeps any more was flushed by others, or never is.
+        let kept = take_below(state, PREFIX);
+        for (name, value) in kept {
+            let mut parts = name.split('/');
+            let (of, time) = (parts.next(), parts.next());
+            let time = time.and_then(|time| time.parse::<i64>().ok());
+            let (Some(of), Some(time), Some((holes, payload))) = (of, time, parse(&value)) else {
+                return unknown(&name);
+            };
+            names.insert(format!("{PREFIX}{name}"));
             // Detections of one state have it from the same pieces.
-            let kept: Vec<(String, Vec<u8>)> = state
-                .range(prefix.clone()..)
-                .take_while(|(name, _)| name.starts_with(&prefix))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect();
-            for (name, value) in kept {
-                let time = name[prefix.len()..].split('/').next();
-                let Some(time) = time.and_then(|time| time.parse::<i64>().ok()) else {
-                    return unknown(&name);
-                };
+            let own = self.detections.iter_mut();
+            for own in own.filter(|own| own.operators.state() == of) {
                 let second = (partition, time.div_euclid(SECOND_NS));
                 let pending = own.source.pending.entry(second).or_default();
-                let Some((holes, payload)) = parse(&value) else {
-                    return unknown(&name);
-                };
-                let holes = serde_json::from_slice(holes).map_err(external)?;
                 let Pending {
                     states,
                     holes: own_holes,
                 } = pending;
-                own_holes.extend(&holes);
-                if !payload.is_empty() {
-                    for piece in own.operators.read(payload)? {
-                        states.push(&own.operators.group, &own.operators.bench, piece)?;
-                    }
+                own_holes.extend(&serde_json::from_slice(holes).map_err(external)?);
+                if payload.is_empty() {
+                    continue;
                 }
-                names.insert(name);
+                for piece in own.operators.read(payload)? {
+                    states.push(&own.operators.group, &own.operators.bench, piece)?;
+                }
             }
         }
-        names.iter().for_each(|name| drop(state.remove(name)));
         self.stored.insert(partition, names);
         Ok(())
     }
 
-    /// Takes back what all sources had flushed.
+    /// Takes back what all sources had flushed to a task of the fleet; nothing where it begins with its log.
     ///
     /// # Errors
     /// When a piece cannot be read.
-    pub fn restore_merged(&mut self, state: &mut State) -> Result<()> {
-        self.forget_merged();
-        self.stored.insert(FLEET, state.keys().cloned().collect());
-        if let Some(clock) = state.remove(CLOCK) {
-            self.clock.restore(&clock).map_err(external)?;
+    pub fn restore_merged(&mut self, (task, begins): (i32, bool), state: &mut State) -> Result<()> {
+        self.forget_merged(task);
+        self.stored.insert(task, state.keys().cloned().collect());
+        let of_others = matches!(self.exchange, Exchange::Received(_));
+        let clock = self.clock(task);
+        if let Some(stored) = state.remove(CLOCK) {
+            clock.restore(&stored).map_err(external)?;
+            if of_others {
+                clock.forget_gone();
+            }
         }
-        let watermark = self.clock.watermark();
-        for own in &mut self.detections {
-            let name = format!("{}.{}", own.operators.state(), own.id);
+        let watermark = clock.watermark();
+        let own = self.detections.iter_mut();
+        for own in own.filter(|own| own.task == task) {
+            let name = own.name();
             match state.remove(&format!("{REST}{name}")) {
-                Some(rest) => own.merge.rest = serde_json::from_slice(&rest).map_err(external)?,
-                // It is new: windows that have begun are not whole.
-                None => own.merge.rest.holes.note(
-                    i64::MIN,
-                    self.clock.latest(),
-                    [(NOT_LOADED.into(), 1)].into(),
-                ),
+                Some(rest) => {
+                    own.merge.rest = serde_json::from_slice(&rest).map_err(external)?;
+                    let spoke = own.merge.rest.content.replace(own.content.clone());
+                    let edited = spoke.is_some_and(|spoke| spoke != own.content);
+                    own.merge.rest.edited |= edited;
+                }
+                // Windows that have begun are not whole.
+                None => own.merge.rest.new = !begins,
             }
             for (rest, value) in take_below(state, &format!("{PREFIX}{name}/")) {
                 let pane = rest.split('/').next();
@@ -176,6 +233,8 @@ impl Fleet {
                     let states = own.merge.panes.entry(pane).or_default();
                     states.push(&own.operators.group, &own.operators.bench, piece)?;
                 }
+                let pieces = own.merge.pieces.entry(pane).or_default();
+                pieces.insert(format!("{PREFIX}{name}/{rest}"));
             }
             own.merge.reopen(own.operators.span, watermark);
         }

@@ -10,7 +10,7 @@ use datafusion::common::Result;
 use super::layout::FleetCalls;
 use super::{Group, Open};
 use crate::detect::{DetectionSet, Unjudged, by_halves, error_text};
-use crate::hosts::FLEET_SLOT;
+use crate::hosts::{FLEET, fleet_slot};
 use crate::window::fleet::{FleetTold, parse_rows};
 use crate::window::plans::{Finish, Workbench};
 use crate::window::{Rows, WindowOutput, Word};
@@ -86,7 +86,7 @@ impl Group {
         let rows = own.num_rows();
         let mut columns = own.columns().to_vec();
         columns[0] = Arc::new(Int64Array::from_value(start, rows));
-        columns[1] = Arc::new(Int64Array::from_value(FLEET_SLOT, rows));
+        columns[1] = Arc::new(Int64Array::from_value(fleet_slot(FLEET), rows));
         Ok(RecordBatch::try_new(states.schema(), columns)?)
     }
 
