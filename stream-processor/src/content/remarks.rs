@@ -79,11 +79,9 @@ fn lint_header(detection: &Detection) -> Vec<String> {
     if !detection.filters() {
         remarks.push("more than a filter: it costs a plan's run for each batch".to_owned());
     }
-    if !detection
-        .outputs
-        .iter()
-        .any(|column| column == "container_id")
-    {
+    let of_fleet = detection.plan.windowed().is_some_and(|plan| plan.fleet);
+    let mut outputs = detection.outputs.iter();
+    if !of_fleet && !outputs.any(|column| column == "container_id") {
         remarks.push("its row does not name container_id".to_owned());
     }
     let empty = [
