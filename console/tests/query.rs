@@ -244,7 +244,8 @@ fn an_output_that_takes_nothing_is_a_failure() {
 
 #[test]
 fn an_interrupted_answer_ends_with_130() {
-    let endless = "SELECT count(*) FROM events a, events b, events c WHERE a.proc_pid + b.proc_pid = c.proc_pid";
+    let endless =
+        "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
     let mut running = read(&[endless])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -289,12 +290,58 @@ fn the_same_records_on_brokers_give_the_same_table() {
     );
 }
 
+#[test]
+fn what_comes_is_followed_until_somebody_ends_it() {
+    let cluster = MockCluster::new(1).unwrap();
+    publish(&cluster);
+    let servers = cluster.bootstrap_servers();
+    let shells = "SELECT proc_name FROM events WHERE evt_type = 'execve' AND proc_name = 'bash'";
+    let mut following = query(&["--kafka", &servers, "--follow", "--format", "json", shells]);
+    let mut running = following.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
+    let (came, waiting) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || came.send(lines.next().unwrap().unwrap()).unwrap());
+    // It begins at the end, whenever it is there.
+    let line = (0..60).find_map(|_| {
+        send(&servers);
+        waiting.recv_timeout(Duration::from_secs(1)).ok()
+    });
+    assert_eq!(line.as_deref(), Some("{\"proc_name\":\"bash\"}"));
+    reader.join().unwrap();
+    // SAFETY: a plain system call.
+    unsafe { libc::kill(running.id() as i32, libc::SIGINT) };
+    assert_eq!(running.wait().unwrap().code(), Some(0));
+    let ordered = refused(
+        query(&[
+            "--kafka",
+            &servers,
+            "--follow",
+            "SELECT ts FROM events ORDER BY ts",
+        ]),
+        2,
+    );
+    assert!(
+        ordered.contains("ORDER BY needs the end of what it reads"),
+        "{ordered}"
+    );
+}
+
 /// Publishes what the capture holds, as a sensor would.
 fn publish(cluster: &MockCluster<'_, impl rdkafka::client::ClientContext>) {
     let names = Topics::new("dogwatch");
-    for topic in [Topic::Events, Topic::Containers, Topic::Sensors] {
+    for topic in Topic::ALL.into_iter().filter(|topic| of_sensor(*topic)) {
         cluster.create_topic(&names.name(topic), 1, 1).unwrap();
     }
+    send(&cluster.bootstrap_servers());
+}
+
+fn of_sensor(topic: Topic) -> bool {
+    let mut tables = dogwatch_query::tables::ALL.iter();
+    tables.any(|table| table.topic == topic && table.of_sensor)
+}
+
+fn send(servers: &str) {
+    let names = Topics::new("dogwatch");
     let config = Config::load(None, &[("state_file", String::new())]).unwrap();
     let (output, log) = local::channel(1_024);
     let replay = std::thread::spawn(move || {
@@ -302,7 +349,7 @@ fn publish(cluster: &MockCluster<'_, impl rdkafka::client::ClientContext>) {
         pipeline::run(config, input, SensorOutput::Local(output), Shutdown::new()).unwrap();
     });
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
-        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("bootstrap.servers", servers)
         .create()
         .unwrap();
     for record in log {

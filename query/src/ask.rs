@@ -135,10 +135,11 @@ impl Question {
         let statement = parsed(&file)?;
         only_query(&statement, &file)?;
         let names: Vec<&str> = tables::ALL.iter().map(|table| table.name).collect();
-        let columns = columns();
+        let columns = columns(text);
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
         let absent = |_: &str| format!("tables are {}", names.join(", "));
-        let plan = planned(&session, &file, statement, &names, &columns, absent)?;
+        let plan = planned(&session, &file, statement, &names, &columns, absent);
+        let plan = plan.map_err(of_tables)?;
         let read_only = SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
@@ -256,11 +257,22 @@ fn session(
     Ok(session)
 }
 
-/// The names of all columns of all tables.
-fn columns() -> Vec<String> {
-    let schemas = tables::ALL.iter().map(Table::schema);
-    let mut names: Vec<String> = schemas
-        .flat_map(|schema| {
+/// A fault as it is told of a question: where no column is near, all of them are to be had.
+fn of_tables(fault: Fault) -> Fault {
+    if !fault.mend.starts_with("take a column of ") {
+        return fault;
+    }
+    let mend = "dogwatch query --columns TABLE lists those of a table";
+    Fault::new(fault.line, fault.reason, mend)
+}
+
+/// The names of the columns of the tables that a text names: what a mistaken name is compared to.
+fn columns(text: &str) -> Vec<String> {
+    let text = text.to_lowercase();
+    let named = tables::ALL.iter().filter(|table| text.contains(table.name));
+    let mut names: Vec<String> = named
+        .flat_map(|table| {
+            let schema = table.schema();
             let fields = schema.fields().iter();
             fields.map(|field| field.name().clone()).collect::<Vec<_>>()
         })
@@ -501,7 +513,25 @@ mod tests {
             "there is no table",
             "tables are events",
         );
-        check("SELECT ts FROM alerts", false, "1: not here", "go there");
+        check(
+            "SELECT message FROM alerts",
+            false,
+            "1: not here",
+            "go there",
+        );
+        check(
+            "SELECT zzz FROM sensors",
+            false,
+            "there is no column zzz",
+            "--columns TABLE",
+        );
+        check("SELECT tss FROM alerts", false, "no column tss", "ts?");
+        check(
+            "SELECT proc_name FROM sensors",
+            false,
+            "no column proc_name",
+            "",
+        );
         check(
             "SELECT count(*) FROM tumble(events, INTERVAL '1 minute')",
             false,

@@ -28,6 +28,8 @@ pub const GROUP: &str = "dogwatch-console";
 const FETCHED_KIB_MAX: &str = "16384";
 /// How long one poll waits.
 const POLL: Duration = Duration::from_millis(50);
+/// How often a followed topic is looked at for new partitions.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// Records may reach their topic so much before the time of their event, where clocks disagree.
 const CLOCKS_APART_MS: i64 = 60_000;
 /// Records may reach their topic so much after their event: what a sensor held back while its brokers were away.
@@ -110,6 +112,8 @@ struct Reading {
     schemas: Schemas,
     /// Where each partition that is not read yet ends.
     ends: BTreeMap<i32, i64>,
+    /// All partitions that are read.
+    known: Vec<i32>,
     on: bool,
 }
 
@@ -146,6 +150,7 @@ impl Reading {
                 lookup: None,
             },
             ends: BTreeMap::new(),
+            known: Vec::new(),
             on: follow.on,
         };
         let begins = reading.begins(follow)?;
@@ -185,6 +190,7 @@ impl Reading {
             .map(|ms| at(ms - CLOCKS_APART_MS))
             .transpose()?;
         let until = follow.until_ms.map(|ms| at(ms + DELAYED_MS)).transpose()?;
+        self.known.clone_from(&partitions);
         let mut begins = TopicPartitionList::new();
         for partition in partitions {
             let (low, high) = self
@@ -225,27 +231,25 @@ impl Reading {
 
     /// Reads to the ends, or until nobody wants more.
     fn run(mut self, mut feed: Feed) {
-        let mut heard = Instant::now();
+        // Of polls, not of time: who reads the answer may well stand still.
+        let mut quiet = Duration::ZERO;
+        let mut looked = Instant::now();
         while !feed.closed() && (self.on || !self.ends.is_empty()) {
             match self.consumer.poll(POLL) {
-                None => {}
+                None => quiet += POLL,
                 Some(Ok(message)) => {
-                    heard = Instant::now();
+                    quiet = Duration::ZERO;
                     let (partition, offset) = (message.partition(), message.offset());
-                    let beyond = self.ends.get(&partition).is_none_or(|end| offset >= *end);
-                    if self.on || !beyond {
+                    let end = self.ends.get(&partition).copied();
+                    if self.on || end.is_some_and(|end| offset < end) {
                         self.schemas.take(&message, &mut feed);
                     }
-                    if self
-                        .ends
-                        .get(&partition)
-                        .is_some_and(|end| offset + 1 >= *end)
-                    {
+                    if end.is_some_and(|end| offset + 1 >= end) {
                         self.ends.remove(&partition);
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    heard = Instant::now();
+                    quiet = Duration::ZERO;
                     self.ends.remove(&partition);
                 }
                 Some(Err(error)) => {
@@ -253,15 +257,43 @@ impl Reading {
                     if fault.is_final() {
                         return feed.fail(FollowError::Kafka(fault));
                     }
+                    quiet += POLL;
                     tracing::warn!(topic = self.topic, %error, "could not read, trying on");
                 }
             }
-            if !self.on && heard.elapsed() >= PATIENCE {
+            if !self.on && quiet >= PATIENCE {
                 return feed.fail(FollowError::Stalled { topic: self.topic });
+            }
+            if self.on && looked.elapsed() >= LOOK_INTERVAL {
+                looked = Instant::now();
+                self.take_new_partitions();
             }
             feed.tick();
         }
         feed.finish();
+    }
+
+    /// Reads partitions that were added to the topic, from their beginning. A broker that does not answer is asked again.
+    fn take_new_partitions(&mut self) {
+        let Ok(partitions) = self.partitions() else {
+            return;
+        };
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            if !self.known.contains(&partition) {
+                self.known.push(partition);
+                list.add_partition(&self.topic, partition);
+            }
+        }
+        if list.count() == 0 {
+            return;
+        }
+        let begun = list
+            .set_all_offsets(Offset::Beginning)
+            .and_then(|()| self.consumer.incremental_assign(&list));
+        if let Err(error) = begun {
+            tracing::warn!(topic = self.topic, %error, "could not read the partitions that were added");
+        }
     }
 }
 
