@@ -85,6 +85,12 @@ fn rights() -> Rights {
         &["Read"],
         "processor",
     );
+    allow(
+        "--group",
+        "dogwatch-processor-fleet",
+        &["Read"],
+        "processor",
+    );
     allow("--group", "dogwatch-processor", &["Read"], "publisher");
     allow("--group", "dogwatch-console", &["Read"], "reader");
     let ids = "dogwatch-processor-";
