@@ -10,6 +10,7 @@ use dogwatch_sensor::config::{Config, ConfigError};
 use dogwatch_stream_processor::content::{self, ContentError, ContentReport, Remark, Weight};
 use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
 use dogwatch_stream_processor::engine::BESIDE_WINDOWS;
+use dogwatch_stream_processor::tables::Table;
 use dogwatch_stream_processor::window::{self, WindowOptions};
 
 /// What to print, and whether all was well.
@@ -74,6 +75,7 @@ pub fn lint(folder: &Path, sensor: &SensorView, strict: bool) -> Result<Report, 
     let LoadReport {
         set,
         refused,
+        left_out: _,
         list_warnings,
     } = DetectionSet::load(folder)?;
     let mut text = String::new();
@@ -166,6 +168,11 @@ pub fn explain(folder: &Path) -> Result<Report, LoadError> {
             || "every event".to_owned(),
             |types| types.iter().cloned().collect::<Vec<_>>().join(", "),
         );
+        let table = detection.table;
+        let events = match table {
+            Table::Events => events,
+            _ => format!("every row of {}", table.name()),
+        };
         let _ = writeln!(text, "  looks at  {events}");
         match bounds.iter().find(|(id, _)| *id == detection.id) {
             Some((_, bound)) => {

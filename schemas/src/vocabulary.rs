@@ -1,4 +1,4 @@
-//! What is known of the values of an event's columns beforehand: which there are, how long or how large.
+//! What is known of the values of the columns of events and samples beforehand: which there are, how long or how large.
 //!
 //! The schema says it beside the column, as `values`, `bytes_max`, `min`, `max` and `times`, and `calls` where the names of system calls are values; no reader of Avro needs these attributes.
 //! A newer sensor may send more than is known here, so nothing is refused for what this module does not know.
@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use crate::errno;
-use crate::records::Event;
+use crate::records::{ContainerSample, Event, ProcessSample};
 
 /// What is known of a column's values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Vocabulary {
     pub times: bool,
 }
 
-/// What is known of a column of events; none where nothing is.
+/// What is known of a column of events or samples; none where nothing is.
 #[must_use]
 pub fn of(column: &str) -> Option<&'static Vocabulary> {
     static COLUMNS: LazyLock<BTreeMap<String, Vocabulary>> = LazyLock::new(columns);
@@ -34,8 +34,19 @@ pub fn of(column: &str) -> Option<&'static Vocabulary> {
 }
 
 fn columns() -> BTreeMap<String, Vocabulary> {
-    let schema: Value = serde_json::from_str(Event::SCHEMA)
-        .expect("the crate's own schemas parse, a test holds it");
+    let mut columns = columns_of(Event::SCHEMA);
+    // What a sample has in common with an event is of the same values, but for its type, which is no event's.
+    for schema in [ContainerSample::SCHEMA, ProcessSample::SCHEMA] {
+        for (name, vocabulary) in columns_of(schema) {
+            columns.entry(name).or_insert(vocabulary);
+        }
+    }
+    columns
+}
+
+fn columns_of(schema: &str) -> BTreeMap<String, Vocabulary> {
+    let schema: Value =
+        serde_json::from_str(schema).expect("the crate's own schemas parse, a test holds it");
     let fields = schema["fields"].as_array().into_iter().flatten();
     let known = fields.filter_map(|field| {
         let name = field["name"].as_str()?;
@@ -115,5 +126,6 @@ mod tests {
         assert_eq!(values("proc_cmdline"), None);
         assert_eq!(of("proc_name").and_then(|known| known.bytes_max), Some(15));
         assert_eq!(of("fd_sport").and_then(|known| known.max), Some(65_535));
+        assert_eq!(of("mem_current_bytes").and_then(|known| known.min), Some(0));
     }
 }

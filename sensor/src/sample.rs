@@ -135,9 +135,8 @@ impl Sampler {
         while self.under_way {
             match self.pieces.try_recv() {
                 Ok(piece) => facts.extend(piece),
-                Err(TryRecvError::Empty) => break,
-                // A defect of the thread: nothing more is sampled, and each round is counted.
-                Err(TryRecvError::Disconnected) => break,
+                // Of a thread that is gone nothing comes any more, and each round is counted.
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
             if let Some(Fact::Sampled(round)) = facts.last_mut() {
                 // The thread tells what this round left out.

@@ -236,9 +236,11 @@ impl Rows {
 }
 
 fn config() -> Config {
-    let mut raw = RawConfig::default();
-    raw.host_id = "samples".into();
-    raw.state_file = String::new();
+    let mut raw = RawConfig {
+        host_id: "samples".into(),
+        state_file: String::new(),
+        ..RawConfig::default()
+    };
     raw.metrics.listen = String::new();
     raw.samples.interval = Duration::from_secs(1);
     Config::check(raw).unwrap()

@@ -4,10 +4,12 @@
 //! the same event seen live, replayed or back-tested gives the same `alert_id`.
 
 use dogwatch_schemas::records::{Alert, AlertEvidence, AlertProcess, Event};
+
 use dogwatch_schemas::{Text, time};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::decode::Whole;
 use crate::detect::{Detection, hex};
 use crate::hosts::{FLEET_HOST_ID, Losses, SlotOwner, partition_of};
 use crate::window::{FirstRow, FleetTold, Overflow, Word};
@@ -120,7 +122,7 @@ pub fn was_cut(alert: &Alert) -> bool {
 /// Builds the alert that an event tells, all but its identity.
 pub(crate) fn build(
     detection: &Detection,
-    event: &Event,
+    event: &Whole,
     row: &Map<String, Value>,
     origin: &Origin<'_>,
     occasion: Occasion,
@@ -219,7 +221,7 @@ fn told_by_detection(detection: &Detection, row: &Map<String, Value>, occasion: 
 pub(crate) fn build_window(
     detection: &Detection,
     word: &Word,
-    event: Option<(&Event, &Origin<'_>)>,
+    event: Option<(&Whole, &Origin<'_>)>,
     owner: &SlotOwner,
     occasion: Occasion,
 ) -> Alert {
@@ -504,12 +506,12 @@ fn session(event: &Event) -> Option<AlertProcess> {
     })
 }
 
-fn evidence(event: &Event, origin: &Origin<'_>) -> AlertEvidence {
+fn evidence(event: &Whole, origin: &Origin<'_>) -> AlertEvidence {
     AlertEvidence {
         host_id: event.host_id.clone(),
         sensor_run: event.sensor_run.clone(),
         seq: event.seq,
-        row: as_json(event),
+        row: event.json(),
         ..place_of(origin)
     }
 }

@@ -5,7 +5,8 @@
 //! | `<name>.events.jsonl` | one event a line, fields left out take their default; at least one hit and one near miss |
 //! | `<name>.alerts.jsonl` | what the detection must say of them, one alert a line, in order |
 //!
-//! Lines of events that are empty or start with `#` are left out. An event's `seq` is the number of its line, whatever it says;
+//! The events are rows of the table that the detection reads; `_table`, which is no column, names it, and must where it is not
+//! `events`. Lines that are empty or start with `#` are left out. An event's `seq` is the number of its line, whatever it says;
 //! an expected alert of a single event names it, so that a reader finds the event. The alert of a window names the window, and
 //! whether it is said early (`open`) or at the close. Windows go by the events' `ts`; `_ingest_ts`, which is no column, is when
 //! the broker appended the event (none where it is left out). Times are RFC 3339 text, or nanoseconds since 1970. The file's end closes what is open.
@@ -17,9 +18,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample};
 use dogwatch_schemas::time;
-use dogwatch_schemas::topics::Topic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -28,6 +28,7 @@ use crate::decode::InputRecord;
 use crate::detect::{DetectionSet, LoadError, Refusal, without_mark};
 use crate::engine::{Engine, EngineError, StepOutput};
 use crate::oracle::{self, Input, Late, Oracle, OracleError};
+use crate::tables::Table;
 
 mod remarks;
 #[cfg(test)]
@@ -39,6 +40,8 @@ pub use remarks::{Remark, Weight, lint};
 const PARTITION: i32 = 0;
 /// What in a line of events is no column: the broker's time, nanoseconds.
 const INGEST_TS: &str = "_ingest_ts";
+/// What in a line is no column either: the table that it is a row of.
+const TABLE: &str = "_table";
 
 /// What became of one detection's examples.
 #[derive(Debug)]
@@ -147,20 +150,19 @@ fn none(count: &i64) -> bool {
 /// When the folder holds no detections, or expected alerts cannot be written.
 pub fn test(folder: &Path, update: bool) -> Result<ContentReport, ContentError> {
     let report = DetectionSet::load(folder)?;
-    let detections: Vec<(String, PathBuf)> = report
-        .set
-        .iter()
-        .map(|detection| (detection.id.clone(), detection.file.clone()))
+    let own = report.set.iter();
+    let detections: Vec<(String, PathBuf, Table)> = own
+        .map(|own| (own.id.clone(), own.file.clone(), own.table))
         .collect();
-    let files = detections.iter().map(|(_, file)| file.as_path());
+    let files = detections.iter().map(|(_, file, _)| file.as_path());
     let mut examples = Examples {
         oracle: Oracle::load_files(folder, files)?.without_throttle(),
         engine: Engine::new(report.set, AlertMode::Test)?.without_throttle(),
         update,
     };
     let mut results = Vec::new();
-    for (id, file) in detections {
-        results.push(examples.test(id, &file)?);
+    for (id, file, table) in detections {
+        results.push(examples.test(id, &file, table)?);
     }
     Ok(ContentReport {
         results,
@@ -184,14 +186,19 @@ struct Said {
 }
 
 impl Examples {
-    fn test(&mut self, detection_id: String, file: &Path) -> Result<ContentResult, ContentError> {
+    fn test(
+        &mut self,
+        detection_id: String,
+        file: &Path,
+        table: Table,
+    ) -> Result<ContentResult, ContentError> {
         let mut result = ContentResult {
             detection_id,
             events: 0,
             alerts: 0,
             problems: Vec::new(),
         };
-        let records = match read_events(&file.with_extension("events.jsonl")) {
+        let records = match read_events(&file.with_extension("events.jsonl"), table) {
             Ok(records) => records,
             Err(problem) => {
                 result.problems.push(problem);
@@ -304,7 +311,7 @@ fn read(file: &Path, mend: &str) -> Result<String, String> {
 }
 
 /// The events of a file as records of a log of their own; a line's number is its seq and offset.
-fn read_events(file: &Path) -> Result<Vec<InputRecord>, String> {
+fn read_events(file: &Path, table: Table) -> Result<Vec<InputRecord>, String> {
     let text = read(
         file,
         "put events there that the detection must find and must not find, one JSON object a line",
@@ -319,20 +326,52 @@ fn read_events(file: &Path) -> Result<Vec<InputRecord>, String> {
         let mut fields: Map<String, Value> = serde_json::from_str(text).map_err(explain)?;
         let ingest_ts = fields.remove(INGEST_TS).unwrap_or_default();
         let ingest_ts_ns = time::optional::deserialize(ingest_ts).map_err(explain)?;
-        let mut event: Event = serde_json::from_value(Value::Object(fields)).map_err(explain)?;
-        event.seq = line;
-        let mut value = Vec::new();
-        event.encode_framed(&mut value);
+        let named = fields.remove(TABLE);
+        if named
+            .as_ref()
+            .map_or(Table::Events.name(), |name| name.as_str().unwrap_or(""))
+            != table.name()
+        {
+            return Err(format!(
+                "{}:{line}: the detection reads {}: write \"{TABLE}\": \"{}\" into each line",
+                file.display(),
+                table.name(),
+                table.name()
+            ));
+        }
+        let (key, value) = record(table, fields, line).map_err(explain)?;
         records.push(InputRecord {
-            topic: Topic::Events,
+            topic: table.topic(),
             partition: PARTITION,
             offset: line,
             ingest_ts_ns,
-            key: event.host_id.as_bytes().to_vec().into(),
+            key: key.into(),
             value: value.into(),
         });
     }
     Ok(records)
+}
+
+/// A line's row as its table's record: key and bytes.
+fn record(
+    table: Table,
+    fields: Map<String, Value>,
+    line: i64,
+) -> serde_json::Result<(Vec<u8>, Vec<u8>)> {
+    macro_rules! encoded {
+        ($record:ident) => {{
+            let mut row: $record = serde_json::from_value(Value::Object(fields))?;
+            row.seq = line;
+            let mut value = Vec::new();
+            row.encode_framed(&mut value);
+            Ok((row.host_id.as_bytes().to_vec(), value))
+        }};
+    }
+    match table {
+        Table::Events => encoded!(Event),
+        Table::ContainerSamples => encoded!(ContainerSample),
+        Table::ProcessSamples => encoded!(ProcessSample),
+    }
 }
 
 fn expected_alert(alert: &Alert) -> ExpectedAlert {

@@ -8,6 +8,7 @@
 //! What a detection matched is decoded again, whole, from the bytes that are kept for the step.
 
 use std::collections::BTreeSet;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arrow::array::{Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray};
@@ -15,14 +16,17 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use dogwatch_schemas::Fingerprint;
+use dogwatch_schemas::Text;
 use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::framing;
-use dogwatch_schemas::records::Event;
+use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample};
 use dogwatch_schemas::topics::Topic;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::json;
+use crate::tables::Table;
 
 /// Columns of `events` that are the log's, not the record's.
 const LOG_COLUMNS: [&str; 3] = ["_partition", "_offset", "ingest_ts"];
@@ -129,8 +133,13 @@ impl RejectError {
 
 /// The table `events` as SQL sees it: every field of the schema and the log's columns.
 pub(crate) fn events_schema() -> SchemaRef {
-    let own = BatchDecoder::new(Event::SCHEMA, None)
-        .expect("the crate's own schema compiles, a test holds it");
+    table_schema(Table::Events)
+}
+
+/// A table as SQL sees it.
+pub(crate) fn table_schema(table: Table) -> SchemaRef {
+    let own = BatchDecoder::new(table.record(), None)
+        .expect("the crate's own schemas compile, a test holds it");
     with_log_columns(&own.arrow_schema())
 }
 
@@ -161,18 +170,19 @@ pub(crate) struct Decoded {
     pub rest: Vec<InputRecord>,
 }
 
-/// Decodes events to rows of some columns.
-pub(crate) struct Decoder(BatchDecoder);
+/// Decodes records of a table to rows of some columns.
+pub(crate) struct Decoder(BatchDecoder, Topic);
 
 impl Decoder {
     /// Compiles a decoder for these columns; those of the log are always there.
-    pub fn new(columns: &BTreeSet<&str>) -> Result<Self, SchemaError> {
+    pub fn new(table: Table, columns: &BTreeSet<&str>) -> Result<Self, SchemaError> {
         let of_record: Vec<&str> = columns
             .iter()
             .copied()
             .filter(|column| !LOG_COLUMNS.contains(column))
             .collect();
-        Ok(Self(BatchDecoder::new(Event::SCHEMA, Some(&of_record))?))
+        let decoder = BatchDecoder::new(table.record(), Some(&of_record))?;
+        Ok(Self(decoder, table.topic()))
     }
 
     /// Makes a writer's schema known.
@@ -191,7 +201,7 @@ impl Decoder {
         let mut refused = Vec::new();
         let mut read = records.len();
         for (place, record) in records.iter().enumerate() {
-            if record.topic != Topic::Events {
+            if record.topic != self.1 {
                 refused.push((place, RejectError::NoTable(record.topic)));
                 continue;
             }
@@ -230,13 +240,71 @@ impl Decoder {
     }
 }
 
-/// Decodes single events whole.
-pub(crate) struct EventDecoder(BatchDecoder);
+/// A row of a table whole, as an alert tells it: what it has of an event, and the row itself.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    event: Event,
+    /// The row as JSON, where it is no event.
+    told: Option<Text>,
+}
+
+impl Deref for Whole {
+    type Target = Event;
+
+    fn deref(&self) -> &Event {
+        &self.event
+    }
+}
+
+impl Whole {
+    /// The row as compact JSON.
+    pub fn json(&self) -> Text {
+        match &self.told {
+            Some(told) => told.clone(),
+            None => as_json(&self.event),
+        }
+    }
+}
+
+/// Records have text keys and no numbers beyond JSON, so this cannot fail.
+fn as_json(record: &impl Serialize) -> Text {
+    serde_json::to_string(record).unwrap_or_default().into()
+}
+
+/// What a sample has in common with an event.
+macro_rules! as_event {
+    ($sample:ident) => {
+        Event {
+            host_id: $sample.host_id.clone(),
+            host_name: $sample.host_name.clone(),
+            host_tags: $sample.host_tags.clone(),
+            boot_id: $sample.boot_id.clone(),
+            sensor_run: $sample.sensor_run.clone(),
+            seq: $sample.seq,
+            ts: $sample.ts,
+            boot_ts: $sample.boot_ts,
+            evt_type: $sample.evt_type.clone(),
+            container_id: $sample.container_id.clone(),
+            container_full_id: $sample.container_full_id.clone(),
+            container_name: $sample.container_name.clone(),
+            container_type: $sample.container_type.clone(),
+            container_image: $sample.container_image.clone(),
+            container_image_repository: $sample.container_image_repository.clone(),
+            container_image_tag: $sample.container_image_tag.clone(),
+            k8s_pod_name: $sample.k8s_pod_name.clone(),
+            k8s_ns_name: $sample.k8s_ns_name.clone(),
+            ..Event::default()
+        }
+    };
+}
+
+/// Decodes single rows of a table whole.
+pub(crate) struct EventDecoder(BatchDecoder, Table);
 
 impl EventDecoder {
     /// Compiles a decoder for all columns.
-    pub fn new() -> Result<Self, SchemaError> {
-        Ok(Self(BatchDecoder::new(Event::SCHEMA, None)?))
+    pub fn new(table: Table) -> Result<Self, SchemaError> {
+        Ok(Self(BatchDecoder::new(table.record(), None)?, table))
     }
 
     /// Makes a writer's schema known.
@@ -245,15 +313,45 @@ impl EventDecoder {
     }
 
     /// Decodes one record, whatever schema it was written with.
-    pub fn decode(&mut self, record: &InputRecord) -> Result<Event, RejectError> {
-        match Event::decode_framed(&record.value) {
-            Err(DecodeError::UnknownSchema(_)) => self.decode_resolved(record),
-            event => event.map_err(RejectError::Undecodable),
+    pub fn decode(&mut self, record: &InputRecord) -> Result<Whole, RejectError> {
+        match self.1 {
+            Table::Events => {
+                let event = self.read(record, Event::decode_framed)?;
+                Ok(Whole { event, told: None })
+            }
+            Table::ContainerSamples => {
+                let sample = self.read(record, ContainerSample::decode_framed)?;
+                let told = Some(as_json(&sample));
+                let event = as_event!(sample);
+                Ok(Whole { event, told })
+            }
+            Table::ProcessSamples => {
+                let sample = self.read(record, ProcessSample::decode_framed)?;
+                let told = Some(as_json(&sample));
+                let event = Event {
+                    proc_key: sample.proc_key.clone(),
+                    proc_pid: sample.proc_pid,
+                    proc_name: sample.proc_name.clone(),
+                    proc_exepath: sample.proc_exepath.clone(),
+                    proc_stage: sample.proc_stage.clone(),
+                    user_host_uid: sample.user_host_uid,
+                    ..as_event!(sample)
+                };
+                Ok(Whole { event, told })
+            }
         }
     }
 
-    /// Decodes a record of an older or newer writer.
-    fn decode_resolved(&mut self, record: &InputRecord) -> Result<Event, RejectError> {
+    /// Reads a record of this version, or of an older or newer writer.
+    fn read<T: DeserializeOwned>(
+        &mut self,
+        record: &InputRecord,
+        framed: fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<T, RejectError> {
+        match framed(&record.value) {
+            Err(DecodeError::UnknownSchema(_)) => {}
+            read => return read.map_err(RejectError::Undecodable),
+        }
         self.0
             .push(&record.value)
             .map_err(RejectError::Undecodable)?;

@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
 use crate::json;
+use crate::tables::Table;
 
 mod batch;
 mod check;
@@ -40,6 +41,7 @@ mod plan;
 mod reads;
 mod routes;
 mod sources;
+mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod views;
@@ -73,6 +75,8 @@ pub struct Detection {
     pub tactic: String,
     /// Its file.
     pub file: PathBuf,
+    /// The table that it reads.
+    pub table: Table,
     /// Line of its query, from 1.
     pub query_line: usize,
     /// Its query with its views put in; none where it names none.
@@ -141,7 +145,9 @@ impl Detection {
 
 /// A set of detections with distinct names.
 pub struct DetectionSet {
-    detections: Vec<Detection>,
+    detections: Vec<Arc<Detection>>,
+    /// Whose schema it is run with, where it has been cut to one table.
+    table: Table,
     /// What their queries run in.
     memory: Memory,
 }
@@ -173,6 +179,8 @@ pub struct LoadReport {
     pub set: DetectionSet,
     /// The files that did not, and why.
     pub refused: Vec<Refusal>,
+    /// The detections that would run elsewhere and do not here, and why.
+    pub left_out: Vec<Refusal>,
     /// What is wrong with lists that loaded nevertheless.
     pub list_warnings: Vec<Warning>,
 }
@@ -269,15 +277,77 @@ impl DetectionSet {
             let detection = detections.remove(place);
             refused.push(fault.in_file(&detection.file));
         }
-        let set = Self {
-            detections,
+        let mut set = Self {
+            detections: detections.into_iter().map(Arc::new).collect(),
+            table: Table::Events,
             memory: loader.memory,
+        };
+        let left_out = match sources.leaves_samples_out() {
+            true => set.take_samples(),
+            false => Vec::new(),
         };
         Ok(LoadReport {
             set,
             refused,
+            left_out,
             list_warnings,
         })
+    }
+
+    /// Takes the detections on samples out, with where they stand: for whoever reads events alone. They are no fault of who
+    /// wrote them, so they are not among the refused.
+    pub fn take_samples(&mut self) -> Vec<Refusal> {
+        let of_samples = |detection: &mut Arc<Detection>| detection.table != Table::Events;
+        let taken = self.detections.extract_if(.., of_samples);
+        let refusal = |detection: Arc<Detection>| {
+            let table = detection.table.name();
+            let reason = format!(
+                "it reads {table}, which processors on Kafka cannot do yet: they read events alone"
+            );
+            let mend = "run it with `dogwatch local` on the host, or move the file away; the other detections run";
+            Fault::new(detection.query_line, reason, mend).in_file(&detection.file)
+        };
+        taken.map(refusal).collect()
+    }
+
+    /// The same detections, for another holder.
+    #[must_use]
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            detections: self.detections.clone(),
+            table: self.table,
+            memory: self.memory.clone(),
+        }
+    }
+
+    /// The detections that read a table.
+    #[must_use]
+    pub(crate) fn of_table(&self, table: Table) -> Self {
+        let own = self.detections.iter();
+        let own = own.filter(|detection| detection.table == table);
+        Self {
+            detections: own.cloned().collect(),
+            table,
+            memory: self.memory.clone(),
+        }
+    }
+
+    /// The table whose detections these are.
+    #[must_use]
+    pub(crate) fn table(&self) -> Table {
+        self.table
+    }
+
+    /// Whether another set has the same detections of the same table, word by word.
+    #[must_use]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let text = |own: &Arc<Detection>| (own.content_hash.clone(), own.query_hash.clone());
+        self.table == other.table
+            && self
+                .detections
+                .iter()
+                .map(text)
+                .eq(other.detections.iter().map(text))
     }
 
     /// The detections over the whole fleet.
@@ -290,7 +360,7 @@ impl DetectionSet {
 
     /// The detections by name.
     pub fn iter(&self) -> impl Iterator<Item = &Detection> {
-        self.detections.iter()
+        self.detections.iter().map(Arc::as_ref)
     }
 
     /// How many there are.
@@ -352,12 +422,18 @@ impl DetectionSet {
 /// What loading each file of a folder needs.
 struct Loader<'a> {
     folder: &'a Path,
-    events: SchemaRef,
+    /// What each table's queries are planned in.
+    grounds: BTreeMap<Table, Planning>,
     lists: Lists,
     views: Views,
-    session: Session,
     runtime: Arc<Runtime>,
     memory: Memory,
+}
+
+/// What queries of a table are planned in: the table stands there as `events`, whichever it is.
+struct Planning {
+    schema: SchemaRef,
+    session: Session,
 }
 
 /// A file, and what came of it.
@@ -375,18 +451,22 @@ impl<'a> Loader<'a> {
             .map_err(LoadError::Runtime)?;
         let runtime = Arc::new(runtime);
         let memory = Memory::new(memory::BYTES_MAX).map_err(LoadError::Engine)?;
-        let events = crate::decode::events_schema();
-        let table = Arc::new(EmptyTable::new(Arc::clone(&events)));
-        let session = Session::new(table, &lists, Arc::clone(&runtime), &memory)
-            .map_err(LoadError::Engine)?;
-        let columns = column_names(&events);
-        let (views, refused) = Views::load(sources.views(), &session, &columns, &lists);
+        let mut grounds = BTreeMap::new();
+        for table in Table::ALL {
+            let schema = crate::decode::table_schema(table);
+            let empty = Arc::new(EmptyTable::new(Arc::clone(&schema)));
+            let session = Session::new(empty, &lists, Arc::clone(&runtime), &memory)
+                .map_err(LoadError::Engine)?;
+            grounds.insert(table, Planning { schema, session });
+        }
+        let Planning { schema, session } = &grounds[&Table::Events];
+        let columns = column_names(schema);
+        let (views, refused) = Views::load(sources.views(), session, &columns, &lists);
         let loader = Self {
             folder: sources.folder(),
-            events,
+            grounds,
             lists,
             views,
-            session,
             runtime,
             memory,
         };
@@ -434,8 +514,10 @@ impl<'a> Loader<'a> {
         let (tactic, id) = self.name(file)?;
         let sql_file = SqlFile::parse(text);
         let header = Header::parse(&sql_file)?;
-        let columns = column_names(&self.events);
         let mut statement = check::one_select(&sql_file)?;
+        let table = tables::take(&mut statement, &sql_file)?;
+        let Planning { schema, session } = &self.grounds[&table];
+        let columns = column_names(schema);
         let put_in = self.views.put_in(&mut statement, &sql_file)?;
         let asked = put_in.text(&statement);
         let known = check::Known {
@@ -444,7 +526,7 @@ impl<'a> Loader<'a> {
             views: &self.views,
         };
         let check = |session: &Session| check::plan(session, &sql_file, statement.clone(), &known);
-        let checked = check(&self.session)?;
+        let checked = check(session)?;
         let result = Arc::clone(checked.schema());
         let names = result.fields().iter().map(|field| field.name().clone());
         let outputs: Vec<String> = names.collect();
@@ -457,22 +539,23 @@ impl<'a> Loader<'a> {
             columns: &columns,
         };
         let ground = plan::Ground {
-            events: &self.events,
+            events: schema,
             lists: &self.lists,
             runtime: &self.runtime,
             memory: &self.memory,
         };
-        let inlined = plan::inline_lists(&self.session, checked)
+        let inlined = plan::inline_lists(session, checked)
             .map_err(|error| check::explain(&sql_file, &error, &columns))?;
         let mut warnings = reads::undeclared(&inlined, &header.reads, &sql_file);
         warnings.extend(lint::lint(&lint::Subject {
-            session: &self.session,
+            session,
+            table,
             plan: &inlined,
             file: &sql_file,
             lists: &self.lists,
         })?);
         let query_hash = plan::hash(&inlined, &self.lists);
-        let plan = Plan::try_new(&self.session, inlined, &source, &ground, replan)?;
+        let plan = Plan::try_new(session, inlined, &source, &ground, replan)?;
         let times = times(&result, &plan);
         let reads_line = header::line_of_key(&sql_file.header, "reads");
         let content_hash = self.views.content_hash(&sql_file, &put_in);
@@ -480,6 +563,7 @@ impl<'a> Loader<'a> {
             id,
             tactic,
             file: file.to_owned(),
+            table,
             query_line: sql_file.query_line,
             asked,
             content_hash,

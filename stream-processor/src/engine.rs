@@ -24,12 +24,13 @@ use dogwatch_schemas::topics::Topic;
 
 use crate::alert::AlertMode;
 use crate::checkpoint::{Inputs, Renewal, State, StateRecord};
-use crate::decode::{DeadLetter, EventDecoder, InputRecord, Partition, RejectError, events_schema};
+use crate::decode::{DeadLetter, EventDecoder, InputRecord, Partition, RejectError, table_schema};
 use crate::detect::{Detection, DetectionSet, Routes, narrow};
 use crate::hosts::{
     FLEET, Hosts, SECOND_NS, Unseen, fleet_log, fleet_slot, number_of, partition_of, task_of,
 };
 use crate::parallel::cores;
+use crate::tables::Table;
 use crate::window::{Exchange, FleetRows, Missed, Rows, WindowOptions, WindowOutput, Windows};
 
 mod admit;
@@ -46,9 +47,11 @@ mod fair_tests;
 mod fleet_tests;
 mod fold;
 mod matcher;
+mod others;
 mod output;
 mod reader;
 mod roster;
+mod settings;
 mod taken;
 #[cfg(test)]
 mod tests;
@@ -102,7 +105,12 @@ pub enum EngineError {
 
 /// Runs a set of detections over the log.
 pub struct Engine {
+    /// The detections of its own table.
     set: DetectionSet,
+    /// All of them.
+    whole: DetectionSet,
+    /// What runs those of the other tables.
+    others: Vec<Engine>,
     mode: AlertMode,
     evidence_topics: EvidenceTopics,
     reader: Reader,
@@ -136,12 +144,23 @@ impl Engine {
     /// When the schema of events cannot be compiled for the columns that the detections read, or their windows' operators
     /// cannot be made.
     pub fn new(set: DetectionSet, mode: AlertMode) -> Result<Self, EngineError> {
+        let others = others::engines(&set, mode)?;
+        let events = Self::of_table(set.of_table(Table::Events), mode)?;
+        Ok(Self {
+            others,
+            whole: set,
+            ..events
+        })
+    }
+
+    /// Makes what runs the detections of one table.
+    fn of_table(set: DetectionSet, mode: AlertMode) -> Result<Self, EngineError> {
         let mut columns: BTreeSet<&str> = set
             .iter()
             .flat_map(|detection| detection.columns())
             .collect();
         columns.extend(OWN_COLUMNS);
-        let events = events_schema();
+        let events = table_schema(set.table());
         let reader = Reader::new(&set, &events, &columns)?;
         let options = WindowOptions::default();
         let mut windows = Windows::new(&set, &events, &options)?;
@@ -155,7 +174,7 @@ impl Engine {
         Ok(Self {
             reader,
             decoders: (0..cores())
-                .map(|_| EventDecoder::new())
+                .map(|_| EventDecoder::new(set.table()))
                 .collect::<Result<_, _>>()?,
             hosts: hosts(&windows, &options),
             windows,
@@ -169,76 +188,18 @@ impl Engine {
             carried: Carried::default(),
             schemas: BTreeMap::new(),
             fleet_times: BTreeMap::new(),
+            whole: set.again(),
+            others: Vec::new(),
             set,
             mode,
             evidence_topics: EvidenceTopics::same("local"),
         })
     }
 
-    /// Says what windows may take; before the first step.
-    ///
-    /// # Errors
-    /// When the windows' operators cannot be made.
-    pub fn with_windows(mut self, options: WindowOptions) -> Result<Self, EngineError> {
-        self.set.memory().limit(options.memory_bytes_max);
-        self.windows = Windows::new(&self.set, &events_schema(), &options)?;
-        self.windows.expect_sources(&SOURCES);
-        self.hosts = hosts(&self.windows, &options);
-        self.roster = listed(&self.set, &self.windows);
-        self.options = options;
-        Ok(self)
-    }
-
-    /// Names the partitions whose time windows of the fleet wait for; after [`Engine::with_windows`]. Others join with their
-    /// first second.
-    #[must_use]
-    pub fn with_sources(mut self, partitions: &[i32]) -> Self {
-        self.windows.expect_sources(partitions);
-        self
-    }
-
-    /// Lets every alert through, also the eleventh of a minute: for trying what detections find.
-    #[must_use]
-    pub fn without_throttle(mut self) -> Self {
-        self.throttles = Throttles::open();
-        self
-    }
-
-    /// Names the topics that evidence is said to come from; `local` by default.
-    #[must_use]
-    pub fn with_evidence_topics(mut self, topics: EvidenceTopics) -> Self {
-        self.evidence_topics = topics;
-        self
-    }
-
     /// The detections it runs.
     #[must_use]
     pub fn detections(&self) -> &DetectionSet {
-        &self.set
-    }
-
-    /// Makes a writer's schema of events known, as JSON.
-    ///
-    /// # Errors
-    /// When the schema is no Avro schema or cannot be read as an event.
-    pub fn register_schema(&mut self, schema: &str) -> Result<Fingerprint, EngineError> {
-        for decoder in &mut self.decoders {
-            decoder.register(schema)?;
-        }
-        let fingerprint = self.reader.register(schema)?;
-        self.schemas.insert(fingerprint, schema.to_owned());
-        Ok(fingerprint)
-    }
-
-    /// Makes the writers' schemas known that another engine knows.
-    ///
-    /// # Errors
-    /// As [`Engine::register_schema`].
-    pub fn learn_schemas(&mut self, other: &Self) -> Result<(), EngineError> {
-        for schema in other.schemas.values() {
-            self.register_schema(schema)?;
-        }
-        Ok(())
+        &self.whole
     }
 
     /// The partitions that it knows something of.
@@ -247,17 +208,17 @@ impl Engine {
         self.hosts.partitions()
     }
 
-    /// The fingerprint of a record's schema when it must be registered before the record can be used.
-    #[must_use]
-    pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
-        self.reader.unknown_schema(record)
-    }
-
     /// Notes that input of a log was not seen before its next record: windows and events around it say so.
     pub(crate) fn miss(&mut self, log: Partition, unseen: Unseen) {
         // What is missing in the exchange shows in its records' numbers.
-        if log.0 != Topic::Exchange {
-            self.hosts.miss(log, unseen);
+        if log.0 == Topic::Exchange {
+            return;
+        }
+        let table = Table::of(log.0);
+        let mut others = self.others.iter_mut();
+        match others.find(|other| Some(other.set.table()) == table) {
+            Some(other) => other.miss(log, unseen),
+            None => self.hosts.miss(log, unseen),
         }
     }
 
@@ -271,6 +232,9 @@ impl Engine {
         self.throttles.forget(partition);
         self.live_from.retain(|log, _| task_of(*log) != partition);
         self.fleet_times.remove(&partition);
+        for other in &mut self.others {
+            other.forget_partition(partition);
+        }
     }
 
     /// What changed in a task since the last call, and the pieces that are to be written anew. Tasks of the whole fleet are below
@@ -396,6 +360,7 @@ impl Engine {
             .extend(times.map(|(_, task, time)| (*task, *time)));
         self.alert_at_end(&windows.words, now_ns, &mut output);
         self.fleet_times.clear();
+        self.others_finish(now_ns, &mut output)?;
         Ok(output)
     }
 
@@ -427,6 +392,7 @@ impl Engine {
     /// # Errors
     /// When the step fails as a whole, which no input makes it do.
     pub fn take(&mut self, records: Vec<InputRecord>) -> Result<(), EngineError> {
+        let records = self.give_to_others(records)?;
         let mut taken = std::mem::take(&mut self.taken);
         if taken.records.is_empty() {
             self.hosts.begin_batch();
@@ -447,6 +413,9 @@ impl Engine {
     /// Drops what was taken and not said, where its tasks are no longer this engine's: all of them are to be forgotten.
     pub fn discard(&mut self) {
         self.taken = Taken::default();
+        for other in &mut self.others {
+            other.discard();
+        }
     }
 
     /// Says what follows of all that was taken; `now_ns` goes into `alert_ts`, nanoseconds since 1970.
@@ -454,6 +423,13 @@ impl Engine {
     /// # Errors
     /// As [`Engine::take`].
     pub fn say(&mut self, now_ns: i64) -> Result<StepOutput, EngineError> {
+        let mut output = self.say_own(now_ns)?;
+        self.others_say(now_ns, &mut output)?;
+        Ok(output)
+    }
+
+    /// What follows of what was taken of its own table.
+    fn say_own(&mut self, now_ns: i64) -> Result<StepOutput, EngineError> {
         let mut output = std::mem::take(&mut self.taken.output);
         if self.taken.records.is_empty() {
             return Ok(output);

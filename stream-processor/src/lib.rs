@@ -29,6 +29,8 @@ pub mod kafka;
 pub mod topics;
 
 pub mod checkpoint;
+pub mod tables;
+
 pub mod decode;
 mod hosts;
 

@@ -35,9 +35,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
-use crate::decode::{Decoder, InputRecord, events_schema};
+use crate::decode::{Decoder, InputRecord, table_schema};
 use crate::detect::views::Views;
 use crate::detect::{LoadError, hex};
+use crate::tables::Table;
 
 mod compare;
 mod fleet;
@@ -46,6 +47,8 @@ mod fold;
 mod property;
 mod query;
 mod scan;
+#[cfg(test)]
+mod table_tests;
 #[cfg(test)]
 mod tests;
 
@@ -154,6 +157,17 @@ pub struct Expected {
     pub unjudged: BTreeSet<(i32, i64, String)>,
 }
 
+impl Expected {
+    /// Adds what should be said of another table.
+    fn add(&mut self, other: Self) {
+        self.alerts.extend(other.alerts);
+        self.late.extend(other.late);
+        self.dead_letters.extend(other.dead_letters);
+        self.unknown_schemas.extend(other.unknown_schemas);
+        self.unjudged.extend(other.unjudged);
+    }
+}
+
 /// Whether more may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
@@ -232,10 +246,9 @@ impl Oracle {
         let lists = query::lists(folder)?;
         let views =
             Views::read(folder).map_err(|(file, reason)| OracleError::File { file, reason })?;
-        let events = events_schema();
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime: Arc<Runtime> = Arc::new(runtime.map_err(LoadError::Runtime)?);
-        let load = |file: &Path| Query::load(file, &lists, &views, &events, &runtime);
+        let load = |file: &Path| Query::load(file, &lists, &views, &runtime);
         let queries = files.into_iter().map(load);
         let mut queries = queries.collect::<Result<Vec<_>, _>>()?;
         queries.sort_by(|left, right| left.detection_id.cmp(&right.detection_id));
@@ -312,8 +325,33 @@ impl Oracle {
         records: &[InputRecord],
         input: Input,
     ) -> Result<Expected, OracleError> {
+        let queries: Vec<&Query> = queries.collect();
         let mut expected = Expected::default();
-        let (table, records) = self.decode(records, &mut expected)?;
+        for table in Table::ALL {
+            let own = queries.iter().copied();
+            let own: Vec<&Query> = own.filter(|query| query.source == table).collect();
+            // What is of no table is refused with the events.
+            let of_table =
+                |record: &&InputRecord| Table::of(record.topic).unwrap_or(Table::Events) == table;
+            let records: Vec<InputRecord> = records.iter().filter(of_table).cloned().collect();
+            if table == Table::Events || !own.is_empty() {
+                let said = self.ask_table(table, &own, &records, input)?;
+                expected.add(said);
+            }
+        }
+        Ok(expected)
+    }
+
+    /// What queries on one table say of its records.
+    fn ask_table(
+        &self,
+        source: Table,
+        queries: &[&Query],
+        records: &[InputRecord],
+        input: Input,
+    ) -> Result<Expected, OracleError> {
+        let mut expected = Expected::default();
+        let (table, records) = self.decode(source, records, &mut expected)?;
         let silence_ns = i64::try_from(self.host_silence.as_nanos()).unwrap_or(i64::MAX);
         let patience_ns = i64::try_from(self.fleet_patience.as_nanos()).unwrap_or(i64::MAX);
         let scan = scan::scan(&table, &records, silence_ns, patience_ns)?;
@@ -364,13 +402,15 @@ impl Oracle {
     /// The records as one table, with those that are its rows.
     fn decode(
         &self,
+        source: Table,
         records: &[InputRecord],
         expected: &mut Expected,
     ) -> Result<(RecordBatch, Vec<InputRecord>), OracleError> {
-        let schema = events_schema();
+        let schema = table_schema(source);
         let names = schema.fields().iter().map(|field| field.name().as_str());
-        let mut decoder = Decoder::new(&names.collect())?;
-        for schema in &self.schemas {
+        let mut decoder = Decoder::new(source, &names.collect())?;
+        let schemas = self.schemas.iter().filter(|_| source == Table::Events);
+        for schema in schemas {
             decoder.register(schema)?;
         }
         let mut rest = records.to_vec();

@@ -235,7 +235,10 @@ impl<'r> Running<'r> {
         let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));
         let of_hosts = self.config.stage == Stage::Host;
         let (found, place) = match source {
-            Source::Kafka => find_detections(&self.config)?,
+            Source::Kafka => {
+                let (found, place) = find_detections(&self.config)?;
+                (found.without_samples(), place)
+            }
             _ => {
                 let found = Sources::read(&self.config.detections_folder)?;
                 (found, Place::Folder)
@@ -373,6 +376,9 @@ fn load(found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError>
     let report = DetectionSet::load_sources(found)?;
     for refusal in &report.refused {
         tracing::error!("detection refused: {refusal}");
+    }
+    for left_out in &report.left_out {
+        tracing::warn!("detection left out: {left_out}");
     }
     for Warning(fault) in report.warnings() {
         let Refusal {

@@ -313,13 +313,14 @@ type Told = (Refusal, bool);
 
 impl Compiler {
     fn read(&mut self) -> Found {
-        match &mut self.place {
+        let found = match &mut self.place {
             Place::Folder => {
                 let found = Sources::read(&self.config.detections_folder);
                 found.map_err(|error| error.to_string())
             }
             Place::Topic(feed) => feed.look(),
-        }
+        };
+        found.map(|found| found.limited_as(&self.running.sources))
     }
 
     /// What comes of a changed folder; none where there is nothing to do and nothing to say.

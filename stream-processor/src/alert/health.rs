@@ -190,6 +190,13 @@ impl Health {
     }
 }
 
+/// Whether an id is that of what is said of hosts: who reports, and who does twice.
+pub(crate) fn is_of_host(id: &str) -> bool {
+    [Health::HostSilent, Health::HostTwice]
+        .iter()
+        .any(|own| own.id() == id)
+}
+
 /// Whether an id stands for a finding of the engine's.
 pub(super) fn is_id(id: &str) -> bool {
     Health::ALL.iter().any(|health| health.id() == id)

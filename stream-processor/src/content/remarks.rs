@@ -3,6 +3,7 @@
 use dogwatch_schemas::reads::{self, ReadPattern};
 
 use crate::detect::{Detection, Warning};
+use crate::tables::Table;
 
 /// How much something matters that a linter says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +74,7 @@ fn unpublished_reads(detection: &Detection, published: &[ReadPattern]) -> Option
 fn lint_header(detection: &Detection) -> Vec<String> {
     let mut remarks = Vec::new();
     let header = &detection.header;
-    if detection.event_types().is_none() {
+    if detection.table == Table::Events && detection.event_types().is_none() {
         remarks.push("no condition on evt_type: it is shown every event".to_owned());
     }
     if !detection.filters() {

@@ -90,7 +90,7 @@ fn alerts_of(query: &str, header: &str, events: &[Value]) -> (Vec<Alert>, String
     assert_eq!(report.refused, []);
     let hash = report.set.at(0).content_hash.clone();
     let mut engine = Engine::new(report.set, AlertMode::Test).expect("an engine");
-    let records = read_events(&file).expect("events");
+    let records = read_events(&file, crate::tables::Table::Events).expect("events");
     let mut alerts = engine.step(records).expect("a step").alerts;
     alerts.extend(engine.finish(0).expect("the end").alerts);
     (alerts, hash)

@@ -14,6 +14,7 @@ use datafusion::logical_expr::LogicalPlan;
 use super::lists::Lists;
 use super::session::Session;
 use super::sql_file::{Fault, SqlFile};
+use crate::tables::Table;
 
 mod conditions;
 mod constants;
@@ -33,6 +34,7 @@ use problem::{Domain, Problem};
 /// What all parts of the lint look at.
 pub(super) struct Subject<'a> {
     pub session: &'a Session,
+    pub table: Table,
     /// The checked query, with what it asks of lists put in.
     pub plan: &'a LogicalPlan,
     pub file: &'a SqlFile,

@@ -43,8 +43,7 @@ pub(super) fn load_query_with_reads(query: &str, declared: &str) -> Vec<Fault> {
     let files = ("lists/files.csv", "name\n/srv/key\n");
     let report = load(&[("a/tried.sql", &tried), files]).expect("a folder");
     assert_eq!(report.refused, Vec::new());
-    let mut detections = report.set.detections;
-    let mut warnings = detections.remove(0).warnings;
+    let mut warnings = report.set.at(0).warnings.clone();
     warnings.retain(|fault| fault.reason.contains("does not declare"));
     warnings
 }

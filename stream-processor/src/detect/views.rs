@@ -28,8 +28,10 @@ use super::check::{self, only_query};
 use super::lists::is_snake_case;
 use super::session::{EVENTS, Session};
 use super::sql_file::{Fault, Refusal, SqlFile, digest};
+use super::tables;
 use super::window::names_window;
 use super::{Lists, LoadError, find_files};
+use crate::tables::Table;
 
 /// Folder of the views, below the detections' folder.
 pub(crate) const VIEWS_FOLDER: &str = "views";
@@ -143,16 +145,20 @@ impl Views {
         }
     }
 
-    /// A file's query with its views put in, and the hash of both.
+    /// A file's query with its views put in and its table named events, the hash of both, and the table.
     ///
     /// # Errors
     /// When the file holds no query.
-    pub fn asked(&self, file: &SqlFile) -> Result<(String, String), String> {
-        let put_in = || -> Result<(String, String), Fault> {
+    pub fn asked(&self, file: &SqlFile) -> Result<(String, String, Table), String> {
+        let put_in = || -> Result<(String, String, Table), Fault> {
             let mut statement = check::parsed(file)?;
+            let table = tables::take(&mut statement, file)?;
             let put_in = self.put_in(&mut statement, file)?;
-            let text = put_in.text(&statement).unwrap_or_else(|| file.sql.clone());
-            Ok((text, self.content_hash(file, &put_in)))
+            let text = match table {
+                Table::Events => put_in.text(&statement).unwrap_or_else(|| file.sql.clone()),
+                _ => statement.to_string(),
+            };
+            Ok((text, self.content_hash(file, &put_in), table))
         };
         put_in().map_err(|fault| fault.reason)
     }
@@ -425,7 +431,7 @@ impl Work<'_> {
 }
 
 /// An identifier as SQL compares it.
-fn folded(name: &Ident) -> String {
+pub(super) fn folded(name: &Ident) -> String {
     match name.quote_style {
         None => name.value.to_lowercase(),
         Some(_) => name.value.clone(),

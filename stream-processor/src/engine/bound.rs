@@ -18,7 +18,7 @@ impl Engine {
     /// How much memory each detection over windows can take in one task, by name.
     #[must_use]
     pub fn bounds(&self) -> Vec<(&str, Bound)> {
-        window::bounds(&self.set, self.options.keys_max)
+        window::bounds(&self.whole, self.options.keys_max)
     }
 
     /// The cap on keys.

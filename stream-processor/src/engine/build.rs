@@ -1,7 +1,6 @@
 //! Builds the alerts that are published: what was only counted is never decoded whole.
 
-use dogwatch_schemas::records::{Alert, Event};
-use dogwatch_schemas::topics::Topic;
+use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::{Text, time};
 use serde_json::{Map, Value};
 
@@ -12,7 +11,7 @@ use super::throttle::Minute;
 use crate::alert::health::{self, Finding, Health};
 use crate::alert::size::{ALERT_BYTES_MAX, fit};
 use crate::alert::{self, AlertMode, Held, Occasion, Origin};
-use crate::decode::{EventDecoder, InputRecord, RejectError};
+use crate::decode::{EventDecoder, InputRecord, RejectError, Whole};
 use crate::detect::{DetectionSet, Match};
 use crate::hosts::{self, Forgotten, HOSTS_MAX, Hosts, Losses, Presence, SECOND_NS, partition_of};
 use crate::window::{Overflow, SwitchedOff, Word};
@@ -35,7 +34,7 @@ pub(super) struct Builder<'a> {
 #[derive(Default)]
 pub(super) struct Decoding {
     row: Option<u32>,
-    event: Option<Box<Event>>,
+    event: Option<Box<Whole>>,
     /// The rows that cannot be decoded.
     pub rejected: Vec<(u32, RejectError)>,
 }
@@ -47,7 +46,7 @@ impl Decoding {
         decoder: &mut EventDecoder,
         row: u32,
         record: &InputRecord,
-    ) -> Option<&Event> {
+    ) -> Option<&Whole> {
         if self.row != Some(row) {
             self.row = Some(row);
             self.event = match decoder.decode(record) {
@@ -120,7 +119,7 @@ impl Builder<'_> {
         candidate: &Candidate<'_>,
         detection: usize,
         found: &Match,
-        event: Option<&Event>,
+        event: Option<&Whole>,
     ) -> Option<Alert> {
         let own = self.set.at(detection);
         let subject = self.taken.subject(candidate.row)?;
@@ -148,7 +147,7 @@ impl Builder<'_> {
         })
     }
 
-    fn of_result(&self, word: &Word, event: Option<&Event>) -> Alert {
+    fn of_result(&self, word: &Word, event: Option<&Whole>) -> Alert {
         let own = self.set.at(word.detection);
         let owner = self.hosts.owner(word.slot);
         if let Some(told) = &word.fleet {
@@ -156,7 +155,7 @@ impl Builder<'_> {
             let alert = alert::build_window(own, word, None, &owner, occasion);
             return Alert {
                 alert_id: alert::window_identity(own, word, &owner),
-                ..alert::told_by_fleet(alert, told, self.topics.name(Topic::Events))
+                ..alert::told_by_fleet(alert, told, self.topics.name(self.set.table().topic()))
             };
         }
         let shown = self.taken.admitted.shown_at(word.row);

@@ -48,7 +48,7 @@ impl Reader {
         events: &SchemaRef,
         columns: &BTreeSet<&str>,
     ) -> Result<Self, SchemaError> {
-        let decoders = (0..cores().min(SHARES_MAX)).map(|_| Decoder::new(columns));
+        let decoders = (0..cores().min(SHARES_MAX)).map(|_| Decoder::new(set.table(), columns));
         Ok(Self {
             decoders: decoders.collect::<Result<_, _>>()?,
             matcher: Matcher::new(set, events),

@@ -593,13 +593,13 @@ fn any_event() -> impl Strategy<Value = Event> {
 /// Offsets that plain SQL over one table finds.
 fn plain_sql(predicate: &str, records: &[InputRecord]) -> Vec<i64> {
     use datafusion::datasource::MemTable;
-    let schema = events_schema();
+    let schema = crate::decode::events_schema();
     let columns: BTreeSet<&str> = schema
         .fields()
         .iter()
         .map(|field| field.name().as_str())
         .collect();
-    let batch = Decoder::new(&columns)
+    let batch = Decoder::new(crate::tables::Table::Events, &columns)
         .expect("a decoder")
         .decode(records.to_vec())
         .expect("a batch")

@@ -764,7 +764,9 @@ fn random_logs_have_everything_in_them() {
             .for_each(|_| see("dead letter".to_owned()));
         let table = &write_log(&happenings, true);
         let mut expected = Expected::default();
-        let (table, records) = oracle.decode(table, &mut expected).expect("a table");
+        let (table, records) = oracle
+            .decode(crate::tables::Table::Events, table, &mut expected)
+            .expect("a table");
         let scan = scan::scan(&table, &records, HOST_SILENCE.as_nanos() as i64, 0).expect("a scan");
         scan.rows
             .iter()

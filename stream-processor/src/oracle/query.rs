@@ -39,10 +39,12 @@ use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
 use super::OracleError;
+use crate::decode::table_schema;
 use crate::detect::aggregates::all as own_aggregates;
 use crate::detect::views::Views;
 use crate::detect::{Lists, SqlFile, Template, functions, growth};
 use crate::json;
+use crate::tables::Table;
 
 /// The hidden column: which row of the caller's this is.
 const PLACE: &str = "_place";
@@ -91,6 +93,8 @@ struct Header {
 pub(super) struct Query {
     pub detection_id: String,
     pub content_hash: String,
+    /// The table that it reads.
+    pub source: Table,
     pub title: String,
     pub message: Template,
     pub folding: Folding,
@@ -151,13 +155,12 @@ impl Query {
         file: &Path,
         lists: &Lists,
         views: &Views,
-        events: &SchemaRef,
         runtime: &Arc<Runtime>,
     ) -> Result<Self, OracleError> {
         let text =
             std::fs::read_to_string(file).map_err(|error| OracleError::file(file, &error))?;
         let sql_file = SqlFile::parse(&text);
-        let (text, content_hash) = views
+        let (text, content_hash, source) = views
             .asked(&sql_file)
             .map_err(|reason| OracleError::file(file, &reason))?;
         let header: Header =
@@ -166,7 +169,7 @@ impl Query {
             Template::parse(&header.message).map_err(|error| OracleError::file(file, &error))?;
         let delay = header.lateness.unwrap_or_default()
             + header.out_of_orderness.unwrap_or(Duration::from_secs(1));
-        let planned = plan_shape(&text, lists, events, runtime);
+        let planned = plan_shape(&text, lists, &table_schema(source), runtime);
         let (shape, table, session) = planned.map_err(|error| OracleError::file(file, &error))?;
         Ok(Self {
             detection_id: file
@@ -175,6 +178,7 @@ impl Query {
                 .to_string_lossy()
                 .into_owned(),
             content_hash,
+            source,
             title: header.title,
             message,
             folding: header.dedup,

@@ -309,6 +309,7 @@ impl Steps {
             let said = INPUTS.map(|topic| (topic, i64::MIN));
             engine.restore(partition, state, &Inputs::from(said))?;
         }
+        engine.take_others_over(&mut self.engine);
         self.engine = engine;
         Ok(None)
     }

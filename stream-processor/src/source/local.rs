@@ -13,6 +13,7 @@ use super::{BATCH_ROWS_MAX, Batch, SourceError, SourceMessage};
 use crate::decode::InputRecord;
 use crate::metrics;
 use crate::shutdown::Shutdown;
+use crate::tables::Table;
 use crate::topics::INPUTS;
 
 /// How long one wait for a first record lasts; also how soon a shutdown is seen.
@@ -66,7 +67,7 @@ fn batch(first: LogRecord, log: &Receiver<LogRecord>, offset: &mut i64) -> Batch
         .chain(log.try_iter())
         .take(BATCH_ROWS_MAX)
     {
-        if INPUTS.contains(&record.topic) {
+        if Table::of(record.topic).is_some() {
             bytes += record.value.len();
             records.push(InputRecord {
                 topic: record.topic,

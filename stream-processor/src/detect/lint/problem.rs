@@ -16,6 +16,8 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 use dogwatch_schemas::vocabulary::{self, Vocabulary};
 
+use crate::tables::Table;
+
 use super::Subject;
 use super::conditions::{Condition, Conditions};
 use super::facts::{Fact, facts};
@@ -147,7 +149,9 @@ impl Problem {
     }
 
     fn facts_on_terms(&self, subject: &Subject<'_>, conditions: &Conditions) -> Result<Vec<Fact>> {
-        let Some(name) = conditions.names.iter().next() else {
+        // What is known of events' columns together holds for no other table.
+        let events = conditions.names.iter().next();
+        let Some(name) = events.filter(|_| subject.table == Table::Events) else {
             return Ok(Vec::new());
         };
         let named = |column: &str| {

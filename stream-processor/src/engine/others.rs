@@ -1,0 +1,178 @@
+//! The other tables: each has an engine of its own, with hosts, windows and periods of its own.
+//!
+//! A detection reads one table, and a table is a log for itself, so nothing that is said of one depends on how its records
+//! lie between those of another: a host's time in a table comes from that table's rows and marks alone.
+
+use dogwatch_schemas::Fingerprint;
+
+use super::{Engine, EngineError, StepCounts, StepOutput};
+use crate::alert::AlertMode;
+use crate::alert::health;
+use crate::decode::InputRecord;
+use crate::detect::DetectionSet;
+use crate::tables::Table;
+
+/// Makes the engines of the tables, other than events, that detections read.
+pub(super) fn engines(set: &DetectionSet, mode: AlertMode) -> Result<Vec<Engine>, EngineError> {
+    let others = Table::ALL
+        .into_iter()
+        .filter(|table| *table != Table::Events);
+    let sets = others.map(|table| set.of_table(table));
+    let sets = sets.filter(|set| !set.is_empty());
+    sets.map(|set| Engine::of_table(set, mode)).collect()
+}
+
+impl Engine {
+    /// The engine of the table that a record is in; none where no detection reads it.
+    fn of_record(&self, record: &InputRecord) -> Option<&Self> {
+        match Table::of(record.topic) {
+            None | Some(Table::Events) => Some(self),
+            Some(table) => self.others.iter().find(|own| own.set.table() == table),
+        }
+    }
+
+    /// The fingerprint of a record's schema when it must be registered before the record can be used.
+    #[must_use]
+    pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
+        self.of_record(record)?.reader.unknown_schema(record)
+    }
+
+    /// Hands the others what is theirs, and leaves out what nobody reads; gives the rest back.
+    pub(super) fn give_to_others(
+        &mut self,
+        records: Vec<InputRecord>,
+    ) -> Result<Vec<InputRecord>, EngineError> {
+        let own = self.set.table();
+        let is_others = |record: &InputRecord| {
+            Table::of(record.topic).is_some_and(|table| table != own) && own == Table::Events
+        };
+        if !records.iter().any(is_others) {
+            return Ok(records);
+        }
+        let (theirs, own): (Vec<_>, Vec<_>) = records.into_iter().partition(is_others);
+        for other in &mut self.others {
+            let topic = other.set.table().topic();
+            let of_table = theirs.iter().filter(|record| record.topic == topic);
+            let of_table: Vec<InputRecord> = of_table.cloned().collect();
+            if !of_table.is_empty() {
+                other.take(of_table)?;
+            }
+        }
+        Ok(own)
+    }
+
+    /// Adds what the others say of a step.
+    pub(super) fn others_say(
+        &mut self,
+        now_ns: i64,
+        output: &mut StepOutput,
+    ) -> Result<(), EngineError> {
+        for other in &mut self.others {
+            output.add(other.say(now_ns)?);
+        }
+        Ok(())
+    }
+
+    /// Adds what the others say at the end of a bounded input.
+    pub(super) fn others_finish(
+        &mut self,
+        now_ns: i64,
+        output: &mut StepOutput,
+    ) -> Result<(), EngineError> {
+        for other in &mut self.others {
+            output.add(other.finish(now_ns)?);
+        }
+        Ok(())
+    }
+
+    /// Makes a writer's schema known to whichever table it is of.
+    pub(super) fn register_with_others(&mut self, schema: &str) -> Option<Fingerprint> {
+        let mut others = self.others.iter_mut();
+        others.find_map(|other| other.register_schema(schema).ok())
+    }
+
+    /// Makes a writer's schema of events known, as JSON.
+    ///
+    /// # Errors
+    /// When the schema is no Avro schema or cannot be read as an event.
+    pub fn register_schema(&mut self, schema: &str) -> Result<Fingerprint, EngineError> {
+        if let Some(fingerprint) = self.register_with_others(schema) {
+            return Ok(fingerprint);
+        }
+        for decoder in &mut self.decoders {
+            decoder.register(schema)?;
+        }
+        let fingerprint = self.reader.register(schema)?;
+        self.schemas.insert(fingerprint, schema.to_owned());
+        Ok(fingerprint)
+    }
+
+    /// Makes the writers' schemas known that another engine knows.
+    ///
+    /// # Errors
+    /// As [`Engine::register_schema`].
+    pub fn learn_schemas(&mut self, other: &Self) -> Result<(), EngineError> {
+        for schema in other.schemas.values() {
+            self.register_schema(schema)?;
+        }
+        for theirs in &other.others {
+            let table = theirs.set.table();
+            let mut own = self.others.iter_mut();
+            if let Some(own) = own.find(|own| own.set.table() == table) {
+                own.learn_schemas(theirs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with what another engine remembers of tables whose detections are the same; the others begin anew.
+    pub fn take_others_over(&mut self, before: &mut Self) {
+        for own in &mut self.others {
+            let same = before
+                .others
+                .iter_mut()
+                .find(|theirs| theirs.set.is_same(&own.set));
+            if let Some(theirs) = same {
+                std::mem::swap(own, theirs);
+            }
+        }
+    }
+}
+
+impl StepOutput {
+    /// Adds what another table's engine said. Who reports and who does not is told by the events' engine alone.
+    fn add(&mut self, other: Self) {
+        let Self {
+            alerts,
+            dead_letters,
+            late,
+            unknown_schemas,
+            failures,
+            to_be_stored,
+            exchange: _,
+            counts,
+        } = other;
+        let alerts = alerts.into_iter();
+        self.alerts
+            .extend(alerts.filter(|alert| !health::is_of_host(&alert.detection_id)));
+        self.dead_letters.extend(dead_letters);
+        self.late.extend(late);
+        self.unknown_schemas.extend(unknown_schemas);
+        self.failures.extend(failures);
+        self.to_be_stored.extend(to_be_stored);
+        self.counts.add(&counts);
+    }
+}
+
+impl StepCounts {
+    fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.events += other.events;
+        self.marks += other.marks;
+        self.repeated += other.repeated;
+        self.missing += other.missing;
+        self.late += other.late;
+        self.clock_replaced += other.clock_replaced;
+        self.hosts_forgotten += other.hosts_forgotten;
+    }
+}

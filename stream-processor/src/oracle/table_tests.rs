@@ -1,0 +1,250 @@
+//! Detections on samples: each table has a time of its own, however its polls lie between those of others.
+
+use std::fs;
+use std::path::Path;
+
+use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample};
+use dogwatch_schemas::topics::Topics;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Input, Oracle, compare};
+use crate::alert::AlertMode;
+use crate::decode::InputRecord;
+use crate::detect::DetectionSet;
+use crate::engine::{Engine, EvidenceTopics, StepOutput};
+use crate::tables::Table;
+
+const SECOND: i64 = 1_000_000_000;
+const BEGIN: i64 = 1_800_000_000 * SECOND;
+
+const HOT: &str = "SELECT window_start, window_end, host_id, container_id, sum(cpu_total_ns) AS cpu_ns\n\
+    FROM tumble(container_samples, INTERVAL '30 seconds') WHERE evt_type = 'sample'\n\
+    GROUP BY window_start, window_end, host_id, container_id HAVING sum(cpu_total_ns) >= 40";
+const OPEN: &str = "SELECT container_id, proc_name, proc_fdopencount FROM process_samples WHERE proc_fdopencount >= 90";
+const SPREE: &str = "SELECT window_start, window_end, host_id, container_id, count(*) AS count\n\
+    FROM tumble(events, INTERVAL '10 seconds') WHERE evt_type = 'execve'\n\
+    GROUP BY window_start, window_end, host_id, container_id HAVING count(*) >= 2";
+
+fn folder(detections: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(folder.path().join("impact")).expect("a folder");
+    for (name, query) in detections {
+        let text = format!(
+            "-- title = \"t\"\n-- description = \"d\"\n-- message = \"{{container_id}}\"\n-- severity = \"low\"\n\
+             -- status = \"stable\"\n-- dedup = {{ key = [] }}\n{query}"
+        );
+        fs::write(folder.path().join(format!("impact/{name}.sql")), text).expect("a detection");
+    }
+    folder
+}
+
+fn engine(folder: &Path) -> Engine {
+    let report = DetectionSet::load(folder).expect("detections");
+    assert_eq!(report.refused, Vec::new());
+    let engine = Engine::new(report.set, AlertMode::Test).expect("an engine");
+    engine.without_throttle()
+}
+
+/// A row of a table, at so many seconds from the begin.
+fn row(table: Table, offset: i64, host: &str, second: i64, more: &Value) -> InputRecord {
+    let ts = BEGIN + second * SECOND;
+    let mut row = json!({
+        "host_id": host, "sensor_run": "r", "seq": offset, "ts": ts, "evt_type": "sample", "container_id": "c",
+    });
+    let (Value::Object(fields), Value::Object(more)) = (&mut row, more.clone()) else {
+        panic!("objects")
+    };
+    fields.extend(more);
+    let mut value = Vec::new();
+    let taken = "a row of the table";
+    match table {
+        Table::Events => {
+            let row: Event = serde_json::from_value(row).expect(taken);
+            row.encode_framed(&mut value);
+        }
+        Table::ContainerSamples => {
+            let row: ContainerSample = serde_json::from_value(row).expect(taken);
+            row.encode_framed(&mut value);
+        }
+        Table::ProcessSamples => {
+            let row: ProcessSample = serde_json::from_value(row).expect(taken);
+            row.encode_framed(&mut value);
+        }
+    }
+    InputRecord {
+        topic: table.topic(),
+        partition: 0,
+        offset,
+        ingest_ts_ns: Some(ts + SECOND / 10),
+        key: host.as_bytes().to_vec().into(),
+        value: value.into(),
+    }
+}
+
+fn said(output: &StepOutput) -> Vec<(&str, Option<&str>)> {
+    let alerts = output.alerts.iter();
+    alerts
+        .map(|alert| (&*alert.detection_id, alert.window_state.as_deref()))
+        .collect()
+}
+
+#[test]
+fn a_window_closes_by_its_own_tables_rows_and_marks_alone() {
+    let folder = folder(&[("hot", HOT), ("spree", SPREE)]);
+    let mut engine = engine(folder.path());
+    let samples = Table::ContainerSamples;
+    let hot = json!({"cpu_total_ns": 25});
+    let early = engine
+        .step(vec![
+            row(samples, 0, "h", 1, &hot),
+            row(samples, 1, "h", 11, &hot),
+        ])
+        .expect("a step");
+    let closed = |output: &StepOutput| {
+        let states = said(output).into_iter();
+        states.filter(|(_, state)| *state == Some("closed")).count()
+    };
+    assert_eq!(closed(&early), 0);
+    // Events of the same host are an hour ahead: that is another log's time.
+    let ahead = json!({"evt_type": "mark"});
+    let ahead = engine
+        .step(vec![row(Table::Events, 0, "h", 3_600, &ahead)])
+        .expect("a step");
+    assert_eq!(closed(&ahead), 0);
+    let mark = json!({"evt_type": "mark", "evt_losses": {"unsampled": 2}});
+    let ended = engine
+        .step(vec![row(samples, 2, "h", 40, &mark)])
+        .expect("a step");
+    assert_eq!(said(&ended), [("hot", Some("closed"))]);
+    let alert = &ended.alerts[0];
+    let told: Value = serde_json::from_str(&alert.row).expect("a row");
+    assert_eq!(told["cpu_ns"], 50);
+    assert!(alert.incomplete, "what was not sampled is missing in it");
+    assert_eq!(&*alert.host_id, "h");
+}
+
+#[test]
+fn an_alert_of_a_sample_has_its_row_process_and_topic_as_evidence() {
+    let folder = folder(&[("open", OPEN)]);
+    let topics = EvidenceTopics::kafka(&Topics::new("dogwatch"));
+    let mut engine = engine(folder.path()).with_evidence_topics(topics);
+    let full = json!({
+        "proc_fdopencount": 95, "proc_name": "web", "proc_key": "00aa", "proc_pid": 7, "container_name": "shop",
+    });
+    let few = json!({"proc_fdopencount": 10});
+    let table = Table::ProcessSamples;
+    let output = engine
+        .step(vec![
+            row(table, 0, "h", 1, &few),
+            row(table, 1, "h", 2, &full),
+            // No detection reads it: nothing is said of it, and nothing is wrong with it.
+            row(Table::ContainerSamples, 0, "h", 2, &json!({})),
+        ])
+        .expect("a step");
+    assert_eq!(said(&output), [("open", None)]);
+    assert_eq!(output.dead_letters, []);
+    let alert = &output.alerts[0];
+    assert_eq!(alert.container_name.as_deref(), Some("shop"));
+    let process = alert.process.as_ref().expect("a process");
+    assert_eq!((&*process.key, process.pid), ("00aa", 7));
+    let evidence = &alert.evidence[0];
+    assert_eq!(&*evidence.topic, "dogwatch.process-samples");
+    assert_eq!((evidence.offset, evidence.seq), (1, 1));
+    let told: Value = serde_json::from_str(&evidence.row).expect("a row");
+    assert_eq!(told["proc_fdopencount"], 95);
+}
+
+#[test]
+fn one_detection_reads_one_table_and_other_columns_are_named() {
+    let both = "SELECT e.host_id FROM events e JOIN container_samples c ON e.host_id = c.host_id";
+    let unknown = "SELECT container_id FROM container_samples WHERE cpu_ns > 1";
+    let folder = folder(&[("both", both), ("unknown", unknown), ("open", OPEN)]);
+    let report = DetectionSet::load(folder.path()).expect("detections");
+    let reasons: Vec<&str> = report
+        .refused
+        .iter()
+        .map(|refusal| refusal.reason.as_str())
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            "the query reads events and container_samples",
+            "there is no column cpu_ns"
+        ]
+    );
+    assert_eq!(report.set.len(), 1);
+    assert_eq!(report.set.at(0).table, Table::ProcessSamples);
+}
+
+#[test]
+fn who_reads_events_alone_leaves_detections_on_samples_out_and_says_so() {
+    let folder = folder(&[("open", OPEN), ("spree", SPREE)]);
+    let sources = crate::detect::Sources::read(folder.path()).expect("files");
+    let report = DetectionSet::load_sources(&sources.without_samples()).expect("detections");
+    assert_eq!(report.refused, Vec::new());
+    assert_eq!(report.set.len(), 1);
+    let left_out = report.left_out[0].to_string();
+    assert!(left_out.contains("open.sql") && left_out.contains("process_samples"));
+    assert!(left_out.contains("dogwatch local"), "{left_out}");
+}
+
+/// Rows of a table in the order of their times, every fourth a mark, of two hosts.
+fn log(table: Table, steps: &[(i64, u8, i64)]) -> Vec<InputRecord> {
+    let mut second = 0;
+    let mut offsets = 0..;
+    let rows = steps.iter().map(|(wait, kind, amount)| {
+        second += wait;
+        let host = ["a", "b"][usize::from(kind % 2)];
+        let container = ["c", "d"][usize::from(kind / 2 % 2)];
+        let more = match (kind / 4 % 4, table) {
+            (0, _) => json!({"evt_type": "mark"}),
+            (_, Table::Events) => json!({"evt_type": "execve", "container_id": container}),
+            (_, Table::ContainerSamples) => {
+                json!({"cpu_total_ns": amount, "container_id": container})
+            }
+            (_, Table::ProcessSamples) => {
+                json!({"proc_fdopencount": amount * 4, "container_id": container})
+            }
+        };
+        let offset = offsets.next().expect("numbers go on");
+        row(table, offset, host, second, &more)
+    });
+    rows.collect()
+}
+
+fn steps() -> impl Strategy<Value = Vec<(i64, u8, i64)>> {
+    prop::collection::vec((0..12i64, 0..16u8, 0..40i64), 0..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Each topic's records are in order; how the polls of topics lie between each other is chance.
+    #[test]
+    fn nothing_depends_on_how_the_polls_of_topics_are_mixed(
+        logs in [steps(), steps(), steps()],
+        polls in prop::collection::vec((0..3usize, 1..5usize), 0..60),
+    ) {
+        let folder = folder(&[("hot", HOT), ("open", OPEN), ("spree", SPREE)]);
+        let logs: Vec<Vec<InputRecord>> = Table::ALL
+            .into_iter()
+            .zip(&logs)
+            .map(|(table, steps)| log(table, steps))
+            .collect();
+        let all: Vec<InputRecord> = logs.iter().flatten().cloned().collect();
+        let mut left: Vec<_> = logs.into_iter().map(Vec::into_iter).collect();
+        let mut engine = engine(folder.path());
+        let mut alerts: Vec<Alert> = Vec::new();
+        let every = (0..3).map(|topic| (topic, usize::MAX));
+        for (topic, count) in polls.into_iter().chain(every) {
+            let poll: Vec<InputRecord> = left[topic].by_ref().take(count).collect();
+            alerts.extend(engine.step(poll).expect("a step").alerts);
+        }
+        alerts.extend(engine.finish(0).expect("the end").alerts);
+        let oracle = Oracle::load(folder.path()).expect("an oracle").without_throttle();
+        let expected = oracle.run(&all, Input::Bounded).expect("an answer");
+        let differences = compare(&expected.alerts, &alerts);
+        prop_assert!(differences.is_empty(), "{}", differences.join("\n"));
+    }
+}
