@@ -22,7 +22,7 @@ WHERE evt_type = 'connect'
   AND fd_family IN ('ipv4', 'ipv6')
   AND fd_sport <> 0
   AND NOT coalesce(starts_with(fd_sip, '127.'), false)
-  AND fd_sip IS DISTINCT FROM '::1'
+  AND (fd_sip IS DISTINCT FROM '::1')
   AND program IN (SELECT name FROM shells)
   AND coalesce(proc_stage, '') <> 'healthcheck'
 GROUP BY window_start, window_end, fd_sip, fd_sport
