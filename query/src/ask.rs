@@ -525,7 +525,6 @@ mod tests {
             "there is no column zzz",
             "--columns TABLE",
         );
-        check("SELECT tss FROM alerts", false, "no column tss", "ts?");
         check(
             "SELECT proc_name FROM sensors",
             false,
