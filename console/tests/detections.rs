@@ -173,7 +173,8 @@ fn explain_prints_the_bound_of_windows() {
         "windows   tumble 1 minute, close 1 second after their end",
         "keys      container_id",
         "fires     at the row that crosses its threshold",
-        "3 panes x 100000 keys x ",
+        // `keys_max`, and half as many kept for hosts that have few.
+        "3 panes x 150000 keys x ",
         "1 detection, 1 over windows: ",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in {text}");

@@ -2,7 +2,7 @@
 //!
 //! `repeat(proc_name, 200000000)` is one allocation that ends the process, and who starts a program chooses what a
 //! detection repeats. So the size of the answer is reckoned before it is made: a row that would have more than
-//! [`VALUE_BYTES_MAX`] cannot be judged, and rows that would have more than [`BATCH_BYTES_MAX`] together are judged in
+//! [`VALUE_BYTES_MAX`] cannot be judged, and rows that would have more than `BATCH_BYTES_MAX` together are judged in
 //! halves, as wherever rows cannot be judged.
 //!
 //! The operator `||` is no function; [`bound_concatenation`] makes it one.
