@@ -155,6 +155,54 @@ fn found(alerts: &mut Follower, detection: &str) -> usize {
         .count()
 }
 
+/// No number stands for two sets, and who comes second is told.
+fn two_publish_at_once(scene: &Scene) {
+    let listed = || {
+        scene
+            .told(&["list", "--kafka", &scene.address])
+            .lines()
+            .count()
+    };
+    let before = listed();
+    let other = scene.file("other/execution");
+    fs::create_dir_all(&other).unwrap();
+    for name in ["hoe", "spade"] {
+        let file = format!("{name}.sql");
+        fs::copy(
+            scene.file("detections/execution").join(&file),
+            other.join(&file),
+        )
+        .unwrap();
+    }
+    scene.write("pick");
+    let first = scene.publishing(&[]);
+    let mut second = first.clone();
+    second[1] = scene.file("other").display().to_string();
+    fs::copy(other.join("hoe.sql"), other.join("fork.sql")).unwrap();
+    let outputs = std::thread::scope(|scope| {
+        let run =
+            |asked: &[String]| scene.run(&asked.iter().map(String::as_str).collect::<Vec<_>>());
+        let (first, second) = (
+            scope.spawn(move || run(&first)),
+            scope.spawn(move || run(&second)),
+        );
+        [first.join().unwrap(), second.join().unwrap()]
+    });
+    let (published, refused): (Vec<_>, Vec<_>) =
+        outputs.iter().partition(|output| output.status.success());
+    assert!(!published.is_empty(), "{outputs:?}");
+    for output in refused {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("at the same time, and processors run that one"),
+            "{said}"
+        );
+    }
+    assert_eq!(listed(), before + published.len(), "{outputs:?}");
+    scene.remove("pick");
+}
+
 #[test]
 #[ignore = "needs root and Kafka: ./dogwatch.sh test"]
 fn a_published_set_runs_everywhere_and_nothing_else_does() {
@@ -349,6 +397,8 @@ fn a_published_set_runs_everywhere_and_nothing_else_does() {
         list.lines().nth(1).unwrap().ends_with(", set 2 again"),
         "{list}"
     );
+
+    two_publish_at_once(&scene);
 
     // The topic is made anew: what runs goes on until somebody publishes again, and then that runs.
     broker.tool(

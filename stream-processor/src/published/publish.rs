@@ -318,11 +318,17 @@ fn write(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<
         value,
         ..Outgoing::new(&topic, key.as_bytes(), Vec::new())
     };
-    let mut records = vec![outgoing(shelf::key(epoch), Some(set.write(asked.key)?))];
+    let key = shelf::key(&set.label);
+    let mut records = vec![outgoing(key.clone(), Some(set.write(asked.key)?))];
     let old = shelf.sets().rev().skip(KEPT - 1);
-    records.extend(old.map(|set| outgoing(shelf::key(set.label.epoch), None)));
+    records.extend(old.map(|set| outgoing(shelf::key(&set.label), None)));
     sink::deliver(config, &records, PATIENCE)?;
     let shelf = history(config)?;
+    let first = shelf.sets().find(|other| other.label.epoch == epoch);
+    if first.is_some_and(|first| !first.is_as_written(&set)) {
+        // Nobody reads it: it is taken away, so that nobody is told of it for ever.
+        sink::deliver(config, &[outgoing(key, None)], PATIENCE)?;
+    }
     match shelf.newest() {
         Some(newest) if newest.is_as_written(&set) => Ok(epoch.number),
         newest => Err(PublishError::Overtaken {

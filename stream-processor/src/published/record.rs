@@ -121,6 +121,14 @@ pub enum SetError {
         /// The newest one's.
         newest: Epoch,
     },
+    /// Another one has its number.
+    #[error("{by} published another set {found} at the same time, and that one was first")]
+    Taken {
+        /// Its number.
+        found: Epoch,
+        /// Who published the first one.
+        by: String,
+    },
 }
 
 impl Set {

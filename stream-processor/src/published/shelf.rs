@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{Set, SetError};
+use super::record::{Label, Set, SetError};
 use crate::checkpoint::Epoch;
 use crate::signing::PublicKey;
 
@@ -42,24 +42,39 @@ impl Shelf {
     /// [`SetError`] says why it is not used; what was the newest still is.
     pub fn take(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), SetError> {
         let Some(value) = value else {
-            let gone = |epoch: &Epoch, _: &mut Set| key == Some(self::key(*epoch).as_bytes());
+            let gone = |_: &Epoch, set: &mut Set| key == Some(self::key(&set.label).as_bytes());
             self.sets.extract_if(.., gone).for_each(drop);
+            let of_this = self.not_used(key);
+            self.trouble
+                .take_if(|trouble| trouble.starts_with(&of_this));
             return Ok(());
         };
         let taken = Set::read(value, &self.topic, &self.trusted).and_then(|set| self.put(set));
-        self.trouble = taken.as_ref().err().map(|error| {
-            let key = String::from_utf8_lossy(key.unwrap_or_default());
-            let key: String = key.chars().take(80).collect();
-            format!("set {key:?} of topic {} is not used: {error}", self.topic)
-        });
+        self.trouble = taken
+            .as_ref()
+            .err()
+            .map(|error| format!("{}{error}", self.not_used(key)));
         taken
+    }
+
+    /// How it begins to be told that the record of a key is not used.
+    fn not_used(&self, key: Option<&[u8]>) -> String {
+        let key = String::from_utf8_lossy(key.unwrap_or_default());
+        let key: String = key.chars().take(80).collect();
+        format!("set {key:?} of topic {} is not used: ", self.topic)
     }
 
     fn put(&mut self, set: Set) -> Result<(), SetError> {
         let found = set.label.epoch;
-        // Of two that were published at once under one number the later one is read by all.
         if let Some(newest) = self.highest.filter(|newest| *newest > found) {
             return Err(SetError::Older { found, newest });
+        }
+        // Of two that were published at once under one number all read the first; who wrote the other is told.
+        if let Some(first) = self.sets.get(&found)
+            && !first.is_as_written(&set)
+        {
+            let by = first.label.by.clone();
+            return Err(SetError::Taken { found, by });
         }
         self.highest = Some(found);
         self.sets.insert(found, set);
@@ -108,9 +123,12 @@ impl Shelf {
     }
 }
 
-/// The key of a set's record.
-pub(super) fn key(epoch: Epoch) -> String {
-    format!("{}.{}", epoch.began, epoch.number)
+/// The key of a set's record: its own, also where two are published at once under one number, so that compaction keeps both
+/// and whoever reads the topic later sees the same one first.
+pub(super) fn key(label: &Label) -> String {
+    let Epoch { began, number } = label.epoch;
+    let set: String = label.set.chars().take(16).collect();
+    format!("{began}.{number}.{}.{set}", label.at)
 }
 
 #[cfg(test)]
@@ -133,8 +151,16 @@ mod tests {
 
         fn take(&mut self, set: &Set) -> Result<(), SetError> {
             let value = set.write(Some(&self.secret)).expect("a record");
-            let key = key(set.label.epoch);
+            let key = key(&set.label);
             self.shelf.take(Some(key.as_bytes()), Some(&value))
+        }
+
+        /// Takes the record of a set away.
+        fn bury(&mut self, began: i64, number: u64) {
+            let key = key(&set(began, number).label);
+            self.shelf
+                .take(Some(key.as_bytes()), None)
+                .expect("a tombstone");
         }
 
         fn newest(&self) -> Option<u64> {
@@ -153,7 +179,7 @@ mod tests {
         let copied = scene.take(&set(100, 1)).expect_err("older");
         assert!(matches!(copied, SetError::Older { .. }), "{copied}");
         let trouble = scene.shelf.trouble().expect("it is told");
-        assert!(trouble.starts_with("set \"100.1\" of topic dogwatch.detections is not used: "));
+        assert!(trouble.starts_with("set \"100.1."));
         assert_eq!(scene.newest(), Some(2));
         // Somebody else writes what they like.
         for value in [&b""[..], b"x", b"dogwatch-detections 1\nunsigned\n{}\n{}"] {
@@ -168,9 +194,36 @@ mod tests {
         assert!(scene.take(&set(100, 4)).is_err());
         assert_eq!(scene.newest(), Some(1));
         // Its record is taken away: nothing older takes its place.
-        scene.shelf.take(Some(b"200.1"), None).expect("a tombstone");
+        scene.bury(200, 1);
         assert_eq!(scene.newest(), None);
         assert!(scene.take(&set(100, 9)).is_err());
+    }
+
+    #[test]
+    fn the_first_of_two_under_one_number_is_read_by_all() {
+        let mut scene = Scene::new(usize::MAX);
+        let (first, mut second) = (set(100, 1), set(100, 1));
+        second.label.by = "somebody else".to_owned();
+        assert_ne!(first, second);
+        assert_eq!(scene.take(&first), Ok(()));
+        let taken = scene.take(&second).expect_err("taken");
+        assert!(matches!(taken, SetError::Taken { .. }), "{taken}");
+        assert!(scene.shelf.trouble().is_some());
+        assert_eq!(
+            scene.shelf.newest().map(|set| &set.label.by),
+            Some(&first.label.by)
+        );
+
+        // Who wrote the second takes it away again, and nothing is wrong any more.
+        second.label.at += 1;
+        assert!(scene.take(&second).is_err());
+        let key = key(&second.label);
+        scene
+            .shelf
+            .take(Some(key.as_bytes()), None)
+            .expect("a tombstone");
+        assert_eq!(scene.shelf.trouble(), None);
+        assert_eq!(scene.newest(), Some(1));
     }
 
     #[test]
@@ -179,7 +232,7 @@ mod tests {
         for (began, number) in [(100, 1), (100, 2), (200, 1), (200, 2), (200, 3)] {
             assert_eq!(scene.take(&set(began, number)), Ok(()));
         }
-        scene.shelf.take(Some(b"200.2"), None).expect("a tombstone");
+        scene.bury(200, 2);
         let numbered = |number| Some(scene.shelf.numbered(number)?.label.epoch.began);
         assert_eq!(
             [1, 2, 3, 4].map(numbered),
