@@ -30,6 +30,7 @@ mod publish;
 mod read;
 mod redact;
 mod ring;
+mod rooted;
 mod sample;
 mod scan;
 mod state;

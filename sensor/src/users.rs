@@ -11,12 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use dogwatch_schemas::Text;
 use serde::{Deserialize, Serialize};
+
+use crate::rooted::{self, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV};
 
 /// Bytes read of each file at most.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -179,47 +180,14 @@ fn entries(database: &str, wanted: Option<&BTreeSet<u32>>) -> BTreeMap<u32, Text
     names
 }
 
-/// `struct open_how` of `openat2`.
-#[repr(C)]
-struct OpenHow {
-    flags: u64,
-    mode: u64,
-    resolve: u64,
-}
-
-/// Links are followed as the container would follow them, never out of its root.
-const RESOLVE_IN_ROOT: u64 = 0x10;
-const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
-const RESOLVE_NO_XDEV: u64 = 0x01;
-
 fn read_in_root(root: &File, path: &CStr, local: Local) -> Option<String> {
     // A pipe in place of the file must not block the sensor.
-    let flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY) as u64;
-    let how = OpenHow {
-        flags,
-        mode: 0,
-        resolve: RESOLVE_IN_ROOT
-            | RESOLVE_NO_MAGICLINKS
-            | match local {
-                Local::All => 0,
-                Local::Root => RESOLVE_NO_XDEV,
-            },
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let resolve = match local {
+        Local::All => RESOLVE_NO_MAGICLINKS,
+        Local::Root => RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
     };
-    // SAFETY: the descriptor is open, the path ends with NUL, `how` is a valid open_how of the size given.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            root.as_raw_fd(),
-            path.as_ptr(),
-            &raw const how,
-            size_of::<OpenHow>(),
-        )
-    };
-    if fd < 0 {
-        return None;
-    }
-    // SAFETY: the kernel just returned this descriptor, and nobody else owns it.
-    let file = unsafe { File::from_raw_fd(fd as i32) };
+    let file = rooted::open(root, path, flags, resolve).ok()?;
     if !file.metadata().ok()?.is_file() {
         return None;
     }

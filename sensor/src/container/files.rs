@@ -1,9 +1,9 @@
 //! How a runtime's files are opened and parsed: below the host's root where this process may look into it, bounded in size.
 
-use std::ffi::{CString, c_long};
+use std::ffi::CString;
 use std::fs::{File, Metadata};
 use std::io::{BufReader, Read as _, Take};
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,11 @@ use std::path::{Path, PathBuf};
 use serde_json::de::IoRead;
 
 use crate::host::HOST_PIDS;
+use crate::rooted;
 
 /// Larger files are refused: a container's configuration is some kilobytes. Files are parsed while they are read, and only
 /// what is [`bounded`](super::bounded) is held.
 const FILE_BYTES_MAX: u64 = 16 << 20;
-/// Links are followed as the host would follow them.
-const RESOLVE_IN_ROOT: u64 = 0x10;
 
 /// Why a container's files could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -144,42 +143,13 @@ impl Files {
         };
         match &self.root {
             // What is mounted into the sensor's own container stands there alone.
-            Some(root) => open_below(root, path, flags).or_else(|error| own().map_err(|_| error)),
+            Some(root) => CString::new(path.as_os_str().as_bytes())
+                .map_err(std::io::Error::from)
+                .and_then(|path| rooted::open(root, &path, flags, 0))
+                .or_else(|error| own().map_err(|_| error)),
             None => own(),
         }
     }
-}
-
-/// `struct open_how` of `openat2`.
-#[repr(C)]
-struct OpenHow {
-    flags: u64,
-    mode: u64,
-    resolve: u64,
-}
-
-fn open_below(root: &File, path: &Path, flags: i32) -> std::io::Result<File> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let how = OpenHow {
-        flags: (flags | libc::O_CLOEXEC) as u64,
-        mode: 0,
-        resolve: RESOLVE_IN_ROOT,
-    };
-    // SAFETY: the descriptor is open, the path ends with NUL, `how` is a valid open_how of the size given.
-    let fd: c_long = unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            root.as_raw_fd(),
-            path.as_ptr(),
-            &raw const how,
-            size_of::<OpenHow>(),
-        )
-    };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just returned this descriptor, and nobody else owns it.
-    Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 
 #[cfg(test)]
