@@ -102,10 +102,8 @@ fn no_thread_of_local_keeps_what_only_loading_needs() {
     }
 }
 
-/// Whoever pipes it sees what happened and what was said of it, each as a line of JSON that any parser keeps whole.
-#[test]
-#[ignore = "needs root and a kernel that loads eBPF"]
-fn events_of_local_can_be_listened_to() {
+/// `dogwatch local` with everything as JSON, and what it prints, line by line.
+fn listened() -> (Child, Lines<BufReader<ChildStdout>>) {
     let detections = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
     let mut child = Command::new(env!("CARGO_BIN_EXE_dogwatch"))
         .args(["local", "--json", "--events", "--detections"])
@@ -115,7 +113,15 @@ fn events_of_local_can_be_listened_to() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
+}
+
+/// Whoever pipes it sees what happened and what was said of it, each as a line of JSON that any parser keeps whole.
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn events_of_local_can_be_listened_to() {
+    let (mut child, mut lines) = listened();
     let events = lines.by_ref().map(|line| {
         let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
         line
@@ -138,16 +144,7 @@ fn events_of_local_can_be_listened_to() {
 #[test]
 #[ignore = "needs root and a kernel that loads eBPF"]
 fn a_reader_that_goes_ends_it_in_order() {
-    let detections = Path::new(env!("CARGO_MANIFEST_DIR")).join("../detections");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dogwatch"))
-        .args(["local", "--json", "--events", "--detections"])
-        .arg(detections)
-        .env("DOGWATCH_STATE_FILE", "")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut child, mut lines) = listened();
     assert!(lines.next().unwrap().unwrap().starts_with('{'));
     drop(lines);
     assert_eq!(child.wait().unwrap().code(), Some(0));
