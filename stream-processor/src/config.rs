@@ -13,6 +13,7 @@ use std::time::Duration;
 use dogwatch_kafka::options::{self, Decided, OptionError};
 use dogwatch_kafka::{Brokers, check_servers};
 use dogwatch_settings::{Flag, Program, Settings, SettingsError};
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::signing::PublicKey;
@@ -72,7 +73,8 @@ impl Delivery {
 pub struct RawConfig {
     /// How alerts and input offsets are tied together.
     pub delivery: Delivery,
-    /// What parts of the work this process does.
+    /// What parts of the work this process does. In the environment they are separated by commas.
+    #[serde(deserialize_with = "stages")]
     pub stages: Vec<Stage>,
     /// Brokers, names and timeouts.
     pub kafka: RawKafka,
@@ -209,6 +211,9 @@ pub struct RawWindows {
     /// How long windows of the whole fleet wait for the slowest host.
     #[serde(with = "humantime_serde")]
     pub fleet_patience: Duration,
+    /// Windows of the whole fleet that wait for a partition for longer are told of.
+    #[serde(with = "humantime_serde")]
+    pub fleet_delay_max: Duration,
 }
 
 /// Section `[metrics]`.
@@ -271,6 +276,15 @@ fn list_or_text<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<String>, D::Erro
             parts.map(str::to_owned).collect()
         }
     })
+}
+
+/// The stages as [`list_or_text`] has their names.
+fn stages<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<Stage>, D::Error> {
+    let names = list_or_text(from)?;
+    let stages = names.into_iter();
+    stages
+        .map(|name| Stage::deserialize(name.into_deserializer()))
+        .collect()
 }
 
 impl Default for RawConfig {
@@ -345,6 +359,7 @@ impl Default for RawWindows {
             memory_bytes_max: 1 << 30,
             budget_bytes: 0,
             fleet_patience: Duration::from_secs(10),
+            fleet_delay_max: Duration::from_secs(300),
         }
     }
 }
@@ -621,6 +636,14 @@ fn check_windows(windows: &RawWindows) -> Result<(), ConfigError> {
             key: "windows.fleet_patience",
             expected: "between 1s and 1h",
             found: format!("{patience:?}"),
+        });
+    }
+    let delay = windows.fleet_delay_max;
+    if !(Duration::from_secs(5)..=Duration::from_secs(86_400)).contains(&delay) {
+        return Err(ConfigError::Value {
+            key: "windows.fleet_delay_max",
+            expected: "between 5s and 24h",
+            found: format!("{delay:?}"),
         });
     }
     let error_max = windows.clock_error_max;

@@ -60,6 +60,10 @@ fn describe() {
         "How far the slowest partition holds windows over the whole fleet back."
     );
     describe_gauge!(
+        "dogwatch_fleet_source_delay_seconds",
+        "Since when nothing of a partition of events has come to windows over the whole fleet, by partition."
+    );
+    describe_gauge!(
         "dogwatch_fleet_window_panes",
         "Open panes of windows over the whole fleet."
     );
@@ -307,6 +311,12 @@ pub fn fleet(size: &StateSize, delay: Option<Duration>) {
     if let Some(delay) = delay {
         gauge!("dogwatch_fleet_delay_seconds").set(delay.as_secs_f64());
     }
+}
+
+/// Sets since when nothing of a partition of events has come to windows over the whole fleet.
+pub fn fleet_source(partition: i32, delay: Duration) {
+    gauge!("dogwatch_fleet_source_delay_seconds", "partition" => partition.to_string())
+        .set(delay.as_secs_f64());
 }
 
 /// Counts a mark written to a silent partition.

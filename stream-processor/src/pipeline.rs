@@ -56,6 +56,7 @@ use crate::source::{QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, 
 use crate::topics::{self, TopicReport};
 
 mod fleet;
+mod sources;
 mod steps;
 mod swap;
 #[cfg(test)]

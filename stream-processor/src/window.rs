@@ -327,6 +327,11 @@ impl Windows {
         self.fleet.watermark(task)
     }
 
+    /// For each partition that a task of the fleet waits for the end of its last second, nanoseconds, if it was heard of.
+    pub fn fleet_sources(&self, task: i32) -> BTreeMap<i32, Option<i64>> {
+        self.fleet.heard(task)
+    }
+
     /// Says that a partition is seen from the beginning of its log on.
     pub fn begin(&mut self, partition: i32) {
         self.fleet.begin(partition);

@@ -37,6 +37,8 @@ pub(crate) enum Health {
     DetectionsOlder,
     /// Processors of one group run different detections.
     DetectionsDiffer,
+    /// Nobody processes a partition that windows over the whole fleet wait for.
+    FleetHeld,
 }
 
 /// What does not change from alert to alert.
@@ -150,8 +152,18 @@ const DETECTIONS_DIFFER: Texts = Texts {
     response: "Give all processors the same folder and the same windows.keys_max, or publish one set for all of them (dogwatch detections publish); dogwatch detections loaded --kafka ADDRESS names what each partition is run with.",
 };
 
+const FLEET_HELD: Texts = Texts {
+    id: "fleet_held",
+    title: "Windows over the whole fleet wait for a partition",
+    description: "Nothing of this partition of events has come to the windows over the whole fleet for windows.fleet_delay_max: nobody processes it, or what processes it does not get on. Until it goes on, these windows do not end and what they hold grows; what reaches a threshold is said all the same. Nothing is lost by it.",
+    severity: "high",
+    priority: "Error",
+    risk: 60,
+    response: "Look at the processors with the stage host: whether one has this partition, what it logs, and its lag (dogwatch_source_lag_records).",
+};
+
 impl Health {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::CannotJudge,
         Self::SwitchedOff,
         Self::ClockReplaced,
@@ -162,6 +174,7 @@ impl Health {
         Self::DetectionRefused,
         Self::DetectionsOlder,
         Self::DetectionsDiffer,
+        Self::FleetHeld,
     ];
 
     fn texts(self) -> &'static Texts {
@@ -176,6 +189,7 @@ impl Health {
             Self::DetectionRefused => &DETECTION_REFUSED,
             Self::DetectionsOlder => &DETECTIONS_OLDER,
             Self::DetectionsDiffer => &DETECTIONS_DIFFER,
+            Self::FleetHeld => &FLEET_HELD,
         }
     }
 

@@ -61,6 +61,10 @@ fn values_out_of_range_are_refused() {
     refused("[kafka]\nsession_timeout = '0s'", "kafka.session_timeout");
     refused("[metrics]\nlisten = 'here'", "metrics.listen");
     refused(
+        "[windows]\nfleet_delay_max = '4s'",
+        "windows.fleet_delay_max must be between 5s and 24h",
+    );
+    refused(
         "[detections]\ntrusted_keys = ['d75a']",
         "detections.trusted_keys must be a list of public keys",
     );
@@ -83,6 +87,19 @@ fn values_out_of_range_are_refused() {
         "[windows]\nmemory_bytes_max = 1000",
         "windows.memory_bytes_max",
     );
+}
+
+#[test]
+fn stages_are_a_list_or_names_with_commas_as_the_environment_has_them() {
+    let one = load("stages = \"fleet\"").expect("a stage");
+    assert_eq!(one.stages, [Stage::Fleet]);
+    let both = load("stages = \"host, fleet\"").expect("stages");
+    assert_eq!(both.stages, [Stage::Host, Stage::Fleet]);
+    refused(
+        "stages = [\"hosts\"]",
+        "unknown variant `hosts`, expected `host` or `fleet`",
+    );
+    refused("stages = \"\"", "stages must be");
 }
 
 #[test]

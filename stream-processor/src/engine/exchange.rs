@@ -1,5 +1,6 @@
 //! An engine that has one of the two stages of windows over the whole fleet; the other is in another engine.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dogwatch_schemas::topics::Topic;
@@ -26,6 +27,13 @@ impl Engine {
         let slowest = self.fleet_times.values().min()?;
         let behind = now_ns.saturating_sub(*slowest).max(0);
         Some(Duration::from_nanos(behind.unsigned_abs()))
+    }
+
+    /// For each partition that a task of the fleet waits for, the end of its last second, nanoseconds, if it was heard of; nothing
+    /// where no window waits.
+    pub(crate) fn fleet_sources(&self, task: i32) -> Option<BTreeMap<i32, Option<i64>>> {
+        let waits = self.receives() && self.windows.any_of_fleet();
+        waits.then(|| self.windows.fleet_sources(task))
     }
 
     /// Whether its input is the exchange.

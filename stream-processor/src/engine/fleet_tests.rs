@@ -327,3 +327,85 @@ fn a_window_is_whole_only_where_each_partition_had_the_detection_before_it_and_s
     assert_eq!(apart.window(100.0, 25), lost("missing", 2 * 2));
     assert_eq!(apart.window(120.0, 29), BTreeMap::new());
 }
+
+/// Who has one sensor's rights sends marks of both ends of time, and 20,000 hosts that there are not.
+#[test]
+fn hosts_and_times_that_somebody_invents_delay_the_fleet_by_its_patience_and_make_nobody_late() {
+    let mut engine = engine(&[0]);
+    let mut offset = 0;
+    let mut output = StepOutput::default();
+    for second in 0..40 {
+        let at = f64::from(second) + 0.5;
+        let mut records = Vec::new();
+        let mut push = |host: &str, ts: f64, more: Value| {
+            offset += 1;
+            records.push(row(offset, host, ts, at, more));
+        };
+        for (host, end) in [("l0", i64::MIN), ("m0", i64::MAX), ("n0", -1)] {
+            push(host, at, json!({"ts": end, "evt_type": "mark"}));
+        }
+        for number in 0..500 {
+            let name = format!("invented-{second}-{number}-0");
+            push(&name, -3_600.0, json!({"proc_name": "chaff"}));
+        }
+        for host in ["a0", "b0"] {
+            let program = match second {
+                3 => json!({"seq": second}),
+                _ => json!({"seq": second, "evt_type": "mark"}),
+            };
+            push(host, at, program);
+        }
+        let step = engine.step(records).expect("a step");
+        output.alerts.extend(step.alerts);
+        output.late.extend(step.late);
+    }
+    let own = output.alerts.iter();
+    let own = own.filter(|alert| alert.message.contains("miner"));
+    let said: Vec<_> = own.map(|alert| alert.window_state.as_deref()).collect();
+    assert_eq!(said, [Some("open"), Some("closed")]);
+    let late = output.late.iter();
+    let real = late.filter(|late| !late.record.key.starts_with(b"invented"));
+    assert_eq!(real.count(), 0);
+    assert!(output.late.len() > 10_000, "{}", output.late.len());
+    let (panes, keys) = (engine.state_size().panes, engine.state_size().keys);
+    assert!(panes < 100 && keys < 100, "{panes} {keys}");
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_its_own_rows_late_at_most_and_time_goes_on() {
+    let mut engine = engine(&[0]);
+    let mut output = StepOutput::default();
+    let steps = [
+        vec![
+            row(1, "a0", 1.0, 1.0, json!({})),
+            row(2, "b0", 1.0, 1.1, json!({})),
+        ],
+        vec![
+            mark(3, "a0", 12.0, json!({})),
+            mark(4, "b0", 12.1, json!({})),
+        ],
+        // An hour back, and the broker's own clock by three seconds, as where another becomes the leader.
+        vec![
+            row(5, "b0", -3_590.0, 13.2, json!({"evt_type": "clock_step"})),
+            row(6, "b0", -3_589.0, 10.2, json!({"proc_name": "sh"})),
+            row(7, "a0", 14.0, 11.0, json!({"proc_name": "sh"})),
+        ],
+        vec![
+            mark(8, "a0", 15.0, json!({})),
+            mark(9, "a0", 24.0, json!({})),
+        ],
+        vec![
+            mark(10, "a0", 36.0, json!({})),
+            mark(11, "a0", 37.0, json!({})),
+        ],
+    ];
+    for records in steps {
+        let step = engine.step(records).expect("a step");
+        output.alerts.extend(step.alerts);
+        output.late.extend(step.late);
+    }
+    let states: Vec<String> = said(&output).into_iter().map(|(state, _)| state).collect();
+    assert_eq!(states, ["open", "closed"]);
+    let late: Vec<i64> = output.late.iter().map(|late| late.record.offset).collect();
+    assert_eq!(late, [6], "its own");
+}

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TryRecvError
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 
+use super::sources::SourceWatch;
 use super::swap::Swaps;
 use super::{ProcessorError, Stages, Stats, Summary};
 use crate::budget;
@@ -88,6 +89,8 @@ pub(super) struct Steps {
     pub(super) tasks: Tasks,
     /// Other detections than those that run.
     pub(super) swaps: Swaps,
+    /// Partitions that windows of the whole fleet wait for.
+    pub(super) sources: SourceWatch,
     /// Told when a detection of the whole fleet runs.
     pub(super) fleet_wanted: Option<Sender<()>>,
     /// What was done so far.
@@ -126,6 +129,7 @@ impl Steps {
             sized_at: None,
             tasks: Tasks::new(config.checkpoint.clone(), config.windows.host_silence),
             swaps: Swaps::default(),
+            sources: SourceWatch::new(config),
             fleet_wanted: None,
             summary: Summary::default(),
             stats: Stats::default(),
@@ -157,6 +161,7 @@ impl Steps {
             }
             self.note(stages.publisher.look()?);
             self.swap_when_due(stages)?;
+            self.look_at_sources(stages);
             self.step_when_due(stages)?;
         }
     }
@@ -175,7 +180,9 @@ impl Steps {
         let checkpoint_due = self.tasks.next_checkpoint().filter(|_| may_store);
         let mark_due = self.tasks.next_mark().filter(|_| self.marks.is_some());
         let due = [step_due, commit_due, checkpoint_due, mark_due];
-        let due = due.into_iter().chain([self.swaps.due()]);
+        let due = due
+            .into_iter()
+            .chain([self.swaps.due(), self.sources.due()]);
         let mut ready = Select::new();
         ready.recv(messages);
         if let Some(changes) = self.swaps.changes() {

@@ -436,6 +436,12 @@ impl Fleet {
         clock.map_or(i64::MIN, Clock::watermark)
     }
 
+    /// For each source that is waited for the end of its last second, nanoseconds, if it was heard of.
+    pub fn heard(&self, task: i32) -> BTreeMap<i32, Option<i64>> {
+        let nobody = || self.expected.iter().map(|source| (*source, None)).collect();
+        self.clocks.get(&task).map_or_else(nobody, Clock::heard)
+    }
+
     /// Forgets what a partition has not flushed, or what all sources have flushed to a task of the fleet.
     pub fn forget(&mut self, task: i32) {
         if task <= FLEET {

@@ -124,10 +124,19 @@ impl Clock {
         known.min().unwrap_or(i64::MIN)
     }
 
+    /// For each source the end of its last second, nanoseconds, if it was heard of.
+    pub fn heard(&self) -> BTreeMap<i32, Option<i64>> {
+        let end = |known: &Known| known.number.saturating_add(1).saturating_mul(SECOND_NS);
+        let sources = self.expected.iter().chain(self.known.keys());
+        sources
+            .map(|source| (*source, self.known.get(source).map(end)))
+            .collect()
+    }
+
     /// The end of the latest second of a source, nanoseconds; the beginning of time where none said anything.
     pub fn latest(&self) -> i64 {
         let latest = self.known.values().map(|known| known.number).max();
-        let end = |number: i64| (number + 1).saturating_mul(SECOND_NS);
+        let end = |number: i64| number.saturating_add(1).saturating_mul(SECOND_NS);
         latest.map_or(i64::MIN, end)
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use dogwatch_schemas::records::Event;
 use dogwatch_stream_processor::engine::now_ns;
-use dogwatch_stream_processor::oracle::{Input, Oracle};
+use dogwatch_stream_processor::oracle::{Expected, Input, Oracle};
 use dogwatch_tests::broker::Broker;
 use dogwatch_tests::expected::input_record;
 use dogwatch_tests::process::Process;
@@ -18,6 +18,8 @@ use dogwatch_tests::publish::Publisher;
 use dogwatch_tests::reader::{Follower, Isolation, Message, RawRecord, raw};
 use dogwatch_tests::{events, programs, wait};
 use serde_json::Value;
+
+mod faults;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const FLEET_PATIENCE: Duration = Duration::from_secs(2);
@@ -64,18 +66,30 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn run(&mut self, host: i64, program: &str) {
+    fn new(address: &str) -> Self {
+        Self {
+            publisher: Publisher::new(address),
+            seqs: BTreeMap::new(),
+        }
+    }
+
+    /// An event of a host at a time of its own, and the host's name.
+    fn event(&mut self, host: i64, program: &str, ts: i64) -> (String, Vec<u8>) {
         let seq = self.seqs.entry(host).or_default();
         *seq += 1;
         let name = format!("host-{host}");
-        let now = now_ns();
         let event = Event {
-            ts: now,
-            boot_ts: now,
+            ts,
+            boot_ts: ts,
             ..events::exec(&name, *seq, program)
         };
         let mut record = Vec::new();
         event.encode_framed(&mut record);
+        (name, record)
+    }
+
+    fn run(&mut self, host: i64, program: &str) {
+        let (name, record) = self.event(host, program, now_ns());
         self.publisher.send("dogwatch.events", &name, &record);
     }
 
@@ -147,18 +161,16 @@ struct Played {
     first: Vec<String>,
 }
 
-impl Played {
-    /// The ids of the alerts of a detection that are the first under them, in order.
-    fn created(&self, id: &str) -> Vec<String> {
-        let own = self.alerts.iter();
-        let own = own.filter(|alert| alert.text("detection_id") == id);
-        let first = own.filter(|alert| alert.text("activity") == "create");
-        let mut ids: Vec<String> = first
-            .map(|alert| alert.text("alert_id").to_owned())
-            .collect();
-        ids.sort();
-        ids
-    }
+/// The ids of the alerts of a detection that are the first under them, in order.
+fn created(alerts: &[Message], id: &str) -> Vec<String> {
+    let own = alerts.iter();
+    let own = own.filter(|alert| alert.text("detection_id") == id);
+    let first = own.filter(|alert| alert.text("activity") == "create");
+    let mut ids: Vec<String> = first
+        .map(|alert| alert.text("alert_id").to_owned())
+        .collect();
+    ids.sort();
+    ids
 }
 
 /// Hosts do what they do while one of two processors is killed and somebody writes a detection.
@@ -177,10 +189,7 @@ fn play(fall: Fall) -> Played {
         own.wait_for_text("partitions assigned", PATIENCE);
     }
     let mut alerts = Follower::start(&address, "dogwatch.alerts");
-    let mut hosts = Hosts {
-        publisher: Publisher::new(&address),
-        seqs: BTreeMap::new(),
-    };
+    let mut hosts = Hosts::new(&address);
     let began = Instant::now();
     for round in 0..ROUNDS {
         match round {
@@ -210,32 +219,22 @@ fn play(fall: Fall) -> Played {
         (dug.text("host_id"), dug.number("host_count")),
         ("fleet", 3)
     );
-    let log = log_to_the_end(&address);
+    let log = log_to_the_end(&address, &PARTITIONS);
     fs::remove_file(folder.path().join("fleet/digger.sql")).unwrap();
-    let oracle = Oracle::load(folder.path()).unwrap();
-    let oracle = oracle.with_fleet(FLEET_PATIENCE, &PARTITIONS);
-    let records: Vec<_> = log.iter().map(input_record).collect();
-    let expected = oracle.run(&records, Input::Live).unwrap();
+    let expected = asked_for(folder.path(), &log, &PARTITIONS);
     assert_eq!(
         expected.late,
         Vec::new(),
         "this machine stood still for seconds"
     );
-    let own = |id: &'static str| {
-        let all = expected.alerts.iter();
-        all.filter(move |own| own.detection_id == id)
-    };
-    let mut closes: Vec<Last> = own("runs")
-        .map(|own| (own.alert_id.clone(), Value::Object(own.row.clone())))
-        .collect();
-    closes.sort_by(|one, other| one.0.cmp(&other.0));
+    let closes = words_of(&expected, "runs");
     assert!(closes.len() > 20, "{}", closes.len());
     wait::until("the last words of all windows", PATIENCE, || {
         let said = last_words(alerts.seen());
         let said: BTreeSet<&String> = said.iter().map(|(id, _)| id).collect();
         (said.len() >= closes.len()).then_some(())
     });
-    let first: BTreeSet<String> = own("spread").map(|own| own.alert_id.clone()).collect();
+    let first = ids_of(&expected, "spread");
     assert!(first.len() > 5, "{}", first.len());
     for (name, own) in processors {
         let log = own.log();
@@ -244,12 +243,40 @@ fn play(fall: Fall) -> Played {
     Played {
         alerts: alerts.seen().to_vec(),
         closes,
-        first: first.into_iter().collect(),
+        first,
     }
 }
 
+/// What the oracle has a log say, of the detections that are in the folder now.
+fn asked_for(folder: &Path, log: &[RawRecord], partitions: &[i32]) -> Expected {
+    let oracle = Oracle::load(folder).unwrap();
+    let oracle = oracle.with_fleet(FLEET_PATIENCE, partitions);
+    let records: Vec<_> = log.iter().map(input_record).collect();
+    oracle.run(&records, Input::Live).unwrap()
+}
+
+/// The words that a detection must say, in order of their ids.
+fn words_of(expected: &Expected, id: &str) -> Vec<Last> {
+    let own = expected.alerts.iter();
+    let own = own.filter(|own| own.detection_id == id);
+    let mut words: Vec<Last> = own
+        .map(|own| (own.alert_id.clone(), Value::Object(own.row.clone())))
+        .collect();
+    words.sort_by(|one, other| one.0.cmp(&other.0));
+    words
+}
+
+/// The ids of what a detection must say.
+fn ids_of(expected: &Expected, id: &str) -> Vec<String> {
+    let ids: BTreeSet<String> = words_of(expected, id)
+        .into_iter()
+        .map(|(id, _)| id)
+        .collect();
+    ids.into_iter().collect()
+}
+
 /// The log of events, when processors have marked its silence for so long that all windows are over.
-fn log_to_the_end(address: &str) -> Vec<RawRecord> {
+fn log_to_the_end(address: &str, partitions: &[i32]) -> Vec<RawRecord> {
     let over = now_ns() / 1_000_000 + 9_000;
     wait::until("the end of all windows in the log", PATIENCE, || {
         let log = log_of(address);
@@ -257,7 +284,7 @@ fn log_to_the_end(address: &str) -> Vec<RawRecord> {
             let mut own = log.iter().filter(|record| record.partition == *partition);
             own.any(|record| record.append_ms > Some(over))
         };
-        PARTITIONS.iter().all(late).then_some(log)
+        partitions.iter().all(late).then_some(log)
     })
 }
 
@@ -266,8 +293,8 @@ fn log_to_the_end(address: &str) -> Vec<RawRecord> {
 fn two_processors_say_what_all_hosts_did_together_once_although_one_is_killed() {
     let played = play(Fall::ComesBack);
     assert_eq!(last_words(&played.alerts), played.closes);
-    assert_eq!(played.created("spread"), played.first, "each once");
-    assert_eq!(played.created("digger").len(), 1);
+    assert_eq!(created(&played.alerts, "spread"), played.first, "each once");
+    assert_eq!(created(&played.alerts, "digger").len(), 1);
     // Nothing is lost by a kill, and what was loaded from the beginning is whole.
     let of_fleet = played.alerts.iter();
     let of_fleet = of_fleet.filter(|alert| alert.text("host_id") == "fleet");
@@ -283,7 +310,7 @@ fn at_least_once_the_other_takes_over_and_says_nothing_else() {
     let mut said = last_words(&played.alerts);
     said.dedup();
     assert_eq!(said, played.closes);
-    let mut first = played.created("spread");
+    let mut first = created(&played.alerts, "spread");
     first.dedup();
     assert_eq!(first, played.first);
 }

@@ -1,0 +1,186 @@
+//! Partitions of events that nobody processes: windows over the whole fleet wait for them, and somebody must be told.
+//!
+//! Each partition sends a record a second to the exchange, silent ones too. Whoever has read the exchange to its end and has
+//! no record of a partition that is younger than `windows.fleet_delay_max` says so, once until it goes on. It is said by the
+//! processor that has the first partition of the exchange: every partition of events sends to each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::topics::{Topic, Topics};
+
+use super::Stages;
+use super::steps::Steps;
+use crate::alert::health::{Finding, Health, Reporter};
+use crate::config::{Config, Stage};
+use crate::engine::now_ns;
+use crate::hosts::FLEET;
+use crate::idle;
+use crate::metrics;
+use crate::step::Partition;
+
+/// How often is looked.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The partition of the exchange whose owner tells.
+const TELLS: Partition = (Topic::Exchange, 0);
+
+/// What is known of partitions that hold the fleet back.
+pub(super) struct SourceWatch {
+    reporter: Reporter,
+    topic: String,
+    delay_max: Duration,
+    look_at: Option<Instant>,
+    /// Since when it has looked without a pause, nanoseconds: one that was never heard of is late from then on.
+    since: Option<i64>,
+    /// Those of which was told that nobody processes them.
+    told: BTreeSet<i32>,
+}
+
+impl SourceWatch {
+    /// Of the stage that finishes windows of the fleet; in the other one it never looks.
+    pub fn new(config: &Config) -> Self {
+        let names = Topics::new(config.kafka.topic_prefix.as_str());
+        Self {
+            reporter: Reporter::of_this_process(idle::HOST_ID),
+            topic: names.name(Topic::Events),
+            delay_max: config.windows.fleet_delay_max,
+            look_at: (config.stage == Stage::Fleet).then(Instant::now),
+            since: None,
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// When it looks next.
+    pub fn due(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Says what there is to say at a time, nanoseconds, of how far each source has come, as far as it was heard of.
+    fn look(&mut self, heard: &BTreeMap<i32, Option<i64>>, now: i64) -> Vec<Alert> {
+        let since = *self.since.get_or_insert(now);
+        let mut alerts = Vec::new();
+        for (source, at) in heard {
+            let behind = now.saturating_sub(at.unwrap_or(since)).max(0);
+            let behind = Duration::from_nanos(behind.unsigned_abs());
+            metrics::fleet_source(*source, behind);
+            if behind <= self.delay_max {
+                if self.told.remove(source) {
+                    tracing::info!(partition = source, "the partition goes on");
+                }
+            } else if self.told.insert(*source) {
+                alerts.push(self.alert(*source, behind, now));
+            }
+        }
+        self.told.retain(|source| heard.contains_key(source));
+        alerts
+    }
+
+    fn alert(&self, source: i32, behind: Duration, now: i64) -> Alert {
+        let seconds = behind.as_secs();
+        tracing::error!(
+            partition = source,
+            seconds,
+            "nobody processes a partition of events: windows over the whole fleet wait for it"
+        );
+        let row = [
+            ("partition", i64::from(source)),
+            ("seconds", seconds as i64),
+        ];
+        let row = row.map(|(name, number)| (name.to_owned(), number.into()));
+        let finding = Finding {
+            health: Health::FleetHeld,
+            about: &format!("{}/{source}", self.topic),
+            happened: format!(
+                "nothing of this partition has come to the windows over the whole fleet for {seconds} s, and they wait for it"
+            ),
+            shown_by: self.reporter.next(),
+            time: now,
+            row: row.into_iter().collect(),
+        };
+        self.reporter.alert(&finding, now)
+    }
+}
+
+impl Steps {
+    /// Looks whether all partitions of events are processed, where that is due and all of the exchange was read.
+    pub(super) fn look_at_sources(&mut self, stages: &Stages) {
+        let now = Instant::now();
+        if self.sources.due().is_none_or(|due| due > now) {
+            return;
+        }
+        self.sources.look_at = Some(now + LOOK_INTERVAL);
+        let at_end = stages.group().is_some_and(|group| {
+            let own = self.tasks.task(TELLS).is_some();
+            own && group.assignments.at_end(TELLS)
+        });
+        let heard = self.engine.fleet_sources(FLEET).filter(|_| at_end);
+        let Some(heard) = heard else {
+            // Who reads what had gathered knows nothing of now.
+            self.sources.since = None;
+            return;
+        };
+        let alerts = self.sources.look(&heard, now_ns());
+        self.next.alerts.extend(alerts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RawConfig;
+
+    const SECOND: i64 = 1_000_000_000;
+    const BEGIN: i64 = 1_800_000_000 * SECOND;
+
+    fn watch() -> SourceWatch {
+        let mut raw = RawConfig::default();
+        raw.windows.fleet_delay_max = Duration::from_secs(60);
+        let config = Config::check(raw).expect("a configuration");
+        SourceWatch::new(&config.of_stage(Stage::Fleet))
+    }
+
+    fn told(watch: &mut SourceWatch, heard: &[(i32, Option<i64>)], seconds: i64) -> Vec<String> {
+        let at = |seconds: i64| BEGIN.saturating_add(seconds.saturating_mul(SECOND));
+        let heard = heard.iter();
+        let heard = heard.map(|(source, at_second)| (*source, at_second.map(at)));
+        let alerts = watch.look(&heard.collect(), at(seconds));
+        alerts
+            .iter()
+            .map(|alert| alert.message.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn who_is_held_is_told_once_until_it_goes_on() {
+        let mut watch = watch();
+        let fine = [(0, Some(99)), (1, Some(90))];
+        assert_eq!(told(&mut watch, &fine, 100), [""; 0]);
+        let held = [(0, Some(159)), (1, Some(90))];
+        let said = told(&mut watch, &held, 160);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("dogwatch.events/1: "), "{said:?}");
+        assert!(said[0].contains("for 70 s"), "{said:?}");
+        assert_eq!(told(&mut watch, &held, 161), [""; 0], "once");
+        assert_eq!(
+            told(&mut watch, &[(0, Some(199)), (1, Some(198))], 200),
+            [""; 0]
+        );
+        assert_eq!(
+            told(&mut watch, &[(0, Some(299)), (1, Some(198))], 300).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn one_that_was_never_heard_of_is_late_from_the_first_look_on() {
+        let mut watch = watch();
+        let heard = [(0, Some(0)), (1, None)];
+        assert_eq!(told(&mut watch, &heard, 0), [""; 0]);
+        let said = told(&mut watch, &[(0, Some(61)), (1, None)], 61);
+        assert_eq!(said.len(), 1, "{said:?}");
+        // No record brings a time that it cannot be compared with.
+        let ends = [(0, Some(i64::MAX)), (1, Some(i64::MIN))];
+        assert_eq!(told(&mut watch, &ends, 62).len(), 0, "it was told");
+    }
+}
