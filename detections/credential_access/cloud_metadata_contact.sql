@@ -35,8 +35,5 @@ WHERE evt_type IN ('connect', 'sendto', 'sendmsg')
     program IN (SELECT name FROM general_readers)
     OR program IN (SELECT name FROM shells)
     OR program IN (SELECT name FROM relays)
-    OR (
-      regexp_like(program, '^(python|perl|ruby|node|php|lua)')
-      AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
-    )
+    OR one_liner
   )

@@ -33,6 +33,6 @@ WHERE evt_type IN ('link', 'linkat', 'symlink', 'symlinkat', 'rename', 'renameat
   )
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT under_package_manager
   -- Tools for accounts keep the old file so.
   AND coalesce(program, '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')

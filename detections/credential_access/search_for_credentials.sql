@@ -39,4 +39,4 @@ WHERE program IN (SELECT name FROM search_programs)
     )
     OR program IN ('locate', 'plocate', 'mlocate')
   )
-  AND NOT coalesce(array_has_any(proc_aexepath, (SELECT array_agg(path) FROM package_manager_files)), false)
+  AND NOT under_package_manager

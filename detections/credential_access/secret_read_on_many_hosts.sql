@@ -22,7 +22,7 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
   AND evt_is_open_read
   AND evt_outcome = 'success'
   AND regexp_like(fd_name, '^/etc/g?shadow([-~]|\.[a-z0-9]+)?$')
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT under_package_manager
   AND coalesce(program, '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
 GROUP BY window_start, window_end, fd_name
 HAVING count(DISTINCT host_id) >= 5

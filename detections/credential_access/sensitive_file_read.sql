@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1003.008", "T1552.001", "T1552.004"]
 -- false_positives = ["backup and scanning agents", "start scripts that read keys and credentials of other places with cat"]
--- blind_spots = ["reads that were refused", "keys in /etc/ssl/private and tokens of Kubernetes in the first minute of a container's own start", "package managers and what they run, by the names of the ancestors, which a program can take", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process", "files named only by a folder far above them (deep below sudoers.d, pki or a cloud's folder), which the mount of another root shows: the first read an hour of each program is seen"]
+-- blind_spots = ["reads that were refused", "keys in /etc/ssl/private and tokens of Kubernetes in the first minute of a container's own start", "an application's secrets that a container's start script reads in its first quarter of an hour", "archives and copies of whole trees by tar, rsync, cp -r and their kin, unless the command names the secret; secrets_in_archive tells, at a lower severity", "package managers and what they run, by the names of the ancestors, which a program can take", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process", "files named only by a folder far above them (deep below sudoers.d, pki or a cloud's folder), which the mount of another root shows: the first read an hour of each program is seen"]
 -- reads = [
 --   "*/etc/shadow*", "*/etc/gshadow*", "*/etc/sudoers", "*/sudoers.d/*", "*/security/opasswd", "*/krb5.keytab", "*/pki/*",
 --   "*/kubernetes/admin.conf", "*/kubernetes/controller-manager.conf", "*/kubernetes/kubelet.conf", "*/kubernetes/scheduler.conf",
@@ -38,26 +38,22 @@ SELECT
   proc_stage,
   user_told AS user_name,
   user_host_uid
-FROM container_events
-WHERE evt_type IN ('open', 'openat', 'openat2')
-  AND evt_is_open_read
-  AND evt_outcome = 'success'
+FROM container_reads
+WHERE secret IS NOT NULL
+  -- Backups: secrets_in_archive tells.
+  AND NOT in_bulk
   AND (
-    -- Below any root: a mount of the host's at /mnt/host/etc/shadow is no less.
     (
-      regexp_like(
-        concat(fd_name, ' ', fd_host_name),
-        '/etc/(g?shadow([-~]|\.[a-z0-9]+)?|sudoers|sudoers\.d/[^ ]+|security/opasswd|krb5\.keytab|kubernetes/(admin|controller-manager|kubelet|scheduler|super-admin)\.conf|kubernetes/pki/[^ ]+\.key)( |$)|(^| )/(proc/kcore|dev/k?mem)( |$)'
-      )
+      secret = 'system'
       -- What a package manager runs to set a package up.
-      AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+      AND NOT under_package_manager
       AND NOT (
         coalesce(program, '') IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
         AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/openssh|/ssh|/systemd)?)/[^/]+$')
       )
     )
     OR (
-      regexp_like(concat(fd_name, ' ', fd_host_name), '/\.ssh/(id_[a-z0-9_]+|identity)( |$)|/etc/ssh/ssh_host_[a-z0-9]+_key( |$)')
+      secret = 'key'
       AND NOT (
         coalesce(program, '') IN (SELECT name FROM credential_readers WHERE reads = 'keys')
         AND regexp_like(coalesce(proc_exepath, ''), '^/(usr/)?(local/)?(s?bin|lib(exec)?(/openssh|/ssh)?)/[^/]+$')
@@ -65,15 +61,13 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
     )
     OR (
       -- An application reads its own secrets; these programs read for whoever calls them.
-      regexp_like(
-        concat(fd_name, ' ', fd_host_name),
-        '/\.(aws/credentials|docker/config\.json|kube/config|git-credentials|netrc|pgpass|my\.cnf|npmrc|pypirc|azure/[^ ]*[Tt]oken[^ ]*|config/gcloud/[^ ]*(credentials|tokens)[^ ]*|ssh/authorized_keys2?)( |$)|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history( |$)|(^| )(/var)?/run/secrets/kubernetes\.io/[^ ]+|(^| )/etc/ssl/private/[^ ]+|/proc/[0-9]+/(task/[0-9]+/)?environ( |$)'
-      )
+      secret = 'application'
       AND (
         coalesce(program, '') IN (SELECT name FROM general_readers)
+        OR one_liner
         OR (
           regexp_like(program, '^(python|perl|ruby|node|php|lua)')
-          AND (array_has_any(proc_args, make_array('-c', '-e', '-r', '-E')) OR regexp_like(fd_name, '^/proc/[0-9]+/(task/[0-9]+/)?environ$'))
+          AND regexp_like(fd_name, '^/proc/[0-9]+/(task/[0-9]+/)?environ$')
         )
         -- A shell reads its own history when it starts.
         OR (
@@ -90,5 +84,6 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
         AND coalesce(ts < container_start_ts + INTERVAL '1 minute', container_name IS NOT NULL)
         AND coalesce(regexp_like(fd_name, '^(/var)?/run/secrets/kubernetes\.io/|^/etc/ssl/private/'), false)
       )
+      AND NOT start_script
     )
   )

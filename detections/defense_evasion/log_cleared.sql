@@ -12,9 +12,9 @@
 -- dedup = { key = ["program", "proc_pkey"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   coalesce(fd_name, fs_path_source) AS file,
   evt_type AS call,
   fd_flags,
@@ -24,9 +24,9 @@ SELECT
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
+FROM container_events
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'truncate', 'ftruncate', 'unlink', 'unlinkat', 'rename', 'renameat', 'renameat2', 'symlink', 'symlinkat')
   AND evt_outcome = 'success'
   AND (
@@ -34,22 +34,21 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'truncate', 'ftruncate'
     OR (evt_is_open_write AND fd_flags LIKE '%O_TRUNC%')
     OR (evt_type IN ('truncate', 'ftruncate') AND evt_args['length'] = '0')
   )
-  AND (container_id <> 'host' OR container_origin_id IS NOT NULL)
   AND (
     regexp_like(fd_name, '^/var/(log|adm)/(.+/)?((w|b|u)tmp|lastlog|faillog|tallylog|auth\.log|secure|syslog|messages|kern\.log|daemon\.log|user\.log|audit\.log|access[^/]*|error[^/]*|[^/]+\.log)$|^/(var/)?run/utmp$|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history$')
     OR (evt_type IN ('rename', 'renameat', 'renameat2') AND regexp_like(fs_path_source, '^/var/(log|adm)/(.+/)?((w|b|u)tmp|lastlog|faillog|tallylog|auth\.log|secure|syslog|messages|kern\.log|daemon\.log|user\.log|audit\.log|access[^/]*|error[^/]*|[^/]+\.log)$|^/(var/)?run/utmp$|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history$'))
     OR (evt_type IN ('symlink', 'symlinkat') AND regexp_like(fs_path_target, '^/var/(log|adm)/(.+/)?((w|b|u)tmp|lastlog|faillog|tallylog|auth\.log|secure|syslog|messages|kern\.log|daemon\.log|user\.log|audit\.log|access[^/]*|error[^/]*|[^/]+\.log)$|^/(var/)?run/utmp$|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history$'))
   )
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck', 'entrypoint')
+  AND coalesce(proc_stage, '') NOT IN ('healthcheck', 'entrypoint')
   AND (
-    program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM general_readers)
-    OR program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells)
-    OR program(proc_exepath, proc_exe, proc_args) IN ('rm', 'ln', 'shred', 'truncate', 'unlink', 'srm', 'wipe', 'python3', 'perl')
-    OR regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
+    program IN (SELECT name FROM general_readers)
+    OR program IN (SELECT name FROM shells)
+    OR program IN ('rm', 'ln', 'shred', 'truncate', 'unlink', 'srm', 'wipe', 'python3', 'perl')
+    OR regexp_like(program, '^(python|perl|ruby|node|php|lua)')
   )
   -- A shell writes its own history anew.
-  AND NOT (program(proc_exepath, proc_exe, proc_args) IN (SELECT name FROM shells) AND evt_type IN ('open', 'openat', 'rename') AND regexp_like(coalesce(fd_name, fs_path_source), '_history$') AND coalesce(proc_tty, 0) <> 0)
+  AND NOT (program IN (SELECT name FROM shells) AND evt_type IN ('open', 'openat', 'rename') AND regexp_like(coalesce(fd_name, fs_path_source), '_history$') AND coalesce(proc_tty, 0) <> 0)
   AND NOT coalesce(array_has_any(proc_aname, make_array('logrotate', 'savelog', 'newsyslog')), false)
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT under_package_manager

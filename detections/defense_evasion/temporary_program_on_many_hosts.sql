@@ -21,7 +21,7 @@ WHERE (
     proc_exe_from = 'memfd'
     OR regexp_like(proc_exepath, '^(/tmp/|/var/tmp/|/dev/shm/|/run/shm/|/?memfd:)')
   )
-  AND NOT coalesce(array_has_any(proc_aname, make_array('make', 'gmake', 'ninja', 'cmake', 'ctest')), false)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT under_build
+  AND NOT under_package_manager
 GROUP BY window_start, window_end, proc_exepath
 HAVING count(DISTINCT host_id) >= 3

@@ -33,8 +33,5 @@ WHERE evt_type = 'connect'
     program IN (SELECT name FROM general_readers)
     OR program IN (SELECT name FROM shells)
     OR program IN (SELECT name FROM relays)
-    OR (
-      regexp_like(program, '^(python|perl|ruby|node|php|lua)')
-      AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
-    )
+    OR one_liner
   )

@@ -14,17 +14,15 @@ SELECT
   window_start,
   window_end,
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
   proc_name AS program,
   count(*) AS count,
   count(DISTINCT fd_name) AS files,
   sample(fd_name, 5) AS samples
-FROM tumble(events, INTERVAL '1 minute')
+FROM tumble(container_events, INTERVAL '1 minute')
 WHERE evt_type IN ('open', 'openat', 'openat2', 'creat')
   AND evt_failed
   AND evt_res IN ('EACCES', 'EPERM')
-  AND container_id <> 'host'
-  AND coalesce(proc_stage, '') <> 'runtime'
-GROUP BY window_start, window_end, container_id, container_name, container_image, proc_name
+GROUP BY window_start, window_end, container_id, container, container_image, proc_name
 HAVING count(*) >= 50

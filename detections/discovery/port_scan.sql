@@ -14,15 +14,14 @@ SELECT
   window_start,
   window_end,
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
   count(DISTINCT concat(fd_sip, ' ', CAST(fd_sport AS VARCHAR))) AS targets,
   count(*) FILTER (WHERE evt_failed AND coalesce(evt_res, '') <> 'EINPROGRESS') AS refused,
   sample(concat(proc_name, ' to ', fd_sip, ' port ', CAST(fd_sport AS VARCHAR)), 5) AS samples
-FROM tumble(events, INTERVAL '1 minute')
+FROM tumble(container_events, INTERVAL '1 minute')
 WHERE evt_type IN ('connect', 'sendto', 'sendmsg')
-  AND container_id <> 'host'
   AND fd_sip IS NOT NULL
   AND fd_sport IS NOT NULL
-GROUP BY window_start, window_end, container_id, container_name, container_image
+GROUP BY window_start, window_end, container_id, container, container_image
 HAVING count(DISTINCT concat(fd_sip, ' ', CAST(fd_sport AS VARCHAR))) >= 30

@@ -14,15 +14,12 @@ SELECT
   window_start,
   window_end,
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  count(DISTINCT program(proc_exepath, proc_exe, proc_args)) AS programs,
+  count(DISTINCT program) AS programs,
   sample(proc_cmdline, 10) AS samples
-FROM tumble(events, INTERVAL '1 minute')
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND container_id <> 'host'
-  AND coalesce(proc_stage, '') NOT IN ('runtime', 'healthcheck')
-  AND program(proc_exepath, proc_exe, proc_args) IN ('id', 'whoami', 'who', 'w', 'last', 'lastlog', 'groups', 'uname', 'hostname', 'hostnamectl', 'ifconfig', 'ip', 'route', 'arp', 'netstat', 'ss', 'ps', 'top', 'env', 'printenv', 'lsmod', 'capsh', 'getcap', 'getent', 'dmesg', 'lscpu', 'lsblk', 'df', 'mount', 'findmnt', 'lsof', 'lspci', 'crontab', 'docker', 'kubectl', 'systemd-detect-virt', 'amicontained', 'nproc', 'free', 'uptime')
-GROUP BY window_start, window_end, container_id, container_name, container_image
-HAVING count(DISTINCT program(proc_exepath, proc_exe, proc_args)) >= 6
+FROM tumble(container_execs, INTERVAL '1 minute')
+WHERE coalesce(proc_stage, '') <> 'healthcheck'
+  AND program IN ('id', 'whoami', 'who', 'w', 'last', 'lastlog', 'groups', 'uname', 'hostname', 'hostnamectl', 'ifconfig', 'ip', 'route', 'arp', 'netstat', 'ss', 'ps', 'top', 'env', 'printenv', 'lsmod', 'capsh', 'getcap', 'getent', 'dmesg', 'lscpu', 'lsblk', 'df', 'mount', 'findmnt', 'lsof', 'lspci', 'crontab', 'docker', 'kubectl', 'systemd-detect-virt', 'amicontained', 'nproc', 'free', 'uptime')
+GROUP BY window_start, window_end, container_id, container, container_image
+HAVING count(DISTINCT program) >= 6

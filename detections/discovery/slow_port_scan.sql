@@ -14,16 +14,15 @@ SELECT
   window_start,
   window_end,
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
   count(DISTINCT concat(fd_sip, ' ', CAST(fd_sport AS VARCHAR))) AS targets,
   sample(concat(proc_name, ' to ', fd_sip, ' port ', CAST(fd_sport AS VARCHAR)), 5) AS samples
-FROM hop(events, INTERVAL '5 minutes', INTERVAL '30 minutes')
+FROM hop(container_events, INTERVAL '5 minutes', INTERVAL '30 minutes')
 WHERE evt_type = 'connect'
   AND evt_failed
   AND evt_res IN ('ECONNREFUSED', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH')
-  AND container_id <> 'host'
   AND fd_sip IS NOT NULL
   AND fd_sport IS NOT NULL
-GROUP BY window_start, window_end, container_id, container_name, container_image
+GROUP BY window_start, window_end, container_id, container, container_image
 HAVING count(DISTINCT concat(fd_sip, ' ', CAST(fd_sport AS VARCHAR))) >= 25

@@ -35,10 +35,7 @@ WHERE (
   AND coalesce(proc_cmdline, '') <> 'sh -c locale -a'
   AND (
     (program IN (SELECT name FROM shells) AND regexp_like(array_to_string(proc_args, ' '), '(^| )-[a-zA-Z]*c( |$)'))
-    OR (
-      regexp_like(program, '^(python|perl|ruby|node|php|lua)')
-      AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E'))
-    )
+    OR one_liner
     OR program IN ('curl', 'wget', 'id', 'whoami', 'uname', 'busybox', 'base64')
     OR program IN (SELECT name FROM relays)
   )

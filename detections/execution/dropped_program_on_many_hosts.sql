@@ -18,8 +18,8 @@ SELECT
   sample(concat(container, ' on ', host_name), 5) AS samples
 FROM hop(container_execs, INTERVAL '1 minute', INTERVAL '10 minutes')
 WHERE proc_exe_from = 'upper'
-  AND NOT coalesce(array_has_any(proc_aname, make_array('make', 'gmake', 'ninja', 'cmake', 'ctest')), false)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
-  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
+  AND NOT under_build
+  AND NOT under_package_manager
+  AND NOT image_build
 GROUP BY window_start, window_end, proc_exepath
 HAVING count(DISTINCT host_id) >= 3

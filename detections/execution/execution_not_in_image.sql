@@ -6,7 +6,7 @@
 -- risk = 80
 -- attack = ["T1105", "T1204.003"]
 -- false_positives = ["containers that build, update or download software and run it", "development containers with code on a mounted volume", "a file of the image whose mode or owner was changed in the container"]
--- blind_spots = ["scripts: what is executed is their interpreter, which is the image's", "files that were on a volume before the container's start", "programs that a loader of the image was told to load", "what make, ninja, cmake and package managers run, by the names of the ancestors, which a program can take", "steps of docker build"]
+-- blind_spots = ["scripts: what is executed is their interpreter, which is the image's", "files that were on a volume before the container's start", "programs that a loader of the image was told to load", "what the image's own make, ninja, cargo, go, npm, pip and their kin run, and package managers, whatever they were asked to run, and programs below an interpreter that took the name of npm, pip, mvn or another tool that is a script", "what a container's start script runs itself in its first quarter of an hour, but for temporary folders; start_script_unusual tells, at a lower severity", "steps of docker build"]
 -- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1204/003/"]
 -- response = "Keep the file and its hash, look at how it came there (the process tree, downloads before it), stop the container and start it anew from the image."
 -- dedup = { key = ["proc_exepath"], period = "1h" }
@@ -36,6 +36,8 @@ WHERE (
     )
   )
   -- Builds: what was compiled is tried out, what was installed is set up.
-  AND NOT coalesce(array_has_any(proc_aname, make_array('make', 'gmake', 'ninja', 'cmake', 'ctest')), false)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
-  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
+  AND NOT under_build
+  AND NOT under_package_manager
+  AND NOT image_build
+  -- What the container's own script makes and runs where programs may lie; start_script_unusual tells.
+  AND NOT (start_script AND NOT coalesce(regexp_like(proc_exepath, '^/(tmp|var/tmp|dev|run|proc)/|/\.[^/]*$'), false))

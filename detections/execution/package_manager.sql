@@ -5,11 +5,11 @@
 -- status = "stable"
 -- risk = 55
 -- attack = ["T1105", "T1072"]
--- false_positives = ["containers that install software when they start", "image builds", "scanners that ask the package manager what is installed"]
--- blind_spots = ["package managers that are renamed and keep no database of the distribution's", "packages unpacked by other programs"]
+-- false_positives = ["image builds", "scanners that ask the package manager what is installed"]
+-- blind_spots = ["package managers that are renamed and keep no database of the distribution's", "packages unpacked by other programs", "what a container's start script installs in its first quarter of an hour; start_script_unusual tells, at a lower severity"]
 -- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1072/"]
 -- response = "Ask who installs software there and move it into the image. If nobody does: look at what was installed and what ran next."
--- dedup = { key = ["proc_skey"], period = "1h" }
+-- dedup = { key = ["program", "proc_stage"], period = "1h" }
 SELECT
   container_id,
   container,
@@ -55,8 +55,10 @@ WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2', 'creat')
           )
         )
       )
+      -- What the container installs when it starts; start_script_unusual tells.
+      AND NOT start_script
       -- One installation is one alert: what a package manager runs, it was asked to.
-      AND NOT coalesce(array_has_any(proc_aexepath, (SELECT array_agg(path) FROM package_manager_files)), false)
+      AND NOT under_package_manager
     )
     OR (
       evt_type IN ('open', 'openat', 'openat2', 'creat')

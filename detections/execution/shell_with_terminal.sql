@@ -9,7 +9,7 @@
 -- blind_spots = ["shells built or renamed so that neither file, link nor argument tells them; execution_not_in_image sees those brought into the container", "system(3) calls of a service whose container has a terminal", "shells of a configured healthcheck"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1609/"]
 -- response = "Ask who opened it. If nobody did: pause the container, keep its file system, and look at what the session's processes did."
--- dedup = { key = ["proc_skey", "proc_sid"], period = "1h" }
+-- dedup = { key = ["shell", "proc_stage", "proc_pname"], period = "1h" }
 SELECT
   container_id,
   container,
@@ -36,6 +36,8 @@ WHERE (
   )
   AND (proc_tty <> 0 OR proc_stdin_type = 'tty' OR proc_stdout_type = 'tty' OR proc_stderr_type = 'tty')
   AND coalesce(proc_stage, '') <> 'healthcheck'
+  -- dpkg gives what it runs a terminal. A shell that a package manager was talked into has no script of its own.
+  AND NOT (under_package_manager AND proc_runs IS NOT NULL)
   -- The container's own program and what it starts: an interactive shell, or the -c of the container's command,
   -- not an entrypoint's script that happens to have the terminal of docker run -t.
   AND (

@@ -12,23 +12,20 @@
 -- dedup = { key = ["program"], period = "1h" }
 SELECT
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
-  program(proc_exepath, proc_exe, proc_args) AS program,
+  program,
   proc_args,
   proc_stdout_type,
   proc_exepath,
   proc_cmdline,
   proc_pname,
   proc_stage,
-  coalesce(user_name, CASE WHEN user_uid = 0 THEN 'root' ELSE 'uid ' || CAST(user_uid AS VARCHAR) END) AS user_name,
+  user_told AS user_name,
   user_host_uid
-FROM events
-WHERE evt_type IN ('execve', 'execveat')
-  AND evt_outcome = 'success'
-  AND proc_stage = 'exec'
-  AND program(proc_exepath, proc_exe, proc_args) IN ('tar', 'cpio', 'zip', 'bsdtar')
+FROM container_execs
+WHERE proc_stage = 'exec'
+  AND program IN ('tar', 'cpio', 'zip', 'bsdtar')
   AND proc_pname IN (SELECT name FROM runtimes)
-  AND container_id <> 'host'
-  AND regexp_like(array_to_string(proc_args, ' '), '^-?[a-zA-Z]*c[a-zA-Z]*f? (- |[^ ]|$)|^-?o|(^| )-( |$)')
+  AND regexp_like(array_to_string(proc_args, ' '), '^-?[a-eg-zA-Z]*c[a-eg-zA-Z]* |^-?o|(^| )-( |$)')
   AND NOT regexp_like(array_to_string(proc_args, ' '), '^-?[a-zA-Z]*x|(^| )--extract')

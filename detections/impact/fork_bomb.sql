@@ -14,14 +14,12 @@ SELECT
   window_start,
   window_end,
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
   count(*) AS count,
   sample(proc_name, 5) AS programs
-FROM tumble(events, INTERVAL '10 seconds')
+FROM tumble(container_events, INTERVAL '10 seconds')
 WHERE evt_type = 'clone'
   AND NOT evt_failed
-  AND container_id <> 'host'
-  AND coalesce(proc_stage, '') <> 'runtime'
-GROUP BY window_start, window_end, container_id, container_name, container_image
+GROUP BY window_start, window_end, container_id, container, container_image
 HAVING count(*) >= 500

@@ -14,21 +14,19 @@ SELECT
   window_start,
   window_end,
   container_id,
-  coalesce(container_name, container_id) AS container,
+  container,
   container_image,
   proc_name AS program,
   count(DISTINCT coalesce(fd_name, fs_path_source)) AS files,
   sample(coalesce(fd_name, fs_path_target), 5) AS samples
-FROM tumble(events, INTERVAL '1 minute')
+FROM tumble(container_events, INTERVAL '1 minute')
 WHERE evt_type IN ('unlink', 'unlinkat', 'rename', 'renameat', 'renameat2')
   AND evt_outcome = 'success'
-  AND container_id <> 'host'
-  AND coalesce(proc_stage, '') <> 'runtime'
   AND coalesce(proc_name, '') NOT IN (SELECT name FROM package_managers)
   AND (
     (evt_type IN ('unlink', 'unlinkat') AND NOT regexp_like(fd_name, '^/(tmp|var/tmp|var/cache|var/lib/(apt|dpkg)|proc|dev|run)/|/(node_modules|site-packages|dist-packages|\.git|\.cache|\.npm|\.cargo|__pycache__|target|build|dist)/'))
     -- A new ending, not a temporary name that becomes the final one.
     OR (fs_path_target LIKE concat(fs_path_source, '_%') AND NOT regexp_like(fs_path_source, '^/(tmp|var/tmp|var/cache|var/lib/(apt|dpkg)|proc|dev|run)/|/(node_modules|site-packages|dist-packages|\.git|\.cache|\.npm|\.cargo|__pycache__|target|build|dist)/'))
   )
-GROUP BY window_start, window_end, container_id, container_name, container_image, proc_name
+GROUP BY window_start, window_end, container_id, container, container_image, proc_name
 HAVING count(DISTINCT coalesce(fd_name, fs_path_source)) >= 200

@@ -35,9 +35,9 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
   )
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT under_package_manager
   -- A step of docker build.
-  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
+  AND NOT image_build
   -- A user made when the container starts; its start is not known in its first moments.
   AND NOT (
     coalesce(proc_stage, '') = 'entrypoint'

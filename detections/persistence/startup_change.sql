@@ -5,8 +5,8 @@
 -- status = "experimental"
 -- risk = 60
 -- attack = ["T1053.003", "T1546.004", "T1574.006", "T1543.002"]
--- false_positives = ["start scripts that write the table of cron jobs", "people who set up a shell in a development container"]
--- blind_spots = ["what an application runs by itself: its plugins, hooks and configuration", "files of Python's other ways (.pth)", "package managers and what they run, by the names of the ancestors, which a program can take, and steps of docker build", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
+-- false_positives = ["people who set up a shell in a development container"]
+-- blind_spots = ["what an application runs by itself: its plugins, hooks and configuration", "jobs of cron that a container's start script writes in its first quarter of an hour; start_script_unusual tells, at a lower severity", "files of Python's other ways (.pth)", "package managers and what they run, by the names of the ancestors, which a program can take, and steps of docker build", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
 -- references = ["https://attack.mitre.org/techniques/T1053/003/", "https://attack.mitre.org/techniques/T1546/004/"]
 -- response = "Read the file. If its content is not yours: stop the container, keep its file system, and start it anew from the image."
 -- dedup = { key = ["file", "program"], period = "1h" }
@@ -35,8 +35,10 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
   )
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT under_package_manager
   -- A step of docker build.
-  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
+  AND NOT image_build
+  -- The table of jobs that a start script writes; start_script_unusual tells.
+  AND NOT (start_script AND evt_type IN ('open', 'openat', 'openat2', 'creat') AND coalesce(regexp_like(fd_name, '^/etc/(cron|anacron)|^/var/spool/cron'), false))
   -- A new user's folder is filled from /etc/skel.
   AND coalesce(program, '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')

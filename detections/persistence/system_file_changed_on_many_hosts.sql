@@ -27,8 +27,8 @@ WHERE (
     '^(/usr)?(/local)?/s?bin/.|^(/usr)?(/local)?/lib(32|64|x32)?/([^/]+/)?[^/]+\.so(\.[0-9.]+)?$|^/etc/ld\.so\.preload$'
   )
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
-  AND NOT coalesce(array_has_any(proc_aname, make_array('make', 'gmake', 'ninja', 'cmake', 'ctest')), false)
-  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
+  AND NOT under_package_manager
+  AND NOT under_build
+  AND NOT image_build
 GROUP BY window_start, window_end, coalesce(fs_path_target, fd_name)
 HAVING count(DISTINCT host_id) >= 3

@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1543", "T1554", "T1036.005"]
 -- false_positives = ["containers that install or update software when they start", "image builds"]
--- blind_spots = ["changes that were refused", "writes through a descriptor that was opened for reading, or by the kernel for io_uring", "rights and owners that are changed; setuid_bit_set sees the dangerous ones", "package managers, make and what they run, by the names of the ancestors, which a program can take; package_manager sees the former"]
+-- blind_spots = ["changes that were refused", "writes through a descriptor that was opened for reading, or by the kernel for io_uring", "what a container's start script changes in its first quarter of an hour; start_script_unusual tells, at a lower severity", "rights and owners that are changed; setuid_bit_set sees the dangerous ones", "package managers, make and what they run, by the names of the ancestors, which a program can take; package_manager sees the former"]
 -- references = ["https://attack.mitre.org/techniques/T1554/", "https://attack.mitre.org/techniques/T1036/005/"]
 -- response = "Compare the file with the image's. If it is not yours: stop the container, keep its file system, and start it anew from the image."
 -- dedup = { key = ["file"], period = "1h" }
@@ -42,8 +42,10 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
     OR (evt_type IN ('rename', 'renameat', 'renameat2') AND regexp_like(fs_path_source, '^(/usr)?(/local)?/s?bin/.'))
   )
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT under_package_manager
   -- Builds, and installations of a language's packages, which package_manager tells.
-  AND NOT coalesce(array_has_any(proc_aname, make_array('make', 'gmake', 'ninja', 'cmake', 'ctest')), false)
+  AND NOT under_build
   AND NOT coalesce(regexp_like(proc_name, '^(pip|pipx|npm|yarn|pnpm|gem|cargo|composer|conda|mamba|uv|bun|poetry|pipenv|cpanm?|luarocks|easy_install)([0-9. ]|$)'), false)
-  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
+  AND NOT image_build
+  -- An update at the start; start_script_unusual tells.
+  AND NOT start_script

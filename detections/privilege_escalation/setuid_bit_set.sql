@@ -31,6 +31,6 @@ WHERE evt_type IN ('chmod', 'fchmod', 'fchmodat', 'fchmodat2', 'setxattr', 'lset
   AND (regexp_like(evt_args['mode'], '^0[4-7][0-7]{3}$') OR evt_args['name'] = 'security.capability')
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
-  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false)
+  AND NOT under_package_manager
   -- A step of docker build.
-  AND NOT coalesce(container_type = 'docker' AND starts_with(container_image, 'sha256:') AND proc_stage = 'entrypoint' AND k8s_pod_name IS NULL, false)
+  AND NOT image_build

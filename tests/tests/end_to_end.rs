@@ -375,8 +375,8 @@ const OVER_TIME: [OverTime; 9] = [
     OverTime {
         detection: "mass_file_change",
         user: "root",
-        line: "for i in $(seq 400); do echo gone >/srv/$i.locked; done",
-        mention: ".locked",
+        line: "for i in $(seq 400); do :>/srv/$i; done; for i in $(seq 400); do echo gone >/srv/$i; done",
+        mention: "/srv/",
     },
     OverTime {
         detection: "mass_file_removal",
