@@ -367,12 +367,15 @@ test_all() {
     fi
     say "running the tests"
     failed=0
+    # These need nothing but a core each.
+    cargo test --release --workspace --no-fail-fast --lib --bins || failed=1
+    cargo test --release --workspace --doc || failed=1
     # One at a time: brokers, containers and processors of two tests would starve each other on two cores.
-    cargo test --release --workspace --no-fail-fast -- \
+    cargo test --release --workspace --no-fail-fast --test '*' -- \
         --include-ignored --test-threads=1 --skip scenarios:: || failed=1
     # Fault scenarios wait most of their time.
     cargo test --release --workspace --test faults -- \
-        --include-ignored --test-threads=2 scenarios:: || failed=1
+        --include-ignored --test-threads=3 scenarios:: || failed=1
     say "running the tests of the kernel part on other kernels; fetches 80 MB the first time"
     tests/kernels/run || failed=1
     say "trying the chart and the units in deploy/"
