@@ -10,13 +10,14 @@ use std::path::Path;
 use std::{env, fs};
 
 /// One file a topic. The order is that of the generated code.
-const SCHEMAS: [&str; 6] = [
+const SCHEMAS: [&str; 7] = [
     "event",
     "alert",
     "sensor_status",
     "container",
     "container_sample",
     "process_sample",
+    "syscall_sample",
 ];
 
 /// The sections of an event, each with its first column and what it holds: a writer may encode them one by one, and keep

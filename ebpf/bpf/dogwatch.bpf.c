@@ -23,6 +23,7 @@
 #include "opens.h"
 #include "peers.h"
 #include "calls.h"
+#include "failures.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -63,6 +64,8 @@ SEC("tp_btf/sys_exit")
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
 	struct syscall call;
+	if (is_failure(ret))
+		count_failure(regs->CALL_NUMBER, ret);
 	if (recognise(&call, regs, ret))
 		dispatch(&call);
 	return 0;

@@ -285,6 +285,19 @@ struct tally {
 	u64 first_ns, last_ns; /* since boot */
 };
 
+/* Calls of a process that failed in the same way, in the map `failures`; counts go on until user space removes the entry. */
+struct failure_key {
+	u64 start_ns; /* of the process, since boot */
+	u32 pid;
+	u16 number; /* of the call; 0xffff: one that no call has */
+	u16 error;  /* errno, and by which entry the call came: see failures.h */
+};
+struct failure {
+	u64 count;
+	u64 cgroup_id; /* at the first of them */
+	char comm[16]; /* the process's name at the first of them */
+};
+
 /*
  * Key of the lists of paths and names: the longest prefix wins. An entry ends in '/' (all below), in NUL (exactly that), or
  * anywhere (whatever begins so).

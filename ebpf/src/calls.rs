@@ -6,6 +6,7 @@
 //! ```
 
 pub mod names;
+pub mod numbers;
 
 use crate::control::{Mode, RateClass};
 use names::Names;

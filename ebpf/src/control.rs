@@ -187,6 +187,61 @@ pub struct Tally {
     pub last_ns: u64,
 }
 
+/// Key of the map `failures`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FailureKey {
+    /// When the process began, nanoseconds since boot.
+    pub start_ns: u64,
+    /// The process.
+    pub pid: u32,
+    /// The call's number; 65,535 where no call has one so large.
+    pub number: u16,
+    /// The errno, and by which entry the call came: [`FailureKey::errno`], [`FailureKey::entry`].
+    pub error: u16,
+}
+
+impl FailureKey {
+    /// What the call returned, negated.
+    #[must_use]
+    pub fn errno(self) -> u32 {
+        u32::from(self.error & 0x3fff)
+    }
+
+    /// By which entry the call came.
+    #[must_use]
+    pub fn entry(self) -> Entry {
+        match self.error >> 14 {
+            0 => Entry::Native,
+            1 => Entry::X32,
+            _ => Entry::Ia32,
+        }
+    }
+}
+
+/// By which entry of the kernel a call came; a number means nothing without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// The architecture's own.
+    Native,
+    /// That of 64-bit programs with 32-bit pointers.
+    X32,
+    /// That of 32-bit programs.
+    Ia32,
+}
+
+/// Value of the map `failures`; the count goes on until the entry is removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Failure {
+    /// How many calls failed so.
+    pub count: u64,
+    /// The process's cgroup at the first of them.
+    pub cgroup_id: u64,
+    /// The process's name at the first of them, ended by NUL.
+    pub comm: [u8; 16],
+}
+
 /// The only element of the map `settings`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use dogwatch_schemas::decode::BatchDecoder;
 use dogwatch_schemas::records::{
-    Alert, Container, ContainerSample, Event, ProcessSample, SensorStatus,
+    Alert, Container, ContainerSample, Event, ProcessSample, SensorStatus, SyscallSample,
 };
 use dogwatch_schemas::topics::Topic;
 use serde_json::Value;
@@ -112,6 +112,15 @@ pub const ALL: &[Table] = &[
         topic: Topic::ProcessSamples,
         about: "What processes used in an interval; those that changed, and all once a minute.",
         record: Some(ProcessSample::SCHEMA),
+        time: "ts",
+        beside: &[],
+        of_sensor: true,
+    },
+    Table {
+        name: "syscall_samples",
+        topic: Topic::SyscallSamples,
+        about: "Which calls of which processes failed in an interval, and how often.",
+        record: Some(SyscallSample::SCHEMA),
         time: "ts",
         beside: &[],
         of_sensor: true,

@@ -9,6 +9,8 @@ pub enum Topic {
     ContainerSamples,
     /// What processes use; records are [`crate::records::ProcessSample`].
     ProcessSamples,
+    /// Calls that failed; records are [`crate::records::SyscallSample`].
+    SyscallSamples,
     /// What sensors say of themselves; records are [`crate::records::SensorStatus`].
     Sensors,
     /// What containers are; records are [`crate::records::Container`].
@@ -74,10 +76,11 @@ const STATE_SETTINGS: [(&str, &str); 5] = [
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Events,
         Self::ContainerSamples,
         Self::ProcessSamples,
+        Self::SyscallSamples,
         Self::Sensors,
         Self::Containers,
         Self::Alerts,
@@ -152,6 +155,7 @@ impl Topic {
             Self::Events => ("events", Key::HostId, Cleanup::Delete),
             Self::ContainerSamples => ("container-samples", Key::HostId, Cleanup::Delete),
             Self::ProcessSamples => ("process-samples", Key::HostId, Cleanup::Delete),
+            Self::SyscallSamples => ("syscall-samples", Key::HostId, Cleanup::Delete),
             Self::Sensors => ("sensors", Key::HostId, Cleanup::Delete),
             Self::Containers => ("containers", Key::HostAndContainer, Cleanup::Compact),
             Self::Alerts => ("alerts", Key::DedupKey, Cleanup::Delete),
@@ -233,6 +237,7 @@ mod tests {
             Topic::Events,
             Topic::ContainerSamples,
             Topic::ProcessSamples,
+            Topic::SyscallSamples,
             Topic::Sensors,
             Topic::State,
         ];

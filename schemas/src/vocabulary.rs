@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use crate::errno;
-use crate::records::{ContainerSample, Event, ProcessSample};
+use crate::records::{ContainerSample, Event, ProcessSample, SyscallSample};
 
 /// What is known of a column's values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,10 +35,20 @@ pub fn of(column: &str) -> Option<&'static Vocabulary> {
 
 fn columns() -> BTreeMap<String, Vocabulary> {
     let mut columns = columns_of(Event::SCHEMA);
-    // What a sample has in common with an event is of the same values, but for its type, which is no event's.
-    for schema in [ContainerSample::SCHEMA, ProcessSample::SCHEMA] {
+    for schema in [
+        ContainerSample::SCHEMA,
+        ProcessSample::SCHEMA,
+        SyscallSample::SCHEMA,
+    ] {
         for (name, vocabulary) in columns_of(schema) {
-            columns.entry(name).or_insert(vocabulary);
+            let known = columns.entry(name).or_insert_with(|| vocabulary.clone());
+            // A table may have further values in a column of this name, such as the types of its rows.
+            let further = vocabulary.values.into_iter().flatten();
+            if let Some(values) = &mut known.values {
+                let further: Vec<String> =
+                    further.filter(|value| !values.contains(value)).collect();
+                values.extend(further);
+            }
         }
     }
     columns
@@ -66,6 +76,9 @@ fn values(name: &str, field: &Value) -> Option<Vec<String>> {
     if name == "evt_res" {
         let names = errno::names().map(str::to_owned);
         return Some(std::iter::once("SUCCESS".to_owned()).chain(names).collect());
+    }
+    if name == "call_errno" {
+        return Some(errno::names().map(str::to_owned).collect());
     }
     let values = field["values"].as_array()?;
     let texts = values.iter().filter_map(Value::as_str).map(str::to_owned);

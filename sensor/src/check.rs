@@ -324,9 +324,15 @@ fn samples(plan: &SamplePlan) -> Vec<Finding> {
     for (wanted, key, table) in [
         (plan.containers, "samples.containers", "container_samples"),
         (plan.processes, "samples.processes", "process_samples"),
+        (plan.calls, "samples.calls", "syscall_samples"),
     ] {
         if !wanted {
-            let detail = format!("{key} is false: {table} has no rows of this host");
+            let more = if table == "syscall_samples" {
+                "; null are calls_failed_file to calls_failed_other"
+            } else {
+                ""
+            };
+            let detail = format!("{key} is false: {table} has no rows of this host{more}");
             findings.push(finding(feature, State::Missing, detail));
         }
     }
@@ -336,7 +342,8 @@ fn samples(plan: &SamplePlan) -> Vec<Finding> {
         findings.push(finding(feature, State::Missing, detail));
     }
     if findings.is_empty() {
-        let detail = "all columns of container_samples and process_samples can be given";
+        let detail =
+            "all columns of container_samples, process_samples and syscall_samples can be given";
         findings.push(finding(feature, State::Works, detail));
     }
     findings

@@ -203,6 +203,7 @@ impl Config {
             sensitive_read_paths: self.sensitive_read_paths.clone(),
             calls: self.calls.clone(),
             rates: self.rates,
+            failed_calls: self.samples.calls,
             ..ProbeOptions::default()
         }
     }
@@ -322,6 +323,7 @@ fn check_samples(raw: &raw::RawSamples) -> Result<SamplePlan, ConfigError> {
         interval: raw.interval,
         containers: raw.containers,
         processes: raw.processes,
+        calls: raw.calls,
     })
 }
 
@@ -330,6 +332,7 @@ fn topics(samples: &SamplePlan) -> Vec<Topic> {
     let mut topics = vec![Topic::Events];
     topics.extend(samples.containers.then_some(Topic::ContainerSamples));
     topics.extend(samples.processes.then_some(Topic::ProcessSamples));
+    topics.extend(samples.calls.then_some(Topic::SyscallSamples));
     topics.extend([Topic::Sensors, Topic::Containers, Topic::Schemas]);
     topics
 }

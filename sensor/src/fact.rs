@@ -33,6 +33,7 @@ impl Input {
             Self::Fact(Fact::Users { users, .. }) => users.bytes(),
             Self::Fact(Fact::ContainerSample(_)) => size_of::<ContainerSample>() + 64,
             Self::Fact(Fact::ProcessSamples(samples)) => samples.len() * size_of::<ProcessUsage>(),
+            Self::Fact(Fact::FailedCalls(round)) => round.calls.len() * size_of::<FailedCall>(),
             Self::Fact(Fact::Running(running)) => size_of::<Running>() + running.argv.len(),
             Self::Fact(_) => 0,
         };
@@ -116,6 +117,8 @@ pub(crate) enum Fact {
     ContainerSample(Box<ContainerSample>),
     /// What some processes used.
     ProcessSamples(Vec<ProcessUsage>),
+    /// Which calls failed since the last such fact; before whatever else the round tells.
+    FailedCalls(FailedRound),
     /// A round of samples has come to its end, or did not come.
     Sampled(Sampled),
     /// Repeats of one failed open, since the last such fact.
@@ -167,6 +170,30 @@ pub(crate) struct ProcessUsage {
     pub sample: ProcessSample,
 }
 
+/// Which calls failed in an interval.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FailedRound {
+    /// When it was read, nanoseconds since boot.
+    pub boot_ns: u64,
+    pub interval_ns: u64,
+    pub calls: Vec<FailedCall>,
+}
+
+/// Calls of a process that failed in the same way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FailedCall {
+    pub pid: u32,
+    pub start_ticks: u64,
+    /// The process's cgroup, and its name, at the first of them.
+    pub cgroup_id: u64,
+    pub comm: Vec<u8>,
+    /// The call's name, and by which entry of the kernel it came.
+    pub call: Text,
+    pub entry: Text,
+    pub errno: u32,
+    pub count: u64,
+}
+
 /// How a round of samples ended; the counts are since the sensor's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sampled {
@@ -176,6 +203,9 @@ pub(crate) struct Sampled {
     pub containers_unsampled: u64,
     /// Rounds of processes that did not come, and processes that a round did not look at.
     pub processes_unsampled: u64,
+    /// Failed calls that the kernel part had no room to count.
+    #[serde(default)]
+    pub calls_unsampled: u64,
     /// Counters that were smaller than before.
     pub went_back: u64,
 }

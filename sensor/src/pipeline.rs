@@ -357,6 +357,7 @@ impl Stage {
                 Row::Container(container) => self.publish_container(*container),
                 Row::ContainerSample(sample) => self.publish_container_sample(*sample),
                 Row::ProcessSample(sample) => self.publish_process_sample(*sample),
+                Row::SyscallSample(sample) => self.publish_syscall_sample(*sample),
             }
         }
         self.rows = rows;

@@ -16,6 +16,7 @@
 mod calls;
 mod capabilities;
 mod error;
+mod failures;
 mod hierarchy;
 mod limits;
 mod missed;
@@ -41,6 +42,7 @@ pub(crate) use capabilities::{has, missing_to_load};
 pub use dogwatch_ebpf::control::Mode;
 pub use error::ProbeError;
 pub(crate) use error::{Lockdown, SHARE_PIDS, counts_locked_memory, lockdown, locked_memory_limit};
+pub(crate) use failures::FailedCalls;
 pub use hierarchy::{Hierarchy, HierarchyKind};
 use limits::raise_locked_memory_limit;
 pub(crate) use limits::raise_open_files;
@@ -101,6 +103,8 @@ pub struct ProbeOptions {
     /// Modes known before the programs are attached. The sensor's own cgroup must not be at [`Mode::Off`]: the canary's
     /// child would not be seen. What the map (16,384 cgroups) has no room for stays at [`Mode::Normal`].
     pub modes: Vec<(u64, Policy)>,
+    /// Whether calls that fail are counted, for samples.
+    pub failed_calls: bool,
     /// The kernel programs, as clang made them; [`dogwatch_ebpf::OBJECT`], the default, but in tests of other compilers.
     pub object: &'static [u8],
 }
@@ -115,6 +119,7 @@ impl Default for ProbeOptions {
             rates: Rates::default(),
             calls: CallSet::default(),
             modes: Vec::new(),
+            failed_calls: true,
             object: dogwatch_ebpf::OBJECT,
         }
     }
@@ -168,6 +173,8 @@ pub struct Probe {
     early_dropped: BTreeMap<&'static str, u64>,
     /// Cgroups for which the map of modes had no room.
     modes_refused: u64,
+    /// Calls that failed, until the samples take them.
+    failed_calls: Option<FailedCalls>,
     /// Holds the programs and their links.
     programs: Ebpf,
     links: Vec<(&'static str, BtfTracePointLinkId)>,
@@ -215,6 +222,9 @@ impl Probe {
         let ring = Ring::new(ring).map_err(|source| map_error("wait for the ring", source))?;
         let limited = take(&mut programs, "limited")?;
         let folded = take(&mut programs, "folded")?;
+        let failures = take(&mut programs, "failures")?;
+        let fresh = take(&mut programs, "failures_new")?;
+        let refused = take(&mut programs, "failures_refused")?;
         Ok(Self {
             ring,
             tallies: Tallies::new(limited, folded),
@@ -226,6 +236,7 @@ impl Probe {
             early: Vec::new(),
             early_dropped: BTreeMap::new(),
             modes_refused: 0,
+            failed_calls: Some(FailedCalls::new(failures, fresh, refused)),
             programs,
             links: Vec::new(),
         })
@@ -369,6 +380,11 @@ impl Probe {
         self.tallies.limited(now_ns)
     }
 
+    /// The counts of calls that failed; who takes them reads them from then on.
+    pub(crate) fn take_failed_calls(&mut self) -> Option<FailedCalls> {
+        self.failed_calls.take()
+    }
+
     /// Repeats of failed opens since the last call. The kernel part keeps a number 30 s for it.
     ///
     /// # Errors
@@ -405,6 +421,7 @@ fn load_object(
         .override_global("hash_seed", &rand::random::<u64>(), true)
         .override_global("burst_bytes", &u64::from(ring_bytes / 8), true)
         .override_global("switched_off", options.calls.off().as_slice(), true)
+        .override_global("failures_wanted", &u8::from(options.failed_calls), true)
         .override_global("hierarchy_kind", &(hierarchy.kind as u32), true)
         .override_global("hierarchy_id", &hierarchy.id, true)
         .load(options.object)

@@ -16,7 +16,9 @@ use std::sync::mpsc::SyncSender;
 use dogwatch_ebpf::calls::CALLS;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::local::LogRecord;
-use dogwatch_schemas::records::{Container, ContainerSample, Event, ProcessSample, SensorStatus};
+use dogwatch_schemas::records::{
+    Container, ContainerSample, Event, ProcessSample, SensorStatus, SyscallSample,
+};
 use dogwatch_schemas::topics::Topic;
 
 use self::kafka::KafkaSink;
@@ -59,7 +61,7 @@ pub(crate) enum Handed {
 pub(crate) struct Publisher {
     sink: Sink,
     host_id: Text,
-    next_seq: [i64; 5],
+    next_seq: [i64; 6],
     framed: Vec<u8>,
     /// Events handed over, and their framed bytes.
     pub events: u64,
@@ -101,7 +103,7 @@ impl Publisher {
         Ok(Self {
             sink,
             host_id,
-            next_seq: [0; 5],
+            next_seq: [0; 6],
             framed: Vec::with_capacity(4096),
             events: 0,
             bytes: 0,
@@ -180,6 +182,15 @@ impl Publisher {
         sample.encode_framed(&mut self.framed);
         let claim = sample_claim(Kind::PROCESS_SAMPLE, &sample.evt_type, &sample.container_id);
         self.sample(Topic::ProcessSamples, &claim)
+    }
+
+    /// Sends which calls of a process failed, or a mark of that table.
+    pub fn syscall_sample(&mut self, sample: &mut SyscallSample) -> Handed {
+        sample.seq = self.seq(5);
+        self.framed.clear();
+        sample.encode_framed(&mut self.framed);
+        let claim = sample_claim(Kind::SYSCALL_SAMPLE, &sample.evt_type, &sample.container_id);
+        self.sample(Topic::SyscallSamples, &claim)
     }
 
     fn sample(&mut self, topic: Topic, claim: &Claim) -> Handed {
@@ -263,7 +274,7 @@ impl Publisher {
 pub(crate) struct Kind(usize);
 
 /// The kinds that are no system calls.
-const OWN_KINDS: [&str; 9] = [
+const OWN_KINDS: [&str; 10] = [
     "any",
     "exec",
     "fork",
@@ -273,6 +284,7 @@ const OWN_KINDS: [&str; 9] = [
     "status",
     "container_sample",
     "process_sample",
+    "syscall_sample",
 ];
 
 impl Kind {
@@ -285,6 +297,7 @@ impl Kind {
     pub const STATUS: Self = Self(6);
     pub const CONTAINER_SAMPLE: Self = Self(7);
     pub const PROCESS_SAMPLE: Self = Self(8);
+    pub const SYSCALL_SAMPLE: Self = Self(9);
 
     /// The name in losses.
     pub fn name(self) -> &'static str {

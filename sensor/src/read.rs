@@ -174,7 +174,7 @@ impl KernelReader {
             sampler: None,
         };
         live.start(&mut probe);
-        live.sampler = start_sampler(samples, &probe);
+        live.sampler = start_sampler(samples, &mut probe);
         let mut wait = POLL;
         while shutdown.reason().is_none() && !live.ended() {
             let drained = poll(&mut probe, &mut live, wait, shutdown);
@@ -437,12 +437,17 @@ impl Live {
 }
 
 /// Starts the thread that reads what is used, where something is wanted of it.
-fn start_sampler(plan: SamplePlan, probe: &Probe) -> Option<Sampler> {
-    if !plan.containers && !plan.processes {
+fn start_sampler(plan: SamplePlan, probe: &mut Probe) -> Option<Sampler> {
+    if !plan.containers && !plan.processes && !plan.calls {
         return None;
     }
     let cgroup_root = probe.hierarchy().mount.clone();
-    match Sampler::start(plan, Roots::default(), cgroup_root) {
+    match Sampler::start(
+        plan,
+        Roots::default(),
+        cgroup_root,
+        probe.take_failed_calls(),
+    ) {
         Ok(sampler) => Some(sampler),
         Err(error) => {
             tracing::error!(%error, "no thread could be started for samples: there are none");

@@ -9,6 +9,7 @@
 //! second one: what was due is counted as lost (`unsampled`). So a file system that hangs costs samples, and nothing else.
 //! What grew since the last reading is computed here, so a capture holds what a row tells, and a replay the same rows.
 
+pub(crate) mod calls;
 mod cgroups;
 mod growth;
 mod machine;
@@ -24,6 +25,8 @@ use dogwatch_schemas::Text;
 
 use crate::clock::Reading;
 use crate::fact::{Fact, Sampled};
+use crate::probe::FailedCalls;
+use calls::Calls;
 use cgroups::Containers;
 pub(crate) use cgroups::{Accounts, Subject};
 use machine::Machine;
@@ -43,6 +46,8 @@ pub struct SamplePlan {
     pub containers: bool,
     /// Whether processes are sampled.
     pub processes: bool,
+    /// Whether calls that fail are counted.
+    pub calls: bool,
 }
 
 /// Where the kernel's files are.
@@ -79,11 +84,16 @@ impl Sampler {
     ///
     /// # Errors
     /// When the system has no thread.
-    pub fn start(plan: SamplePlan, roots: Roots, cgroup_root: PathBuf) -> std::io::Result<Self> {
+    pub fn start(
+        plan: SamplePlan,
+        roots: Roots,
+        cgroup_root: PathBuf,
+        failed_calls: Option<FailedCalls>,
+    ) -> std::io::Result<Self> {
         let (asked, rounds) = sync_channel::<Vec<Subject>>(1);
         let (sender, pieces) = sync_channel(PIECES_MAX);
         let worker = move || {
-            let mut reading = Rounds::new(plan, roots, cgroup_root);
+            let mut reading = Rounds::new(plan, roots, cgroup_root, failed_calls);
             for subjects in rounds {
                 let mut hand_over = |facts: Vec<Fact>| sender.send(facts).is_ok();
                 if !reading.round(&subjects, &mut hand_over) {
@@ -142,6 +152,9 @@ impl Sampler {
                 // The thread tells what this round left out.
                 self.sampled.processes_unsampled += round.processes_unsampled;
                 self.sampled.went_back += round.went_back;
+                // The kernel part counts since the start.
+                self.sampled.calls_unsampled =
+                    self.sampled.calls_unsampled.max(round.calls_unsampled);
                 *round = Sampled {
                     ended_ns: round.ended_ns,
                     ..self.sampled
@@ -160,12 +173,20 @@ struct Rounds {
     machine: Machine,
     containers: Containers,
     processes: Processes,
+    calls: Option<Calls>,
 }
 
 impl Rounds {
-    fn new(plan: SamplePlan, roots: Roots, cgroup_root: PathBuf) -> Self {
+    fn new(
+        plan: SamplePlan,
+        roots: Roots,
+        cgroup_root: PathBuf,
+        failed_calls: Option<FailedCalls>,
+    ) -> Self {
+        let failed_calls = failed_calls.filter(|_| plan.calls);
         Self {
             plan,
+            calls: failed_calls.map(|table| Calls::new(table, roots.clone())),
             machine: Machine::new(roots.clone()),
             containers: Containers::new(&roots, cgroup_root),
             processes: Processes::new(roots),
@@ -180,6 +201,14 @@ impl Rounds {
     ) -> bool {
         let mut round = Sampled::default();
         let begun_ns = Reading::now().boot_ns;
+        let mut failed = None;
+        if let Some((calls, refused)) = self.calls.as_mut().and_then(Calls::round) {
+            round.calls_unsampled = refused;
+            failed = Some(calls::by_process(&calls));
+            if !hand_over(vec![Fact::FailedCalls(calls)]) {
+                return false;
+            }
+        }
         if self.plan.containers {
             let host = self
                 .machine
@@ -199,9 +228,11 @@ impl Rounds {
         }
         if self.plan.processes {
             let until = std::time::Instant::now() + self.plan.interval / ROUND_PART;
-            let taken = self.processes.round(until, &mut round, &mut |some| {
-                hand_over(vec![Fact::ProcessSamples(some)])
-            });
+            let taken = self
+                .processes
+                .round(until, failed.as_ref(), &mut round, &mut |some| {
+                    hand_over(vec![Fact::ProcessSamples(some)])
+                });
             if !taken {
                 return false;
             }

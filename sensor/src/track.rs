@@ -9,6 +9,7 @@
 
 mod apart;
 mod blocks;
+mod busiest;
 mod calls;
 mod counted;
 mod credentials;
@@ -51,6 +52,7 @@ use places::Places;
 pub(crate) use places::WaitingBounds;
 use row::RunColumns;
 pub(crate) use row::{EventRow, Row};
+use samples::FailedSums;
 
 /// Bytes of users' names of all containers.
 const USERS_BYTES_MAX: usize = 1 << 20;
@@ -92,6 +94,8 @@ pub(crate) struct Tracker {
     /// The host's mounts, where they may be read.
     mounts: HostMounts,
     failures: Failures,
+    /// Failed calls of the round under way by class, of each container and of the whole host.
+    failed: Option<FailedSums>,
     /// Processes given up that were told as a loss.
     evictions_told: u64,
     /// The newest record so far, nanoseconds since boot.
@@ -123,6 +127,7 @@ impl Tracker {
             users: HashMap::new(),
             mounts: HostMounts::default(),
             failures: Failures::default(),
+            failed: None,
             evictions_told: 0,
             newest_ns: 0,
         }
@@ -233,8 +238,10 @@ impl Tracker {
             } => self.folded(cgroup_id, fold, &counted, out),
             Fact::ContainerSample(sample) => self.container_sample(sample, out),
             Fact::ProcessSamples(samples) => self.process_samples(samples, out),
+            Fact::FailedCalls(round) => self.failed_calls(round, out),
+            Fact::Sampled(_) => self.failed = None,
             // These count losses; the pipeline reads them.
-            Fact::Counters(_) | Fact::Unparsed(_) | Fact::Sampled(_) => {}
+            Fact::Counters(_) | Fact::Unparsed(_) => {}
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use dogwatch_schemas::local::{self, LogRecord};
-use dogwatch_schemas::records::{ContainerSample, ProcessSample};
+use dogwatch_schemas::records::{ContainerSample, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topic;
 use dogwatch_sensor::config::{Config, RawConfig};
 use dogwatch_sensor::pipeline::{Input, Loaded, Output, Shutdown, Stats};
@@ -24,6 +24,8 @@ const MEMORY_BYTES: usize = 100 << 20;
 const FILES: usize = 50;
 const WRITES: usize = 1_000;
 const WRITE_BYTES: usize = 4_096;
+/// Opens that fail, of the load and of a child that ends at once.
+const FAILING: usize = 500;
 const CPU: Duration = Duration::from_millis(1_500);
 /// An emulated processor on a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -40,6 +42,16 @@ fn load() {
     let files: Vec<File> = (0..FILES)
         .map(|_| File::open("/dev/null").unwrap())
         .collect();
+    fail();
+    // SAFETY: the child makes system calls and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        fail();
+        // SAFETY: a plain system call.
+        unsafe { libc::_exit(0) };
+    }
+    // SAFETY: waits for a child of this process.
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
     let mut file = tempfile::tempfile().unwrap();
     let block = vec![7u8; WRITE_BYTES];
     for _ in 0..WRITES {
@@ -59,6 +71,15 @@ fn load() {
     std::io::stdout().flush().unwrap();
     std::thread::sleep(PATIENCE * 2);
     drop((memory, files));
+}
+
+/// Opens what is not there, and asks a terminal of what is none.
+fn fail() {
+    for _ in 0..FAILING {
+        // SAFETY: the path ends with NUL, and nothing is opened.
+        let opened = unsafe { libc::open(c"/dogwatch/none".as_ptr(), libc::O_RDONLY) };
+        assert_eq!(opened, -1);
+    }
 }
 
 fn cpu_time() -> Duration {
@@ -190,10 +211,11 @@ struct Rows {
     records: Receiver<LogRecord>,
     containers: Vec<ContainerSample>,
     processes: Vec<ProcessSample>,
+    calls: Vec<SyscallSample>,
 }
 
 impl Rows {
-    /// Takes rows until both tables have so many marks more than there are by now.
+    /// Takes rows until all tables have so many marks more than there are by now.
     fn rounds(&mut self, count: usize) {
         while let Ok(record) = self.records.try_recv() {
             self.take(&record);
@@ -221,17 +243,21 @@ impl Rows {
             Topic::ProcessSamples => self
                 .processes
                 .push(ProcessSample::decode_framed(value).unwrap()),
+            Topic::SyscallSamples => self
+                .calls
+                .push(SyscallSample::decode_framed(value).unwrap()),
             _ => {}
         }
     }
 
-    fn marks(&self) -> [usize; 2] {
+    fn marks(&self) -> [usize; 3] {
         let containers = self
             .containers
             .iter()
             .filter(|row| &*row.evt_type == "mark");
         let processes = self.processes.iter().filter(|row| &*row.evt_type == "mark");
-        [containers.count(), processes.count()]
+        let calls = self.calls.iter().filter(|row| &*row.evt_type == "mark");
+        [containers.count(), processes.count(), calls.count()]
     }
 }
 
@@ -259,7 +285,11 @@ fn beside(test: impl FnOnce(&mut Rows)) {
     // Whatever the test does meanwhile, the sensor is not held back.
     let (kept, records_kept) = mpsc::channel();
     std::thread::spawn(move || {
-        let tables = [Topic::ContainerSamples, Topic::ProcessSamples];
+        let tables = [
+            Topic::ContainerSamples,
+            Topic::ProcessSamples,
+            Topic::SyscallSamples,
+        ];
         let mut samples = records
             .iter()
             .filter(|record| tables.contains(&record.topic));
@@ -269,12 +299,45 @@ fn beside(test: impl FnOnce(&mut Rows)) {
         records: records_kept,
         containers: Vec::new(),
         processes: Vec::new(),
+        calls: Vec::new(),
     };
     rows.rounds(1);
     test(&mut rows);
     shutdown.trigger_because("the test is over");
     drop(rows);
     sensor.join().unwrap().unwrap();
+}
+
+/// Holds the opens that failed to what the load did: its own, and those of its child, which is gone.
+fn failed_opens(rows: &Rows, container: &str, pid: i64) {
+    let of_container = |row: &&SyscallSample| row.container_full_id.as_deref() == Some(container);
+    let opens: Vec<_> = rows
+        .calls
+        .iter()
+        .filter(of_container)
+        .filter(|row| row.call_errno.as_deref() == Some("ENOENT"))
+        .filter(|row| matches!(row.call_name.as_deref(), Some("open" | "openat")))
+        .collect();
+    let sum = |own: bool| -> i64 {
+        let rows = opens.iter().filter(|row| (row.proc_pid == pid) == own);
+        rows.filter_map(|row| row.call_failed).sum()
+    };
+    near("opens that failed", sum(true), FAILING as i64, 10);
+    near(
+        "and of a child that has ended",
+        sum(false),
+        FAILING as i64,
+        0,
+    );
+    let of_process = rows.processes.iter().filter(|row| row.proc_pid == pid);
+    let counted: i64 = of_process.filter_map(|row| row.calls_failed_file).sum();
+    near("failed calls of the process", counted, FAILING as i64, 50);
+    let of_container = |row: &&ContainerSample| row.container_full_id.as_deref() == Some(container);
+    let samples = rows.containers.iter().filter(of_container);
+    let counted: i64 = samples.filter_map(|row| row.calls_failed_file).sum();
+    near("and of the container", counted, 2 * FAILING as i64, 100);
+    let refused = rows.calls.iter().filter_map(|row| row.evt_losses.as_ref());
+    assert!(refused.flatten().all(|(_, count)| *count == 0));
 }
 
 /// Holds a number to what it should be.
@@ -355,6 +418,7 @@ fn a_known_load_is_told_within_a_twentieth() {
             2 << 20,
         );
 
+        failed_opens(rows, &cgroups.id, pid);
         let host: Vec<_> = rows
             .containers
             .iter()

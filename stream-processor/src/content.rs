@@ -18,7 +18,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample};
+use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample, SyscallSample};
 use dogwatch_schemas::time;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -371,6 +371,7 @@ fn record(
         Table::Events => encoded!(Event),
         Table::ContainerSamples => encoded!(ContainerSample),
         Table::ProcessSamples => encoded!(ProcessSample),
+        Table::SyscallSamples => encoded!(SyscallSample),
     }
 }
 

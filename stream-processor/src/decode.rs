@@ -19,7 +19,7 @@ use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::framing;
-use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample};
+use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topic;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -273,6 +273,17 @@ fn as_json(record: &impl Serialize) -> Text {
 
 /// What a sample has in common with an event.
 macro_rules! as_event {
+    ($sample:ident, of a process) => {
+        Event {
+            proc_key: $sample.proc_key.clone(),
+            proc_pid: $sample.proc_pid,
+            proc_name: $sample.proc_name.clone(),
+            proc_exepath: $sample.proc_exepath.clone(),
+            proc_stage: $sample.proc_stage.clone(),
+            user_host_uid: $sample.user_host_uid,
+            ..as_event!($sample)
+        }
+    };
     ($sample:ident) => {
         Event {
             host_id: $sample.host_id.clone(),
@@ -328,15 +339,13 @@ impl EventDecoder {
             Table::ProcessSamples => {
                 let sample = self.read(record, ProcessSample::decode_framed)?;
                 let told = Some(as_json(&sample));
-                let event = Event {
-                    proc_key: sample.proc_key.clone(),
-                    proc_pid: sample.proc_pid,
-                    proc_name: sample.proc_name.clone(),
-                    proc_exepath: sample.proc_exepath.clone(),
-                    proc_stage: sample.proc_stage.clone(),
-                    user_host_uid: sample.user_host_uid,
-                    ..as_event!(sample)
-                };
+                let event = as_event!(sample, of a process);
+                Ok(Whole { event, told })
+            }
+            Table::SyscallSamples => {
+                let sample = self.read(record, SyscallSample::decode_framed)?;
+                let told = Some(as_json(&sample));
+                let event = as_event!(sample, of a process);
                 Ok(Whole { event, told })
             }
         }

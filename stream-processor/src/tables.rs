@@ -2,7 +2,7 @@
 //!
 //! A detection reads one of them. Within a query it is planned as `events` is, whichever it is ([`crate::detect`]).
 
-use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample};
+use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topic;
 
 /// A table.
@@ -14,11 +14,18 @@ pub enum Table {
     ContainerSamples,
     /// What processes used in an interval.
     ProcessSamples,
+    /// Which calls failed in an interval.
+    SyscallSamples,
 }
 
 impl Table {
     /// All of them, that of events first.
-    pub const ALL: [Self; 3] = [Self::Events, Self::ContainerSamples, Self::ProcessSamples];
+    pub const ALL: [Self; 4] = [
+        Self::Events,
+        Self::ContainerSamples,
+        Self::ProcessSamples,
+        Self::SyscallSamples,
+    ];
 
     /// Its name in SQL.
     #[must_use]
@@ -27,6 +34,7 @@ impl Table {
             Self::Events => "events",
             Self::ContainerSamples => "container_samples",
             Self::ProcessSamples => "process_samples",
+            Self::SyscallSamples => "syscall_samples",
         }
     }
 
@@ -37,6 +45,7 @@ impl Table {
             Self::Events => Topic::Events,
             Self::ContainerSamples => Topic::ContainerSamples,
             Self::ProcessSamples => Topic::ProcessSamples,
+            Self::SyscallSamples => Topic::SyscallSamples,
         }
     }
 
@@ -59,6 +68,7 @@ impl Table {
             Self::Events => Event::SCHEMA,
             Self::ContainerSamples => ContainerSample::SCHEMA,
             Self::ProcessSamples => ProcessSample::SCHEMA,
+            Self::SyscallSamples => SyscallSample::SCHEMA,
         }
     }
 }

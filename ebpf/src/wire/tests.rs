@@ -4,8 +4,8 @@ use core::mem::offset_of;
 
 use super::*;
 use crate::control::{
-    COUNTED_CALLS, COUNTED_MAX, CgroupPolicy, CpuCounters, FilterReason, FoldedKey, Kind,
-    LimitedKey, Mode, Rate, RateClass, Settings, Tally,
+    COUNTED_CALLS, COUNTED_MAX, CgroupPolicy, CpuCounters, Failure, FailureKey, FilterReason,
+    FoldedKey, Kind, LimitedKey, Mode, Rate, RateClass, Settings, Tally,
 };
 use crate::record;
 
@@ -65,6 +65,25 @@ const CONTROL: &[Described] = &[
             ("share", offset_of!(LimitedKey, share), 8),
             ("counted", offset_of!(LimitedKey, counted), 4),
             ("pad", offset_of!(LimitedKey, pad), 4),
+        ],
+    ),
+    (
+        "failure_key",
+        size_of::<FailureKey>(),
+        &[
+            ("start_ns", offset_of!(FailureKey, start_ns), 8),
+            ("pid", offset_of!(FailureKey, pid), 4),
+            ("number", offset_of!(FailureKey, number), 2),
+            ("error", offset_of!(FailureKey, error), 2),
+        ],
+    ),
+    (
+        "failure",
+        size_of::<Failure>(),
+        &[
+            ("count", offset_of!(Failure, count), 8),
+            ("cgroup_id", offset_of!(Failure, cgroup_id), 8),
+            ("comm", offset_of!(Failure, comm), 16),
         ],
     ),
     (

@@ -47,6 +47,7 @@ fn reference() -> String {
         Topic::Containers,
         Topic::ContainerSamples,
         Topic::ProcessSamples,
+        Topic::SyscallSamples,
     ]) {
         let schema = parse(contract.schema);
         let Schema::Record(record) = &schema else {

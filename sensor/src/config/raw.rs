@@ -309,6 +309,7 @@ pub struct RawSamples {
     pub interval: Duration,
     pub containers: bool,
     pub processes: bool,
+    pub calls: bool,
 }
 
 impl Default for RawSamples {
@@ -317,6 +318,7 @@ impl Default for RawSamples {
             interval: Duration::from_secs(10),
             containers: true,
             processes: true,
+            calls: true,
         }
     }
 }

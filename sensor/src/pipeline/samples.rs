@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dogwatch_schemas::records::{ContainerSample, Loss, ProcessSample};
+use dogwatch_schemas::records::{ContainerSample, Loss, ProcessSample, SyscallSample};
 
 use super::Stage;
 use crate::fact::Sampled;
@@ -10,11 +10,12 @@ use crate::loss::Ledger;
 use crate::publish::Kind;
 use crate::sample::SamplePlan;
 
-/// What is remembered of the two tables.
+/// What is remembered of the tables.
 pub(super) struct Samples {
     plan: SamplePlan,
     containers: Ledger,
     processes: Ledger,
+    calls: Ledger,
     /// Counters that were smaller than before.
     pub went_back: u64,
 }
@@ -25,14 +26,19 @@ impl Samples {
             plan,
             containers: Ledger::default(),
             processes: Ledger::default(),
+            calls: Ledger::default(),
             went_back: 0,
         }
+    }
+
+    fn ledgers(&self) -> [&Ledger; 3] {
+        [&self.containers, &self.processes, &self.calls]
     }
 
     /// Samples lost in this run, by class.
     pub fn losses(&self) -> BTreeMap<String, u64> {
         let mut sum: BTreeMap<String, u64> = BTreeMap::new();
-        for ledger in [&self.containers, &self.processes] {
+        for ledger in self.ledgers() {
             for (class, count) in ledger.totals() {
                 *sum.entry(class.to_string()).or_default() += count;
             }
@@ -48,6 +54,8 @@ impl Stage {
             &mut self.samples.containers
         } else if kind == Kind::PROCESS_SAMPLE.name() {
             &mut self.samples.processes
+        } else if kind == Kind::SYSCALL_SAMPLE.name() {
+            &mut self.samples.calls
         } else {
             &mut self.ledger
         }
@@ -55,18 +63,15 @@ impl Stage {
 
     /// Whether there are losses that no status has told.
     pub(super) fn has_news(&self) -> bool {
-        let ledgers = [
-            &self.ledger,
-            &self.samples.containers,
-            &self.samples.processes,
-        ];
-        ledgers.iter().any(|ledger| ledger.has_news())
+        let samples = self.samples.ledgers();
+        self.ledger.has_news() || samples.iter().any(|ledger| ledger.has_news())
     }
 
     pub(super) fn take_news(&mut self) -> Vec<Loss> {
         let mut news = self.ledger.take();
         news.extend(self.samples.containers.take());
         news.extend(self.samples.processes.take());
+        news.extend(self.samples.calls.take());
         news
     }
 
@@ -87,6 +92,11 @@ impl Stage {
         self.count(handed, Kind::PROCESS_SAMPLE, sample.ts);
     }
 
+    pub(super) fn publish_syscall_sample(&mut self, mut sample: SyscallSample) {
+        let handed = self.publisher.syscall_sample(&mut sample);
+        self.count(handed, Kind::SYSCALL_SAMPLE, sample.ts);
+    }
+
     /// A round has ended, or did not come. A mark follows one that ended: what it left out is told by then.
     pub(super) fn sampled(&mut self, round: Sampled, now_ns: i64) {
         let (container, process) = (Kind::CONTAINER_SAMPLE.name(), Kind::PROCESS_SAMPLE.name());
@@ -97,6 +107,8 @@ impl Stage {
             .unsampled(container, containers, now_ns);
         let processes = round.processes_unsampled;
         self.samples.processes.unsampled(process, processes, now_ns);
+        let (call, calls) = (Kind::SYSCALL_SAMPLE.name(), round.calls_unsampled);
+        self.samples.calls.unsampled(call, calls, now_ns);
         let Some(ended_ns) = round.ended_ns else {
             return;
         };
@@ -112,6 +124,12 @@ impl Stage {
                 .tracker
                 .process_mark(ended_ns, self.samples.processes.totals());
             self.publish_process_sample(mark);
+        }
+        if self.samples.plan.calls {
+            let mark = self
+                .tracker
+                .syscall_mark(ended_ns, self.samples.calls.totals());
+            self.publish_syscall_sample(mark);
         }
     }
 }

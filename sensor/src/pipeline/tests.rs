@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 
 use dogwatch_ebpf::calls::Call;
 use dogwatch_schemas::local::{self, LogRecord};
-use dogwatch_schemas::records::{ContainerSample, ProcessSample, SensorStatus};
+use dogwatch_schemas::records::{ContainerSample, ProcessSample, SensorStatus, SyscallSample};
 use dogwatch_schemas::topics::Topic;
 
 use dogwatch_schemas::records::Event;
@@ -16,7 +16,7 @@ use crate::clock::Reading;
 use crate::config::RawConfig;
 use crate::container::{Container as Known, membership};
 use crate::fact::Fact;
-use crate::fact::{ProcessUsage, Running, Sampled};
+use crate::fact::{FailedCall, FailedRound, ProcessUsage, Running, Sampled};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const KIND_CALL: u16 = 6;
@@ -433,11 +433,31 @@ fn sampled_capture(path: &Path) {
             ..Running::default()
         })),
     ];
+    let failed = |pid, call: &str, errno, count| FailedCall {
+        pid,
+        start_ticks: 1_000,
+        cgroup_id: 7,
+        comm: b"gone".to_vec(),
+        call: call.into(),
+        entry: "native".into(),
+        errno,
+        count,
+    };
+    facts.push(Fact::FailedCalls(FailedRound {
+        boot_ns: 101 * SECOND_NS,
+        interval_ns: SECOND_NS,
+        calls: vec![
+            failed(10, "openat", 2, 50),
+            failed(10, "read", 11, 1_000),
+            failed(12, "connect", 111, 3),
+        ],
+    }));
     for (id, at) in [(None, 101), (Some("cd".repeat(32).into()), 102)] {
         facts.push(Fact::ContainerSample(Box::new(ContainerSample {
             container_full_id: id,
             boot_ts: at * SECOND_NS as i64,
             cpu_total_ns: Some(5),
+            sample_interval_ns: Some(SECOND_NS as i64),
             ..ContainerSample::default()
         })));
     }
@@ -458,6 +478,7 @@ fn sampled_capture(path: &Path) {
     let round = Sampled {
         ended_ns: Some(104 * SECOND_NS),
         processes_unsampled: 3,
+        calls_unsampled: 2,
         ..Sampled::default()
     };
     facts.push(Fact::Sampled(round));
@@ -516,8 +537,8 @@ fn samples_are_joined_with_what_is_known_and_marked_by_round() {
     assert_eq!((&*mark.evt_type, mark.seq), ("mark", 2));
     assert_eq!(mark.evt_losses.as_ref().unwrap()["unsampled"], 3);
     assert_eq!(processes.len(), 3);
-    assert_eq!(summary.samples, 6);
-    assert_eq!(summary.sample_losses["unsampled"], 5);
+    assert_eq!(summary.samples, 10);
+    assert_eq!(summary.sample_losses["unsampled"], 7);
     assert!(
         summary.losses.is_empty(),
         "events' marks tell nothing of them"
@@ -532,7 +553,73 @@ fn samples_are_joined_with_what_is_known_and_marked_by_round() {
         losses,
         [
             unsampled("container_sample", 1),
-            unsampled("process_sample", 4)
+            unsampled("process_sample", 4),
+            unsampled("syscall_sample", 2)
         ]
     );
+}
+
+#[test]
+fn failed_calls_are_told_by_call_and_summed_by_container() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    sampled_capture(&path);
+    let (_, records) = replay(&path);
+    let of = |topic| records.iter().filter(move |record| record.topic == topic);
+    let calls: Vec<_> = of(Topic::SyscallSamples)
+        .map(|record| SyscallSample::decode_framed(&record.value).unwrap())
+        .collect();
+    let told: Vec<_> = calls
+        .iter()
+        .map(|row| {
+            (
+                row.proc_name.as_deref(),
+                row.call_name.as_deref(),
+                row.call_class.as_deref(),
+                row.call_errno.as_deref(),
+                row.call_failed,
+            )
+        })
+        .collect();
+    let row = |name, call, class, errno, count| {
+        (
+            Some(name),
+            Some(call),
+            Some(class),
+            Some(errno),
+            Some(count),
+        )
+    };
+    let expected = [
+        row("web", "read", "file", "EAGAIN", 1_000),
+        row("web", "openat", "file", "ENOENT", 50),
+        row("gone", "connect", "net", "ECONNREFUSED", 3),
+        (None, None, None, None, None),
+    ];
+    assert_eq!(told, expected);
+    let samples = &calls[..3];
+    assert!(
+        samples
+            .iter()
+            .all(|row| &*row.container_id == "cdcdcdcdcdcd")
+    );
+    let mark = &calls[3];
+    assert_eq!((&*mark.evt_type, mark.seq), ("mark", 3));
+    assert_eq!(mark.evt_losses.as_ref().unwrap()["unsampled"], 2);
+    for container in of(Topic::ContainerSamples) {
+        let row = ContainerSample::decode_framed(&container.value).unwrap();
+        let sums = (
+            row.calls_failed_file,
+            row.calls_failed_net,
+            row.calls_failed_memory,
+        );
+        match &*row.evt_type {
+            "mark" => assert_eq!(sums, (None, None, None)),
+            _ => assert_eq!(
+                sums,
+                (Some(50), Some(3), Some(0)),
+                "what says not yet is not in it"
+            ),
+        }
+    }
 }

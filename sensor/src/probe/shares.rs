@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use aya::Pod;
 use aya::maps::{self, MapData};
 use dogwatch_ebpf::control::{
-    CgroupPolicy, FoldedKey, LimitedKey, Mode, Rate, RateClass, Tally, counted_name,
+    CgroupPolicy, Failure, FailureKey, FoldedKey, LimitedKey, Mode, Rate, RateClass, Tally,
+    counted_name,
 };
 
 use super::{ProbeError, map_error};
@@ -289,7 +290,7 @@ macro_rules! pod {
     ($($pod:ident($of:ty))*) => {$(
         #[derive(Clone, Copy)]
         #[repr(transparent)]
-        pub(super) struct $pod($of);
+        pub(super) struct $pod(pub(super) $of);
         // SAFETY: integers only, no padding.
         unsafe impl Pod for $pod {}
     )*};
@@ -301,6 +302,8 @@ pod! {
     PodLimitedKey(LimitedKey)
     PodFoldedKey(FoldedKey)
     PodTally(Tally)
+    PodFailureKey(FailureKey)
+    PodFailure(Failure)
 }
 
 #[cfg(test)]

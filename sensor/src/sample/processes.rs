@@ -12,6 +12,7 @@ use dogwatch_schemas::Text;
 use dogwatch_schemas::records::ProcessSample;
 
 use super::Roots;
+use super::calls::ByClass;
 use super::growth::difference;
 use super::text::{long, named, read};
 use crate::clock::Reading;
@@ -88,10 +89,11 @@ impl Processes {
     }
 
     /// Looks at all processes but this one, until `until` at most, and hands over the rows of those that have one; false when
-    /// nobody takes them.
+    /// nobody takes them. `failed`: what failed since the last round, where that is counted.
     pub fn round(
         &mut self,
         until: Instant,
+        failed: Option<&HashMap<(u32, u64), ByClass>>,
         round: &mut Sampled,
         hand_over: &mut dyn FnMut(Vec<ProcessUsage>) -> bool,
     ) -> bool {
@@ -107,7 +109,7 @@ impl Processes {
                 whole = false;
                 break;
             }
-            rows.extend(self.process(pid, &mut counted, &mut round.went_back));
+            rows.extend(self.process(pid, failed, &mut counted, &mut round.went_back));
             if rows.len() >= PIECE && !hand_over(std::mem::take(&mut rows)) {
                 return false;
             }
@@ -128,7 +130,13 @@ impl Processes {
     }
 
     /// Looks at a process; none where it ended meanwhile, or has no row.
-    fn process(&mut self, pid: u32, counted: &mut u64, back: &mut u64) -> Option<ProcessUsage> {
+    fn process(
+        &mut self,
+        pid: u32,
+        failed: Option<&HashMap<(u32, u64), ByClass>>,
+        counted: &mut u64,
+        back: &mut u64,
+    ) -> Option<ProcessUsage> {
         let folder = self.roots.proc.join(pid.to_string());
         let Looked {
             comm,
@@ -136,19 +144,21 @@ impl Processes {
             stat,
         } = look(&folder)?;
         let now_ns = Reading::now().boot_ns;
+        let failed = failed.map(|all| all.get(&(pid, start_ticks)).copied());
         let before = self
             .known
             .remove(&pid)
             .filter(|known| known.start_ticks == start_ticks);
         if let Some(mut known) = before {
-            if known.stat == stat && now_ns < known.row_due_ns {
+            if known.stat == stat && failed.flatten().is_none() && now_ns < known.row_due_ns {
                 known.looked_ns = now_ns;
                 known.round = self.rounds;
                 self.known.insert(pid, known);
                 return None;
             }
             let sample = self.sample(&folder, stat, Some(&known), now_ns, counted, back);
-            return Some(self.row(pid, start_ticks, comm, stat, sample));
+            let row = self.row(pid, start_ticks, comm, stat, sample);
+            return Some(with_failures(row, failed));
         }
         // What began since the last round is compared with nothing used at all.
         let start_ns = start_ticks.saturating_mul(TICK_NS as u64);
@@ -163,7 +173,8 @@ impl Processes {
         };
         let before = begun.then_some(&nothing);
         let sample = self.sample(&folder, stat, before, now_ns, counted, back);
-        Some(self.row(pid, start_ticks, comm, stat, sample))
+        let row = self.row(pid, start_ticks, comm, stat, sample);
+        Some(with_failures(row, failed))
     }
 
     fn row(
@@ -238,6 +249,17 @@ impl Processes {
         };
         (sample, io)
     }
+}
+
+/// Failures by class; none of them known where they are not counted, or the interval is not known.
+fn with_failures(mut row: ProcessUsage, failed: Option<Option<ByClass>>) -> ProcessUsage {
+    let failed = failed.filter(|_| row.sample.sample_interval_ns.is_some());
+    let of = |class: usize| failed.map(|sums| sums.unwrap_or_default()[class]);
+    row.sample.calls_failed_file = of(0);
+    row.sample.calls_failed_net = of(1);
+    row.sample.calls_failed_memory = of(2);
+    row.sample.calls_failed_other = of(3);
+    row
 }
 
 /// `pid (comm) state ppid …`; comm may hold blanks and parentheses.
@@ -354,7 +376,7 @@ mod tests {
         let mut rows = Vec::new();
         let mut told = Sampled::default();
         let until = Instant::now() + Duration::from_secs(60);
-        assert!(processes.round(until, &mut told, &mut |some| {
+        assert!(processes.round(until, None, &mut told, &mut |some| {
             rows.extend(some);
             true
         }));
@@ -402,6 +424,33 @@ mod tests {
     }
 
     #[test]
+    fn a_process_whose_calls_fail_has_a_row() {
+        let proc = tempfile::tempdir().unwrap();
+        process(proc.path(), 7, 100, 50);
+        process(proc.path(), 8, 100, 50);
+        let mut processes = processes(proc.path());
+        round(&mut processes);
+        let failed = HashMap::from([((7, 50), [3, 0, 0, 1]), ((8, 49), [9, 9, 9, 9])]);
+        let mut rows = Vec::new();
+        let until = Instant::now() + Duration::from_secs(60);
+        processes.round(until, Some(&failed), &mut Sampled::default(), &mut |some| {
+            rows.extend(some);
+            true
+        });
+        assert_eq!(
+            rows.len(),
+            1,
+            "the other one is of a process that had the pid before"
+        );
+        let sample = &rows[0].sample;
+        assert_eq!((sample.proc_pid, sample.calls_failed_file), (7, Some(3)));
+        assert_eq!(
+            (sample.calls_failed_net, sample.calls_failed_other),
+            (Some(0), Some(1))
+        );
+    }
+
+    #[test]
     fn a_pid_used_again_is_another_process_and_what_begins_is_counted_whole() {
         let proc = tempfile::tempdir().unwrap();
         process(proc.path(), 7, 100, 50);
@@ -438,7 +487,7 @@ mod tests {
         }
         let mut processes = processes(proc.path());
         let mut told = Sampled::default();
-        assert!(processes.round(Instant::now(), &mut told, &mut |_| true));
+        assert!(processes.round(Instant::now(), None, &mut told, &mut |_| true));
         assert_eq!(told.processes_unsampled, 10);
     }
 

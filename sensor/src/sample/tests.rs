@@ -9,6 +9,7 @@ const PLAN: SamplePlan = SamplePlan {
     interval: Duration::from_secs(1),
     containers: true,
     processes: true,
+    calls: true,
 };
 
 fn roots(folder: &Path) -> Roots {
@@ -38,7 +39,8 @@ fn ended(fact: &Fact) -> Sampled {
 
 #[test]
 fn a_round_of_this_machine_has_the_host_and_its_processes() {
-    let mut sampler = Sampler::start(PLAN, Roots::default(), "/sys/fs/cgroup".into()).unwrap();
+    let mut sampler =
+        Sampler::start(PLAN, Roots::default(), "/sys/fs/cgroup".into(), None).unwrap();
     assert!(sampler.is_due(0));
     assert_eq!(sampler.ask(1, Vec::new()), None);
     assert!(!sampler.is_due(2) && sampler.is_due(1_000_000_001));
@@ -76,7 +78,8 @@ fn a_file_system_that_hangs_costs_samples_and_holds_nobody_up() {
     let path = std::ffi::CString::new(hung.to_str().unwrap()).unwrap();
     // SAFETY: a path that ends with NUL.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
-    let mut sampler = Sampler::start(PLAN, roots(folder.path()), folder.path().into()).unwrap();
+    let mut sampler =
+        Sampler::start(PLAN, roots(folder.path()), folder.path().into(), None).unwrap();
     let begun = Instant::now();
     assert_eq!(sampler.ask(0, Vec::new()), None);
     for round in 1..=3 {

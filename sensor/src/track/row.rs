@@ -20,6 +20,8 @@ pub(crate) enum Row {
     ContainerSample(Box<records::ContainerSample>),
     /// For `dogwatch.process-samples`.
     ProcessSample(Box<records::ProcessSample>),
+    /// For `dogwatch.syscall-samples`.
+    SyscallSample(Box<records::SyscallSample>),
 }
 
 /// The columns of the sensor's run, encoded: the same for all its events.

@@ -1,14 +1,18 @@
 //! Rows of samples: what was read of containers and processes, joined with what is known of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use dogwatch_ebpf::calls::numbers;
 use dogwatch_schemas::Text;
-use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample};
+use dogwatch_schemas::errno;
+use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample, SyscallSample};
 
+use super::busiest::{Candidate, Rest, busiest};
 use super::{Row, Tracker, text};
 use crate::container::Place;
-use crate::fact::ProcessUsage;
+use crate::fact::{FailedCall, FailedRound, ProcessUsage};
 use crate::process::Id;
+use crate::sample::calls::{ByClass, is_counted};
 use crate::text::cut;
 
 /// Bytes of `proc_exepath`.
@@ -44,6 +48,52 @@ macro_rules! set_place {
     };
 }
 
+/// Columns of the process, where the table knows it.
+macro_rules! set_process {
+    ($sample:ident, $tracker:ident, $id:ident, $comm:expr) => {
+        let process = $tracker.table.find($id);
+        $sample.proc_key = process.map_or_else(|| $tracker.key($id), |process| process.key.clone());
+        $sample.proc_name = process.and_then(|process| process.comm.clone());
+        if $sample.proc_name.is_none() {
+            $sample.proc_name = Some(text(&$comm, &mut false));
+        }
+        if let Some(process) = process {
+            let program = process.program.as_ref();
+            let path = program.and_then(|program| program.exepath.as_ref());
+            $sample.proc_exepath = path.map(|path| cut(path, EXEPATH_BYTES_MAX));
+            $sample.proc_stage = process.stage.map(|stage| stage.name().into());
+            $sample.user_host_uid = Some(i64::from(process.uid));
+        }
+    };
+}
+
+/// Failed calls of a round by class.
+#[derive(Debug, Default)]
+pub(super) struct FailedSums {
+    of_containers: HashMap<Place, ByClass>,
+    of_all: ByClass,
+}
+
+impl FailedSums {
+    fn add(&mut self, place: &Place, failed: &FailedCall) {
+        if !is_counted(failed.errno) {
+            return;
+        }
+        let class = numbers::class(&failed.call) as usize;
+        let of_container = self.of_containers.entry(place.clone()).or_default();
+        of_container[class] += failed.count as i64;
+        self.of_all[class] += failed.count as i64;
+    }
+
+    /// Those of a container; of the host all there are.
+    fn of(&self, place: &Place) -> ByClass {
+        match place {
+            Place::Host => self.of_all,
+            place => self.of_containers.get(place).copied().unwrap_or_default(),
+        }
+    }
+}
+
 impl Tracker {
     /// What a container used, or the host.
     pub(super) fn container_sample(&self, mut sample: Box<ContainerSample>, out: &mut Vec<Row>) {
@@ -54,6 +104,14 @@ impl Tracker {
         set_head!(sample, self, "sample");
         let columns = self.columns_of(&place);
         set_place!(sample, columns);
+        // As of all that is added: nothing is known of an interval that is not known.
+        let failed = self.failed.as_ref();
+        let failed = failed.filter(|_| sample.sample_interval_ns.is_some());
+        let of = |class: usize| failed.map(|sums| sums.of(&place)[class]);
+        sample.calls_failed_file = of(0);
+        sample.calls_failed_net = of(1);
+        sample.calls_failed_memory = of(2);
+        sample.calls_failed_other = of(3);
         out.push(Row::ContainerSample(sample));
     }
 
@@ -70,24 +128,74 @@ impl Tracker {
                 start_ticks,
             };
             set_head!(sample, self, "sample");
-            let process = self.table.find(id);
-            sample.proc_key = process.map_or_else(|| self.key(id), |process| process.key.clone());
-            sample.proc_name = process.and_then(|process| process.comm.clone());
-            if sample.proc_name.is_none() {
-                sample.proc_name = Some(text(&comm, &mut false));
-            }
-            if let Some(process) = process {
-                let program = process.program.as_ref();
-                let path = program.and_then(|program| program.exepath.as_ref());
-                sample.proc_exepath = path.map(|path| cut(path, EXEPATH_BYTES_MAX));
-                sample.proc_stage = process.stage.map(|stage| stage.name().into());
-                sample.user_host_uid = Some(i64::from(process.uid));
-            }
-            let place = process.map_or(Place::Unknown, |process| process.place.clone());
+            set_process!(sample, self, id, comm);
+            let known = self.table.find(id);
+            let place = known.map_or(Place::Unknown, |process| process.place.clone());
             let columns = self.columns_of(&place);
             set_place!(sample, columns);
             out.push(Row::ProcessSample(Box::new(sample)));
         }
+    }
+
+    /// Which calls failed: the rows of the most frequent ones, and one of the rest of each container.
+    pub(super) fn failed_calls(&mut self, round: FailedRound, out: &mut Vec<Row>) {
+        let mut sums = FailedSums::default();
+        let candidates = round.calls.into_iter().map(|failed| {
+            let id = Id {
+                pid: failed.pid,
+                start_ticks: failed.start_ticks,
+            };
+            let process = self.table.find(id);
+            let place = process.map_or_else(
+                || self.places.place_of(failed.cgroup_id),
+                |process| process.place.clone(),
+            );
+            sums.add(&place, &failed);
+            Candidate {
+                place,
+                weight: failed.count,
+                row: failed,
+            }
+        });
+        let (sent, rests) = busiest(candidates.collect());
+        let new = |place: &Place| {
+            let mut sample = SyscallSample {
+                boot_ts: round.boot_ns as i64,
+                sample_interval_ns: Some(round.interval_ns as i64),
+                ..SyscallSample::default()
+            };
+            set_head!(sample, self, "sample");
+            let columns = self.columns_of(place);
+            set_place!(sample, columns);
+            sample
+        };
+        for Candidate { place, row, .. } in sent {
+            let mut sample = new(&place);
+            self.set_failed(&mut sample, &row);
+            out.push(Row::SyscallSample(Box::new(sample)));
+        }
+        for Rest { place, rows } in rests {
+            let mut sample = new(&place);
+            sample.evt_type = "rest".into();
+            sample.call_failed = Some(rows.iter().map(|row| row.count as i64).sum());
+            sample.rows_left_out = Some(rows.len() as i64);
+            out.push(Row::SyscallSample(Box::new(sample)));
+        }
+        self.failed = Some(sums);
+    }
+
+    fn set_failed(&self, sample: &mut SyscallSample, failed: &FailedCall) {
+        let id = Id {
+            pid: failed.pid,
+            start_ticks: failed.start_ticks,
+        };
+        sample.proc_pid = i64::from(failed.pid);
+        set_process!(sample, self, id, failed.comm);
+        sample.call_class = Some(numbers::class(&failed.call).name().into());
+        sample.call_name = Some(failed.call.clone());
+        sample.call_entry = Some(failed.entry.clone());
+        sample.call_errno = Some(errno::name(failed.errno).into());
+        sample.call_failed = Some(failed.count as i64);
     }
 
     fn columns_of(&self, place: &Place) -> Event {
@@ -115,6 +223,18 @@ impl Tracker {
             container_id: "host".into(),
             evt_losses: Some(counts(losses)),
             ..ProcessSample::default()
+        };
+        set_head!(mark, self, "mark");
+        mark
+    }
+
+    /// A mark of `syscall_samples`.
+    pub fn syscall_mark(&self, boot_ns: u64, losses: &BTreeMap<Text, u64>) -> SyscallSample {
+        let mut mark = SyscallSample {
+            boot_ts: boot_ns as i64,
+            container_id: "host".into(),
+            evt_losses: Some(counts(losses)),
+            ..SyscallSample::default()
         };
         set_head!(mark, self, "mark");
         mark

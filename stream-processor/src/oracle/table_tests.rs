@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample};
+use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topics;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -22,6 +22,9 @@ const HOT: &str = "SELECT window_start, window_end, host_id, container_id, sum(c
     FROM tumble(container_samples, INTERVAL '30 seconds') WHERE evt_type = 'sample'\n\
     GROUP BY window_start, window_end, host_id, container_id HAVING sum(cpu_total_ns) >= 40";
 const OPEN: &str = "SELECT container_id, proc_name, proc_fdopencount FROM process_samples WHERE proc_fdopencount >= 90";
+const FAILING: &str = "SELECT window_start, window_end, host_id, container_id, sum(call_failed) AS count\n\
+    FROM tumble(syscall_samples, INTERVAL '20 seconds') WHERE evt_type <> 'mark'\n\
+    GROUP BY window_start, window_end, host_id, container_id HAVING sum(call_failed) >= 50";
 const SPREE: &str = "SELECT window_start, window_end, host_id, container_id, count(*) AS count\n\
     FROM tumble(events, INTERVAL '10 seconds') WHERE evt_type = 'execve'\n\
     GROUP BY window_start, window_end, host_id, container_id HAVING count(*) >= 2";
@@ -69,6 +72,10 @@ fn row(table: Table, offset: i64, host: &str, second: i64, more: &Value) -> Inpu
         }
         Table::ProcessSamples => {
             let row: ProcessSample = serde_json::from_value(row).expect(taken);
+            row.encode_framed(&mut value);
+        }
+        Table::SyscallSamples => {
+            let row: SyscallSample = serde_json::from_value(row).expect(taken);
             row.encode_framed(&mut value);
         }
     }
@@ -206,6 +213,9 @@ fn log(table: Table, steps: &[(i64, u8, i64)]) -> Vec<InputRecord> {
             (_, Table::ProcessSamples) => {
                 json!({"proc_fdopencount": amount * 4, "container_id": container})
             }
+            (_, Table::SyscallSamples) => {
+                json!({"call_failed": amount, "container_id": container})
+            }
         };
         let offset = offsets.next().expect("numbers go on");
         row(table, offset, host, second, &more)
@@ -223,10 +233,10 @@ proptest! {
     /// Each topic's records are in order; how the polls of topics lie between each other is chance.
     #[test]
     fn nothing_depends_on_how_the_polls_of_topics_are_mixed(
-        logs in [steps(), steps(), steps()],
-        polls in prop::collection::vec((0..3usize, 1..5usize), 0..60),
+        logs in [steps(), steps(), steps(), steps()],
+        polls in prop::collection::vec((0..4usize, 1..5usize), 0..60),
     ) {
-        let folder = folder(&[("hot", HOT), ("open", OPEN), ("spree", SPREE)]);
+        let folder = folder(&[("hot", HOT), ("open", OPEN), ("spree", SPREE), ("failing", FAILING)]);
         let logs: Vec<Vec<InputRecord>> = Table::ALL
             .into_iter()
             .zip(&logs)
@@ -236,7 +246,7 @@ proptest! {
         let mut left: Vec<_> = logs.into_iter().map(Vec::into_iter).collect();
         let mut engine = engine(folder.path());
         let mut alerts: Vec<Alert> = Vec::new();
-        let every = (0..3).map(|topic| (topic, usize::MAX));
+        let every = (0..Table::ALL.len()).map(|topic| (topic, usize::MAX));
         for (topic, count) in polls.into_iter().chain(every) {
             let poll: Vec<InputRecord> = left[topic].by_ref().take(count).collect();
             alerts.extend(engine.step(poll).expect("a step").alerts);

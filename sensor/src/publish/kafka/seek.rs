@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use dogwatch_kafka::topics::{self, Admin, Counts};
 use dogwatch_kafka::{Fault, ServedProducer, check_advertised};
 use dogwatch_schemas::Text;
-use dogwatch_schemas::records::{Container, ContainerSample, Event, ProcessSample, SensorStatus};
+use dogwatch_schemas::records::{
+    Container, ContainerSample, Event, ProcessSample, SensorStatus, SyscallSample,
+};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::producer::Producer as _;
 
@@ -177,6 +179,7 @@ impl Search {
             (Container::fingerprint(), Container::SCHEMA),
             (ContainerSample::fingerprint(), ContainerSample::SCHEMA),
             (ProcessSample::fingerprint(), ProcessSample::SCHEMA),
+            (SyscallSample::fingerprint(), SyscallSample::SCHEMA),
         ];
         for (fingerprint, schema) in schemas {
             let key = fingerprint.to_string();
