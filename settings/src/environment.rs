@@ -37,17 +37,20 @@ pub fn meaning(program: Program, name: &str, value: &str) -> Option<Meaning> {
         Meaning::OfAnother(other)
     } else if ASIDE.contains(&key.as_str()) {
         Meaning::Aside
-    } else if is_link(rest, value) {
+    } else if is_link(rest, value) && !begins_with_a_section(&key) {
         Meaning::Link
     } else {
         match nearest_variable(&key) {
             Some((near, likeness)) if likeness.is_misspelling() => Meaning::Misspelt(Some(near)),
-            // Nobody but us joins words by two underscores.
-            _ if key.contains('.') => {
-                let near = nearest_setting(Program::Either, &key);
-                Meaning::Misspelt(near.map(|near| variable(&near)))
-            }
-            _ => Meaning::Unknown,
+            _ => match (without_its_section(&key), key.contains('.')) {
+                (Some(near), _) => Meaning::Misspelt(Some(variable(&near))),
+                // Nobody but us joins words by two underscores.
+                (None, true) => {
+                    let near = nearest_setting(Program::Either, &key);
+                    Meaning::Misspelt(near.map(|near| variable(&near)))
+                }
+                (None, false) => Meaning::Unknown,
+            },
         }
     })
 }
@@ -55,6 +58,29 @@ pub fn meaning(program: Program, name: &str, value: &str) -> Option<Meaning> {
 /// The variable of a key.
 pub fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// Whether a key begins with a section of ours and the two underscores that we alone write behind it.
+fn begins_with_a_section(key: &str) -> bool {
+    let section = key.split_once('.').map(|(section, _)| section);
+    section.is_some_and(|section| Program::Either.has_section(section))
+}
+
+/// The setting of a section that a key names without the section, or nearly so.
+///
+/// Settings of one word (`interval`, `level`) are left out: such a name may well be somebody else's.
+fn without_its_section(key: &str) -> Option<String> {
+    let settings = Program::Either.settings().into_iter();
+    let named = settings.filter_map(|setting| {
+        let (_, name) = setting.split_once('.')?;
+        let likeness = Likeness {
+            distance: strsim::osa_distance(&letters(key), &letters(name)),
+            letters: letters(key).len(),
+        };
+        (name.contains('_') && likeness.is_misspelling()).then_some((likeness.distance, setting))
+    });
+    let nearest = named.min_by_key(|(distance, _)| *distance);
+    nearest.map(|(_, setting)| setting)
 }
 
 /// Says whether a variable is one that Kubernetes makes for each service of a namespace, or Docker for each link:
@@ -239,6 +265,29 @@ mod tests {
                     "{wrong}"
                 );
             }
+        }
+        // The section is missing.
+        for (wrong, right) in [
+            (
+                "DOGWATCH_BOOTSTRAP_SERVERS",
+                "DOGWATCH_KAFKA__BOOTSTRAP_SERVERS",
+            ),
+            (
+                "DOGWATCH_BOOTSTRAP_SERVER",
+                "DOGWATCH_KAFKA__BOOTSTRAP_SERVERS",
+            ),
+            ("DOGWATCH_GROUP_ID", "DOGWATCH_KAFKA__GROUP_ID"),
+            ("DOGWATCH_TOPIC_PREFIX", "DOGWATCH_KAFKA__TOPIC_PREFIX"),
+            ("DOGWATCH_RINGBYTES", "DOGWATCH_KERNEL__RING_BYTES"),
+            ("DOGWATCH_KEYS_MAX", "DOGWATCH_WINDOWS__KEYS_MAX"),
+        ] {
+            let misspelt = Meaning::Misspelt(Some(right.to_owned()));
+            assert_eq!(of(wrong, "x"), misspelt, "{wrong}");
+        }
+        // Kubernetes writes no two underscores behind our sections, whatever the value is.
+        for name in ["DOGWATCH_KAFKA__PORT", "DOGWATCH_METRICS__PORT"] {
+            let told = of(name, "tcp://10.0.0.2:9092");
+            assert_eq!(told, Meaning::Misspelt(None), "{name}");
         }
         // What is like nothing is told without a name that would mislead.
         for name in ["DOGWATCH_KAFKA__PORT", "DOGWATCH_FOO__BAR"] {
