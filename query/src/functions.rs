@@ -29,8 +29,24 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     ]
 }
 
-/// How it is called.
-const CIDR_USAGE: &str = "write cidr_match(fd_rip, '10.0.0.0/8')";
+/// The mend of a call that is wrong. The column that it is given and the network are kept as far as they are right.
+fn cidr_usage(network: Option<&str>, argument: Option<&str>) -> String {
+    let network = network.and_then(nearest_network);
+    format!(
+        "write cidr_match({}, '{}')",
+        argument.unwrap_or("fd_rip"),
+        network.as_deref().unwrap_or("10.0.0.0/8")
+    )
+}
+
+/// The network that a text most likely means: an address alone is one of its own, and a length has a most.
+fn nearest_network(text: &str) -> Option<String> {
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    let address: IpAddr = address.trim().parse().ok()?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let length: u32 = length.trim().parse().unwrap_or(most);
+    Some(format!("{address}/{}", length.min(most)))
+}
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CidrMatch {
@@ -53,7 +69,10 @@ impl ScalarUDFImpl for CidrMatch {
         {
             return Ok(DataType::Boolean);
         }
-        plan_err!("cidr_match takes an address and a network as text; {CIDR_USAGE}")
+        plan_err!(
+            "cidr_match takes an address and a network as text; {}",
+            cidr_usage(None, None)
+        )
     }
 
     /// Also looks at the network, so that one that is none is refused when the query is planned.
@@ -64,12 +83,22 @@ impl ScalarUDFImpl for CidrMatch {
             .map(|field| field.data_type().clone())
             .collect();
         let kind = self.return_type(&types)?;
+        // A column is called by its name, what is computed by that of the function.
+        let prefixes = ["fd_", "proc_", "evt_", "host_", "container_"];
+        let is_column = |name: &&str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let argument = Some(args.arg_fields[0].name().as_str()).filter(is_column);
         let Some(network) = args.scalar_arguments[1] else {
-            return plan_err!("cidr_match takes its network as a constant; {CIDR_USAGE}");
+            return plan_err!(
+                "cidr_match takes its network as a constant; {}",
+                cidr_usage(None, argument)
+            );
         };
         let network = network.try_as_str().flatten().unwrap_or("NULL");
         if Network::parse(network).is_none() {
-            return plan_err!("cidr_match: {network:?} is no network; {CIDR_USAGE}");
+            return plan_err!(
+                "cidr_match: {network:?} is no network; {}",
+                cidr_usage(Some(network), argument)
+            );
         }
         Ok(Arc::new(Field::new(self.name(), kind, true)))
     }

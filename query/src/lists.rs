@@ -98,7 +98,8 @@ fn load_one(file: &Path, text: &Result<Arc<str>, Fault>) -> Result<(String, List
 /// When it is no CSV, or its first line names no columns.
 pub fn parse(text: &str) -> Result<List, Fault> {
     // Lines are counted by their ends, and a CRLF would be half read at the end of a row.
-    let text = format!("{}\n", without_mark(text).replace("\r\n", "\n"));
+    let text = without_mark(text).replace("\r\n", "\n");
+    let text = format!("{text}\n{LAST_ROW}\n");
     let mut rows = Rows::new(&text);
     let (line, header) = rows.next().transpose()?.unwrap_or((1, StringRecord::new()));
     let columns: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
@@ -162,6 +163,9 @@ pub fn parse(text: &str) -> Result<List, Fault> {
     })
 }
 
+/// A row behind the last one of a list: where a double quote is open, it becomes part of that one's cell.
+const LAST_ROW: &str = "\u{1}end";
+
 /// The rows of a text, each with its line from 1.
 struct Rows<'a>(csv::StringRecordsIntoIter<&'a [u8]>);
 
@@ -184,10 +188,15 @@ impl Iterator for Rows<'_> {
         // Where a row begins is told before comments and blank lines are left out: it is reckoned from its end.
         let end = self.0.reader().position().line() as usize;
         Some(match row {
+            Ok(row) if row.len() == 1 && &row[0] == LAST_ROW => return None,
             Ok(row) => {
                 let breaks = row.iter().map(|cell| cell.matches('\n').count());
-                let lines = 1 + breaks.sum::<usize>();
-                Ok((end.saturating_sub(lines).max(1), row))
+                let breaks = breaks.sum::<usize>();
+                match row.iter().any(|cell| cell.contains(LAST_ROW)) {
+                    // The end of its last line is within the cell.
+                    true => Err(open_quote(&row, end.saturating_sub(breaks).max(1))),
+                    false => Ok((end.saturating_sub(1 + breaks).max(1), row)),
+                }
             }
             Err(error) => {
                 let reason = format!("the list is no CSV: {error}");
@@ -195,6 +204,17 @@ impl Iterator for Rows<'_> {
             }
         })
     }
+}
+
+/// The refusal of a row in which a double quote is opened and never closed, in the line where that is.
+fn open_quote(row: &StringRecord, line: usize) -> Fault {
+    let before = row.iter().take_while(|cell| !cell.contains(LAST_ROW));
+    let breaks = before.map(|cell| cell.matches('\n').count());
+    Fault::new(
+        line + breaks.sum::<usize>(),
+        "a double quote is open to the end of the list",
+        "close it at the cell's end, and write one that belongs to a cell as two within quotes",
+    )
 }
 
 /// What an author should know of a list's rows.
@@ -218,6 +238,14 @@ impl<'a> Judge<'a> {
 
     fn look(&mut self, line: usize, record: &StringRecord) {
         for (column, cell) in self.columns.iter().zip(record) {
+            if let Some((first, _)) = cell.split_once('\n') {
+                let reason =
+                    format!("the cell of {column} that begins with {first:?} has a line break");
+                let mend =
+                    "close the double quote before it, if no text with a line break is meant";
+                self.warn(Fault::new(line, reason, mend));
+                continue;
+            }
             if !cell.is_empty() && cell.trim() != cell {
                 let reason = format!(
                     "{column} is {cell:?}, and only a text with the same blanks around it equals that"
@@ -307,6 +335,16 @@ mod tests {
             6,
             "cells are 1, and the columns 2",
         );
+        for (text, line) in [
+            ("name\nsh\n\"bash\nzsh\n", 3),
+            ("name\n\"", 2),
+            ("\"name", 1),
+            ("name,why\nsh,\"a\nb\"\nbash,\"c", 4),
+            ("name,why\n\"a\nb\",\"c\n\n", 3),
+            ("name\n\"sh\"\"\nbash\n", 2),
+        ] {
+            check(text, line, "a double quote is open to the end");
+        }
     }
 
     #[test]
@@ -323,6 +361,11 @@ mod tests {
             "name,why\ncron,jobs\n,to be filled in\nsh,\n",
             3,
             "name is blank, which is NULL",
+        );
+        check(
+            "name,why\n\"sh,a\nbash,\",b\n",
+            2,
+            "\"sh,a\" has a line break",
         );
         check("name\nsh\n\nbash \n", 4, "\"bash \"");
         check("\u{feff}\r\nname\r\nsh\r\n\r\nbash \r\n", 5, "\"bash \"");

@@ -130,7 +130,7 @@ struct RawDedup {
 const HEADER_BYTES_MAX: usize = 16 << 10;
 
 /// Keys a header may have; what `deny_unknown_fields` refuses is compared to them.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 15] = [
     "title",
     "description",
     "message",
@@ -146,10 +146,10 @@ const KEYS: [&str; 18] = [
     "dedup",
     "lateness",
     "out_of_orderness",
-    "key",
-    "period",
-    "limit",
 ];
+
+/// Keys that its table `dedup` may have.
+const DEDUP_KEYS: [&str; 3] = ["key", "period", "limit"];
 
 /// How far behind its host's newest row a row may be and still be in time, where the header says nothing.
 const OUT_OF_ORDERNESS: Duration = Duration::from_secs(1);
@@ -214,10 +214,7 @@ impl Header {
             return Err(rule);
         }
         if file.header.trim().is_empty() {
-            let reason = format!(
-                "line {} is no -- line: the file does not begin with a header",
-                file.query_line
-            );
+            let reason = "this is no -- line: the file does not begin with a header";
             let mend = "write -- title = \"..\" and the other keys before anything else, each on a line that begins with --";
             return Err(Fault::new(file.query_line, reason, mend));
         }
@@ -394,7 +391,7 @@ fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
         + 1;
     if error.message().starts_with("missing field") && goes_on(file) {
         let ends = file.query_line;
-        let reason = format!("{reason}: the header ends at line {ends}, which is no -- line");
+        let reason = format!("{reason}: the header ends here, where a line does not begin with --");
         let mend = "keep the header's lines together: no blank line and no /* */ between them";
         return Fault::new(ends, reason, mend);
     }
@@ -418,18 +415,29 @@ fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
             ),
         );
     };
-    let mend = match nearest(unknown, KEYS) {
-        Some(known) => format!("did you mean {known}?"),
-        None => format!("use {}", KEYS.join(", ")),
+    // Keys of the table dedup are no keys of the header, nor the other way round: the reader says which it knows here.
+    let in_dedup = error.message().contains("one of `key`");
+    let (place, keys) = match in_dedup {
+        true => (" in dedup", &DEDUP_KEYS[..]),
+        false => ("", &KEYS[..]),
     };
-    Fault::new(line, format!("header: unknown key {unknown}"), mend)
+    let of_dedup = !in_dedup && DEDUP_KEYS.contains(&unknown);
+    let mend = match nearest(unknown, keys.iter().copied()) {
+        _ if of_dedup => format!("write it into dedup, such as dedup = {{ {unknown} = .. }}"),
+        Some(known) => format!("did you mean {known}?"),
+        None => format!("use {}", keys.join(", ")),
+    };
+    Fault::new(line, format!("header: unknown key {unknown}{place}"), mend)
 }
 
 /// Whether a key of the header stands after its end.
 fn goes_on(file: &SqlFile) -> bool {
     let rest = file.sql.lines().skip(file.query_line - 1);
     let mut rest = rest.filter_map(|line| line.strip_prefix("--"));
-    rest.any(|line| KEYS.iter().any(|key| is_key(line, key)))
+    rest.any(|line| {
+        let mut keys = KEYS.iter().chain(&DEDUP_KEYS);
+        keys.any(|key| is_key(line, key))
+    })
 }
 
 /// Line of the file where a key of the header stands, else 1.
@@ -505,6 +513,42 @@ SELECT a FROM events
             "{}",
             fault.reason
         );
+    }
+
+    #[test]
+    fn keys_of_dedup_are_told_apart_from_the_headers_own() {
+        let whole = "dedup = { key = [\"a\"] }";
+        for (wrong, reason, mend) in [
+            (
+                "dedup = { by = [] }",
+                "by in dedup",
+                "use key, period, limit",
+            ),
+            ("dedup = { kye = [] }", "kye in dedup", "did you mean key?"),
+            (
+                "dedup = { risk = 1 }",
+                "risk in dedup",
+                "use key, period, limit",
+            ),
+            (
+                "key = [\"a\"]",
+                "key",
+                "write it into dedup, such as dedup = { key = .. }",
+            ),
+            (
+                "period = \"1h\"",
+                "period",
+                "such as dedup = { period = .. }",
+            ),
+        ] {
+            check(
+                whole,
+                wrong,
+                11,
+                &format!("header: unknown key {reason}"),
+                mend,
+            );
+        }
     }
 
     #[test]

@@ -275,15 +275,15 @@ fn a_header_that_is_not_at_the_top_gets_the_sentence_that_helps() {
     }
     let query = "SELECT container_id FROM events WHERE evt_type = 'open'\n";
     let good = format!("{HEADER}{query}");
-    check(query, 1, "line 1 is no -- line", "write -- title");
+    check(query, 1, "this is no -- line", "write -- title");
     check(
         &format!("/* mine */\n{good}"),
         1,
-        "line 1 is no -- line",
+        "this is no -- line",
         "write -- title",
     );
     let cut = good.replacen("-- severity", "\n-- severity", 1);
-    check(&cut, 4, "the header ends at line 4", "no blank line");
+    check(&cut, 4, "the header ends here", "no blank line");
     for before in ["\u{feff}", "\n", "\r\n\n", "\u{feff}\n"] {
         let report = load(&[("a/x.sql", &format!("{before}{good}"))]).expect("a folder");
         assert_eq!(report.refused, []);

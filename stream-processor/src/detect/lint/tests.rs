@@ -642,8 +642,17 @@ fn constants_that_cannot_be_computed_are_refused() {
     check_refused(
         "cidr_match(fd_rip, '10.0.0.0/33')",
         "\"10.0.0.0/33\" is no network",
-        "write cidr_match(fd_rip, '10.0.0.0/8')",
+        "write cidr_match(fd_rip, '10.0.0.0/32')",
     );
+    for (call, mend) in [
+        ("fd_sip, '10.1.2.3'", "fd_sip, '10.1.2.3/32'"),
+        ("fd_lip, 'fe80::/129'", "fd_lip, 'fe80::/128'"),
+        ("fd_cip, 'localhost'", "fd_cip, '10.0.0.0/8'"),
+        ("lower(fd_cip), '10.0.0.0'", "fd_rip, '10.0.0.0/32'"),
+    ] {
+        let mend = format!("write cidr_match({mend})");
+        check_refused(&format!("cidr_match({call})"), "is no network", &mend);
+    }
     check_refused(
         "cidr_match(fd_rip, fd_lip)",
         "takes its network as a constant",
