@@ -359,11 +359,18 @@ fn split(end: &Option<End>) -> (Option<Text>, Option<i64>) {
 
 /// `client->server`, each as address and port; a server's own end alone where it waits.
 fn connection_name(client: Option<&End>, server: Option<&End>, is_server: bool) -> String {
-    let told =
-        |end: Option<&End>| end.map_or_else(String::new, |(ip, port)| format!("{ip}:{port}"));
+    let told = |end: Option<&End>| end.map_or_else(String::new, |(ip, port)| end_name(ip, *port));
     match client {
         None if is_server => told(server),
         _ => format!("{}->{}", told(client), told(server)),
+    }
+}
+
+/// An address with its port; one of IPv6, which has colons of its own, in brackets.
+fn end_name(ip: &str, port: i64) -> String {
+    match ip.contains(':') {
+        true => format!("[{ip}]:{port}"),
+        false => format!("{ip}:{port}"),
     }
 }
 
@@ -460,9 +467,10 @@ fn ends(socket: &SocketAddresses) -> Option<(&'static str, Text)> {
     let local = address(socket.family, &socket.local)?;
     let remote = address(socket.family, &socket.remote)?;
     let kind = if remote.is_ipv4() { "ipv4" } else { "ipv6" };
-    let (local_port, remote_port) = (socket.local_port, socket.remote_port);
-    let name = format!("{local}:{local_port}->{remote}:{remote_port}");
-    Some((kind, name.into()))
+    let end = |ip: IpAddr, port: u16| end_name(&ip.to_string(), i64::from(port));
+    let local = end(local, socket.local_port);
+    let remote = end(remote, socket.remote_port);
+    Some((kind, format!("{local}->{remote}").into()))
 }
 
 /// Descriptors 0 to 2 as the links of `/proc/PID/fd` show them; what a link does not tell stays unknown.

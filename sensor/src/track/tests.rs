@@ -730,6 +730,18 @@ fn peers_of_connections() {
         (made.fd_l4proto.as_deref(), made.fd_addr_source.as_deref()),
         (Some("tcp"), Some("kernel"))
     );
+    // An address of IPv6 has colons of its own.
+    let mut six = peer(443);
+    six.family = libc::AF_INET6 as u16;
+    six.remote = std::net::Ipv6Addr::LOCALHOST.octets();
+    six.local_port = 50_000;
+    six.local = six.remote;
+    let both = connect(0, six.clone(), SocketAddresses::default());
+    assert_eq!(both.fd_name.as_deref(), Some("[::1]:50000->[::1]:443"));
+    assert_eq!(both.fd_sip.as_deref(), Some("::1"));
+    six.local_port = 0;
+    let one = connect(0, six, SocketAddresses::default());
+    assert_eq!(one.fd_name.as_deref(), Some("->[::1]:443"));
     let refused = connect(-111, peer(0), peer(9));
     assert_eq!(
         (refused.fd_sport, refused.evt_res.as_deref()),
