@@ -20,6 +20,7 @@ pub mod tree;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use dogwatch_sensor::pipeline::{Input, OnHangup, Shutdown, stop_on_signals};
 
 use self::attacker::{AttackError, Attacker, Shell};
@@ -144,7 +145,8 @@ fn attack(
         board: Board::new(&STEPS),
         patience,
     };
-    demo.board.only_container(live.container_id());
+    let host_id = demo.session.joined().host_id().to_owned();
+    demo.board.only(&host_id, live.container_id());
     if demo.await_sensor()? {
         demo.play(live)?;
     }
@@ -164,7 +166,7 @@ fn replay(options: &cli::Demo, printer: Printer, shutdown: Shutdown) -> Result<b
         patience: Duration::ZERO,
     };
     for index in 0..STEPS.len() {
-        demo.board.ran(index);
+        demo.board.ran(index, None);
     }
     while demo.look(PAUSE)? {}
     demo.finish()
@@ -204,13 +206,14 @@ impl Demo {
             self.session
                 .printer()
                 .note(&self.session.printer().colour().paint("1;34", &title))?;
+            let since = Utc::now().timestamp_nanos_opt();
             let output = perform(step, &attacker, &mut shell, live.package_manager)?;
             for line in output.iter().take(OUTPUT_LINES) {
                 self.session
                     .printer()
                     .note(&format!("    {}", render::printable(line)))?;
             }
-            self.board.ran(index);
+            self.board.ran(index, since);
             self.await_answer(index, step.expected)?;
         }
         Ok(())

@@ -77,6 +77,7 @@ impl Arrival {
 
 /// A sensor and a processor that run.
 pub struct Joined {
+    host_id: String,
     arrivals: Receiver<Arrival>,
     stats: Stats,
     processor_stats: ProcessorStats,
@@ -142,6 +143,7 @@ impl Joined {
     pub fn start(plan: Plan) -> Result<Self, PlanError> {
         let shutdown = plan.shutdown();
         let loaded = Loaded::load(plan.sensor, plan.input).map_err(Box::new)?;
+        let host_id = loaded.host_id().to_owned();
         leave_signals();
         let stats = Stats::default();
         let (arrived, arrivals) = bounded(ALERTS);
@@ -177,6 +179,7 @@ impl Joined {
             result
         })?;
         Ok(Self {
+            host_id,
             arrivals,
             stats,
             processor_stats,
@@ -185,6 +188,11 @@ impl Joined {
             processor,
             collector: ends.collector,
         })
+    }
+
+    /// The host as the sensor calls it; on brokers there may be others.
+    pub fn host_id(&self) -> &str {
+        &self.host_id
     }
 
     /// Alerts as they come; ends when sensor and processor have.

@@ -17,6 +17,9 @@ use std::time::Duration;
 use chrono::DateTime;
 use dogwatch_schemas::records::{Alert, AlertProcess};
 
+/// The host id of alerts over all hosts.
+const FLEET_HOST: &str = "fleet";
+
 /// Characters of a command line that are shown.
 const COMMAND_CHARS: usize = 160;
 /// Ancestors that are shown.
@@ -231,17 +234,34 @@ fn notes(alert: &Alert) -> Vec<String> {
         notes.push("the event came long after it happened".to_owned());
     }
     if alert.incomplete {
-        let losses = alert
-            .losses
-            .iter()
-            .flatten()
-            .map(|(class, count)| format!("{class} {count}"));
-        notes.push(format!(
-            "events of this host were lost: {}",
-            losses.collect::<Vec<_>>().join(", ")
-        ));
+        let of_fleet = &*alert.host_id == FLEET_HOST;
+        let losses = alert.losses.iter().flatten();
+        let losses = losses.map(|(class, count)| match of_fleet {
+            true => format!("{class} {count} {}", unit(class, *count)),
+            false => format!("{class} {count}"),
+        });
+        let losses = losses.collect::<Vec<_>>().join(", ");
+        notes.push(match of_fleet {
+            true => {
+                format!("its window of the whole fleet lacks something: {losses} (docs/fleet.md)")
+            }
+            false => format!("events of this host were lost: {losses}"),
+        });
     }
     notes
+}
+
+/// What is counted of a class of losses in windows of the whole fleet.
+fn unit(class: &str, count: i64) -> &'static str {
+    let (one, more) = match class {
+        "late_rows" | "not_computed" => ("row", "rows"),
+        "seconds_missing" => ("second", "seconds"),
+        "unread_parts" => ("part", "parts"),
+        "not_loaded" | "exchange_resized" => ("time", "times"),
+        "keys_over_cap" => ("key", "keys"),
+        _ => ("event", "events"),
+    };
+    if count == 1 { one } else { more }
 }
 
 #[cfg(test)]

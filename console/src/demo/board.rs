@@ -12,13 +12,16 @@ use crate::render::{self, Colour};
 #[derive(Debug)]
 pub struct Board {
     rows: Vec<Row>,
-    container_id: Option<String>,
+    /// The host's id and the container's whole id.
+    only: Option<(String, String)>,
 }
 
 #[derive(Debug)]
 struct Row {
     step: Step,
     ran: bool,
+    /// When it was run, nanoseconds since 1970; unknown in a replay.
+    since: Option<i64>,
     /// The first alert that answers the step.
     hit: Option<Hit>,
 }
@@ -38,32 +41,37 @@ impl Board {
                 .map(|&step| Row {
                     step,
                     ran: false,
+                    since: None,
                     hit: None,
                 })
                 .collect(),
-            container_id: None,
+            only: None,
         }
     }
 
-    /// From now on only alerts of this container count; `container_id` is the whole id.
-    pub fn only_container(&mut self, container_id: &str) {
-        self.container_id = Some(container_id.to_owned());
+    /// From now on only alerts of this container count, as this host's sensor sees it: another one that watches the
+    /// same machine may know less of it. `container_id` is the whole id.
+    pub fn only(&mut self, host_id: &str, container_id: &str) {
+        self.only = Some((host_id.to_owned(), container_id.to_owned()));
     }
 
-    /// Notes that step `index` was run.
-    pub fn ran(&mut self, index: usize) {
+    /// Notes that step `index` was run, and since when.
+    pub fn ran(&mut self, index: usize, since: Option<i64>) {
         self.rows[index].ran = true;
+        self.rows[index].since = since;
     }
 
     /// Compares an alert with every step.
     pub fn note(&mut self, alert: &Alert, latency: Option<Duration>) {
-        if self.container_id.is_some()
-            && alert.container_full_id.as_deref() != self.container_id.as_deref()
-        {
+        let counts = |(host_id, container_id): &(String, String)| {
+            *alert.host_id == **host_id
+                && alert.container_full_id.as_deref() == Some(container_id.as_str())
+        };
+        if !self.only.as_ref().is_none_or(counts) {
             return;
         }
         for row in &mut self.rows {
-            if row.hit.is_none() && answers(row.step.expected, alert) {
+            if row.hit.is_none() && row.is_asked(alert) && answers(row.step.expected, alert) {
                 row.hit = Some(Hit { latency });
             }
         }
@@ -122,6 +130,15 @@ impl Row {
         match self.step.expected {
             Expected::Alert { .. } => self.ran && self.hit.is_some(),
             Expected::Silence { .. } => self.ran && self.hit.is_none(),
+        }
+    }
+
+    /// Whether an alert can be of this step. What was done before a silence is no false alert of it, however late
+    /// brokers bring the alert.
+    fn is_asked(&self, alert: &Alert) -> bool {
+        match self.step.expected {
+            Expected::Alert { .. } => true,
+            Expected::Silence { .. } => self.since.is_none_or(|since| alert.event_ts >= since),
         }
     }
 
@@ -208,15 +225,17 @@ mod tests {
             detection_id: detection.into(),
             message: message.into(),
             container_full_id: Some("c1".into()),
+            host_id: "h1".into(),
+            event_ts: 1_000,
             ..Alert::default()
         }
     }
 
     fn run(alerts: &[Alert]) -> Board {
         let mut board = Board::new(&STEPS);
-        board.only_container("c1");
-        board.ran(0);
-        board.ran(1);
+        board.only("h1", "c1");
+        board.ran(0, Some(500));
+        board.ran(1, Some(900));
         for alert in alerts {
             board.note(alert, Some(Duration::from_millis(41)));
         }
@@ -237,6 +256,20 @@ mod tests {
 all 2 steps came out as expected
 "
         );
+    }
+
+    #[test]
+    fn what_is_of_another_sensor_or_of_an_earlier_step_is_no_false_alert() {
+        let found = alert("secret_read", "cat read /secret");
+        let mut late = alert("shell", "sh");
+        late.proc_stage = Some("healthcheck".into());
+        late.event_ts = 899;
+        let mut of_another = late.clone();
+        of_another.event_ts = 1_000;
+        of_another.host_id = "h2".into();
+        assert!(run(&[found.clone(), late.clone(), of_another.clone()]).passed());
+        of_another.host_id = "h1".into();
+        assert!(!run(&[found, of_another]).passed());
     }
 
     #[test]

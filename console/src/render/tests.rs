@@ -94,6 +94,27 @@ fn alert_of_the_host_with_everything_a_reader_must_know() {
 }
 
 #[test]
+fn what_a_window_of_the_fleet_lacks_is_told_with_its_unit() {
+    let mut shown = reverse_shell();
+    shown.host_id = "fleet".into();
+    shown.incomplete = true;
+    shown.losses = Some(
+        [
+            ("not_loaded".into(), 7),
+            ("ring_full".into(), 3),
+            ("seconds_missing".into(), 1),
+        ]
+        .into(),
+    );
+    let text = alert(&shown, None, Colour::Plain);
+    assert!(
+        text.contains("its window of the whole fleet lacks something: not_loaded 7 times, ring_full 3 events, seconds_missing 1 second (docs/fleet.md)"),
+        "{text}"
+    );
+    assert!(!text.contains("this host"), "{text}");
+}
+
+#[test]
 fn attacker_cannot_write_to_the_terminal() {
     let mut shown = reverse_shell();
     let hostile = "x\x1b[2J\r\n\u{9b}31m\u{202e}abc";

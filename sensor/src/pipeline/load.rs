@@ -37,6 +37,12 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The host's id: of a replay that of the capture.
+    #[must_use]
+    pub fn host_id(&self) -> &str {
+        &self.host.host_id
+    }
+
     /// Loads the kernel part and gives up privileges of the calling thread; a replay needs and changes none.
     ///
     /// # Errors
@@ -45,6 +51,9 @@ impl Loaded {
         let capture_path = match input {
             Input::Replay(path) => {
                 let (reader, host) = capture::Reader::open(&path)?;
+                if let Some(sentence) = passed_over(&config, &host) {
+                    tracing::warn!("{sentence}");
+                }
                 return Ok(Self {
                     config,
                     origin: Origin::Capture(Box::new(reader)),
@@ -116,10 +125,64 @@ fn modes(hierarchy: &Hierarchy, config: &Config) -> Vec<(u64, Policy)> {
     modes
 }
 
+/// What the configuration says of the host and a replay passes over: a capture's host is the one that it was recorded on,
+/// and the keys of its processes are made of that.
+fn passed_over(config: &Config, captured: &Host) -> Option<String> {
+    let given = [
+        ("host_id", config.host_id.as_ref(), &captured.host_id),
+        ("host_name", config.host_name.as_ref(), &captured.host_name),
+    ];
+    let given = given.into_iter().filter_map(|(key, given, own)| {
+        let given = given.filter(|given| *given != own)?;
+        Some(format!("{key} = {given:?} is passed over for {own:?}"))
+    });
+    let tags = config.host_tags != captured.host_tags && config.host_tags.is_some();
+    let tags = tags.then(|| "host_tags are passed over".to_owned());
+    let given: Vec<String> = given.chain(tags).collect();
+    let why = "a replay tells the host that the capture was recorded on";
+    (!given.is_empty()).then(|| format!("{why}: {}", given.join(", ")))
+}
+
 /// What this host cannot deliver, for the statuses.
 fn not_delivered(config: &Config) -> Vec<Text> {
     let report = check::Report {
         findings: check::look(config),
     };
     report.not_delivered().into_iter().map(Text::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_tells_which_settings_of_the_host_it_passes_over() {
+        let captured = Host {
+            host_id: "h1".into(),
+            host_name: "web".into(),
+            ..Host::default()
+        };
+        let passed_over = |settings: &[(&'static str, &str)]| {
+            let flags: Vec<_> = settings
+                .iter()
+                .map(|(key, value)| (*key, (*value).to_owned()))
+                .collect();
+            passed_over(&Config::load(None, &flags).expect("settings"), &captured)
+        };
+        assert_eq!(passed_over(&[]), None);
+        assert_eq!(passed_over(&[("host_id", "h1")]), None);
+        let told = passed_over(&[("host_id", "h2"), ("host_name", "db")]).expect("told");
+        assert!(
+            told.contains("the host that the capture was recorded on"),
+            "{told}"
+        );
+        assert!(
+            told.contains("host_id = \"h2\" is passed over for \"h1\""),
+            "{told}"
+        );
+        assert!(
+            told.contains("host_name = \"db\" is passed over for \"web\""),
+            "{told}"
+        );
+    }
 }
