@@ -148,7 +148,7 @@ pub fn run(options: &cli::Query) -> Result<Ended, QueryError> {
     let running = Running {
         progress: progress.clone(),
         shutdown,
-        endless: source.endless() || options.span.is_some(),
+        endless: source.endless(),
         end_at: options.span.map(|span| Instant::now() + span),
     };
     let ended = running.print(answer, options.format)?;
@@ -232,13 +232,19 @@ impl Running {
         let output = BufWriter::new(output.lock());
         let mut writer = Writer::new(output, format, terminal, &answer.schema());
         let mut told = Told::default();
+        let mut cut = None;
         let ended = loop {
             if let Some(reason) = self.shutdown.reason() {
-                // What never ends by itself ends so.
-                if !self.endless {
-                    break Ended::Cut(signal(&reason.what));
+                match self.end_at {
+                    // What never ends by itself ends so.
+                    _ if self.endless => self.progress.end(),
+                    // The answer of what came until then is an answer, and less than was asked for.
+                    Some(_) => {
+                        cut = Some(signal(&reason.what));
+                        self.progress.end();
+                    }
+                    None => break Ended::Cut(signal(&reason.what)),
                 }
-                self.progress.end();
             }
             if self.end_at.is_some_and(|end| Instant::now() >= end) {
                 self.progress.end();
@@ -246,7 +252,7 @@ impl Running {
             let written = match answer.next(TICK) {
                 Ok(Next::Rows(rows)) => told.clear().and_then(|()| writer.batch(&rows)),
                 Ok(Next::Nothing) => Ok(()),
-                Ok(Next::End) => break Ended::Whole,
+                Ok(Next::End) => break cut.map_or(Ended::Whole, Ended::Cut),
                 Err(error) => {
                     // What came before stands.
                     let _ = told.clear().and_then(|()| writer.finish());

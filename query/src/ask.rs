@@ -30,9 +30,6 @@ use crate::sql_file::{Fault, SqlFile};
 use crate::tables::{self, Table};
 use crate::window::WindowTables;
 
-/// What to do about a question that needs the end of what never ends.
-const NEEDS_AN_END: &str = "leave --follow out, or give it an end with --for 1m";
-
 /// A question that can be run.
 pub struct Question {
     session: Session,
@@ -157,7 +154,7 @@ impl Question {
         let waits = needs_end(&plan);
         if let (Some((word, what)), true) = (waits, source.endless()) {
             let reason = format!("{what} needs the end of what it reads, and this never ends");
-            return Err(Fault::new(file.line_of(word), reason, NEEDS_AN_END));
+            return Err(Fault::new(file.line_of(word), reason, source.end_mend()));
         }
         if waits.is_none() {
             // A filter gathers so many rows before it hands them on.
@@ -234,7 +231,7 @@ fn session(
             table,
             schema: table.schema(),
             source: Arc::clone(source),
-            bounds,
+            bounds: bounds.of(table),
         })
     };
     let mut tables = tables::ALL.iter();
@@ -249,6 +246,13 @@ fn session(
         memory,
         &no_windows,
     )?;
+    {
+        // The largest first is what DESC is written for, and rows that know nothing stand in its way.
+        let state = session.context.state_ref();
+        let mut state = state.write();
+        let options = state.config_mut().options_mut();
+        options.sql_parser.default_null_ordering = "nulls_last".to_owned();
+    }
     for table in tables::ALL.iter().filter(|table| table.name != EVENTS) {
         session
             .context
@@ -428,6 +432,37 @@ mod tests {
             until_ns: Some(5_000_000_000),
         };
         assert_eq!(answer("SELECT proc_pid FROM events", false, within), [3, 4]);
+    }
+
+    #[test]
+    fn what_is_not_known_comes_last_up_and_down() {
+        let all = Bounds::default();
+        for (order, expected) in [
+            ("n DESC", [2, 1]),
+            ("n", [1, 2]),
+            ("n DESC NULLS LAST", [2, 1]),
+        ] {
+            let query = format!(
+                "SELECT CASE WHEN proc_pid < 3 THEN nullif(proc_pid, 0) END AS n FROM events ORDER BY {order} LIMIT 2"
+            );
+            assert_eq!(answer(&query, false, all), expected, "{order}");
+        }
+        let query = "SELECT count(n) FROM (SELECT nullif(proc_pid, 0) AS n FROM events ORDER BY 1 DESC NULLS FIRST LIMIT 1)";
+        assert_eq!(answer(query, false, all), [0]);
+    }
+
+    #[test]
+    fn what_says_how_things_are_is_never_too_old() {
+        let bounds = Bounds {
+            since_ns: Some(7),
+            until_ns: Some(9),
+        };
+        let of = |name: &str| bounds.of(tables::named(name).expect("a table"));
+        assert_eq!(of("events"), bounds);
+        assert_eq!(
+            (of("containers").since_ns, of("containers").until_ns),
+            (None, Some(9))
+        );
     }
 
     #[test]

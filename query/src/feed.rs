@@ -42,6 +42,11 @@ pub trait Source: Debug + Send + Sync {
 
     /// Whether rows come until somebody ends it.
     fn endless(&self) -> bool;
+
+    /// What to do about a question that needs the end of what is endless.
+    fn end_mend(&self) -> &'static str {
+        "give it an end with --for 1m"
+    }
 }
 
 /// What came of reading so far; clones are the same.

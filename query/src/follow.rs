@@ -89,7 +89,7 @@ impl FollowError {
 
 impl Source for Follow {
     fn open(&self, rows: Rows) -> Result<Batches, SourceError> {
-        let reading = Reading::open(self, rows.table.topic)?;
+        let reading = Reading::open(self, rows.table)?;
         let (feed, batches) = Feed::new(rows, self.progress.clone());
         let thread = std::thread::Builder::new().name("follow".to_owned());
         thread.spawn(move || reading.run(feed))?;
@@ -102,6 +102,10 @@ impl Source for Follow {
 
     fn endless(&self) -> bool {
         self.on && !self.ends
+    }
+
+    fn end_mend(&self) -> &'static str {
+        "leave --follow out, or give it an end with --for 1m"
     }
 }
 
@@ -125,8 +129,8 @@ struct Schemas {
 }
 
 impl Reading {
-    fn open(follow: &Follow, topic: Topic) -> Result<Self, FollowError> {
-        let name = follow.names.name(topic);
+    fn open(follow: &Follow, table: &Table) -> Result<Self, FollowError> {
+        let name = follow.names.name(table.topic);
         let action = format!("read topic {name}");
         let fault = |error: KafkaError| Fault::of(&action, &error);
         let mut settings = follow.brokers.settings();
@@ -153,13 +157,21 @@ impl Reading {
             known: Vec::new(),
             on: follow.on,
         };
-        let begins = reading.begins(follow)?;
+        // What says how things are is read from its start, whenever that was written.
+        let since_ms = follow
+            .since_ms
+            .map(|ms| if table.says_what_is() { 0 } else { ms });
+        let begins = reading.begins(follow, since_ms)?;
         reading.consumer.assign(&begins).map_err(fault)?;
         Ok(reading)
     }
 
     /// Where each partition begins; notes where it ends.
-    fn begins(&mut self, follow: &Follow) -> Result<TopicPartitionList, FollowError> {
+    fn begins(
+        &mut self,
+        follow: &Follow,
+        since_ms: Option<i64>,
+    ) -> Result<TopicPartitionList, FollowError> {
         let action = format!("read topic {}", self.topic);
         let fault = |error: KafkaError| Fault::of(&action, &error);
         let partitions = self.partitions()?;
@@ -185,10 +197,7 @@ impl Reading {
                 });
             Ok(offsets.collect())
         };
-        let since = follow
-            .since_ms
-            .map(|ms| at(ms - CLOCKS_APART_MS))
-            .transpose()?;
+        let since = since_ms.map(|ms| at(ms - CLOCKS_APART_MS)).transpose()?;
         let until = follow.until_ms.map(|ms| at(ms + DELAYED_MS)).transpose()?;
         self.known.clone_from(&partitions);
         let mut begins = TopicPartitionList::new();

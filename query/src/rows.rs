@@ -59,6 +59,14 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// The times of a table's rows. A table of which the newest row of each key is kept says how things are, whenever
+    /// that began: nothing of it is too old.
+    #[must_use]
+    pub fn of(self, table: &Table) -> Self {
+        let since_ns = self.since_ns.filter(|_| !table.says_what_is());
+        Self { since_ns, ..self }
+    }
+
     fn hold(self, ns: i64) -> bool {
         self.since_ns.is_none_or(|since| ns >= since)
             && self.until_ns.is_none_or(|until| ns < until)

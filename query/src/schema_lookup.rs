@@ -27,6 +27,8 @@ pub struct SchemaLookup {
     topic: WholeTopic,
     schemas: HashMap<Fingerprint, String>,
     absent: HashMap<Fingerprint, Instant>,
+    /// Schemas that stand there and cannot be used, and why.
+    unusable: HashMap<Fingerprint, String>,
 }
 
 impl SchemaLookup {
@@ -39,6 +41,7 @@ impl SchemaLookup {
             topic: WholeTopic::open(brokers, group_id, topic)?,
             schemas: HashMap::new(),
             absent: HashMap::new(),
+            unusable: HashMap::new(),
         };
         lookup.read_to_end()?;
         Ok(lookup)
@@ -64,6 +67,7 @@ impl SchemaLookup {
         let unknown = |lookup: &Self, fingerprint: &Fingerprint| {
             let absent = lookup.absent.get(fingerprint);
             !lookup.holds(*fingerprint)
+                && !lookup.unusable.contains_key(fingerprint)
                 && absent.is_none_or(|since| since.elapsed() > ABSENCE_REMEMBERED)
         };
         if wanted.iter().any(|fingerprint| unknown(self, fingerprint)) {
@@ -88,9 +92,18 @@ impl SchemaLookup {
         self.topic.tend();
     }
 
-    /// Forgets a schema that cannot be used: its fingerprint counts as not found.
-    pub fn discard(&mut self, fingerprint: Fingerprint) {
+    /// Forgets a schema that cannot be used, but for the reason: it is not found any more.
+    pub fn discard(&mut self, fingerprint: Fingerprint, reason: String) {
         self.schemas.remove(&fingerprint);
+        if self.unusable.len() < SCHEMAS_MAX {
+            self.unusable.insert(fingerprint, reason);
+        }
+    }
+
+    /// The schemas that stand in the topic and cannot be used, each with the reason.
+    #[must_use]
+    pub fn unusable(&self) -> &HashMap<Fingerprint, String> {
+        &self.unusable
     }
 
     /// Reads on to the present end.

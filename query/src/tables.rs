@@ -7,7 +7,7 @@ use dogwatch_schemas::decode::BatchDecoder;
 use dogwatch_schemas::records::{
     Alert, Container, ContainerSample, Event, ProcessSample, SensorStatus, SyscallSample,
 };
-use dogwatch_schemas::topics::Topic;
+use dogwatch_schemas::topics::{Cleanup, Topic};
 use serde_json::Value;
 
 /// Name of the table of events.
@@ -33,6 +33,14 @@ pub struct Table {
     pub beside: &'static [Beside],
     /// Whether a sensor writes it: then a capture and this host have it, too.
     pub of_sensor: bool,
+}
+
+impl Table {
+    /// Whether the newest row of each key is kept, and so says what is.
+    #[must_use]
+    pub fn says_what_is(&self) -> bool {
+        self.topic.cleanup() == Cleanup::Compact
+    }
 }
 
 /// A column that stands beside the record.
