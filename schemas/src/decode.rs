@@ -52,6 +52,16 @@ pub enum DecodeError {
     /// The message was written with a schema that is not registered: look it up before giving the record up.
     #[error("unknown schema fingerprint {0}: register the writer's schema first")]
     UnknownSchema(Fingerprint),
+    /// The message's schema is registered, and no reader of this version can use it.
+    #[error(
+        "its schema {fingerprint} is registered and cannot be used: {reason}; write with a schema that has all columns of the reader's without a default"
+    )]
+    UnusableSchema {
+        /// The schema's fingerprint.
+        fingerprint: Fingerprint,
+        /// Why not.
+        reason: String,
+    },
     /// The bytes do not fit the writer's schema.
     #[error("could not read the record: {0}")]
     Record(#[from] WireError),

@@ -77,6 +77,8 @@ pub fn producer(config: &Config, batch_bytes: usize) -> ClientConfig {
     if !brokers.options.contains_key("compression.codec") {
         brokers.default(&mut client, "compression.type", "lz4");
     }
+    // What is deleted while it runs is not made anew with settings of the brokers' own.
+    client.set("allow.auto.create.topics", "false");
     // A step that follows at once meets the markers of the last transaction: ask again soon.
     brokers.default(&mut client, "retry.backoff.ms", "5");
     client

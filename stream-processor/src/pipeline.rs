@@ -55,6 +55,7 @@ use crate::source::group::GroupInput;
 use crate::source::{QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, local};
 use crate::topics::{self, TopicReport};
 
+mod failing;
 mod fleet;
 mod sources;
 mod steps;
@@ -121,6 +122,7 @@ impl ProcessorError {
             Self::Topics(error) => error.environment(),
             Self::Kafka(fault) | Self::Source(SourceError::Kafka(fault)) => fault.environment(),
             Self::Sink(SinkError::Kafka(fault)) => fault.environment(),
+            Self::Sink(SinkError::TopicGone { .. }) => true,
             Self::NotPublished(_) => true,
             Self::Engine(_) | Self::Source(_) | Self::Sink(_) => false,
         };

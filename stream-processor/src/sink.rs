@@ -4,7 +4,7 @@
 //! growing pauses; after `RETRY_PAUSES` the pipeline stops with the reason and has lost nothing:
 //! the input's offsets were not committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use dogwatch_kafka::Fault;
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::Topics;
+use rdkafka::producer::Producer;
 
 use crate::checkpoint::Head;
 use crate::config::{Config, Delivery};
@@ -46,6 +47,9 @@ const RETRY_PAUSES: [Duration; 3] = [
     Duration::from_millis(500),
     Duration::from_secs(2),
 ];
+
+/// How long the brokers may take to list their topics after an attempt that failed.
+const METADATA_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where a pipeline writes.
 #[derive(Debug)]
@@ -95,6 +99,16 @@ pub enum SinkError {
         attempts: usize,
         /// The last failure.
         last: Box<SinkError>,
+    },
+    /// A topic that the step is written to is not there any more.
+    #[error(
+        "topic {topic} is gone from {servers}: it was deleted, or this program may not see it any more; nothing is lost, its input stays uncommitted: start it again, which makes the topic where kafka.create_topics is on, or make it first"
+    )]
+    TopicGone {
+        /// The topic.
+        topic: String,
+        /// The brokers.
+        servers: String,
     },
     /// The group does not take the offsets, though no rebalance was seen.
     #[error("could not commit offsets: {0}")]
@@ -180,6 +194,8 @@ pub struct Publish {
     input: Option<Arc<GroupInput>>,
     /// How long a lost membership may take to be noticed.
     session_timeout: Duration,
+    /// The brokers, as configured.
+    servers: String,
 }
 
 /// A closed set: each variant has its own promise.
@@ -235,6 +251,7 @@ impl Publish {
             heads: Heads::default(),
             input: None,
             session_timeout: config.kafka.session_timeout,
+            servers: config.kafka.bootstrap_servers.clone(),
         })
     }
 
@@ -280,6 +297,10 @@ impl Publish {
                     SinkError::NotAMember(reason)
                 }
             };
+            if let Some(topic) = self.topic_gone(&encoded) {
+                let servers = self.servers.clone();
+                return Err(SinkError::TopicGone { topic, servers });
+            }
             let Some(pause) = pauses.next() else {
                 let attempts = RETRY_PAUSES.len() + 1;
                 return Err(SinkError::Exhausted {
@@ -336,6 +357,22 @@ impl Publish {
                 }
             }
         }
+    }
+
+    /// The topic among those of a step that the brokers do not list; none where they cannot be asked.
+    fn topic_gone(&self, encoded: &Encoded) -> Option<String> {
+        let producer = match &self.writer {
+            Writer::ExactlyOnce(_, transactions) => transactions.producer(),
+            Writer::AtLeastOnce(_, producer) => producer.producer(),
+            Writer::Local(_) | Writer::File(..) => return None,
+        };
+        // All are asked for: asking for one by its name may make it, with settings of the brokers' own.
+        let metadata = producer.client().fetch_metadata(None, METADATA_PATIENCE);
+        let metadata = metadata.ok()?;
+        let there: BTreeSet<&str> = metadata.topics().iter().map(|topic| topic.name()).collect();
+        let mut written = encoded.records.iter().map(|record| record.topic.as_str());
+        let gone = written.find(|topic| !there.contains(topic));
+        gone.map(str::to_owned)
     }
 
     /// Waits for the rebalance that a refused membership announces; says whether it takes the step's partitions.

@@ -89,6 +89,7 @@ pub fn class(letter: &DeadLetter) -> &'static str {
     match &letter.error {
         // Told apart: it is mended by putting the schema into the topic of schemas, not at the sender.
         RejectError::Undecodable(DecodeError::UnknownSchema(_)) => "unknown_schema",
+        RejectError::Undecodable(DecodeError::UnusableSchema { .. }) => "unusable_schema",
         error => error.reason(),
     }
 }

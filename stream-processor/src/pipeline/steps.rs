@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TryRecvError
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
 
+use super::failing::Failing;
 use super::sources::SourceWatch;
 use super::swap::Swaps;
 use super::{ProcessorError, Stages, Stats, Summary};
@@ -21,7 +22,7 @@ use crate::budget;
 use crate::checkpoint::{Head, Inputs, MemoryError, Progress, Restored, State};
 use crate::config::{Config, Delivery, FaultPoint, Stage};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
-use crate::engine::{Engine, Failure, StepOutput, now_ns};
+use crate::engine::{Engine, StepOutput, now_ns};
 use crate::hosts::{Unseen, number_of, task_of};
 use crate::idle::{self, Marks};
 use crate::metrics;
@@ -74,6 +75,7 @@ struct Gathered {
 pub(super) struct Steps {
     pub(super) engine: Engine,
     lookup: Option<SchemaLookup>,
+    failing: Failing,
     /// Where silent partitions are marked.
     marks: Option<Marks>,
     pub(super) ends: Ends,
@@ -118,6 +120,7 @@ impl Steps {
         Self {
             engine,
             lookup,
+            failing: Failing::default(),
             marks,
             ends,
             config: config.clone(),
@@ -424,20 +427,31 @@ impl Steps {
                 Ok(_) => tracing::info!(%fingerprint, "schema of a newer or older sensor found"),
                 Err(error) => {
                     tracing::error!(%fingerprint, %error, "schema cannot be read as an event, its records become dead letters");
-                    unusable.push(fingerprint);
+                    unusable.push((fingerprint, error.to_string()));
                 }
             }
         }
         unusable
             .into_iter()
-            .for_each(|fingerprint| lookup.discard(fingerprint));
+            .for_each(|(fingerprint, reason)| lookup.discard(fingerprint, reason));
         Ok(())
     }
 
     fn take_output(&mut self, output: StepOutput) {
-        let unknown = |(fingerprint, record): (Fingerprint, InputRecord)| DeadLetter {
-            record,
-            error: RejectError::Undecodable(DecodeError::UnknownSchema(fingerprint)),
+        let unusable = self.lookup.as_ref().map(SchemaLookup::unusable);
+        let unknown = |(fingerprint, record): (Fingerprint, InputRecord)| {
+            let reason = unusable.and_then(|reasons| reasons.get(&fingerprint));
+            let error = match reason {
+                Some(reason) => DecodeError::UnusableSchema {
+                    fingerprint,
+                    reason: reason.clone(),
+                },
+                None => DecodeError::UnknownSchema(fingerprint),
+            };
+            DeadLetter {
+                record,
+                error: RejectError::Undecodable(error),
+            }
         };
         let failures = output.failures.len() as u64;
         self.next.alerts.extend(output.alerts);
@@ -447,7 +461,7 @@ impl Steps {
         self.next
             .dead_letters
             .extend(output.unknown_schemas.into_iter().map(unknown));
-        tell_failures(&output.failures);
+        self.failing.tell(&output.failures);
         metrics::failed(&output.failures);
         metrics::counted(&output.counts);
         self.summary.steps += 1;
@@ -872,24 +886,4 @@ fn numbers(partitions: &[Partition]) -> String {
     numbers.sort_unstable();
     let numbers: Vec<String> = numbers.iter().map(i32::to_string).collect();
     numbers.join(",")
-}
-
-/// Names each detection that could not judge, once a step, with the first record that it failed on.
-fn tell_failures(failures: &[Failure]) {
-    let mut first: BTreeMap<&str, (usize, &Failure)> = BTreeMap::new();
-    for failure in failures {
-        first.entry(&failure.detection_id).or_insert((0, failure)).0 += 1;
-    }
-    for (detection, (failures, first)) in first {
-        tracing::error!(
-            failures,
-            detection,
-            file = first.place,
-            topic = first.log.0.suffix(),
-            partition = first.log.1,
-            offset = first.offset,
-            error = first.error,
-            "a detection could not judge events or windows"
-        );
-    }
 }

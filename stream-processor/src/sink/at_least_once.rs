@@ -47,6 +47,11 @@ impl AtLeastOnce {
         })
     }
 
+    /// The producer.
+    pub fn producer(&self) -> &RecordProducer {
+        &self.producer
+    }
+
     /// Publishes a step once.
     pub fn attempt(&self, work: &Work<'_>) -> Attempt {
         match self.deliver_and_commit(work) {

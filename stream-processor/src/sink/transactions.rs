@@ -67,6 +67,11 @@ impl Transactions {
         })
     }
 
+    /// The producer.
+    pub fn producer(&self) -> &RecordProducer {
+        &self.producer
+    }
+
     /// Publishes a step once; on failure the transaction is aborted.
     pub fn attempt(&mut self, work: &Work<'_>) -> Attempt {
         match self.transact(work) {

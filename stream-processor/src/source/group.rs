@@ -34,6 +34,7 @@ use crate::config::{Config, Stage};
 use crate::decode::InputRecord;
 use crate::kafka;
 use crate::metrics;
+use crate::recurring::Recurring;
 use crate::shutdown::Shutdown;
 use crate::step::{Partition, Position};
 
@@ -76,6 +77,8 @@ pub struct GroupContext {
     stage: Stage,
     /// Partitions of ours that are not read; see [`stateless`].
     stateless: Mutex<Vec<Partition>>,
+    /// When they were complained of.
+    told: Mutex<Recurring<Vec<Partition>>>,
 }
 
 impl GroupInput {
@@ -102,6 +105,7 @@ impl GroupInput {
             lifeline: Lifeline::default(),
             stage: config.stage,
             stateless: Mutex::default(),
+            told: Mutex::default(),
         };
         let action = format!("join group {}", config.kafka.group_id);
         let fault = |error: KafkaError| Fault::of(&action, &error);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use super::{GroupContext, GroupInput, list, subscribe};
 use crate::step::Partition;
 
-/// How often the topic of states is looked at where it lacks partitions, and they are complained of.
+/// How often the topic of states is looked at where it lacks partitions.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long the broker may take to tell its partitions; the group waits meanwhile.
@@ -57,9 +57,7 @@ impl GroupContext {
             // What cannot be asked now is seen when the state is written.
             None => (self.partitions(wanted), Vec::new()),
         };
-        if !stateless.is_empty() {
-            self.complain(&stateless);
-        }
+        self.complain(&stateless);
         *self.stateless() = stateless;
         list(&self.names, &kept)
     }
@@ -79,7 +77,12 @@ impl GroupContext {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Says what is not read and what to do, at once and then at growing intervals.
     fn complain(&self, stateless: &[Partition]) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if stateless.is_empty() || told.note(stateless.to_vec(), 1, Instant::now()).is_none() {
+            return;
+        }
         let state = self.names.name(self.stage.state());
         let inputs: BTreeSet<String> = stateless
             .iter()
