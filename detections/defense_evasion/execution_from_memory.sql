@@ -20,6 +20,7 @@ SELECT
     WHEN evt_type NOT IN ('execve', 'execveat') THEN fd_name
     WHEN evt_failed THEN evt_args['filename']
     WHEN proc_exe_from = 'memfd' OR regexp_like(proc_exepath, '^(/dev/shm/|/run/shm/|/?memfd:)') THEN proc_exepath
+    WHEN proc_stdin_type = 'file' AND regexp_like(proc_stdin_name, '^(/dev/shm/|/run/shm/|/?memfd:)') THEN proc_stdin_name
     ELSE coalesce(regexp_match(array_to_string(proc_args, ' '), '((/dev/shm|/run/shm)/[^ ]*)')[1], proc_cmdline)
   END AS what,
   evt_outcome,
@@ -51,6 +52,8 @@ WHERE evt_type IN ('execve', 'execveat', 'open', 'openat', 'openat2')
           )
           AND (
             regexp_like(concat(' ', array_to_string(proc_args, ' ')), '^( -[^ ]*| --[^ ]+| busybox| [a-z]*sh)* (/dev/shm/|/run/shm/)')
+            -- As its input.
+            OR (proc_stdin_type = 'file' AND regexp_like(proc_stdin_name, '^(/dev/shm/|/run/shm/|/?memfd:)'))
             OR (
               regexp_like(concat(coalesce(proc_cwd, ''), '/'), '^(/dev/shm|/run/shm)/')
               AND regexp_like(array_to_string(proc_args, ' '), '^(-[abd-z]+ )*(\./)?[A-Za-z0-9_.][^ /]*( |$)')

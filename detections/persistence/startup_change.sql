@@ -6,7 +6,7 @@
 -- risk = 60
 -- attack = ["T1053.003", "T1546.004", "T1574.006", "T1543.002"]
 -- false_positives = ["people who set up a shell in a development container"]
--- blind_spots = ["what an application runs by itself: its plugins, hooks and configuration", "jobs of cron that a container's start script writes in its first quarter of an hour; start_script_unusual tells, at a lower severity", "files of Python's other ways (.pth)", "package managers and what they run, by the names of the ancestors, which a program can take, and steps of docker build", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
+-- blind_spots = ["what an application runs by itself: its plugins, hooks and configuration", "jobs of cron that a container's start script writes in its first quarter of an hour; start_script_unusual tells, at a lower severity", "what Python's own installer puts beside its packages (.pth)", "package managers and what they run, by the names of the ancestors, which a program can take, and steps of docker build", "files changed through a descriptor that was opened before, or by the kernel for io_uring"]
 -- references = ["https://attack.mitre.org/techniques/T1053/003/", "https://attack.mitre.org/techniques/T1546/004/"]
 -- response = "Read the file. If its content is not yours: stop the container, keep its file system, and start it anew from the image."
 -- dedup = { key = ["file", "program"], period = "1h" }
@@ -30,8 +30,8 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
   AND evt_outcome = 'success'
   AND (evt_is_open_write OR evt_type IN ('rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat', 'truncate'))
   AND (
-    regexp_like(fd_name, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|^/(root|(home|var|srv|opt|usr)/.+|etc/skel)/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|^/(usr|opt|home|root)/.+/(site|user)customize\.py$')
-    OR regexp_like(fs_path_target, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|^/(root|(home|var|srv|opt|usr)/.+|etc/skel)/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|^/(usr|opt|home|root)/.+/(site|user)customize\.py$')
+    regexp_like(fd_name, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|^/(root|(home|var|srv|opt|usr)/.+|etc/skel)/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|^/(usr|opt|home|root)/.+/((site|user)customize\.py|(site|dist)-packages/[^/]+\.pth)$')
+    OR regexp_like(fs_path_target, '^/etc/(ld\.so\.(preload|conf(\.d/[^/]+)?)|crontab|anacrontab|cron\.[^/]+/[^/]+|at\.(allow|deny)|profile(\.d/[^/]+)?|bash\.bashrc|bashrc|zsh/[^/]+|environment|rc\.local|rc[0-9S]\.d/[^/]+|init\.d/[^/]+|inittab|systemd/(system|user)/.+|udev/rules\.d/[^/]+|update-motd\.d/[^/]+)$|^/var/spool/(cron|at)/.+|/lib/(systemd/system|udev/rules\.d)/[^/]+$|^/(root|(home|var|srv|opt|usr)/.+|etc/skel)/\.(bashrc|bash_profile|bash_login|bash_logout|bash_aliases|profile|zshrc|zshenv|zprofile|zlogin|kshrc|cshrc|tcshrc|xinitrc|config/(autostart|fish|systemd)/.+)$|^/(usr|opt|home|root)/.+/((site|user)customize\.py|(site|dist)-packages/[^/]+\.pth)$')
   )
   -- A package manager's own work; package_manager tells that it ran.
   AND coalesce(proc_exepath, '') NOT IN (SELECT path FROM package_manager_files)
@@ -40,5 +40,7 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'rename', 'renameat', '
   AND NOT image_build
   -- The table of jobs that a start script writes; start_script_unusual tells.
   AND NOT (start_script AND evt_type IN ('open', 'openat', 'openat2', 'creat') AND coalesce(regexp_like(fd_name, '^/etc/(cron|anacron)|^/var/spool/cron'), false))
+  -- Packages of Python bring such files along.
+  AND NOT coalesce(regexp_like(concat(proc_name, ' ', array_to_string(proc_args, ' ')), '^(\S+ )*(\S*/)?(pip[0-9.]*|pipx|uv|poetry|conda|mamba)( -\S+)* (install|sync|add)( |$)'), false)
   -- A new user's folder is filled from /etc/skel.
   AND coalesce(program, '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')

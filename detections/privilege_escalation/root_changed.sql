@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1611"]
 -- false_positives = ["builders of images and packages (debootstrap, mock)", "node agents that run the host's programs by chroot"]
--- blind_spots = ["a program of the intruder's own that calls chroot, unless the folder has a name that tells it"]
+-- blind_spots = ["a program of the intruder's own that calls chroot, unless the folder is a mount of the host's root or has a name that tells it"]
 -- references = ["https://attack.mitre.org/techniques/T1611/"]
 -- response = "Look at what was mounted there and what ran next. Give containers no mount of the host's root."
 -- dedup = { key = ["place"], period = "1h" }
@@ -32,5 +32,7 @@ WHERE evt_type IN ('chroot', 'pivot_root')
     program IN ('chroot', 'unshare', 'nsenter', 'setpriv', 'switch_root', 'pivot_root')
     OR program IN (SELECT name FROM script_runners)
     OR regexp_like(program, '^python[0-9.]+$')
+    -- A mount of the host's root, under whatever name.
+    OR fd_host_name = '/'
     OR regexp_like(concat(fd_name, ' ', fd_nameraw), '(^| )(/proc/[0-9]+/root|(/mnt|/media)?/(host|rootfs|hostfs|host-root|node|mnt)/?( |$))')
   )

@@ -33,6 +33,9 @@ SELECT
       '/etc/(g?shadow([-~]|\.[a-z0-9]+)?|sudoers|sudoers\.d/[^ ]+|security/opasswd|krb5\.keytab|kubernetes/(admin|controller-manager|kubelet|scheduler|super-admin)\.conf|kubernetes/pki/[^ ]+\.key)( |$)|(^| )/(proc/kcore|dev/k?mem)( |$)'
     ) THEN 'system'
     WHEN regexp_like(concat(fd_name, ' ', fd_host_name), '/\.ssh/(id_[a-z0-9_]+|identity)( |$)|/etc/ssh/ssh_host_[a-z0-9]+_key( |$)') THEN 'key'
+    -- Keys of any other name.
+    WHEN regexp_like(concat(fd_name, ' ', fd_host_name), '/\.ssh/[^/ ]+( |$)|/privkey[0-9]*\.pem( |$)|/[^/ ]+\.(p12|pfx|jks|kdbx|ppk)( |$)')
+      AND NOT regexp_like(concat(fd_name, ' ', fd_host_name), '/\.ssh/(config|known_hosts[^/ ]*|authorized_keys2?|environment|rc|[^/ ]+\.pub)( |$)') THEN 'application'
     WHEN regexp_like(
       concat(fd_name, ' ', fd_host_name),
       '/\.(aws/credentials|docker/config\.json|kube/config|git-credentials|netrc|pgpass|my\.cnf|npmrc|pypirc|azure/[^ ]*[Tt]oken[^ ]*|config/gcloud/[^ ]*(credentials|tokens)[^ ]*|ssh/authorized_keys2?)( |$)|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history( |$)|(^| )(/var)?/run/secrets/kubernetes\.io/[^ ]+|(^| )/etc/ssl/private/[^ ]+|/proc/[0-9]+/(task/[0-9]+/)?environ( |$)'
