@@ -5,7 +5,7 @@
 -- status = "stable"
 -- risk = 70
 -- attack = ["T1003.008", "T1552.001", "T1552.004"]
--- false_positives = ["backup and scanning agents", "start scripts that read keys and credentials of other places with cat"]
+-- false_positives = ["scanning agents, and backups by programs of no known name or by a shell of busybox that is its own tar", "start scripts that read keys and credentials of other places with cat"]
 -- blind_spots = ["reads that were refused", "keys in /etc/ssl/private and tokens of Kubernetes in the first minute of a container's own start", "an application's secrets that a container's start script reads in its first quarter of an hour", "archives and copies of whole trees by tar, rsync, cp -r and their kin, unless the command names the secret; secrets_in_archive tells, at a lower severity", "package managers and what they run, by the names of the ancestors, which a program can take", "files that were renamed, or linked to another name by hard links", "an application or a script that reads an application's secrets for an intruder", "secrets of Docker (/run/secrets), which start scripts read", "descriptors taken over from another process", "files named only by a folder far above them (deep below sudoers.d, pki or a cloud's folder), which the mount of another root shows: the first read an hour of each program is seen"]
 -- reads = [
 --   "*/etc/shadow*", "*/etc/gshadow*", "*/etc/sudoers", "*/sudoers.d/*", "*/security/opasswd", "*/krb5.keytab", "*/pki/*",
