@@ -153,12 +153,14 @@ fn say_what_is_possible(config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(report.exit_code()))
 }
 
-/// Large rows come and go. By itself the allocator keeps room for the largest it ever saw, which is some 4 MB.
+/// Large rows come and go. By itself the allocator keeps room for the largest it ever saw, which is some 4 MB, and a heap of
+/// its own for each thread, which others free into: one heap is some 5 MB smaller under a flood, and not slower.
 fn return_large_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no other thread is there yet; a value that is refused changes nothing.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }

@@ -29,7 +29,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
@@ -218,8 +218,10 @@ impl Probe {
     }
 
     fn from_maps(mut programs: Ebpf, hierarchy: Hierarchy) -> Result<Self, ProbeError> {
-        let ring: RingBuf<MapData> = take(&mut programs, "ring")?;
-        let ring = Ring::new(ring).map_err(|source| map_error("wait for the ring", source))?;
+        let Map::RingBuf(ring) = take_map(&mut programs, "ring") else {
+            unreachable!("the object is built with this crate, and its ring is one");
+        };
+        let ring = Ring::new(ring).map_err(|source| map_error("map the ring", source))?;
         let limited = take(&mut programs, "limited")?;
         let folded = take(&mut programs, "folded")?;
         let failures = take(&mut programs, "failures")?;
@@ -463,11 +465,15 @@ fn take<M: TryFrom<Map, Error = MapError>>(
     programs: &mut Ebpf,
     name: &'static str,
 ) -> Result<M, ProbeError> {
-    let map = programs
-        .take_map(name)
-        .expect("the object is built with this crate and has this map");
-    map.try_into()
+    take_map(programs, name)
+        .try_into()
         .map_err(|source| map_error("open a map", source))
+}
+
+fn take_map(programs: &mut Ebpf, name: &'static str) -> Map {
+    programs
+        .take_map(name)
+        .expect("the object is built with this crate and has this map")
 }
 
 fn map_error(doing: &'static str, source: impl Error + Send + Sync + 'static) -> ProbeError {

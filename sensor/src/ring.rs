@@ -3,11 +3,15 @@
 //! The kernel part wakes nobody for a record (8 µs each, measured); it does once when the ring is a 16th full. So a wait
 //! usually lasts its whole time, and what is there then is drained in one go.
 
+mod pages;
+
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::MapData;
+
+use self::pages::{Next, Pages};
 
 /// Records handed out in one go, so that the caller gets to its other duties under a storm.
 pub(crate) const BATCH_RECORDS_MAX: usize = 16_384;
@@ -23,14 +27,24 @@ pub struct Drained {
 
 /// The consumer's end of the ring.
 pub(crate) struct Ring {
-    ring: RingBuf<MapData>,
+    pages: Pages,
+    /// A record of which the ring's end was within.
+    whole: Vec<u8>,
     wakeups: OwnedFd,
+    /// Open as long as it is waited for.
+    _map: MapData,
 }
 
 impl Ring {
-    pub(crate) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
-        let wakeups = edge_triggered(ring.as_raw_fd())?;
-        Ok(Self { ring, wakeups })
+    pub(crate) fn new(map: MapData) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        let fd = map.fd().as_fd();
+        Ok(Self {
+            pages: Pages::new(fd, info.max_entries() as usize)?,
+            whole: Vec::new(),
+            wakeups: edge_triggered(fd)?,
+            _map: map,
+        })
     }
 
     /// Waits at most `wait` for the kernel's wake-up, then hands records to `sink`, at most `records_max`.
@@ -41,19 +55,32 @@ impl Ring {
         sink: &mut dyn FnMut(&[u8]),
     ) -> Drained {
         self.wait(wait);
-        for count in 0..records_max {
-            match self.ring.next() {
-                Some(record) => sink(&record),
-                None => {
+        let mut records = 0;
+        while records < records_max {
+            match self.pages.next() {
+                Next::Nothing => {
                     return Drained {
-                        records: count,
+                        records,
                         emptied: true,
                     };
                 }
+                Next::Discarded => {}
+                Next::Record(record, []) => {
+                    sink(record);
+                    records += 1;
+                }
+                Next::Record(first, rest) => {
+                    self.whole.clear();
+                    self.whole.extend_from_slice(first);
+                    self.whole.extend_from_slice(rest);
+                    sink(&self.whole);
+                    records += 1;
+                }
             }
+            self.pages.pass();
         }
         Drained {
-            records: records_max,
+            records,
             emptied: false,
         }
     }
@@ -69,7 +96,7 @@ impl Ring {
 
 /// Edge-triggered, because a level-triggered wait returns at once while a single record is there: a steady trickle would
 /// keep the reader busy record by record.
-fn edge_triggered(ring: i32) -> io::Result<OwnedFd> {
+fn edge_triggered(ring: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: plain system call; the result is checked before it becomes an owned descriptor.
     let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
     if epoll < 0 {
@@ -81,8 +108,9 @@ fn edge_triggered(ring: i32) -> io::Result<OwnedFd> {
         events: (libc::EPOLLIN | libc::EPOLLET) as u32,
         u64: 0,
     };
+    let (fd, ring) = (epoll.as_raw_fd(), ring.as_raw_fd());
     // SAFETY: both descriptors are open and the event outlives the call.
-    if unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, ring, &mut event) } < 0 {
+    if unsafe { libc::epoll_ctl(fd, libc::EPOLL_CTL_ADD, ring, &mut event) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(epoll)

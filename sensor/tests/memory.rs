@@ -164,6 +164,17 @@ fn reads_shadow(container: &Container) {
     assert!(ended.unwrap().success());
 }
 
+/// Nanoseconds since boot.
+fn since_boot() -> i64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: there is room for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
 fn attack(settings: &[(&str, &str)], sleepers: &str) -> (u64, u64) {
     let folder = tempfile::tempdir().unwrap();
     let program = sleeper(folder.path());
@@ -185,6 +196,11 @@ fn attack(settings: &[(&str, &str)], sleepers: &str) -> (u64, u64) {
     let mut words = spawner.stdout.take().unwrap();
     words.read_exact(&mut done).unwrap();
     assert_eq!(&done, b"done");
+    // What was in the ring of the flood's end is told, or counted, by then.
+    let flooded_by = since_boot();
+    sensor.find("a mark of after the flood", |row| {
+        row["evt_type"] == "mark" && row["boot_ts"].as_i64() > Some(flooded_by)
+    });
 
     for container in [&flooded, &beside] {
         reads_shadow(container);

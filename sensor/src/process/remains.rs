@@ -4,27 +4,38 @@
 //! guessing would make an intruder of a healthcheck, or the other way round.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use dogwatch_schemas::Text;
 
 use super::{Id, Process, Stage};
 use crate::container::Place;
 
-/// How many are kept; the map of them takes some 3 MiB then, and does not grow at the next one.
+/// How many are kept; the map of them takes some 2 MiB then, and does not grow at the next one.
 const REMAINS_MAX: usize = 28_672;
+/// How many wait to be forgotten, those that are known again already among them.
+const ORDER_MAX: usize = 32_768;
 
-/// See the module's description.
+/// See the module's description. Small, because there are many.
 #[derive(Debug)]
 struct Remains {
     start_ns: u64,
-    parent: Option<Id>,
+    /// Of the parent; pid 0 = it has none that is known.
+    parent_pid: u32,
     vpid: Option<u32>,
+    parent_ticks: u64,
     uid: u32,
     gid: u32,
     cgroup_id: u64,
+    whereabouts: Arc<Whereabouts>,
+    stage: Option<Stage>,
+}
+
+/// Where a process is, and which container it has left; shared by neighbours.
+#[derive(Debug, PartialEq)]
+struct Whereabouts {
     place: Place,
     origin: Option<Text>,
-    stage: Option<Stage>,
 }
 
 /// The remains of processes, the oldest forgotten first.
@@ -32,21 +43,27 @@ struct Remains {
 pub(super) struct Evicted {
     by_pid: HashMap<u32, Remains>,
     order: VecDeque<Id>,
+    /// Of who was kept last.
+    last: Option<Arc<Whereabouts>>,
 }
 
 impl Evicted {
     /// Keeps what is known of a process.
     pub fn keep(&mut self, process: &Process) {
         let id = process.id;
+        let parent = process.parent.unwrap_or(Id {
+            pid: 0,
+            start_ticks: 0,
+        });
         let remains = Remains {
             start_ns: process.start_ns,
-            parent: process.parent,
+            parent_pid: parent.pid,
+            parent_ticks: parent.start_ticks,
             vpid: process.vpid,
             uid: process.uid,
             gid: process.gid,
             cgroup_id: process.cgroup_id,
-            place: process.place.clone(),
-            origin: process.origin.clone(),
+            whereabouts: self.whereabouts(process),
             stage: process.stage,
         };
         while self.by_pid.len() >= REMAINS_MAX {
@@ -57,7 +74,7 @@ impl Evicted {
         }
         self.by_pid.insert(id.pid, remains);
         self.order.push_back(id);
-        if self.order.len() > 2 * REMAINS_MAX {
+        if self.order.len() >= ORDER_MAX {
             let by_pid = &self.by_pid;
             self.order.retain(|id| {
                 by_pid
@@ -65,6 +82,21 @@ impl Evicted {
                     .is_some_and(|remains| remains.id(id.pid) == *id)
             });
         }
+    }
+
+    fn whereabouts(&mut self, process: &Process) -> Arc<Whereabouts> {
+        let last = self
+            .last
+            .take()
+            .filter(|last| last.place == process.place && last.origin == process.origin);
+        let shared = last.unwrap_or_else(|| {
+            Arc::new(Whereabouts {
+                place: process.place.clone(),
+                origin: process.origin.clone(),
+            })
+        });
+        self.last = Some(shared.clone());
+        shared
     }
 
     /// A process that is heard again, as far as it is known; `key` is its `proc_key`.
@@ -75,19 +107,23 @@ impl Evicted {
         }
         let Remains {
             start_ns,
-            parent,
+            parent_pid,
+            parent_ticks,
             vpid,
             uid,
             gid,
             cgroup_id,
-            place,
-            origin,
+            whereabouts,
             stage,
         } = self.by_pid.remove(&id.pid)?;
-        let mut process = Process::new(id, key, start_ns, uid, gid, cgroup_id, place);
-        process.parent = parent;
+        let Whereabouts { place, origin } = &*whereabouts;
+        let mut process = Process::new(id, key, start_ns, uid, gid, cgroup_id, place.clone());
+        process.parent = (parent_pid != 0).then_some(Id {
+            pid: parent_pid,
+            start_ticks: parent_ticks,
+        });
         process.vpid = vpid;
-        process.origin = origin;
+        process.origin = origin.clone();
         process.stage = stage;
         Some(process)
     }
@@ -118,6 +154,8 @@ mod tests {
         let id = Id::new(pid, start_ns);
         let mut process = Process::new(id, "k".into(), start_ns, 0, 0, 1, Place::Host);
         process.stage = Some(Stage::Healthcheck);
+        process.parent = Some(Id::new(1, 10_000_000));
+        process.origin = Some("left".into());
         process
     }
 
@@ -130,6 +168,11 @@ mod tests {
         assert!(evicted.take(Id::new(7, 2_000_000_000), key()).is_none());
         let known = evicted.take(process.id, key()).unwrap();
         assert_eq!(known.stage, Some(Stage::Healthcheck));
+        assert_eq!(known.parent, process.parent);
+        assert_eq!(
+            (known.place, known.origin),
+            (process.place.clone(), process.origin.clone())
+        );
         assert!(evicted.take(process.id, key()).is_none());
     }
 
@@ -140,7 +183,7 @@ mod tests {
             for pid in 0..REMAINS_MAX as u32 {
                 evicted.keep(&process(pid, round * 1_000_000_000));
                 assert!(evicted.by_pid.len() <= REMAINS_MAX);
-                assert!(evicted.order.len() <= 2 * REMAINS_MAX + 1);
+                assert!(evicted.order.len() < ORDER_MAX);
             }
         }
         evicted.keep(&process(REMAINS_MAX as u32, 0));
