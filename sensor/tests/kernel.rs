@@ -18,6 +18,8 @@ mod cgroups;
 mod connects;
 #[path = "kernel/entries.rs"]
 mod entries;
+#[path = "kernel/examples.rs"]
+mod examples;
 #[path = "kernel/execs.rs"]
 mod execs;
 #[path = "kernel/opens.rs"]
