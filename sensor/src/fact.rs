@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Reading;
 use crate::container::Container;
-use crate::mounts::HostMounts;
+use crate::mounts::Mounts;
 use crate::users::Users;
 
 /// One thing that enters.
@@ -99,7 +99,14 @@ pub(crate) enum Fact {
         users: Users,
     },
     /// The host's mounts; again when they change.
-    HostMounts(HostMounts),
+    HostMounts(Mounts),
+    /// A tree of mounts that a container has changed, as it is now.
+    Tree {
+        /// The mount namespace.
+        mnt_ns: u32,
+        /// Its mounts.
+        mounts: Mounts,
+    },
     /// The kernel part's counters, since it was loaded.
     Counters(Counters),
     /// Records of the ring that could not be parsed, since the start.

@@ -6,6 +6,7 @@
 
 pub(crate) mod known;
 mod replaced;
+mod trees;
 mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +23,7 @@ use crate::config::ContainersConfig;
 use crate::container::{self, Bundles, Cgroups, Files, Membership, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
-use crate::mounts::HostMounts;
+use crate::mounts::Mounts;
 use crate::probe::Policy;
 use crate::sample::Subject;
 use crate::text::text;
@@ -62,10 +63,11 @@ pub(crate) struct Gatherer {
     last_user: (u64, u32, u32),
     host_users: Option<Users>,
     host_users_due_ns: u64,
-    host_mounts: Option<HostMounts>,
+    host_mounts: Option<Mounts>,
     /// Somebody has mounted something; not looked at before `host_mounts_due_ns`.
     mounts_changed: bool,
     host_mounts_due_ns: u64,
+    trees: trees::Trees,
     /// Not before; see [`WALK_INTERVAL_NS`].
     walk_allowed_ns: u64,
     /// At the latest.
@@ -176,6 +178,7 @@ impl Gatherer {
             host_mounts: None,
             mounts_changed: true,
             host_mounts_due_ns: 0,
+            trees: trees::Trees::default(),
             walk_allowed_ns: 0,
             walk_due_ns: 0,
             gone: Gone::default(),
@@ -292,7 +295,14 @@ impl Gatherer {
                 self.users_changed(header.cgroup_id, false);
             }
             Record::Called(called) if called.header.ret >= 0 => {
-                self.mounts_changed |= replaced::changes_mounts(called);
+                if replaced::changes_mounts(called) {
+                    self.mounts_changed = true;
+                    let root = self.watched(called.header.cgroup_id);
+                    let root = root.and_then(|watched| watched.root).map(|(pid, _)| pid);
+                    self.trees
+                        .changed([called.header.pid].into_iter().chain(root));
+                    self.trees.look(self.now_ns, self.host_mnt_ns, &mut facts);
+                }
                 if replaced::replaces_database(called) {
                     self.users_changed(called.header.cgroup_id, true);
                 }
@@ -324,6 +334,7 @@ impl Gatherer {
         if self.mounts_changed && now_ns >= self.host_mounts_due_ns {
             self.look_at_mounts(&mut facts);
         }
+        self.trees.look(now_ns, self.host_mnt_ns, &mut facts);
         self.late_users(&mut facts);
         self.late_containers(&mut facts);
         let due: Vec<Text> = self
@@ -597,7 +608,7 @@ impl Gatherer {
     fn look_at_mounts(&mut self, facts: &mut Vec<Fact>) {
         self.mounts_changed = false;
         self.host_mounts_due_ns = self.now_ns + SECOND_NS;
-        let found = self.host_mnt_ns.and_then(HostMounts::read);
+        let found = self.host_mnt_ns.and_then(Mounts::read);
         if found.is_some() && found != self.host_mounts {
             facts.extend(found.clone().map(Fact::HostMounts));
             self.host_mounts = found;

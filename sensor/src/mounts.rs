@@ -1,4 +1,4 @@
-//! Mounts of the host: where on the host a file lies, whatever tree of mounts it was reached through.
+//! Mounts of the host, and of trees that containers made: where on the host a file lies, whatever tree it was reached through.
 //!
 //! ```text
 //! the file's device 254:1, its path in its own file system /etc/cron.d/x
@@ -16,6 +16,10 @@ use crate::host::HOST_PIDS;
 
 /// Bytes read of a process's mounts at most.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes read of the mounts of a tree that a container made, and how many of them are remembered.
+const TREE_BYTES_MAX: u64 = 64 << 10;
+const TREE_MOUNTS_MAX: usize = 256;
 
 /// Mounts of the host that are remembered; each container has some, and what comes first is the host's own.
 const MOUNTS_MAX: usize = 4_096;
@@ -53,9 +57,9 @@ struct Mount {
 
 /// See the module's description.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct HostMounts(Vec<Mount>);
+pub struct Mounts(Vec<Mount>);
 
-impl HostMounts {
+impl Mounts {
     /// Reads them of a process that is in the host's mount namespace.
     pub(crate) fn read(host_mnt_ns: u32) -> Option<Self> {
         HOST_PIDS.into_iter().find_map(|pid| {
@@ -63,33 +67,46 @@ impl HostMounts {
             if namespace != u64::from(host_mnt_ns) {
                 return None;
             }
-            let file = File::open(format!("/proc/{pid}/mountinfo")).ok()?;
-            let mut bytes = Vec::new();
-            file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-            // What was cut off ends in the middle of a line.
-            let whole = bytes.iter().rposition(|byte| *byte == b'\n')?;
-            Some(Self::parse(&String::from_utf8_lossy(&bytes[..whole])))
+            Some(Self::parse(&mountinfo(pid, FILE_BYTES_MAX)?))
         })
+    }
+
+    /// Those of the tree that a process sees, and its mount namespace.
+    pub(crate) fn of_tree(pid: u32) -> Option<(u32, Self)> {
+        let namespace = || {
+            let namespace = fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?;
+            u32::try_from(namespace.ino()).ok()
+        };
+        let before = namespace()?;
+        let mounts = Self::parse_all(&mountinfo(pid, TREE_BYTES_MAX)?);
+        // It may have gone into another one meanwhile, or be another process.
+        (namespace()? == before).then_some((before, mounts))
     }
 
     /// From `/proc/PID/mountinfo`: `id parent major:minor root mount-point options … - type source options`.
     pub(crate) fn parse(mountinfo: &str) -> Self {
-        let mounts = mountinfo.lines().filter_map(|line| {
-            let (mount, file_system) = line.split_once(" - ")?;
-            let mut fields = mount.split(' ').skip(2);
-            let (major, minor) = fields.next()?.split_once(':')?;
-            let (root, point) = (fields.next()?, fields.next()?);
-            let kind = file_system.split(' ').next()?;
-            if PASSED_OVER.contains(&kind) && point != "/" {
-                return None;
-            }
-            Some(Mount {
-                dev: libc::makedev(major.parse().ok()?, minor.parse().ok()?),
-                root: unescape(root),
-                point: unescape(point),
-            })
+        let mounts = mounts_in(mountinfo)
+            .filter(|(kind, mount)| !PASSED_OVER.contains(kind) || &*mount.point == "/");
+        Self(mounts.map(|(_, mount)| mount).take(MOUNTS_MAX).collect())
+    }
+
+    /// The same, with all kinds of file systems: what lies below one of them is in no other.
+    pub(crate) fn parse_all(mountinfo: &str) -> Self {
+        let mounts = mounts_in(mountinfo).map(|(_, mount)| mount);
+        Self(mounts.take(TREE_MOUNTS_MAX).collect())
+    }
+
+    /// The device of the file system that a path of this tree leads into, and its path there.
+    pub(crate) fn place_of(&self, path: &str) -> Option<(u64, String)> {
+        let holding = self.0.iter().filter_map(|mount| {
+            let rest = path.strip_prefix(mount.point.trim_end_matches('/'))?;
+            let within = rest.is_empty() || rest.starts_with('/');
+            within.then_some((mount, rest))
         });
-        Self(mounts.take(MOUNTS_MAX).collect())
+        // Of those at one point the last lies on top.
+        let (mount, rest) = holding.max_by_key(|(mount, _)| mount.point.len())?;
+        let place = format!("{}{rest}", mount.root.trim_end_matches('/'));
+        Some((mount.dev, if place.is_empty() { "/".into() } else { place }))
     }
 
     /// Where the host has the file with this path in the file system on this device: through the mount of the largest part
@@ -108,6 +125,32 @@ impl HostMounts {
             joined.into()
         })
     }
+}
+
+/// A process's mounts as the kernel writes them, whole lines alone.
+fn mountinfo(pid: u32, bytes_max: u64) -> Option<String> {
+    let file = File::open(format!("/proc/{pid}/mountinfo")).ok()?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max).read_to_end(&mut bytes).ok()?;
+    // What was cut off ends in the middle of a line.
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n')?;
+    Some(String::from_utf8_lossy(&bytes[..whole]).into_owned())
+}
+
+/// Each mount with the kind of its file system.
+fn mounts_in(mountinfo: &str) -> impl Iterator<Item = (&str, Mount)> {
+    mountinfo.lines().filter_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(2);
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let (root, point) = (fields.next()?, fields.next()?);
+        let mount = Mount {
+            dev: libc::makedev(major.parse().ok()?, minor.parse().ok()?),
+            root: unescape(root),
+            point: unescape(point),
+        };
+        Some((file_system.split(' ').next()?, mount))
+    })
 }
 
 /// `mountinfo` writes blank, tab, newline and backslash as octal digits.
@@ -140,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_file_is_where_the_host_has_its_file_system() {
-        let mounts = HostMounts::parse(
+        let mounts = Mounts::parse(
             "21 1 254:1 / / rw - ext4 /dev/vda1 rw\n\
              22 21 254:1 /home /mnt/home rw shared:1 - ext4 /dev/vda1 rw\n\
              23 21 254:2 /@ /srv rw - btrfs /dev/vdb rw\n\
@@ -162,6 +205,29 @@ mod tests {
         ] {
             let found = mounts.path_of(libc::makedev(major, minor), path);
             assert_eq!(found.as_deref(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_leads_through_the_mount_that_lies_on_top() {
+        let tree = Mounts::parse_all(
+            "21 1 0:50 / / rw - overlay overlay rw\n\
+             22 21 0:5 / /proc rw - proc proc rw\n\
+             23 21 254:1 /srv/data /data rw - ext4 /dev/vda1 rw\n\
+             24 21 254:1 / /mnt rw - ext4 /dev/vda1 rw\n\
+             25 24 0:60 / /mnt/etc rw - tmpfs tmpfs rw\n\
+             26 21 254:2 / /data rw - ext4 /dev/vdb rw\n",
+        );
+        for (path, major, minor, expected) in [
+            ("/etc/passwd", 0, 50, "/etc/passwd"),
+            ("/mnt/root/x", 254, 1, "/root/x"),
+            ("/mnt", 254, 1, "/"),
+            ("/mnt/etc/shadow", 0, 60, "/shadow"),
+            ("/data/x", 254, 2, "/x"),
+            ("/database", 0, 50, "/database"),
+        ] {
+            let expected = Some((libc::makedev(major, minor), expected.to_owned()));
+            assert_eq!(tree.place_of(path), expected, "{path}");
         }
     }
 

@@ -22,6 +22,7 @@ mod row;
 mod rows;
 mod runs;
 mod samples;
+mod trees;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use crate::clock::{Clock, Reading};
 use crate::container::{Container, Place, short};
 use crate::fact::{Counted, Fact, Host, Input, Running};
 use crate::loss::Class;
-use crate::mounts::HostMounts;
+use crate::mounts::Mounts;
 use crate::process::stage::{Arrival, on_arrival};
 use crate::process::{Id, InnerIds, Process, ProcessTable, Stage, TableBounds};
 use crate::redact::Redactor;
@@ -53,6 +54,7 @@ pub(crate) use places::WaitingBounds;
 use row::RunColumns;
 pub(crate) use row::{EventRow, Row};
 use samples::FailedSums;
+use trees::Trees;
 
 /// Bytes of users' names of all containers.
 const USERS_BYTES_MAX: usize = 1 << 20;
@@ -92,7 +94,9 @@ pub(crate) struct Tracker {
     places: Places,
     users: HashMap<Option<Text>, Users>,
     /// The host's mounts, where they may be read.
-    mounts: HostMounts,
+    mounts: Mounts,
+    /// Trees of mounts that containers changed.
+    trees: Trees,
     failures: Failures,
     /// Failed calls of the round under way by class, of each container and of the whole host.
     failed: Option<FailedSums>,
@@ -125,7 +129,8 @@ impl Tracker {
             places: Places::new(options.waiting, run.clone(), options.labels),
             run,
             users: HashMap::new(),
-            mounts: HostMounts::default(),
+            mounts: Mounts::default(),
+            trees: Trees::default(),
             failures: Failures::default(),
             failed: None,
             evictions_told: 0,
@@ -226,6 +231,7 @@ impl Tracker {
                 self.places.mounts_known = true;
                 self.mounts = mounts;
             }
+            Fact::Tree { mnt_ns, mounts } => self.trees.insert(mnt_ns, mounts),
             Fact::Limited {
                 cgroup_id,
                 kind,
@@ -865,7 +871,7 @@ impl Tracker {
             ..
         } = record
         else {
-            return;
+            return self.set_named(event, id);
         };
         if Some(*mnt_ns) == self.host.mnt_ns && path.starts_with(b"/") {
             event.fd_host_name = event.fd_name.clone();
@@ -881,6 +887,17 @@ impl Tracker {
             .is_some_and(|process| process.place.container().is_some() || process.origin.is_some());
         if event.fd_host_name.is_some() && contained {
             event.fd_from = Some("mount".into());
+        }
+    }
+
+    /// Where on the host a file lies that a call names by its path alone, below a mount that a container made.
+    fn set_named(&self, event: &mut Event, id: Id) {
+        if let Some(name) = event.fd_name.as_deref()
+            && name.starts_with('/')
+            && &*event.evt_category == "file"
+        {
+            let mnt_ns = self.table.find(id).and_then(|process| process.mnt_ns);
+            event.fd_host_name = self.trees.on_host(mnt_ns, name, &self.mounts);
         }
     }
 

@@ -68,6 +68,7 @@ fn act_inside() {
         // More at once than a container may send would be counted alone.
         std::thread::sleep(Duration::from_millis(20));
     }
+    act_below_a_mount_of_its_own();
 }
 
 /// The capabilities that may be given on, by bit.
@@ -84,6 +85,39 @@ fn own_capabilities() -> Vec<String> {
     let names = CAPABILITIES.split_ascii_whitespace().enumerate();
     let names = names.filter(|(bit, _)| bits >> bit & 1 == 1);
     names.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
+/// What it mounts itself, and removes below that: no configuration of the container tells of it.
+const OWN_MOUNT: &str = "own-mount";
+
+fn act_below_a_mount_of_its_own() {
+    let scene = Scene::new();
+    let point = scene.folder.path().canonicalize().unwrap().join("inner");
+    let (point, name) = (
+        act::c_path(&point),
+        act::c_path(&point.join("dogwatch-none")),
+    );
+    let none: *const libc::c_char = std::ptr::null();
+    // SAFETY: the paths end in NUL and outlive the call.
+    let mounted = unsafe {
+        libc::mount(
+            c"/usr".as_ptr(),
+            point.as_ptr(),
+            none,
+            libc::MS_BIND,
+            none.cast(),
+        )
+    };
+    assert_eq!(mounted, 0, "{}", std::io::Error::last_os_error());
+    // Trees of mounts are looked at once a second.
+    std::thread::sleep(Duration::from_millis(1_200));
+    let pid = act::in_child(|| {
+        // SAFETY: as above.
+        unsafe { libc::unlink(name.as_ptr()) };
+    });
+    println!("did {OWN_MOUNT} {pid} {}", scene.folder.path().display());
+    // SAFETY: as above; what is mounted there keeps the folder from being removed.
+    unsafe { libc::umount2(point.as_ptr(), libc::MNT_DETACH) };
 }
 
 /// A bundle whose program is this very test; its libraries are the host's.
@@ -237,8 +271,9 @@ fn each_call_of_the_table_is_told_from_inside_a_container() {
     let folder = tempfile::tempdir().unwrap();
     let sensor = Sensor::start();
     let name = format!("dogwatch-calls-{}", std::process::id());
-    let done = run_container(folder.path(), &name);
+    let mut done = run_container(folder.path(), &name);
     let asked: Vec<&str> = examples().map(|(name, ..)| *name).collect();
+    let own_mount = done.remove(OWN_MOUNT).expect("a mount of its own");
     let told: Vec<&String> = done
         .keys()
         .filter(|name| !asked.contains(&name.as_str()))
@@ -247,6 +282,7 @@ fn each_call_of_the_table_is_told_from_inside_a_container() {
 
     let mut wrong: BTreeMap<&str, String> = asked
         .iter()
+        .chain(&[OWN_MOUNT])
         .map(|name| (*name, "no row".to_owned()))
         .collect();
     let end = Instant::now() + PATIENCE;
@@ -260,6 +296,12 @@ fn each_call_of_the_table_is_told_from_inside_a_container() {
             || row["container_id"].as_str().is_none_or(|id| id == "host")
         {
             continue;
+        }
+        if row["evt_call"] == "unlink" && row["proc_vpid"] == own_mount.vpid {
+            let name = format!("{}/inner/dogwatch-none", own_mount.folder);
+            assert_eq!(row["fd_name"], name);
+            assert_eq!(row["fd_host_name"], "/usr/dogwatch-none", "{row}");
+            wrong.remove(OWN_MOUNT);
         }
         for (name, _, expected, _) in examples() {
             let (call, done) = (Call::named(name).unwrap(), &done[*name]);

@@ -1093,7 +1093,7 @@ fn a_file_has_its_place_on_the_host_whatever_tree_it_is_reached_through() {
     bench.container(None);
     bench.exec(11, 1, INSIDE, "sh");
     let disk = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n";
-    bench.fact(Fact::HostMounts(HostMounts::parse(disk)));
+    bench.fact(Fact::HostMounts(Mounts::parse(disk)));
     let mut open = |path: &str, in_file_system: &str, dev: u64, tree: u32| {
         let header = bench.header(11, BOX_CGROUP);
         let mut record = open_of(header, path);
