@@ -56,7 +56,7 @@ fn measure(folder: &std::path::Path, mut probe: Option<&mut Probe>) -> Vec<(&'st
             }
         }
     };
-    let cases: [(&str, &dyn Fn()); 5] = [
+    let cases: [(&str, &dyn Fn()); 6] = [
         // SAFETY: no arguments.
         ("getppid", &|| {
             _ = unsafe { libc::syscall(libc::SYS_getppid) }
@@ -64,6 +64,10 @@ fn measure(folder: &std::path::Path, mut probe: Option<&mut Probe>) -> Vec<(&'st
         ("open to write", &|| open(&written, libc::O_WRONLY)),
         ("open sensitive", &|| open(&sensitive, libc::O_RDONLY)),
         ("open again", &|| open(&read, libc::O_RDONLY)),
+        // SAFETY: the path ends in NUL.
+        ("unlinkat missing", &|| unsafe {
+            libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, c"/dogwatch/none".as_ptr(), 0);
+        }),
         ("open missing", &|| open(c"/dogwatch/none", libc::O_RDONLY)),
     ];
     let mut found: Vec<(&str, f64)> = cases.iter().map(|(name, _)| (*name, f64::MAX)).collect();
