@@ -42,9 +42,11 @@ SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
 	struct subject who;
-	if (BPF_CORE_READ(child, pid) != BPF_CORE_READ(child, tgid))
-		return 0; /* a thread */
-	if (admit(&who, parent))
+	if (BPF_CORE_READ(child, pid) != BPF_CORE_READ(child, tgid)) {
+		u32 threads = newly_told_threads(parent);
+		if (threads && admit(&who, parent))
+			send_threads(&who, parent, threads);
+	} else if (admit(&who, parent))
 		send_fork(&who, parent, child);
 	return 0;
 }

@@ -5,6 +5,7 @@
 #define SIGNAL_GROUP_EXIT 4
 #define THREADS_MAX 64 /* threads not yet reaped whose counters are added at exit */
 #define EEXIST 17
+#define TOLD_THREADS_MIN 64 /* threads that a process has when that is told for the first time */
 
 /* Processes of several threads whose exit was sent: two last threads may both see no live one. */
 struct {
@@ -13,6 +14,20 @@ struct {
 	__type(key, u64);
 	__type(value, u8);
 } exited SEC(".maps");
+
+/* How many threads processes had when that was told last. One that is pushed out is told of again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, u32);
+} told_threads SEC(".maps");
+
+/* A process, also while its id is used again. */
+static __always_inline u64 process_key(struct task_struct *task, struct signal_struct *signal)
+{
+	return (u64)signal ^ BPF_CORE_READ(task, group_leader, start_boottime);
+}
 
 /*
  * Registers of the system call that a task is in. Before 5.15 there is no function for them; they lie at the end of the
@@ -66,14 +81,49 @@ static __always_inline void send_fork(struct subject *who, struct task_struct *p
 	submit(s);
 }
 
+/* How many threads the process has, once it has twice as many as when that was told last; else 0. */
+static __always_inline u32 newly_told_threads(struct task_struct *task)
+{
+	struct signal_struct *signal = BPF_CORE_READ(task, signal);
+	u32 threads = BPF_CORE_READ(signal, nr_threads);
+	if (threads < TOLD_THREADS_MIN)
+		return 0;
+	u64 key = process_key(task, signal);
+	u32 *told = bpf_map_lookup_elem(&told_threads, &key);
+	if (told && threads / 2 < *told)
+		return 0;
+	bpf_map_update_elem(&told_threads, &key, &threads, BPF_ANY);
+	return threads;
+}
+
+/* As a fork of which the child is in the process itself, and the result is how many threads that has. */
+static __always_inline void send_threads(struct subject *who, struct task_struct *task, u32 threads)
+{
+	if (!within_share(who->share, KIND_FORK, CLASS_PROCESS, bpf_ktime_get_boot_ns()))
+		return;
+	u64 clone_flags;
+	u32 call = forking_call(task, &clone_flags);
+	struct scratch *s = begin(KIND_FORK, call, sizeof(struct record_fork));
+	if (!s)
+		return;
+	fill_header(s, who, threads, 0);
+	struct record_fork *r = &s->record.fork;
+	r->clone_flags = clone_flags;
+	r->child_start_ns = header_of(s)->start_ns;
+	r->child_cgroup_id = who->cgroup_id;
+	r->child_pid = header_of(s)->pid;
+	r->child_vpid = header_of(s)->vpid;
+	fill_identity(&r->child, task);
+	submit(s);
+}
+
 static __always_inline bool is_last_thread(struct task_struct *task)
 {
 	struct signal_struct *signal = BPF_CORE_READ(task, signal);
-	u64 key = (u64)signal;
 	u8 one = 1;
 	if (BPF_CORE_READ(signal, live.counter) != 0)
 		return false;
-	key ^= BPF_CORE_READ(task, group_leader, start_boottime);
+	u64 key = process_key(task, signal);
 	/* The last but one thread may have sent it and be reaped by now. */
 	if (BPF_CORE_READ(signal, nr_threads) <= 1)
 		return !bpf_map_lookup_elem(&exited, &key);

@@ -137,6 +137,7 @@ struct record_exec_more {
 	u32 pad;
 };
 
+/* of a process with a conspicuous number of threads the child is the process itself, and `ret` that number */
 struct record_fork {
 	struct record_header header;
 	u64 child_start_ns;

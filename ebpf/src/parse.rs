@@ -199,6 +199,10 @@ fn exec_more(bytes: &[u8]) -> Result<Raw, ParseError> {
 
 fn fork(bytes: &[u8]) -> Result<Record, ParseError> {
     let wire = ForkWire::read(bytes)?;
+    if wire.child_pid == wire.header.pid {
+        let header = header(&wire.header);
+        return Ok(Record::Threads { header });
+    }
     Ok(Record::Fork {
         header: header(&wire.header),
         child_pid: wire.child_pid,

@@ -188,6 +188,11 @@ pub enum Record {
         /// The child's identity.
         child: Identity,
     },
+    /// A process has twice as many threads as when this was told last, at first 64.
+    Threads {
+        /// Common part; `ret` is how many threads it has.
+        header: Header,
+    },
     /// The last thread of a process ended.
     Exit {
         /// Common part.
@@ -256,6 +261,7 @@ impl Record {
             Record::Exec(exec) => &exec.header,
             Record::Called(called) => &called.header,
             Record::Fork { header, .. }
+            | Record::Threads { header }
             | Record::Exit { header, .. }
             | Record::Open { header, .. }
             | Record::Cgroup { header, .. }

@@ -318,6 +318,7 @@ pub(crate) fn kind(evt_type: &str) -> Kind {
             ("execveat", Kind::EXEC),
             ("running", Kind::EXEC),
             ("clone", Kind::FORK),
+            ("threads", Kind::FORK),
             ("procexit", Kind::EXIT),
             ("cgroup_mkdir", Kind::CGROUP),
             ("cgroup_rmdir", Kind::CGROUP),

@@ -393,6 +393,10 @@ impl Tracker {
                     out,
                 );
             }
+            Record::Threads { header } => {
+                self.touch(&header, out);
+                self.push(&header, &record, out);
+            }
             Record::Exit { header, .. } => {
                 self.touch(&header, out);
                 self.push(&header, &record, out);

@@ -73,6 +73,7 @@ pub(super) fn call(record: &Record) -> (&'static str, &'static str, &'static str
     match record {
         Record::Exec(_) => ("execve", "process", "sched_process_exec"),
         Record::Fork { .. } => ("clone", "process", "sched_process_fork"),
+        Record::Threads { .. } => ("threads", "process", "sched_process_fork"),
         Record::Exit { .. } => ("procexit", "process", "sched_process_exit"),
         Record::Open { header, .. } => (
             header.call.map_or("open", |call| call.name),
@@ -107,6 +108,10 @@ pub(super) fn set_record(event: &mut Event, record: &Record) {
                 ("cgroup_id".into(), id.to_string().into()),
                 ("path".into(), path),
             ]));
+        }
+        Record::Threads { header } => {
+            let threads = header.ret.to_string().into();
+            event.evt_args = Some(BTreeMap::from([("threads".into(), threads)]));
         }
         Record::Exec(_) | Record::Fork { .. } | Record::CgroupMove { .. } => {}
     }

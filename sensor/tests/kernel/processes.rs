@@ -79,6 +79,56 @@ fn threads_are_not_processes_and_a_process_ends_once() {
     assert!(counters.min_flt > 0, "{counters:?}");
 }
 
+/// Makes this many threads, which end with the process.
+fn make_threads(count: usize) {
+    extern "C" fn wait(_: *mut libc::c_void) -> i32 {
+        loop {
+            // SAFETY: no arguments.
+            unsafe { libc::pause() };
+        }
+    }
+    const STACK: usize = 16 << 10;
+    let flags = libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_FILES
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM;
+    for _ in 0..count {
+        // SAFETY: each has a stack of its own and does nothing but wait.
+        unsafe {
+            let map = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let stack = libc::mmap(std::ptr::null_mut(), STACK, protection, map, -1, 0);
+            libc::clone(wait, stack.byte_add(STACK), flags, std::ptr::null_mut());
+        }
+    }
+}
+
+#[test]
+fn many_threads_are_told_whenever_they_are_twice_as_many() {
+    let Some(mut watch) = Watch::start_at(Mode::Lifecycle) else {
+        return;
+    };
+    let records = watch.see(|| make_threads(300));
+    let told: Vec<(i64, Option<&str>)> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Threads { header } => Some((header.ret, header.call.map(|call| call.name))),
+            _ => None,
+        })
+        .collect();
+    let clone = Some("clone");
+    assert_eq!(told, [(64, clone), (128, clone), (256, clone)]);
+    // A process that has fewer, or of which it was told, is not told of.
+    assert!(
+        !watch
+            .see(|| make_threads(62))
+            .iter()
+            .any(|record| matches!(record, Record::Threads { .. }))
+    );
+}
+
 fn cpu_ns() -> i64 {
     let mut time = libc::timespec {
         tv_sec: 0,
