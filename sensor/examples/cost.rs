@@ -66,7 +66,12 @@ fn measure(folder: &std::path::Path, mut probe: Option<&mut Probe>) -> Vec<(&'st
         ("open again", &|| open(&read, libc::O_RDONLY)),
         // SAFETY: the path ends in NUL.
         ("unlinkat missing", &|| unsafe {
-            libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, c"/dogwatch/none".as_ptr(), 0);
+            libc::syscall(
+                libc::SYS_unlinkat,
+                libc::AT_FDCWD,
+                c"/dogwatch/none".as_ptr(),
+                0,
+            );
         }),
         ("open missing", &|| open(c"/dogwatch/none", libc::O_RDONLY)),
     ];

@@ -22,6 +22,8 @@ mod entries;
 mod examples;
 #[path = "kernel/execs.rs"]
 mod execs;
+#[path = "kernel/hostile.rs"]
+mod hostile;
 #[path = "kernel/opens.rs"]
 mod opens;
 #[path = "kernel/processes.rs"]
