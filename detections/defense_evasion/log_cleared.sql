@@ -36,6 +36,8 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'creat', 'truncate', 'ftruncate'
   )
   AND (
     regexp_like(fd_name, '^/var/(log|adm)/(.+/)?((w|b|u)tmp|lastlog|faillog|tallylog|auth\.log|secure|syslog|messages|kern\.log|daemon\.log|user\.log|audit\.log|access[^/]*|error[^/]*|[^/]+\.log)$|^/(var/)?run/utmp$|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history$')
+    -- The host's, through a mount.
+    OR regexp_like(fd_host_name, '^/var/log/(.+/)?((w|b|u)tmp|lastlog|faillog|tallylog|auth\.log|secure|syslog|messages|kern\.log|daemon\.log|user\.log|audit\.log|[^/]+\.log)$')
     OR (evt_type IN ('rename', 'renameat', 'renameat2') AND regexp_like(fs_path_source, '^/var/(log|adm)/(.+/)?((w|b|u)tmp|lastlog|faillog|tallylog|auth\.log|secure|syslog|messages|kern\.log|daemon\.log|user\.log|audit\.log|access[^/]*|error[^/]*|[^/]+\.log)$|^/(var/)?run/utmp$|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history$'))
     OR (evt_type IN ('symlink', 'symlinkat') AND regexp_like(fs_path_target, '^/var/(log|adm)/(.+/)?((w|b|u)tmp|lastlog|faillog|tallylog|auth\.log|secure|syslog|messages|kern\.log|daemon\.log|user\.log|audit\.log|access[^/]*|error[^/]*|[^/]+\.log)$|^/(var/)?run/utmp$|/\.(ash|bash|irb|ksh|mariadb|mysql|php|psql|python|rediscli|sh|sqlite|zsh)_history$'))
   )

@@ -30,7 +30,7 @@ WHERE coalesce(proc_stage, '') <> 'healthcheck'
       AND proc_cmdline LIKE '% -%c %'
       AND regexp_like(
         proc_cmdline,
-        '\b(curl|wget|nc|base64 +(-d|-D|--decode)|openssl +(enc|base64)|xxd +-[a-z ]*r|gunzip|zcat)\b.*\| *(sudo +(-\S+ +)*)?(\S*/)?(busybox +)?((ba|da|a|k|z|tc|c)?sh|python[0-9.]*|perl|ruby|php|node|lua)( |$|;|\)|"|'')|\b(eval|source|\.|(ba|da|a|k|z)?sh +-c) +"?(\$\(|`|<\() *(curl|wget|echo .*base64|base64)'
+        '\b(curl|wget|nc|base64 +(-d|-D|--decode)|openssl +(enc|base64)|xxd +-[a-z ]*r|gunzip|zcat)\b.*\| *(sudo +(-\S+ +)*)?(\S*/)?(busybox +)?((ba|da|a|k|z|tc|c)?sh|python[0-9.]*|perl|ruby|php|node|lua)( |$|;|\)|"|'')|\b(eval|source|\.|(ba|da|a|k|z)?sh( +-c)?) +"?(\$\(|`|<\() *(curl|wget|echo .*base64|base64)'
       )
     )
     OR (

@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1611"]
 -- false_positives = ["builders of images and packages (debootstrap, mock)", "node agents that run the host's programs by chroot"]
--- blind_spots = ["a program of the intruder's own that calls chroot, unless the folder is a mount of the host's root or has a name that tells it"]
+-- blind_spots = ["a program of the intruder's own that calls chroot below a service, unless the folder has a name that tells it"]
 -- references = ["https://attack.mitre.org/techniques/T1611/"]
 -- response = "Look at what was mounted there and what ran next. Give containers no mount of the host's root."
 -- dedup = { key = ["place"], period = "1h" }
@@ -34,5 +34,7 @@ WHERE evt_type IN ('chroot', 'pivot_root')
     OR regexp_like(program, '^python[0-9.]+$')
     -- A mount of the host's root, under whatever name.
     OR fd_host_name = '/'
+    -- By whatever was put into the container, but to folders where servers and transfers of files are shut in.
+    OR (proc_stage = 'exec' AND NOT coalesce(regexp_like(fd_name, '^/(var|run|srv|home|usr/share/empty|nonexistent)(/|$)'), false))
     OR regexp_like(concat(fd_name, ' ', fd_nameraw), '(^| )(/proc/[0-9]+/root|(/mnt|/media)?/(host|rootfs|hostfs|host-root|node|mnt)/?( |$))')
   )
