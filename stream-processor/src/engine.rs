@@ -202,6 +202,12 @@ impl Engine {
         &self.whole
     }
 
+    /// The latest of the times of a log's hosts.
+    #[cfg(test)]
+    pub(crate) fn latest_high(&self, log: Partition) -> Option<i64> {
+        self.hosts.latest_high(log)
+    }
+
     /// The partitions that it knows something of.
     #[must_use]
     pub fn partitions(&self) -> Vec<i32> {

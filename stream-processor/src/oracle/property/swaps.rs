@@ -201,3 +201,95 @@ fn what_did_not_change_says_what_the_oracle_says_and_nothing_is_said_twice() {
         assert!(spoken.contains_key(name), "{name}: {spoken:?}");
     }
 }
+
+/// Detections that the second set has and the first has not, or of another state.
+const NEW: [&str; 3] = ["x_added", "x_key", "x_list"];
+
+/// A swap in the middle of the log: what is new says all of the windows that begin after it, and nothing of those before; what
+/// did not change does not notice.
+#[test]
+fn what_is_new_says_all_of_what_comes_after_a_swap() {
+    let folders = [set(0), set(1)];
+    let oracles = folders.each_ref().map(|folder| {
+        let oracle = Oracle::load(folder.path()).expect("an oracle");
+        oracle.with_host_silence(HOST_SILENCE).without_throttle()
+    });
+    let said_of_new: RefCell<BTreeSet<String>> = RefCell::default();
+    let happenings = prop::collection::vec(happening(), 1..160);
+    let input = prop_oneof![Just(Input::Bounded), Just(Input::Live)];
+    let case = (
+        happenings,
+        (0_usize..100, 1_usize..40),
+        input,
+        any::<bool>(),
+    );
+    let outcome = runner(24).run(&case, |(happenings, (percent, step), input, in_memory)| {
+        let log = write_log(&happenings, true);
+        let [mut before, after] = oracles
+            .each_ref()
+            .map(|oracle| oracle.run(&log, input).expect("an answer"));
+        let mut processor = Processor::new(folders[0].path(), &log);
+        processor.open = true;
+        processor.crash();
+        let place = log.len() * percent / 100;
+        while processor.next < place {
+            processor.step(step.min(place - processor.next));
+        }
+        let since =
+            PARTITIONS.map(|partition| processor.engine.latest_high((Topic::Events, partition)));
+        let swapped_at = PARTITIONS.map(|partition| {
+            let own = log[..place]
+                .iter()
+                .filter(|record| record.partition == partition);
+            own.map(|record| record.offset + 1).max().unwrap_or(0)
+        });
+        let said_before = processor.alerts.len();
+        processor.folder = folders[1].path();
+        processor.swap(in_memory);
+        while processor.next < log.len() {
+            processor.step(step);
+        }
+        if input == Input::Bounded {
+            processor.finish();
+        }
+        // Windows that begin after the latest time there was; those of a time that was ended before by a clock that was put back
+        // are over, wherever they lie.
+        let begins_after = |alert: &&super::super::Alert| {
+            let partition = alert.cause.partition;
+            let place = PARTITIONS.iter().position(|own| *own == partition);
+            let place = place.expect("a partition");
+            alert.window_start > since[place] && alert.cause.offset >= swapped_at[place]
+        };
+        let expected: Vec<&super::super::Alert> = after
+            .alerts
+            .iter()
+            .filter(|alert| NEW.contains(&alert.detection_id.as_str()))
+            .filter(begins_after)
+            .collect();
+        let found: Vec<&records::Alert> = processor.alerts[said_before..]
+            .iter()
+            .filter(|alert| NEW.contains(&&*alert.detection_id))
+            .collect();
+        let names = found.iter().map(|alert| alert.detection_id.to_string());
+        said_of_new.borrow_mut().extend(names);
+        let mut wrong = compare(expected, found);
+        wrong.extend(disorder(&processor.alerts));
+        of_unchanged(&mut before, &mut processor);
+        wrong.extend(differences(&before, &processor));
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "{input:?} swapped at {place} in steps of {step}, in memory: {in_memory}\n{}{}",
+            describe(&log),
+            wrong.join("\n")
+        );
+        Err(TestCaseError::fail(text))
+    });
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, _)) => panic!("{}", reason.message()),
+        Err(error) => panic!("{error}"),
+    }
+    assert_eq!(said_of_new.into_inner().len(), NEW.len());
+}
