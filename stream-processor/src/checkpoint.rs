@@ -10,7 +10,7 @@
 //! writes some of the oldest pieces anew, too ([`Renewal`]), and what lies before the oldest piece that is alive is not
 //! read any more. A restart reads from there to the manifest that the committed offset names, and folds the pieces by key.
 //! A task that begins draws a name, the *base*, which all that builds on it carries in a header: pieces of somebody else,
-//! of before or from a zombie, are told apart and passed over.
+//! of another topic's task, of before or from a zombie, are told apart and passed over.
 //!
 //! No clock and no I/O: times and names are handed in.
 
@@ -72,6 +72,27 @@ pub struct Ran {
 
 /// Key of the manifest; no piece of state has it.
 pub const MANIFEST_KEY: &str = "checkpoint";
+
+/// What stands in a record's key between the topic of a task's log and the name of a piece, where that is no topic of those that
+/// were the only ones.
+const OF_TOPIC: char = '\u{1e}';
+
+/// The key of a task's piece: tasks of several topics share a partition of the topic of states, and must not replace each other's.
+#[must_use]
+pub fn key_of(topic: Topic, piece: &str) -> String {
+    match topic {
+        Topic::Events | Topic::Exchange => piece.to_owned(),
+        _ => format!("{}{OF_TOPIC}{piece}", topic.suffix()),
+    }
+}
+
+/// The name of the piece that a key is of.
+fn piece_of(key: &str) -> &str {
+    match key.split_once(OF_TOPIC) {
+        Some((topic, piece)) if Topic::named(topic).is_some() => piece,
+        _ => key,
+    }
+}
 
 /// Header that names what a record builds on.
 pub const BASE_HEADER: &str = "base";

@@ -1,7 +1,7 @@
 //! Reads what tasks remembered, from the topic of states.
 //!
 //! ```text
-//! heads (from the offsets' metadata) ─► dogwatch.state, each partition from S ─► fold to the named checkpoint
+//! heads (from the offsets' metadata) ─► dogwatch.state, each partition from its tasks' first S ─► fold to the named checkpoints
 //! ```
 //! The markers of one transaction reach the partitions one by one: the offsets may be committed while the checkpoint
 //! is still hidden from readers of committed records, and an open transaction of a zombie hides it for as long as the
@@ -47,15 +47,18 @@ pub fn restore(
     let topic = Topics::new(config.kafka.topic_prefix.as_str()).name(config.stage.state());
     let action = format!("read topic {topic}");
     let reader = Reader::open(config, topic).map_err(|error| Fault::of(&action, &error))?;
-    let task = |(partition, head): (&Partition, &Head)| {
-        let reading = Reading {
+    // Tasks of several topics lie in the same partition: it is read once for all of them.
+    let mut readings: BTreeMap<i32, Reading> = BTreeMap::new();
+    for (log, head) in heads {
+        let reading = readings.entry(log.1).or_insert_with(|| Reading {
             next: head.state,
-            fold: Ok(Fold::new(head.clone())),
+            tasks: BTreeMap::new(),
             done: false,
-        };
-        (partition.1, reading)
-    };
-    let mut readings: BTreeMap<i32, Reading> = heads.iter().map(task).collect();
+        });
+        reading.next = reading.next.min(head.state);
+        let task = (head.state, Ok(Fold::new(head.clone())));
+        reading.tasks.insert(*log, task);
+    }
     while readings.values().any(|reading| !reading.done) {
         match reader.pass(&mut readings, &wanted) {
             Ok(true) => {}
@@ -73,32 +76,41 @@ pub fn restore(
             }
         }
     }
-    let memory = |partition: &Partition| {
-        let reading = readings.remove(&partition.1)?;
-        Some((*partition, reading.fold.and_then(Fold::finish)))
-    };
-    Ok(Some(heads.keys().filter_map(memory).collect()))
+    let tasks = readings.into_values().flat_map(|reading| reading.tasks);
+    let memories = tasks.map(|(log, (_, fold))| (log, fold.and_then(Fold::finish)));
+    Ok(Some(memories.collect()))
 }
 
 /// How far one partition was read.
 struct Reading {
     next: i64,
-    fold: Result<Fold, MemoryError>,
+    /// What is found of each task there, and from which offset on it may be.
+    tasks: BTreeMap<Partition, (i64, Result<Fold, MemoryError>)>,
     done: bool,
 }
 
 impl Reading {
     fn reached(&self) -> bool {
         // What cannot be understood does not get better further on.
-        self.fold.as_ref().map_or(true, Fold::reached)
+        let reached = |fold: &Result<Fold, _>| fold.as_ref().map_or(true, Fold::reached);
+        self.tasks.values().all(|(_, fold)| reached(fold))
     }
 
-    fn take(&mut self, message: &BorrowedMessage<'_>) {
-        self.next = message.offset() + 1;
-        if let Ok(fold) = &mut self.fold {
+    /// Hands a record to the tasks that it may be of; those that have their checkpoint take more only where `newest` counts.
+    fn take(&mut self, message: &BorrowedMessage<'_>, newest: bool) {
+        let offset = message.offset();
+        self.next = offset + 1;
+        let tasks = self.tasks.values_mut();
+        for (_, own) in tasks.filter(|(from, _)| *from <= offset) {
+            let Ok(fold) = own else {
+                continue;
+            };
+            if fold.reached() && !newest {
+                continue;
+            }
             let key = message.key().unwrap_or_default();
-            if let Err(error) = fold.take(message.offset(), key, base(message), message.payload()) {
-                self.fold = Err(error);
+            if let Err(error) = fold.take(offset, key, base(message), message.payload()) {
+                *own = Err(error);
             }
         }
     }
@@ -173,7 +185,7 @@ impl Reader {
                     if let Some(reading) = readings.get_mut(&partition)
                         && unread.contains(&partition)
                     {
-                        reading.take(&message);
+                        reading.take(&message, self.newest);
                         if reading.reached() && !self.newest {
                             reading.done = true;
                             unread.remove(&partition);

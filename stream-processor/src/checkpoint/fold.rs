@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Head, MANIFEST_KEY, Manifest, MemoryError, PART, format, parse};
+use super::{Head, MANIFEST_KEY, Manifest, MemoryError, PART, format, parse, piece_of};
 
 /// A piece of the state, and which checkpoint wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +108,7 @@ impl Fold {
         let place = *self.pending_at.get_or_insert(offset);
         let key = std::str::from_utf8(key)
             .map_err(|_| MemoryError::Unreadable("a key is no text".to_owned()))?;
+        let key = piece_of(key);
         if key != MANIFEST_KEY {
             self.pending_bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
             self.pending

@@ -146,6 +146,13 @@ impl Progress {
         self.new_input = true;
     }
 
+    /// Notes that others wrote so much behind its last checkpoint: a restore reads over it.
+    pub fn pass_over(&mut self, bytes: u64) {
+        if let Some(mut last) = self.written.last_entry() {
+            last.get_mut().bytes += bytes;
+        }
+    }
+
     /// Says whether there is anything to store.
     pub fn behind(&self) -> bool {
         self.new_input

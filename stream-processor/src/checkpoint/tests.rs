@@ -485,3 +485,63 @@ fn a_task_that_reads_two_topics_goes_on_in_both() {
         "{error}"
     );
 }
+
+#[test]
+fn tasks_of_several_topics_lie_in_one_partition_and_do_not_touch_each_other() {
+    let events = key_of(Topic::Events, "log.events");
+    let samples = key_of(Topic::ContainerSamples, "log.container-samples");
+    assert_eq!(events, "log.events");
+    assert_ne!(samples, "log.container-samples");
+    assert_eq!(piece_of(&samples), "log.container-samples");
+    // Names of pieces hold what containers call themselves.
+    for name in ["minute/a\u{1e}b", "\u{1e}", "events", MANIFEST_KEY] {
+        assert_eq!(piece_of(&key_of(Topic::Events, name)), name);
+        assert_eq!(piece_of(&key_of(Topic::ProcessSamples, name)), name);
+    }
+
+    // One task's records come between those of the other, under keys and a base of its own.
+    let mut own = Progress::begin(0, Instant::now());
+    let mut other = Progress::begin(0, Instant::now());
+    let first = take(&mut own, vec![piece("detections", "own")], 1);
+    let between = other.take(
+        vec![piece("detections", "other")],
+        Inputs::from([(Topic::ContainerSamples, 5)]),
+        || "other".to_owned(),
+        Instant::now(),
+    );
+    let mut fold = Fold::new(first.manifest.head(0));
+    let mut offset = 0;
+    let mut feed = |checkpoint: &Checkpoint, topic| {
+        let base = checkpoint.manifest.base.as_bytes();
+        let manifest = (
+            MANIFEST_KEY.to_owned(),
+            Some(checkpoint.manifest.to_value()),
+        );
+        let records = checkpoint.records.iter();
+        let records = records.map(|record| (record.key.clone(), record.value.clone()));
+        for (key, value) in records.chain([manifest]) {
+            let key = key_of(topic, &key);
+            fold.take(offset, key.as_bytes(), Some(base), value.as_deref())
+                .unwrap();
+            offset += 1;
+        }
+    };
+    feed(&between, Topic::ContainerSamples);
+    feed(&first, Topic::Events);
+    let restored = fold.finish().unwrap();
+    assert_eq!(restored.manifest, first.manifest);
+    assert_eq!(restored.into_state(), state(&[("detections", "own")]));
+}
+
+#[test]
+fn what_others_write_between_counts_as_what_a_restore_reads() {
+    let mut progress = Progress::begin(0, Instant::now());
+    take(&mut progress, vec![piece("a", "1")], 1);
+    take(&mut progress, vec![piece("b", "1")], 2);
+    assert_eq!(progress.renewal().below("").count(), 0);
+    progress.pass_over(5 << 20);
+    let renewal = progress.renewal();
+    assert_eq!(renewal.below("").collect::<Vec<_>>(), ["a", "b"]);
+    take(&mut progress, vec![piece("a", "1"), piece("b", "1")], 3);
+    assert_eq!(progress.renewal().below("").count(), 0);
+}

@@ -12,7 +12,7 @@ use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::alert::size::fit;
-use crate::checkpoint::{BASE_HEADER, Checkpoint, MANIFEST_KEY};
+use crate::checkpoint::{BASE_HEADER, Checkpoint, MANIFEST_KEY, key_of};
 use crate::decode::{DeadLetter, InputRecord};
 use crate::engine::LateRow;
 use crate::step::{Partition, Step, class};
@@ -135,18 +135,13 @@ impl Encoder {
         encoded
     }
 
-    fn checkpoint(
-        &self,
-        (_, task): Partition,
-        checkpoint: &mut Checkpoint,
-        records: &mut Vec<Outgoing>,
-    ) {
+    fn checkpoint(&self, log: Partition, checkpoint: &mut Checkpoint, records: &mut Vec<Outgoing>) {
         let base = header(OwnedHeaders::new(), BASE_HEADER, &checkpoint.manifest.base);
         let first = records.len();
-        let record = |key: Vec<u8>, value: Option<Vec<u8>>| Outgoing {
+        let record = |key: &str, value: Option<Vec<u8>>| Outgoing {
             topic: self.state.clone(),
-            partition: Some(task),
-            key,
+            partition: Some(log.1),
+            key: key_of(log.0, key).into_bytes(),
             value,
             headers: Some(base.clone()),
             placed: false,
@@ -155,10 +150,10 @@ impl Encoder {
         records.extend(
             pieces
                 .into_iter()
-                .map(|piece| record(piece.key.into_bytes(), piece.value)),
+                .map(|piece| record(&piece.key, piece.value)),
         );
         let manifest = checkpoint.manifest.to_value();
-        records.push(record(MANIFEST_KEY.as_bytes().to_vec(), Some(manifest)));
+        records.push(record(MANIFEST_KEY, Some(manifest)));
         records[first].placed = true;
     }
 
