@@ -75,7 +75,6 @@ pub fn lint(folder: &Path, sensor: &SensorView, strict: bool) -> Result<Report, 
     let LoadReport {
         set,
         refused,
-        left_out: _,
         list_warnings,
     } = DetectionSet::load(folder)?;
     let mut text = String::new();

@@ -33,8 +33,6 @@ pub struct Plan {
     /// How many of them are over the whole fleet.
     of_fleet: usize,
     refused: Vec<Refusal>,
-    /// How many on samples a processor that reads Kafka leaves out.
-    left_out: usize,
     /// Detections that need reads which the sensor does not publish every time.
     unpublished: Vec<UnpublishedReads>,
     /// What detections do not see because calls are switched off, one sentence each.
@@ -110,16 +108,9 @@ impl Plan {
         let sensor = SensorConfig::load(options.config.as_deref(), &overrides).map_err(Box::new)?;
         dogwatch_settings::tell_unknown(Program::Sensor, std::env::vars_os());
         let folder = locate::detections(options.detections.as_deref())?;
-        let LoadReport {
-            mut set, refused, ..
-        } = DetectionSet::load(&folder)?;
-        let mut left_out = 0;
+        let LoadReport { set, refused, .. } = DetectionSet::load(&folder)?;
         let road = match options.kafka.is_some() {
-            true => {
-                // The processor says the same.
-                left_out = set.take_samples().len();
-                Road::Broker
-            }
+            true => Road::Broker,
             false => Road::Process,
         };
         let processor =
@@ -147,7 +138,6 @@ impl Plan {
             loaded: set.len(),
             of_fleet: set.of_fleet().count(),
             refused,
-            left_out,
             unpublished,
             unseen,
         })
@@ -180,12 +170,6 @@ impl Plan {
                 Road::Process => ", which is this host alone",
                 Road::Broker => "",
             };
-        }
-        if self.left_out > 0 {
-            let left_out = self.left_out;
-            text += &format!(
-                ", {left_out} on samples left out, which a processor on Kafka does not read yet"
-            );
         }
         if !self.refused.is_empty() {
             text += &format!(", {} refused:", self.refused.len());

@@ -22,9 +22,11 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::datasource::empty::EmptyTable;
 use dogwatch_schemas::reads::ReadPattern;
+use dogwatch_schemas::topics::Topic;
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
+use crate::config::Stage;
 use crate::json;
 use crate::tables::Table;
 
@@ -179,8 +181,6 @@ pub struct LoadReport {
     pub set: DetectionSet,
     /// The files that did not, and why.
     pub refused: Vec<Refusal>,
-    /// The detections that would run elsewhere and do not here, and why.
-    pub left_out: Vec<Refusal>,
     /// What is wrong with lists that loaded nevertheless.
     pub list_warnings: Vec<Warning>,
 }
@@ -277,37 +277,15 @@ impl DetectionSet {
             let detection = detections.remove(place);
             refused.push(fault.in_file(&detection.file));
         }
-        let mut set = Self {
-            detections: detections.into_iter().map(Arc::new).collect(),
-            table: Table::Events,
-            memory: loader.memory,
-        };
-        let left_out = match sources.leaves_samples_out() {
-            true => set.take_samples(),
-            false => Vec::new(),
-        };
         Ok(LoadReport {
-            set,
+            set: Self {
+                detections: detections.into_iter().map(Arc::new).collect(),
+                table: Table::Events,
+                memory: loader.memory,
+            },
             refused,
-            left_out,
             list_warnings,
         })
-    }
-
-    /// Takes the detections on samples out, with where they stand: for whoever reads events alone. They are no fault of who
-    /// wrote them, so they are not among the refused.
-    pub fn take_samples(&mut self) -> Vec<Refusal> {
-        let of_samples = |detection: &mut Arc<Detection>| detection.table != Table::Events;
-        let taken = self.detections.extract_if(.., of_samples);
-        let refusal = |detection: Arc<Detection>| {
-            let table = detection.table.name();
-            let reason = format!(
-                "it reads {table}, which processors on Kafka cannot do yet: they read events alone"
-            );
-            let mend = "run it with `dogwatch local` on the host, or move the file away; the other detections run";
-            Fault::new(detection.query_line, reason, mend).in_file(&detection.file)
-        };
-        taken.map(refusal).collect()
     }
 
     /// The same detections, for another holder.
@@ -332,22 +310,26 @@ impl DetectionSet {
         }
     }
 
+    /// The tables that they read, and that of events, which is read whatever the detections are.
+    #[must_use]
+    pub fn tables(&self) -> BTreeSet<Table> {
+        let read = self.detections.iter().map(|detection| detection.table);
+        read.chain([Table::Events]).collect()
+    }
+
+    /// The topics that a stage reads which runs them.
+    #[must_use]
+    pub fn inputs(&self, stage: Stage) -> Vec<Topic> {
+        match stage {
+            Stage::Host => self.tables().into_iter().map(Table::topic).collect(),
+            Stage::Fleet => vec![Topic::Exchange],
+        }
+    }
+
     /// The table whose detections these are.
     #[must_use]
     pub(crate) fn table(&self) -> Table {
         self.table
-    }
-
-    /// Whether another set has the same detections of the same table, word by word.
-    #[must_use]
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let text = |own: &Arc<Detection>| (own.content_hash.clone(), own.query_hash.clone());
-        self.table == other.table
-            && self
-                .detections
-                .iter()
-                .map(text)
-                .eq(other.detections.iter().map(text))
     }
 
     /// The detections over the whole fleet.
@@ -556,6 +538,14 @@ impl<'a> Loader<'a> {
         })?);
         let query_hash = plan::hash(&inlined, &self.lists);
         let plan = Plan::try_new(session, inlined, &source, &ground, replan)?;
+        if table != Table::Events && plan.windowed().is_some_and(|plan| plan.fleet) {
+            let reason = format!(
+                "a window of all hosts together cannot read {}",
+                table.name()
+            );
+            let mend = "add host_id to GROUP BY: windows of samples are each of one host";
+            return Err(Fault::new(sql_file.query_line, reason, mend));
+        }
         let times = times(&result, &plan);
         let reads_line = header::line_of_key(&sql_file.header, "reads");
         let content_hash = self.views.content_hash(&sql_file, &put_in);

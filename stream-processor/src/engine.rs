@@ -220,16 +220,21 @@ impl Engine {
         if log.0 == Topic::Exchange {
             return;
         }
-        let table = Table::of(log.0);
-        let mut others = self.others.iter_mut();
-        match others.find(|other| Some(other.set.table()) == table) {
-            Some(other) => other.miss(log, unseen),
-            None => self.hosts.miss(log, unseen),
+        if let Some(own) = self.of_log_mut(log) {
+            own.hosts.miss(log, unseen);
         }
     }
 
-    /// Forgets what it knows of a partition that is no longer its own.
+    /// Forgets what it knows of a partition number of any table.
     pub fn forget_partition(&mut self, partition: i32) {
+        self.forget_own(partition);
+        for other in &mut self.others {
+            other.forget_own(partition);
+        }
+    }
+
+    /// Forgets what it knows of a task of its own table.
+    fn forget_own(&mut self, partition: i32) {
         self.hosts.forget(partition);
         self.windows.forget(partition);
         self.folds.forget(partition);
@@ -238,13 +243,10 @@ impl Engine {
         self.throttles.forget(partition);
         self.live_from.retain(|log, _| task_of(*log) != partition);
         self.fleet_times.remove(&partition);
-        for other in &mut self.others {
-            other.forget_partition(partition);
-        }
     }
 
-    /// What changed in a task since the last call, and the pieces that are to be written anew. Tasks of the whole fleet are below
-    /// nought: -1 for the first partition of the exchange.
+    /// What changed in a task of its own table since the last call, and the pieces that are to be written anew. Tasks of the whole
+    /// fleet are below nought: -1 for the first partition of the exchange.
     ///
     /// # Errors
     /// When a piece cannot be written.
@@ -266,7 +268,7 @@ impl Engine {
         Ok(records)
     }
 
-    /// Takes a task over as its last checkpoint left it. What is read below `live_from` was said before: it is replayed muted.
+    /// Takes a task of its own table over as its last checkpoint left it. What is read below `live_from` was said before: it is replayed muted.
     /// A detection that the checkpoint does not list speaks only of what comes after; what no loaded detection knows is carried
     /// on for a day.
     ///
@@ -278,7 +280,7 @@ impl Engine {
         mut state: State,
         live_from: &Inputs,
     ) -> Result<(), EngineError> {
-        self.forget_partition(partition);
+        self.forget_own(partition);
         let live = live_from.iter();
         let live = live.map(|(topic, offset)| ((*topic, number_of(*topic, partition)), *offset));
         self.live_from.extend(live);
@@ -320,7 +322,7 @@ impl Engine {
         self.windows.speak_after(partition, after);
     }
 
-    /// Says whether a task waits for time to pass: an idle partition needs a mark to get on.
+    /// Says whether a task of its own table waits for time to pass: an idle partition needs a mark to get on.
     #[must_use]
     pub fn waits(&self, partition: i32) -> bool {
         self.windows.waits(partition)
@@ -341,12 +343,16 @@ impl Engine {
     pub fn state_size(&self) -> StateSize {
         let (panes, keys, bytes) = self.windows.size();
         let tasks = self.hosts.partitions().len() as u64;
-        StateSize {
+        let mut size = StateSize {
             panes,
             keys,
             bytes: bytes + self.carried.size(),
-            bound_bytes: self.task_bound().saturating_mul(tasks),
+            bound_bytes: self.own_bound().saturating_mul(tasks),
+        };
+        for other in &self.others {
+            size.add(&other.state_size());
         }
+        size
     }
 
     /// Ends a bounded input: every open window closes.
@@ -455,7 +461,8 @@ impl Engine {
             let record = &taken.records[*row as usize];
             output.late.push(self.late_row(record, missed));
         }
-        let off = windows.off.iter().map(|off| partition_of(off.slot));
+        let off = windows.off.iter();
+        let off = off.map(|off| self.log_of_task(partition_of(off.slot)));
         output.to_be_stored.extend(off);
         output.counts.hosts_forgotten += self.hosts.forgotten_count();
         for (row, task, time) in &windows.fleet_times {
@@ -524,7 +531,7 @@ impl Engine {
             }
             let partition = record.partition;
             if self.roster.changed(partition) {
-                output.to_be_stored.insert(partition);
+                output.to_be_stored.insert(record.log());
             }
             // The others of its logs may still be replayed.
             if !self.live_from.keys().any(|(_, of)| *of == partition) {

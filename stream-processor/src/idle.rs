@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dogwatch_kafka::Fault;
-use dogwatch_schemas::records::Event;
+use dogwatch_schemas::Text;
+use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topics;
 use rdkafka::producer::Producer;
 
@@ -18,6 +19,7 @@ use crate::kafka;
 use crate::metrics;
 use crate::sink::{Outgoing, RecordProducer, create_producer, send_all};
 use crate::step::Partition;
+use crate::tables::Table;
 
 /// Host id and key of the rows that a processor writes.
 pub const HOST_ID: &str = crate::hosts::PROCESSOR;
@@ -68,8 +70,7 @@ impl Marks {
             tracing::warn!(topic, %error, "a mark did not reach its partition");
         }
         let seq = self.seqs.entry(partition).or_default();
-        let mut value = Vec::new();
-        mark(&self.run, partition, *seq, now_ns()).encode_framed(&mut value);
+        let value = mark(&self.run, partition, *seq, now_ns());
         *seq += 1;
         let record = Outgoing {
             partition: Some(partition.1),
@@ -83,38 +84,79 @@ impl Marks {
     }
 }
 
-fn mark(run: &str, partition: Partition, seq: i64, now_ns: i64) -> Event {
-    Event {
-        host_id: HOST_ID.into(),
-        host_name: HOST_ID.into(),
-        boot_id: run.into(),
-        sensor_run: format!("{run}-{}", partition.1).into(),
-        seq,
-        ts: now_ns,
-        boot_ts: now_ns,
-        evt_type: "mark".into(),
-        evt_category: "internal".into(),
-        evt_outcome: "success".into(),
-        evt_backend: "processor".into(),
-        evt_abi: "native".into(),
-        container_id: "host".into(),
-        ..Event::default()
+/// A mark as a record of its table.
+fn mark(run: &str, (topic, number): Partition, seq: i64, now_ns: i64) -> Vec<u8> {
+    let run_of_partition = Text::from(format!("{run}-{number}"));
+    let mut value = Vec::new();
+    // Each table's rows are of a type of their own, with these columns in common.
+    macro_rules! mark {
+        ($record:ident { $($more:ident: $of_table:expr),* }) => {
+            $record {
+                host_id: HOST_ID.into(),
+                host_name: HOST_ID.into(),
+                boot_id: run.into(),
+                sensor_run: run_of_partition,
+                seq,
+                ts: now_ns,
+                boot_ts: now_ns,
+                evt_type: "mark".into(),
+                container_id: "host".into(),
+                $($more: $of_table.into(),)*
+                ..$record::default()
+            }
+            .encode_framed(&mut value)
+        };
     }
+    match Table::of(topic) {
+        Some(Table::ContainerSamples) => mark!(ContainerSample {}),
+        Some(Table::ProcessSamples) => mark!(ProcessSample {}),
+        Some(Table::SyscallSamples) => mark!(SyscallSample {}),
+        Some(Table::Events) | None => mark!(Event {
+            evt_category: "internal",
+            evt_outcome: "success",
+            evt_backend: "processor",
+            evt_abi: "native"
+        }),
+    }
+    value
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dogwatch_schemas::topics::Topic;
+    use crate::alert::AlertMode;
+    use crate::decode::InputRecord;
+    use crate::detect::DetectionSet;
+    use crate::engine::Engine;
 
     #[test]
-    fn marks_are_numbered_by_partition() {
-        let first = mark("r", (Topic::Events, 1), 0, 7);
-        let second = mark("r", (Topic::Events, 2), 0, 7);
-        assert_eq!(
-            (&*first.evt_type, &*first.host_id, first.ts),
-            ("mark", HOST_ID, 7)
-        );
-        assert_ne!(first.sensor_run, second.sensor_run);
+    fn a_mark_is_a_row_of_its_table_and_numbered_by_partition() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("impact")).unwrap();
+        for table in Table::ALL {
+            let table = table.name();
+            let text = format!(
+                "-- title = \"t\"\n-- description = \"d\"\n-- message = \"m\"\n-- severity = \"low\"\n\
+                 -- status = \"stable\"\n-- dedup = {{ key = [] }}\nSELECT host_id FROM {table}"
+            );
+            std::fs::write(folder.path().join(format!("impact/{table}.sql")), text).unwrap();
+        }
+        let set = DetectionSet::load(folder.path()).unwrap().set;
+        assert_eq!(set.len(), Table::ALL.len());
+        let mut engine = Engine::new(set, AlertMode::Test).unwrap();
+        for table in Table::ALL {
+            let record = |number: i32, offset: i64| InputRecord {
+                topic: table.topic(),
+                partition: number,
+                offset,
+                ingest_ts_ns: Some(7),
+                key: HOST_ID.as_bytes().to_vec().into(),
+                value: mark("r", (table.topic(), number), offset, 7).into(),
+            };
+            let records = vec![record(1, 0), record(1, 1), record(2, 0)];
+            let output = engine.step(records).unwrap();
+            assert_eq!(output.dead_letters, [], "{table:?}");
+            assert_eq!((output.counts.marks, output.counts.missing), (3, 0));
+        }
     }
 }

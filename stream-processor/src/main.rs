@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Parser, Subcommand};
+use dogwatch_schemas::topics::Topics;
 use dogwatch_settings::{Flag, Program};
 use dogwatch_stream_processor::config::{Config, ConfigError, DetectionsFrom, LogFormat, RawLog};
 use dogwatch_stream_processor::metrics;
-use dogwatch_stream_processor::pipeline::{self, ProcessorError, Summary};
+use dogwatch_stream_processor::pipeline::{self, Checked, ProcessorError, Summary};
 use dogwatch_stream_processor::running::{self, Running, RunningError};
 use dogwatch_stream_processor::shutdown::Shutdown;
 use dogwatch_stream_processor::sink::Sink;
@@ -137,15 +138,19 @@ fn tell(summary: &Summary, reason: Option<&str>) {
 
 fn check(options: Options) -> anyhow::Result<()> {
     let config = options.load()?;
-    let loaded = pipeline::check(&config)?;
+    let Checked { detections, tables } = pipeline::check(&config)?;
     let place = match config.detections_from {
         DetectionsFrom::Folder => config.detections_folder.display().to_string(),
         DetectionsFrom::Topic => "the newest set that is published".to_owned(),
     };
+    let topics = Topics::new(config.kafka.topic_prefix.as_str());
+    let read = tables.iter().map(|table| topics.name(table.topic()));
+    let read: Vec<String> = read.collect();
     dogwatch_settings::print(&format!(
-        "configuration: fine\ndetections: {loaded} loaded from {place}\n"
+        "configuration: fine\ndetections: {detections} loaded from {place}; they read {}\n",
+        read.join(", ")
     ))?;
-    let missing = pipeline::check_brokers(&config)?;
+    let missing = pipeline::check_brokers(&config, &tables)?;
     if !missing.is_empty() {
         let missing = missing.join(", ");
         dogwatch_settings::print(&format!("topics that a start makes: {missing}\n"))?;

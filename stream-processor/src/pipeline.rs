@@ -19,7 +19,7 @@
 //! from what is committed, as after a restart. Only when the group says that another process took the same
 //! `kafka.instance` over does this one end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dogwatch_kafka::topics::TopicError;
 use dogwatch_kafka::{Fault, Logged, PATIENCE, REACH, reach};
-use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
@@ -53,6 +53,7 @@ use crate::sink::publisher::Publisher;
 use crate::sink::{Publish, Sink, SinkError, transactional_id, try_transaction};
 use crate::source::group::GroupInput;
 use crate::source::{QUEUE_BATCHES, Source, SourceError, SourceMessage, capture, local};
+use crate::tables::Table;
 use crate::topics::{self, TopicReport};
 
 mod failing;
@@ -238,17 +239,14 @@ impl<'r> Running<'r> {
         let through_kafka = matches!((&source, &sink), (Source::Kafka, Sink::Kafka));
         let of_hosts = self.config.stage == Stage::Host;
         let (found, place) = match source {
-            Source::Kafka => {
-                let (found, place) = find_detections(&self.config)?;
-                (found.without_samples(), place)
-            }
+            Source::Kafka => find_detections(&self.config)?,
             _ => {
                 let found = Sources::read(&self.config.detections_folder)?;
                 (found, Place::Folder)
             }
         };
         let (set, refused) = load(&found)?;
-        let detections = set.len();
+        let (detections, inputs) = (set.len(), set.inputs(self.config.stage));
         let inventory = Inventory::new(&set, &found, &Inventory::default(), now_ns());
         if of_hosts {
             metrics::loaded(set.len(), refused.len());
@@ -263,7 +261,7 @@ impl<'r> Running<'r> {
         let needs = (matches!(source, Source::Kafka) && of_hosts).then(|| Needs::of(&set));
         let bounded = matches!(source, Source::Capture(_));
         let (limits, lookup) = if through_broker {
-            prepare_topics(&self.config, &names)?
+            prepare_topics(&self.config, &names, &inputs)?
         } else {
             (None, None)
         };
@@ -275,14 +273,17 @@ impl<'r> Running<'r> {
         let keys_max = found.keys_max(config.windows.keys_max);
         let engine = reload::engine(config, set, keys_max, evidence_topics.clone())?;
         let id = transactional_id(config);
-        let stages = Stages::open(source, sink, config, limits.as_ref(), &id, self.shutdown)?;
+        let named = inputs.iter().map(|input| evidence_topics.name(*input));
+        let named: BTreeSet<String> = named.map(str::to_owned).collect();
+        let ends = (source, sink, inputs);
+        let stages = Stages::open(ends, config, limits.as_ref(), &id, self.shutdown)?;
         tracing::info!(
             stage = config.stage.name(),
             detections,
             refused = refused.len(),
             from = place.name(config),
             set = ran.epoch.map(|epoch| epoch.number),
-            input = evidence_topics.name(config.stage.inputs()[0]),
+            input = named.into_iter().collect::<Vec<_>>().join(", "),
             delivery = config.delivery.name(),
             group = through_broker.then_some(&config.kafka.group_id),
             instance = config.kafka.instance,
@@ -334,8 +335,8 @@ impl<'r> Running<'r> {
             metrics::started_over();
             stages.close();
             steps.forget();
-            let (source, sink) = (Source::Kafka, Sink::Kafka);
-            stages = Stages::open(source, sink, &self.config, limits, id, shutdown)?;
+            let ends = (Source::Kafka, Sink::Kafka, steps.inputs());
+            stages = Stages::open(ends, &self.config, limits, id, shutdown)?;
         }
     }
 }
@@ -380,9 +381,6 @@ fn load(found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError>
     for refusal in &report.refused {
         tracing::error!("detection refused: {refusal}");
     }
-    for left_out in &report.left_out {
-        tracing::warn!("detection left out: {left_out}");
-    }
     for Warning(fault) in report.warnings() {
         let Refusal {
             file,
@@ -401,36 +399,53 @@ fn load(found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError>
     Ok((report.set, report.refused))
 }
 
-/// Loads the detections and compiles them, without running anything; returns how many there are.
+/// What a check of the detections finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// How many there are.
+    pub detections: usize,
+    /// The tables that they read.
+    pub tables: BTreeSet<Table>,
+}
+
+/// Loads the detections and compiles them, without running anything.
 ///
 /// # Errors
 /// [`ProcessorError`] when one is refused: each one's reason is in the error.
-pub fn check(config: &Config) -> Result<usize, ProcessorError> {
+pub fn check(config: &Config) -> Result<Checked, ProcessorError> {
     kafka::check_options(config)?;
     let (found, _) = find_detections(config)?;
     let report = DetectionSet::load_sources(&found)?;
     if !report.refused.is_empty() {
         return Err(ProcessorError::Refused(report.refused));
     }
-    let loaded = report.set.len();
+    let (detections, tables) = (report.set.len(), report.set.tables());
     Engine::new(report.set, AlertMode::Test)?;
-    Ok(loaded)
+    Ok(Checked { detections, tables })
 }
 
 /// Tries what a run needs of the brokers: topics, the topic of schemas, the consumer group and, where delivery is exactly
-/// once, a transaction, which is aborted. Nothing is made and nothing is written.
+/// once, a transaction, which is aborted. Nothing is made and nothing is written. `tables` are those that detections read.
 ///
 /// # Errors
 /// [`ProcessorError`], naming what is missing and the mend.
-pub fn check_brokers(config: &Config) -> Result<Vec<String>, ProcessorError> {
-    let missing = topics::look(config)?.created;
+pub fn check_brokers(
+    config: &Config,
+    tables: &BTreeSet<Table>,
+) -> Result<Vec<String>, ProcessorError> {
+    let inputs: Vec<Topic> = tables.iter().map(|table| table.topic()).collect();
+    let missing = topics::look(config, &inputs)?.created;
     let names = Topics::new(config.kafka.topic_prefix.as_str());
     if !missing.contains(&names.name(Topic::Schemas)) {
         open_schemas(config, &names)?;
     }
     for stage in &config.stages {
         let config = config.of_stage(*stage);
-        try_group(&config, &names)?;
+        let input = match stage {
+            Stage::Host => Topic::Events,
+            Stage::Fleet => Topic::Exchange,
+        };
+        try_group(&config, names.name(input))?;
         if config.delivery == Delivery::ExactlyOnce {
             try_transaction(&config)?;
         }
@@ -444,7 +459,7 @@ fn open_schemas(config: &Config, names: &Topics) -> Result<SchemaLookup, Fault> 
 }
 
 /// Asks the group's coordinator for an offset, as every start does; joins nothing.
-fn try_group(config: &Config, names: &Topics) -> Result<(), Fault> {
+fn try_group(config: &Config, input: String) -> Result<(), Fault> {
     let group = &config.kafka.group_id;
     let action = format!("read the offsets of group {group}");
     let fault = |error: KafkaError| Fault::of(&action, &error);
@@ -452,9 +467,7 @@ fn try_group(config: &Config, names: &Topics) -> Result<(), Fault> {
     settings.set("group.id", group);
     let consumer = Logged::consumer(&settings).map_err(fault)?;
     let mut asked = TopicPartitionList::new();
-    for topic in config.stage.inputs() {
-        asked.add_partition(&names.name(*topic), 0);
-    }
+    asked.add_partition(&input, 0);
     let ask = || -> Result<(), KafkaError> {
         let answer = consumer.committed_offsets(asked.clone(), PATIENCE)?;
         let elements = answer.elements();
@@ -485,16 +498,20 @@ fn is_settling(error: &KafkaError) -> bool {
 fn prepare_topics(
     config: &Config,
     names: &Topics,
+    inputs: &[Topic],
 ) -> Result<(Option<TopicReport>, Option<SchemaLookup>), ProcessorError> {
-    let report = topics::prepare(config)?;
+    let report = topics::prepare(config, inputs)?;
     for topic in &report.created {
         tracing::info!(topic, "topic created");
     }
     let lookup = open_schemas(config, names)?;
-    // Events too: this program writes marks.
+    // The tables too: this program writes marks.
     let own = [
         (Alert::fingerprint(), Alert::SCHEMA),
         (Event::fingerprint(), Event::SCHEMA),
+        (ContainerSample::fingerprint(), ContainerSample::SCHEMA),
+        (ProcessSample::fingerprint(), ProcessSample::SCHEMA),
+        (SyscallSample::fingerprint(), SyscallSample::SCHEMA),
     ];
     schema_lookup::publish(&lookup, config, &own)?;
     Ok((Some(report), Some(lookup)))
@@ -510,13 +527,18 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(source: Source, config: &Config, shutdown: &Shutdown) -> Result<Self, SourceError> {
+    fn open(
+        source: Source,
+        inputs: Vec<Topic>,
+        config: &Config,
+        shutdown: &Shutdown,
+    ) -> Result<Self, SourceError> {
         let (sender, messages) = bounded(QUEUE_BATCHES);
         let shutdown = shutdown.clone();
         let closed = Arc::new(AtomicBool::new(false));
         let (group, thread) = match source {
             Source::Kafka => {
-                let group = GroupInput::join(config, sender, shutdown)?;
+                let group = GroupInput::join(config, inputs, sender, shutdown)?;
                 let thread = group.start(config)?;
                 (Some(group), thread)
             }
@@ -558,15 +580,14 @@ struct Stages {
 impl Stages {
     /// Opens the sink first: what an earlier producer left open is aborted before its offsets are asked for.
     fn open(
-        source: Source,
-        sink: Sink,
+        (source, sink, inputs): (Source, Sink, Vec<Topic>),
         config: &Config,
         limits: Option<&TopicReport>,
         id: &str,
         shutdown: &Shutdown,
     ) -> Result<Self, ProcessorError> {
         let mut publish = Publish::open(sink, config, limits, id)?;
-        let opened = Opened::open(source, config, shutdown)?;
+        let opened = Opened::open(source, inputs, config, shutdown)?;
         if let Some(group) = &opened.group {
             publish.commit_to(group.clone());
         }

@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
+use dogwatch_kafka::topics::TopicError;
 use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::topics::Topic;
 use serde_json::{Map, Value};
 
 use crate::alert::AlertMode;
@@ -29,6 +31,7 @@ use crate::idle;
 use crate::inventory::{Difference, Inventory};
 use crate::published::{Feed, keys_changed};
 use crate::sensor_reads::Needs;
+use crate::topics;
 use crate::window::{Exchange, WindowOptions};
 
 mod neighbours;
@@ -113,7 +116,7 @@ impl Reload {
     pub fn start(
         config: &Config,
         (place, neighbours): (Place, Option<Neighbours>),
-        topics: EvidenceTopics,
+        (topics, inputs): (EvidenceTopics, Vec<Topic>),
         found: Sources,
         refused: &[Refusal],
         inventory: Inventory,
@@ -131,6 +134,7 @@ impl Reload {
                 config: config.clone(),
                 place,
                 topics,
+                inputs: inputs.into_iter().collect(),
                 running: Running { sources, inventory },
                 told: refused.iter().map(ToString::to_string).collect(),
                 reporter: Reporter::of_this_process(idle::HOST_ID),
@@ -186,6 +190,19 @@ pub(crate) fn engine(
         Some(topics) => engine.with_sources(&Vec::from_iter(0..topics.sources)),
         None => engine,
     })
+}
+
+/// Why a set cannot run that loads.
+#[derive(Debug, thiserror::Error)]
+enum Unready {
+    /// Its engine cannot be made.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A topic that it reads is not fit.
+    #[error(
+        "the detections read a topic that is not fit: {0}; then change a file of the set or start the processor again"
+    )]
+    Topic(#[from] TopicError),
 }
 
 /// What was found in the folder, or why nothing was.
@@ -302,6 +319,8 @@ struct Compiler {
     place: Place,
     /// Where evidence is said to come from.
     topics: EvidenceTopics,
+    /// The topics that are known to be fit to be read.
+    inputs: BTreeSet<Topic>,
     running: Running,
     /// What of refusals was told, as it was told; and of warnings.
     told: BTreeSet<String>,
@@ -313,14 +332,13 @@ type Told = (Refusal, bool);
 
 impl Compiler {
     fn read(&mut self) -> Found {
-        let found = match &mut self.place {
+        match &mut self.place {
             Place::Folder => {
                 let found = Sources::read(&self.config.detections_folder);
                 found.map_err(|error| error.to_string())
             }
             Place::Topic(feed) => feed.look(),
-        };
-        found.map(|found| found.limited_as(&self.running.sources))
+        }
     }
 
     /// What comes of a changed folder; none where there is nothing to do and nothing to say.
@@ -393,7 +411,8 @@ impl Compiler {
         sources: &Sources,
         refused: usize,
         seen_at: Instant,
-    ) -> Result<Next, EngineError> {
+    ) -> Result<Next, Unready> {
+        self.prepare(&report.set)?;
         let now = now_ns();
         let before = &self.running.inventory;
         let inventory = Inventory::new(&report.set, sources, before, now);
@@ -436,6 +455,19 @@ impl Compiler {
             alert,
             seen_at,
         })
+    }
+
+    /// Makes and checks the topics that a set reads beside those that the processor began with.
+    fn prepare(&mut self, set: &DetectionSet) -> Result<(), TopicError> {
+        let inputs = set.inputs(self.config.stage);
+        let through_kafka = self.config.exchange.is_some();
+        if through_kafka && inputs.iter().any(|input| !self.inputs.contains(input)) {
+            for topic in topics::prepare(&self.config, &inputs)?.created {
+                tracing::info!(topic, "topic created");
+            }
+            self.inputs.extend(inputs);
+        }
+        Ok(())
     }
 
     /// Tells refusals and warnings that were not told as they are.

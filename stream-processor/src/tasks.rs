@@ -3,8 +3,10 @@
 //!
 //! No clock and no I/O: times are handed in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+
+use dogwatch_schemas::topics::Topic;
 
 use crate::checkpoint::Progress;
 use crate::config::RawCheckpoint;
@@ -20,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A silence is ended by the broker's clock, which this much later says so too.
 const MARK_MARGIN: Duration = Duration::from_secs(1);
 
-/// The work of one partition.
+/// The work of one partition of one topic: a log that hangs on no other.
 #[derive(Debug)]
 pub struct Task {
     /// Its assignment.
@@ -166,9 +168,23 @@ impl Tasks {
             .map(|(partition, task)| (*partition, task))
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.tasks.len()
+    /// How many there are of a topic.
+    pub fn count_of(&self, topic: Topic) -> usize {
+        let own = self.tasks.keys().filter(|(of, _)| *of == topic);
+        own.count()
+    }
+
+    /// How many numbers they have: those of one number are assigned together.
+    pub fn numbers(&self) -> usize {
+        let numbers: BTreeSet<i32> = self.tasks.keys().map(|(_, number)| *number).collect();
+        numbers.len()
+    }
+
+    /// Tells the tasks that lie in the same partition of the topic of states how many bytes another one has written there.
+    pub fn pass_over(&mut self, written: Partition, bytes: u64) {
+        let beside = self.tasks.iter_mut();
+        let beside = beside.filter(|(own, _)| own.1 == written.1 && **own != written);
+        beside.for_each(|(_, task)| task.progress.pass_over(bytes));
     }
 
     /// A task.
@@ -201,15 +217,22 @@ impl Tasks {
 
     /// Those that were silent for so long that they may need a mark.
     pub fn silent(&self, now: Instant) -> Vec<Partition> {
-        let silent = |task: &Task| task.mark_due_at(self.host_silence, self.each_second) <= now;
-        let silent = self.tasks.iter().filter(|(_, task)| silent(task));
+        let silent = self.tasks.iter();
+        let silent = silent.filter(|(partition, task)| self.mark_due_at(**partition, task) <= now);
         silent.map(|(partition, _)| *partition).collect()
     }
 
     /// Returns when the first of them may need a mark.
     pub fn next_mark(&self) -> Option<Instant> {
-        let due_at = |task: &Task| task.mark_due_at(self.host_silence, self.each_second);
-        self.tasks.values().map(due_at).min()
+        let tasks = self.tasks.iter();
+        let due = tasks.map(|(partition, task)| self.mark_due_at(*partition, task));
+        due.min()
+    }
+
+    /// Windows of the whole fleet count the seconds of events alone.
+    fn mark_due_at(&self, (topic, _): Partition, task: &Task) -> Instant {
+        let each_second = self.each_second && topic == Topic::Events;
+        task.mark_due_at(self.host_silence, each_second)
     }
 
     /// Notes that a task was looked at for its silence, and marked where it needed that.
@@ -231,7 +254,6 @@ impl Tasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dogwatch_schemas::topics::Topic;
 
     const P0: Partition = (Topic::Events, 0);
     const P1: Partition = (Topic::Events, 1);

@@ -13,10 +13,7 @@ use crate::kafka::MESSAGE_BYTES_MAX;
 /// How long the brokers of a cluster may take to come one after the other.
 const CLUSTER_START: Duration = Duration::from_secs(8);
 
-/// The topics that detections read.
-pub const INPUTS: [Topic; 1] = [Topic::Events];
-
-/// The topics that must exist before this program runs.
+/// The topics that must exist before this program runs, beside those of samples that detections read.
 const NEEDED: [Topic; 8] = [
     Topic::Events,
     Topic::Alerts,
@@ -64,20 +61,20 @@ impl TopicReport {
     }
 }
 
-/// Creates what is missing, where that is allowed, and checks the rest.
+/// Creates what is missing, where that is allowed, and checks the rest; `inputs` are the topics that detections read.
 ///
 /// # Errors
 /// [`TopicError`], naming the topic and the mend.
-pub fn prepare(config: &Config) -> Result<TopicReport, TopicError> {
-    prepare_by(config, |admin| admin)
+pub fn prepare(config: &Config, inputs: &[Topic]) -> Result<TopicReport, TopicError> {
+    prepare_by(config, inputs, |admin| admin)
 }
 
 /// As [`prepare`], but makes nothing: `created` are the topics that the brokers would let it make.
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn look(config: &Config) -> Result<TopicReport, TopicError> {
-    prepare_by(config, Admin::trying)
+pub fn look(config: &Config, inputs: &[Topic]) -> Result<TopicReport, TopicError> {
+    prepare_by(config, inputs, Admin::trying)
 }
 
 /// Makes the topic that sets of detections are published in, where it is missing; returns its name if so.
@@ -107,8 +104,11 @@ fn new_topics(config: &Config) -> NewTopics {
 
 fn prepare_by(
     config: &Config,
+    inputs: &[Topic],
     how: impl FnOnce(Admin) -> Admin,
 ) -> Result<TopicReport, TopicError> {
+    let further = inputs.iter().filter(|input| !NEEDED.contains(input));
+    let needed: Vec<Topic> = NEEDED.iter().chain(further).copied().collect();
     let names = Topics::new(config.kafka.topic_prefix.as_str());
     let brokers = config.kafka.brokers();
     let (client, metadata) = reach(&brokers, REACH)?;
@@ -116,8 +116,8 @@ fn prepare_by(
     topics::check_partitions(&present, &names)?;
     let admin = how(Admin::new(&brokers, &names, PATIENCE)?);
     wait_for_internal(config, &admin, &client)?;
-    let created = admin.create(&NEEDED, &present, new_topics(config))?;
-    let settings = admin.settings(&NEEDED)?;
+    let created = admin.create(&needed, &present, new_topics(config))?;
+    let settings = admin.settings(&needed)?;
     for (topic, found) in &settings {
         topics::check_settings(*topic, &names.name(*topic), found)?;
     }

@@ -595,7 +595,7 @@ fn a_host_that_makes_operators_run_out_of_memory_is_off_and_its_neighbours_go_on
     let row = &off[0].row;
     assert!(row.contains("\"detections\":[\"names\"]"), "{row}");
     // The pause goes out with the step that made it.
-    assert!(output.to_be_stored.contains(&0));
+    assert!(output.to_be_stored.contains(&(Topic::Events, 0)));
     // What is stored does the same elsewhere.
     let kept = state(&mut engine);
     assert!(bytes(&kept) < 1 << 20, "{} bytes", bytes(&kept));

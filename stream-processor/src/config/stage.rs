@@ -9,7 +9,7 @@ use super::{Config, ConfigError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Reads events; of windows over the whole fleet it counts what its partitions have.
+    /// Reads events, and samples where detections do; of windows over the whole fleet it counts what its partitions have.
     Host,
     /// Reads what the first one says to windows over the whole fleet, and finishes these.
     Fleet,
@@ -30,14 +30,6 @@ impl Stage {
         match self {
             Self::Host => "host",
             Self::Fleet => "fleet",
-        }
-    }
-
-    /// Returns the topics that it reads.
-    pub fn inputs(self) -> &'static [Topic] {
-        match self {
-            Self::Host => &[Topic::Events],
-            Self::Fleet => &[Topic::Exchange],
         }
     }
 

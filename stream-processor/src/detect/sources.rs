@@ -48,8 +48,6 @@ pub struct Sources {
     detections: BTreeMap<PathBuf, Text>,
     views: BTreeMap<PathBuf, Text>,
     lists: BTreeMap<PathBuf, Text>,
-    /// Whether detections on samples are left out.
-    without_samples: bool,
 }
 
 impl Sources {
@@ -88,7 +86,6 @@ impl Sources {
             detections: files.into_iter().map(read).collect(),
             views: view_files(folder)?.into_iter().map(read).collect(),
             lists: read_lists(folder)?,
-            without_samples: false,
         })
     }
 
@@ -101,7 +98,6 @@ impl Sources {
             views: BTreeMap::new(),
             lists: BTreeMap::new(),
             origin: Some(origin),
-            without_samples: false,
             folder: folder.clone(),
         };
         for (name, text) in files {
@@ -149,28 +145,6 @@ impl Sources {
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
-    }
-
-    /// Has detections on samples left out: for whoever reads events alone.
-    #[must_use]
-    pub fn without_samples(self) -> Self {
-        Self {
-            without_samples: true,
-            ..self
-        }
-    }
-
-    /// Leaves out what others leave out.
-    pub(crate) fn limited_as(self, other: &Self) -> Self {
-        Self {
-            without_samples: other.without_samples,
-            ..self
-        }
-    }
-
-    /// Whether detections on samples are left out.
-    pub(super) fn leaves_samples_out(&self) -> bool {
-        self.without_samples
     }
 
     /// Where they lie; of a published set its topic's name.

@@ -27,18 +27,31 @@ impl Engine {
         self.options.keys_max
     }
 
-    /// How many bytes a task can take in all: its windows, and what is remembered beside them.
+    /// How many bytes the tasks of one number can take in all, one of each table: their windows, and what is remembered beside
+    /// them.
     #[must_use]
     pub fn task_bound(&self) -> u64 {
-        let windows = self.bounds().into_iter().map(|(_, bound)| bound.bytes());
+        let others = self.others.iter().map(Self::own_bound);
+        others.fold(self.own_bound(), u64::saturating_add)
+    }
+
+    /// How many bytes a task of its own table can take.
+    pub(super) fn own_bound(&self) -> u64 {
+        let windows = window::bounds(&self.set, self.options.keys_max).into_iter();
+        let windows = windows.map(|(_, bound)| bound.bytes());
         windows.fold(BESIDE_WINDOWS, u64::saturating_add)
     }
 
-    /// The cap on keys with which so many tasks would take so many bytes; none where what is beside windows takes them all, or
-    /// nothing hangs on keys.
+    /// What is remembered beside windows by the tasks of one number.
+    fn beside_windows(&self) -> u64 {
+        BESIDE_WINDOWS.saturating_mul(1 + self.others.len() as u64)
+    }
+
+    /// The cap on keys with which the tasks of so many numbers would take so many bytes; none where what is beside windows takes
+    /// them all, or nothing hangs on keys.
     #[must_use]
     pub fn keys_max_within(&self, tasks: u64, bytes: u64) -> Option<u64> {
-        let left = (bytes / tasks.max(1)).checked_sub(BESIDE_WINDOWS)?;
+        let left = (bytes / tasks.max(1)).checked_sub(self.beside_windows())?;
         let bounds = self.bounds().into_iter();
         let a_key = bounds.map(|(_, bound)| bound.panes.saturating_mul(bound.key_bytes));
         let a_key: u64 = a_key.fold(0, u64::saturating_add);

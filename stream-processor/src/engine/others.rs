@@ -2,14 +2,18 @@
 //!
 //! A detection reads one table, and a table is a log for itself, so nothing that is said of one depends on how its records
 //! lie between those of another: a host's time in a table comes from that table's rows and marks alone.
+//! So the partition of a topic is a task: what is stored of it, and taken over, is of its log alone.
 
 use dogwatch_schemas::Fingerprint;
+use dogwatch_schemas::topics::Topic;
 
 use super::{Engine, EngineError, StepCounts, StepOutput};
 use crate::alert::AlertMode;
 use crate::alert::health;
-use crate::decode::InputRecord;
+use crate::checkpoint::{Inputs, Renewal, State, StateRecord};
+use crate::decode::{InputRecord, Partition};
 use crate::detect::DetectionSet;
+use crate::hosts::{FLEET, number_of, task_of};
 use crate::tables::Table;
 
 /// Makes the engines of the tables, other than events, that detections read.
@@ -23,18 +27,96 @@ pub(super) fn engines(set: &DetectionSet, mode: AlertMode) -> Result<Vec<Engine>
 }
 
 impl Engine {
-    /// The engine of the table that a record is in; none where no detection reads it.
-    fn of_record(&self, record: &InputRecord) -> Option<&Self> {
-        match Table::of(record.topic) {
+    /// The engine of a log's table; none where no detection reads it.
+    fn of_log(&self, (topic, _): Partition) -> Option<&Self> {
+        match Table::of(topic) {
             None | Some(Table::Events) => Some(self),
             Some(table) => self.others.iter().find(|own| own.set.table() == table),
         }
     }
 
+    /// As [`Engine::of_log`], to be changed.
+    pub(super) fn of_log_mut(&mut self, (topic, _): Partition) -> Option<&mut Self> {
+        match Table::of(topic) {
+            None | Some(Table::Events) => Some(self),
+            Some(table) => {
+                let mut others = self.others.iter_mut();
+                others.find(|own| own.set.table() == table)
+            }
+        }
+    }
+
+    /// The log of a task of its own table, or of the fleet.
+    pub(super) fn log_of_task(&self, task: i32) -> Partition {
+        match task <= FLEET {
+            true => (Topic::Exchange, number_of(Topic::Exchange, task)),
+            false => (self.set.table().topic(), task),
+        }
+    }
+
+    /// The logs of tables that it knows something of.
+    #[must_use]
+    pub fn logs(&self) -> Vec<Partition> {
+        let own = self.partitions().into_iter();
+        let mut logs: Vec<Partition> = own.map(|task| self.log_of_task(task)).collect();
+        logs.extend(self.others.iter().flat_map(Self::logs));
+        logs
+    }
+
+    /// Whether some detection reads a log; that of events is always read.
+    #[must_use]
+    pub fn reads(&self, log: Partition) -> bool {
+        self.of_log(log).is_some()
+    }
+
+    /// What changed in the task of a log, as [`Engine::checkpoint`].
+    ///
+    /// # Errors
+    /// When a piece cannot be written.
+    pub fn store_log(
+        &mut self,
+        log: Partition,
+        renewal: &Renewal,
+    ) -> Result<Vec<StateRecord>, EngineError> {
+        match self.of_log_mut(log) {
+            Some(own) => own.checkpoint(task_of(log), renewal),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes the task of a log over, as [`Engine::restore`].
+    ///
+    /// # Errors
+    /// When a piece cannot be read.
+    pub fn restore_log(
+        &mut self,
+        log: Partition,
+        state: State,
+        live_from: i64,
+    ) -> Result<(), EngineError> {
+        match self.of_log_mut(log) {
+            Some(own) => own.restore(task_of(log), state, &Inputs::from([(log.0, live_from)])),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets what it knows of a log that is no longer its own.
+    pub fn forget_log(&mut self, log: Partition) {
+        if let Some(own) = self.of_log_mut(log) {
+            own.forget_own(task_of(log));
+        }
+    }
+
+    /// Says whether the task of a log waits for time to pass.
+    #[must_use]
+    pub fn log_waits(&self, log: Partition) -> bool {
+        self.of_log(log).is_some_and(|own| own.waits(task_of(log)))
+    }
+
     /// The fingerprint of a record's schema when it must be registered before the record can be used.
     #[must_use]
     pub fn unknown_schema(&self, record: &InputRecord) -> Option<Fingerprint> {
-        self.of_record(record)?.reader.unknown_schema(record)
+        self.of_log(record.log())?.reader.unknown_schema(record)
     }
 
     /// Hands the others what is theirs, and leaves out what nobody reads; gives the rest back.
@@ -123,19 +205,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Goes on with what another engine remembers of tables whose detections are the same; the others begin anew.
-    pub fn take_others_over(&mut self, before: &mut Self) {
-        for own in &mut self.others {
-            let same = before
-                .others
-                .iter_mut()
-                .find(|theirs| theirs.set.is_same(&own.set));
-            if let Some(theirs) = same {
-                std::mem::swap(own, theirs);
-            }
-        }
     }
 }
 

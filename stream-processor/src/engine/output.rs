@@ -21,8 +21,8 @@ pub struct StepOutput {
     pub unknown_schemas: Vec<(Fingerprint, InputRecord)>,
     /// Events that a detection could not judge; the other detections did.
     pub failures: Vec<Failure>,
-    /// Tasks whose state must be stored with the step: it holds what a replay would not find again.
-    pub to_be_stored: BTreeSet<i32>,
+    /// Logs whose tasks' state must be stored with the step: it holds what a replay would not find again.
+    pub to_be_stored: BTreeSet<Partition>,
     /// What windows of the whole fleet are told, where another engine has their second stage.
     pub exchange: Vec<Flushed>,
     /// What was counted.
@@ -68,6 +68,16 @@ pub struct StateSize {
     pub bytes: u64,
     /// What they may grow to, by the caps.
     pub bound_bytes: u64,
+}
+
+impl StateSize {
+    /// Adds that of another table.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.panes += other.panes;
+        self.keys += other.keys;
+        self.bytes += other.bytes;
+        self.bound_bytes = self.bound_bytes.saturating_add(other.bound_bytes);
+    }
 }
 
 /// What a step counted.

@@ -453,7 +453,7 @@ impl<'a> Processor<'a> {
         self.next = end;
         let to_be_stored = output.to_be_stored.clone();
         self.take(output);
-        self.store(to_be_stored, 0);
+        self.store(to_be_stored.into_iter().map(|log| log.1), 0);
     }
 
     fn take(&mut self, output: StepOutput) {

@@ -1,5 +1,6 @@
 //! Detections on samples: each table has a time of its own, however its polls lie between those of others.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::{Input, Oracle, compare};
 use crate::alert::AlertMode;
-use crate::decode::InputRecord;
+use crate::checkpoint::{Renewal, State};
+use crate::decode::{InputRecord, Partition};
 use crate::detect::DetectionSet;
 use crate::engine::{Engine, EvidenceTopics, StepOutput};
 use crate::tables::Table;
@@ -185,15 +187,21 @@ fn one_detection_reads_one_table_and_other_columns_are_named() {
 }
 
 #[test]
-fn who_reads_events_alone_leaves_detections_on_samples_out_and_says_so() {
-    let folder = folder(&[("open", OPEN), ("spree", SPREE)]);
-    let sources = crate::detect::Sources::read(folder.path()).expect("files");
-    let report = DetectionSet::load_sources(&sources.without_samples()).expect("detections");
-    assert_eq!(report.refused, Vec::new());
-    assert_eq!(report.set.len(), 1);
-    let left_out = report.left_out[0].to_string();
-    assert!(left_out.contains("open.sql") && left_out.contains("process_samples"));
-    assert!(left_out.contains("dogwatch local"), "{left_out}");
+fn a_window_of_all_hosts_over_samples_is_refused_with_the_mend() {
+    let busy = "SELECT window_start, container_image AS container_id, count(DISTINCT host_id) AS hosts\n\
+        FROM tumble(container_samples, INTERVAL '1 minute') GROUP BY window_start, window_end, container_image\n\
+        HAVING count(DISTINCT host_id) >= 5";
+    let folder = folder(&[("busy", busy), ("hot", HOT)]);
+    let report = DetectionSet::load(folder.path()).expect("detections");
+    let refused = report.refused[0].to_string();
+    assert!(
+        refused.contains("container_samples") && refused.contains("add host_id"),
+        "{refused}"
+    );
+    assert_eq!(
+        report.set.tables(),
+        [Table::Events, Table::ContainerSamples].into()
+    );
 }
 
 /// Rows of a table in the order of their times, every fourth a mark, of two hosts.
@@ -223,6 +231,20 @@ fn log(table: Table, steps: &[(i64, u8, i64)]) -> Vec<InputRecord> {
     rows.collect()
 }
 
+/// Stores what changed in each log, as the topic of states does.
+fn store(engine: &mut Engine, stored: &mut BTreeMap<Partition, State>) {
+    for log in engine.logs() {
+        let own = stored.entry(log).or_default();
+        let records = engine.store_log(log, &Renewal::default());
+        for record in records.expect("a checkpoint") {
+            match record.value {
+                Some(value) => drop(own.insert(record.key, value)),
+                None => drop(own.remove(&record.key)),
+            }
+        }
+    }
+}
+
 fn steps() -> impl Strategy<Value = Vec<(i64, u8, i64)>> {
     prop::collection::vec((0..12i64, 0..16u8, 0..40i64), 0..40)
 }
@@ -230,11 +252,12 @@ fn steps() -> impl Strategy<Value = Vec<(i64, u8, i64)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Each topic's records are in order; how the polls of topics lie between each other is chance.
+    /// Each topic's records are in order; how the polls of topics lie between each other is chance, and so is which logs another
+    /// engine takes over when, each with what is stored of it alone.
     #[test]
     fn nothing_depends_on_how_the_polls_of_topics_are_mixed(
         logs in [steps(), steps(), steps(), steps()],
-        polls in prop::collection::vec((0..4usize, 1..5usize), 0..60),
+        polls in prop::collection::vec((0..=Table::ALL.len(), 1..5usize), 0..60),
     ) {
         let folder = folder(&[("hot", HOT), ("open", OPEN), ("spree", SPREE), ("failing", FAILING)]);
         let logs: Vec<Vec<InputRecord>> = Table::ALL
@@ -246,8 +269,17 @@ proptest! {
         let mut left: Vec<_> = logs.into_iter().map(Vec::into_iter).collect();
         let mut engine = engine(folder.path());
         let mut alerts: Vec<Alert> = Vec::new();
+        let mut stored: BTreeMap<Partition, State> = BTreeMap::new();
         let every = (0..Table::ALL.len()).map(|topic| (topic, usize::MAX));
         for (topic, count) in polls.into_iter().chain(every) {
+            if topic == Table::ALL.len() {
+                store(&mut engine, &mut stored);
+                engine = self::engine(folder.path());
+                for (log, state) in &stored {
+                    engine.restore_log(*log, state.clone(), i64::MIN).expect("a state");
+                }
+                continue;
+            }
             let poll: Vec<InputRecord> = left[topic].by_ref().take(count).collect();
             alerts.extend(engine.step(poll).expect("a step").alerts);
         }

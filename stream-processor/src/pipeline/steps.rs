@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, TryRecvError};
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::decode::DecodeError;
+use dogwatch_schemas::topics::Topic;
 
 use super::failing::Failing;
 use super::sources::SourceWatch;
@@ -23,7 +24,7 @@ use crate::checkpoint::{Head, Inputs, MemoryError, Progress, Restored, State};
 use crate::config::{Config, Delivery, FaultPoint, Stage};
 use crate::decode::{DeadLetter, InputRecord, RejectError};
 use crate::engine::{Engine, StepOutput, now_ns};
-use crate::hosts::{Unseen, number_of, task_of};
+use crate::hosts::Unseen;
 use crate::idle::{self, Marks};
 use crate::metrics;
 use crate::restore::{self, Memories};
@@ -338,22 +339,9 @@ impl Steps {
                 self.next.positions.insert(partition, task.position());
             }
         }
-        let due = self.tasks_of(&output.to_be_stored);
+        let due = output.to_be_stored.iter().copied().collect();
         self.take_output(output);
         self.checkpoint(due, u64::MAX)
-    }
-
-    /// The tasks of some partitions.
-    fn tasks_of(&mut self, partitions: &BTreeSet<i32>) -> Vec<Partition> {
-        let topics = self.config.stage.inputs().iter();
-        let own = topics.flat_map(|topic| {
-            let logs = partitions.iter();
-            logs.map(|task| (*topic, number_of(*topic, *task)))
-        });
-        let own: Vec<Partition> = own.collect();
-        own.into_iter()
-            .filter(|partition| self.tasks.task(*partition).is_some())
-            .collect()
     }
 
     /// Adds what tasks remember to the next step, until it has `bytes_max` of it.
@@ -373,13 +361,14 @@ impl Steps {
             }
             let started = Instant::now();
             let renewal = task.progress.renewal();
-            let records = self.engine.checkpoint(task_of(partition), &renewal)?;
+            let records = self.engine.store_log(partition, &renewal)?;
             let inputs = Inputs::from([(partition.0, task.processed())]);
             let base = || format!("{:016x}", rand::random::<u64>());
             let taken = task.progress.take(records, inputs, base, Instant::now());
             metrics::checkpoint(&taken, started.elapsed());
             bytes += taken.manifest.bytes;
             self.next.positions.insert(partition, task.position());
+            self.tasks.pass_over(partition, taken.manifest.bytes);
             let joined = match self.next.checkpoints.remove(&partition) {
                 Some(earlier) => earlier.join(taken),
                 None => taken,
@@ -396,9 +385,9 @@ impl Steps {
         };
         for partition in self.tasks.silent(now) {
             self.tasks.note_marked(partition, now);
-            let needed = self.engine.counts_seconds()
-                || self.engine.waits(partition.1)
-                || self.engine.watches_hosts(partition);
+            let counts = partition.0 == Topic::Events && self.engine.counts_seconds();
+            let needed =
+                counts || self.engine.log_waits(partition) || self.engine.watches_hosts(partition);
             if !group.assignments.at_end(partition) || !needed {
                 continue;
             }
@@ -426,7 +415,7 @@ impl Steps {
             match self.engine.register_schema(schema) {
                 Ok(_) => tracing::info!(%fingerprint, "schema of a newer or older sensor found"),
                 Err(error) => {
-                    tracing::error!(%fingerprint, %error, "schema cannot be read as an event, its records become dead letters");
+                    tracing::error!(%fingerprint, %error, "schema cannot be read as a row of a table, its records become dead letters");
                     unusable.push((fingerprint, error.to_string()));
                 }
             }
@@ -564,7 +553,7 @@ impl Steps {
         self.tell_partitions();
         metrics::restored(count, records, started.elapsed());
         tracing::info!(
-            partitions = numbers(&partitions),
+            partitions = named(&partitions),
             records,
             took_seconds = started.elapsed().as_secs_f64(),
             "partitions assigned"
@@ -582,7 +571,7 @@ impl Steps {
         let Some(budget) = budget::bytes(self.config.windows.budget_bytes) else {
             return;
         };
-        let tasks = self.tasks.count() as u64;
+        let tasks = self.tasks.numbers() as u64;
         let needed = self.engine.task_bound().saturating_mul(tasks);
         metrics::budget(budget);
         if needed > budget {
@@ -627,7 +616,8 @@ impl Steps {
         Ok(memories)
     }
 
-    /// Begins a task: with its memory, empty where there never was one, or empty with a complaint.
+    /// Begins a task: with its memory, empty where there never was one, or empty with a complaint. A log that no detection reads
+    /// any more has none: what comes of it until the group knows is passed over, and what is stored and committed stays.
     pub(super) fn begin(
         &mut self,
         assigned: &Assigned,
@@ -635,7 +625,10 @@ impl Steps {
         taken_at: Instant,
     ) -> Result<(), ProcessorError> {
         let (partition, start) = (assigned.partition, &assigned.start);
-        self.engine.forget_partition(task_of(partition));
+        if !self.engine.reads(partition) {
+            return Ok(());
+        }
+        self.engine.forget_log(partition);
         let memory = match (memory, &start.memory) {
             (Some(memory), _) => memory.map(Some),
             (None, Ok(_)) => Ok(None),
@@ -712,11 +705,7 @@ impl Steps {
         // Where records come before the offsets, a checkpoint may be ahead of these: all it knows was said.
         let live_from = start.live_from.max(input);
         self.engine
-            .restore(
-                task_of(partition),
-                state,
-                &Inputs::from([(partition.0, live_from)]),
-            )
+            .restore_log(partition, state, live_from)
             .map_err(|error| MemoryError::Unreadable(error.to_string()))?;
         let task = Task::new(assigned.epoch, progress, input, live_from, now);
         let memory = Memory {
@@ -742,28 +731,28 @@ impl Steps {
             "what this task remembered cannot be used: it begins empty at the committed offset; windows and repeats that began before it are not seen whole"
         );
         metrics::cold_start();
-        let task = task_of(assigned.partition);
-        self.engine.forget_partition(task);
-        let live_from = Inputs::from([(topic, start.live_from)]);
-        self.engine.restore(task, State::new(), &live_from)?;
+        let log = assigned.partition;
+        self.engine.forget_log(log);
+        self.engine
+            .restore_log(log, State::new(), start.live_from)?;
         Ok(())
     }
 
-    /// Tells how many partitions of events there are; those of the exchange are of no interest.
+    /// Tells how many partitions of events there are; those of samples and of the exchange are of no interest.
     fn tell_partitions(&self) {
         if self.config.stage == Stage::Host {
-            metrics::partitions(self.tasks.count());
+            metrics::partitions(self.tasks.count_of(Topic::Events));
         }
     }
 
     fn give(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             drop(self.tasks.remove(*partition));
-            self.engine.forget_partition(task_of(*partition));
+            self.engine.forget_log(*partition);
             self.next.taken_over.remove(partition);
         }
         self.tell_partitions();
-        tracing::info!(partitions = numbers(partitions), "partitions given back");
+        tracing::info!(partitions = named(partitions), "partitions given back");
     }
 
     /// Says whether the brokers gave this process up, nobody else took its place, and a new beginning may help.
@@ -781,7 +770,7 @@ impl Steps {
     /// Forgets all tasks, and what was matched of them: they are taken over anew.
     pub fn forget(&mut self) {
         for partition in self.tasks.clear() {
-            self.engine.forget_partition(task_of(partition));
+            self.engine.forget_log(partition);
         }
         self.drop_input();
         self.start_overs += 1;
@@ -820,8 +809,7 @@ impl Steps {
             return Ok(());
         };
         let inputs = Inputs::from([(partition.0, gap.to)]);
-        self.engine
-            .restore(task_of(partition), State::new(), &inputs)?;
+        self.engine.restore_log(partition, State::new(), gap.to)?;
         let (epoch, mut progress) = (before.epoch, before.progress);
         progress.begin_anew();
         let head = Head {
@@ -880,10 +868,18 @@ pub(super) fn given_up(error: &ProcessorError) -> bool {
     }
 }
 
-/// The partitions' numbers as text, in order.
-fn numbers(partitions: &[Partition]) -> String {
-    let mut numbers: Vec<i32> = partitions.iter().map(|(_, number)| *number).collect();
-    numbers.sort_unstable();
-    let numbers: Vec<String> = numbers.iter().map(i32::to_string).collect();
-    numbers.join(",")
+/// The partitions' numbers as text, in order; those of samples by topic behind the others.
+fn named(partitions: &[Partition]) -> String {
+    let mut by_topic: BTreeMap<Topic, BTreeSet<i32>> = BTreeMap::new();
+    for (topic, number) in partitions {
+        by_topic.entry(*topic).or_default().insert(*number);
+    }
+    let named = by_topic.into_iter().map(|(topic, numbers)| {
+        let numbers: Vec<String> = numbers.iter().map(i32::to_string).collect();
+        match topic {
+            Topic::Events | Topic::Exchange => numbers.join(","),
+            of_samples => format!("{}:{}", of_samples.suffix(), numbers.join(",")),
+        }
+    });
+    named.collect::<Vec<_>>().join(" ")
 }

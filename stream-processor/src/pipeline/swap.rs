@@ -6,12 +6,14 @@
 //! It is a restart without one: every task is taken over at the offset that was just committed, so nothing is replayed, and
 //! with the state that was just stored. What is compiled was compiled beside; what waits is the commit and the reading back.
 //! Where nothing is stored, the state goes from one engine to the other in memory.
+//! A set that reads other topics than the one before has the group joined anew for these, when it has taken over.
 
 use std::collections::BTreeMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use dogwatch_schemas::topics::Topic;
 
 use super::steps::Steps;
 use super::{ProcessorError, Stages};
@@ -19,7 +21,7 @@ use crate::checkpoint::{Inputs, Progress, Ran, State};
 use crate::config::Stage;
 use crate::detect::{Refusal, Sources};
 use crate::engine::{Engine, EngineError, EvidenceTopics};
-use crate::hosts::FLEET;
+use crate::hosts::{FLEET, number_of};
 use crate::inventory::Inventory;
 use crate::metrics;
 use crate::reload::{self, Change, Neighbours, Next, Place, Reload};
@@ -27,7 +29,7 @@ use crate::sensor_reads::{Needs, SensorReads};
 use crate::source::Assigned;
 use crate::source::group::GroupInput;
 use crate::source::placement::Start;
-use crate::topics::INPUTS;
+use crate::step::Partition;
 
 /// How long tasks wait for the published set that they were run with already.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -49,8 +51,8 @@ pub(super) struct Swaps {
     next: Option<Box<Next>>,
     /// When that is tried again.
     again_at: Option<Instant>,
-    /// What was handed on in memory, by partition: names of pieces.
-    handed_on: BTreeMap<i32, Progress>,
+    /// What was handed on in memory, by log: names of pieces.
+    handed_on: BTreeMap<Partition, Progress>,
 }
 
 impl Swaps {
@@ -101,6 +103,7 @@ impl Steps {
         let compares = self.ends.stores && self.config.stage == Stage::Host;
         let neighbours = compares.then(|| Neighbours::new(&self.config));
         let place = (place, neighbours);
+        let topics = (topics, self.inputs());
         self.swaps.reload = Reload::start(&self.config, place, topics, found, refused, inventory);
     }
 
@@ -267,6 +270,7 @@ impl Steps {
                 task.go_on_from(&before);
             }
         }
+        group.read_topics(&self.inputs())?;
         Ok(None)
     }
 
@@ -296,21 +300,32 @@ impl Steps {
 
     /// Hands what the engine remembers on to another one, in memory.
     fn hand_on_to(&mut self, mut engine: Engine) -> Result<Option<Engine>, EngineError> {
-        for partition in self.engine.partitions().into_iter().chain([FLEET]) {
-            let begin = || Progress::begin(0, Instant::now());
-            let known = self.swaps.handed_on.entry(partition).or_insert_with(begin);
-            known.begin_anew();
-            let records = self.engine.checkpoint(partition, &known.renewal())?;
-            let pieces = records.iter();
-            let pieces = pieces.filter_map(|piece| Some((piece.key.clone(), piece.value.clone()?)));
-            let state: State = pieces.collect();
-            known.take(records, Inputs::new(), String::new, Instant::now());
+        for log in self.engine.logs() {
+            let state = self.handed_on(log)?;
             // All that was taken was said.
-            let said = INPUTS.map(|topic| (topic, i64::MIN));
-            engine.restore(partition, state, &Inputs::from(said))?;
+            engine.restore_log(log, state, i64::MIN)?;
         }
-        engine.take_others_over(&mut self.engine);
+        let state = self.handed_on((Topic::Exchange, number_of(Topic::Exchange, FLEET)))?;
+        engine.restore(FLEET, state, &Inputs::new())?;
         self.engine = engine;
         Ok(None)
+    }
+
+    /// What the engine remembers of a log, whole.
+    fn handed_on(&mut self, log: Partition) -> Result<State, EngineError> {
+        let begin = || Progress::begin(0, Instant::now());
+        let known = self.swaps.handed_on.entry(log).or_insert_with(begin);
+        known.begin_anew();
+        let records = self.engine.store_log(log, &known.renewal())?;
+        let pieces = records.iter();
+        let pieces = pieces.filter_map(|piece| Some((piece.key.clone(), piece.value.clone()?)));
+        let state: State = pieces.collect();
+        known.take(records, Inputs::new(), String::new, Instant::now());
+        Ok(state)
+    }
+
+    /// The topics that are read.
+    pub(super) fn inputs(&self) -> Vec<Topic> {
+        self.engine.detections().inputs(self.config.stage)
     }
 }

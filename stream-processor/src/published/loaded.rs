@@ -1,14 +1,14 @@
-//! What the partitions of a group were last run with: it stands with their committed offsets.
+//! What the partitions of a group were last run with: it stands with their committed offsets. Those of events tell it of all
+//! tables: who reads a partition runs the whole set.
 
 use dogwatch_kafka::{Fault, Logged, PATIENCE};
-use dogwatch_schemas::topics::Topics;
+use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::checkpoint::{Head, Ran};
 use crate::config::Config;
-use crate::topics::INPUTS;
 
 /// What a partition was run with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Loaded {
     /// # Errors
     /// [`Fault`] when librdkafka refuses a setting.
     pub fn open(config: &Config) -> Result<Self, Fault> {
-        let topic = Topics::new(config.kafka.topic_prefix.as_str()).name(INPUTS[0]);
+        let topic = Topics::new(config.kafka.topic_prefix.as_str()).name(Topic::Events);
         let mut settings = config.kafka.brokers().settings();
         settings.set("group.id", &config.kafka.group_id);
         let consumer = Logged::consumer(&settings)

@@ -39,6 +39,7 @@ impl Scene {
             config,
             place: Place::Folder,
             topics: EvidenceTopics::same("local"),
+            inputs: BTreeSet::new(),
             running: Running { sources, inventory },
             told: BTreeSet::new(),
             reporter: Reporter::of_this_process("h"),
@@ -180,7 +181,7 @@ fn a_change_arrives_when_the_folder_is_twice_the_same() {
     let reload = Reload::start(
         &config,
         (Place::Folder, None),
-        EvidenceTopics::same("local"),
+        (EvidenceTopics::same("local"), Vec::new()),
         sources,
         &[],
         inventory,

@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use dogwatch_schemas::topics::Topic;
+
 use crate::step::{Partition, Position};
 
 /// The partitions owned now.
@@ -86,10 +88,11 @@ impl Assignments {
         Some(ownership.epoch)
     }
 
-    /// Notes that all of a partition was read; the client names only its number.
-    pub fn reach_end(&self, number: i32) {
-        for ((_, partition), ownership) in &mut self.lock().partitions {
-            if *partition == number {
+    /// Notes that all of a partition was read. Where the client names only its number it is true of one of several topics at
+    /// least; what it is asked for, a mark at the end of a log, is then early and not wrong.
+    pub fn reach_end(&self, topic: Option<Topic>, number: i32) {
+        for ((of, partition), ownership) in &mut self.lock().partitions {
+            if *partition == number && topic.is_none_or(|topic| topic == *of) {
                 ownership.at_end = true;
             }
         }
@@ -148,7 +151,6 @@ impl Assignments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dogwatch_schemas::topics::Topic;
 
     const P0: Partition = (Topic::Events, 0);
     const P1: Partition = (Topic::Events, 1);
@@ -204,10 +206,14 @@ mod tests {
         let owned = Assignments::default();
         owned.assign(&[P0, P1]);
         assert!(!owned.at_end(P0));
-        owned.reach_end(0);
+        owned.reach_end(None, 0);
         assert!(owned.at_end(P0) && !owned.at_end(P1));
         assert_eq!(owned.read(P0), owned.epoch(P0));
         assert!(!owned.at_end(P0));
+        let samples = (Topic::ContainerSamples, 0);
+        owned.assign(&[samples]);
+        owned.reach_end(Some(Topic::ContainerSamples), 0);
+        assert!(owned.at_end(samples) && !owned.at_end(P0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Rebalances are synchronous: the callback runs in this thread, inside the poll, and returns only
 //! when the step thread has settled what it read of the partitions that go away. The assignor is
-//! `range`, which gives equal partition numbers of all topics to one member.
+//! `range`, which gives equal partition numbers of all topics to one member, where all members read them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use dogwatch_kafka::{Fault, Lifeline};
-use dogwatch_schemas::topics::Topics;
+use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
@@ -75,6 +75,8 @@ pub struct GroupContext {
     finished: Arc<AtomicBool>,
     lifeline: Lifeline,
     stage: Stage,
+    /// The topics that are read.
+    inputs: Mutex<Vec<Topic>>,
     /// Partitions of ours that are not read; see [`stateless`].
     stateless: Mutex<Vec<Partition>>,
     /// When they were complained of.
@@ -82,12 +84,13 @@ pub struct GroupContext {
 }
 
 impl GroupInput {
-    /// Joins the group; reading begins with [`GroupInput::start`].
+    /// Joins the group for some topics; reading begins with [`GroupInput::start`].
     ///
     /// # Errors
     /// [`SourceError`] when the client refuses its settings.
     pub fn join(
         config: &Config,
+        inputs: Vec<Topic>,
         sender: Sender<SourceMessage>,
         shutdown: Shutdown,
     ) -> Result<Arc<Self>, SourceError> {
@@ -104,6 +107,7 @@ impl GroupInput {
             finished: finished.clone(),
             lifeline: Lifeline::default(),
             stage: config.stage,
+            inputs: Mutex::new(inputs),
             stateless: Mutex::default(),
             told: Mutex::default(),
         };
@@ -114,13 +118,38 @@ impl GroupInput {
             settings.create_with_context(context).map_err(fault)?;
         let lifeline = &consumer.context().lifeline;
         lifeline.tie(consumer.client(), &settings);
-        subscribe(&consumer, &names, config.stage).map_err(fault)?;
+        consumer.context().subscribe(&consumer).map_err(fault)?;
         Ok(Arc::new(Self {
             consumer,
             assignments,
             names,
             finished,
         }))
+    }
+
+    /// Reads these topics from now on. Where they are others than before, the group is joined anew: all partitions are given
+    /// back and taken over again.
+    ///
+    /// # Errors
+    /// [`Fault`] when the client refuses them.
+    pub fn read_topics(&self, inputs: &[Topic]) -> Result<(), Fault> {
+        let context = self.consumer.context();
+        {
+            let mut own = context
+                .inputs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if *own == inputs {
+                return Ok(());
+            }
+            *own = inputs.to_vec();
+        }
+        tracing::info!(
+            topics = context.names_of_inputs().join(", "),
+            "other topics are read"
+        );
+        let subscribed = context.subscribe(&self.consumer);
+        subscribed.map_err(|error| Fault::of("read other topics", &error))
     }
 
     /// Starts the poll thread.
@@ -261,7 +290,8 @@ impl GroupInput {
                 Some(error)
                     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) =>
                 {
-                    self.assignments.reach_end(run[0].partition());
+                    let topic = run[0].topic().and_then(|name| self.names.topic(name));
+                    self.assignments.reach_end(topic, run[0].partition());
                 }
                 Some(error) => self.handle(error, context, errors)?,
                 None => self.hand_on(run, context)?,
@@ -300,7 +330,7 @@ impl GroupInput {
     ) -> Result<(), PollEnd> {
         use RDKafkaErrorCode as Code;
         if let KafkaError::PartitionEOF(number) = error {
-            self.assignments.reach_end(number);
+            self.assignments.reach_end(None, number);
             return Ok(());
         }
         match error.rdkafka_error_code() {
@@ -411,6 +441,17 @@ impl Drop for Open<'_> {
 }
 
 impl GroupContext {
+    fn names_of_inputs(&self) -> Vec<String> {
+        let inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        inputs.iter().map(|topic| self.names.name(*topic)).collect()
+    }
+
+    fn subscribe(&self, consumer: &BaseConsumer<Self>) -> KafkaResult<()> {
+        let inputs = self.names_of_inputs();
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        consumer.subscribe(&inputs)
+    }
+
     /// Has the partitions that are assigned from now on deliver to `queue`, until the returned value is dropped.
     fn open(&self, queue: &Arc<MessageQueue>) -> Open<'_> {
         self.set_queue(Some(queue.clone()));
@@ -556,17 +597,6 @@ impl GroupContext {
             self.tell(SourceMessage::Failed(Fault::of(action, &error).into()));
         }
     }
-}
-
-fn subscribe(
-    consumer: &BaseConsumer<GroupContext>,
-    names: &Topics,
-    stage: Stage,
-) -> KafkaResult<()> {
-    let inputs = stage.inputs().iter().map(|topic| names.name(*topic));
-    let inputs: Vec<String> = inputs.collect();
-    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    consumer.subscribe(&inputs)
 }
 
 fn list(names: &Topics, partitions: &[Partition]) -> TopicPartitionList {

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use dogwatch_schemas::local::LogRecord;
+use dogwatch_schemas::topics::Topic;
 
 use super::{BATCH_ROWS_MAX, Batch, SourceError, SourceMessage};
 use crate::decode::InputRecord;
 use crate::metrics;
 use crate::shutdown::Shutdown;
 use crate::tables::Table;
-use crate::topics::INPUTS;
 
 /// How long one wait for a first record lasts; also how soon a shutdown is seen.
 const WAIT: Duration = Duration::from_millis(50);
@@ -82,7 +82,7 @@ fn batch(first: LogRecord, log: &Receiver<LogRecord>, offset: &mut i64) -> Batch
     }
     metrics::read(records.len(), bytes);
     Batch {
-        partition: (INPUTS[0], 0),
+        partition: (Topic::Events, 0),
         epoch: None,
         records,
     }

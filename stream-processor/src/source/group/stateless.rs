@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::{GroupContext, GroupInput, list, subscribe};
+use super::{GroupContext, GroupInput, list};
 use crate::step::Partition;
 
 /// How often the topic of states is looked at where it lacks partitions.
@@ -37,7 +37,7 @@ impl GroupInput {
         }
         tracing::info!("the topic of states has the partitions that were missing: all are read");
         self.consumer.unsubscribe();
-        subscribe(&self.consumer, &self.names, context.stage)
+        context.subscribe(&self.consumer)
     }
 }
 
