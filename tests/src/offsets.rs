@@ -1,10 +1,11 @@
 //! What a consumer group has committed, read as any tool would.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -41,9 +42,19 @@ pub fn committed(address: &str, group: &str, topic: &str) -> BTreeMap<i32, Commi
     {
         list.add_partition(topic, partition.id());
     }
-    let list = client
-        .committed_offsets(list, patience)
-        .expect("the coordinator answers");
+    // Brokers that were just started agree on the coordinator while they are asked.
+    let deadline = Instant::now() + patience;
+    let list = loop {
+        match client.committed_offsets(list.clone(), patience) {
+            Err(error)
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NotCoordinator)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            answer => break answer.expect("the coordinator answers"),
+        }
+    };
     let committed = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
         let Offset::Offset(offset) = element.offset() else {
             return None;
