@@ -5,16 +5,25 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Query, Select, SelectFlavor, Statement, TableFactor, Visit, Visitor,
+    BinaryOperator, Expr, Query, Select, SelectFlavor, Statement, TableFactor, Visit, Visitor,
 };
 
 use crate::sql_file::{Fault, SqlFile};
+
+/// Of `a IS DISTINCT FROM true AND b` the parser takes `true AND b` for what `a` is compared with.
+const DISTINCT: &str = "IS [NOT] DISTINCT FROM";
 
 /// Refuses clauses that are parsed and would not be obeyed, in subqueries too.
 pub(super) fn check(statement: &Statement, file: &SqlFile) -> Result<(), Fault> {
     let ControlFlow::Break(clause) = statement.visit(&mut Known) else {
         return Ok(());
     };
+    if clause == DISTINCT {
+        let reason =
+            format!("{DISTINCT} takes the AND or OR behind it for a part of what it compares with");
+        let mend = "put it into parentheses: (a IS DISTINCT FROM b) AND c";
+        return Err(Fault::new(file.line_of("distinct from"), reason, mend));
+    }
     let word = clause.split(' ').next().unwrap_or(clause);
     let reason = format!("{clause} is no part of a query here");
     let mend = "leave it out: SELECT, FROM, WHERE, GROUP BY, HAVING, ORDER BY and LIMIT are there";
@@ -94,6 +103,17 @@ impl Visitor for Known {
             (value_table_mode.is_some(), "AS STRUCT"),
             (*flavor != SelectFlavor::Standard, "FROM before SELECT"),
         ])
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<&'static str> {
+        let (Expr::IsDistinctFrom(_, with) | Expr::IsNotDistinctFrom(_, with)) = expr else {
+            return ControlFlow::Continue(());
+        };
+        let Expr::BinaryOp { op, .. } = with.as_ref() else {
+            return ControlFlow::Continue(());
+        };
+        let joins = [BinaryOperator::And, BinaryOperator::Or, BinaryOperator::Xor].contains(op);
+        first_of([(joins, DISTINCT)])
     }
 
     fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<&'static str> {

@@ -659,6 +659,29 @@ fn the_examples_of_the_documentation_load() {
 }
 
 #[test]
+fn a_distinct_from_that_takes_what_comes_after_it_is_refused() {
+    let check = |condition: &str| {
+        let query = format!("SELECT container_id FROM events\nWHERE {condition}");
+        check_refused(
+            &query,
+            2,
+            "for a part of what it compares with",
+            "(a IS DISTINCT FROM b) AND c",
+        );
+    };
+    check("fd_created IS DISTINCT FROM true AND proc_name = 'a'");
+    check("container_privileged IS NOT DISTINCT FROM true OR evt_failed");
+    check("NOT (proc_name IS DISTINCT FROM 'runc' AND evt_failed)");
+    for condition in [
+        "(fd_created IS DISTINCT FROM true) AND proc_name = 'a'",
+        "proc_name = 'a' AND fd_created IS DISTINCT FROM true",
+    ] {
+        let query = format!("SELECT container_id FROM events WHERE {condition}");
+        check_loads(&query, true);
+    }
+}
+
+#[test]
 fn what_would_be_parsed_and_not_obeyed_is_refused() {
     let check = |query: &str, line: usize, clause: &str| {
         check_refused(query, line, clause, "leave it out");
