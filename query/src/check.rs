@@ -149,12 +149,21 @@ pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fau
     let line = span
         .map(|span| span.start.line as usize)
         .or_else(|| line_in(&text))
+        .or_else(|| line_of_constant(file, &text))
         .unwrap_or_else(|| line_of_function(file, &text));
     let words: Vec<&str> = text.split_whitespace().collect();
     let words = words.join(" ");
     let reason = words
         .strip_prefix("Error during planning: ")
         .unwrap_or(&words);
+    if let Some(fault) = unknown_function(file, reason) {
+        return fault;
+    }
+    if let Some(rest) = reason.strip_prefix("Arrow error: ") {
+        let what = rest.split_once(" error: ").map_or(rest, |(_, what)| what);
+        let what = what.trim_start_matches("Error ");
+        return Fault::new(line, what, "correct the constant");
+    }
     if reason.starts_with("Cannot infer common argument type for comparison") {
         let mend =
             "compare values of one type: text in single quotes, numbers, true and false without";
@@ -233,6 +242,32 @@ fn line_of_function(file: &SqlFile, text: &str) -> usize {
         Some(name) => file.line_of(&format!("{name}(")),
         None => file.query_line,
     }
+}
+
+/// A function that is not there; what the engine proposes may be like it by chance.
+fn unknown_function(file: &SqlFile, reason: &str) -> Option<Fault> {
+    let quoted = |text: &str| text.split('\'').next().map(str::to_owned);
+    let name = quoted(reason.strip_prefix("Invalid function '")?)?;
+    let proposed = reason.split_once("Did you mean '");
+    let proposed = proposed.and_then(|(_, proposed)| quoted(proposed));
+    let near = proposed.as_deref().and_then(|own| nearest(&name, [own]));
+    let mend = match near {
+        Some(near) => format!("did you mean {near}?"),
+        None => "docs/detections.md says which functions there are".to_owned(),
+    };
+    let line = file.line_of(&format!("{name}("));
+    Some(Fault::new(
+        line,
+        format!("there is no function {name}"),
+        mend,
+    ))
+}
+
+/// The line of a constant that a message quotes, and the query holds.
+fn line_of_constant(file: &SqlFile, text: &str) -> Option<usize> {
+    let mut quoted = text.split(['\'', '"']).skip(1).step_by(2);
+    let constant = quoted.find(|constant| file.sql.contains(&format!("'{constant}'")))?;
+    Some(file.line_of(&format!("'{constant}'")))
 }
 
 /// The line that the SQL parser's message names as `Line: 3`.

@@ -169,7 +169,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .into_iter()
         .map(|candidate| {
             (
-                strsim::normalized_damerau_levenshtein(&name, candidate),
+                strsim::normalized_damerau_levenshtein(&name, &candidate.to_lowercase()),
                 candidate,
             )
         })

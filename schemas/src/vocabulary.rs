@@ -1,9 +1,10 @@
 //! What is known of the values of the columns of events and samples beforehand: which there are, how long or how large.
 //!
-//! The schema says it beside the column, as `values`, `bytes_max`, `min`, `max` and `times`, and `calls` where the names of system calls are values; no reader of Avro needs these attributes.
+//! The schema says it beside the column, as `values`, `bytes_max`, `min`, `max`, `times`, `shape` and `keys`, and `calls` where the names of system calls are values or those of their arguments keys; no reader of Avro needs these attributes.
 //! A newer sensor may send more than is known here, so nothing is refused for what this module does not know.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -24,6 +25,95 @@ pub struct Vocabulary {
     pub max: Option<i64>,
     /// Whether its numbers are times, nanoseconds since 1970, without having the type of one.
     pub times: bool,
+    /// What every text looks like.
+    pub shape: Option<Shape>,
+    /// The keys of a map; none where they are not a closed set.
+    pub keys: Option<Vec<String>>,
+}
+
+/// What every text of a column looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// An IPv4 or IPv6 address in its one canonical form.
+    Address,
+    /// So many hexadecimal digits, or nothing.
+    Hex(usize),
+    /// A program's short name; it begins with no slash, unless the program says so of itself.
+    Command,
+    /// The last part of a path.
+    FileName,
+    /// A path without a slash at its end.
+    Folder,
+    /// What stands behind the colon of an image.
+    Tag,
+}
+
+impl Shape {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "address" => Self::Address,
+            "hex16" => Self::Hex(16),
+            "hex64" => Self::Hex(64),
+            "command" => Self::Command,
+            "filename" => Self::FileName,
+            "folder" => Self::Folder,
+            "tag" => Self::Tag,
+            _ => return None,
+        })
+    }
+
+    /// Whether a text looks so.
+    #[must_use]
+    pub fn holds(self, text: &str) -> bool {
+        match self {
+            Self::Address => match text.parse::<IpAddr>() {
+                // An IPv4 address is told as one, and an IPv6 address in one way.
+                Ok(IpAddr::V6(address)) => {
+                    address.to_ipv4_mapped().is_none() && address.to_string() == text
+                }
+                parsed => parsed.is_ok(),
+            },
+            Self::Hex(digits) => {
+                text.is_empty() || (text.len() == digits && text.bytes().all(is_digit))
+            }
+            Self::Command => !text.starts_with('/'),
+            Self::FileName => !text.contains('/'),
+            Self::Folder => text == "/" || !text.ends_with('/'),
+            Self::Tag => !text.contains(['/', ':']),
+        }
+    }
+
+    /// Whether a text that looks so can have a part, which stands at its start or end where `starts` or `ends` say so.
+    #[must_use]
+    pub fn can_have(self, part: &str, starts: bool, ends: bool) -> bool {
+        match self {
+            Self::Address => part
+                .bytes()
+                .all(|byte| is_digit(byte) || byte == b'.' || byte == b':'),
+            Self::Hex(_) => part.bytes().all(is_digit),
+            Self::Command => !(starts && part.starts_with('/')),
+            Self::FileName | Self::Tag => self.holds(part),
+            Self::Folder if starts && ends => self.holds(part),
+            Self::Folder => !ends || !part.ends_with('/'),
+        }
+    }
+
+    /// What it is, in words, with an example.
+    #[must_use]
+    pub fn told(self) -> String {
+        match self {
+            Self::Address => "an address such as '10.0.0.1' or 'fe80::1'".to_owned(),
+            Self::Hex(digits) => format!("{digits} hexadecimal digits in lower case"),
+            Self::Command => "a program's short name, such as 'sh', without its folder".to_owned(),
+            Self::FileName => "the last part of a path, without a slash".to_owned(),
+            Self::Folder => "a folder without a slash at its end, such as '/etc'".to_owned(),
+            Self::Tag => "what stands behind the image's colon, such as '1.27'".to_owned(),
+        }
+    }
+}
+
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
 
 /// What is known of a column of events or samples; none where nothing is.
@@ -66,6 +156,8 @@ fn columns_of(schema: &str) -> BTreeMap<String, Vocabulary> {
             min: field["min"].as_i64(),
             max: field["max"].as_i64(),
             times: field["times"] == true,
+            shape: field["shape"].as_str().and_then(Shape::named),
+            keys: keys(field),
         };
         (vocabulary != Vocabulary::default()).then(|| (name.to_owned(), vocabulary))
     });
@@ -85,6 +177,32 @@ fn values(name: &str, field: &Value) -> Option<Vec<String>> {
     let calls = calls().filter(|call| name != "evt_type" || event_type(call) == *call);
     let calls = calls.filter(|_| field["calls"] == true).map(str::to_owned);
     Some(texts.chain(calls).collect())
+}
+
+fn keys(field: &Value) -> Option<Vec<String>> {
+    let keys = field["keys"].as_array()?.iter();
+    let mut keys: Vec<String> = keys.filter_map(Value::as_str).map(str::to_owned).collect();
+    if field["calls"] == true {
+        keys.extend(arguments().map(str::to_owned));
+    }
+    keys.sort();
+    keys.dedup();
+    Some(keys)
+}
+
+/// The arguments of system calls that have no columns of their own.
+fn arguments() -> impl Iterator<Item = &'static str> {
+    const IN_COLUMNS: [&str; 9] = [
+        "SKIP", "TARGET", "PATH", "PATH_AT", "DIRFD", "FD", "RETURNED", "SOCKADDR", "MSGHDR",
+    ];
+    let rows = include_str!("../../ebpf/bpf/calls.def").lines();
+    let rows = rows.filter(|row| row.starts_with("CALL("));
+    let parts = rows.flat_map(|row| row.split([' ', ')']));
+    parts.filter_map(|part| {
+        let (kind, name) = part.split_once('(')?;
+        let told = kind != "CALL" && !IN_COLUMNS.contains(&kind);
+        told.then(|| name.trim_end_matches(','))
+    })
 }
 
 /// The system calls that sensors see: the names in their table of calls.
@@ -140,5 +258,68 @@ mod tests {
         assert_eq!(of("proc_name").and_then(|known| known.bytes_max), Some(15));
         assert_eq!(of("fd_sport").and_then(|known| known.max), Some(65_535));
         assert_eq!(of("mem_current_bytes").and_then(|known| known.min), Some(0));
+    }
+
+    #[test]
+    fn keys_of_maps_are_those_of_the_table_of_calls_and_of_other_rows() {
+        let keys = |column: &str| {
+            of(column)
+                .and_then(|known| known.keys.clone())
+                .expect("keys")
+        };
+        let arguments = keys("evt_args");
+        for key in [
+            "sig",
+            "request",
+            "flags",
+            "uid",
+            "child_pid",
+            "first_ts",
+            "option",
+        ] {
+            assert!(arguments.contains(&key.to_owned()), "{key}: {arguments:?}");
+        }
+        // What has columns of its own is no key.
+        for key in ["fd", "addr_in", "dirfd", "oldpath", "newpath", "pathname"] {
+            assert!(!arguments.contains(&key.to_owned()), "{key}: {arguments:?}");
+        }
+        assert!(keys("proc_env").contains(&"LD_PRELOAD".to_owned()));
+    }
+
+    #[test]
+    fn texts_of_a_shape_are_told_from_others() {
+        fn check(shape: &str, right: &[&str], wrong: &[&str]) {
+            let shape = Shape::named(shape).expect("a shape");
+            for text in right {
+                assert!(shape.holds(text), "{shape:?} {text}");
+            }
+            for text in wrong {
+                assert!(!shape.holds(text), "{shape:?} {text}");
+            }
+        }
+        let addresses = ["10.0.0.1", "::1", "fe80::1"];
+        let none = [
+            "10.0.0.256",
+            "localhost",
+            "10.0.0.0/8",
+            "",
+            "FE80::1",
+            "::ffff:1.2.3.4",
+            "0:0::1",
+        ];
+        check("address", &addresses, &none);
+        check(
+            "hex16",
+            &["0123456789abcdef", ""],
+            &["0123", "0123456789ABCDEF"],
+        );
+        check("command", &["sh", "kworker/0:1"], &["/bin/sh"]);
+        check("filename", &["passwd", ""], &["/passwd", "a/b"]);
+        check("folder", &["/etc", "/"], &["/etc/"]);
+        check("tag", &["1.27", "latest"], &["nginx:1.27", "a/b"]);
+        let address = Shape::Address;
+        assert!(address.can_have("10.", true, false) && !address.can_have("/8", false, true));
+        assert!(Shape::Folder.can_have("/etc/", true, false));
+        assert!(!Shape::Folder.can_have("/etc/", false, true));
     }
 }

@@ -105,6 +105,15 @@ mod tests {
     }
 
     #[test]
+    fn the_schema_names_every_variable_that_is_told() {
+        let known = dogwatch_schemas::vocabulary::of("proc_env");
+        let keys = known.and_then(|known| known.keys.clone()).unwrap();
+        let mut told: Vec<&str> = TOLD.into_iter().chain(["PATH"]).collect();
+        told.sort_unstable();
+        assert_eq!(keys, told);
+    }
+
+    #[test]
     fn what_changes_a_program_is_told_and_nothing_else() {
         check(
             "HOME=/root\0LD_PRELOAD=/tmp/x.so\0TOKEN=abc\0",

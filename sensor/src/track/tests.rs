@@ -76,7 +76,24 @@ impl Bench {
     }
 
     fn record(&mut self, record: Record) {
+        let before = self.rows.len();
         self.tracker.step(Input::Record(record), &mut self.rows);
+        // What the lint knows of the arguments' names is what is told.
+        let known = dogwatch_schemas::vocabulary::of("evt_args");
+        let keys = known.and_then(|known| known.keys.as_ref()).unwrap();
+        let new = self.rows.iter().skip(before).filter_map(|row| match row {
+            Row::Event(row) => Some(row.whole()),
+            _ => None,
+        });
+        for event in new {
+            let mut told = event.evt_args.iter().flatten().map(|(key, _)| &**key);
+            let unknown = told.find(|key| !keys.iter().any(|known| known == key));
+            assert_eq!(
+                unknown, None,
+                "{}: add it to keys in event.avsc",
+                event.evt_type
+            );
+        }
     }
 
     fn header(&mut self, pid: u32, cgroup_id: u64) -> Header {

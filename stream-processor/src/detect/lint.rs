@@ -21,12 +21,16 @@ mod constants;
 mod counts;
 mod facts;
 mod nulls;
+mod parts;
 mod problem;
 mod satisfy;
+#[cfg(test)]
+mod shape_tests;
 #[cfg(test)]
 mod tests;
 mod text;
 mod values;
+mod yields;
 
 pub(super) use conditions::Conditions;
 use problem::{Domain, Problem};
@@ -86,6 +90,8 @@ fn judge(
         None => {
             let dead = problem.dead_alternatives();
             warnings.extend(dead.iter().map(|part| text::dead(subject.file, part)));
+            let empty = problem.empty_conditions().into_iter();
+            warnings.extend(empty.map(|part| text::empty(subject.file, part)));
             warnings.extend(counts::check(subject, conditions, &problem));
         }
     }

@@ -216,8 +216,8 @@ fn misspelt_names_come_with_the_nearest() {
     check_refused(
         "SELECT container_id FROM events\nWHERE starts_wth(proc_name, 'a')",
         2,
-        "starts_wth",
-        "correct",
+        "there is no function starts_wth",
+        "did you mean starts_with?",
     );
 }
 

@@ -13,7 +13,7 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::Subject;
-use super::problem::{is_constant, text};
+use super::parts::{is_constant, text};
 use super::text::{line_of, sql};
 use super::values::each_expr;
 use crate::detect::filter::BoundExpr;

@@ -12,7 +12,8 @@ use dogwatch_schemas::vocabulary;
 
 use super::Subject;
 use super::conditions::Conditions;
-use super::problem::{Domain, Problem, Representative, Term, text, whole_number};
+use super::parts::{text, whole_number};
+use super::problem::{Domain, Problem, Representative, Term};
 use super::satisfy::Question;
 use super::text::sql;
 use crate::detect::sql_file::Fault;

@@ -14,7 +14,7 @@ pub(super) struct Fact {
     pub sentence: String,
 }
 
-const FACTS: [(&str, &str); 8] = [
+const FACTS: [(&str, &str); 13] = [
     (
         "evt_failed AND evt_outcome = 'failed' OR NOT evt_failed AND evt_outcome <> 'failed'",
         "evt_failed is true where evt_outcome is 'failed', and nowhere else",
@@ -42,6 +42,26 @@ const FACTS: [(&str, &str); 8] = [
     (
         "evt_type <> 'connect' OR fd_family IS NULL OR fd_family = 'unix' OR fd_sport IS NOT NULL",
         "fd_sport of a connect is known where fd_family is 'ipv4' or 'ipv6'",
+    ),
+    (
+        "evt_outcome <> 'failed' OR evt_rawres IS NULL OR evt_rawres < 0",
+        "evt_rawres is less than 0 where evt_outcome is 'failed'",
+    ),
+    (
+        "evt_type <> 'connect' OR fd_is_server IS NULL OR NOT fd_is_server",
+        "whoever connects is no server: fd_is_server is true of bind, listen and accept",
+    ),
+    (
+        "evt_type NOT IN ('rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat') OR fd_name IS NULL",
+        "calls with two paths have fs_path_source and fs_path_target, and no fd_name",
+    ),
+    (
+        "evt_type <> 'clone' OR evt_call IS NULL OR evt_call IN ('clone', 'clone3', 'fork', 'vfork')",
+        "evt_call of a clone is clone, clone3, fork or vfork",
+    ),
+    (
+        "evt_type <> 'execve' OR evt_call IS NULL OR evt_call IN ('execve', 'execveat', 'fexecve')",
+        "evt_call of an execve is execve, execveat or fexecve",
     ),
     (
         "proc_exe_from IS NULL OR evt_type IN ('execve', 'execveat', 'running')",
@@ -98,13 +118,21 @@ fn of_column(column: &str) -> Option<(String, String)> {
     ];
     if of_sockets.contains(&column) {
         let sql = format!(
-            "evt_type NOT IN ('execve', 'execveat', 'clone', 'procexit') OR {column} IS NULL"
+            "evt_type NOT IN ('execve', 'execveat', 'clone', 'procexit', 'open', 'openat', 'openat2', 'creat', 'mkdir', 'mkdirat', 'rmdir', 'unlink', 'unlinkat', 'rename', 'renameat', 'renameat2') OR {column} IS NULL"
         );
-        let sentence = format!("rows of execve, execveat, clone and procexit have no {column}");
+        let sentence =
+            format!("rows of execve, execveat, clone, procexit and of files have no {column}");
+        return Some((sql, sentence));
+    }
+    if column.starts_with("fs_") {
+        let sql = format!(
+            "evt_type NOT IN ('execve', 'execveat', 'clone', 'procexit', 'open', 'openat', 'openat2', 'creat', 'mkdir', 'mkdirat', 'rmdir', 'unlink', 'unlinkat', 'connect', 'bind', 'listen', 'accept', 'accept4') OR {column} IS NULL"
+        );
+        let sentence = format!("calls with two paths alone have {column}, such as rename and link");
         return Some((sql, sentence));
     }
     // Of sockets and files; a failed execveat has a descriptor.
-    if column.starts_with("fd_") || column.starts_with("fs_") {
+    if column.starts_with("fd_") {
         let sql = format!("evt_type NOT IN ('execve', 'clone', 'procexit') OR {column} IS NULL");
         let sentence = format!("rows of execve, clone and procexit have no {column}");
         return Some((sql, sentence));

@@ -5,15 +5,14 @@
 //! its vocabulary; NULL is one where the term can be it. Each comparison is asked of these values by the SQL engine itself.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue};
-use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use dogwatch_schemas::vocabulary::{self, Vocabulary};
 
 use crate::tables::Table;
@@ -21,13 +20,20 @@ use crate::tables::Table;
 use super::Subject;
 use super::conditions::{Condition, Conditions};
 use super::facts::{Fact, facts};
+use super::parts::{
+    compared_with, compares, differs_from_itself, is_before_first, is_constant, operands, ordered,
+    start_asked, text, whole_number,
+};
 use super::satisfy::{Goal, Part, Question, part};
+use super::yields::{counted_from, longest, never, part_of_date};
 use crate::detect::filter::{BoundExpr, simplify};
 
 /// Most values that stand for a term's; a longer list is not looked through.
 const VALUES_MAX: usize = 1_024;
 /// Most alternatives that are tried for all questions of a query: whoever writes one chooses how many there are.
 const TRIES_MAX: usize = 50_000;
+/// Most starts of texts that are told apart for a term.
+const STARTS_MAX: usize = 32;
 /// Name of the one column that a term becomes.
 const TERM: &str = "term";
 /// Stands for every text that is compared with nothing.
@@ -71,6 +77,8 @@ pub(super) struct Term {
     data_type: DataType,
     nullable: bool,
     pub compared: Vec<ScalarValue>,
+    /// What patterns ask its texts to begin with.
+    starts: BTreeSet<String>,
     pub values: Vec<Representative>,
 }
 
@@ -81,6 +89,8 @@ pub(super) struct Representative {
     pub known: bool,
     /// Whether it stands for others.
     pub any: bool,
+    /// What the texts that it stands for begin with, as the longest of those that are asked for; empty for none of them.
+    start: Option<String>,
 }
 
 /// A comparison of one term with constants, or a function of one.
@@ -198,6 +208,9 @@ impl Problem {
                     let leaf = term.and_then(|term| {
                         let place = self.place(subject, conditions, condition, term, places)?;
                         self.terms[place].compared.extend(compared_with(expr));
+                        let start = start_asked(expr).map(|(start, _)| start);
+                        let few = self.terms[place].starts.len() < STARTS_MAX;
+                        self.terms[place].starts.extend(start.filter(|_| few));
                         Some(Leaf {
                             term: place,
                             verdicts: Vec::new(),
@@ -227,6 +240,7 @@ impl Problem {
             column: conditions.column(expr).map(|column| column.name.clone()),
             expr: expr.clone(),
             compared: Vec::new(),
+            starts: BTreeSet::new(),
             values: Vec::new(),
         };
         self.terms.push(term);
@@ -308,6 +322,17 @@ impl Problem {
         };
         let needed = (0..self.facts.len()).find(|place| holds_without(*place));
         needed.map(|place| self.facts[place].sentence.as_str())
+    }
+
+    /// Conditions with an OR that every row passes, whatever it holds.
+    pub fn empty_conditions(&self) -> Vec<&Expr> {
+        let goals = self.goals().into_iter();
+        let with_or = goals.filter(|goal| is_either(*goal));
+        let fails = |expr| Question::new(self, Domain::All).holds([(expr, false)]);
+        with_or
+            .map(|(expr, _)| expr)
+            .filter(|expr| !fails(*expr))
+            .collect()
     }
 
     /// Alternatives of an OR that no row takes; only the outermost.
@@ -401,10 +426,13 @@ impl Term {
 
     fn numbers(&self) -> Vec<Representative> {
         let known = self.vocabulary();
+        let of_date = part_of_date(&self.expr);
         let least = known.and_then(|known| known.min);
+        let least = least.or_else(|| of_date.map(|(_, least, _)| least));
         let most = known
             .and_then(|known| known.max)
-            .or_else(|| longest(&self.expr));
+            .or_else(|| longest(&self.expr))
+            .or_else(|| of_date.map(|(_, _, most)| most));
         let counted = counted_from(&self.expr);
         let around = |number: i64| [-1, 0, 1].map(|step| number.saturating_add(step));
         let compared = self
@@ -429,13 +457,14 @@ impl Term {
         let vocabulary = self.vocabulary();
         let values = vocabulary.and_then(|known| known.values.as_deref());
         let bytes_max = vocabulary.and_then(|known| known.bytes_max);
+        let shape = vocabulary.and_then(|known| known.shape);
         let known = |text: &str| {
             values.is_none_or(|values| values.iter().any(|value| value == text))
                 && bytes_max.is_none_or(|most| text.len() <= most)
+                && shape.is_none_or(|shape| shape.holds(text))
         };
-        let case = case_of(&self.expr);
         let compared = self.compared.iter().filter_map(|value| text(value));
-        let possible = compared.filter(|text| case.is_none_or(|case| case.has(text)));
+        let possible = compared.filter(|text| never(&self.expr, text).is_none());
         let mut texts: Vec<&str> = values.into_iter().flatten().map(String::as_str).collect();
         texts.extend(possible);
         texts.sort_unstable();
@@ -444,11 +473,17 @@ impl Term {
             .into_iter()
             .map(|text| plain(ScalarValue::from(text), known(text)))
             .collect();
-        all.push(Representative {
-            value: ScalarValue::from(ANY_TEXT),
-            known: values.is_none(),
+        // All others: those that begin as a pattern asks, and those that begin as none does. Too many are not told apart.
+        let apart = self.starts.len() < STARTS_MAX;
+        let starts = self.starts.iter().map(String::as_str).filter(|_| apart);
+        all.extend(starts.chain([""]).map(|start| Representative {
+            value: ScalarValue::from(format!("{start}{ANY_TEXT}")),
+            known: values.is_none()
+                && bytes_max.is_none_or(|most| start.len() <= most)
+                && shape.is_none_or(|shape| shape.can_have(start, true, false)),
             any: true,
-        });
+            start: apart.then(|| start.to_owned()),
+        }));
         all
     }
 
@@ -471,6 +506,7 @@ impl Term {
                 .iter()
                 .enumerate()
                 .map(|(place, value)| match asked.is_null(place) {
+                    _ if value.any && itself && !equal => value.begins(leaf),
                     _ if value.any && !equal => Verdict::Any,
                     true => Verdict::Null,
                     false if asked.value(place) => Verdict::True,
@@ -504,76 +540,32 @@ impl Term {
     }
 }
 
-/// What a count begins with, whoever counts: of rows with one, as a group has at least one, of anything else with none.
-fn counted_from(expr: &Expr) -> Option<i64> {
-    match expr {
-        Expr::Cast(cast) => counted_from(&cast.expr),
-        Expr::Column(Column {
-            relation: None,
-            name,
-            ..
-        }) => match name.as_str() {
-            "count(*)" | "count(Int64(1))" => Some(1),
-            name => {
-                let counts = name.starts_with("count(") || name.starts_with("approx_distinct(");
-                counts.then_some(0)
-            }
-        },
-        Expr::ScalarFunction(call) => COUNTING.contains(&call.name()).then_some(0),
-        _ => None,
+/// Whether an expression that must be so is one of several that may hold.
+fn is_either(goal: Goal<'_>) -> bool {
+    match part(goal) {
+        Part::Either(_) => true,
+        Part::Same(same) => is_either(same),
+        Part::Both(_) | Part::Leaf => false,
     }
 }
 
-/// Functions that count something of what they are given.
-const COUNTING: [&str; 8] = [
-    "character_length",
-    "octet_length",
-    "bit_length",
-    "array_length",
-    "array_ndims",
-    "cardinality",
-    "strpos",
-    "regexp_count",
-];
-
-/// The most that the length of a column of short texts can be.
-fn longest(expr: &Expr) -> Option<i64> {
-    match expr {
-        Expr::Cast(cast) => longest(&cast.expr),
-        Expr::ScalarFunction(call)
-            if ["character_length", "octet_length"].contains(&call.name()) =>
-        {
-            let Some(Expr::Column(column)) = call.args.first() else {
-                return None;
-            };
-            Some(vocabulary::of(&column.name)?.bytes_max? as i64)
+impl Representative {
+    /// What a pattern says of the texts that it stands for.
+    fn begins(&self, leaf: &Expr) -> Verdict {
+        let (Some(own), Some((asked, whole))) = (&self.start, start_asked(leaf)) else {
+            return Verdict::Any;
+        };
+        let negated = matches!(leaf, Expr::Like(like) if like.negated);
+        let verdict = |holds: bool| match holds != negated {
+            true => Verdict::True,
+            false => Verdict::False,
+        };
+        match own.starts_with(&asked) {
+            true if whole => verdict(true),
+            true => Verdict::Any,
+            // Of all starts that are asked for, the longest that fits is its own.
+            false => verdict(false),
         }
-        _ => None,
-    }
-}
-
-/// Whether an expression is an item of a list before its first, which is NULL of every list.
-pub(super) fn is_before_first(expr: &Expr) -> bool {
-    match expr {
-        Expr::ScalarFunction(call) if call.name() == "array_element" => matches!(
-            call.args.get(1),
-            Some(Expr::Literal(index, _)) if whole_number(index) == Some(0)
-        ),
-        _ => false,
-    }
-}
-
-/// Whether a comparison is of something with itself, and asks for a difference.
-fn differs_from_itself(expr: &Expr) -> bool {
-    match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let differs = matches!(
-                op,
-                Operator::NotEq | Operator::Lt | Operator::Gt | Operator::IsDistinctFrom
-            );
-            differs && left == right && !left.is_volatile()
-        }
-        _ => false,
     }
 }
 
@@ -582,6 +574,7 @@ fn plain(value: ScalarValue, known: bool) -> Representative {
         value,
         known,
         any: false,
+        start: None,
     }
 }
 
@@ -627,9 +620,7 @@ fn term_of<'e>(leaf: &'e Expr, conditions: &Conditions, condition: &Condition) -
     {
         return None;
     }
-    let mut varying = varying.into_iter();
-    let operand = varying.next()?;
-    if varying.next().is_some() {
+    if varying.len() > 1 {
         // Of several, all that is known is whether it is true.
         return Some(leaf);
     }
@@ -650,93 +641,7 @@ fn term_of<'e>(leaf: &'e Expr, conditions: &Conditions, condition: &Condition) -
             return Some(column);
         }
     }
-    Some(operand)
-}
-
-/// What a leaf compares or is made of.
-pub(super) fn operands(leaf: &Expr) -> Vec<&Expr> {
-    match leaf {
-        Expr::BinaryExpr(BinaryExpr { left, right, .. }) => vec![left, right],
-        Expr::InList(list) => std::iter::once(list.expr.as_ref())
-            .chain(&list.list)
-            .collect(),
-        Expr::Between(Between {
-            expr, low, high, ..
-        }) => vec![expr, low, high],
-        Expr::Like(like) | Expr::SimilarTo(like) => vec![&like.expr, &like.pattern],
-        Expr::IsNull(inner)
-        | Expr::IsNotNull(inner)
-        | Expr::IsTrue(inner)
-        | Expr::IsFalse(inner)
-        | Expr::IsUnknown(inner)
-        | Expr::IsNotTrue(inner)
-        | Expr::IsNotFalse(inner)
-        | Expr::IsNotUnknown(inner) => vec![inner],
-        Expr::ScalarFunction(ScalarFunction { args, .. }) => args.iter().collect(),
-        Expr::Column(_) => vec![leaf],
-        _ => Vec::new(),
-    }
-}
-
-/// Whether a leaf compares by order or equality, so that the values tell all.
-pub(super) fn compares(leaf: &Expr) -> bool {
-    match leaf {
-        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
-            op,
-            Operator::Eq
-                | Operator::NotEq
-                | Operator::Lt
-                | Operator::LtEq
-                | Operator::Gt
-                | Operator::GtEq
-                | Operator::IsDistinctFrom
-                | Operator::IsNotDistinctFrom
-        ),
-        Expr::InList(_) | Expr::Between(_) | Expr::IsNull(_) | Expr::IsNotNull(_) => true,
-        _ => false,
-    }
-}
-
-/// Whether it compares by order, which the text that stands for all others cannot answer.
-fn ordered(leaf: &Expr) -> bool {
-    match leaf {
-        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
-            op,
-            Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
-        ),
-        Expr::Between(_) => true,
-        _ => false,
-    }
-}
-
-/// The constants that a leaf compares its term with.
-pub(super) fn compared_with(leaf: &Expr) -> impl Iterator<Item = ScalarValue> {
-    let operands = operands(leaf).into_iter().filter(|_| compares(leaf));
-    operands.filter_map(|operand| match operand {
-        Expr::Literal(value, _) => Some(value.clone()),
-        _ => None,
-    })
-}
-
-/// Whether an expression is the same for every row.
-pub(super) fn is_constant(expr: &Expr) -> bool {
-    let varies = |part: &Expr| {
-        matches!(
-            part,
-            Expr::Column(_)
-                | Expr::OuterReferenceColumn(..)
-                | Expr::AggregateFunction(_)
-                | Expr::WindowFunction(_)
-                | Expr::Exists(_)
-                | Expr::InSubquery(_)
-                | Expr::SetComparison(_)
-                | Expr::ScalarSubquery(_)
-                | Expr::Placeholder(_)
-                | Expr::Lambda(_)
-                | Expr::LambdaVariable(_)
-        )
-    };
-    !expr.exists(|part| Ok(varies(part))).unwrap_or(true)
+    varying.first().copied()
 }
 
 /// Whether a term can be NULL: asked of the engine, with NULL in the place of each column that can be.
@@ -758,48 +663,5 @@ fn can_be_null(subject: &Subject<'_>, condition: &Condition, expr: &Expr) -> boo
         Ok(Expr::Literal(value, _)) => value.is_null(),
         Ok(Expr::Column(_)) => false,
         _ => true,
-    }
-}
-
-/// The letters that a function makes of all others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Case {
-    Lower,
-    Upper,
-}
-
-impl Case {
-    /// Whether the function can yield a text.
-    pub fn has(self, text: &str) -> bool {
-        match self {
-            Self::Lower => text.to_lowercase() == text,
-            Self::Upper => text.to_uppercase() == text,
-        }
-    }
-}
-
-/// The case that a term's letters have.
-pub(super) fn case_of(term: &Expr) -> Option<Case> {
-    match term {
-        Expr::ScalarFunction(call) if call.name() == "lower" => Some(Case::Lower),
-        Expr::ScalarFunction(call) if call.name() == "upper" => Some(Case::Upper),
-        _ => None,
-    }
-}
-
-/// The text of a constant.
-pub(super) fn text(value: &ScalarValue) -> Option<&str> {
-    value.try_as_str().flatten()
-}
-
-/// The whole number at or below a constant; of a text, the number that it writes.
-pub(super) fn whole_number(value: &ScalarValue) -> Option<i64> {
-    match value {
-        ScalarValue::Float64(Some(number)) => Some(number.floor() as i64),
-        ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) => text.parse().ok(),
-        other => match other.cast_to(&DataType::Int64) {
-            Ok(ScalarValue::Int64(number)) => number,
-            _ => None,
-        },
     }
 }

@@ -18,13 +18,13 @@ fn check(query: &str, line: usize, reason: &str, mend: &str) {
 
 /// As [`check`], of the condition alone.
 #[track_caller]
-fn check_where(condition: &str, reason: &str, mend: &str) {
+pub(super) fn check_where(condition: &str, reason: &str, mend: &str) {
     let query = format!("SELECT container_id FROM events\nWHERE {condition}");
     check(&query, 2, reason, mend);
 }
 
 #[track_caller]
-fn check_refused(condition: &str, reason: &str, mend: &str) {
+pub(super) fn check_refused(condition: &str, reason: &str, mend: &str) {
     let query = format!("SELECT container_id FROM events\nWHERE {condition}");
     let (line, text) = load_query_warnings(&query).expect_err(condition);
     assert!(
@@ -40,7 +40,7 @@ fn check_clean(query: &str) {
 }
 
 #[track_caller]
-fn check_where_clean(condition: &str) {
+pub(super) fn check_where_clean(condition: &str) {
     check_clean(&format!(
         "SELECT container_id FROM events WHERE {condition}"
     ));

@@ -6,7 +6,8 @@ use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{Between, BinaryExpr, Cast, Expr, Like, Operator, TryCast};
 use dogwatch_schemas::vocabulary;
 
-use super::problem::{Case, case_of, is_before_first, operands, text};
+use super::parts::{is_before_first, operands, text};
+use super::yields::{never, part_of_date};
 use crate::detect::sql_file::{Fault, SqlFile};
 
 /// Most characters of a condition that are shown.
@@ -68,20 +69,14 @@ fn why_leaf_impossible(leaf: &Expr) -> Option<(&'static str, String)> {
         }
         _ => {
             let operands = operands(leaf);
-            let case = operands.iter().find_map(|operand| case_of(operand))?;
-            let wrong = operands.iter().any(|operand| {
-                matches!(operand, Expr::Literal(value, _)
-                if text(value).is_some_and(|text| !case.has(text)))
+            let constants = operands.iter().filter_map(|operand| match operand {
+                Expr::Literal(value, _) => text(value),
+                _ => None,
             });
-            let letters = match case {
-                Case::Lower => "lower-case",
-                Case::Upper => "upper-case",
-            };
-            wrong.then(|| {
-                (
-                    ": the letters are of the other case",
-                    format!("compare with {letters} letters"),
-                )
+            let constants: Vec<&str> = constants.collect();
+            operands.iter().find_map(|operand| {
+                let mut constants = constants.iter();
+                constants.find_map(|constant| never(operand, constant))
             })
         }
     }
@@ -101,6 +96,10 @@ pub(super) fn unheard_of(file: &SqlFile, culprits: &[&Expr], fact: Option<&str>)
 
 /// What the numbers of a condition's column are.
 fn range_of(condition: &Expr) -> Option<String> {
+    let of_date = operands(condition).into_iter().find_map(part_of_date);
+    if let Some((part, least, most)) = of_date {
+        return Some(format!("{part} lies between {least} and {most}"));
+    }
     condition.column_refs().into_iter().find_map(|column| {
         let known = vocabulary::of(&column.name)?;
         let name = &column.name;
@@ -111,6 +110,16 @@ fn range_of(condition: &Expr) -> Option<String> {
             _ => return None,
         })
     })
+}
+
+/// The warning of a condition that every row passes.
+pub(super) fn empty(file: &SqlFile, condition: &Expr) -> Fault {
+    let reason = format!(
+        "every event passes {} where its columns are known: it asks for nothing",
+        sql(condition)
+    );
+    let mend = "write AND where both are meant, or NOT IN (..) where none may be, or leave it out";
+    Fault::new(line_of(file, condition), reason, mend)
 }
 
 /// The warning of an alternative that is never taken.
@@ -155,7 +164,16 @@ pub(crate) fn line_of(file: &SqlFile, expr: &Expr) -> usize {
     // Without either, its own text, which is the file's where it was written so.
     by_column
         .or(by_text)
-        .unwrap_or_else(|| file.line_of(&sql(expr)))
+        .unwrap_or_else(|| line_of_words(file, &sql(expr)))
+}
+
+/// The first line of the query that has a text, however its words are spaced.
+fn line_of_words(file: &SqlFile, text: &str) -> usize {
+    let close = |text: &str| text.split_whitespace().collect::<String>().to_lowercase();
+    let wanted = close(&text.replace(['(', ')'], ""));
+    let mut lines = file.sql.lines().enumerate().skip(file.query_line - 1);
+    let found = lines.find(|(_, line)| close(&line.replace(['(', ')'], "")).contains(&wanted));
+    found.map_or(file.query_line, |(index, _)| index + 1)
 }
 
 /// An expression as SQL, shortened.

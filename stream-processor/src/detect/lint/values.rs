@@ -6,14 +6,14 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{BinaryExpr, Case, Expr, LogicalPlan, Operator};
-use dogwatch_schemas::vocabulary::{self, Vocabulary};
+use dogwatch_schemas::vocabulary::{self, Shape, Vocabulary};
 use regex::Regex;
 
 use super::Subject;
 use super::conditions::Conditions;
-use super::problem::{compared_with, operands, text};
+use super::parts::{compared_with, operands, text, whole_number};
 use super::text::{line_of, sql};
-use crate::detect::sql_file::{Fault, SqlFile};
+use crate::detect::sql_file::{Fault, SqlFile, nearest};
 
 /// Most values of a column that are listed in a mend.
 const LISTED_MAX: usize = 24;
@@ -59,9 +59,147 @@ pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Fault
             }
         }
         faults.extend(listed.fault(line_of(subject.file, part)));
+        let own = pattern(part, conditions)
+            .or_else(|| key(part, conditions))
+            .or_else(|| network_of_no_address(part, conditions))
+            .or_else(|| octal(part, conditions));
+        faults.extend(
+            own.map(|(reason, mend)| Fault::new(line_of(subject.file, part), reason, mend)),
+        );
         faults.extend(empty_list(subject.file, part));
     });
     faults
+}
+
+/// The column of events that an expression is, and what is known of it.
+fn known<'e>(expr: &'e Expr, conditions: &Conditions) -> Option<(&'e str, &'static Vocabulary)> {
+    let column = conditions.column(column_below(expr)?)?;
+    Some((column.name.as_str(), vocabulary::of(&column.name)?))
+}
+
+/// Why no text of a column is like a pattern, and the mend.
+fn pattern(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
+    let Expr::Like(like) = part else { return None };
+    if like.negated || like.escape_char.is_some() {
+        return None;
+    }
+    let (column, known) = known(&like.expr, conditions)?;
+    let Expr::Literal(pattern, _) = like.pattern.as_ref() else {
+        return None;
+    };
+    let pattern = text(pattern).filter(|text| !text.contains('\\'))?;
+    let like_word = if like.case_insensitive {
+        "ILIKE"
+    } else {
+        "LIKE"
+    };
+    let asked = match like.case_insensitive {
+        true => pattern.to_lowercase(),
+        false => pattern.to_owned(),
+    };
+    // The root is the one folder that ends with a slash.
+    let of_root = asked.replace('%', "") == "/";
+    if let Some(shape) = known.shape.filter(|_| !of_root) {
+        let parts: Vec<&str> = asked.split(['%', '_']).collect();
+        let last = parts.len() - 1;
+        let fits = |(place, own): (usize, &&str)| shape.can_have(own, place == 0, place == last);
+        if !parts.iter().enumerate().all(fits) {
+            let reason = format!("{column} is never {like_word} '{pattern}'");
+            return Some((reason, mend_of_shape(column, shape)));
+        }
+    }
+    let most = known.bytes_max?;
+    let least = asked.bytes().filter(|byte| *byte != b'%').count();
+    (least > most && !asked.contains("\\x")).then(|| {
+        let reason = format!(
+            "{column} has at most {most} bytes, and what is {like_word} '{pattern}' has {least}"
+        );
+        let mend = match column {
+            "proc_name" => "ask program(proc_exepath, proc_exe, proc_args) instead".to_owned(),
+            _ => "shorten it".to_owned(),
+        };
+        (reason, mend)
+    })
+}
+
+fn mend_of_shape(column: &str, shape: Shape) -> String {
+    match shape {
+        Shape::Address => {
+            format!("{column} is an address: ask cidr_match({column}, '10.0.0.0/8') for a network")
+        }
+        shape => format!("{column} is {}", shape.told()),
+    }
+}
+
+/// Why a map never has a key, and the mend.
+fn key(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
+    let Expr::ScalarFunction(ScalarFunction { func, args }) = part else {
+        return None;
+    };
+    if func.name() != "get_field" || args.len() != 2 {
+        return None;
+    }
+    let (column, known) = known(&args[0], conditions)?;
+    let Expr::Literal(key, _) = &args[1] else {
+        return None;
+    };
+    let (key, keys) = (text(key)?, known.keys.as_ref()?);
+    if keys.iter().any(|known| known == key) {
+        return None;
+    }
+    let mend = match nearest(key, keys.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean {column}['{near}']?"),
+        None if column == "evt_args" => "docs/events.md lists the arguments of each call; a descriptor is fd_num, a path fd_name, two are fs_path_source and fs_path_target".to_owned(),
+        None => format!("docs/events.md says what {column} has"),
+    };
+    Some((format!("{column} never has '{key}'"), mend))
+}
+
+/// Columns that hold an address with its port, or two of them.
+const WITH_PORTS: [&str; 6] = [
+    "fd_name",
+    "fd_nameraw",
+    "proc_socket_name",
+    "proc_stdin_name",
+    "proc_stdout_name",
+    "proc_stderr_name",
+];
+
+/// Why a network is asked of what is no address, and the mend.
+fn network_of_no_address(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
+    let Expr::ScalarFunction(ScalarFunction { func, args }) = part else {
+        return None;
+    };
+    let column = args.first().filter(|_| func.name() == "cidr_match")?;
+    let column = &conditions.column(column)?.name;
+    WITH_PORTS.contains(&column.as_str()).then(|| {
+        let reason =
+            format!("cidr_match({column}, ..) is never true: {column} is no address alone");
+        let mend = "ask fd_rip, fd_lip, fd_cip or fd_sip".to_owned();
+        (reason, mend)
+    })
+}
+
+/// Permission bits as people write them, which are octal.
+const MODES: [i64; 18] = [
+    400, 600, 640, 644, 660, 664, 666, 700, 711, 744, 750, 755, 770, 775, 777, 1777, 2755, 4755,
+];
+
+/// Why permission bits are never a number that is written in octal digits, and the mend.
+fn octal(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
+    let mode = comparisons(part)
+        .into_iter()
+        .find_map(|(column, constant)| {
+            let is_mode = conditions.column(column)?.name == "fd_mode";
+            let number =
+                whole_number(&constant).filter(|number| is_mode && MODES.contains(number))?;
+            Some(number)
+        })?;
+    let decimal = i64::from_str_radix(&mode.to_string(), 8).ok()?;
+    Some((
+        format!("fd_mode = {mode} is decimal, and permission bits are written in octal"),
+        format!("write {decimal} for 0{mode}"),
+    ))
 }
 
 /// Says that a list which is asked is empty.
@@ -156,6 +294,16 @@ fn comparisons(part: &Expr) -> Vec<(&Expr, ScalarValue)> {
             let column = operands(part).into_iter().find_map(column_below);
             (column, compared_with(part).collect())
         }
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "array_has" => {
+            let constant = args.get(1).and_then(|item| match item {
+                Expr::Literal(value, _) => Some(value.clone()),
+                _ => None,
+            });
+            (
+                args.first().and_then(column_below),
+                constant.into_iter().collect(),
+            )
+        }
         Expr::Case(Case {
             expr: Some(expr),
             when_then_expr,
@@ -181,7 +329,10 @@ fn column_below(expr: &Expr) -> Option<&Expr> {
         Expr::Column(_) => Some(expr),
         Expr::Alias(alias) => column_below(&alias.expr),
         Expr::Cast(cast) => column_below(&cast.expr),
-        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "coalesce" => {
+        // An item of a list is of the list's column.
+        Expr::ScalarFunction(ScalarFunction { func, args })
+            if ["coalesce", "array_element"].contains(&func.name()) =>
+        {
             column_below(args.first()?)
         }
         _ => None,
@@ -196,6 +347,17 @@ fn misfit(column: &str, known: &Vocabulary, text: &str) -> Option<(String, Strin
         return Some((
             format!("{column} is never '{text}'"),
             mend(column, values, text),
+        ));
+    }
+    if (column, text) == ("evt_type", "mark") {
+        let reason = "detections are not shown rows of 'mark', by which sensors tell the time";
+        let mend = "leave it out; what was lost stands in the losses of alerts";
+        return Some((reason.to_owned(), mend.to_owned()));
+    }
+    if let Some(shape) = known.shape.filter(|shape| !shape.holds(text)) {
+        return Some((
+            format!("{column} is never '{text}'"),
+            format!("write {}", shape.told()),
         ));
     }
     let most = known.bytes_max?;

@@ -1,0 +1,157 @@
+//! What comparisons are made of.
+
+use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
+
+/// What a leaf compares or is made of.
+pub(super) fn operands(leaf: &Expr) -> Vec<&Expr> {
+    match leaf {
+        Expr::BinaryExpr(BinaryExpr { left, right, .. }) => vec![left, right],
+        Expr::InList(list) => std::iter::once(list.expr.as_ref())
+            .chain(&list.list)
+            .collect(),
+        Expr::Between(Between {
+            expr, low, high, ..
+        }) => vec![expr, low, high],
+        Expr::Like(like) | Expr::SimilarTo(like) => vec![&like.expr, &like.pattern],
+        Expr::IsNull(inner)
+        | Expr::IsNotNull(inner)
+        | Expr::IsTrue(inner)
+        | Expr::IsFalse(inner)
+        | Expr::IsUnknown(inner)
+        | Expr::IsNotTrue(inner)
+        | Expr::IsNotFalse(inner)
+        | Expr::IsNotUnknown(inner) => vec![inner],
+        Expr::ScalarFunction(ScalarFunction { args, .. }) => args.iter().collect(),
+        Expr::Column(_) => vec![leaf],
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a leaf compares by order or equality, so that the values tell all.
+pub(super) fn compares(leaf: &Expr) -> bool {
+    match leaf {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
+            op,
+            Operator::Eq
+                | Operator::NotEq
+                | Operator::Lt
+                | Operator::LtEq
+                | Operator::Gt
+                | Operator::GtEq
+                | Operator::IsDistinctFrom
+                | Operator::IsNotDistinctFrom
+        ),
+        Expr::InList(_) | Expr::Between(_) | Expr::IsNull(_) | Expr::IsNotNull(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether it compares by order, which the text that stands for all others cannot answer.
+pub(super) fn ordered(leaf: &Expr) -> bool {
+    match leaf {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
+            op,
+            Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
+        ),
+        Expr::Between(_) => true,
+        _ => false,
+    }
+}
+
+/// The constants that a leaf compares its term with.
+pub(super) fn compared_with(leaf: &Expr) -> impl Iterator<Item = ScalarValue> {
+    let operands = operands(leaf).into_iter().filter(|_| compares(leaf));
+    operands.filter_map(|operand| match operand {
+        Expr::Literal(value, _) => Some(value.clone()),
+        _ => None,
+    })
+}
+
+/// Whether an expression is the same for every row.
+pub(super) fn is_constant(expr: &Expr) -> bool {
+    let varies = |part: &Expr| {
+        matches!(
+            part,
+            Expr::Column(_)
+                | Expr::OuterReferenceColumn(..)
+                | Expr::AggregateFunction(_)
+                | Expr::WindowFunction(_)
+                | Expr::Exists(_)
+                | Expr::InSubquery(_)
+                | Expr::SetComparison(_)
+                | Expr::ScalarSubquery(_)
+                | Expr::Placeholder(_)
+                | Expr::Lambda(_)
+                | Expr::LambdaVariable(_)
+        )
+    };
+    !expr.exists(|part| Ok(varies(part))).unwrap_or(true)
+}
+
+/// The text of a constant.
+pub(super) fn text(value: &ScalarValue) -> Option<&str> {
+    value.try_as_str().flatten()
+}
+
+/// The whole number at or below a constant; of a text, the number that it writes.
+pub(super) fn whole_number(value: &ScalarValue) -> Option<i64> {
+    match value {
+        ScalarValue::Float64(Some(number)) => Some(number.floor() as i64),
+        ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) => text.parse().ok(),
+        other => match other.cast_to(&DataType::Int64) {
+            Ok(ScalarValue::Int64(number)) => number,
+            _ => None,
+        },
+    }
+}
+
+/// Whether an expression is an item of a list before its first, which is NULL of every list.
+pub(super) fn is_before_first(expr: &Expr) -> bool {
+    match expr {
+        Expr::ScalarFunction(call) if call.name() == "array_element" => matches!(
+            call.args.get(1),
+            Some(Expr::Literal(index, _)) if whole_number(index) == Some(0)
+        ),
+        _ => false,
+    }
+}
+
+/// Whether a comparison is of something with itself, and asks for a difference.
+pub(super) fn differs_from_itself(expr: &Expr) -> bool {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let differs = matches!(
+                op,
+                Operator::NotEq | Operator::Lt | Operator::Gt | Operator::IsDistinctFrom
+            );
+            differs && left == right && !left.is_volatile()
+        }
+        _ => false,
+    }
+}
+
+/// What a pattern asks a text to begin with, and whether it asks for nothing more.
+pub(super) fn start_asked(leaf: &Expr) -> Option<(String, bool)> {
+    match leaf {
+        Expr::Like(like) if !like.case_insensitive && like.escape_char.is_none() => {
+            let Expr::Literal(pattern, _) = like.pattern.as_ref() else {
+                return None;
+            };
+            let pattern = text(pattern).filter(|text| !text.contains('\\'))?;
+            let end = pattern.find(['%', '_'])?;
+            (end > 0).then(|| (pattern[..end].to_owned(), &pattern[end..] == "%"))
+        }
+        Expr::ScalarFunction(call) if call.name() == "starts_with" && call.args.len() == 2 => {
+            let Expr::Literal(start, _) = &call.args[1] else {
+                return None;
+            };
+            let start = text(start).filter(|text| !text.is_empty())?;
+            Some((start.to_owned(), true))
+        }
+        _ => None,
+    }
+}
