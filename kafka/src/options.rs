@@ -78,7 +78,15 @@ pub fn checked(
 
 /// Says whether an option's value is a secret: not to be shown, and to be had from a file.
 pub fn is_secret(option: &str) -> bool {
-    let words = ["password", "secret", "passphrase", "key.pem"];
+    let words = [
+        "password",
+        "secret",
+        "passphrase",
+        "key.pem",
+        "jaas",
+        "token.value",
+        "credential",
+    ];
     let holds_one = words.iter().any(|word| option.contains(word));
     // Holds the secret of a token's issuer among others.
     let holds_one = holds_one || option == "sasl.oauthbearer.config";
@@ -192,6 +200,7 @@ mod tests {
             "ssl.key.pem",
             "sasl.oauthbearer.client.secret",
             "sasl.oauthbearer.config",
+            "sasl.jaas.config",
             "sasl.oauthbearer.assertion.private.key.passphrase",
         ] {
             assert!(is_secret(option), "{option}");

@@ -222,6 +222,9 @@ impl Config {
     /// # Errors
     /// Fails when a value is out of range or a librdkafka option contradicts a named field.
     pub fn check(raw: RawConfig) -> Result<Self, ConfigError> {
+        if let Some(fault) = dogwatch_settings::filter_fault(&raw.log.filter) {
+            return Err(bad("log.filter", raw.log.filter, &fault));
+        }
         let ring_bytes = raw.kernel.ring_bytes.0;
         if !ring_bytes.is_power_of_two() || !(64 << 10..=1 << 30).contains(&ring_bytes) {
             return Err(bad(

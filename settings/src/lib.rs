@@ -18,6 +18,8 @@ pub mod keys;
 
 pub mod environment;
 
+mod words;
+
 mod sources;
 
 mod show;
@@ -25,3 +27,4 @@ mod show;
 pub use keys::{Program, nearest_word};
 pub use show::{print, show};
 pub use sources::{Flag, Settings, SettingsError, tell_unknown};
+pub use words::{filter_fault, word};

@@ -118,6 +118,9 @@ impl Settings {
     fn in_full(&self, reason: &str) -> String {
         let durations = "expected a duration, such as 500ms, 10s or 1h";
         let reason = reason.replace("expected a duration", durations);
+        // Counts and sizes are all that is whole here.
+        let whole = "expected a whole number, 0 or more";
+        let reason = reason.replace("expected an integer", whole);
         let key = reason.split_once("for key `");
         let key = key.and_then(|(_, rest)| rest.strip_suffix('`'));
         let origin = key.and_then(|key| self.origins().remove(&plain(key)));

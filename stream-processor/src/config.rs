@@ -72,6 +72,7 @@ impl Delivery {
 #[serde(default, deny_unknown_fields)]
 pub struct RawConfig {
     /// How alerts and input offsets are tied together.
+    #[serde(deserialize_with = "dogwatch_settings::word")]
     pub delivery: Delivery,
     /// What parts of the work this process does. In the environment they are separated by commas.
     #[serde(deserialize_with = "stages")]
@@ -156,6 +157,7 @@ pub enum DetectionsFrom {
 #[serde(default, deny_unknown_fields)]
 pub struct RawDetections {
     /// Where they come from.
+    #[serde(deserialize_with = "dogwatch_settings::word")]
     pub source: DetectionsFrom,
     /// Folder with one SQL file a detection.
     pub folder: PathBuf,
@@ -231,6 +233,7 @@ pub struct RawLog {
     /// Level or filter.
     pub level: String,
     /// Human or JSON.
+    #[serde(deserialize_with = "dogwatch_settings::word")]
     pub format: LogFormat,
 }
 
@@ -533,6 +536,9 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
             found,
         })
     };
+    if let Some(fault) = dogwatch_settings::filter_fault(&raw.log.level) {
+        return refuse("log.level", "a level or a filter", fault);
+    }
     if let Err(error) = check_servers(&raw.kafka.bootstrap_servers) {
         let expected = "host:port such as broker1:9092, several joined by commas";
         return refuse(

@@ -69,7 +69,18 @@ fn values_out_of_range_are_refused() {
         "detections.trusted_keys must be a list of public keys",
     );
     refused("[detections]\nsource = 'git'", "git");
-    refused("delivery = 'twice'", "twice");
+    refused(
+        "delivery = 'twice'",
+        "unknown variant `twice`, expected `exactly_once` or `at_least_once`",
+    );
+    refused(
+        "[log]\nlevel = 'loud'",
+        "off, error, warn, info, debug, trace",
+    );
+    refused(
+        "[windows]\nkeys_max = 'x'",
+        "expected a whole number, 0 or more",
+    );
     refused("[step]\nrows_max = 0", "step.rows_max");
     refused("[checkpoint]\ninterval = '0s'", "checkpoint.interval");
     refused(
