@@ -12,6 +12,7 @@
 pub mod fault;
 pub mod lifeline;
 pub mod options;
+pub mod recurring;
 
 pub mod context;
 pub mod producer;
@@ -29,3 +30,4 @@ pub use context::{ErrorKeeper, Logged, log_error, log_line};
 pub use fault::{Fault, LastError};
 pub use lifeline::{Lifeline, STATISTICS_INTERVAL_MS};
 pub use producer::ServedProducer;
+pub use recurring::Recurring;

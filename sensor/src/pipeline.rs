@@ -16,8 +16,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use dogwatch_kafka::Fault;
+use dogwatch_kafka::{Fault, Recurring};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::ReadPattern;
 use dogwatch_schemas::records::Container;
@@ -244,6 +245,8 @@ struct Stage {
     /// The log says that the sensor watches.
     told: bool,
     reminders: Reminders,
+    /// Why Kafka did not take records, as far as it was told.
+    refusals: Recurring<String>,
     closed: bool,
     stats: Stats,
 }
@@ -292,6 +295,7 @@ impl Stage {
             started: false,
             told: false,
             reminders: Reminders::default(),
+            refusals: Recurring::default(),
             closed: false,
             stats,
         }
@@ -456,12 +460,16 @@ impl Stage {
 
     fn count_undelivered(&mut self, now_ns: i64) {
         let Undelivered { lost, reason } = self.publisher.undelivered();
+        let records: u64 = lost.values().sum();
         for (kind, count) in lost {
             let ledger = self.ledger_of(kind);
             ledger.add(Class::DeliveryFailed, kind, count, now_ns, now_ns);
         }
         if let Some(reason) = reason {
-            tracing::error!(reason, "Kafka did not take records");
+            let told = self.refusals.note(reason.clone(), records, Instant::now());
+            if let Some(records) = told {
+                tracing::error!(records, reason, "Kafka did not take records");
+            }
         }
     }
 

@@ -21,7 +21,6 @@ pub(crate) use dogwatch_query::{json, whole_topic};
 
 mod budget;
 mod parallel;
-mod recurring;
 pub mod shutdown;
 pub mod signing;
 

@@ -24,7 +24,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::statistics::Statistics;
 
@@ -163,10 +163,23 @@ impl ProducerContext for Context {
         self.reports.room().give_back(&ticket);
         match result {
             Ok(_) => self.reports.connected.store(true, Ordering::Relaxed),
-            Err((error, _)) => self
+            Err((error, message)) => self
                 .reports
-                .note_undelivered(ticket.kind, &error.to_string()),
+                .note_undelivered(ticket.kind, &refusal(error, message.topic())),
         }
+    }
+}
+
+/// Why a record did not arrive, and what to do where a person can do something.
+fn refusal(error: &ClientError, topic: &str) -> String {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+            format!(
+                "topic {topic} is gone: it was deleted, or has fewer partitions; start this sensor again, which makes it where kafka.create_topics is on, or make it"
+            )
+        }
+        _ => format!("{topic}: {error}"),
     }
 }
 
@@ -466,6 +479,8 @@ fn producer_config(config: &KafkaConfig) -> ClientConfig {
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random")
+        // What is deleted while it runs is not made anew with settings of the brokers' own.
+        .set("allow.auto.create.topics", "false")
         .set("compression.type", &config.compression)
         .set("linger.ms", config.linger.as_millis().to_string())
         .set(

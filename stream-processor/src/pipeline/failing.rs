@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use dogwatch_kafka::Recurring;
+
 use crate::engine::Failure;
-use crate::recurring::Recurring;
 
 /// Which detections were told of, and when.
 #[derive(Default)]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
-use dogwatch_kafka::{Fault, Lifeline};
+use dogwatch_kafka::{Fault, Lifeline, Recurring};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -34,7 +34,6 @@ use crate::config::{Config, Stage};
 use crate::decode::InputRecord;
 use crate::kafka;
 use crate::metrics;
-use crate::recurring::Recurring;
 use crate::shutdown::Shutdown;
 use crate::step::{Partition, Position};
 
