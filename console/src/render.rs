@@ -154,6 +154,10 @@ fn container(alert: &Alert) -> String {
     if &*alert.container_id == "host" {
         return format!("none, host {host}");
     }
+    // A program of ours that speaks of itself or of several hosts is in none that it knows of.
+    if alert.container_id.is_empty() {
+        return format!("none told, host {host}");
+    }
     let mut text = match &alert.container_name {
         Some(name) => format!("{} ({})", printable(name), alert.container_id),
         None => alert.container_id.to_string(),

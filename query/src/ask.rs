@@ -308,7 +308,10 @@ fn needs_end(plan: &LogicalPlan) -> Option<(&'static str, &'static str)> {
         | LogicalPlan::Filter(_)
         | LogicalPlan::SubqueryAlias(_)
         | LogicalPlan::Limit(_)
-        | LogicalPlan::Union(_) => None,
+        | LogicalPlan::Union(_)
+        // Reads nothing.
+        | LogicalPlan::EmptyRelation(_)
+        | LogicalPlan::Values(_) => None,
         LogicalPlan::Aggregate(_) => Some(("group by", "GROUP BY or an aggregate")),
         LogicalPlan::Sort(_) => Some(("order by", "ORDER BY")),
         LogicalPlan::Distinct(_) => Some(("distinct", "DISTINCT")),
@@ -469,6 +472,8 @@ mod tests {
     fn what_is_asked_of_something_endless_comes_as_it_is_read() {
         let query = "SELECT proc_pid FROM events WHERE proc_pid % 50000 = 9 LIMIT 2";
         assert_eq!(answer(query, true, Bounds::default()), [9, 50_009]);
+        // What reads nothing has its end.
+        assert_eq!(answer("SELECT 1", true, Bounds::default()), [1]);
     }
 
     #[test]

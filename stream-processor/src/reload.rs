@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -137,6 +137,7 @@ impl Reload {
                 inputs: inputs.into_iter().collect(),
                 running: Running { sources, inventory },
                 told: refused.iter().map(ToString::to_string).collect(),
+                refused: refused.iter().map(|refusal| refusal.file.clone()).collect(),
                 reporter: Reporter::of_this_process(idle::HOST_ID),
             },
             seen: Ok(found),
@@ -324,6 +325,8 @@ struct Compiler {
     running: Running,
     /// What of refusals was told, as it was told; and of warnings.
     told: BTreeSet<String>,
+    /// The files that were refused when they were looked at last.
+    refused: BTreeSet<PathBuf>,
     reporter: Reporter,
 }
 
@@ -490,6 +493,13 @@ impl Compiler {
             now_told.insert(text);
         }
         self.told = now_told;
+        let refused = refusals.iter().map(|(refusal, _)| refusal.file.clone());
+        let refused: BTreeSet<PathBuf> = refused.collect();
+        for file in self.refused.difference(&refused) {
+            let file = file.display();
+            tracing::info!(%file, "nothing is refused any more of a file that was");
+        }
+        self.refused = refused;
         alerts
     }
 

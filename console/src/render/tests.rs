@@ -115,6 +115,17 @@ fn what_a_window_of_the_fleet_lacks_is_told_with_its_unit() {
 }
 
 #[test]
+fn an_alert_of_no_container_says_so() {
+    let mut shown = reverse_shell();
+    shown.container_id = "".into();
+    let text = alert(&shown, None, Colour::Plain);
+    assert!(
+        text.contains("container  none told, host web-1\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn attacker_cannot_write_to_the_terminal() {
     let mut shown = reverse_shell();
     let hostile = "x\x1b[2J\r\n\u{9b}31m\u{202e}abc";

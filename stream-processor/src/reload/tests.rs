@@ -42,6 +42,7 @@ impl Scene {
             inputs: BTreeSet::new(),
             running: Running { sources, inventory },
             told: BTreeSet::new(),
+            refused: BTreeSet::new(),
             reporter: Reporter::of_this_process("h"),
         };
         Self { folder, compiler }
@@ -112,9 +113,11 @@ fn a_broken_file_is_told_once_and_its_last_good_version_runs() {
         "{said}"
     );
     assert_eq!(scene.change(), (vec![], None));
+    assert_eq!(scene.compiler.refused.len(), 1);
     // It is mended, and broken once more.
     scene.write("tactic/a.sql", &detection("A", "evt_type = 'execve'"));
     assert_eq!(scene.change(), (vec![], Some("changed a".to_owned())));
+    assert!(scene.compiler.refused.is_empty());
     scene.write("tactic/a.sql", &detection("a", "evt_type ="));
     let (said, next) = scene.change();
     assert_eq!((said.len(), next), (1, None));
