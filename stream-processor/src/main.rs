@@ -33,8 +33,6 @@ Exit codes:
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES)]
 struct Arguments {
-    #[command(flatten)]
-    options: Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,35 +40,35 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Match events and publish alerts until SIGTERM, SIGINT or SIGHUP, which drain and commit.
-    Run,
+    Run(Options),
     /// Check what run needs: configuration, detections, brokers, topics, the group, a transaction; change nothing.
-    Check,
+    Check(Options),
     /// Print every setting in force and where it is from, secrets masked.
-    Config,
+    Config(Options),
     /// Ask the processor that runs here which detections it runs: name, hash of the file, since when.
-    Loaded,
+    Loaded(Options),
 }
 
 #[derive(Args)]
 struct Options {
     /// Configuration file; processor.toml shows every setting.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Brokers, host:port separated by commas (kafka.bootstrap_servers).
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     kafka: Option<String>,
     /// Folder of detections (detections.folder).
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     detections: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { options, command } = Arguments::parse();
-    let done = match command {
-        Command::Run => run(options),
-        Command::Check => check(options),
-        Command::Config => show(options),
-        Command::Loaded => loaded(options),
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Run(options) => run(options),
+        Command::Check(options) => check(options),
+        Command::Config(options) => show(options),
+        Command::Loaded(options) => loaded(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

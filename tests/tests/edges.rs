@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use apache_avro::types::Value as Avro;
 use dogwatch_schemas::framing;
-use dogwatch_schemas::records::{Alert, Event};
+use dogwatch_schemas::records::Alert;
 use dogwatch_tests::broker::{Access, Broker};
 use dogwatch_tests::process::Process;
 use dogwatch_tests::publish::Publisher;
@@ -103,34 +103,6 @@ fn what_is_shown_is_a_file_that_can_be_given() {
         );
         assert!(said.contains("shown.toml"), "{said}");
     }
-}
-
-#[test]
-fn options_stand_before_and_behind_the_subcommand() {
-    for name in ["dogwatch-sensor", "dogwatch-processor"] {
-        for arguments in [
-            ["config", "--kafka", "one:9092"],
-            ["--kafka", "one:9092", "config"],
-        ] {
-            ends(
-                &mut program(name, &arguments),
-                0,
-                &["\"one:9092\"  # command line"],
-            );
-        }
-    }
-}
-
-#[test]
-fn a_log_level_that_is_none_and_a_word_that_is_none_are_refused() {
-    let levels = ["loud", "off, error, warn, info, debug, trace"];
-    let mut processor = program("dogwatch-processor", &["config"]);
-    ends(processor.env("DOGWATCH_LOG__LEVEL", "loud"), 2, &levels);
-    let mut sensor = program("dogwatch-sensor", &["config"]);
-    ends(sensor.env("DOGWATCH_LOG__FILTER", "loud"), 2, &levels);
-    let mut processor = program("dogwatch-processor", &["config"]);
-    let words = ["exactly_once", "at_least_once", "DOGWATCH_DELIVERY"];
-    ends(processor.env("DOGWATCH_DELIVERY", "exactly"), 2, &words);
 }
 
 #[test]
@@ -388,59 +360,6 @@ fn alerts_are_read_added_partitions_named_and_logs_are_values() {
     }
 }
 
-#[test]
-#[ignore = "needs root and Kafka: ./dogwatch.sh test"]
-fn a_schema_that_cannot_be_read_and_a_topic_that_is_deleted_are_told() {
-    let broker = Broker::start();
-    let address = broker.address();
-    let folder = tempfile::tempdir().unwrap();
-    let detections = events::detections();
-    let log = folder.path().join("log");
-    let settings = [("KAFKA__PARTITIONS", "1")];
-    let mut processor = programs::processor_with(&address, detections.path(), &settings, &log);
-    processor.wait_for_text("partitions assigned", PATIENCE);
-
-    let publisher = Publisher::new(&address);
-    let (schema, record) = event_without_its_type("one");
-    publisher.send("dogwatch.schemas", "without", schema.as_bytes());
-    publisher.send_to("dogwatch.events", 0, "one", &record);
-    publisher.flush();
-    let ask = "SELECT error FROM dead_letters";
-    wait::until("the dead letter's reason", PATIENCE, || {
-        let output = program(
-            "dogwatch",
-            &["query", "--kafka", &address, "--format", "csv", ask],
-        );
-        let told = text(&{ output }.output().unwrap());
-        let named = told.contains("is registered and cannot be used") && told.contains("evt_type");
-        named.then_some(())
-    });
-
-    let topic = "dogwatch.alerts";
-    broker.tool(TOPICS, &["--delete", "--topic", topic]);
-    let mut value = Vec::new();
-    events::exec("one", 20, "intruder").encode_framed(&mut value);
-    publisher.send_to("dogwatch.events", 0, "one", &value);
-    publisher.flush();
-    let begun = Instant::now();
-    let ended = processor.wait(PATIENCE);
-    let log = processor.log();
-    assert!(
-        begun.elapsed() < TOLD_WITHIN,
-        "{:?}: {log}",
-        begun.elapsed()
-    );
-    assert_eq!(ended.code(), Some(3), "{log}");
-    let told = format!("topic {topic} is gone from {address}: it was deleted");
-    assert!(log.contains(&told), "{log}");
-}
-
-/// An event in a schema that lacks a column which every reader needs, and the schema.
-fn event_without_its_type(host: &str) -> (String, Vec<u8>) {
-    let event = apache_avro::to_value(events::exec(host, 1, "intruder")).unwrap();
-    without("evt_type", Event::SCHEMA, event, None)
-}
-
 /// The hosts of alerts told as JSON, in their order.
 fn hosts_of(lines: &str) -> Vec<String> {
     let host = |line: &str| {
@@ -457,22 +376,16 @@ fn newer_alert(host: &str, seq: i64) -> (String, Vec<u8>) {
         event_ts: events::exec(host, seq, "intruder").ts,
         ..Alert::default()
     };
-    let alert = apache_avro::to_value(alert).unwrap();
-    without("risk", Alert::SCHEMA, alert, Some("of_tomorrow"))
-}
-
-/// A record written without a column, and perhaps with another one; the schema of that, and the bytes.
-fn without(left_out: &str, schema: &str, record: Avro, more: Option<&str>) -> (String, Vec<u8>) {
-    let mut schema: Value = serde_json::from_str(schema).unwrap();
+    let mut schema: Value = serde_json::from_str(Alert::SCHEMA).unwrap();
     let fields = schema["fields"].as_array_mut().unwrap();
-    fields.retain(|field| field["name"] != left_out);
-    fields.extend(more.map(|name| serde_json::json!({"name": name, "type": "long"})));
+    fields.retain(|field| field["name"] != "risk");
+    fields.push(serde_json::json!({"name": "of_tomorrow", "type": "long"}));
     let parsed = apache_avro::Schema::parse(&schema).unwrap();
-    let Avro::Record(mut values) = record else {
-        panic!("{record:?} is no record")
+    let Avro::Record(mut values) = apache_avro::to_value(alert).unwrap() else {
+        panic!("an alert is a record")
     };
-    values.retain(|(name, _)| name != left_out);
-    values.extend(more.map(|name| (name.into(), Avro::Long(1))));
+    values.retain(|(name, _)| name != "risk");
+    values.push(("of_tomorrow".into(), Avro::Long(1)));
     let value = Avro::Record(values).resolve(&parsed).unwrap();
     let mut record = Vec::new();
     framing::write_header(framing::fingerprint_of(&parsed), &mut record);

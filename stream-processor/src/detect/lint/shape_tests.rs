@@ -160,7 +160,7 @@ fn what_columns_of_a_kind_may_have_is_left_alone() {
         "program(proc_exepath, proc_exe, proc_args) = 'sh'",
         "proc_name LIKE 'a%' AND proc_name LIKE 'ab%' AND proc_name NOT LIKE 'abc%'",
         "proc_name LIKE 'a%' OR proc_name LIKE 'b%'",
-        "starts_with(fd_name, '/etc/') AND fd_name LIKE '/etc/%.d'",
+        "starts_with(fd_name, '/etc/') AND fd_name LIKE '/etc/%.d' AND evt_type = 'unlink'",
         "proc_name LIKE 'a_b%' AND proc_name LIKE 'ax%'",
     ] {
         check_where_clean(condition);
