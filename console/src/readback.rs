@@ -78,7 +78,7 @@ impl ReadBack {
     /// # Errors
     /// [`ReadBackError`] when the broker or the topic refuse.
     pub fn open(config: &Config, with_events: bool) -> Result<Self, ReadBackError> {
-        topics::prepare(config)?;
+        topics::prepare(config, &[])?;
         let mut settings = config.kafka.brokers().settings();
         settings
             .set("group.id", GROUP)
