@@ -24,7 +24,7 @@ struct peer_key {
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__type(key, struct peer_key);
 	__type(value, u8);
 } known_peers SEC(".maps");

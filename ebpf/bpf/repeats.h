@@ -45,7 +45,7 @@ struct seen {
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 24576);
 	__type(key, struct seen_key);
 	__type(value, struct seen);
 } seen SEC(".maps");

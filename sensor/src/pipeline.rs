@@ -51,9 +51,9 @@ pub use crate::stop::{
     OnHangup, Reopen, Shutdown, StopReason, hold_signals, leave_signals, stop_on_signals,
 };
 
-/// Batches between reading and tracking: at most 16 × (128 KiB and one exec of 40 KB) are under 3 MB;
-/// at 100,000 records a second they bridge 40 ms of encoding or of a full queue.
-const BATCHES_MAX: usize = 16;
+/// Batches between reading and tracking: at most 8 × (128 KiB and one exec of 40 KB) are under 1.5 MB;
+/// at 100,000 records a second they bridge 20 ms of encoding or of a full queue, and the ring bridges more.
+const BATCHES_MAX: usize = 8;
 const HEARTBEAT_INTERVAL_NS: u64 = 5_000_000_000;
 
 /// Where the sensor's input comes from.

@@ -3,7 +3,7 @@
 //! A process that is given up is heard again later. Its lineage and its stage cannot be found out anew then, and
 //! guessing would make an intruder of a healthcheck, or the other way round.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use dogwatch_schemas::Text;
@@ -11,10 +11,8 @@ use dogwatch_schemas::Text;
 use super::{Id, Process, Stage};
 use crate::container::Place;
 
-/// How many are kept; the map of them takes some 2 MiB then, and does not grow at the next one.
+/// How many are kept; they take some 2.5 MiB then.
 const REMAINS_MAX: usize = 28_672;
-/// How many wait to be forgotten, those that are known again already among them.
-const ORDER_MAX: usize = 32_768;
 
 /// See the module's description. Small, because there are many.
 #[derive(Debug)]
@@ -39,10 +37,14 @@ struct Whereabouts {
 }
 
 /// The remains of processes, the oldest forgotten first.
+///
+/// They are in a ring, found by an index: a map of them would hold twice the room for those that come and go.
 #[derive(Debug, Default)]
 pub(super) struct Evicted {
-    by_pid: HashMap<u32, Remains>,
-    order: VecDeque<Id>,
+    ring: Vec<Option<(u32, Remains)>>,
+    /// Where the next one goes.
+    next: usize,
+    by_pid: HashMap<u32, u32>,
     /// Of who was kept last.
     last: Option<Arc<Whereabouts>>,
 }
@@ -66,22 +68,17 @@ impl Evicted {
             whereabouts: self.whereabouts(process),
             stage: process.stage,
         };
-        while self.by_pid.len() >= REMAINS_MAX {
-            let Some(oldest) = self.order.pop_front() else {
-                break;
-            };
-            self.forget(oldest);
+        if let Some(before) = self.by_pid.get(&id.pid) {
+            self.ring[*before as usize] = None;
         }
-        self.by_pid.insert(id.pid, remains);
-        self.order.push_back(id);
-        if self.order.len() >= ORDER_MAX {
-            let by_pid = &self.by_pid;
-            self.order.retain(|id| {
-                by_pid
-                    .get(&id.pid)
-                    .is_some_and(|remains| remains.id(id.pid) == *id)
-            });
+        self.by_pid.insert(id.pid, self.next as u32);
+        let kept = Some((id.pid, remains));
+        if self.next == self.ring.len() {
+            self.ring.push(kept);
+        } else if let Some((oldest, _)) = std::mem::replace(&mut self.ring[self.next], kept) {
+            self.by_pid.remove(&oldest);
         }
+        self.next = (self.next + 1) % REMAINS_MAX;
     }
 
     fn whereabouts(&mut self, process: &Process) -> Arc<Whereabouts> {
@@ -101,10 +98,9 @@ impl Evicted {
 
     /// A process that is heard again, as far as it is known; `key` is its `proc_key`.
     pub fn take(&mut self, id: Id, key: Text) -> Option<Process> {
-        let known = self.by_pid.get(&id.pid)?;
-        if known.id(id.pid) != id {
-            return None;
-        }
+        let slot = *self.by_pid.get(&id.pid)? as usize;
+        let (_, known) = self.ring[slot].take_if(|(pid, known)| known.id(*pid) == id)?;
+        self.by_pid.remove(&id.pid);
         let Remains {
             start_ns,
             parent_pid,
@@ -115,7 +111,7 @@ impl Evicted {
             cgroup_id,
             whereabouts,
             stage,
-        } = self.by_pid.remove(&id.pid)?;
+        } = known;
         let Whereabouts { place, origin } = &*whereabouts;
         let mut process = Process::new(id, key, start_ns, uid, gid, cgroup_id, place.clone());
         process.parent = (parent_pid != 0).then_some(Id {
@@ -126,17 +122,6 @@ impl Evicted {
         process.origin = origin.clone();
         process.stage = stage;
         Some(process)
-    }
-
-    /// Forgets a process.
-    fn forget(&mut self, id: Id) {
-        if self
-            .by_pid
-            .get(&id.pid)
-            .is_some_and(|known| known.id(id.pid) == id)
-        {
-            self.by_pid.remove(&id.pid);
-        }
     }
 }
 
@@ -183,7 +168,7 @@ mod tests {
             for pid in 0..REMAINS_MAX as u32 {
                 evicted.keep(&process(pid, round * 1_000_000_000));
                 assert!(evicted.by_pid.len() <= REMAINS_MAX);
-                assert!(evicted.order.len() < ORDER_MAX);
+                assert!(evicted.ring.len() <= REMAINS_MAX);
             }
         }
         evicted.keep(&process(REMAINS_MAX as u32, 0));

@@ -16,8 +16,8 @@ use dogwatch_schemas::records::{Event, EventSection};
 
 use crate::process::Id;
 
-/// Bytes that all blocks may take: some 3,000 busy processes. Those used least lately are made anew when they are needed.
-pub(super) const BYTES_MAX: usize = 4 << 20;
+/// Bytes that all blocks may take: some 2,200 busy processes. Those used least lately are made anew when they are needed.
+pub(super) const BYTES_MAX: usize = 3 << 20;
 
 /// Encoded columns of a process, and what they say of the whole row.
 #[derive(Debug)]
