@@ -118,6 +118,10 @@ pub enum Act {
     Checkpoint,
     /// Lays a detection that finds nothing beside the others, or takes it away: what the others find must stay.
     Lay(bool),
+    /// The same in the folder of one processor: each has its own, then.
+    LayFor(&'static str, bool),
+    /// Publishes the detections for all processors, with that one or without it.
+    Publish(bool),
     /// Kills a broker (SIGKILL), by its number.
     LoseBroker(usize),
     /// Ends a broker in order (SIGTERM).

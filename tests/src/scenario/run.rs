@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -255,7 +255,9 @@ impl<'a> Run<'a> {
                     .wait_for_text("partitions assigned", PATIENCE);
             }
             Act::Checkpoint => self.checkpoint(),
-            Act::Lay(there) => self.lay(*there),
+            Act::Lay(there) => self.lay(&self.detections(""), *there),
+            Act::LayFor(name, there) => self.lay(&self.detections(name), *there),
+            Act::Publish(there) => self.publish(*there),
             Act::LoseBroker(index) => self.site.broker(*index).crash(),
             Act::PauseBroker(index) => self.site.broker(*index).pause(),
             Act::ReturnBroker(index) => self.site.broker(*index).resume(),
@@ -286,7 +288,7 @@ impl<'a> Run<'a> {
                 &self.site.processors_address(),
                 "--detections",
             ])
-            .arg(self.detections());
+            .arg(self.detections(name));
         let mut set = |setting: &str, value: &str| {
             command.env(format!("DOGWATCH_{setting}"), value);
         };
@@ -296,6 +298,9 @@ impl<'a> Run<'a> {
         set("KAFKA__REPLICATION_FACTOR", &self.site.copies().to_string());
         set("KAFKA__SESSION_TIMEOUT", TIMEOUT);
         set("KAFKA__TRANSACTION_TIMEOUT", TIMEOUT);
+        if self.publishes() {
+            set("DETECTIONS__SOURCE", "topic");
+        }
         if self.scenario.instances {
             set("KAFKA__INSTANCE", name);
         }
@@ -315,13 +320,23 @@ impl<'a> Run<'a> {
         assert!(before.is_none(), "{name} was started twice");
     }
 
-    /// Where processors find their detections: in a folder of the scenario's own where they change.
-    fn detections(&self) -> PathBuf {
-        let changes = |act: &Act| matches!(act, Act::Lay(_));
+    /// Whether detections are published, and not read in a folder.
+    fn publishes(&self) -> bool {
+        let mut acts = self.scenario.acts.iter();
+        acts.any(|act| matches!(act, Act::Publish(_)))
+    }
+
+    /// Where a processor finds its detections: in a folder of the scenario's own where they change, or of its own.
+    fn detections(&self, name: &str) -> PathBuf {
+        let changes = |act: &Act| matches!(act, Act::Lay(_) | Act::LayFor(..) | Act::Publish(_));
         if !self.scenario.acts.iter().any(changes) {
             return detections();
         }
-        let own = self.folder.path().join("detections");
+        let each = |act: &Act| matches!(act, Act::LayFor(..));
+        let own = match self.scenario.acts.iter().any(each) {
+            true => self.folder.path().join(format!("detections-{name}")),
+            false => self.folder.path().join("detections"),
+        };
         let tactic = own.join("execution");
         if !own.exists() {
             fs::create_dir_all(&tactic).expect("a folder for detections");
@@ -335,13 +350,28 @@ impl<'a> Run<'a> {
         own
     }
 
-    fn lay(&self, there: bool) {
-        let file = self.detections().join(NEIGHBOUR_FILE);
+    fn lay(&self, folder: &Path, there: bool) {
+        let file = folder.join(NEIGHBOUR_FILE);
         let laid = match there {
             true => fs::write(file, NEIGHBOUR),
             false => fs::remove_file(file),
         };
         laid.expect("the folder is ours");
+    }
+
+    fn publish(&self, there: bool) {
+        let folder = self.detections("");
+        if folder.join(NEIGHBOUR_FILE).exists() != there {
+            self.lay(&folder, there);
+        }
+        let mut command = programs::command("dogwatch");
+        command
+            .args(["detections", "publish"])
+            .arg(folder)
+            .args(["--kafka", &self.site.address()])
+            .env("DOGWATCH_KAFKA__TOPIC_PREFIX", &self.prefix);
+        let done = command.output().expect("the program starts");
+        assert!(done.status.success(), "{done:?}");
     }
 
     /// Takes a processor out, unless it has ended by itself.
@@ -692,9 +722,14 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether it says that other detections run.
+/// Whether it says of a processor which detections run.
 fn of_swap(alert: &Alert) -> bool {
-    ["detections_changed", "detections_differ"].contains(&&*alert.detection_id)
+    let of_sets = [
+        "detections_changed",
+        "detections_differ",
+        "detections_older",
+    ];
+    of_sets.contains(&&*alert.detection_id)
 }
 
 fn alerts_of(records: &[RawRecord]) -> Vec<Alert> {

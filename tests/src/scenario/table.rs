@@ -48,6 +48,8 @@ pub fn scenarios(form: Form, seed: u64) -> Vec<Scenario> {
         invented_hosts(form),
         aggregates_at_their_bound(form),
         rules_swapped(form, &mut random),
+        folders_rolled(form, &mut random),
+        set_replaced(form, &mut random),
     ];
     for scenario in &mut all {
         scenario
@@ -158,6 +160,64 @@ fn rules_swapped(form: Form, random: &mut StdRng) -> Scenario {
     Scenario {
         name: "rules swapped while processors die",
         instances: true,
+        acts,
+        ..Scenario::default()
+    }
+}
+
+/// Three processors get another folder one after the other, as a rolling update does it: each carries what the others keep.
+fn folders_rolled(form: Form, random: &mut StdRng) -> Scenario {
+    let names = ["a", "b", "c"];
+    let mut acts: Vec<Act> = names.map(|name| Act::Start(name, None)).into();
+    acts.extend(names.map(Act::Reads));
+    for round in 0..if form == Form::Short { 1 } else { 8 } {
+        for name in names {
+            let ends = match name {
+                "b" => Act::Kill(name),
+                _ => Act::Stop(name),
+            };
+            acts.extend([
+                Act::LayFor(name, round % 2 == 0),
+                moment(random, 0, 1500),
+                ends,
+                Act::Start(name, None),
+                Act::Reads(name),
+            ]);
+        }
+    }
+    Scenario {
+        name: "two folders rolled through three processors",
+        instances: true,
+        acts,
+        ..Scenario::default()
+    }
+}
+
+/// Another set is published while partitions go from one processor to another.
+fn set_replaced(form: Form, random: &mut StdRng) -> Scenario {
+    let mut acts = vec![
+        Act::Publish(false),
+        Act::Start("a", None),
+        Act::Start("b", None),
+        Act::Reads("a"),
+        Act::Reads("b"),
+    ];
+    for round in 0..if form == Form::Short { 2 } else { 16 } {
+        let name = if round % 2 == 0 { "b" } else { "a" };
+        let ends = match round % 4 {
+            1 => Act::Kill(name),
+            _ => Act::Stop(name),
+        };
+        acts.extend([
+            Act::Publish(round % 2 == 0),
+            moment(random, 0, 900),
+            ends,
+            Act::Start(name, None),
+            Act::Reads(name),
+        ]);
+    }
+    Scenario {
+        name: "the topic's set replaced during a rebalance",
         acts,
         ..Scenario::default()
     }
