@@ -9,7 +9,7 @@ use dogwatch_schemas::reads::{ReadPattern, default_patterns};
 use dogwatch_sensor::config::{Config, ConfigError};
 use dogwatch_stream_processor::content::{self, ContentError, ContentReport, Remark, Weight};
 use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
-use dogwatch_stream_processor::engine::BESIDE_WINDOWS;
+use dogwatch_stream_processor::engine::TaskBound;
 use dogwatch_stream_processor::tables::Table;
 use dogwatch_stream_processor::window::{self, WindowOptions};
 
@@ -153,13 +153,17 @@ pub(crate) fn unseen(detection: &str, types: &[String]) -> String {
     )
 }
 
+/// Tasks that `explain` tells the memory of: the partitions of a topic, where nothing else is configured.
+const TASKS: u64 = 8;
+
 /// Says how each detection of a folder is run, and what those over windows can take of memory at most.
 ///
 /// # Errors
 /// [`LoadError`] when the folder cannot be read or holds none.
 pub fn explain(folder: &Path) -> Result<Report, LoadError> {
     let LoadReport { set, refused, .. } = DetectionSet::load(folder)?;
-    let bounds = window::bounds(&set, WindowOptions::default().keys_max);
+    let options = WindowOptions::default();
+    let bounds = window::bounds(&set, &options);
     let mut text = String::new();
     for detection in set.iter() {
         let _ = writeln!(text, "{}", detection.id);
@@ -195,14 +199,22 @@ pub fn explain(folder: &Path) -> Result<Report, LoadError> {
             );
         }
     }
-    let total: u64 = bounds.iter().map(|(_, bound)| bound.bytes()).sum();
+    let bound = TaskBound::new(&set, &options);
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let of_fleet = match bound.fleet_tasks {
+        0 => String::new(),
+        _ => format!(
+            ", and {} MiB a task that finishes windows of the fleet",
+            mib(bound.of_fleet)
+        ),
+    };
     let _ = writeln!(
         text,
-        "{}, {} over windows: {} MiB a task at most, by the caps, and {} MiB for hosts and repeats{}",
+        "{}, {} over windows: with hosts, repeats and alerts at most {} MiB a task{of_fleet}; {TASKS} partitions at most {} MiB{}",
         count(set.len(), "detection"),
         bounds.len(),
-        total.div_ceil(1 << 20),
-        BESIDE_WINDOWS.div_ceil(1 << 20),
+        mib(bound.of_hosts),
+        mib(bound.of(TASKS)),
         refusals(&refused)
     );
     Ok(Report {

@@ -139,8 +139,12 @@ fn told(done: &Done) -> String {
     let _ = match (done.published, &done.difference) {
         (true, _) => writeln!(
             text,
-            "set {number} published: {} detections",
-            done.detections
+            "set {number} published: {} detections{}",
+            done.detections,
+            match done.signed {
+                true => "",
+                false => "; it is not signed, so processors with detections.trusted_keys refuse it",
+            }
         ),
         (false, Some(_)) => writeln!(text, "not published: it was only asked what changes"),
         (false, None) => writeln!(text, "nothing changes: set {number} is the same"),
@@ -197,9 +201,10 @@ pub fn loaded(brokers: &Brokers) -> Result<Report, PublishedError> {
     for Runs { partition, ran, .. } in Loaded::open(&config)?.look()? {
         let set = match ran {
             None => "nothing that is known".to_owned(),
-            Some(ran) => match ran.epoch {
-                Some(epoch) => format!("set {epoch} ({})", ran.set),
-                None => format!("a folder ({})", ran.set),
+            Some(ran) => match (ran.epoch, ran.folder) {
+                (Some(epoch), false) => format!("set {epoch} ({})", ran.set),
+                (Some(epoch), true) => format!("a folder ({}), after set {epoch}", ran.set),
+                (None, _) => format!("a folder ({})", ran.set),
             },
         };
         sets.entry(set).or_default().push(partition.to_string());

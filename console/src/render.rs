@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use dogwatch_schemas::records::{Alert, AlertProcess};
+use serde_json::Value;
 
 /// The host id of alerts over all hosts.
 const FLEET_HOST: &str = "fleet";
@@ -151,12 +152,16 @@ fn severity_code(severity: &str) -> &'static str {
 
 fn container(alert: &Alert) -> String {
     let host = printable(&alert.host_name);
-    if &*alert.container_id == "host" {
-        return format!("none, host {host}");
-    }
-    // A program of ours that speaks of itself or of several hosts is in none that it knows of.
-    if alert.container_id.is_empty() {
-        return format!("none told, host {host}");
+    match &*alert.container_id {
+        "host" => return format!("none, host {host}"),
+        // A program of ours that speaks of itself or of several hosts is in none that it knows of.
+        "" => {
+            let row = serde_json::from_str::<Value>(&alert.row).unwrap_or_default();
+            let processor = row["processor"].as_str();
+            let processor = processor.map(|name| format!(", processor {}", printable(name)));
+            return format!("none told, host {host}{}", processor.unwrap_or_default());
+        }
+        _ => {}
     }
     let mut text = match &alert.container_name {
         Some(name) => format!("{} ({})", printable(name), alert.container_id),

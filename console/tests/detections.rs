@@ -173,9 +173,8 @@ fn explain_prints_the_bound_of_windows() {
         "windows   tumble 1 minute, close 1 second after their end",
         "keys      container_id",
         "fires     at the row that crosses its threshold",
-        // `keys_max`, and half as many kept for hosts that have few.
-        "3 panes x 150000 keys x ",
-        "1 detection, 1 over windows: ",
+        "24 MiB a task, shared with all others (windows.state_bytes_max); 3 panes, a key at most ",
+        "1 detection, 1 over windows: with hosts, repeats and alerts at most 96 MiB a task; 8 partitions at most 767 MiB",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
     }

@@ -272,7 +272,7 @@ pub(crate) fn told_by_fleet(alert: Alert, told: &FleetTold, topic: &str) -> Aler
     }
 }
 
-/// Builds the alert that says that a group of detections counts no further keys in a pane.
+/// Builds the alert that says that a group of detections counts no further keys in a pane, or that keys went.
 pub(crate) fn build_overflow(
     detections: &[&str],
     overflow: &Overflow,
@@ -285,25 +285,39 @@ pub(crate) fn build_overflow(
     let number = partition_of(overflow.slot);
     let partition = number.to_string();
     let identity = digest([STATE_OVERFLOW, &names, &partition, &start], 16);
-    let row = serde_json::json!({
+    let mut row = serde_json::json!({
         "detections": detections, "partition": number, "keys_max": keys_max,
         "window_start": time::text(overflow.start), "window_end": time::text(overflow.end),
     });
+    let (message, mend) = match overflow.bytes {
+        None => (
+            format!(
+                "{names}: {keys_max} keys in partition {partition} and one pane of their windows are counted, rows of further keys are not"
+            ),
+            "Look at which key grows; raise windows.keys_max if the fleet is this large.",
+        ),
+        Some(bytes) => {
+            row["state_bytes_max"] = bytes.into();
+            (
+                format!(
+                    "{names}: the windows of partition {partition} took more than {bytes} bytes, so keys with the fewest rows went, first of the hosts that have most"
+                ),
+                "Look at which host and key grow; raise windows.state_bytes_max of all processors, with memory for it, if the fleet is this large.",
+            )
+        }
+    };
     Alert {
         alert_id: identity.as_str().into(),
         dedup_key: format!("{STATE_OVERFLOW}/{}", digest([&*names, &partition], 8)).into(),
-        message: format!(
-            "{names}: {keys_max} keys in partition {partition} and one pane of their windows are counted, rows of further keys are not"
-        )
-        .into(),
+        message: message.into(),
         detection_id: STATE_OVERFLOW.into(),
         detection_title: "Windows are full".into(),
-        detection_description: "More keys came in one pane than windows.keys_max allows; what these detections say of it is incomplete. Somebody may be flooding them.".into(),
+        detection_description: "More keys came than windows.keys_max or windows.state_bytes_max allow; what these detections say of it is incomplete. Somebody may be flooding them.".into(),
         detection_status: "stable".into(),
         severity: "medium".into(),
         priority: "Warning".into(),
         risk: 45,
-        response: Some("Look at which key grows; raise windows.keys_max if the fleet is this large.".into()),
+        response: Some(mend.into()),
         event_ts: overflow.start,
         alert_ts: occasion.alert_ts_ns,
         window_start: Some(overflow.start),

@@ -62,12 +62,31 @@ pub struct Ran {
     /// Its number, of a published one: the highest that the task was run with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
+    /// Whether it is run with a folder: the number is that of a set of before, then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub folder: bool,
     /// The cap on keys (`windows.keys_max`), on which results may hang.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys_max: Option<usize>,
+    /// The cap on the bytes of a task's windows (`windows.state_bytes_max`), on which results may hang.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_bytes_max: Option<u64>,
     /// How many partitions its topic had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,
+    /// How many it had before that changed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions_before: Option<i32>,
+}
+
+impl Ran {
+    /// How many partitions the topic had when one of this number, of which nothing was committed yet, was not read: before it
+    /// was added, where that is known.
+    #[must_use]
+    pub fn partitions_without(&self, number: i32) -> Option<i32> {
+        let before = self.partitions_before.filter(|before| number >= *before);
+        before.or(self.partitions)
+    }
 }
 
 /// Key of the manifest; no piece of state has it.

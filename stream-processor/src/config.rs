@@ -206,6 +206,8 @@ pub struct RawWindows {
     pub clock_error_max: Duration,
     /// Most keys counted in one task and pane by detections that share their state.
     pub keys_max: usize,
+    /// Most bytes that the states of one task's windows may take.
+    pub state_bytes_max: u64,
     /// Most memory that queries may take together, beside the states they keep.
     pub memory_bytes_max: usize,
     /// Bytes that the states of all tasks may take; 0 = 60 % of what the cgroup or the machine has.
@@ -359,7 +361,8 @@ impl Default for RawWindows {
             host_silence: Duration::from_secs(600),
             clock_error_max: Duration::from_secs(30 * 24 * 3_600),
             keys_max: 100_000,
-            memory_bytes_max: 1 << 30,
+            state_bytes_max: STATE_BYTES,
+            memory_bytes_max: 512 << 20,
             budget_bytes: 0,
             fleet_patience: Duration::from_secs(10),
             fleet_delay_max: Duration::from_secs(300),
@@ -417,6 +420,59 @@ pub struct Config {
     pub log: RawLog,
     /// A crash asked for by a test; see [`Fault`].
     pub fault: Option<Fault>,
+}
+
+/// What `windows.state_bytes_max` may be.
+pub const STATE_BYTES_MAX: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
+
+/// Bytes of the states of a task's windows, where nothing else is said: with the shipped detections on events eight tasks fit into 2 GiB.
+pub const STATE_BYTES: u64 = 24 << 20;
+
+/// What the windows of a task may hold: the same on all processors, since results may depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caps {
+    /// `windows.keys_max`.
+    pub keys_max: usize,
+    /// `windows.state_bytes_max`.
+    #[serde(default = "state_bytes")]
+    pub state_bytes_max: u64,
+}
+
+/// Sets that were published before it was there say nothing of it.
+fn state_bytes() -> u64 {
+    STATE_BYTES
+}
+
+impl Caps {
+    /// Whether they may be configured.
+    #[must_use]
+    pub fn allowed(self) -> bool {
+        KEYS_MAX.contains(&self.keys_max) && STATE_BYTES_MAX.contains(&self.state_bytes_max)
+    }
+
+    /// How these differ from those before, where they do.
+    #[must_use]
+    pub fn changed(self, before: Self) -> Option<String> {
+        let keys = (before.keys_max, self.keys_max);
+        let bytes = (before.state_bytes_max, self.state_bytes_max);
+        let keys =
+            (keys.0 != keys.1).then(|| format!("windows.keys_max from {} to {}", keys.0, keys.1));
+        let bytes = (bytes.0 != bytes.1)
+            .then(|| format!("windows.state_bytes_max from {} to {}", bytes.0, bytes.1));
+        let words: Vec<String> = keys.into_iter().chain(bytes).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+}
+
+impl RawWindows {
+    /// What the windows of a task may hold.
+    #[must_use]
+    pub fn caps(&self) -> Caps {
+        Caps {
+            keys_max: self.keys_max,
+            state_bytes_max: self.state_bytes_max,
+        }
+    }
 }
 
 /// What `windows.keys_max` may be.
@@ -665,6 +721,13 @@ fn check_windows(windows: &RawWindows) -> Result<(), ConfigError> {
             key: "windows.keys_max",
             expected: "between 1 and 10000000",
             found: windows.keys_max.to_string(),
+        });
+    }
+    if !STATE_BYTES_MAX.contains(&windows.state_bytes_max) {
+        return Err(ConfigError::Value {
+            key: "windows.state_bytes_max",
+            expected: "between 1048576 and 1099511627776",
+            found: windows.state_bytes_max.to_string(),
         });
     }
     if !((16 << 20)..=(1 << 40)).contains(&windows.memory_bytes_max) {

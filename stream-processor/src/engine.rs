@@ -50,6 +50,8 @@ mod matcher;
 mod others;
 mod output;
 mod reader;
+#[cfg(test)]
+mod room_tests;
 mod roster;
 mod settings;
 mod taken;
@@ -57,7 +59,7 @@ mod taken;
 mod tests;
 mod throttle;
 
-pub use bound::BESIDE_WINDOWS;
+pub use bound::TaskBound;
 pub use evidence::EvidenceTopics;
 pub use output::{Failure, LateRow, StateSize, StepCounts, StepOutput};
 
@@ -347,7 +349,7 @@ impl Engine {
             panes,
             keys,
             bytes: bytes + self.carried.size(),
-            bound_bytes: self.own_bound().saturating_mul(tasks),
+            bound_bytes: self.own_bound().of(tasks),
         };
         for other in &self.others {
             size.add(&other.state_size());
@@ -451,6 +453,7 @@ impl Engine {
             true => self.receive(&taken, &mut output),
             false => self.run_windows(&taken)?,
         };
+        self.make_room(taken.records.len(), &mut windows, &mut output)?;
         output.exchange = std::mem::take(&mut windows.exchange);
         taken.unjudged.append(&mut windows.unjudged);
         self.leave_to_others(&mut taken, &mut windows);

@@ -445,6 +445,15 @@ impl Hosts {
     }
 
     /// The host whose time a slot is now.
+    /// Whether a slot is of a host that stays.
+    pub fn stays(&self, slot: i64) -> bool {
+        let mut logs = self.logs(partition_of(slot));
+        logs.any(|(_, log)| {
+            let host = log.host(slot as u32);
+            host.is_some_and(|host| host.is_settled(log.second.unwrap_or(0)))
+        })
+    }
+
     fn host(&self, slot: i64) -> Option<&Host> {
         let mut logs = self.logs(partition_of(slot));
         logs.find_map(|(_, log)| log.host(slot as u32))

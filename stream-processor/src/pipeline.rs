@@ -38,7 +38,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::alert::AlertMode;
 use crate::config::{Config, Delivery, DetectionsFrom, Stage};
-use crate::detect::{DetectionSet, LoadError, Refusal, Sources, Warning};
+use crate::detect::{DetectionSet, LoadError, LoadReport, Refusal, Sources, Warning};
 use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle::Marks;
 use crate::inventory::Inventory;
@@ -245,7 +245,9 @@ impl<'r> Running<'r> {
                 (found, Place::Folder)
             }
         };
-        let (set, refused) = load(&found)?;
+        // Both stages have the same files: they are told once.
+        let tells = of_hosts || self.config.stages == [Stage::Fleet];
+        let (set, refused) = load(&found, tells)?;
         let (detections, inputs) = (set.len(), set.inputs(self.config.stage));
         let inventory = Inventory::new(&set, &found, &Inventory::default(), now_ns());
         if of_hosts {
@@ -270,8 +272,8 @@ impl<'r> Running<'r> {
         }
         let config = &self.config;
         let ran = reload::ran(config, &inventory, &found);
-        let keys_max = found.keys_max(config.windows.keys_max);
-        let engine = reload::engine(config, set, keys_max, evidence_topics.clone())?;
+        let caps = found.caps(config.windows.caps());
+        let engine = reload::engine(config, set, caps, evidence_topics.clone())?;
         let id = transactional_id(config);
         let named = inputs.iter().map(|input| evidence_topics.name(*input));
         let named: BTreeSet<String> = named.map(str::to_owned).collect();
@@ -375,9 +377,23 @@ fn announce_standstill(config: &Config) {
     );
 }
 
-/// Loads the detections and says what was refused.
-fn load(found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError> {
+/// Loads the detections, and where it `tells` says what was refused.
+fn load(found: &Sources, tells: bool) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError> {
     let report = DetectionSet::load_sources(found)?;
+    if tells {
+        tell(&report);
+    }
+    if report.set.is_empty() {
+        return Err(ProcessorError::NoDetections {
+            folder: found.folder().to_owned(),
+            refused: report.refused.len(),
+        });
+    }
+    Ok((report.set, report.refused))
+}
+
+/// Says what was refused, what is left out, and what may be wrong.
+fn tell(report: &LoadReport) {
     for refusal in &report.refused {
         tracing::error!("detection refused: {refusal}");
     }
@@ -390,13 +406,6 @@ fn load(found: &Sources) -> Result<(DetectionSet, Vec<Refusal>), ProcessorError>
         } = fault;
         tracing::warn!(file = %file.display(), line, reason, mend, "detection may be wrong");
     }
-    if report.set.is_empty() {
-        return Err(ProcessorError::NoDetections {
-            folder: found.folder().to_owned(),
-            refused: report.refused.len(),
-        });
-    }
-    Ok((report.set, report.refused))
 }
 
 /// What a check of the detections finds.

@@ -24,7 +24,6 @@ mod record;
 mod shelf;
 
 pub use loaded::{Loaded, Runs};
-pub(crate) use publish::keys_changed;
 pub use publish::{Asked, Done, PublishError, make_key, publish, roll_back};
 pub use record::{Label, Set, SetError};
 pub use shelf::Shelf;
@@ -89,7 +88,9 @@ impl Feed {
 
     fn read(&mut self) -> Result<(), Fault> {
         let topic = self.topic.name().to_owned();
-        read_on(&mut self.topic, &mut self.shelf)?;
+        read_on(&mut self.topic, &mut self.shelf, |offset, error| {
+            tracing::warn!(topic, offset, %error, "a published set is not used");
+        })?;
         if !self.topic.exists()? {
             self.last = Err(missing(&topic));
             return Ok(());
@@ -114,17 +115,21 @@ pub fn history(config: &Config) -> Result<Shelf, Fault> {
     let mut shelf = Shelf::new(topic.clone(), config.trusted_keys.clone(), usize::MAX);
     let mut whole = WholeTopic::open(&brokers, &config.kafka.group_id, topic)?;
     if whole.exists()? {
-        read_on(&mut whole, &mut shelf)?;
+        // Whoever asks tells it in its own words.
+        read_on(&mut whole, &mut shelf, |_, _| {})?;
     }
     Ok(shelf)
 }
 
-/// Has a shelf take what has come to the topic.
-fn read_on(whole: &mut WholeTopic, shelf: &mut Shelf) -> Result<(), Fault> {
-    let topic = whole.name().to_owned();
+/// Has a shelf take what has come to the topic; what is not used is told by its offset.
+fn read_on(
+    whole: &mut WholeTopic,
+    shelf: &mut Shelf,
+    mut tell: impl FnMut(i64, SetError),
+) -> Result<(), Fault> {
     whole.read_to_end(|message| {
         if let Err(error) = shelf.take(message.key(), message.payload()) {
-            tracing::warn!(topic, offset = message.offset(), %error, "a published set is not used");
+            tell(message.offset(), error);
         }
     })
 }

@@ -8,9 +8,9 @@
 //! What is compared is the texts themselves, so it does not matter how they came there: written, renamed, or a link that
 //! Kubernetes put elsewhere. A file that cannot be used costs no other one: its last good text runs on, or it is left out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,12 +24,12 @@ use serde_json::{Map, Value};
 use crate::alert::AlertMode;
 use crate::alert::health::{Finding, Health, Reporter};
 use crate::checkpoint::{Epoch, Ran};
-use crate::config::{Config, Stage};
+use crate::config::{Caps, Config, Stage};
 use crate::detect::{DetectionSet, LoadReport, Origin, Refusal, Sources};
 use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle;
 use crate::inventory::{Difference, Inventory};
-use crate::published::{Feed, keys_changed};
+use crate::published::Feed;
 use crate::sensor_reads::Needs;
 use crate::topics;
 use crate::window::{Exchange, WindowOptions};
@@ -72,11 +72,15 @@ struct Running {
 
 /// What tasks are run with that run these files.
 pub(crate) fn ran(config: &Config, inventory: &Inventory, sources: &Sources) -> Ran {
+    let caps = sources.caps(config.windows.caps());
     Ran {
         set: inventory.hash.clone(),
         epoch: sources.origin().map(|origin| origin.epoch),
-        keys_max: Some(sources.keys_max(config.windows.keys_max)),
+        folder: sources.origin().is_none(),
+        keys_max: Some(caps.keys_max),
+        state_bytes_max: Some(caps.state_bytes_max),
         partitions: None,
+        partitions_before: None,
     }
 }
 
@@ -137,8 +141,11 @@ impl Reload {
                 inputs: inputs.into_iter().collect(),
                 running: Running { sources, inventory },
                 told: refused.iter().map(ToString::to_string).collect(),
-                refused: refused.iter().map(|refusal| refusal.file.clone()).collect(),
-                reporter: Reporter::of_this_process(idle::HOST_ID),
+                refused: BTreeMap::new(),
+                reporter: Reporter::of_this_process(
+                    idle::HOST_ID,
+                    config.kafka.instance.as_deref(),
+                ),
             },
             seen: Ok(found),
             neighbours,
@@ -163,14 +170,14 @@ impl Drop for Reload {
     }
 }
 
-/// Makes the engine that runs a set, with this cap on keys.
+/// Makes the engine that runs a set, with these caps.
 ///
 /// # Errors
 /// As [`Engine::new`].
 pub(crate) fn engine(
     config: &Config,
     set: DetectionSet,
-    keys_max: usize,
+    caps: Caps,
     topics: EvidenceTopics,
 ) -> Result<Engine, EngineError> {
     let exchange = match (config.exchange, config.stage) {
@@ -182,7 +189,8 @@ pub(crate) fn engine(
     let engine = engine.with_windows(WindowOptions {
         host_silence: config.windows.host_silence,
         clock_error_max: config.windows.clock_error_max,
-        keys_max,
+        keys_max: caps.keys_max,
+        state_bytes_max: caps.state_bytes_max,
         memory_bytes_max: config.windows.memory_bytes_max,
         fleet_patience: config.windows.fleet_patience,
         exchange,
@@ -325,8 +333,8 @@ struct Compiler {
     running: Running,
     /// What of refusals was told, as it was told; and of warnings.
     told: BTreeSet<String>,
-    /// The files that were refused when they were looked at last.
-    refused: BTreeSet<PathBuf>,
+    /// The alerts of files that are refused, by file.
+    refused: BTreeMap<String, Alert>,
     reporter: Reporter,
 }
 
@@ -421,17 +429,18 @@ impl Compiler {
         let inventory = Inventory::new(&report.set, sources, before, now);
         let difference = inventory.since(before);
         let needs = Needs::of(&report.set);
-        let (configured, topics) = (self.config.windows.keys_max, self.topics.clone());
-        let keys_max = sources.keys_max(configured);
-        let engine = engine(&self.config, report.set, keys_max, topics)?;
+        let (configured, topics) = (self.config.windows.caps(), self.topics.clone());
+        let caps = sources.caps(configured);
+        let engine = engine(&self.config, report.set, caps, topics)?;
         let ran = ran(&self.config, &inventory, sources);
         let mut happened = difference.words();
         let mut row = difference.row();
-        let keys_before = self.running.sources.keys_max(configured);
-        if let Some(keys) = keys_changed(keys_before, keys_max) {
-            happened = format!("{happened}; {keys}");
+        let caps_before = self.running.sources.caps(configured);
+        if let Some(changed) = caps.changed(caps_before) {
+            happened = format!("{happened}; {changed}");
         }
-        row.insert("keys_max".to_owned(), keys_max.into());
+        row.insert("keys_max".to_owned(), caps.keys_max.into());
+        row.insert("state_bytes_max".to_owned(), caps.state_bytes_max.into());
         if let Some(origin) = sources.origin() {
             happened = format!("{}: {happened}", published(origin, &mut row));
         }
@@ -483,35 +492,48 @@ impl Compiler {
             }
             now_told.insert(text);
         }
-        let mut alerts = Vec::new();
+        let mut alerts = self.mended(refusals);
         for (refusal, kept) in refusals {
             let text = refusal.to_string();
             if !self.told.contains(&text) {
                 tracing::error!(kept, "detection refused: {text}");
-                alerts.push(self.refused(refusal, *kept));
+                let alert = self.refused(refusal, *kept);
+                self.refused.insert(self.name_of(refusal), alert.clone());
+                alerts.push(alert);
             }
             now_told.insert(text);
         }
         self.told = now_told;
-        let refused = refusals.iter().map(|(refusal, _)| refusal.file.clone());
-        let refused: BTreeSet<PathBuf> = refused.collect();
-        for file in self.refused.difference(&refused) {
-            let file = file.display();
-            tracing::info!(%file, "nothing is refused any more of a file that was");
-        }
-        self.refused = refused;
         alerts
+    }
+
+    /// What is said of files that were refused and are not any more, each under the alert that said so.
+    fn mended(&mut self, refusals: &[Told]) -> Vec<Alert> {
+        let files: BTreeSet<String> = refusals.iter().map(|(own, _)| self.name_of(own)).collect();
+        let mended = self.refused.extract_if(.., |file, _| !files.contains(file));
+        let mended = mended.map(|(file, alert)| {
+            tracing::info!(file, "nothing is refused any more of a file that was");
+            Alert {
+                activity: "update".into(),
+                message: format!("{file}: it is no longer refused").into(),
+                alert_ts: now_ns(),
+                ..alert
+            }
+        });
+        mended.collect()
+    }
+
+    /// A refusal's file, below the folder.
+    fn name_of(&self, refusal: &Refusal) -> String {
+        let file = refusal.file.strip_prefix(self.place.name(&self.config));
+        file.unwrap_or(&refusal.file).display().to_string()
     }
 
     fn refused(&self, refusal: &Refusal, kept: bool) -> Alert {
         let Refusal {
-            file,
-            line,
-            reason,
-            mend,
+            line, reason, mend, ..
         } = refusal;
-        let file = file.strip_prefix(self.place.name(&self.config));
-        let file = file.unwrap_or(&refusal.file).display().to_string();
+        let file = self.name_of(refusal);
         let instead = match kept {
             true => "its last good version runs on",
             false => "it is left out",
@@ -569,8 +591,8 @@ impl Compiler {
 }
 
 /// What is said where tasks were run with a later set than the one that this processor has.
-pub(crate) fn older(own: Epoch, before: Epoch) -> Alert {
-    let reporter = Reporter::of_this_process(idle::HOST_ID);
+pub(crate) fn older(own: Epoch, before: Epoch, instance: Option<&str>) -> Alert {
+    let reporter = Reporter::of_this_process(idle::HOST_ID, instance);
     let now = now_ns();
     let row = [("number", own.number), ("number_before", before.number)];
     let finding = Finding {

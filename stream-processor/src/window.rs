@@ -19,6 +19,7 @@ use dogwatch_schemas::Text;
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{Renewal, State, StateRecord};
+use crate::config::STATE_BYTES;
 use crate::detect::{DetectionSet, Routes, Unjudged, guarded};
 use crate::hosts::{CLOCK_ERROR_MAX, End, Moment, Tick};
 use crate::parallel::{cores, side_by_side};
@@ -34,17 +35,20 @@ mod laws;
 mod pane;
 mod piece;
 mod plans;
+mod room;
 mod shard;
 mod store;
 
 pub use bound::{Bound, Travels, bounds};
 pub use fleet::{Exchange, Flushed};
 pub(crate) use fleet::{FirstRow, FleetRows, FleetTold, Received};
+pub(crate) use room::second_bytes;
 
 use conditions::Conditions;
 use fleet::Fleet;
 use group::Group;
 use plans::Workbench;
+use room::Fill;
 
 /// What windows may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub struct WindowOptions {
     pub clock_error_max: Duration,
     /// Most keys a group of detections counts in one task and pane.
     pub keys_max: usize,
+    /// Most bytes that the states of one task's windows may take.
+    pub state_bytes_max: u64,
     /// Most memory that queries may take together, beside the states they keep, bytes.
     pub memory_bytes_max: usize,
     /// How long windows of the fleet wait for the slowest host, of its partition's ingest time.
@@ -69,7 +75,8 @@ impl Default for WindowOptions {
             host_silence: Duration::from_secs(600),
             clock_error_max: CLOCK_ERROR_MAX,
             keys_max: 100_000,
-            memory_bytes_max: 1 << 30,
+            state_bytes_max: STATE_BYTES,
+            memory_bytes_max: 512 << 20,
             fleet_patience: Duration::from_secs(10),
             exchange: Exchange::Inside,
         }
@@ -118,7 +125,7 @@ pub(crate) struct Word {
     pub fleet: Option<Box<FleetTold>>,
 }
 
-/// A group of detections that has as many keys in a pane as it may.
+/// A group of detections that has as many keys in a pane as it may, or whose keys went for want of room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Overflow {
     /// The first row that was not counted.
@@ -128,6 +135,8 @@ pub(crate) struct Overflow {
     pub detections: Vec<usize>,
     pub start: i64,
     pub end: i64,
+    /// How many bytes the task's windows may take, where keys went for want of that; none where a pane has too many keys.
+    pub bytes: Option<u64>,
 }
 
 /// Detections that share their state and are switched off for a while, because an operator failed.
@@ -267,6 +276,9 @@ pub(crate) struct Windows {
     groups: Vec<Placed>,
     fleet: Fleet,
     cores: usize,
+    state_bytes_max: u64,
+    /// How full tasks are, as far as it is known.
+    fills: BTreeMap<i32, Fill>,
 }
 
 /// A group at a workbench of its own.
@@ -297,13 +309,16 @@ impl Windows {
                 Ok(Placed { group, workbench })
             })
             .collect::<Result<Vec<_>>>()?;
-        let limits = (options.keys_max, options.exchange);
+        let second_bytes = room::second_bytes(options.state_bytes_max);
+        let limits = (options.keys_max, second_bytes, options.exchange);
         let fleet = Fleet::new(set, &conditions, events, limits)?;
         Ok(Self {
             conditions,
             groups,
             fleet,
             cores: cores(),
+            state_bytes_max: options.state_bytes_max,
+            fills: BTreeMap::new(),
         })
     }
 
@@ -413,6 +428,7 @@ impl Windows {
     /// Forgets a partition that is no longer this engine's. What it said to the fleet is said.
     pub fn forget(&mut self, partition: i32) {
         self.fleet.forget(partition);
+        self.forget_fill(partition);
         self.groups
             .iter_mut()
             .for_each(|placed| placed.group.forget(partition));

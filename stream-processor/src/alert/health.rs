@@ -237,12 +237,18 @@ pub(crate) struct Reporter {
     owner: SlotOwner,
     /// A name of this process.
     run: String,
+    /// What people call it: two may be on one machine.
+    named: String,
     said: AtomicU64,
 }
 
 impl Reporter {
-    /// Under this host id, and the name of this machine.
-    pub fn of_this_process(host_id: &str) -> Self {
+    /// Under this host id, and the name of this machine; `instance` is what the configuration calls this process.
+    pub fn of_this_process(host_id: &str, instance: Option<&str>) -> Self {
+        let named = match instance {
+            Some(instance) => instance.to_owned(),
+            None => format!("pid {}", std::process::id()),
+        };
         Self {
             owner: SlotOwner {
                 host_id: host_id.into(),
@@ -251,6 +257,7 @@ impl Reporter {
                 holes: None,
             },
             run: format!("{:016x}", rand::random::<u64>()),
+            named,
             said: AtomicU64::new(0),
         }
     }
@@ -268,7 +275,17 @@ impl Reporter {
             losses: Losses::new(),
             clock_replaced: false,
         };
-        let mut alert = build(finding, &self.owner, &occasion);
+        let mut row = finding.row.clone();
+        row.insert("processor".to_owned(), self.named.as_str().into());
+        let finding = Finding {
+            health: finding.health,
+            about: finding.about,
+            happened: finding.happened.clone(),
+            shown_by: finding.shown_by.clone(),
+            time: finding.time,
+            row,
+        };
+        let mut alert = build(&finding, &self.owner, &occasion);
         fit(&mut alert, ALERT_BYTES_MAX);
         alert
     }

@@ -74,8 +74,11 @@ fn metadata_comes_back_and_is_small() {
                 began: i64::MAX,
                 number: u64::MAX,
             }),
+            folder: true,
             keys_max: Some(usize::MAX),
+            state_bytes_max: Some(u64::MAX),
             partitions: Some(i32::MAX),
+            partitions_before: Some(i32::MAX),
         },
     };
     let text = head.to_metadata();

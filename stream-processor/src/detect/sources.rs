@@ -12,6 +12,7 @@ use super::sql_file::{Fault, Refusal, hex};
 use super::views::{VIEWS_FOLDER, detection_files, view_files};
 use super::{LoadError, find_files};
 use crate::checkpoint::Epoch;
+use crate::config::Caps;
 
 /// Folder of the lists, below the detections' folder.
 const LISTS_FOLDER: &str = "lists";
@@ -36,8 +37,8 @@ pub struct Origin {
     pub again: Option<u64>,
     /// The public key that it is signed with.
     pub signed_with: Option<String>,
-    /// The cap on keys that it is run with.
-    pub keys_max: usize,
+    /// What its windows may hold.
+    pub caps: Caps,
 }
 
 /// The files of a folder of detections.
@@ -133,12 +134,12 @@ impl Sources {
         all.map(text).collect()
     }
 
-    /// The cap on keys that they are run with, where a processor's own configuration says this one: of a published set its own,
-    /// so that it is the same on all processors.
+    /// The caps that they are run with, where a processor's own configuration says these: of a published set its own, so that
+    /// they are the same on all processors.
     #[must_use]
-    pub fn keys_max(&self, configured: usize) -> usize {
+    pub fn caps(&self, configured: Caps) -> Caps {
         let own = self.origin.as_ref();
-        own.map_or(configured, |origin| origin.keys_max)
+        own.map_or(configured, |origin| origin.caps)
     }
 
     /// Which published set they are; none of a folder.
@@ -356,7 +357,10 @@ mod tests {
             at: 6,
             again: None,
             signed_with: None,
-            keys_max: 9,
+            caps: Caps {
+                keys_max: 9,
+                state_bytes_max: 1 << 20,
+            },
         };
         let texts = read.texts().expect("texts");
         let set = Sources::of_set("topic", origin.clone(), texts.clone());

@@ -1,62 +1,120 @@
-//! How much memory a task can take in all.
+//! How much memory a task can take in all, and what keeps its windows within that.
 
-use super::{Engine, fold, throttle};
-use crate::hosts::{HOST_BYTES_MAX, HOSTS_MAX};
-use crate::window::{self, Bound};
+use std::collections::BTreeSet;
 
-/// Bytes that a task remembers at most beside its windows: hosts, first alerts of periods, minutes of throttling, windows whose
+use super::{Engine, EngineError, StepOutput, fold, throttle};
+use crate::detect::DetectionSet;
+use crate::hosts::{HOST_BYTES_MAX, HOSTS_MAX, task_of};
+use crate::tables::Table;
+use crate::window::{self, WindowOptions, WindowOutput};
+
+/// Bytes that a task remembers at most beside windows and hosts: first alerts of periods, minutes of throttling, windows whose
 /// first alert was counted.
-pub const BESIDE_WINDOWS: u64 = (HOSTS_MAX * HOST_BYTES_MAX) as u64
-    + fold::PERIODS_BYTES_MAX
+const ALERTS_BYTES: u64 = fold::PERIODS_BYTES_MAX
     + (throttle::MINUTES_MAX * MINUTE_BYTES + fold::COUNTED_MAX * COUNTED_BYTES) as u64;
+/// Bytes of the hosts of a task.
+const HOSTS_BYTES: u64 = (HOSTS_MAX * HOST_BYTES_MAX) as u64;
 /// Bytes of a minute of throttling.
 const MINUTE_BYTES: usize = 512;
 /// Bytes of a window whose first alert was counted.
 const COUNTED_BYTES: usize = 128;
 
+/// How many bytes tasks can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskBound {
+    /// The tasks of a number, one of each table.
+    pub of_hosts: u64,
+    /// One that finishes windows of the whole fleet.
+    pub of_fleet: u64,
+    /// How many of these there are at most.
+    pub fleet_tasks: u64,
+}
+
+impl TaskBound {
+    /// Of tasks that run a set.
+    #[must_use]
+    pub fn new(set: &DetectionSet, options: &WindowOptions) -> Self {
+        let tables = set.iter().map(|own| own.table);
+        let tables: BTreeSet<Table> = tables.chain([Table::Events]).collect();
+        Self::of_tables(set, options, tables.len() as u64)
+    }
+
+    /// Of tasks that run a set that reads so many tables: of each a task has windows, hosts and alerts of its own.
+    fn of_tables(set: &DetectionSet, options: &WindowOptions, tables: u64) -> Self {
+        let of_fleet = set.iter();
+        let of_fleet = of_fleet.filter(|own| own.plan.windowed().is_some_and(|plan| plan.fleet));
+        let of_fleet = of_fleet.count() as u64;
+        let windows = options.state_bytes_max;
+        let seconds = of_fleet.saturating_mul(window::second_bytes(windows));
+        Self {
+            of_hosts: (HOSTS_BYTES + ALERTS_BYTES + windows)
+                .saturating_mul(tables)
+                .saturating_add(seconds),
+            of_fleet: ALERTS_BYTES + windows,
+            fleet_tasks: of_fleet,
+        }
+    }
+
+    /// Of so many tasks of hosts, and all of the fleet.
+    #[must_use]
+    pub fn of(self, tasks: u64) -> u64 {
+        let fleet = self.of_fleet.saturating_mul(self.fleet_tasks.min(tasks));
+        self.of_hosts.saturating_mul(tasks).saturating_add(fleet)
+    }
+}
+
 impl Engine {
-    /// How much memory each detection over windows can take in one task, by name.
-    #[must_use]
-    pub fn bounds(&self) -> Vec<(&str, Bound)> {
-        window::bounds(&self.whole, self.options.keys_max)
-    }
-
-    /// The cap on keys.
-    #[must_use]
-    pub fn keys_max(&self) -> usize {
-        self.options.keys_max
-    }
-
     /// How many bytes the tasks of one number can take in all, one of each table: their windows, and what is remembered beside
     /// them.
     #[must_use]
-    pub fn task_bound(&self) -> u64 {
-        let others = self.others.iter().map(Self::own_bound);
-        others.fold(self.own_bound(), u64::saturating_add)
+    pub fn task_bound(&self) -> TaskBound {
+        TaskBound::new(&self.whole, &self.options)
     }
 
     /// How many bytes a task of its own table can take.
-    pub(super) fn own_bound(&self) -> u64 {
-        let windows = window::bounds(&self.set, self.options.keys_max).into_iter();
-        let windows = windows.map(|(_, bound)| bound.bytes());
-        windows.fold(BESIDE_WINDOWS, u64::saturating_add)
+    pub(super) fn own_bound(&self) -> TaskBound {
+        TaskBound::of_tables(&self.set, &self.options, 1)
     }
 
-    /// What is remembered beside windows by the tasks of one number.
-    fn beside_windows(&self) -> u64 {
-        BESIDE_WINDOWS.saturating_mul(1 + self.others.len() as u64)
-    }
-
-    /// The cap on keys with which the tasks of so many numbers would take so many bytes; none where what is beside windows takes
-    /// them all, or nothing hangs on keys.
+    /// The largest `windows.state_bytes_max`, in whole MiB, with which so many tasks take so many bytes; none where there is none.
     #[must_use]
-    pub fn keys_max_within(&self, tasks: u64, bytes: u64) -> Option<u64> {
-        let left = (bytes / tasks.max(1)).checked_sub(self.beside_windows())?;
-        let bounds = self.bounds().into_iter();
-        let a_key = bounds.map(|(_, bound)| bound.panes.saturating_mul(bound.key_bytes));
-        let a_key: u64 = a_key.fold(0, u64::saturating_add);
-        // Half as many again are kept for hosts that have few.
-        let keys = (left / 3).checked_div(a_key)?.saturating_mul(2);
-        (keys > 0).then_some(keys)
+    pub fn state_bytes_within(&self, tasks: u64, bytes: u64) -> Option<u64> {
+        let needed = |mib: u64| {
+            let options = WindowOptions {
+                state_bytes_max: mib << 20,
+                ..self.options
+            };
+            TaskBound::new(&self.whole, &options).of(tasks)
+        };
+        let (mut fits, mut too_many) = (0, (self.options.state_bytes_max >> 20) + 1);
+        while fits + 1 < too_many {
+            let middle = fits.midpoint(too_many);
+            match needed(middle) <= bytes {
+                true => fits = middle,
+                false => too_many = middle,
+            }
+        }
+        (fits > 0).then_some(fits << 20)
+    }
+
+    /// Takes keys out of the windows of tasks that hold more than they may. It is done where nothing is replayed, and these
+    /// tasks are stored with the step: whoever goes on with them holds the same.
+    pub(super) fn make_room(
+        &mut self,
+        records: usize,
+        windows: &mut WindowOutput,
+        output: &mut StepOutput,
+    ) -> Result<(), EngineError> {
+        let replayed: BTreeSet<i32> = self.live_from.keys().map(|log| task_of(*log)).collect();
+        let row = (records as u32).saturating_sub(1);
+        let full = self.windows.full().into_iter();
+        for task in full.filter(|task| !replayed.contains(task)) {
+            let hosts = &self.hosts;
+            let stays = |slot| hosts.stays(slot);
+            if self.windows.make_room(task, row, &stays, windows)? {
+                output.to_be_stored.insert(self.log_of_task(task));
+            }
+        }
+        Ok(())
     }
 }

@@ -16,9 +16,9 @@ use crate::hosts::partition_of;
 /// Most periods that run in a task; beyond them alerts are as those of detections without a period.
 const PERIODS_MAX: usize = 20_000;
 /// Most bytes that their first alerts may have together, by their weights.
-pub(super) const PERIODS_BYTES_MAX: u64 = 256 << 20;
+pub(super) const PERIODS_BYTES_MAX: u64 = 16 << 20;
 /// Most windows of a task of which it is remembered that their first alert was counted; the close of others is published.
-pub(super) const COUNTED_MAX: usize = 100_000;
+pub(super) const COUNTED_MAX: usize = 50_000;
 /// What the names of stored periods begin with: when it ends, and its first alert.
 const PERIOD: &str = "period/";
 /// What the names of the counts of stored periods begin with.

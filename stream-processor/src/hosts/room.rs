@@ -16,11 +16,11 @@ use super::log::{Log, segment};
 use super::{Batch, End, EndKind, HOSTS_PER_PIECE, Heard, slot};
 
 /// Most hosts remembered for a partition.
-pub(crate) const HOSTS_MAX: usize = 16_384;
+pub(crate) const HOSTS_MAX: usize = 8_192;
 /// Most of them that cannot be pushed out; the others have the rest of the room to become known.
 pub(super) const RESIDENTS_MAX: usize = HOSTS_MAX / 4 * 3;
 /// Most bytes of a host: its texts, runs and holes. Those of `HOSTS_MAX` of them are what a task's hosts take at most.
-pub(crate) const HOST_BYTES_MAX: usize = 6 << 10;
+pub(crate) const HOST_BYTES_MAX: usize = 5 << 10;
 /// For how many seconds of ingest a host must be heard of to stay.
 pub(super) const SETTLED_S: i64 = 60;
 /// Hosts that go at once: looking for them means looking at all.

@@ -8,9 +8,9 @@
 //! | `segment` | the stretch of the log between two steps of the host's clock |
 //! | `fleet` | how far all hosts of the partition were before the row's second of ingest |
 //!
-//! Of a partition 16,384 hosts are known. For one more the 512 go that come first of those that are silent, and after them those
+//! Of a partition 8,192 hosts are known. For one more the 512 go that come first of those that are silent, and after them those
 //! that are no residents, each by when they were heard of last; a resident is who was heard of in two seconds of the partition
-//! that are a minute apart, while there are fewer than 12,288. Who comes after somebody has gone begins under a segment's name.
+//! that are a minute apart, while there are fewer than 6,144. Who comes after somebody has gone begins under a segment's name.
 //!
 //! Nothing here knows windows or detections.
 
@@ -28,8 +28,8 @@ const STEP_NS: i64 = 1_000_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
 const YEAR_2200_NS: i64 = 7_258_118_400 * SECOND_NS;
 /// Hosts that are known of a partition, how many may be residents, and how many go at once.
-const HOSTS_MAX: usize = 16_384;
-const RESIDENTS_MAX: usize = 12_288;
+const HOSTS_MAX: usize = 8_192;
+const RESIDENTS_MAX: usize = 6_144;
 const LEAVING: usize = 512;
 const SETTLED_S: i64 = 60;
 

@@ -572,16 +572,15 @@ impl Steps {
             return;
         };
         let tasks = self.tasks.numbers() as u64;
-        let needed = self.engine.task_bound().saturating_mul(tasks);
+        let needed = self.engine.task_bound().of(tasks);
         metrics::budget(budget);
         if needed > budget {
             tracing::warn!(
                 tasks,
                 may_take_mib = needed.div_ceil(1 << 20),
                 budget_mib = budget >> 20,
-                keys_max = self.engine.keys_max(),
-                keys_max_that_fits = self.engine.keys_max_within(tasks, budget),
-                "by their caps the tasks may take more memory than there is for them: a flood of keys could end this process; lower windows.keys_max of all processors, give this one more memory, or run more processors"
+                state_bytes_max_that_fits = self.engine.state_bytes_within(tasks, budget),
+                "the tasks may take more memory than there is for them: give this processor more of it, run more processors, or lower windows.state_bytes_max of all of them"
             );
         }
     }

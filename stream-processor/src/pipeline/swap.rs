@@ -13,6 +13,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::Topic;
 
 use super::steps::Steps;
@@ -20,7 +21,7 @@ use super::{ProcessorError, Stages};
 use crate::checkpoint::{Inputs, Progress, Ran, State};
 use crate::config::Stage;
 use crate::detect::{Refusal, Sources};
-use crate::engine::{Engine, EngineError, EvidenceTopics};
+use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::hosts::{FLEET, number_of};
 use crate::inventory::Inventory;
 use crate::metrics;
@@ -66,9 +67,12 @@ impl Swaps {
     /// What a task is run with that was run with something before: it keeps the highest number it ever had, so that whoever
     /// takes it over knows what there must be.
     pub fn ran_from(&self, before: &Ran, partitions: Option<i32>) -> Ran {
+        let changed = before.partitions.filter(|_| partitions.is_some());
+        let changed = changed.filter(|before| Some(*before) != partitions);
         Ran {
             epoch: self.ran.epoch.max(before.epoch),
             partitions: partitions.or(before.partitions),
+            partitions_before: changed.or(before.partitions_before),
             ..self.ran.clone()
         }
     }
@@ -173,7 +177,7 @@ impl Steps {
             }
         }
         if let (true, Some(own), Some(highest)) = (behind(self), self.swaps.ran.epoch, highest) {
-            let alert = reload::older(own, highest);
+            let alert = reload::older(own, highest, self.config.kafka.instance.as_deref());
             tracing::error!(
                 own = own.number,
                 before = highest.number,
@@ -228,7 +232,8 @@ impl Steps {
             metrics::swapped(started.elapsed());
             metrics::loaded(self.engine.detections().len(), refused);
             metrics::running(self.swaps.inventory.detections(), before.detections());
-            self.next.alerts.push(alert);
+            let alert_ts = now_ns();
+            self.next.alerts.push(Alert { alert_ts, ..alert });
             self.look_at_sensors(Some(needs));
         }
         self.call_for_fleet();

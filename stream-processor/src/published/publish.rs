@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dogwatch_kafka::topics::TopicError;
 use dogwatch_kafka::{Fault, PATIENCE};
@@ -13,13 +13,36 @@ use super::record::{self, Label, Set, SetError};
 use super::shelf::{self, Shelf};
 use super::{KEPT, history, name};
 use crate::alert::AlertMode;
-use crate::config::Config;
+use crate::config::{Caps, Config};
 use crate::detect::{DetectionSet, LoadError, Refusal, Sources};
 use crate::engine::{Engine, EngineError};
 use crate::inventory::Inventory;
 use crate::signing::SecretKey;
 use crate::sink::{self, Outgoing};
 use crate::topics;
+
+/// Refusals in lines, those of one reason once.
+fn each_once(refusals: &[Refusal]) -> String {
+    let mut lines: Vec<(&Refusal, usize)> = Vec::new();
+    for refusal in refusals {
+        let alike = |(known, _): &&mut (&Refusal, usize)| {
+            (&known.reason, &known.mend) == (&refusal.reason, &refusal.mend)
+        };
+        match lines.iter_mut().find(alike) {
+            Some((_, more)) => *more += 1,
+            None => lines.push((refusal, 0)),
+        }
+    }
+    let line = |(refusal, more): (&Refusal, usize)| match more {
+        0 => format!("\n  {refusal}"),
+        1 => format!("\n  {refusal} (and one more file)"),
+        more => format!("\n  {refusal} (and {more} more files)"),
+    };
+    lines.into_iter().map(line).collect()
+}
+
+/// How long who publishes the first set of a topic looks whether somebody else does the same.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
 
 /// How a set is to be published.
 pub struct Asked<'a> {
@@ -46,6 +69,8 @@ pub struct Done {
     pub difference: Option<String>,
     /// Whether it was published.
     pub published: bool,
+    /// Whether it is signed.
+    pub signed: bool,
     /// The topic, where it was made for it.
     pub topic_made: Option<String>,
 }
@@ -60,8 +85,16 @@ pub enum PublishError {
     #[error("not published: {} refused, and no processor could use {}:{}",
         if .0.len() == 1 { "a file is".to_owned() } else { format!("{} files are", .0.len()) },
         if .0.len() == 1 { "it" } else { "them" },
-        .0.iter().map(|refusal| format!("\n  {refusal}")).collect::<String>())]
+        each_once(.0))]
     Refused(Vec<Refusal>),
+    /// It would not be signed, and those before are.
+    #[error(
+        "not published: set {number} is signed, and processors that trust keys would refuse one that is not; name a key with --key, or force it with --force where no processor has detections.trusted_keys"
+    )]
+    NotSigned {
+        /// The set that is signed.
+        number: u64,
+    },
     /// It does not compile as a whole.
     #[error("not published: the detections do not compile together: {0}")]
     Engine(#[from] EngineError),
@@ -161,7 +194,7 @@ pub fn publish(config: &Config, folder: &Path, asked: &Asked<'_>) -> Result<Done
         compiled,
         place,
         again: None,
-        keys_max: config.windows.keys_max,
+        caps: config.windows.caps(),
     };
     let done = put(config, &shelf, new, asked)?;
     Ok(Done { topic_made, ..done })
@@ -199,7 +232,7 @@ pub fn roll_back(config: &Config, number: u64, asked: &Asked<'_>) -> Result<Done
         compiled: compile(&sources)?,
         place: format!("set {number}"),
         again: Some(number),
-        keys_max: set.label.keys_max,
+        caps: set.label.caps,
     };
     put(config, &shelf, new, asked)
 }
@@ -212,8 +245,8 @@ struct New {
     place: String,
     /// The number of the set that it is again.
     again: Option<u64>,
-    /// The cap on keys that it is to be run with.
-    keys_max: usize,
+    /// What its windows may hold.
+    caps: Caps,
 }
 
 fn check_key(config: &Config, asked: &Asked<'_>) -> Result<(), PublishError> {
@@ -264,10 +297,17 @@ fn put(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<Do
             place: new.place,
         });
     }
-    let keys_before = newest.map(|set| set.label.keys_max);
-    let keys = keys_before.and_then(|before| keys_changed(before, new.keys_max));
-    let same = newest.is_some() && new.compiled.hash == now_runs.hash && keys.is_none();
-    let words = [Some(difference.words()), keys];
+    if let (Some(number), None, false, false) = (
+        newest.filter(|set| set.signed_with.is_some()).and(before),
+        asked.key,
+        asked.force,
+        asked.only_tell,
+    ) {
+        return Err(PublishError::NotSigned { number });
+    }
+    let caps = newest.and_then(|set| new.caps.changed(set.label.caps));
+    let same = newest.is_some() && new.compiled.hash == now_runs.hash && caps.is_none();
+    let words = [Some(difference.words()), caps];
     let words: Vec<String> = words.into_iter().flatten().collect();
     let mut done = Done {
         number: before,
@@ -275,6 +315,7 @@ fn put(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<Do
         detections: new.compiled.len(),
         difference: (!same).then(|| words.join("; ")),
         published: false,
+        signed: asked.key.is_some(),
         topic_made: None,
     };
     if asked.only_tell || (same && !asked.force) {
@@ -283,11 +324,6 @@ fn put(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<Do
     done.number = Some(write(config, shelf, new, asked)?);
     done.published = true;
     Ok(done)
-}
-
-/// Says that the cap on keys is another one, where it is.
-pub(crate) fn keys_changed(before: usize, now: usize) -> Option<String> {
-    (before != now).then(|| format!("windows.keys_max from {before} to {now}"))
 }
 
 /// What a set of the topic runs. Files that this version cannot use, which a set of another version may have, run nowhere here.
@@ -311,7 +347,7 @@ fn write(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<
     let epoch = shelf.next(at);
     let mut label = Label::new(&topic, epoch, at, (new.compiled.len(), &new.compiled.hash));
     (label.by, label.again) = (record::said(&asked.by), new.again);
-    label.keys_max = new.keys_max;
+    label.caps = new.caps;
     let set = Set::new(label, new.files);
     let outgoing = |key: String, value: Option<Vec<u8>>| Outgoing {
         partition: Some(0),
@@ -323,6 +359,10 @@ fn write(config: &Config, shelf: &Shelf, new: New, asked: &Asked<'_>) -> Result<
     let old = shelf.sets().rev().skip(KEPT - 1);
     records.extend(old.map(|set| outgoing(shelf::key(&set.label), None)));
     sink::deliver(config, &records, PATIENCE)?;
+    if shelf.is_untouched() {
+        // Who found the topic empty at the same moment writes a first set, too: the later of them by its clock is the newest.
+        std::thread::sleep(FIRST_WAIT);
+    }
     let shelf = history(config)?;
     let first = shelf.sets().find(|other| other.label.epoch == epoch);
     if first.is_some_and(|first| !first.is_as_written(&set)) {

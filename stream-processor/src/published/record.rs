@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Epoch;
-use crate::config::KEYS_MAX;
+use crate::config::{Caps, STATE_BYTES};
 use crate::detect::{Origin, Sources, hex};
 use crate::signing::{PublicKey, SecretKey};
 
@@ -45,8 +45,9 @@ pub struct Label {
     /// The number of the set that it is again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<u64>,
-    /// The cap on keys that it is run with (`windows.keys_max`).
-    pub keys_max: usize,
+    /// What its windows may hold.
+    #[serde(flatten)]
+    pub caps: Caps,
     /// How many detections it has.
     pub detections: usize,
     /// The hash that processors tell of it.
@@ -65,7 +66,10 @@ impl Label {
             by: String::new(),
             at,
             again: None,
-            keys_max: 1,
+            caps: Caps {
+                keys_max: 1,
+                state_bytes_max: STATE_BYTES,
+            },
             detections: set.0,
             set: set.1.to_owned(),
             sha256: String::new(),
@@ -156,7 +160,7 @@ impl Set {
             by,
             at,
             again,
-            keys_max,
+            caps,
             ..
         } = &self.label;
         let origin = Origin {
@@ -165,7 +169,7 @@ impl Set {
             at: *at,
             again: *again,
             signed_with: self.signed_with.map(|key| key.to_string()),
-            keys_max: *keys_max,
+            caps: *caps,
         };
         Sources::of_set(topic, origin, self.files.clone())
     }
@@ -221,8 +225,8 @@ impl Set {
         let damaged = |error: serde_json::Error| SetError::Damaged(error.to_string());
         let mut label: Label = serde_json::from_slice(label).map_err(damaged)?;
         label.by = said(&label.by);
-        if !KEYS_MAX.contains(&label.keys_max) {
-            let reason = format!("keys_max is {}", label.keys_max);
+        if !label.caps.allowed() {
+            let reason = format!("its caps are {:?}", label.caps);
             return Err(SetError::Damaged(reason));
         }
         if hex(&Sha256::digest(body)) != label.sha256 {

@@ -84,6 +84,12 @@ impl Shelf {
         Ok(())
     }
 
+    /// Whether there never was a set.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.highest.is_none()
+    }
+
     /// The newest set.
     #[must_use]
     pub fn newest(&self) -> Option<&Set> {

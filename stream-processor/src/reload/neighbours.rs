@@ -36,21 +36,26 @@ impl Differ {
     }
 }
 
-/// A set by what tells it apart, and the cap on keys.
+/// A set by what tells it apart, and the caps on what windows hold.
 fn named(ran: &Ran) -> String {
-    let set = match ran.epoch {
+    let set = match ran.epoch.filter(|_| !ran.folder) {
         Some(epoch) => format!("the published set {epoch} ({})", ran.set),
         None => format!("a folder of detections ({})", ran.set),
     };
-    match ran.keys_max {
-        Some(keys_max) => format!("{set} and windows.keys_max = {keys_max}"),
-        None => set,
+    let keys = ran.keys_max.map(|keys| format!("keys_max = {keys}"));
+    let bytes = ran.state_bytes_max;
+    let bytes = bytes.map(|bytes| format!("state_bytes_max = {bytes}"));
+    let caps = keys.into_iter().chain(bytes);
+    let caps: Vec<String> = caps.map(|cap| format!("windows.{cap}")).collect();
+    match caps.is_empty() {
+        true => set,
+        false => format!("{set} and {}", caps.join(", ")),
     }
 }
 
-/// What results hang on: the set and the cap on keys.
+/// What results hang on: the set and the caps.
 fn told_apart(ran: &Ran) -> Kind {
-    (ran.set.clone(), ran.keys_max)
+    (ran.set.clone(), ran.keys_max, ran.state_bytes_max)
 }
 
 /// The look at the other processors.
@@ -97,7 +102,7 @@ impl Neighbours {
 }
 
 /// What tells apart with what partitions are run.
-type Kind = (String, Option<usize>);
+type Kind = (String, Option<usize>, Option<u64>);
 
 /// What was seen of others since what runs here is the same.
 #[derive(Debug, Default)]

@@ -42,8 +42,8 @@ impl Scene {
             inputs: BTreeSet::new(),
             running: Running { sources, inventory },
             told: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            reporter: Reporter::of_this_process("h"),
+            refused: BTreeMap::new(),
+            reporter: Reporter::of_this_process("h", Some("one")),
         };
         Self { folder, compiler }
     }
@@ -116,7 +116,11 @@ fn a_broken_file_is_told_once_and_its_last_good_version_runs() {
     assert_eq!(scene.compiler.refused.len(), 1);
     // It is mended, and broken once more.
     scene.write("tactic/a.sql", &detection("A", "evt_type = 'execve'"));
-    assert_eq!(scene.change(), (vec![], Some("changed a".to_owned())));
+    let well = |file: &str| format!("{file}: it is no longer refused");
+    assert_eq!(
+        scene.change(),
+        (vec![well("tactic/a.sql")], Some("changed a".to_owned()))
+    );
     assert!(scene.compiler.refused.is_empty());
     scene.write("tactic/a.sql", &detection("a", "evt_type ="));
     let (said, next) = scene.change();
@@ -127,7 +131,17 @@ fn a_broken_file_is_told_once_and_its_last_good_version_runs() {
     assert_eq!((said.len(), next), (1, None));
     assert!(said[0].ends_with("; it is left out"), "{said:?}");
     scene.remove("tactic/a.sql");
-    assert_eq!(scene.change(), (vec![], Some("removed a".to_owned())));
+    // Nothing is wrong with a file that is gone.
+    assert_eq!(
+        scene.change(),
+        (vec![well("tactic/a.sql")], Some("removed a".to_owned()))
+    );
+    scene.write("tactic/d.sql", &detection("d", "evt_type = 'connect'"));
+    let (said, next) = scene.change();
+    assert_eq!(
+        (said, next.as_deref()),
+        (vec![well("tactic/d.sql")], Some("added d"))
+    );
 }
 
 #[test]
@@ -149,9 +163,10 @@ fn a_list_changes_those_that_read_it() {
     let removed = "removed b; lists lists/shells.csv";
     assert_eq!(next.as_deref(), Some(removed));
     assert!(
-        said.len() == 1
-            && said[0].starts_with("tactic/b.sql: line ")
-            && said[0].ends_with("; it is left out"),
+        said.len() == 2
+            && said[0] == "lists/shells.csv: it is no longer refused"
+            && said[1].starts_with("tactic/b.sql: line ")
+            && said[1].ends_with("; it is left out"),
         "{said:?}"
     );
 }

@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::checkpoint::{Head, Inputs, MemoryError};
+use crate::checkpoint::{Head, Inputs, MemoryError, Ran};
 use crate::step::Partition;
 
 /// How long the look-up may take. It runs inside a rebalance, which the group ends after
@@ -168,20 +168,24 @@ fn count_partitions<C: ConsumerContext>(
             found.and_then(|count| i32::try_from(count).ok())
         });
         let own = || starts.iter().filter(|((of, _), _)| *of == topic);
-        let before = |start: &Start| start.memory.as_ref().ok()?.ran.partitions;
-        let known = own().filter_map(|(_, start)| before(start)).min();
+        let ran = |start: &Start| start.memory.as_ref().ok().map(|head| head.ran.clone());
+        let before = |start: &Start| ran(start)?.partitions;
+        let others = own().filter_map(|(_, start)| ran(start));
+        let known = others.filter(|ran| ran.partitions.is_some());
+        let known = known.min_by_key(|ran| ran.partitions);
         // One that is new says nothing, nor do others that came with it.
         let any_new = own().any(|((_, number), start)| *number > 0 && before(start).is_none());
-        let known = known.or_else(|| any_new.then(|| count_before(consumer, &name)).flatten());
-        for (_, start) in starts.iter_mut().filter(|((of, _), _)| *of == topic) {
+        let known = known.or_else(|| any_new.then(|| ran_before(consumer, &name)).flatten());
+        for ((_, number), start) in starts.iter_mut().filter(|((of, _), _)| *of == topic) {
             start.partitions = found.filter(|count| *count > 0);
-            start.partitions_before = before(start).or(known);
+            let unread = || known.as_ref()?.partitions_without(*number);
+            start.partitions_before = before(start).or_else(unread);
         }
     }
 }
 
-/// How many partitions a topic had when its first one was committed last, which somebody else may be about to do.
-fn count_before<C: ConsumerContext>(consumer: &BaseConsumer<C>, name: &str) -> Option<i32> {
+/// What the first partition of a topic was run with when it was committed last, which somebody else may be about to do.
+fn ran_before<C: ConsumerContext>(consumer: &BaseConsumer<C>, name: &str) -> Option<Ran> {
     let mut asked = TopicPartitionList::new();
     asked.add_partition(name, 0);
     for _ in 0..COUNT_TRIES {
@@ -190,7 +194,7 @@ fn count_before<C: ConsumerContext>(consumer: &BaseConsumer<C>, name: &str) -> O
             && let [element] = &answer.elements()[..]
             && element.error().is_ok()
         {
-            return Head::of_metadata(element.metadata()).ok()?.ran.partitions;
+            return Some(Head::of_metadata(element.metadata()).ok()?.ran);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -357,6 +361,21 @@ mod tests {
             (10, Some(21), 10)
         );
         assert_eq!(start.memory, Err(MemoryError::OtherLog));
+    }
+
+    #[test]
+    fn a_partition_that_was_added_is_new_also_when_others_were_committed_since() {
+        let ran = |partitions, partitions_before| Ran {
+            partitions: Some(partitions),
+            partitions_before,
+            ..Ran::default()
+        };
+        // A group that begins: all are new, and none was added.
+        assert_eq!(ran(3, None).partitions_without(2), Some(3));
+        // Others were committed before it was added, or after that.
+        assert_eq!(ran(2, None).partitions_without(2), Some(2));
+        assert_eq!(ran(3, Some(2)).partitions_without(2), Some(2));
+        assert_eq!(ran(3, Some(2)).partitions_without(1), Some(3));
     }
 
     #[test]

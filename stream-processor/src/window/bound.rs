@@ -1,10 +1,12 @@
 //! How much memory a detection over windows can take at most.
 //!
-//! `panes × keys × bytes a key`, for each task; it is what the caps allow, not what is usual. Panes are counted for a host
-//! that is in time; one that drains its backlog has as many of its own, and shares the cap on keys in each.
+//! All windows of a task share `windows.state_bytes_max` ([`super::room`]). By its own keys a detection may want less: `panes ×
+//! keys × bytes a key`, with texts of the greatest length. Panes are counted for a host that is in time.
 
 use std::fmt;
 
+use super::WindowOptions;
+use super::room::second_bytes;
 use crate::detect::window::interval;
 use crate::detect::{Detection, DetectionSet};
 
@@ -31,6 +33,8 @@ pub struct Bound {
     pub keys_max: u64,
     /// Bytes of a key's state at most.
     pub key_bytes: u64,
+    /// Bytes that the windows of a task may take, which all detections share.
+    pub state_bytes_max: u64,
     /// Whether it fires before a window is over.
     pub early: bool,
     /// What goes to where windows of the fleet are finished; none where they are of one host.
@@ -44,23 +48,32 @@ pub struct Travels {
     pub keys_max: u64,
     /// Bytes of a key and its states at most.
     pub key_bytes: u64,
+    /// Bytes of a second at most.
+    pub second_bytes: u64,
 }
 
 impl Travels {
     /// Bytes of a second at most.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.keys_max.saturating_mul(self.key_bytes)
+        let keys = self.keys_max.saturating_mul(self.key_bytes);
+        keys.min(self.second_bytes)
     }
 }
 
 impl Bound {
-    /// Bytes in one task.
+    /// Bytes that its keys can want in one task.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub fn wanted(&self) -> u64 {
         self.panes
             .saturating_mul(self.keys_max)
             .saturating_mul(self.key_bytes)
+    }
+
+    /// Bytes in one task.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.wanted().min(self.state_bytes_max)
     }
 }
 
@@ -89,33 +102,36 @@ impl fmt::Display for Bound {
         if let Some(travels) = self.travels {
             writeln!(
                 formatter,
-                "travels   keys and partial states, once a second of each partition that has any; at most {} keys x {} bytes = {} MiB",
-                travels.keys_max,
-                travels.key_bytes,
-                travels.bytes().div_ceil(1 << 20)
+                "travels   keys and partial states, once a second of each partition that has any; at most {} KiB, a key {} bytes",
+                travels.bytes().div_ceil(1 << 10),
+                travels.key_bytes
             )?;
         }
         write!(
             formatter,
-            "bound     {} panes x {} keys x {} bytes = {} MiB a task",
+            "bound     {} MiB a task{}; {} panes, a key at most {} bytes in each",
+            self.bytes().div_ceil(1 << 20),
+            match self.wanted() > self.state_bytes_max {
+                true => ", shared with all others (windows.state_bytes_max)",
+                false => "",
+            },
             self.panes,
-            self.keys_max,
-            self.key_bytes,
-            self.bytes().div_ceil(1 << 20)
+            self.key_bytes
         )
     }
 }
 
 /// How much memory each detection over windows can take in one task, by name.
 #[must_use]
-pub fn bounds(set: &DetectionSet, keys_max: usize) -> Vec<(&str, Bound)> {
+pub fn bounds<'s>(set: &'s DetectionSet, options: &WindowOptions) -> Vec<(&'s str, Bound)> {
     set.iter()
-        .filter_map(|detection| Some((detection.id.as_str(), bound(detection, keys_max)?)))
+        .filter_map(|detection| Some((detection.id.as_str(), bound(detection, options)?)))
         .collect()
 }
 
 /// The bound of a detection; none when it keeps nothing.
-fn bound(detection: &Detection, keys_max: usize) -> Option<Bound> {
+fn bound(detection: &Detection, options: &WindowOptions) -> Option<Bound> {
+    let keys_max = options.keys_max;
     let plan = detection.plan.windowed()?;
     let waiting = plan.delay_ns.div_euclid(plan.spec.slide_ns) as u64;
     // Early firing keeps each key and its counts again, in its pane and of all panes together; and what has fired, as text.
@@ -143,10 +159,12 @@ fn bound(detection: &Detection, keys_max: usize) -> Option<Bound> {
         keys_max: keys_max as u64 + kept,
         // A key stands twice in a pane at most: in what is stored and in what came since.
         key_bytes: 2 * plan.key_bytes() + counts,
+        state_bytes_max: options.state_bytes_max,
         early,
         travels: plan.fleet.then(|| Travels {
             keys_max: keys_max as u64,
             key_bytes: plan.key_bytes(),
+            second_bytes: second_bytes(options.state_bytes_max),
         }),
     })
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
-use datafusion::common::{HashMap, Result};
+use datafusion::common::{HashMap, HashSet, Result};
 
 use super::group::{FIXED_COLUMNS, Group, pane_runs, pane_starts, plan_of};
 use super::pane::{PaneId, slots};
@@ -24,6 +24,9 @@ mod crossing;
 mod look;
 
 pub(super) use crossing::{Crossing, CrossingFinisher, KeyStates};
+
+/// What a key takes in the tables of early firing, beside its bytes and counts.
+const EARLY_BESIDE: usize = 96;
 
 /// A key as bytes: its slot and what the rows were grouped by.
 type Key = Box<[u8]>;
@@ -297,6 +300,43 @@ impl Early {
         let (partition, start) = id;
         self.again
             .retain(|(of, _, window, _), _| *of != partition || *window > start);
+    }
+
+    /// Forgets keys of a pane, those of some states.
+    pub fn drop_keys(&mut self, id: PaneId, gone: &[RecordBatch]) -> Result<()> {
+        if self.is_idle() {
+            return Ok(());
+        }
+        let converter = self.converter();
+        let tracked = self.tracked.len();
+        let mut going = HashSet::new();
+        for states in gone {
+            let encoded = converter.encode(states)?;
+            going.extend(encoded.iter().map(|key| Key::from(key.as_ref())));
+        }
+        let Some(pane) = self.counts.get_mut(&id) else {
+            return Ok(());
+        };
+        for key in &going {
+            let number = self.keys.numbers.get(&**key).copied();
+            let place = number.and_then(|number| pane.places.remove(&number));
+            if let (Some(number), Some(place)) = (number, place) {
+                let counts = &mut pane.counts[place..][..tracked];
+                self.keys.release(number, counts);
+                counts.fill(0);
+            }
+        }
+        self.again
+            .retain(|(of, _, _, key), _| *of != id.0 || !going.contains(key));
+        Ok(())
+    }
+
+    /// What a key takes in its counts, beside its bytes.
+    pub fn bytes_beside(&self) -> usize {
+        match self.is_idle() {
+            true => 0,
+            false => EARLY_BESIDE + 2 * size_of::<i64>() * self.tracked.len(),
+        }
     }
 
     fn drop_counts(&mut self, id: PaneId) {

@@ -166,9 +166,14 @@ impl Fired {
 
     /// Bytes of what is kept.
     pub fn size(&self) -> u64 {
-        let marks = self.windows.values().flatten();
-        let bytes = |keys: &str| keys.len() + size_of::<(usize, String)>() + size_of::<Mark>();
-        marks.map(|((_, keys), _)| bytes(keys) as u64).sum()
+        bytes(self.windows.values().flatten())
+    }
+
+    /// Bytes of what is kept of a partition.
+    pub fn size_of(&self, partition: i32) -> u64 {
+        let own = self.windows.iter();
+        let own = own.filter(|((_, _, slot), _)| partition_of(*slot) == partition);
+        bytes(own.flat_map(|(_, marks)| marks))
     }
 
     fn name(&self, (_, member, start, number): Piece) -> Option<String> {
@@ -329,6 +334,14 @@ impl Fired {
 fn parse(rest: &str) -> Option<(i64, u64)> {
     let (start, number) = rest.split_once('/')?;
     Some((start.parse().ok()?, number.parse().ok()?))
+}
+
+/// Bytes of marks.
+fn bytes<'m>(marks: impl Iterator<Item = (&'m (usize, String), &'m Mark)>) -> u64 {
+    let beside = size_of::<(usize, String)>() + size_of::<Mark>();
+    marks
+        .map(|((_, keys), _)| (keys.len() + beside) as u64)
+        .sum()
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ pub(super) mod evidence;
 mod exchange;
 mod merge;
 mod record;
+mod room;
 mod source;
 mod states;
 mod store;
@@ -209,7 +210,7 @@ impl Fleet {
         set: &DetectionSet,
         known: &Conditions,
         events: &SchemaRef,
-        (keys_max, exchange): (usize, Exchange),
+        (keys_max, second_bytes, exchange): (usize, u64, Exchange),
     ) -> Result<Self> {
         let mut detections = Vec::new();
         for (detection, own) in set.iter().enumerate() {
@@ -236,7 +237,7 @@ impl Fleet {
                     span,
                     keys,
                 },
-                source: Source::default(),
+                source: Source::new(second_bytes),
                 merge: Merge::default(),
             });
         }

@@ -36,6 +36,7 @@ mod fleet;
 mod input;
 mod layout;
 mod off;
+mod room;
 
 pub(super) use layout::arrange;
 
@@ -44,6 +45,9 @@ use close::{Due, Finisher};
 use input::Input;
 use layout::{Condition, Guard, InputColumn, Layout, Member, Source};
 use off::{Off, Trouble};
+
+/// What a mark of a window that has fired takes beside the text of its keys.
+const MARK_BYTES: u64 = 128;
 
 /// Columns of states before the keys: pane and slot.
 pub(super) const FIXED_COLUMNS: usize = 2;
@@ -90,6 +94,10 @@ pub(super) struct Group {
     pub over: Vec<(i32, String)>,
     pub next_piece: u64,
     pub off: Off,
+    /// Bytes that came to each partition since they were asked for, at most.
+    pub came: BTreeMap<i32, u64>,
+    /// Partitions of which no further keys fire before their windows are over: what has fired takes as much as it may.
+    fired_full: BTreeSet<i32>,
 }
 
 /// Rows that are only replayed, and were told under another text.
@@ -346,7 +354,18 @@ impl Group {
                 continue;
             }
             word.fired_under = replay.and_then(|replay| replay.content.clone());
+            if self.fired_full.contains(&partition_of(slot)) {
+                // Its end tells, also after a restart: the pane says that something is amiss.
+                self.unsure.insert((spec, start, slot));
+                let panes = (partition_of(slot), start)..(partition_of(slot), start + spec.size_ns);
+                if let Some((_, pane)) = self.panes.range_mut(panes).next_back() {
+                    pane.overflow += 1;
+                }
+                continue;
+            }
             let under = word.fired_under.as_ref();
+            *self.came.entry(partition_of(slot)).or_default() +=
+                word.keys.len() as u64 + MARK_BYTES;
             self.fired.fire(member, (start, slot), &word.keys, under);
             word.row = *row;
             word.closed = false;
@@ -360,6 +379,7 @@ impl Group {
     pub fn push(&mut self, bench: &Workbench, counted: &Counted, row: u32) -> Result<()> {
         self.early.count(counted);
         for (id, piece) in by_pane(&counted.states)? {
+            self.note_came(id.0, &piece);
             let pane = self.panes.entry(id).or_default();
             if let Err(error) = pane.push(&self.phases, bench, piece) {
                 self.note_crowded(id, row, &error);
@@ -391,6 +411,8 @@ impl Group {
         self.since.retain(|(of, _), _| *of != partition);
         self.replayed.retain(|(of, _), _| *of != partition);
         self.off.forget(partition);
+        self.came.remove(&partition);
+        self.fired_full.remove(&partition);
     }
 
     /// Whether a partition has open windows.

@@ -87,6 +87,14 @@ pub(super) fn row_bytes(states: &RecordBatch) -> Vec<usize> {
     rows
 }
 
+/// Bytes of some columns of states, as they are stored.
+pub(super) fn batch_bytes(states: &RecordBatch, columns: Range<usize>) -> usize {
+    let columns = states.columns()[columns].iter();
+    columns
+        .map(|column| value_bytes(column, 0..states.num_rows()))
+        .sum()
+}
+
 /// Bytes of some values of a column, their offsets or views included.
 fn value_bytes(column: &ArrayRef, rows: Range<usize>) -> usize {
     let count = rows.len();

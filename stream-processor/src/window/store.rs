@@ -306,6 +306,7 @@ impl Group {
         }
         let mut kept = Vec::new();
         for states in states {
+            self.note_came(id.0, &states);
             let counted = self.early.take_in(states)?;
             self.early.count(&counted);
             kept.push(counted.states);

@@ -158,7 +158,7 @@ impl Merge {
                 .panes
                 .entry(pane)
                 .or_default()
-                .push(group, bench, own)?;
+                .push(group, bench, own, u64::MAX)?;
             if left_out > 0 {
                 let lost = [(KEYS_OVER_CAP.into(), left_out as i64)].into();
                 self.rest.holes.note(pane, pane_end(pane, *span), lost);

@@ -66,9 +66,11 @@ pub(super) struct Pending {
 }
 
 /// The seconds of all sources that are not flushed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Source {
     pub pending: BTreeMap<Second, Pending>,
+    /// Bytes that the states of a second may take.
+    second_bytes: u64,
 }
 
 /// Numbers for what rows are told apart by beside their keys: their second, and how many windows they are too late for.
@@ -90,6 +92,14 @@ impl Numbers {
 }
 
 impl Source {
+    /// Of seconds whose states may take so many bytes.
+    pub fn new(second_bytes: u64) -> Self {
+        Self {
+            pending: BTreeMap::new(),
+            second_bytes,
+        }
+    }
+
     pub fn note_hole(&mut self, second: Second, (from, to): (i64, i64), class: &str, count: u64) {
         let pending = self.pending.entry(second).or_default();
         let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -117,7 +127,7 @@ impl Source {
             let own = RecordBatch::try_new(own.schema(), columns)?;
             let reach = reach(&own, span);
             let pending = self.pending.entry(second).or_default();
-            let left_out = pending.states.push(group, bench, own)?;
+            let left_out = pending.states.push(group, bench, own, self.second_bytes)?;
             if left_out > 0 {
                 self.note_hole(second, reach, KEYS_OVER_CAP, left_out);
             }

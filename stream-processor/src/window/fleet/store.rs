@@ -186,7 +186,7 @@ impl Fleet {
                     continue;
                 }
                 for piece in own.operators.read(payload)? {
-                    states.push(&own.operators.group, &own.operators.bench, piece)?;
+                    states.push(&own.operators.group, &own.operators.bench, piece, u64::MAX)?;
                 }
             }
         }
@@ -231,7 +231,7 @@ impl Fleet {
                 };
                 for piece in own.operators.read(payload)? {
                     let states = own.merge.panes.entry(pane).or_default();
-                    states.push(&own.operators.group, &own.operators.bench, piece)?;
+                    states.push(&own.operators.group, &own.operators.bench, piece, u64::MAX)?;
                 }
                 let pieces = own.merge.pieces.entry(pane).or_default();
                 pieces.insert(format!("{PREFIX}{name}/{rest}"));

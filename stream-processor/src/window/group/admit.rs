@@ -201,6 +201,7 @@ impl Group {
                         detections: self.members.iter().map(|member| member.detection).collect(),
                         start: id.1,
                         end: id.1 + self.pane_ns,
+                        bytes: None,
                     });
                 }
             }

@@ -216,7 +216,9 @@ impl Group {
         let mut kinds: BTreeMap<WindowSpec, Starts> = BTreeMap::new();
         for window in due {
             let own = (window.spec, window.start, window.slot);
-            let spoken = || self.fired.any(&own) || self.unsure.contains(&own);
+            // Where keys went, or could not fire, some may have reached their numbers that nobody was told of.
+            let amiss = || self.overflow(window.start, &window.spec, window.slot) > 0;
+            let spoken = || self.fired.any(&own) || self.unsure.contains(&own) || amiss();
             if self.early.is_idle() || spoken() {
                 let starts = kinds.entry(window.spec).or_default();
                 let id = (partition_of(window.slot), window.start);

@@ -473,6 +473,8 @@ impl Layout {
             open: HashMap::new(),
             over: Vec::new(),
             next_piece: 0,
+            came: BTreeMap::new(),
+            fired_full: BTreeSet::new(),
             off: Off::default(),
         };
         group.early = Early::new(&group, set)?;

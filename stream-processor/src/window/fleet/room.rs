@@ -1,0 +1,113 @@
+//! What the windows of a task of the fleet hold, and how keys go where there is no room for them.
+
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
+use datafusion::common::{HashMap, HashSet, Result};
+
+use super::source::KEYS_OVER_CAP;
+use super::{Fleet, Own, pane_end};
+use crate::hosts::FLEET;
+use crate::window::group::FIXED_COLUMNS;
+use crate::window::piece::row_bytes;
+use crate::window::room::KEY_BESIDE;
+use crate::window::shard::key_hashes;
+
+/// What a mark of a window that has fired takes beside the text of its keys.
+const MARK_BYTES: usize = 128;
+
+impl Fleet {
+    /// Bytes that came to the tasks of the fleet since this was asked, at most.
+    pub fn came(&mut self) -> Vec<(i32, u64)> {
+        let own = self.detections.iter_mut().map(|own| {
+            let panes = own.merge.panes.values_mut();
+            (own.task, panes.map(|states| states.take_came()).sum())
+        });
+        own.filter(|(_, bytes)| *bytes > 0).collect()
+    }
+
+    /// Bytes that the windows of a task of the fleet hold; nothing of a partition, whose seconds have a bound of their own.
+    pub fn held(&self, task: i32) -> u64 {
+        if task > FLEET {
+            return 0;
+        }
+        let own = self.detections.iter().filter(|own| own.task == task);
+        own.map(|own| own.held() + own.fired()).sum()
+    }
+
+    /// Takes keys out until the windows of a task hold so many bytes: of each detection the same part of what it has.
+    ///
+    /// # Errors
+    /// When states cannot be taken apart.
+    pub fn shed(&mut self, task: i32, bytes: u64) -> Result<()> {
+        let all: u64 = self.held(task);
+        let own = self.detections.iter_mut().filter(|own| own.task == task);
+        for own in own {
+            let kept = u128::from(own.held()) * u128::from(bytes) / u128::from(all).max(1);
+            own.shed(kept as u64)?;
+        }
+        Ok(())
+    }
+}
+
+impl Own {
+    fn held(&self) -> u64 {
+        let panes = self.merge.panes.values();
+        panes.map(super::states::States::bytes).sum()
+    }
+
+    fn fired(&self) -> u64 {
+        let fired = self.merge.rest.fired.values().flatten();
+        fired
+            .map(|(keys, _)| (keys.len() + MARK_BYTES) as u64)
+            .sum()
+    }
+
+    fn shed(&mut self, bytes: u64) -> Result<()> {
+        let group = &self.operators.group;
+        let keys_end = FIXED_COLUMNS + group.keys;
+        let mut keys: HashMap<(i64, u64), (u64, u64)> = HashMap::new();
+        for (pane, states) in &self.merge.panes {
+            for piece in states.pieces() {
+                let hashes = key_hashes(piece, keys_end)?;
+                for ((row, hash), bytes) in hashes.into_iter().enumerate().zip(row_bytes(piece)) {
+                    let key = keys.entry((*pane, hash)).or_default();
+                    key.0 += group.rows_in(&piece.slice(row, 1));
+                    key.1 += (bytes + KEY_BESIDE) as u64;
+                }
+            }
+        }
+        // Those with the most rows stay, and of equal ones those of the oldest panes.
+        let mut keys: Vec<_> = keys.into_iter().collect();
+        keys.sort_unstable_by_key(|((pane, hash), (rows, _))| (u64::MAX - rows, *pane, *hash));
+        let mut left = bytes;
+        let mut going: BTreeMap<i64, HashSet<u64>> = BTreeMap::new();
+        for ((pane, hash), (_, bytes)) in keys {
+            if let Some(rest) = left.checked_sub(bytes) {
+                left = rest;
+                continue;
+            }
+            left = 0;
+            going.entry(pane).or_default().insert(hash);
+        }
+        for (pane, going) in going {
+            let Some(states) = self.merge.panes.get_mut(&pane) else {
+                continue;
+            };
+            let stays = |piece: &RecordBatch| {
+                let hashes = key_hashes(piece, keys_end)?.into_iter();
+                Ok(hashes.map(|hash| !going.contains(&hash)).collect())
+            };
+            let rows = states.retain(group, stays)?;
+            self.merge.changed.insert(pane);
+            let lost = [(
+                KEYS_OVER_CAP.into(),
+                i64::try_from(rows).unwrap_or(i64::MAX),
+            )]
+            .into();
+            let end = pane_end(pane, self.operators.span);
+            self.merge.rest.holes.note(pane, end, lost);
+        }
+        Ok(())
+    }
+}
