@@ -306,8 +306,14 @@ fn a_published_set_runs_everywhere_and_nothing_else_does() {
     // What somebody else writes there changes nothing: a set without a signature, and noise.
     let trusted = std::mem::take(&mut scene.trusted);
     scene.remove("hoe");
-    let forged = scene.told(&["publish", &folder, "--kafka", &address]);
-    assert!(forged.contains("set 3 published"), "{forged}");
+    let plain = ["publish", &folder, "--kafka", &address];
+    let refused = scene.refused(&plain, 2);
+    assert!(refused.contains("set 2 is signed"), "{refused}");
+    let forged = scene.told(&[&plain[..], &["--force"]].concat());
+    assert!(
+        forged.contains("set 3 published") && forged.contains("; it is not signed, so processors"),
+        "{forged}"
+    );
     scene.trusted = trusted;
     both_say(&mut alerts, "detection_refused", "it is not signed");
     scene.publisher.send_to(TOPIC, 0, "noise", b"noise");

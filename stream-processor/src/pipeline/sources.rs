@@ -42,7 +42,7 @@ impl SourceWatch {
     pub fn new(config: &Config) -> Self {
         let names = Topics::new(config.kafka.topic_prefix.as_str());
         Self {
-            reporter: Reporter::of_this_process(idle::HOST_ID),
+            reporter: Reporter::of_this_process(idle::HOST_ID, config.kafka.instance.as_deref()),
             topic: names.name(Topic::Events),
             delay_max: config.windows.fleet_delay_max,
             look_at: (config.stage == Stage::Fleet).then(Instant::now),
