@@ -33,6 +33,8 @@ Exit codes:
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES)]
 struct Arguments {
+    #[command(flatten)]
+    options: Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -40,35 +42,35 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Match events and publish alerts until SIGTERM, SIGINT or SIGHUP, which drain and commit.
-    Run(Options),
+    Run,
     /// Check what run needs: configuration, detections, brokers, topics, the group, a transaction; change nothing.
-    Check(Options),
+    Check,
     /// Print every setting in force and where it is from, secrets masked.
-    Config(Options),
+    Config,
     /// Ask the processor that runs here which detections it runs: name, hash of the file, since when.
-    Loaded(Options),
+    Loaded,
 }
 
 #[derive(Args)]
 struct Options {
     /// Configuration file; processor.toml shows every setting.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Brokers, host:port separated by commas (kafka.bootstrap_servers).
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     kafka: Option<String>,
     /// Folder of detections (detections.folder).
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     detections: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let done = match arguments.command {
-        Command::Run(options) => run(options),
-        Command::Check(options) => check(options),
-        Command::Config(options) => show(options),
-        Command::Loaded(options) => loaded(options),
+    let Arguments { options, command } = Arguments::parse();
+    let done = match command {
+        Command::Run => run(options),
+        Command::Check => check(options),
+        Command::Config => show(options),
+        Command::Loaded => loaded(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

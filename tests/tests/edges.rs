@@ -106,6 +106,34 @@ fn what_is_shown_is_a_file_that_can_be_given() {
 }
 
 #[test]
+fn options_stand_before_and_behind_the_subcommand() {
+    for name in ["dogwatch-sensor", "dogwatch-processor"] {
+        for arguments in [
+            ["config", "--kafka", "one:9092"],
+            ["--kafka", "one:9092", "config"],
+        ] {
+            ends(
+                &mut program(name, &arguments),
+                0,
+                &["\"one:9092\"  # command line"],
+            );
+        }
+    }
+}
+
+#[test]
+fn a_log_level_that_is_none_and_a_word_that_is_none_are_refused() {
+    let levels = ["loud", "off, error, warn, info, debug, trace"];
+    let mut processor = program("dogwatch-processor", &["config"]);
+    ends(processor.env("DOGWATCH_LOG__LEVEL", "loud"), 2, &levels);
+    let mut sensor = program("dogwatch-sensor", &["config"]);
+    ends(sensor.env("DOGWATCH_LOG__FILTER", "loud"), 2, &levels);
+    let mut processor = program("dogwatch-processor", &["config"]);
+    let words = ["exactly_once", "at_least_once", "DOGWATCH_DELIVERY"];
+    ends(processor.env("DOGWATCH_DELIVERY", "exactly"), 2, &words);
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_failure() {
     for name in ["dogwatch-processor", "dogwatch-sensor"] {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -376,16 +404,22 @@ fn newer_alert(host: &str, seq: i64) -> (String, Vec<u8>) {
         event_ts: events::exec(host, seq, "intruder").ts,
         ..Alert::default()
     };
-    let mut schema: Value = serde_json::from_str(Alert::SCHEMA).unwrap();
+    let alert = apache_avro::to_value(alert).unwrap();
+    without("risk", Alert::SCHEMA, alert, Some("of_tomorrow"))
+}
+
+/// A record written without a column, and perhaps with another one; the schema of that, and the bytes.
+fn without(left_out: &str, schema: &str, record: Avro, more: Option<&str>) -> (String, Vec<u8>) {
+    let mut schema: Value = serde_json::from_str(schema).unwrap();
     let fields = schema["fields"].as_array_mut().unwrap();
-    fields.retain(|field| field["name"] != "risk");
-    fields.push(serde_json::json!({"name": "of_tomorrow", "type": "long"}));
+    fields.retain(|field| field["name"] != left_out);
+    fields.extend(more.map(|name| serde_json::json!({"name": name, "type": "long"})));
     let parsed = apache_avro::Schema::parse(&schema).unwrap();
-    let Avro::Record(mut values) = apache_avro::to_value(alert).unwrap() else {
-        panic!("an alert is a record")
+    let Avro::Record(mut values) = record else {
+        panic!("{record:?} is no record")
     };
-    values.retain(|(name, _)| name != "risk");
-    values.push(("of_tomorrow".into(), Avro::Long(1)));
+    values.retain(|(name, _)| name != left_out);
+    values.extend(more.map(|name| (name.into(), Avro::Long(1))));
     let value = Avro::Record(values).resolve(&parsed).unwrap();
     let mut record = Vec::new();
     framing::write_header(framing::fingerprint_of(&parsed), &mut record);
