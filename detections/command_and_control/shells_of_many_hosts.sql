@@ -6,7 +6,7 @@
 -- risk = 90
 -- attack = ["T1059.004", "T1071", "T1570"]
 -- false_positives = ["start scripts that wait for one service by /dev/tcp, where a whole deployment starts at once"]
--- blind_spots = ["a listener with another address or port for each host", "connections of programs that a shell starts", "fewer than three hosts in ten minutes", "shells of a configured healthcheck"]
+-- blind_spots = ["a listener with another address or port for each host", "connections of programs that a shell starts", "fewer than three hosts in ten minutes", "shells of a configured healthcheck", "hosts that were first heard of less than a minute ago"]
 -- references = ["https://attack.mitre.org/techniques/T1059/004/", "https://attack.mitre.org/techniques/T1071/"]
 -- response = "Close the address off for the whole fleet first, then look at each host: connection_from_shell has the command lines."
 -- dedup = { key = ["peer_ip", "peer_port"], period = "1h" }
@@ -26,4 +26,4 @@ WHERE evt_type = 'connect'
   AND program IN (SELECT name FROM shells)
   AND coalesce(proc_stage, '') <> 'healthcheck'
 GROUP BY window_start, window_end, fd_sip, fd_sport
-HAVING count(DISTINCT host_id) >= 3
+HAVING hosts_known(INTERVAL '1 minute') >= 3

@@ -6,7 +6,7 @@
 -- risk = 85
 -- attack = ["T1003.008"]
 -- false_positives = ["a backup or scanning agent that goes through all containers"]
--- blind_spots = ["fewer than five hosts in ten minutes", "reads that were refused", "package managers and what they run, by the names of the ancestors, which a program can take", "the same through another root; sensitive_file_read sees it on each host"]
+-- blind_spots = ["fewer than five hosts in ten minutes", "reads that were refused", "package managers and what they run, by the names of the ancestors, which a program can take", "the same through another root; sensitive_file_read sees it on each host", "hosts that were first heard of less than a minute ago"]
 -- reads = ["*/etc/shadow*", "*/etc/gshadow*"]
 -- references = ["https://attack.mitre.org/techniques/T1003/008/"]
 -- response = "Find out who asked for it on all of these hosts. Treat the passwords as known to others."
@@ -25,4 +25,4 @@ WHERE evt_type IN ('open', 'openat', 'openat2')
   AND NOT under_package_manager
   AND coalesce(program, '') NOT IN (SELECT name FROM credential_readers WHERE reads = 'accounts')
 GROUP BY window_start, window_end, fd_name
-HAVING count(DISTINCT host_id) >= 5
+HAVING hosts_known(INTERVAL '1 minute') >= 5

@@ -6,7 +6,7 @@
 -- risk = 90
 -- attack = ["T1570", "T1620", "T1036.005"]
 -- false_positives = ["software that unpacks itself below /tmp and runs from there, where a whole deployment starts at once"]
--- blind_spots = ["another name on each host", "scripts: what is executed is their interpreter", "fewer than three hosts in ten minutes"]
+-- blind_spots = ["another name on each host", "scripts: what is executed is their interpreter", "fewer than three hosts in ten minutes", "hosts that were first heard of less than a minute ago"]
 -- references = ["https://attack.mitre.org/techniques/T1570/", "https://attack.mitre.org/techniques/T1620/"]
 -- response = "Stop the containers before the processes end, if their memory can be kept; look for what they have in common."
 -- dedup = { key = ["what"], period = "1h" }
@@ -24,4 +24,4 @@ WHERE (
   AND NOT under_build
   AND NOT under_package_manager
 GROUP BY window_start, window_end, proc_exepath
-HAVING count(DISTINCT host_id) >= 3
+HAVING hosts_known(INTERVAL '1 minute') >= 3

@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1046"]
 -- false_positives = ["a deployment whose service is down and has many addresses"]
--- blind_spots = ["fewer than 30 refused addresses of a port in half an hour, or fewer than three hosts", "open ports, which refuse nothing", "connections that do not wait for their end (non-blocking)", "scans by raw sockets; raw_packet_socket sees these"]
+-- blind_spots = ["fewer than 30 refused addresses of a port in half an hour, or fewer than three hosts", "open ports, which refuse nothing", "connections that do not wait for their end (non-blocking)", "scans by raw sockets; raw_packet_socket sees these", "hosts that were first heard of less than a minute ago"]
 -- references = ["https://attack.mitre.org/techniques/T1046/"]
 -- response = "Find the processes among the samples, and what their containers have in common: image, node, or who reached them."
 -- dedup = { key = ["port"], period = "1h" }
@@ -25,4 +25,4 @@ WHERE evt_type = 'connect'
   AND fd_sport IS NOT NULL
 GROUP BY window_start, window_end, fd_sport
 HAVING count(DISTINCT fd_sip) >= 30
-  AND count(DISTINCT host_id) >= 3
+  AND hosts_known(INTERVAL '1 minute') >= 3

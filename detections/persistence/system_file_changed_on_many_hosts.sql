@@ -6,7 +6,7 @@
 -- risk = 85
 -- attack = ["T1554", "T1574.006", "T1570"]
 -- false_positives = ["containers that install or update software when they start, where a whole deployment starts at once"]
--- blind_spots = ["another file on each host", "changes that were refused", "package managers, make and what they run, by the names of the ancestors, which a program can take", "fewer than three hosts in ten minutes"]
+-- blind_spots = ["another file on each host", "changes that were refused", "package managers, make and what they run, by the names of the ancestors, which a program can take", "fewer than three hosts in ten minutes", "hosts that were first heard of less than a minute ago"]
 -- references = ["https://attack.mitre.org/techniques/T1554/", "https://attack.mitre.org/techniques/T1574/006/"]
 -- response = "Compare the file with the image's on one host. If it is not yours: start the containers anew from the image, all of them, and look for how it came there."
 -- dedup = { key = ["file"], period = "1h" }
@@ -31,4 +31,4 @@ WHERE (
   AND NOT under_build
   AND NOT image_build
 GROUP BY window_start, window_end, coalesce(fs_path_target, fd_name)
-HAVING count(DISTINCT host_id) >= 3
+HAVING hosts_known(INTERVAL '1 minute') >= 3

@@ -1,4 +1,4 @@
-//! The aggregates that windows allow, and the two that DataFusion does not have.
+//! The aggregates that windows allow, and the three that DataFusion does not have.
 //!
 //! An aggregate is allowed when its state is bounded, merging states is associative and commutative, and the merged result
 //! is that of one pass: then panes, batches, crashes and moves cannot change an answer. Tests hold each to these laws.
@@ -6,6 +6,7 @@
 //! | function | says |
 //! | --- | --- |
 //! | `sample(value, k)` | up to `k` distinct values as a list, the smallest ones as text |
+//! | `hosts_known(span)` | in a window over all hosts: how many hosts it has rows of that were heard of for longer than `span` |
 //! | `distinct_count(value, cap)` | what `count(DISTINCT value)` becomes in a window: exact up to `cap`, then `cap` |
 
 use std::collections::BTreeSet;
@@ -27,10 +28,13 @@ use datafusion::physical_expr::expressions::Literal;
 use smallvec::SmallVec;
 
 mod distinct;
+mod hosts;
 mod sample;
 
 use distinct::HashesOfGroups;
 use sample::TextsOfGroups;
+
+pub use hosts::HOSTS_KNOWN;
 
 /// Most values `sample` keeps.
 const SAMPLE_MAX: i64 = 20;
@@ -50,6 +54,7 @@ pub fn all() -> Vec<Arc<AggregateUDF>> {
     vec![
         Arc::new(AggregateUDF::from(Keep::sample())),
         Arc::new(AggregateUDF::from(Keep::distinct_count())),
+        Arc::new(AggregateUDF::from(hosts::HostsKnown::new())),
     ]
 }
 
@@ -76,7 +81,7 @@ pub fn state_bytes(
     let value = if text { TEXT_BYTES_MAX as u64 } else { NUMBER };
     match (name, distinct) {
         ("count", false) => Ok(NUMBER),
-        ("count", true) | ("distinct_count", _) => {
+        ("count", true) | ("distinct_count" | HOSTS_KNOWN, _) => {
             Ok(NUMBER * size.unwrap_or(DISTINCT_CAP).unsigned_abs())
         }
         ("sum", false) => Ok(NUMBER),
@@ -105,7 +110,7 @@ pub fn state_bytes(
         )),
         (name, _) => Err((
             format!("{name} is none of the aggregates of windows"),
-            "use count, sum, min, max, avg, stddev, var, bool_and, bool_or, bit_and, bit_or, bit_xor, approx_distinct, first_value, last_value or sample".to_owned(),
+            "use count, sum, min, max, avg, stddev, var, bool_and, bool_or, bit_and, bit_or, bit_xor, approx_distinct, first_value, last_value, sample or hosts_known".to_owned(),
         )),
     }
 }

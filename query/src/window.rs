@@ -273,9 +273,14 @@ impl TableFunctionImpl for WindowFunction {
 
 /// The nanoseconds of a literal interval; none when it is not of fixed length.
 fn span_ns(expr: &Expr) -> Option<i64> {
-    let Expr::Literal(value, _) = expr else {
-        return None;
-    };
+    match expr {
+        Expr::Literal(value, _) => literal_ns(value),
+        _ => None,
+    }
+}
+
+/// The nanoseconds of an interval; none when it is not of fixed length.
+pub fn literal_ns(value: &ScalarValue) -> Option<i64> {
     const DAY_NS: i64 = 86_400_000_000_000;
     match value {
         ScalarValue::IntervalMonthDayNano(Some(span)) if span.months == 0 => i64::from(span.days)

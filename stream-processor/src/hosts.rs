@@ -100,6 +100,8 @@ pub(crate) struct Moment {
     /// Of how many hosts that stay it is one, and has been since its clock was stepped; 0 where it is none of them. Caps leave
     /// each of these something.
     pub among: usize,
+    /// For how many seconds of ingest the task has heard of its host.
+    pub known_s: i64,
 }
 
 /// Why windows are closed before their time.

@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::array::{RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{cast, concat_batches, take_record_batch};
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use dogwatch_schemas::decode::SchemaError;
@@ -631,8 +631,9 @@ impl Log {
         let starts: Vec<i64> = pairs.iter().map(|(_, start)| *start).collect();
         match (query.passing(&self.take(&indices)?, &starts), pairs) {
             (Ok((places, computed)), _) => {
-                passing.extend(places.into_iter().map(|place| pairs[place]));
-                judged.push(computed);
+                let own: Vec<(usize, i64)> = places.into_iter().map(|place| pairs[place]).collect();
+                judged.push(self.with_known_hosts(query, &own, computed)?);
+                passing.extend(own);
             }
             (Err(_), [(at, _)]) => {
                 let row = &self.scan.rows[*at];
@@ -645,6 +646,28 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    /// What is computed of rows, with the hosts that were heard of for long enough.
+    fn with_known_hosts(
+        &self,
+        query: &Query,
+        rows: &[(usize, i64)],
+        computed: RecordBatch,
+    ) -> Result<RecordBatch, OracleError> {
+        let mut columns = computed.columns().to_vec();
+        for (column, seconds) in query.known_hosts() {
+            let hosts = rows.iter().map(|(at, _)| {
+                let row = &self.scan.rows[*at];
+                (row.known_s >= *seconds).then_some(row.host.as_str())
+            });
+            let hosts: StringArray = hosts.collect();
+            columns[*column] = cast(&hosts, columns[*column].data_type())?;
+        }
+        if query.known_hosts().is_empty() {
+            return Ok(computed);
+        }
+        Ok(RecordBatch::try_new(computed.schema(), columns)?)
     }
 
     /// What a query says of one window; `rows` are those that count in it, in order.

@@ -754,6 +754,20 @@ fn what_windows_cannot_keep_is_refused() {
         "does not tell rows of several hosts apart",
         "ORDER BY ts, host_id, sensor_run, seq",
     );
+    for span in [
+        "INTERVAL '0 seconds'",
+        "INTERVAL '31 days'",
+        "INTERVAL '1 month'",
+    ] {
+        check_refused(
+            &format!(
+                "SELECT 'x' AS container_id, hosts_known({span}) AS n\n{window}\nGROUP BY window_start, proc_name"
+            ),
+            1,
+            "takes a span from 1 second to 30 days",
+            "hosts_known(INTERVAL '10 minutes')",
+        );
+    }
     check_refused(
         &format!("SELECT container_id\n{window}"),
         1,
@@ -763,6 +777,11 @@ fn what_windows_cannot_keep_is_refused() {
     for (aggregate, reason, mend) in [
         ("array_agg(proc_name)", "keeps every value", "sample"),
         ("median(proc_pid)", "keeps every value", "avg"),
+        (
+            "hosts_known(INTERVAL '1 minute')",
+            "counts hosts, and the window is of one",
+            "GROUP BY",
+        ),
         (
             "approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY proc_pid)",
             "order in which states",

@@ -90,9 +90,11 @@ pub(crate) struct AggregateCall {
     pub state_bytes: u64,
 }
 
-/// A literal, or an expression over the columns of events.
+/// A literal, an expression over the columns of events, or what the engine knows of a row's host.
 pub(crate) enum Argument {
     Literal(ScalarValue),
+    /// The row's host, where it was heard of for so many seconds.
+    KnownHost(i64),
     Expr {
         text: String,
         expr: BoundExpr,
@@ -137,14 +139,15 @@ impl Argument {
     /// Its expression, where it is none but a literal.
     pub fn expr(&self) -> Option<&BoundExpr> {
         match self {
-            Self::Literal(_) => None,
+            Self::Literal(_) | Self::KnownHost(_) => None,
             Self::Expr { expr, .. } => Some(expr),
         }
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         match self {
             Self::Literal(value) => format!("{value:?}"),
+            Self::KnownHost(seconds) => format!("host known for {seconds} s"),
             Self::Expr { text, .. } => text.clone(),
         }
     }

@@ -14,12 +14,19 @@ const BEGIN: i64 = 1_800_000_000 * SECOND;
 
 /// An engine of one detection: programs that ran on two hosts within ten seconds.
 fn engine(partitions: &[i32]) -> Engine {
+    engine_of(partitions, "count(DISTINCT host_id)")
+}
+
+/// The same, of what counts hosts.
+fn engine_of(partitions: &[i32], counts: &str) -> Engine {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir_all(folder.path().join("fleet")).expect("a folder");
-    let text = "-- title = \"t\"\n-- description = \"d\"\n-- message = \"{proc_name} on {hosts} hosts\"\n\
+    let text = format!(
+        "-- title = \"t\"\n-- description = \"d\"\n-- message = \"{{proc_name}} on {{hosts}} hosts\"\n\
         -- severity = \"high\"\n-- status = \"stable\"\n\
-        SELECT proc_name, count(DISTINCT host_id) AS hosts FROM tumble(events, INTERVAL '10 seconds')\n\
-        WHERE evt_type = 'execve' GROUP BY window_start, window_end, proc_name HAVING count(DISTINCT host_id) >= 2";
+        SELECT proc_name, {counts} AS hosts FROM tumble(events, INTERVAL '10 seconds')\n\
+        WHERE evt_type = 'execve' GROUP BY window_start, window_end, proc_name HAVING {counts} >= 2"
+    );
     fs::write(folder.path().join("fleet/spread.sql"), text).expect("a detection");
     let report = DetectionSet::load(folder.path()).expect("detections");
     assert_eq!(report.refused, Vec::new());
@@ -408,4 +415,44 @@ fn a_clock_that_is_set_back_makes_its_own_rows_late_at_most_and_time_goes_on() {
     assert_eq!(states, ["open", "closed"]);
     let late: Vec<i64> = output.late.iter().map(|late| late.record.offset).collect();
     assert_eq!(late, [6], "its own");
+}
+
+#[test]
+fn hosts_known_counts_who_was_heard_of_for_long_enough_and_no_others() {
+    let mut engine = engine_of(&[0, 1], "hosts_known(INTERVAL '5 seconds')");
+    let mut offset = 0;
+    let mut row = |host: &str, at: f64, more: Value| {
+        offset += 1;
+        row(offset, host, at, at, more)
+    };
+    let of = |seq: i64| json!({"seq": seq});
+    let at = |seq: i64| json!({"evt_type": "mark", "seq": seq});
+    let mut steps = vec![vec![row("a0", 0.0, at(0)), row("b0", 0.0, at(0))]];
+    // Two that were known, but one of them not for long enough; and hosts that somebody invents.
+    steps.push(vec![row("a0", 4.5, of(1)), row("a0", 5.5, of(2))]);
+    let mut invented = Vec::new();
+    for number in 0..50 {
+        invented.push(row(&format!("invented-{number}-0"), 5.6, of(0)));
+    }
+    steps.push(invented);
+    steps.push(vec![
+        row("c1", 5.7, of(0)),
+        row("a0", 7.0, at(3)),
+        row("c1", 7.0, at(1)),
+    ]);
+    let mut said_so_far = Vec::new();
+    for step in steps {
+        said_so_far.extend(said(&engine.step(step).expect("a step")));
+    }
+    assert_eq!(said_so_far, [], "one host is known");
+    let second = vec![
+        row("b0", 7.5, of(1)),
+        row("a0", 8.6, at(4)),
+        row("c1", 8.6, at(2)),
+    ];
+    let output = engine.step(second).expect("a step");
+    let open = ("open".to_owned(), "miner on 2 hosts".to_owned());
+    assert_eq!(said(&output), [open]);
+    // All that ran it are counted beside, known or not.
+    assert_eq!(output.alerts[0].host_count, Some(53));
 }

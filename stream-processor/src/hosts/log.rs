@@ -152,6 +152,7 @@ impl Log {
                 high_after: host.high,
                 clock_replaced,
                 among,
+                known_s: second.saturating_sub(host.since),
             },
         }
     }

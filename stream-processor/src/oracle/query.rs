@@ -25,6 +25,7 @@ use datafusion::common::{Column, Result, ScalarValue, not_impl_err, plan_err};
 use datafusion::datasource::MemTable;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateDefaults, TaskContext};
+use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::logical_expr::{
     Aggregate, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
     ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, SortExpr, Volatility,
@@ -40,7 +41,7 @@ use tokio::runtime::Runtime;
 
 use super::OracleError;
 use crate::decode::table_schema;
-use crate::detect::aggregates::all as own_aggregates;
+use crate::detect::aggregates::{HOSTS_KNOWN, all as own_aggregates};
 use crate::detect::views::Views;
 use crate::detect::{Lists, SqlFile, Template, functions, growth};
 use crate::json;
@@ -125,6 +126,8 @@ pub(super) struct Grouped {
     key_names: Vec<String>,
     /// Whether no key says whose the rows are.
     pub fleet: bool,
+    /// Columns of `judged` that hold a host which must have been heard of for so many seconds.
+    known_hosts: Vec<(usize, i64)>,
     /// Whether a LIMIT chooses among groups.
     limited: bool,
     /// The rows that pass WHERE, with what the GROUP BY and the aggregates compute of each.
@@ -219,6 +222,14 @@ impl Query {
         let schema = Arc::clone(&grouped.judged.schema);
         let judged = RecordBatch::try_new_with_options(schema, columns, &options)?;
         Ok((places, judged))
+    }
+
+    /// Which columns of what [`Query::passing`] computes wait for the host of each row, where it was heard of for so many seconds.
+    pub fn known_hosts(&self) -> &[(usize, i64)] {
+        match &self.shape {
+            Shape::Windows(grouped) => &grouped.known_hosts,
+            Shape::Events(_) => &[],
+        }
     }
 
     /// What the query says of the rows of one window, as [`Query::passing`] computed them.
@@ -410,7 +421,7 @@ fn plan_shape(
         .input
         .schema()
         .qualified_field_with_unqualified_name(PLACE)?;
-    let (computed, calls) = computed(aggregate);
+    let (computed, calls, known_hosts) = computed(aggregate)?;
     let place = Expr::Column(Column::from(place));
     let passing = LogicalPlanBuilder::from(aggregate.input.as_ref().clone())
         .project(std::iter::once(place).chain(computed))?
@@ -423,6 +434,7 @@ fn plan_shape(
     let grouped = Grouped {
         fleet: !aggregate.group_expr.iter().any(of_a_host),
         limited: has_limit(&planned.logical),
+        known_hosts,
         judged,
         groups: physical(&groups)?,
         windows,
@@ -574,7 +586,7 @@ fn counts(expr: &Expr, aggregate: &Aggregate) -> bool {
         while let Expr::Alias(alias) = inner {
             inner = &alias.expr;
         }
-        named && matches!(inner, Expr::AggregateFunction(call) if call.func.name() == "count")
+        named && matches!(inner, Expr::AggregateFunction(call) if ["count", HOSTS_KNOWN].contains(&call.func.name()))
     })
 }
 
@@ -646,8 +658,11 @@ fn has_sort(plan: &LogicalPlan) -> bool {
     matches!(plan, LogicalPlan::Sort(_)) || plan.inputs().into_iter().any(has_sort)
 }
 
+/// What is computed of each row, the aggregates over that, and which columns are hosts that must be known for so many seconds.
+type Computed = (Vec<Expr>, Vec<Expr>, Vec<(usize, i64)>);
+
 /// What a GROUP BY and its aggregates compute of each row, the keys first, texts cut; and the aggregates over these columns.
-fn computed(aggregate: &Aggregate) -> (Vec<Expr>, Vec<Expr>) {
+fn computed(aggregate: &Aggregate) -> Result<Computed> {
     let schema = aggregate.input.schema();
     let mut computed: Vec<Expr> = Vec::new();
     let mut column = |expr: Expr| {
@@ -662,13 +677,28 @@ fn computed(aggregate: &Aggregate) -> (Vec<Expr>, Vec<Expr>) {
     for key in &aggregate.group_expr {
         column(key.clone());
     }
+    let mut known_hosts = Vec::new();
     let mut calls = Vec::new();
     for call in &aggregate.aggr_expr {
         let mut call = call.clone();
         while let Expr::Alias(alias) = call {
             call = *alias.expr;
         }
-        if let Expr::AggregateFunction(call) = &mut call {
+        if let Expr::AggregateFunction(call) = &mut call
+            && call.func.name() == HOSTS_KNOWN
+        {
+            let Some(span) = call.params.args.first().and_then(nanoseconds) else {
+                return plan_err!("hosts_known takes a span");
+            };
+            let seconds = span / 1_000_000_000;
+            // The query may read no host: the caller knows whose rows these are.
+            let host = column(Expr::Literal(ScalarValue::Utf8(None), None));
+            let place = computed_place(&host);
+            known_hosts.push((place, seconds));
+            call.func = count_udaf();
+            call.params.distinct = true;
+            call.params.args = vec![host];
+        } else if let Expr::AggregateFunction(call) = &mut call {
             let params = &mut call.params;
             let ordered = params.order_by.iter_mut().map(|sort| &mut sort.expr);
             let filter = params.filter.iter_mut().map(|filter| filter.as_mut());
@@ -680,7 +710,16 @@ fn computed(aggregate: &Aggregate) -> (Vec<Expr>, Vec<Expr>) {
         }
         calls.push(call);
     }
-    (computed, calls)
+    Ok((computed, calls, known_hosts))
+}
+
+/// The place of a computed column, by its name.
+fn computed_place(column: &Expr) -> usize {
+    let name = column.schema_name().to_string();
+    let number = name
+        .strip_prefix("_v")
+        .and_then(|number| number.parse().ok());
+    number.unwrap_or(usize::MAX)
 }
 
 /// The groups of a window, under the names that the query knows them by.

@@ -59,6 +59,8 @@ pub(super) struct Row {
     pub second: i64,
     /// How far all hosts of the partition were before that second.
     pub fleet: i64,
+    /// For how many seconds the partition has heard of its host.
+    pub known_s: i64,
 }
 
 /// A second of a partition's ingest that is over.
@@ -267,6 +269,7 @@ pub(super) fn scan(
             stepped,
             second,
             fleet,
+            known_s: second.saturating_sub(host.since),
         });
         let kind = TickKind::High(high_after);
         ticks.push(Tick { row, kind });

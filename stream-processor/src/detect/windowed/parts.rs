@@ -1,5 +1,6 @@
 //! What stands in GROUP BY and in the aggregates, taken apart; what cannot be kept in bounded memory is refused.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use datafusion::common::{DFSchema, ScalarValue, internal_err};
@@ -7,15 +8,19 @@ use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, SortExpr};
 
 use super::{AggregateCall, Argument, HOST_KEYS, IDENTITY, Key};
-use crate::detect::aggregates::{self, DISTINCT_CAP};
+use crate::detect::aggregates::{self, DISTINCT_CAP, HOSTS_KNOWN};
 use crate::detect::filter::{BoundExpr, unqualified};
 use crate::detect::session::Session;
 use crate::detect::sql_file::{Fault, PlanError, SqlFile};
-use crate::detect::window::{WINDOW_END, WINDOW_START};
+use crate::detect::window::{WINDOW_END, WINDOW_START, literal_ns};
 
 /// The column that settles the order of a host's rows: times may be equal, and which of two equal ones comes first would
 /// depend on how states were merged.
 const PLACE: &str = "seq";
+
+const SECOND_NS: i64 = 1_000_000_000;
+/// For how long `hosts_known` may ask that a host was heard of, seconds.
+const KNOWN_SECONDS: RangeInclusive<i64> = 1..=30 * 86_400;
 
 /// Where each column of the groups comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +142,9 @@ impl Parts {
         let argument = |expr: &Expr| argument(session, expr, schema);
         let arguments = call.params.args.iter().map(argument);
         let mut arguments = arguments.collect::<Result<Vec<_>, PlanError>>()?;
+        if call.func.name() == HOSTS_KNOWN {
+            arguments = vec![self.known_host(&arguments, line)?];
+        }
         let mut order_by = Vec::new();
         for by in &call.params.order_by {
             let SortExpr {
@@ -161,6 +169,10 @@ impl Parts {
             function = aggregates::distinct_count();
             arguments.push(Argument::Literal(ScalarValue::Int64(Some(DISTINCT_CAP))));
         }
+        if call.func.name() == HOSTS_KNOWN {
+            function = aggregates::distinct_count();
+            arguments.push(Argument::Literal(ScalarValue::Int64(Some(DISTINCT_CAP))));
+        }
         self.places.push(GroupColumn::Aggregate(self.calls.len()));
         self.calls.push(AggregateCall {
             text: call_text(&function, &arguments, &order_by),
@@ -171,6 +183,27 @@ impl Parts {
             state_bytes,
         });
         Ok(())
+    }
+
+    /// What `hosts_known` counts: hosts by the span that they must have been heard of for.
+    fn known_host(&self, arguments: &[Argument], line: usize) -> Result<Argument, Fault> {
+        if !self.fleet {
+            let mend = "leave the keys that name a host out of GROUP BY, or use count(*)";
+            let reason = "hosts_known counts hosts, and the window is of one";
+            return Err(Fault::new(line, reason, mend));
+        }
+        let seconds = match arguments {
+            [Argument::Literal(span)] => literal_ns(span).map(|ns| ns / SECOND_NS),
+            _ => None,
+        };
+        match seconds.filter(|seconds| KNOWN_SECONDS.contains(seconds)) {
+            Some(seconds) => Ok(Argument::KnownHost(seconds)),
+            None => Err(Fault::new(
+                line,
+                "hosts_known takes a span from 1 second to 30 days",
+                "write hosts_known(INTERVAL '10 minutes')",
+            )),
+        }
     }
 
     fn check_keys(&self, file: &SqlFile) -> Result<(), Fault> {

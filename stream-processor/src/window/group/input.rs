@@ -10,7 +10,7 @@ use arrow::array::{
     UInt32Array, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{concat, filter_record_batch, take};
+use arrow::compute::{concat, filter_record_batch, not, nullif, take};
 use datafusion::common::Result;
 
 use super::Group;
@@ -180,6 +180,13 @@ impl Group {
                 InputColumn::Host => {
                     let place = narrow.schema_ref().index_of("host_id")?;
                     Arc::clone(narrow.column(place))
+                }
+                InputColumn::KnownHost(seconds) => {
+                    let known: BooleanArray = moments()
+                        .map(|moment| Some(moment.known_s >= *seconds))
+                        .collect();
+                    let place = narrow.schema_ref().index_of("host_id")?;
+                    nullif(narrow.column(place), &not(&known)?)?
                 }
                 InputColumn::Evidence => evidence::column(rows, included, narrow)?,
             });

@@ -154,6 +154,8 @@ pub(super) enum InputColumn {
     Time,
     Condition(usize),
     Host,
+    /// The host, where it was heard of for so many seconds.
+    KnownHost(i64),
     /// The row as evidence.
     Evidence,
 }
@@ -346,6 +348,10 @@ impl Layout {
         guard: usize,
     ) {
         for (index, argument) in call.all_arguments().enumerate() {
+            if let Argument::KnownHost(seconds) = argument {
+                self.add_known_host(argument.text(), *seconds);
+                continue;
+            }
             let Argument::Expr {
                 text, data_type, ..
             } = argument
@@ -363,6 +369,16 @@ impl Layout {
         }
     }
 
+    /// Adds the column of hosts that were heard of for so many seconds.
+    fn add_known_host(&mut self, text: String, seconds: i64) {
+        if !self.arguments.contains_key(&text) {
+            let name = format!("x{}", self.arguments.len());
+            let column = InputColumn::KnownHost(seconds);
+            let column = self.column(column, &name, DataType::Utf8View);
+            self.arguments.insert(text, column);
+        }
+    }
+
     /// The FILTER of an aggregate, and what it says.
     fn filter(
         &mut self,
@@ -371,7 +387,7 @@ impl Layout {
         guard: usize,
     ) -> (Filter, String) {
         match &call.filter {
-            None => (Filter::None, String::new()),
+            None | Some(Argument::KnownHost(_)) => (Filter::None, String::new()),
             Some(Argument::Literal(value)) => {
                 let verdict = match value {
                     ScalarValue::Boolean(verdict) => *verdict,
@@ -511,6 +527,7 @@ impl Layout {
             let plan = plan_of(set, self.members[member].detection);
             match plan.aggregates[own].arguments.first() {
                 Some(Argument::Expr { text, .. }) => Some(self.arguments[text]),
+                Some(own @ Argument::KnownHost(_)) => Some(self.arguments[&own.text()]),
                 _ => None,
             }
         };
@@ -595,6 +612,7 @@ impl Layout {
             match argument {
                 Argument::Literal(value) => Arc::new(Literal::new(value.clone())),
                 Argument::Expr { text, .. } => column(self.arguments[text]),
+                Argument::KnownHost(_) => column(self.arguments[&argument.text()]),
             }
         };
         let number = |number: i64| -> Arc<dyn PhysicalExpr> {
