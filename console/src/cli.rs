@@ -141,6 +141,7 @@ pub struct Local {
 Examples:
   sudo dogwatch demo
   dogwatch demo --with replay
+  dogwatch demo --fleet
   sudo dogwatch demo --kafka 127.0.0.1:9092")]
 pub struct Demo {
     /// What `local` and `demo` share.
@@ -150,6 +151,12 @@ pub struct Demo {
     /// What to attack [default: the first that works]
     #[arg(long, value_name = "WHAT")]
     pub with: Option<Target>,
+
+    /// Simulate three hosts, and an attack that only all of them together show
+    ///
+    /// They replay what was recorded in one container, each with an id and a clock of its own. No root is needed.
+    #[arg(long, conflicts_with = "with")]
+    pub fleet: bool,
 }
 
 /// Options of `alerts`.

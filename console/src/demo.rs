@@ -5,11 +5,13 @@
 //!                │ none possible                                          ▲
 //!                └──────────► recorded attack ────────────────────────────┘ the same detections
 //! ```
+//! With `--fleet` three hosts are simulated instead (`fleet`).
 //! [`script`] is the whole plot, [`board`] judges it; [`service`] is the victim, [`attacker`] the intruder.
 
 pub mod attacker;
 pub mod board;
 pub mod docker;
+mod fleet;
 pub mod namespace;
 pub mod runtime;
 pub mod script;
@@ -98,6 +100,9 @@ impl DemoError {
 /// # Errors
 /// [`DemoError`] when it cannot be given; a step that is not found is no error.
 pub fn run(options: &cli::Demo) -> Result<bool, DemoError> {
+    if options.fleet {
+        return fleet::run(options);
+    }
     let shutdown = Shutdown::new();
     stop_on_signals(shutdown.clone(), OnHangup::End).map_err(DemoError::Signals)?;
     let printer = Printer::new(Format::chosen(options.watch.json), None)?;

@@ -24,6 +24,8 @@ use crate::readback::ReadBackError;
 pub struct Plan {
     /// Whether each event is shown as a line of JSON, too.
     pub tell_events: bool,
+    /// Whether all events are this host's, where no broker has others'.
+    pub one_host: bool,
     pub(crate) sensor: SensorConfig,
     pub(crate) input: Input,
     pub(crate) processor: ProcessorConfig,
@@ -130,6 +132,7 @@ impl Plan {
             .collect();
         Ok(Self {
             tell_events: false,
+            one_host: true,
             sensor,
             input,
             processor,
@@ -166,10 +169,9 @@ impl Plan {
         if self.of_fleet > 0 {
             let (of_fleet, road) = (self.of_fleet, self.road);
             text += &format!(", {of_fleet} of them over the whole fleet");
-            text += match road {
-                Road::Process => ", which is this host alone",
-                Road::Broker => "",
-            };
+            if road == Road::Process && self.one_host {
+                text += ", which is this host alone";
+            }
         }
         if !self.refused.is_empty() {
             text += &format!(", {} refused:", self.refused.len());

@@ -112,3 +112,25 @@ fn what_was_asked_for_and_cannot_be_had_is_an_error() {
         text(&output)
     );
 }
+
+#[test]
+fn three_hosts_are_each_silent_and_together_found() {
+    let output = demo(&["--fleet"]).output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("SIMULATED"), "{text}");
+    for host in ["demo-ant", "demo-bee", "demo-cat"] {
+        let line = text.lines().find(|line| line.starts_with(host));
+        assert!(line.is_some_and(|line| line.contains("silent")), "{text}");
+    }
+    let found = text.lines().find(|line| line.starts_with("all 3 together"));
+    let found = found.unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        found.contains("found in") && found.ends_with("scan_over_hosts"),
+        "{text}"
+    );
+    assert!(
+        text.contains("36 different addresses") || text.contains("of 3 hosts"),
+        "{text}"
+    );
+}
