@@ -392,7 +392,7 @@ faults() {
 bench() {
     build
     start_docker || fail "the benchmarks need Docker"
-    for benchmark in codec matching throughput latency standstill memory path sensor; do
+    for benchmark in codec matching throughput latency standstill memory path sensor fleet; do
         say "benchmark $benchmark, small: shows that it works, not how fast anything is"
         as_root env XDG_CACHE_HOME="${cache%/*}" "$target/release/dogwatch-bench" --smoke "$benchmark"
     done

@@ -11,6 +11,7 @@ mod alerts;
 mod codec;
 mod detections;
 mod events;
+mod fleet;
 mod latency;
 mod matching;
 mod measure;
@@ -54,6 +55,12 @@ enum Benchmark {
     Standstill,
     /// Resident memory beside the printed bound, with more keys than are kept.
     Memory,
+    /// Detections over the whole fleet, simulated: both stages, by the number of hosts and of events.
+    Fleet {
+        /// Hosts of a further row, such as 10000.
+        #[arg(long, value_name = "COUNT")]
+        hosts: Option<usize>,
+    },
     /// What a sensor costs while containers work; needs root and Docker.
     Sensor,
 }
@@ -77,6 +84,10 @@ fn main() -> Result<()> {
             stream::throughput(if arguments.smoke { 50_000 } else { 2_000_000 }, &rounds)?
         }
         Benchmark::Sensor => sensor::run(if arguments.smoke { 2 } else { 30 })?,
+        Benchmark::Fleet { .. } if arguments.smoke => {
+            fleet::run(&fleet::sizes(&[10, 20], 12, None))?
+        }
+        Benchmark::Fleet { hosts } => fleet::run(&fleet::sizes(&[250, 1_000], 30, hosts))?,
         Benchmark::Latency if arguments.smoke => latency::from_append(&Pace::SMOKE, &rounds)?,
         Benchmark::Latency => latency::from_append(&Pace::FULL, &rounds)?,
         Benchmark::Path => latency::from_system_call(if arguments.smoke { 20 } else { 1_000 })?,

@@ -137,7 +137,10 @@ pub fn cpu_and_wall_time(runs: usize, mut work: impl FnMut()) -> [Times; 2] {
 }
 
 /// CPU time of all threads so far.
-fn process_cpu() -> Duration {
+///
+/// # Panics
+/// When the kernel has no such clock, which every Linux has.
+pub fn process_cpu() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
