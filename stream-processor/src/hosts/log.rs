@@ -152,7 +152,7 @@ impl Log {
                 high_after: host.high,
                 clock_replaced,
                 among,
-                known_s: second.saturating_sub(host.since),
+                known_s: self.second.unwrap_or(second).saturating_sub(host.since),
             },
         }
     }
