@@ -263,6 +263,8 @@ scenarios! {
     invented_hosts_push_out_none_that_lives: "invented hosts", "needs Kafka: ./dogwatch.sh test";
     aggregates_at_their_bound_are_stored: "aggregates at their bound", "needs Kafka: ./dogwatch.sh test";
     rules_swapped_while_processors_die: "rules swapped while processors die", "needs Kafka: ./dogwatch.sh test";
+    folders_are_rolled_through_three_processors: "two folders rolled through three processors", "needs Kafka: ./dogwatch.sh test";
+    a_published_set_is_replaced_during_a_rebalance: "published set replaced during a rebalance", "needs Kafka: ./dogwatch.sh test";
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn set_replaced(form: Form, random: &mut StdRng) -> Scenario {
         ]);
     }
     Scenario {
-        name: "the topic's set replaced during a rebalance",
+        name: "published set replaced during a rebalance",
         acts,
         ..Scenario::default()
     }
