@@ -8,7 +8,7 @@ use crate::window::Exchange;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Name, more header lines, query.
-const DETECTIONS: [(&str, &str, &str); 14] = [
+const DETECTIONS: [(&str, &str, &str); 15] = [
     ("all", "", "SELECT window_start, count(*) AS n, count(DISTINCT host_id) AS hosts FROM tumble(events, INTERVAL '10 seconds')
         GROUP BY window_start, window_end"),
     ("bits", "", "SELECT proc_name, bool_and(evt_failed) AS all_failed, bit_or(fd_num) AS seen, bit_xor(fd_num) AS odd
@@ -27,6 +27,9 @@ const DETECTIONS: [(&str, &str, &str); 14] = [
     ("hosts", "", "SELECT proc_name, count(DISTINCT host_id) AS hosts, sample(host_id, 3) AS some
         FROM hop(events, INTERVAL '10 seconds', INTERVAL '1 minute') WHERE evt_type = 'execve'
         GROUP BY window_start, window_end, proc_name HAVING count(DISTINCT host_id) >= 2"),
+    ("known", "", "SELECT proc_name, hosts_known(INTERVAL '8 seconds') AS known, hosts_known(INTERVAL '30 seconds') AS settled
+        FROM hop(events, INTERVAL '10 seconds', INTERVAL '30 seconds') GROUP BY window_start, window_end, proc_name
+        HAVING hosts_known(INTERVAL '8 seconds') >= 2"),
     ("late", "-- lateness = \"6s\"\n-- out_of_orderness = \"2s\"\n", "SELECT fd_name, count(*) AS n, min(seq) AS low
         FROM hop(events, INTERVAL '5 seconds', INTERVAL '20 seconds') GROUP BY window_start, window_end, fd_name HAVING count(*) > 1"),
     ("list", "", "SELECT proc_name, count(*) FILTER (WHERE evt_type = 'connect') AS connects FROM tumble(events, INTERVAL '10 seconds')
