@@ -38,6 +38,9 @@ const HOT: &str = "SELECT window_start, window_end, host_id, sum(cpu_total_ns) A
      GROUP BY window_start, window_end, host_id HAVING sum(cpu_total_ns) < 1000000";
 const OPEN: &str = "SELECT proc_name FROM process_samples WHERE proc_fdopencount >= 90";
 
+/// Of windows each host with window and CPU, of other detections how often they fired.
+type Said = (Vec<(String, i64, i64)>, BTreeMap<String, usize>);
+
 /// A broker, a folder of detections, who publishes rows of all tables, and a processor.
 struct Scene {
     broker: Broker,
@@ -185,9 +188,8 @@ impl Scene {
         });
     }
 
-    /// What is said: of windows each host with window and CPU, of the others how often. What is said again counts once where
-    /// that may be.
-    fn said(&self) -> (Vec<(String, i64, i64)>, BTreeMap<String, usize>) {
+    /// What is said; what is said again counts once where that may be.
+    fn said(&self) -> Said {
         let (mut windows, mut single) = (Vec::new(), BTreeMap::new());
         let mut ids = Vec::new();
         for alert in committed(&self.broker.address(), "dogwatch.alerts") {
