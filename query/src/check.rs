@@ -164,6 +164,13 @@ pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fau
         let what = what.trim_start_matches("Error ");
         return Fault::new(line, what, "correct the constant");
     }
+    if let Some((before, _)) = reason.split_once("' failed to match any signature")
+        && let Some((_, name)) = before.rsplit_once('\'')
+    {
+        let reason = format!("{name} does not take what it is given here");
+        let mend = "give it what it is made for: a number, a text, a time; CAST(x AS BIGINT) makes one of another";
+        return Fault::new(file.line_of(&format!("{name}(")), reason, mend);
+    }
     if reason.starts_with("Cannot infer common argument type for comparison") {
         let mend =
             "compare values of one type: text in single quotes, numbers, true and false without";

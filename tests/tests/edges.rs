@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use apache_avro::types::Value as Avro;
 use dogwatch_schemas::framing;
-use dogwatch_schemas::records::Alert;
+use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_tests::broker::{Access, Broker};
 use dogwatch_tests::process::Process;
 use dogwatch_tests::publish::Publisher;
@@ -386,6 +386,59 @@ fn alerts_are_read_added_partitions_named_and_logs_are_values() {
             }
         }
     }
+}
+
+#[test]
+#[ignore = "needs root and Kafka: ./dogwatch.sh test"]
+fn a_schema_that_cannot_be_read_and_a_topic_that_is_deleted_are_told() {
+    let broker = Broker::start();
+    let address = broker.address();
+    let folder = tempfile::tempdir().unwrap();
+    let detections = events::detections();
+    let log = folder.path().join("log");
+    let settings = [("KAFKA__PARTITIONS", "1")];
+    let mut processor = programs::processor_with(&address, detections.path(), &settings, &log);
+    processor.wait_for_text("partitions assigned", PATIENCE);
+
+    let publisher = Publisher::new(&address);
+    let (schema, record) = event_without_its_type("one");
+    publisher.send("dogwatch.schemas", "without", schema.as_bytes());
+    publisher.send_to("dogwatch.events", 0, "one", &record);
+    publisher.flush();
+    let ask = "SELECT error FROM dead_letters";
+    wait::until("the dead letter's reason", PATIENCE, || {
+        let output = program(
+            "dogwatch",
+            &["query", "--kafka", &address, "--format", "csv", ask],
+        );
+        let told = text(&{ output }.output().unwrap());
+        let named = told.contains("is registered and cannot be used") && told.contains("evt_type");
+        named.then_some(())
+    });
+
+    let topic = "dogwatch.alerts";
+    broker.tool(TOPICS, &["--delete", "--topic", topic]);
+    let mut value = Vec::new();
+    events::exec("one", 20, "intruder").encode_framed(&mut value);
+    publisher.send_to("dogwatch.events", 0, "one", &value);
+    publisher.flush();
+    let begun = Instant::now();
+    let ended = processor.wait(PATIENCE);
+    let log = processor.log();
+    assert!(
+        begun.elapsed() < TOLD_WITHIN,
+        "{:?}: {log}",
+        begun.elapsed()
+    );
+    assert_eq!(ended.code(), Some(3), "{log}");
+    let told = format!("topic {topic} is gone from {address}: it was deleted");
+    assert!(log.contains(&told), "{log}");
+}
+
+/// An event in a schema that lacks a column which every reader needs, and the schema.
+fn event_without_its_type(host: &str) -> (String, Vec<u8>) {
+    let event = apache_avro::to_value(events::exec(host, 1, "intruder")).unwrap();
+    without("evt_type", Event::SCHEMA, event, None)
 }
 
 /// The hosts of alerts told as JSON, in their order.

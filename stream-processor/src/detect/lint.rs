@@ -9,7 +9,7 @@
 //! The rest is a warning: vocabularies are open, and a newer sensor may send more than this version knows.
 
 use datafusion::common::Result;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::lists::Lists;
 use super::session::Session;
@@ -20,6 +20,7 @@ mod conditions;
 mod constants;
 mod counts;
 mod facts;
+mod filters;
 mod nulls;
 mod parts;
 mod problem;
@@ -89,10 +90,13 @@ fn judge(
         }
         None => {
             let dead = problem.dead_alternatives();
-            warnings.extend(dead.iter().map(|part| text::dead(subject.file, part)));
-            let empty = problem.empty_conditions().into_iter();
+            let own = |part: &&Expr| text::is_own(subject.file, part);
+            let dead = dead.into_iter().filter(own);
+            warnings.extend(dead.map(|part| text::dead(subject.file, part)));
+            let empty = problem.empty_conditions().into_iter().filter(own);
             warnings.extend(empty.map(|part| text::empty(subject.file, part)));
             warnings.extend(counts::check(subject, conditions, &problem));
+            warnings.extend(filters::check(subject, conditions)?);
         }
     }
     Ok(Ok(warnings))

@@ -416,7 +416,7 @@ impl Steps {
                 Ok(_) => tracing::info!(%fingerprint, "schema of a newer or older sensor found"),
                 Err(error) => {
                     tracing::error!(%fingerprint, %error, "schema cannot be read as a row of a table, its records become dead letters");
-                    unusable.push((fingerprint, error.to_string()));
+                    unusable.push((fingerprint, in_full(&error)));
                 }
             }
         }
@@ -881,4 +881,15 @@ fn named(partitions: &[Partition]) -> String {
         }
     });
     named.collect::<Vec<_>>().join(" ")
+}
+
+/// An error with what it came of.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
 }

@@ -19,7 +19,7 @@ pub(in crate::detect) struct Condition {
 }
 
 /// The conditions between events and the result: all must hold.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::detect) struct Conditions {
     pub all: Vec<Condition>,
     /// Names by which columns of events are qualified; the first stands for events in what the lint adds.
@@ -39,7 +39,7 @@ impl Conditions {
             LogicalPlan::TableScan(scan) if is_events(plan) => {
                 self.names.insert(scan.table_name.clone());
             }
-            LogicalPlan::SubqueryAlias(alias) if is_events(&alias.input) => {
+            LogicalPlan::SubqueryAlias(alias) if keeps_columns(&alias.input) => {
                 self.names.insert(alias.alias.clone());
             }
             LogicalPlan::Filter(filter) => self.add(&filter.predicate, filter.input.schema()),
@@ -55,6 +55,13 @@ impl Conditions {
         {
             self.collect(input);
         }
+    }
+
+    /// As these, with one more.
+    pub fn with(&self, predicate: &Expr, schema: &DFSchemaRef) -> Self {
+        let mut all = self.clone();
+        all.add(predicate, schema);
+        all
     }
 
     fn add(&mut self, predicate: &Expr, schema: &DFSchemaRef) {
@@ -82,6 +89,30 @@ impl Condition {
     /// The type of a part of the condition; none where it has none by itself.
     pub fn data_type(&self, part: &Expr) -> Option<DataType> {
         part.get_type(self.schema.as_ref()).ok()
+    }
+}
+
+/// Whether a plan has columns of events alone under their own names, and others under names that events have not.
+fn keeps_columns(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Filter(filter) => keeps_columns(&filter.input),
+        LogicalPlan::SubqueryAlias(alias) => keeps_columns(&alias.input),
+        LogicalPlan::Projection(projection) => {
+            let of_events = |name: &str| {
+                let fields = projection.input.schema().fields();
+                fields.iter().any(|field| field.name() == name)
+            };
+            let keeps = |expr: &Expr| match expr {
+                Expr::Column(_) => true,
+                Expr::Alias(alias) => match alias.expr.as_ref() {
+                    Expr::Column(column) if column.name == alias.name => true,
+                    _ => !of_events(&alias.name),
+                },
+                expr => !of_events(&expr.schema_name().to_string()),
+            };
+            projection.expr.iter().all(keeps) && keeps_columns(&projection.input)
+        }
+        plan => is_events(plan),
     }
 }
 

@@ -9,6 +9,7 @@ use super::conditions::Condition;
 use crate::detect::session::Session;
 
 /// A fact, and how it is told.
+#[derive(Clone)]
 pub(super) struct Fact {
     pub condition: Condition,
     pub sentence: String,

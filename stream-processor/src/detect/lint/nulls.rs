@@ -40,7 +40,8 @@ fn negations(problem: &Problem) -> Vec<(usize, Goal<'_>)> {
                 let (expr, wanted) = goal;
                 if let Some(leaf) = problem.leaf(expr)
                     && leaf.negates(expr, wanted)
-                    && problem.terms[leaf.term].null_place().is_some()
+                    && let Some(null) = problem.terms[leaf.term].null_place()
+                    && !leaf.verdicts.get(null).is_some_and(|at| at.may_be(wanted))
                 {
                     found.push((leaf.term, goal));
                 }

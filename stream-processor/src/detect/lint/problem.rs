@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, TableReference};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use dogwatch_schemas::vocabulary::{self, Vocabulary};
 
@@ -25,7 +25,7 @@ use super::parts::{
     start_asked, text, whole_number,
 };
 use super::satisfy::{Goal, Part, Question, part};
-use super::yields::{counted_from, longest, never, part_of_date};
+use super::yields::{aggregated, counted_from, longest, never, part_of_date};
 use crate::detect::filter::{BoundExpr, simplify};
 
 /// Most values that stand for a term's; a longer list is not looked through.
@@ -160,10 +160,9 @@ impl Problem {
 
     fn facts_on_terms(&self, subject: &Subject<'_>, conditions: &Conditions) -> Result<Vec<Fact>> {
         // What is known of events' columns together holds for no other table.
-        let events = conditions.names.iter().next();
-        let Some(name) = events.filter(|_| subject.table == Table::Events) else {
+        if subject.table != Table::Events {
             return Ok(Vec::new());
-        };
+        }
         let named = |column: &str| {
             column != "evt_type"
                 && self
@@ -172,7 +171,14 @@ impl Problem {
                     .any(|term| term.column.as_deref() == Some(column))
         };
         let events = crate::decode::events_schema();
-        facts(subject.session, &events, name, named)
+        // A query calls events by an alias, or by several where subqueries are in it.
+        let is_used = |name: &&TableReference| {
+            let mut terms = self.terms.iter();
+            terms.any(|term| matches!(&term.expr, Expr::Column(column) if column.relation.as_ref() == Some(*name)))
+        };
+        let names = conditions.names.iter().filter(is_used);
+        let found = names.map(|name| facts(subject.session, &events, name, named));
+        Ok(found.collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Adds the leaves of a condition and the terms that they are of.
@@ -426,13 +432,17 @@ impl Term {
 
     fn numbers(&self) -> Vec<Representative> {
         let known = self.vocabulary();
+        let aggregated = aggregated(&self.expr);
         let of_date = part_of_date(&self.expr);
         let least = known.and_then(|known| known.min);
-        let least = least.or_else(|| of_date.map(|(_, least, _)| least));
+        let least = least
+            .or_else(|| of_date.map(|(_, least, _)| least))
+            .or_else(|| aggregated.and_then(|(least, _)| least));
         let most = known
             .and_then(|known| known.max)
             .or_else(|| longest(&self.expr))
-            .or_else(|| of_date.map(|(_, _, most)| most));
+            .or_else(|| of_date.map(|(_, _, most)| most))
+            .or_else(|| aggregated.and_then(|(_, most)| most));
         let counted = counted_from(&self.expr);
         let around = |number: i64| [-1, 0, 1].map(|step| number.saturating_add(step));
         let compared = self

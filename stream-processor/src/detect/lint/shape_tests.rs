@@ -1,6 +1,6 @@
 //! Texts, patterns, keys and numbers that a column never has by its kind, and conditions that ask for nothing.
 
-use super::tests::{check_refused, check_where, check_where_clean};
+use super::tests::{check, check_refused, check_where, check_where_clean};
 
 #[test]
 fn texts_that_no_column_of_a_kind_has_are_told() {
@@ -276,4 +276,57 @@ fn what_columns_never_hold_together_is_told() {
             check_where(condition, fact, "");
         }
     }
+}
+
+#[test]
+fn aggregates_that_no_group_reaches_are_told() {
+    let window = "FROM tumble(events, INTERVAL '1 minute') WHERE evt_type = 'execve' GROUP BY window_start, window_end, container_id";
+    for (having, reason) in [
+        ("max(proc_pid) < 0", "no event that sensors send passes"),
+        ("sum(proc_argc) < 0", "no event that sensors send passes"),
+        (
+            "count(*) FILTER (WHERE evt_type = 'openat') > 2",
+            "it counts none",
+        ),
+    ] {
+        let query = format!(
+            "SELECT window_start, window_end, container_id, count(*) AS n\n{window}\nHAVING {having}"
+        );
+        check(&query, 3, reason, "");
+    }
+}
+
+#[test]
+fn facts_hold_whatever_events_are_called() {
+    for alias in ["a", "e", "t", "z"] {
+        let query = format!(
+            "SELECT container_id FROM events {alias}\nWHERE {alias}.evt_type = 'execve' AND {alias}.proc_exit_code > 0"
+        );
+        check(&query, 2, "proc_exit_code is known at procexit alone", "");
+    }
+}
+
+#[test]
+fn columns_are_known_behind_a_subquery() {
+    for query in [
+        "SELECT container_id FROM (SELECT * FROM events WHERE evt_failed) t\nWHERE t.evt_type = 'exceve'",
+        "WITH t AS (SELECT container_id, evt_type FROM events WHERE evt_failed) SELECT container_id FROM t\nWHERE evt_type = 'exceve'",
+    ] {
+        check(
+            query,
+            2,
+            "evt_type is never 'exceve'",
+            "did you mean 'execve'?",
+        );
+    }
+}
+
+#[test]
+fn a_negation_that_thinks_of_null_is_not_blamed_for_one_that_does_not() {
+    check(
+        "SELECT container_id FROM events WHERE coalesce(proc_stage, '') <> 'runtime'\nAND proc_stage <> 'exec'",
+        2,
+        "proc_stage <> 'exec' is not true where proc_stage is unknown",
+        "proc_stage IS DISTINCT FROM 'exec'",
+    );
 }

@@ -4,7 +4,7 @@ use crate::detect::tests::{load_queries, load_query_warnings};
 
 /// The one warning of a query.
 #[track_caller]
-fn check(query: &str, line: usize, reason: &str, mend: &str) {
+pub(super) fn check(query: &str, line: usize, reason: &str, mend: &str) {
     let warnings = load_query_warnings(query).expect("loaded");
     let [(at, text)] = &warnings[..] else {
         panic!("{query}: {warnings:#?}")

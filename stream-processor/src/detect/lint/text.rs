@@ -1,5 +1,6 @@
 //! What the lint says, and expressions as an author writes them.
 
+use datafusion::common::Location;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::InList;
@@ -12,6 +13,8 @@ use crate::detect::sql_file::{Fault, SqlFile};
 
 /// Most characters of a condition that are shown.
 const SHOWN_MAX: usize = 120;
+/// Most bytes of what stands before a column's name.
+const QUALIFIER_BYTES_MAX: usize = 256;
 /// Most values of a list that are shown.
 const VALUES_SHOWN: usize = 3;
 
@@ -152,7 +155,12 @@ pub(crate) fn line_of(file: &SqlFile, expr: &Expr) -> usize {
     let _ = expr.apply(|part| {
         match part {
             Expr::Column(column) if by_column.is_none() => {
-                by_column = column.spans.first().map(|span| span.start.line as usize);
+                let place = column.spans.first().map(|span| span.start);
+                // What a view put in stands in the view's file: here it is where rows come from.
+                by_column = place.map(|place| match has_at(file, place, &column.name) {
+                    true => place.line as usize,
+                    false => file.line_of("from "),
+                });
             }
             Expr::Literal(value, _) if by_text.is_none() => {
                 by_text = text(value).map(|text| file.line_of(&format!("'{text}'")));
@@ -165,6 +173,26 @@ pub(crate) fn line_of(file: &SqlFile, expr: &Expr) -> usize {
     by_column
         .or(by_text)
         .unwrap_or_else(|| line_of_words(file, &sql(expr)))
+}
+
+/// Whether an expression stands in the file itself; one that does not is of a view.
+pub(super) fn is_own(file: &SqlFile, expr: &Expr) -> bool {
+    let columns = expr.column_refs();
+    let mut columns = columns.into_iter();
+    columns.all(|column| {
+        let mut places = column.spans.iter().map(|span| span.start);
+        places.all(|place| has_at(file, place, &column.name))
+    })
+}
+
+/// Whether a name stands near a column's place in the file. A line may be long, and there may be many places in it.
+fn has_at(file: &SqlFile, place: Location, name: &str) -> bool {
+    let (line, column) = (place.line as usize, place.column as usize);
+    let text = file.sql.lines().nth(line.saturating_sub(1));
+    let text = text.filter(|_| line >= file.query_line).unwrap_or_default();
+    let start = text.floor_char_boundary(column.saturating_sub(1));
+    let end = text.floor_char_boundary(start + name.len() + QUALIFIER_BYTES_MAX);
+    text[start..end].to_lowercase().contains(name)
 }
 
 /// The first line of the query that has a text, however its words are spaced.
@@ -189,7 +217,7 @@ fn written(expr: &Expr) -> String {
     let negated = |negated: bool| if negated { "NOT " } else { "" };
     match expr {
         Expr::Alias(alias) => written(&alias.expr),
-        Expr::Column(column) => column.name.clone(),
+        Expr::Column(column) => as_written(&column.name),
         Expr::Literal(value, _) => constant(value),
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             let op = match op {
@@ -266,6 +294,12 @@ fn written(expr: &Expr) -> String {
         }
         other => other.human_display().to_string(),
     }
+}
+
+/// The name of a column as an author writes it: an aggregate's has the relation of a window in it.
+fn as_written(name: &str) -> String {
+    let name = name.replace("count(Int64(1))", "count(*)");
+    name.replace("tumble().", "").replace("hop().", "")
 }
 
 /// A part of an expression, in brackets where it needs them.

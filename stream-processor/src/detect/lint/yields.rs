@@ -169,3 +169,24 @@ pub(super) fn longest(expr: &Expr) -> Option<i64> {
         _ => None,
     }
 }
+
+/// The least and the most that an aggregate of a column can be, where the column has bounds.
+pub(super) fn aggregated(expr: &Expr) -> Option<(Option<i64>, Option<i64>)> {
+    let Expr::Column(Column {
+        relation: None,
+        name,
+        ..
+    }) = expr
+    else {
+        return None;
+    };
+    let (function, column) = name.strip_suffix(')')?.split_once('(')?;
+    let column = column.rsplit('.').next().unwrap_or(column);
+    let known = vocabulary::of(column)?;
+    match function {
+        "min" | "max" | "first_value" | "last_value" => Some((known.min, known.max)),
+        // A sum of what is never negative is not, either.
+        "sum" => Some((known.min.filter(|least| *least >= 0).map(|_| 0), None)),
+        _ => None,
+    }
+}

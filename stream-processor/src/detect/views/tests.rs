@@ -285,3 +285,26 @@ fn what_views_put_in_is_bounded() {
     };
     assert!(refusal.reason.contains("puts more than"), "{refusal}");
 }
+
+#[test]
+fn what_is_wrong_with_a_query_is_told_in_its_own_lines_and_what_a_view_narrows_is_not() {
+    let far = "\n".repeat(40);
+    let view = format!(
+        "-- description = \"d\"\nSELECT *{far}FROM events\nWHERE evt_type IN ('execve', 'execveat')\nAND (container_id <> 'host' OR container_origin_id IS NOT NULL)"
+    );
+    let views = [("far", view.as_str())];
+    let report = load(
+        "SELECT container_id\nFROM far\nWHERE evt_type = 'openat'",
+        &views,
+    );
+    let [refused] = &report.refused[..] else {
+        panic!("{:?}", report.refused)
+    };
+    assert_eq!(refused.line, 8, "{refused}");
+    assert!(refused.reason.contains("contradict"), "{refused}");
+    let narrowed = "SELECT container_id\nFROM far\nWHERE container_id = 'host'";
+    let report = load(narrowed, &views);
+    let warnings: Vec<_> = report.warnings().collect();
+    assert!(report.refused.is_empty(), "{:?}", report.refused);
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
