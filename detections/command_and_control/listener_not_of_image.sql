@@ -6,7 +6,7 @@
 -- risk = 40
 -- attack = ["T1571", "T1205"]
 -- false_positives = ["a server that is configured for another port: add it to lists/image_ports.csv"]
--- blind_spots = ["images that are not in lists/image_ports.csv", "ports that are opened for UDP", "listeners that were there before the sensor (io_samples has them)"]
+-- blind_spots = ["images that are not in lists/image_ports.csv", "ports that are opened for UDP", "listeners that were there before the sensor"]
 -- references = ["https://attack.mitre.org/techniques/T1571/"]
 -- response = "Look at what program it is, who started it, and who connected (accept)."
 -- dedup = { key = ["port"], period = "6h" }

@@ -6,7 +6,7 @@
 -- risk = 70
 -- attack = ["T1574.006", "T1129", "T1055.001"]
 -- false_positives = ["programs that unpack their own libraries below /tmp to load them (Java's JNI, PyInstaller, Node's native modules)", "programs that share memory by a memfd and open it anew by /proc/self/fd", "programs that read a library without loading it, such as a backup or strip"]
--- blind_spots = ["libraries on a disk whose name does not end as a library's; execution_from_memory sees those from memory that the loader reads", "folders of packages of a language, which are filled at run time", "libraries on a volume", "what a container's start script runs in its first quarter of an hour"]
+-- blind_spots = ["libraries on a disk whose name does not end as a library's; execution_from_memory sees those from memory that the loader reads", "folders of packages of a language, which are filled at run time", "libraries on a volume", "what build tools load, by the names of the ancestors", "what a container's start script runs in its first quarter of an hour"]
 -- references = ["https://attack.mitre.org/techniques/T1574/006/", "https://attack.mitre.org/techniques/T1129/"]
 -- response = "Keep the library and its hash, look at how it came there, and what the program that loaded it can do."
 -- dedup = { key = ["file", "program"], period = "1h" }
@@ -36,4 +36,5 @@ WHERE (
   AND coalesce(program, '') NOT IN (SELECT name FROM archivers)
   AND coalesce(program, '') NOT IN ('ld', 'strip', 'objdump', 'readelf', 'file', 'gcc', 'collect2', 'ldconfig', 'nm', 'install', 'git')
   AND NOT under_package_manager
+  AND NOT coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM build_tools)), false)
   AND NOT start_script

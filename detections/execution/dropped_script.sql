@@ -36,7 +36,7 @@ WHERE evt_type IN ('open', 'openat', 'openat2', 'execve', 'execveat')
       AND fd_from = 'upper'
       AND (
         -- The first argument that is no option, or what is sourced.
-        ends_with(regexp_match(array_to_string(proc_args, ' '), '^(?:-[^ c]* )*([^- ][^ ]*)')[1], fd_filename)
+        ends_with(regexp_match(array_to_string(proc_args, ' '), '^(?:--[^ ]+ |-[^ c]* )*([^- ][^ ]*)')[1], fd_filename)
         OR (
           regexp_like(array_to_string(proc_args, ' '), '(^|[;&|( ])(\.|source) +[^ ;]')
           AND strpos(array_to_string(proc_args, ' '), fd_filename) > 0

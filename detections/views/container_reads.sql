@@ -22,8 +22,10 @@ SELECT
   coalesce(array_has_any(proc_aname, (SELECT array_agg(name) FROM package_managers)), false) AS under_package_manager,
   -- An interpreter with its program in the command line.
   coalesce(
-    regexp_like(program(proc_exepath, proc_exe, proc_args), '^(python|perl|ruby|node|php|lua)')
-    AND array_has_any(proc_args, make_array('-c', '-e', '-r', '-E')),
+    regexp_like(
+      concat(program(proc_exepath, proc_exe, proc_args), ' ', array_to_string(proc_args, ' ')),
+      '^(python[^ ]* (-[WX] [^ ]+ |-[^ c-][^ c]* )*-[a-zA-Z]*c|(perl|ruby|lua)[^ ]* (-[rIM] [^ ]+ |-[^ ]+ )*-[a-zA-Z]*e|perl[^ ]* (-[^ ]+ )*-[a-zA-Z]*E|node[^ ]* (-r [^ ]+ |-[^ ]+ )*(-p?e|-p|--eval|--print)|php[^ ]* (-[cd] [^ ]+ |-[^ ]+ )*-r)( |$)'
+    ),
     false
   ) AS one_liner,
   CASE
