@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::Topic;
 use dogwatch_stream_processor::detect::DetectionSet;
@@ -33,7 +33,7 @@ const KEYS_SQL: &str = "-- title = \"Many keys\"\n\
      FROM hop(events, INTERVAL '1 minute', INTERVAL '10 minutes')\n\
      GROUP BY window_start, window_end, container_id, proc_cmdline HAVING count(*) >= 1000000\n";
 /// Begins a period of repeats for each key.
-const FOLDS_SQL: &str = "-- title = \"Many repeats\"\n-- dedup = { period = \"1h\", by = [\"proc_cmdline\"] }\n\
+const FOLDS_SQL: &str = "-- title = \"Many repeats\"\n-- dedup = { period = \"1h\", key = [\"proc_cmdline\"] }\n\
      SELECT container_id, proc_cmdline FROM events WHERE evt_type = 'execve'\n";
 
 /// Lets an hour of `keys` distinct keys, each seen four times, go through a processor.
@@ -52,7 +52,9 @@ pub fn run(keys: usize) -> Result<Table> {
         let file = folder.path().join(format!("execution/{name}.sql"));
         fs::write(file, format!("{HEADER}{query}"))?;
     }
-    let set = DetectionSet::load(folder.path())?.set;
+    let report = DetectionSet::load(folder.path())?;
+    ensure!(report.refused.is_empty(), "{:?}", report.refused);
+    let set = report.set;
     let bound = TaskBound::new(&set, &WindowOptions::default()).of(PARTITIONS);
     let process = start_processor(&broker, folder.path(), "bench-memory", &[]);
     let last = publish_hour(&broker, keys);

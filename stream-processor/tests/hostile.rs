@@ -569,6 +569,8 @@ fn a_host_that_makes_operators_run_out_of_memory_is_off_and_its_neighbours_go_on
     let folder = folder(&[("names", names), NEIGHBOUR], &[]);
     let options = WindowOptions {
         memory_bytes_max: 16 << 20,
+        // Room for what the operators have none for.
+        state_bytes_max: 256 << 20,
         ..WindowOptions::default()
     };
     let mut engine = engine_with(folder.path(), options);

@@ -107,7 +107,8 @@ fn mended(term: &Expr, leaf: &Expr, wanted: bool) -> String {
     if let Expr::BinaryExpr(BinaryExpr { left, op, right }) = leaf
         && matches!(op, Operator::Eq | Operator::NotEq)
     {
-        return format!("{} IS DISTINCT FROM {}", sql(left), sql(right));
+        // In brackets: the parser would take an AND behind it for a part of what is compared.
+        return format!("({} IS DISTINCT FROM {})", sql(left), sql(right));
     }
     match leaf {
         Expr::InList(_) | Expr::Like(_) | Expr::SimilarTo(_) | Expr::Between(_) if wanted => {

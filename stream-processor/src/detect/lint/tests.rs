@@ -517,7 +517,7 @@ fn negations_that_leave_out_what_is_unknown_are_told() {
     check_where(
         "proc_stage <> 'runtime'",
         "unknown (NULL)",
-        "write proc_stage IS DISTINCT FROM 'runtime'",
+        "write (proc_stage IS DISTINCT FROM 'runtime')",
     );
     check_where(
         "NOT proc_stage = 'runtime'",

@@ -181,6 +181,10 @@ pub(super) fn aggregated(expr: &Expr) -> Option<(Option<i64>, Option<i64>)> {
         return None;
     };
     let (function, column) = name.strip_suffix(')')?.split_once('(')?;
+    // What is computed of columns has bounds of its own.
+    if column.contains([' ', ',']) {
+        return None;
+    }
     let column = column.rsplit('.').next().unwrap_or(column);
     let known = vocabulary::of(column)?;
     match function {
