@@ -66,8 +66,9 @@ SEC("tp_btf/sys_exit")
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
 	struct syscall call;
-	if (is_failure(ret))
-		count_failure(regs->CALL_NUMBER, ret);
+	u32 number = regs->CALL_NUMBER;
+	if (is_failure(number, ret))
+		count_failure(number, ret);
 	if (recognise(&call, regs, ret))
 		dispatch(&call);
 	return 0;

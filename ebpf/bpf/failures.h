@@ -37,9 +37,13 @@ struct {
 	__type(value, u64);
 } failures_refused SEC(".maps");
 
-static __always_inline bool is_failure(s64 ret)
+/*
+ * Behind a signal's handler the registers are those of the interrupted code, without a number: no call failed there, and the
+ * handler chooses what `ret` is. A process that calls -1 itself has ENOSYS.
+ */
+static __always_inline bool is_failure(u32 number, s64 ret)
 {
-	return failures_wanted && (u64)ret >= (u64)-ERRNO_LAST;
+	return failures_wanted && (u64)ret >= (u64)-ERRNO_LAST && (number != (u32)-1 || ret == -ENOSYS);
 }
 
 /* True while a share may have one more; two CPUs at once may let one too many through. */

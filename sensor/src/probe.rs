@@ -42,7 +42,7 @@ pub(crate) use capabilities::{has, missing_to_load};
 pub use dogwatch_ebpf::control::Mode;
 pub use error::ProbeError;
 pub(crate) use error::{Lockdown, SHARE_PIDS, counts_locked_memory, lockdown, locked_memory_limit};
-pub(crate) use failures::FailedCalls;
+pub use failures::{Failed, FailedCalls};
 pub use hierarchy::{Hierarchy, HierarchyKind};
 use limits::raise_locked_memory_limit;
 pub(crate) use limits::raise_open_files;
@@ -383,7 +383,7 @@ impl Probe {
     }
 
     /// The counts of calls that failed; who takes them reads them from then on.
-    pub(crate) fn take_failed_calls(&mut self) -> Option<FailedCalls> {
+    pub fn take_failed_calls(&mut self) -> Option<FailedCalls> {
         self.failed_calls.take()
     }
 

@@ -22,6 +22,8 @@ mod entries;
 mod examples;
 #[path = "kernel/execs.rs"]
 mod execs;
+#[path = "kernel/failures.rs"]
+mod failures;
 #[path = "kernel/hostile.rs"]
 mod hostile;
 #[path = "kernel/opens.rs"]

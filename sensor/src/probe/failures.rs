@@ -14,7 +14,7 @@ const ENTRIES_MAX: usize = 32_768;
 const STAYING_MAX: usize = 2_048;
 
 /// Calls that failed, by process, call and errno.
-pub(crate) struct FailedCalls {
+pub struct FailedCalls {
     failures: maps::HashMap<MapData, PodFailureKey, PodFailure>,
     fresh: maps::HashMap<MapData, u64, u64>,
     refused: Array<MapData, u64>,
@@ -24,7 +24,7 @@ pub(crate) struct FailedCalls {
 
 /// What failed since the last reading.
 #[derive(Debug, Default)]
-pub(crate) struct Failed {
+pub struct Failed {
     /// Each with what was added to its count.
     pub grown: Vec<(FailureKey, Failure)>,
     /// Since the start, failures that were counted nowhere.
