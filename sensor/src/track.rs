@@ -245,9 +245,9 @@ impl Tracker {
             Fact::ContainerSample(sample) => self.container_sample(sample, out),
             Fact::ProcessSamples(samples) => self.process_samples(samples, out),
             Fact::FailedCalls(round) => self.failed_calls(round, out),
-            Fact::Sampled(_) => self.failed = None,
-            // These count losses; the pipeline reads them.
-            Fact::Counters(_) | Fact::Unparsed(_) => {}
+            Fact::Sampled(round) if round.ended_ns.is_some() => self.failed = None,
+            // These count losses; the pipeline reads them. A round that did not come leaves the sums of the one under way.
+            Fact::Sampled(_) | Fact::Counters(_) | Fact::Unparsed(_) => {}
         }
     }
 
