@@ -45,8 +45,8 @@ impl FailedCalls {
         }
     }
 
-    /// What failed since the last call. Entries that have not grown are removed, and those of processes that are `gone`:
-    /// a call that fails between its entry's reading and its removal is not counted.
+    /// What failed since the last call. Entries that have not grown are removed, and those of processes that are `gone`. Each
+    /// is read once more just before: only a call that fails between that reading and the removal is not counted.
     ///
     /// # Errors
     /// When the kernel refuses to read the maps.
@@ -61,23 +61,23 @@ impl FailedCalls {
             if now.contains_key(&key) {
                 continue;
             }
-            let added = added(self.before.get(&key).copied(), failure.count);
+            let added = added_since(self.before.get(&key).copied(), failure.count);
             let of_cgroup = staying.entry(failure.cgroup_id).or_default();
+            now.insert(key, failure.count);
+            let row = failed.grow(None, key, &failure, added);
             if added == 0 || *of_cgroup >= STAYING_MAX || gone(key.pid) {
-                over.push(key);
+                over.push((key, row));
             } else {
                 *of_cgroup += 1;
             }
-            now.insert(key, failure.count);
-            if added > 0 {
-                let count = added;
-                failed.grown.push((key, Failure { count, ..failure }));
-            }
         }
-        for key in over {
+        for (key, row) in over {
+            let before = now.remove(&key);
+            if let Ok(PodFailure(failure)) = self.failures.get(&PodFailureKey(key), 0) {
+                failed.grow(row, key, &failure, added_since(before, failure.count));
+            }
             // The only way to fail is that it is not there.
             let _ = self.failures.remove(&PodFailureKey(key));
-            now.remove(&key);
         }
         self.before = now;
         self.clear_fresh();
@@ -98,8 +98,30 @@ impl FailedCalls {
     }
 }
 
+impl Failed {
+    /// Adds to the row of a key, or makes it; returns which one it is.
+    fn grow(
+        &mut self,
+        row: Option<usize>,
+        key: FailureKey,
+        failure: &Failure,
+        added: u64,
+    ) -> Option<usize> {
+        if added == 0 {
+            return row;
+        }
+        if let Some((_, known)) = row.and_then(|row| self.grown.get_mut(row)) {
+            known.count += added;
+            return row;
+        }
+        let count = added;
+        self.grown.push((key, Failure { count, ..*failure }));
+        Some(self.grown.len() - 1)
+    }
+}
+
 /// What a count grew by; one that is smaller than before is of an entry that was made anew.
-fn added(before: Option<u64>, count: u64) -> u64 {
+fn added_since(before: Option<u64>, count: u64) -> u64 {
     count.checked_sub(before.unwrap_or(0)).unwrap_or(count)
 }
 
@@ -109,9 +131,31 @@ mod tests {
 
     #[test]
     fn an_entry_made_anew_counts_from_its_own_beginning() {
-        assert_eq!(added(None, 3), 3);
-        assert_eq!(added(Some(3), 3), 0);
-        assert_eq!(added(Some(3), 5), 2);
-        assert_eq!(added(Some(9), 2), 2);
+        assert_eq!(added_since(None, 3), 3);
+        assert_eq!(added_since(Some(3), 3), 0);
+        assert_eq!(added_since(Some(3), 5), 2);
+        assert_eq!(added_since(Some(9), 2), 2);
+    }
+
+    #[test]
+    fn what_fails_while_it_is_read_is_in_the_same_row() {
+        let key = FailureKey {
+            start_ns: 1,
+            pid: 7,
+            number: 2,
+            error: 2,
+        };
+        let failure = Failure {
+            count: 9,
+            cgroup_id: 3,
+            comm: [0; 16],
+        };
+        let mut failed = Failed::default();
+        assert_eq!(failed.grow(None, key, &failure, 0), None);
+        let row = failed.grow(None, key, &failure, 4);
+        assert_eq!(failed.grow(row, key, &failure, 0), row);
+        assert_eq!(failed.grow(row, key, &failure, 2), row);
+        let told: Vec<_> = failed.grown.iter().map(|(_, row)| row.count).collect();
+        assert_eq!(told, [6]);
     }
 }
