@@ -33,7 +33,7 @@ impl Input {
             Self::Fact(Fact::Users { users, .. }) => users.bytes(),
             Self::Fact(Fact::ContainerSample(_)) => size_of::<ContainerSample>() + 64,
             Self::Fact(Fact::ProcessSamples(samples)) => samples.len() * size_of::<ProcessUsage>(),
-            Self::Fact(Fact::FailedCalls(round)) => round.calls.len() * size_of::<FailedCall>(),
+            Self::Fact(Fact::FailedCalls(round)) => round.calls.iter().map(FailedCall::bytes).sum(),
             Self::Fact(Fact::Running(running)) => size_of::<Running>() + running.argv.len(),
             Self::Fact(_) => 0,
         };
@@ -199,6 +199,13 @@ pub(crate) struct FailedCall {
     pub entry: Text,
     pub errno: u32,
     pub count: u64,
+}
+
+impl FailedCall {
+    /// What it takes in memory, bytes.
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.comm.capacity() + self.call.len() + self.entry.len()
+    }
 }
 
 /// How a round of samples ended; the counts are since the sensor's start.

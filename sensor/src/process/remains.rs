@@ -11,7 +11,7 @@ use dogwatch_schemas::Text;
 use super::{Id, Process, Stage};
 use crate::container::Place;
 
-/// How many are kept; they take some 2.5 MiB then.
+/// How many are kept; they take some 2.5 MiB then, and up to 5 where no neighbours share their whereabouts.
 const REMAINS_MAX: usize = 28_672;
 
 /// See the module's description. Small, because there are many.
