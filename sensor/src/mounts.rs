@@ -5,6 +5,7 @@
 //! the host's mountinfo: 254:1 with the root / at /          ──► /etc/cron.d/x
 //! ```
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,9 +18,12 @@ use crate::host::HOST_PIDS;
 /// Bytes read of a process's mounts at most.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Bytes read of the mounts of a tree that a container made, and how many of them are remembered.
-const TREE_BYTES_MAX: u64 = 64 << 10;
-const TREE_MOUNTS_MAX: usize = 256;
+/// Bytes read of the mounts of a tree that a container made.
+const TREE_BYTES_MAX: u64 = 256 << 10;
+/// Of these mounts how many are remembered, and the bytes of their texts, both without the root's. The newest stay: a
+/// container could hide its next mount behind many others otherwise.
+const TREE_MOUNTS_MAX: usize = 255;
+const TREE_TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// Mounts of the host that are remembered; each container has some, and what comes first is the host's own.
 const MOUNTS_MAX: usize = 4_096;
@@ -55,6 +59,12 @@ struct Mount {
     point: Text,
 }
 
+impl Mount {
+    fn text_bytes(&self) -> usize {
+        self.root.len() + self.point.len()
+    }
+}
+
 /// See the module's description.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Mounts(Vec<Mount>);
@@ -71,14 +81,15 @@ impl Mounts {
         })
     }
 
-    /// Those of the tree that a process sees, and its mount namespace.
+    /// Those of the tree that a process sees, and its mount namespace. None where the process's root is not the tree's: it
+    /// sees a part of the tree, below other paths.
     pub(crate) fn of_tree(pid: u32) -> Option<(u32, Self)> {
         let namespace = || {
             let namespace = fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?;
             u32::try_from(namespace.ino()).ok()
         };
         let before = namespace()?;
-        let mounts = Self::parse_all(&mountinfo(pid, TREE_BYTES_MAX)?);
+        let mounts = Self::parse_all(&mountinfo(pid, TREE_BYTES_MAX)?)?;
         // It may have gone into another one meanwhile, or be another process.
         (namespace()? == before).then_some((before, mounts))
     }
@@ -90,10 +101,26 @@ impl Mounts {
         Self(mounts.map(|(_, mount)| mount).take(MOUNTS_MAX).collect())
     }
 
-    /// The same, with all kinds of file systems: what lies below one of them is in no other.
-    pub(crate) fn parse_all(mountinfo: &str) -> Self {
-        let mounts = mounts_in(mountinfo).map(|(_, mount)| mount);
-        Self(mounts.take(TREE_MOUNTS_MAX).collect())
+    /// The same, with all kinds of file systems: what lies below one of them is in no other. The root and the newest of the
+    /// others; none where there is no root, which is so where a process has changed its root to a plain folder.
+    pub(crate) fn parse_all(mountinfo: &str) -> Option<Self> {
+        let mut root = None;
+        let mut newest = VecDeque::new();
+        let mut bytes = 0;
+        for (_, mount) in mounts_in(mountinfo) {
+            if &*mount.point == "/" {
+                root = Some(mount);
+                continue;
+            }
+            bytes += mount.text_bytes();
+            newest.push_back(mount);
+            while newest.len() > TREE_MOUNTS_MAX || bytes > TREE_TEXT_BYTES_MAX {
+                bytes -= newest
+                    .pop_front()
+                    .map_or(bytes, |oldest: Mount| oldest.text_bytes());
+            }
+        }
+        Some(Self([root?].into_iter().chain(newest).collect()))
     }
 
     /// The device of the file system that a path of this tree leads into, and its path there.
@@ -217,7 +244,8 @@ mod tests {
              24 21 254:1 / /mnt rw - ext4 /dev/vda1 rw\n\
              25 24 0:60 / /mnt/etc rw - tmpfs tmpfs rw\n\
              26 21 254:2 / /data rw - ext4 /dev/vdb rw\n",
-        );
+        )
+        .unwrap();
         for (path, major, minor, expected) in [
             ("/etc/passwd", 0, 50, "/etc/passwd"),
             ("/mnt/root/x", 254, 1, "/root/x"),
@@ -229,6 +257,36 @@ mod tests {
             let expected = Some((libc::makedev(major, minor), expected.to_owned()));
             assert_eq!(tree.place_of(path), expected, "{path}");
         }
+    }
+
+    /// A `mountinfo` of a root, this many mounts with points of this length, and one last mount at `/new`.
+    fn many(count: usize, len: usize) -> String {
+        let mounts = (0..count).map(|at| format!("9 1 0:50 / /{at:0len$} rw - tmpfs tmpfs rw\n"));
+        let new = "9 1 254:1 /etc /new rw - ext4 /dev/vda1 rw\n".to_owned();
+        ["9 1 0:40 / / rw - overlay overlay rw\n".to_owned()]
+            .into_iter()
+            .chain(mounts)
+            .chain([new])
+            .collect()
+    }
+
+    #[test]
+    fn a_tree_keeps_its_root_and_its_newest_mounts() {
+        for (count, len, kept) in [(10, 1, 12), (2_000, 6, 256), (200, 1_000, 67)] {
+            let tree = Mounts::parse_all(&many(count, len)).unwrap();
+            assert_eq!(tree.0.len(), kept);
+            assert!(tree.0.iter().map(Mount::text_bytes).sum::<usize>() <= TREE_TEXT_BYTES_MAX + 2);
+            let new = Some((libc::makedev(254, 1), "/etc/x".to_owned()));
+            assert_eq!(tree.place_of("/new/x"), new);
+            let below_root = Some((libc::makedev(0, 40), "/x".to_owned()));
+            assert_eq!(tree.place_of("/x"), below_root);
+        }
+    }
+
+    #[test]
+    fn a_root_within_the_tree_tells_nothing_of_the_tree() {
+        let inside = "22 21 0:5 / /proc rw - proc proc rw\n";
+        assert_eq!(Mounts::parse_all(inside), None);
     }
 
     #[test]

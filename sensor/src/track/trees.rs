@@ -44,7 +44,11 @@ mod tests {
     #[test]
     fn the_oldest_tree_goes_first() {
         let host = Mounts::parse("21 1 8:1 / / rw - ext4 /dev/sda1 rw\n");
-        let tree = Mounts::parse_all("30 1 8:1 /srv /mnt rw - ext4 /dev/sda1 rw\n");
+        let tree = Mounts::parse_all(
+            "30 1 8:1 /srv /mnt rw - ext4 /dev/sda1 rw\n\
+             31 30 8:1 / / rw - ext4 /dev/sda1 rw\n",
+        )
+        .unwrap();
         let mut trees = Trees::default();
         for mnt_ns in 0..TREES_MAX as u32 + 1 {
             trees.insert(mnt_ns, tree.clone());
@@ -57,6 +61,6 @@ mod tests {
             trees.on_host(Some(1), "/mnt/x", &host).as_deref(),
             Some("/srv/x")
         );
-        assert_eq!(trees.on_host(Some(1), "/mn", &host), None);
+        assert_eq!(trees.on_host(Some(1), "/mn", &host).as_deref(), Some("/mn"));
     }
 }
