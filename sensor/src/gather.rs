@@ -299,8 +299,8 @@ impl Gatherer {
                     self.mounts_changed = true;
                     let root = self.watched(called.header.cgroup_id);
                     let root = root.and_then(|watched| watched.root).map(|(pid, _)| pid);
-                    self.trees
-                        .changed([called.header.pid].into_iter().chain(root));
+                    let pids = [called.header.pid].into_iter().chain(root);
+                    self.trees.changed(called.header.cgroup_id, pids);
                     self.trees.look(self.now_ns, self.host_mnt_ns, &mut facts);
                 }
                 if replaced::replaces_database(called) {

@@ -6,7 +6,7 @@ use dogwatch_schemas::Text;
 
 use crate::mounts::Mounts;
 
-/// Trees that are remembered, by mount namespace; the oldest goes first.
+/// Trees that are remembered, by mount namespace; what was told longest ago goes first.
 const TREES_MAX: usize = 32;
 
 /// See the module's description.
@@ -20,7 +20,7 @@ impl Trees {
     /// A tree is this one now.
     pub fn insert(&mut self, mnt_ns: u32, mounts: Mounts) {
         if self.by_mnt_ns.insert(mnt_ns, mounts).is_some() {
-            return;
+            self.order.retain(|other| *other != mnt_ns);
         }
         self.order.push_back(mnt_ns);
         if self.order.len() > TREES_MAX
@@ -62,5 +62,19 @@ mod tests {
             Some("/srv/x")
         );
         assert_eq!(trees.on_host(Some(1), "/mn", &host).as_deref(), Some("/mn"));
+    }
+
+    #[test]
+    fn a_tree_that_is_told_again_is_the_newest() {
+        let tree = Mounts::parse_all("30 1 8:1 / / rw - ext4 /dev/sda1 rw\n").unwrap();
+        let mut trees = Trees::default();
+        for mnt_ns in 0..TREES_MAX as u32 {
+            trees.insert(mnt_ns, tree.clone());
+        }
+        trees.insert(0, tree.clone());
+        trees.insert(TREES_MAX as u32, tree);
+        assert!(trees.by_mnt_ns.contains_key(&0));
+        assert!(!trees.by_mnt_ns.contains_key(&1));
+        assert_eq!(trees.order.len(), TREES_MAX);
     }
 }
