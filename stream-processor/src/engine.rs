@@ -453,7 +453,7 @@ impl Engine {
             true => self.receive(&taken, &mut output),
             false => self.run_windows(&taken)?,
         };
-        self.make_room(taken.records.len(), &mut windows, &mut output)?;
+        self.make_room(&taken.records, &mut windows, &mut output)?;
         output.exchange = std::mem::take(&mut windows.exchange);
         taken.unjudged.append(&mut windows.unjudged);
         self.leave_to_others(&mut taken, &mut windows);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Engine, EngineError, StepOutput, fold, throttle};
+use crate::decode::InputRecord;
 use crate::detect::DetectionSet;
 use crate::hosts::{HOST_BYTES_MAX, HOSTS_MAX, task_of};
 use crate::tables::Table;
@@ -101,20 +102,28 @@ impl Engine {
     /// tasks are stored with the step: whoever goes on with them holds the same.
     pub(super) fn make_room(
         &mut self,
-        records: usize,
+        records: &[InputRecord],
         windows: &mut WindowOutput,
         output: &mut StepOutput,
     ) -> Result<(), EngineError> {
         let replayed: BTreeSet<i32> = self.live_from.keys().map(|log| task_of(*log)).collect();
-        let row = (records as u32).saturating_sub(1);
         let full = self.windows.full().into_iter();
         for task in full.filter(|task| !replayed.contains(task)) {
             let hosts = &self.hosts;
             let stays = |slot| hosts.stays(slot);
+            let row = last_row(records, task);
             if self.windows.make_room(task, row, &stays, windows)? {
                 output.to_be_stored.insert(self.log_of_task(task));
             }
         }
         Ok(())
     }
+}
+
+/// The last row of a task; the last of all where it has none. An alert at another task's row would be muted with that task.
+pub(super) fn last_row(records: &[InputRecord], task: i32) -> u32 {
+    let own = records
+        .iter()
+        .rposition(|record| task_of(record.log()) == task);
+    own.unwrap_or(records.len().saturating_sub(1)) as u32
 }

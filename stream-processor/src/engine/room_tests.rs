@@ -205,3 +205,15 @@ fn windows_of_the_fleet_are_held_within_the_bytes() {
     assert!(told.iter().all(|alert| alert.row.contains("9999\"")));
     assert!(told.iter().any(|alert| alert.incomplete));
 }
+
+#[test]
+fn an_alert_of_a_full_task_is_at_a_row_of_its_own() {
+    let mut log = Log::default();
+    for _ in 0..3 {
+        log.row("a", 0, 0);
+    }
+    log.records[1].partition = 1;
+    assert_eq!(bound::last_row(&log.records, 0), 2);
+    assert_eq!(bound::last_row(&log.records, 1), 1);
+    assert_eq!(bound::last_row(&log.records, 2), 2, "it has none");
+}
