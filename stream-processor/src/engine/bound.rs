@@ -20,7 +20,8 @@ const MINUTE_BYTES: usize = 512;
 /// Bytes of a window whose first alert was counted.
 const COUNTED_BYTES: usize = 128;
 
-/// How many bytes tasks can take.
+/// How many bytes tasks can take. Where a great many windows are open, what they take beside their keys comes on top: it counts
+/// for a part of the windows' bytes at most, so that it does not push all keys out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskBound {
     /// The tasks of a number, one of each table.

@@ -23,6 +23,9 @@ const CLOSES: &str = "SELECT host_id, proc_cmdline, count(*) AS times, sample(fd
 /// Speaks at the third row of a key.
 const FIRES: &str = "SELECT host_id, proc_cmdline, count(*) AS times FROM tumble(events, INTERVAL '1 minute')\n\
     WHERE evt_type = 'execve' GROUP BY window_start, window_end, host_id, proc_cmdline HAVING count(*) >= 3";
+/// Has many windows open at once.
+const SLIDES: &str = "SELECT host_id, proc_cmdline, count(*) AS times FROM hop(events, INTERVAL '1 minute', INTERVAL '1 hour')\n\
+    WHERE evt_type = 'execve' GROUP BY window_start, window_end, host_id, proc_cmdline HAVING count(*) < 1000 AND count(*) > 1";
 /// Over all hosts.
 const FLEET: &str = "SELECT proc_cmdline, count(*) AS times FROM tumble(events, INTERVAL '1 minute')\n\
     WHERE evt_type = 'execve' GROUP BY window_start, window_end, proc_cmdline HAVING count(*) >= 3";
@@ -204,6 +207,38 @@ fn windows_of_the_fleet_are_held_within_the_bytes() {
     assert!(!told.is_empty());
     assert!(told.iter().all(|alert| alert.row.contains("9999\"")));
     assert!(told.iter().any(|alert| alert.incomplete));
+}
+
+#[test]
+fn many_open_windows_leave_keys_room() {
+    let mut log = Log::default();
+    for passed in [0, 65] {
+        log.row("quiet", 0, passed);
+    }
+    // What their open windows take alone is more than all bytes.
+    for host in 0..1_500 {
+        log.row(&format!("host-{host}"), 1, 0);
+    }
+    log.row("quiet", 0, 0);
+    let (alerts, _) = said(SLIDES, log, false);
+    let full = alerts.iter();
+    let full = full.filter(|alert| &*alert.detection_id == "state_overflow");
+    assert!(full.count() > 0);
+    let quiet = of(&alerts, "counts", "quiet");
+    let whole = |alert: &&Alert| alert.row.contains("\"times\":3");
+    assert!(quiet.iter().any(whole), "the settled host keeps its key");
+}
+
+#[test]
+fn what_has_fired_over_the_fleet_leaves_keys_room() {
+    let mut log = Log::default();
+    for number in 0..6_000 {
+        log.row("loud", number / 3, i64::from(number % 150 == 0));
+    }
+    log.row("loud", 0, 120);
+    let (_, most) = said(FLEET, log, false);
+    assert!(most > BYTES_MAX / 2, "{most} bytes are no flood");
+    assert!(most <= BYTES_MAX + STEP_BYTES, "{most} bytes");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) const KEY_BESIDE: usize = 48;
 /// The part of a task's bytes that one second of a detection of the fleet may take before it is flushed.
 const SECOND_PART: u64 = 16;
 /// The part of a task's bytes that marks of what has fired may take.
-const FIRED_PART: u64 = 4;
+pub(super) const FIRED_PART: u64 = 4;
 
 /// Bytes of a detection's second, where a task has so many.
 pub(crate) fn second_bytes(state_bytes_max: u64) -> u64 {
@@ -150,11 +150,17 @@ impl Windows {
 
     /// Bytes that a task's windows hold.
     pub fn held(&self, task: i32) -> u64 {
-        let groups = self.groups.iter().map(|placed| {
-            let keys: u64 = placed.group.held(task).values().sum();
-            keys + placed.group.held_beside(task)
-        });
-        groups.sum::<u64>() + self.fleet.held(task)
+        let groups = self.groups.iter();
+        let keys = groups.map(|placed| placed.group.held(task).values().sum::<u64>());
+        keys.sum::<u64>() + self.beside(task) + self.fleet.held(task, self.state_bytes_max)
+    }
+
+    /// Bytes that a task's windows take beside their keys, as far as they count: no key that goes makes them fewer, so they
+    /// leave the keys at least half of what there is after some have gone.
+    fn beside(&self, task: i32) -> u64 {
+        let groups = self.groups.iter();
+        let all: u64 = groups.map(|placed| placed.group.held_beside(task)).sum();
+        all.min(self.state_bytes_max / 8 * LEFT_EIGHTHS / 2)
     }
 
     fn fired_bytes(&self, task: i32) -> u64 {
@@ -171,19 +177,14 @@ impl Windows {
         known: &dyn Fn(i64) -> bool,
         output: &mut WindowOutput,
     ) -> Result<()> {
-        let of_fleet = self.fleet.held(task);
         let mut held: HashMap<i64, u64> = HashMap::new();
-        let mut beside = 0;
         for Placed { group, .. } in &self.groups {
-            beside += group.held_beside(task);
             for (slot, bytes) in group.held(task) {
                 *held.entry(slot).or_default() += bytes;
             }
         }
-        if of_fleet > 0 {
-            self.fleet.shed(task, bytes)?;
-        }
-        let all = bytes.saturating_sub(beside);
+        self.fleet.shed(task, bytes, self.state_bytes_max)?;
+        let all = bytes.saturating_sub(self.beside(task));
         let shares = Shares::new(&held, all, known);
         for Placed { group, .. } in &mut self.groups {
             let lost = group.shed(task, &shares)?;

@@ -10,7 +10,7 @@ use super::{Fleet, Own, pane_end};
 use crate::hosts::FLEET;
 use crate::window::group::FIXED_COLUMNS;
 use crate::window::piece::row_bytes;
-use crate::window::room::KEY_BESIDE;
+use crate::window::room::{FIRED_PART, KEY_BESIDE};
 use crate::window::shard::key_hashes;
 
 /// What a mark of a window that has fired takes beside the text of its keys.
@@ -26,24 +26,41 @@ impl Fleet {
         own.filter(|(_, bytes)| *bytes > 0).collect()
     }
 
-    /// Bytes that the windows of a task of the fleet hold; nothing of a partition, whose seconds have a bound of their own.
-    pub fn held(&self, task: i32) -> u64 {
-        if task > FLEET {
-            return 0;
-        }
-        let own = self.detections.iter().filter(|own| own.task == task);
-        own.map(|own| own.held() + own.fired()).sum()
+    /// Bytes that the windows of a task of the fleet hold, of so many that it may; nothing of a partition, whose seconds have a
+    /// bound of their own.
+    pub fn held(&self, task: i32, bytes_max: u64) -> u64 {
+        self.keys(task) + self.fired(task, bytes_max)
     }
 
-    /// Takes keys out until the windows of a task hold so many bytes: of each detection the same part of what it has.
+    fn keys(&self, task: i32) -> u64 {
+        self.of_task(task).map(Own::held).sum()
+    }
+
+    /// Bytes of what has fired, as far as they count: no key that goes makes them fewer, so they leave the keys the rest.
+    fn fired(&self, task: i32, bytes_max: u64) -> u64 {
+        let all: u64 = self.of_task(task).map(Own::fired).sum();
+        all.min(bytes_max / FIRED_PART)
+    }
+
+    fn of_task(&self, task: i32) -> impl Iterator<Item = &Own> {
+        let own = self.detections.iter();
+        own.filter(move |own| task <= FLEET && own.task == task)
+    }
+
+    /// Takes keys out until the windows of a task hold so many bytes, of `bytes_max` that it may: of each detection the same part
+    /// of what it has.
     ///
     /// # Errors
     /// When states cannot be taken apart.
-    pub fn shed(&mut self, task: i32, bytes: u64) -> Result<()> {
-        let all: u64 = self.held(task);
+    pub fn shed(&mut self, task: i32, bytes: u64, bytes_max: u64) -> Result<()> {
+        let all = self.keys(task);
+        let left = bytes.saturating_sub(self.fired(task, bytes_max));
+        if all <= left {
+            return Ok(());
+        }
         let own = self.detections.iter_mut().filter(|own| own.task == task);
         for own in own {
-            let kept = u128::from(own.held()) * u128::from(bytes) / u128::from(all).max(1);
+            let kept = u128::from(own.held()) * u128::from(left) / u128::from(all).max(1);
             own.shed(kept as u64)?;
         }
         Ok(())
