@@ -217,7 +217,7 @@ impl Windows {
 pub(super) struct Lost {
     /// How many of each slot.
     pub slots: BTreeMap<i64, u64>,
-    /// The first and the last pane that had some.
+    /// The first and the last pane that had some and is told of now: one that lost rows before was told of then.
     pub panes: Option<(i64, i64)>,
 }
 

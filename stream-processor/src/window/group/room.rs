@@ -86,8 +86,11 @@ impl Group {
                 *lost.slots.entry(slot).or_default() += 1;
             }
         }
-        let panes = going.keys().next().zip(going.keys().next_back());
-        lost.panes = panes.map(|(first, last)| (first.1, last.1));
+        // What a pane lost is stored with it, so one alert a pane also holds across restarts.
+        let untold = |id: &&PaneId| self.panes.get(*id).is_some_and(|pane| pane.overflow == 0);
+        let mut untold = going.keys().filter(untold).map(|id| id.1);
+        let first = untold.next();
+        lost.panes = first.map(|first| (first, untold.last().unwrap_or(first)));
         for (id, hashes) in going {
             self.shed_of_pane(id, &hashes)?;
         }
