@@ -230,6 +230,31 @@ fn many_open_windows_leave_keys_room() {
 }
 
 #[test]
+fn windows_fire_early_again_when_those_that_fired_are_over() {
+    let mut log = Log::default();
+    for number in 0..1_200 {
+        log.row("loud", number / 3, 0);
+    }
+    let flood = log.records.len();
+    log.row("loud", 0, 120);
+    let over = log.records.len();
+    for _ in 0..3 {
+        log.row("quiet", 7, 0);
+    }
+    let last = log.records.split_off(over);
+    let end = log.records.split_off(flood);
+    let mut engine = engine(FIRES);
+    while !log.records.is_empty() {
+        let step = log.records.drain(..STEP_ROWS).collect();
+        engine.step(step).expect("a step");
+    }
+    assert!(engine.windows.is_fired_full(0), "too few have fired");
+    engine.step(end).expect("the end of the minute");
+    let output = engine.step(last).expect("a step");
+    assert_eq!(of(&output.alerts, "counts", "quiet").len(), 1);
+}
+
+#[test]
 fn what_has_fired_over_the_fleet_leaves_keys_room() {
     let mut log = Log::default();
     for number in 0..6_000 {

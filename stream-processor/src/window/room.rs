@@ -8,7 +8,7 @@
 //! It happens between two steps of a task, never while it replays, and the caller stores the task with the step: so whoever
 //! goes on with it has the same keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::{HashMap, Result};
 
@@ -109,6 +109,7 @@ impl Shares {
 impl Windows {
     /// The tasks whose windows may hold more than they may, as far as it is known without measuring.
     pub fn full(&mut self) -> Vec<i32> {
+        self.note_fired_over();
         let came = self.groups.iter_mut();
         let mut came: Vec<(i32, u64)> = came
             .flat_map(|placed| std::mem::take(&mut placed.group.came))
@@ -135,7 +136,7 @@ impl Windows {
     ) -> Result<bool> {
         let held = self.held(task);
         let eighth = self.state_bytes_max / 8;
-        let fired_full = self.fired_bytes(task) > self.state_bytes_max / FIRED_PART;
+        let fired_full = self.is_fired_full(task);
         for placed in &mut self.groups {
             placed.group.note_fired_full(task, fired_full);
         }
@@ -161,6 +162,28 @@ impl Windows {
         let groups = self.groups.iter();
         let all: u64 = groups.map(|placed| placed.group.held_beside(task)).sum();
         all.min(self.state_bytes_max / 8 * LEFT_EIGHTHS / 2)
+    }
+
+    /// Whether what has fired in a task takes as much as it may.
+    pub fn is_fired_full(&self, task: i32) -> bool {
+        self.fired_bytes(task) > self.state_bytes_max / FIRED_PART
+    }
+
+    /// Lets tasks fire early again whose windows that have fired are over. Most are over while the task is not full, so this
+    /// does not wait until the task is measured.
+    fn note_fired_over(&mut self) {
+        let groups = self.groups.iter();
+        let noted: BTreeSet<i32> = groups
+            .flat_map(|placed| placed.group.fired_full_tasks())
+            .collect();
+        for task in noted {
+            if self.is_fired_full(task) {
+                continue;
+            }
+            for placed in &mut self.groups {
+                placed.group.note_fired_full(task, false);
+            }
+        }
     }
 
     fn fired_bytes(&self, task: i32) -> u64 {

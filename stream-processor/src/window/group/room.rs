@@ -67,6 +67,11 @@ impl Group {
         };
     }
 
+    /// The partitions of which what has fired was noted to take as much as it may.
+    pub fn fired_full_tasks(&self) -> impl Iterator<Item = i32> {
+        self.fired_full.iter().copied()
+    }
+
     /// Takes keys out of a partition's panes, so that each slot keeps its share.
     pub fn shed(&mut self, partition: i32, shares: &Shares) -> Result<Lost> {
         let mut lost = Lost::default();
