@@ -100,6 +100,23 @@ impl Log {
         }
     }
 
+    /// Lets those stay that were heard of last, where more are stored as residents than may be: an earlier version let more
+    /// stay, and residents that cannot be pushed out would keep the table above its bound.
+    pub(super) fn limit_residents(&mut self) {
+        let hosts = self.hosts.iter().enumerate();
+        let residents = hosts.filter(|(_, host)| host.resident);
+        let mut residents: Vec<(u64, usize)> = residents
+            .map(|(index, host)| (host.heard, index))
+            .collect();
+        residents.sort_unstable();
+        let beyond = residents.len().saturating_sub(RESIDENTS_MAX);
+        for (_, index) in &residents[..beyond] {
+            self.hosts[*index].resident = false;
+            self.residents -= 1;
+            self.changed.insert(index / HOSTS_PER_PIECE);
+        }
+    }
+
     /// Makes room for a new host; how many of those that leave were heard of lately.
     fn make_room(&mut self, heard: &Heard<'_>, batch: &mut Batch) -> u64 {
         let may_leave = |(index, host): (usize, &Host)| {

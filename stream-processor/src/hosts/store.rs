@@ -149,6 +149,7 @@ impl Log {
             log.hosts.extend(hosts);
         }
         log.index();
+        log.limit_residents();
         Ok(log)
     }
 }

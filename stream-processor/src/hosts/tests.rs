@@ -400,6 +400,26 @@ fn the_silent_go_first_and_residents_leave_room_to_become_known() {
     assert!(log.0.take_forgotten().is_empty());
 }
 
+#[test]
+fn more_residents_than_may_be_are_cut_to_those_heard_of_last() {
+    let mut log = Tape::new();
+    for offset in 0..HOSTS_MAX as i64 {
+        log.take(offset, &offset.to_string(), "r", 0, 100, 100);
+    }
+    // An earlier version let all of them stay.
+    let hosts = log.0.log_mut(LOG).expect("the log").hosts.iter_mut();
+    hosts.for_each(|host| host.resident = true);
+    let mut state = stored(&mut log, BTreeMap::new(), &Renewal::default());
+    let mut again = Tape::new();
+    again.0.restore(0, &mut state).expect("restored");
+    let task = again.0.log(LOG).expect("the log");
+    assert_eq!(task.residents, RESIDENTS_MAX);
+    let beyond = HOSTS_MAX - RESIDENTS_MAX;
+    let mut hosts = task.hosts.iter().enumerate();
+    assert!(hosts.all(|(index, host)| host.resident == (index >= beyond)));
+    assert_eq!(task.changed.len(), beyond.div_ceil(HOSTS_PER_PIECE));
+}
+
 /// The most that a sensor may say of itself, everything at its longest.
 #[test]
 fn a_host_has_a_bound_in_bytes_whatever_it_says() {
