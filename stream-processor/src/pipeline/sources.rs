@@ -31,7 +31,7 @@ pub(super) struct SourceWatch {
     topic: String,
     delay_max: Duration,
     look_at: Option<Instant>,
-    /// Since when it has looked without a pause, nanoseconds: one that was never heard of is late from then on.
+    /// When it looked first since it tells, nanoseconds: a partition that was never heard of is late from then on.
     since: Option<i64>,
     /// Those of which was told that nobody processes them.
     told: BTreeSet<i32>,
@@ -110,14 +110,16 @@ impl Steps {
             return;
         }
         self.sources.look_at = Some(now + LOOK_INTERVAL);
-        let at_end = stages.group().is_some_and(|group| {
-            let own = self.tasks.task(TELLS).is_some();
-            own && group.assignments.at_end(TELLS)
-        });
+        if self.tasks.task(TELLS).is_none() {
+            self.sources.since = None;
+            return;
+        }
+        let at_end = stages.group();
+        let at_end = at_end.is_some_and(|group| group.assignments.at_end(TELLS));
+        // Who reads what had gathered knows nothing of now. The look is put off and does not begin anew: in a busy exchange
+        // there is something left to read at many looks.
         let heard = self.engine.fleet_sources(FLEET).filter(|_| at_end);
         let Some(heard) = heard else {
-            // Who reads what had gathered knows nothing of now.
-            self.sources.since = None;
             return;
         };
         let alerts = self.sources.look(&heard, now_ns());
