@@ -370,6 +370,10 @@ impl Publish {
         let metadata = producer.client().fetch_metadata(None, METADATA_PATIENCE);
         let metadata = metadata.ok()?;
         let there: BTreeSet<&str> = metadata.topics().iter().map(|topic| topic.name()).collect();
+        // Brokers that have just started may list nothing yet: that does not say that a topic was deleted.
+        if there.is_empty() {
+            return None;
+        }
         let mut written = encoded.records.iter().map(|record| record.topic.as_str());
         let gone = written.find(|topic| !there.contains(topic));
         gone.map(str::to_owned)
