@@ -446,7 +446,6 @@ impl Hosts {
         Some((topic, partition))
     }
 
-    /// The host whose time a slot is now.
     /// Whether a slot is of a host that stays.
     pub fn stays(&self, slot: i64) -> bool {
         let mut logs = self.logs(partition_of(slot));
@@ -456,6 +455,7 @@ impl Hosts {
         })
     }
 
+    /// The host whose time a slot is now.
     fn host(&self, slot: i64) -> Option<&Host> {
         let mut logs = self.logs(partition_of(slot));
         logs.find_map(|(_, log)| log.host(slot as u32))

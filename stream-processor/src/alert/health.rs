@@ -145,11 +145,11 @@ const DETECTIONS_OLDER: Texts = Texts {
 const DETECTIONS_DIFFER: Texts = Texts {
     id: "detections_differ",
     title: "Processors of one group run different detections",
-    description: "Another processor of this group commits partitions that it runs with another set of detections than this one, or another cap on keys. What is looked for on a host hangs on who holds its partition, and changes when partitions move.",
+    description: "Another processor of this group commits partitions that it runs with another set of detections than this one, or other caps on keys and bytes. What is looked for on a host depends on who holds its partition, and changes when partitions move.",
     severity: "medium",
     priority: "Warning",
     risk: 40,
-    response: "Give all processors the same folder and the same windows.keys_max, or publish one set for all of them (dogwatch detections publish); dogwatch detections loaded --kafka ADDRESS names what each partition is run with.",
+    response: "Give all processors the same folder and the same windows.keys_max and windows.state_bytes_max, or publish one set for all of them (dogwatch detections publish); dogwatch detections loaded --kafka ADDRESS names what each partition is run with.",
 };
 
 const FLEET_HELD: Texts = Texts {
