@@ -95,7 +95,7 @@ impl Group {
         let untold = |id: &&PaneId| self.panes.get(*id).is_some_and(|pane| pane.overflow == 0);
         let mut untold = going.keys().filter(untold).map(|id| id.1);
         let first = untold.next();
-        lost.panes = first.map(|first| (first, untold.last().unwrap_or(first)));
+        lost.panes = first.map(|first| (first, untold.next_back().unwrap_or(first)));
         for (id, hashes) in going {
             self.shed_of_pane(id, &hashes)?;
         }
