@@ -114,8 +114,11 @@ mod tests {
         write("run/crun/damaged/status", "{");
         write("run/runc/none/state.json", r#"{"config":{"labels":null}}"#);
         let found = of_running(&Files::below(host.path()));
+        // What runs on this very machine is told beside them.
+        let own = ["box", "web", "aa", "damaged", "none"];
         let found: Vec<_> = found
             .iter()
+            .filter(|(one, _)| own.contains(&&*one.id))
             .map(|(one, uid)| (&*one.id, one.bundle.to_str().unwrap(), *uid))
             .collect();
         assert_eq!(
