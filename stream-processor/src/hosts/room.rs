@@ -105,9 +105,8 @@ impl Log {
     pub(super) fn limit_residents(&mut self) {
         let hosts = self.hosts.iter().enumerate();
         let residents = hosts.filter(|(_, host)| host.resident);
-        let mut residents: Vec<(u64, usize)> = residents
-            .map(|(index, host)| (host.heard, index))
-            .collect();
+        let mut residents: Vec<(u64, usize)> =
+            residents.map(|(index, host)| (host.heard, index)).collect();
         residents.sort_unstable();
         let beyond = residents.len().saturating_sub(RESIDENTS_MAX);
         for (_, index) in &residents[..beyond] {
