@@ -18,11 +18,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::signing::PublicKey;
 
+mod caps;
 mod fault;
 mod stage;
 #[cfg(test)]
 mod tests;
 
+pub use caps::{Caps, KEYS_MAX, STATE_BYTES, STATE_BYTES_MAX};
 pub use fault::{Fault, FaultPoint};
 pub use stage::{ExchangeTopics, Stage};
 
@@ -422,62 +424,6 @@ pub struct Config {
     pub fault: Option<Fault>,
 }
 
-/// What `windows.state_bytes_max` may be.
-pub const STATE_BYTES_MAX: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
-
-/// Bytes of the states of a task's windows, where nothing else is said: with the shipped detections on events eight tasks fit into 2 GiB.
-pub const STATE_BYTES: u64 = 24 << 20;
-
-/// What the windows of a task may hold: the same on all processors, since results may depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caps {
-    /// `windows.keys_max`.
-    pub keys_max: usize,
-    /// `windows.state_bytes_max`.
-    #[serde(default = "state_bytes")]
-    pub state_bytes_max: u64,
-}
-
-/// Sets that were published before it was there say nothing of it.
-fn state_bytes() -> u64 {
-    STATE_BYTES
-}
-
-impl Caps {
-    /// Whether they may be configured.
-    #[must_use]
-    pub fn allowed(self) -> bool {
-        KEYS_MAX.contains(&self.keys_max) && STATE_BYTES_MAX.contains(&self.state_bytes_max)
-    }
-
-    /// How these differ from those before, where they do.
-    #[must_use]
-    pub fn changed(self, before: Self) -> Option<String> {
-        let keys = (before.keys_max, self.keys_max);
-        let bytes = (before.state_bytes_max, self.state_bytes_max);
-        let keys =
-            (keys.0 != keys.1).then(|| format!("windows.keys_max from {} to {}", keys.0, keys.1));
-        let bytes = (bytes.0 != bytes.1)
-            .then(|| format!("windows.state_bytes_max from {} to {}", bytes.0, bytes.1));
-        let words: Vec<String> = keys.into_iter().chain(bytes).collect();
-        (!words.is_empty()).then(|| words.join("; "))
-    }
-}
-
-impl RawWindows {
-    /// What the windows of a task may hold.
-    #[must_use]
-    pub fn caps(&self) -> Caps {
-        Caps {
-            keys_max: self.keys_max,
-            state_bytes_max: self.state_bytes_max,
-        }
-    }
-}
-
-/// What `windows.keys_max` may be.
-pub const KEYS_MAX: RangeInclusive<usize> = 1..=10_000_000;
-
 /// Environment variable that asks for a [`Fault`].
 const FAULT_VARIABLE: &str = "DOGWATCH_FAULT";
 
@@ -665,77 +611,79 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
 }
 
 fn check_checkpoint(checkpoint: &RawCheckpoint) -> Result<(), ConfigError> {
-    let interval = checkpoint.interval;
-    if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&interval) {
-        return Err(ConfigError::Value {
-            key: "checkpoint.interval",
-            expected: "between 100ms and 10m",
-            found: format!("{interval:?}"),
-        });
-    }
-    if !(65_536..=(16 << 30)).contains(&checkpoint.input_bytes) {
-        return Err(ConfigError::Value {
-            key: "checkpoint.input_bytes",
-            expected: "between 65536 and 17179869184",
-            found: checkpoint.input_bytes.to_string(),
-        });
-    }
-    Ok(())
+    within(
+        "checkpoint.interval",
+        "between 100ms and 10m",
+        Duration::from_millis(100)..=Duration::from_secs(600),
+        checkpoint.interval,
+    )?;
+    within(
+        "checkpoint.input_bytes",
+        "between 65536 and 17179869184",
+        65_536..=(16 << 30),
+        checkpoint.input_bytes,
+    )
 }
 
 fn check_windows(windows: &RawWindows) -> Result<(), ConfigError> {
-    let silence = windows.host_silence;
-    if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&silence) {
-        return Err(ConfigError::Value {
-            key: "windows.host_silence",
-            expected: "between 1s and 24h",
-            found: format!("{silence:?}"),
-        });
+    let seconds = |least, most| Duration::from_secs(least)..=Duration::from_secs(most);
+    within(
+        "windows.host_silence",
+        "between 1s and 24h",
+        seconds(1, 86_400),
+        windows.host_silence,
+    )?;
+    within(
+        "windows.fleet_patience",
+        "between 1s and 1h",
+        seconds(1, 3_600),
+        windows.fleet_patience,
+    )?;
+    within(
+        "windows.fleet_delay_max",
+        "between 5s and 24h",
+        seconds(5, 86_400),
+        windows.fleet_delay_max,
+    )?;
+    within(
+        "windows.clock_error_max",
+        "between 1m and 3650days",
+        seconds(60, 3_650 * 86_400),
+        windows.clock_error_max,
+    )?;
+    within(
+        "windows.keys_max",
+        "between 1 and 10000000",
+        KEYS_MAX,
+        windows.keys_max,
+    )?;
+    within(
+        "windows.state_bytes_max",
+        "between 1048576 and 1099511627776",
+        STATE_BYTES_MAX,
+        windows.state_bytes_max,
+    )?;
+    within(
+        "windows.memory_bytes_max",
+        "between 16777216 and 1099511627776",
+        (16 << 20)..=(1 << 40),
+        windows.memory_bytes_max,
+    )
+}
+
+/// Refuses a value that is out of its range, which `expected` says in words.
+fn within<T: PartialOrd + std::fmt::Debug>(
+    key: &'static str,
+    expected: &'static str,
+    range: RangeInclusive<T>,
+    found: T,
+) -> Result<(), ConfigError> {
+    match range.contains(&found) {
+        true => Ok(()),
+        false => Err(ConfigError::Value {
+            key,
+            expected,
+            found: format!("{found:?}"),
+        }),
     }
-    let patience = windows.fleet_patience;
-    if !(Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&patience) {
-        return Err(ConfigError::Value {
-            key: "windows.fleet_patience",
-            expected: "between 1s and 1h",
-            found: format!("{patience:?}"),
-        });
-    }
-    let delay = windows.fleet_delay_max;
-    if !(Duration::from_secs(5)..=Duration::from_secs(86_400)).contains(&delay) {
-        return Err(ConfigError::Value {
-            key: "windows.fleet_delay_max",
-            expected: "between 5s and 24h",
-            found: format!("{delay:?}"),
-        });
-    }
-    let error_max = windows.clock_error_max;
-    if !(Duration::from_secs(60)..=Duration::from_secs(3_650 * 86_400)).contains(&error_max) {
-        return Err(ConfigError::Value {
-            key: "windows.clock_error_max",
-            expected: "between 1m and 3650days",
-            found: format!("{error_max:?}"),
-        });
-    }
-    if !KEYS_MAX.contains(&windows.keys_max) {
-        return Err(ConfigError::Value {
-            key: "windows.keys_max",
-            expected: "between 1 and 10000000",
-            found: windows.keys_max.to_string(),
-        });
-    }
-    if !STATE_BYTES_MAX.contains(&windows.state_bytes_max) {
-        return Err(ConfigError::Value {
-            key: "windows.state_bytes_max",
-            expected: "between 1048576 and 1099511627776",
-            found: windows.state_bytes_max.to_string(),
-        });
-    }
-    if !((16 << 20)..=(1 << 40)).contains(&windows.memory_bytes_max) {
-        return Err(ConfigError::Value {
-            key: "windows.memory_bytes_max",
-            expected: "between 16777216 and 1099511627776",
-            found: windows.memory_bytes_max.to_string(),
-        });
-    }
-    Ok(())
 }
