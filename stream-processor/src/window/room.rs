@@ -8,6 +8,7 @@
 //! It happens between two steps of a task, never while it replays, and the caller stores the task with the step: so whoever
 //! goes on with it has the same keys.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::{HashMap, Result};
@@ -233,6 +234,28 @@ impl Windows {
     pub(super) fn forget_fill(&mut self, task: i32) {
         self.fills.remove(&task);
     }
+}
+
+/// A key of a pane, and what it has.
+#[derive(Debug)]
+pub(super) struct Held<P> {
+    pub pane: P,
+    pub hash: u64,
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// The keys that go, so that the others take no more than so many bytes. Those with the most rows stay, and of equal ones those
+/// of the oldest panes.
+pub(super) fn going<P: Ord + Copy>(mut keys: Vec<Held<P>>, bytes: u64) -> Vec<Held<P>> {
+    keys.sort_unstable_by_key(|key| (Reverse(key.rows), key.pane, key.hash));
+    let mut left = bytes;
+    keys.retain(|key| {
+        let rest = left.checked_sub(key.bytes);
+        left = rest.unwrap_or(0);
+        rest.is_none()
+    });
+    keys
 }
 
 /// Keys that went, of a group.

@@ -10,7 +10,7 @@ use super::{Fleet, Own, pane_end};
 use crate::hosts::FLEET;
 use crate::window::group::FIXED_COLUMNS;
 use crate::window::piece::row_bytes;
-use crate::window::room::{FIRED_PART, KEY_BESIDE};
+use crate::window::room::{FIRED_PART, Held, KEY_BESIDE, going};
 use crate::window::shard::key_hashes;
 
 /// What a mark of a window that has fired takes beside the text of its keys.
@@ -94,26 +94,24 @@ impl Own {
                 }
             }
         }
-        // Those with the most rows stay, and of equal ones those of the oldest panes.
-        let mut keys: Vec<_> = keys.into_iter().collect();
-        keys.sort_unstable_by_key(|((pane, hash), (rows, _))| (u64::MAX - rows, *pane, *hash));
-        let mut left = bytes;
-        let mut going: BTreeMap<i64, HashSet<u64>> = BTreeMap::new();
-        for ((pane, hash), (_, bytes)) in keys {
-            if let Some(rest) = left.checked_sub(bytes) {
-                left = rest;
-                continue;
-            }
-            left = 0;
-            going.entry(pane).or_default().insert(hash);
+        let keys = keys.into_iter();
+        let keys = keys.map(|((pane, hash), (rows, bytes))| Held {
+            pane,
+            hash,
+            rows,
+            bytes,
+        });
+        let mut by_pane: BTreeMap<i64, HashSet<u64>> = BTreeMap::new();
+        for key in going(keys.collect(), bytes) {
+            by_pane.entry(key.pane).or_default().insert(key.hash);
         }
-        for (pane, going) in going {
+        for (pane, hashes) in by_pane {
             let Some(states) = self.merge.panes.get_mut(&pane) else {
                 continue;
             };
             let stays = |piece: &RecordBatch| {
-                let hashes = key_hashes(piece, keys_end)?.into_iter();
-                Ok(hashes.map(|hash| !going.contains(&hash)).collect())
+                let all = key_hashes(piece, keys_end)?.into_iter();
+                Ok(all.map(|hash| !hashes.contains(&hash)).collect())
             };
             let rows = states.retain(group, stays)?;
             self.merge.changed.insert(pane);

@@ -11,20 +11,11 @@ use super::{FIXED_COLUMNS, Group, all_pieces};
 use crate::hosts::partition_of;
 use crate::window::pane::{Pane, PaneId, slots};
 use crate::window::piece::{batch_bytes, gathered, row_bytes};
-use crate::window::room::{KEY_BESIDE, Lost, Shares};
+use crate::window::room::{Held, KEY_BESIDE, Lost, Shares, going};
 use crate::window::shard::key_hashes;
 
 /// What an open window takes, or a host's place in a pane.
 const PLACE_BYTES: u64 = 64;
-
-/// A key of a slot in a pane.
-#[derive(Debug)]
-struct Held {
-    pane: PaneId,
-    hash: u64,
-    rows: i64,
-    bytes: u64,
-}
 
 impl Group {
     /// Bytes of a partition's keys, by slot.
@@ -75,36 +66,32 @@ impl Group {
     /// Takes keys out of a partition's panes, so that each slot keeps its share.
     pub fn shed(&mut self, partition: i32, shares: &Shares) -> Result<Lost> {
         let mut lost = Lost::default();
-        let mut going: BTreeMap<PaneId, HashSet<u64>> = BTreeMap::new();
-        for (slot, mut keys) in self.keys_of_losers(partition, shares)? {
+        let mut by_pane: BTreeMap<PaneId, HashSet<u64>> = BTreeMap::new();
+        for (slot, keys) in self.keys_of_losers(partition, shares)? {
             let all: u64 = keys.iter().map(|key| key.bytes).sum();
-            let mut left = shares.keeps(slot, all);
-            // Those with the most rows stay, and of equal ones those of the oldest panes.
-            keys.sort_unstable_by_key(|key| (-key.rows, key.pane, key.hash));
-            for key in keys {
-                if let Some(rest) = left.checked_sub(key.bytes) {
-                    left = rest;
-                    continue;
-                }
-                left = 0;
-                going.entry(key.pane).or_default().insert(key.hash);
+            for key in going(keys, shares.keeps(slot, all)) {
+                by_pane.entry(key.pane).or_default().insert(key.hash);
                 *lost.slots.entry(slot).or_default() += 1;
             }
         }
         // What a pane lost is stored with it, so one alert a pane also holds across restarts.
         let untold = |id: &&PaneId| self.panes.get(*id).is_some_and(|pane| pane.overflow == 0);
-        let mut untold = going.keys().filter(untold).map(|id| id.1);
+        let mut untold = by_pane.keys().filter(untold).map(|id| id.1);
         let first = untold.next();
         lost.panes = first.map(|first| (first, untold.next_back().unwrap_or(first)));
-        for (id, hashes) in going {
+        for (id, hashes) in by_pane {
             self.shed_of_pane(id, &hashes)?;
         }
         Ok(lost)
     }
 
     /// The keys of slots that lose some.
-    fn keys_of_losers(&self, partition: i32, shares: &Shares) -> Result<HashMap<i64, Vec<Held>>> {
-        let mut known: HashMap<(PaneId, u64), (i64, i64, u64)> = HashMap::new();
+    fn keys_of_losers(
+        &self,
+        partition: i32,
+        shares: &Shares,
+    ) -> Result<HashMap<i64, Vec<Held<PaneId>>>> {
+        let mut known: HashMap<(PaneId, u64), (i64, u64, u64)> = HashMap::new();
         for (pane, piece, carried) in self.pieces_of(partition) {
             let all = slots(piece);
             if !all.iter().any(|slot| shares.loses(*slot)) {
@@ -122,11 +109,11 @@ impl Group {
                 .filter(|(_, slot)| shares.loses(**slot))
             {
                 let key = known.entry((pane, hashes[row])).or_insert((*slot, 0, 0));
-                key.1 += rows[row];
+                key.1 += rows[row].unsigned_abs();
                 key.2 += bytes[row] as u64;
             }
         }
-        let mut by_slot: HashMap<i64, Vec<Held>> = HashMap::new();
+        let mut by_slot: HashMap<i64, Vec<Held<PaneId>>> = HashMap::new();
         for ((pane, hash), (slot, rows, bytes)) in known {
             by_slot.entry(slot).or_default().push(Held {
                 pane,
