@@ -199,23 +199,28 @@ fn can_fail(expr: &Expr) -> Result<bool> {
             | Expr::Like(_)
             | Expr::Case(_)
             | Expr::TryCast(_) => false,
-            Expr::BinaryExpr(binary) => !matches!(
-                binary.op,
-                Operator::And
-                    | Operator::Or
-                    | Operator::Eq
-                    | Operator::NotEq
-                    | Operator::Lt
-                    | Operator::LtEq
-                    | Operator::Gt
-                    | Operator::GtEq
-                    | Operator::IsDistinctFrom
-                    | Operator::IsNotDistinctFrom
-            ),
+            Expr::BinaryExpr(binary) => {
+                !(binary.op.is_logic_operator() || is_comparison(binary.op))
+            }
             Expr::ScalarFunction(call) => !NEVER_FAIL.contains(&call.name()),
             _ => true,
         })
     })
+}
+
+/// Whether it compares by order or equality, which never fails.
+pub(super) fn is_comparison(operator: Operator) -> bool {
+    matches!(
+        operator,
+        Operator::Eq
+            | Operator::NotEq
+            | Operator::Lt
+            | Operator::LtEq
+            | Operator::Gt
+            | Operator::GtEq
+            | Operator::IsDistinctFrom
+            | Operator::IsNotDistinctFrom
+    )
 }
 
 /// Rows for which a predicate is true: neither false nor NULL.

@@ -6,6 +6,8 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 
+use crate::detect::filter::is_comparison;
+
 /// What a leaf compares or is made of.
 pub(super) fn operands(leaf: &Expr) -> Vec<&Expr> {
     match leaf {
@@ -34,17 +36,7 @@ pub(super) fn operands(leaf: &Expr) -> Vec<&Expr> {
 /// Whether a leaf compares by order or equality, so that the values tell all.
 pub(super) fn compares(leaf: &Expr) -> bool {
     match leaf {
-        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
-            op,
-            Operator::Eq
-                | Operator::NotEq
-                | Operator::Lt
-                | Operator::LtEq
-                | Operator::Gt
-                | Operator::GtEq
-                | Operator::IsDistinctFrom
-                | Operator::IsNotDistinctFrom
-        ),
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => is_comparison(*op),
         Expr::InList(_) | Expr::Between(_) | Expr::IsNull(_) | Expr::IsNotNull(_) => true,
         _ => false,
     }
