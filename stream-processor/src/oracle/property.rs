@@ -622,6 +622,24 @@ fn differences(expected: &Expected, found: &Processor<'_>) -> Vec<String> {
     differences
 }
 
+/// What came of a case: a failed one is told with what was drawn, its log and what is wrong.
+fn verdict(wrong: &[String], drawn: &str, log: &[InputRecord]) -> Result<(), TestCaseError> {
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let text = format!("{drawn}\n{}{}", describe(log), wrong.join("\n"));
+    Err(TestCaseError::fail(text))
+}
+
+/// Fails with the reason of a case that failed, which says all that its values would.
+fn told(outcome: Result<(), TestError<impl std::fmt::Debug>>) {
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, _)) => panic!("{}", reason.message()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// The log as lines, for a person.
 fn describe(log: &[InputRecord]) -> String {
     let mut decoder =
@@ -700,22 +718,9 @@ fn the_engine_says_what_the_oracle_says() {
             processor.finish();
         }
         let differences = differences(&expected, &processor);
-        if differences.is_empty() {
-            return Ok(());
-        }
-        let text = format!(
-            "{input:?} {turns:?}\n{}{}",
-            describe(&log),
-            differences.join("\n")
-        );
-        Err(TestCaseError::fail(text))
+        verdict(&differences, &format!("{input:?} {turns:?}"), &log)
     });
-    match outcome {
-        Ok(()) => {}
-        // The reason says all that the values would.
-        Err(TestError::Fail(reason, _)) => panic!("{}", reason.message()),
-        Err(error) => panic!("{error}"),
-    }
+    told(outcome);
 }
 
 /// The logs would test nothing if nothing happened in them.

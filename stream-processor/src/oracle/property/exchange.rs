@@ -2,7 +2,7 @@
 //! windows read what these send, in any mixture, with checkpoints, crashes and repeats. What is said is what one process says
 //! that has all of it.
 
-use super::fleet::{FleetTurn, Whole, fleet_engine_of, fleet_folder, settled, settled_of, told};
+use super::fleet::{FleetTurn, Whole, fleet_engine_of, fleet_folder, settled, settled_of};
 use super::*;
 use crate::decode::DeadLetter;
 use crate::window::Exchange;

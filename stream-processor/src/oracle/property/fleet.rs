@@ -208,14 +208,6 @@ fn fleet_oracle(folder: &Path) -> Oracle {
         .with_fleet(PATIENCE, &PARTITIONS)
 }
 
-pub(super) fn told(outcome: Result<(), TestError<impl std::fmt::Debug>>) {
-    match outcome {
-        Ok(()) => {}
-        Err(TestError::Fail(reason, _)) => panic!("{}", reason.message()),
-        Err(error) => panic!("{error}"),
-    }
-}
-
 #[test]
 fn both_stages_say_what_the_oracle_says() {
     let folder = fleet_folder();
@@ -233,12 +225,7 @@ fn both_stages_say_what_the_oracle_says() {
             differences.extend(compare_order(&expected.alerts, &whole.alerts));
         }
         differences.extend(compare_late(&expected.late, &whole.late));
-        if differences.is_empty() {
-            return Ok(());
-        }
-        let differences = differences.join("\n");
-        let text = format!("{input:?} {turns:?}\n{}{differences}", describe(&log));
-        Err(TestCaseError::fail(text))
+        verdict(&differences, &format!("{input:?} {turns:?}"), &log)
     }));
 }
 

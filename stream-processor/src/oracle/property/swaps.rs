@@ -181,21 +181,9 @@ fn what_did_not_change_says_what_the_oracle_says_and_nothing_is_said_twice() {
         wrong.extend(liberties([&before, &after], &processor.alerts));
         of_unchanged(&mut before, &mut processor);
         wrong.extend(differences(&before, &processor));
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        let text = format!(
-            "{input:?} {turns:?} {sets:?}\n{}{}",
-            describe(&log),
-            wrong.join("\n")
-        );
-        Err(TestCaseError::fail(text))
+        verdict(&wrong, &format!("{input:?} {turns:?} {sets:?}"), &log)
     });
-    match outcome {
-        Ok(()) => {}
-        Err(TestError::Fail(reason, _)) => panic!("{}", reason.message()),
-        Err(error) => panic!("{error}"),
-    }
+    told(outcome);
     let spoken = spoken.into_inner();
     for (name, ..) in EXTRAS {
         assert!(spoken.contains_key(name), "{name}: {spoken:?}");
@@ -276,20 +264,10 @@ fn what_is_new_says_all_of_what_comes_after_a_swap() {
         wrong.extend(disorder(&processor.alerts));
         of_unchanged(&mut before, &mut processor);
         wrong.extend(differences(&before, &processor));
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        let text = format!(
-            "{input:?} swapped at {place} in steps of {step}, in memory: {in_memory}\n{}{}",
-            describe(&log),
-            wrong.join("\n")
-        );
-        Err(TestCaseError::fail(text))
+        let drawn =
+            format!("{input:?} swapped at {place} in steps of {step}, in memory: {in_memory}");
+        verdict(&wrong, &drawn, &log)
     });
-    match outcome {
-        Ok(()) => {}
-        Err(TestError::Fail(reason, _)) => panic!("{}", reason.message()),
-        Err(error) => panic!("{error}"),
-    }
+    told(outcome);
     assert_eq!(said_of_new.into_inner().len(), NEW.len());
 }
