@@ -12,7 +12,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The reader's.
 pub fn word<'d, T: Deserialize<'d>, D: Deserializer<'d>>(from: D) -> Result<T, D::Error> {
     let text = String::deserialize(from)?;
-    T::deserialize(StrDeserializer::new(&text)).map_err(|error: D::Error| error)
+    T::deserialize(StrDeserializer::<D::Error>::new(&text))
 }
 
 /// What is wrong with a filter of log lines that would be read as one: a level that is none is a part of the program to its

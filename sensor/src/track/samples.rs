@@ -48,6 +48,20 @@ macro_rules! set_place {
     };
 }
 
+/// A mark of a table: each is of a type of its own, with these columns in common.
+macro_rules! mark {
+    ($record:ident, $self:ident, $boot_ns:ident, $losses:ident) => {{
+        let mut mark = $record {
+            boot_ts: $boot_ns as i64,
+            container_id: "host".into(),
+            evt_losses: Some(counts($losses)),
+            ..$record::default()
+        };
+        set_head!(mark, $self, "mark");
+        mark
+    }};
+}
+
 /// Columns of the process, where the table knows it.
 macro_rules! set_process {
     ($sample:ident, $tracker:ident, $id:ident, $comm:expr) => {
@@ -206,38 +220,17 @@ impl Tracker {
 
     /// A mark of `container_samples`: all of it up to this time has been told, or is among the losses.
     pub fn container_mark(&self, boot_ns: u64, losses: &BTreeMap<Text, u64>) -> ContainerSample {
-        let mut mark = ContainerSample {
-            boot_ts: boot_ns as i64,
-            container_id: "host".into(),
-            evt_losses: Some(counts(losses)),
-            ..ContainerSample::default()
-        };
-        set_head!(mark, self, "mark");
-        mark
+        mark!(ContainerSample, self, boot_ns, losses)
     }
 
     /// A mark of `process_samples`.
     pub fn process_mark(&self, boot_ns: u64, losses: &BTreeMap<Text, u64>) -> ProcessSample {
-        let mut mark = ProcessSample {
-            boot_ts: boot_ns as i64,
-            container_id: "host".into(),
-            evt_losses: Some(counts(losses)),
-            ..ProcessSample::default()
-        };
-        set_head!(mark, self, "mark");
-        mark
+        mark!(ProcessSample, self, boot_ns, losses)
     }
 
     /// A mark of `syscall_samples`.
     pub fn syscall_mark(&self, boot_ns: u64, losses: &BTreeMap<Text, u64>) -> SyscallSample {
-        let mut mark = SyscallSample {
-            boot_ts: boot_ns as i64,
-            container_id: "host".into(),
-            evt_losses: Some(counts(losses)),
-            ..SyscallSample::default()
-        };
-        set_head!(mark, self, "mark");
-        mark
+        mark!(SyscallSample, self, boot_ns, losses)
     }
 }
 
