@@ -163,6 +163,8 @@ impl Cgroups {
         command
             .args(["--ignored", "--exact", "--nocapture", "load"])
             .env(LOAD, "1")
+            // Cargo's search path for libraries: the loader would look into each of its folders in vain.
+            .env_remove("LD_LIBRARY_PATH")
             .stdout(Stdio::piped());
         let enter = move || {
             // SAFETY: a plain system call.

@@ -308,10 +308,8 @@ class Settings(unittest.TestCase):
     def fill(place, config_map, sub_path, values):
         made = rendered(values).get(("ConfigMap", config_map["name"]), {}).get("data")
         if made is None:
-            # The site's own: one detection, its view and its lists.
-            made = {"shell.sql": text("detections/execution/shell_with_terminal.sql")}
-            made["container_execs.sql"] = text("detections/views/container_execs.sql")
-            made |= {name: text(f"detections/lists/{name}") for name in ("shells.csv", "script_runners.csv")}
+            # The site's own: a detection, its view and its list.
+            made = {item["key"]: (HERE / "site" / item["path"]).read_text() for item in config_map["items"]}
         if sub_path:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(made[sub_path])
