@@ -11,6 +11,7 @@ mod docker;
 mod files;
 mod kubelet;
 mod lacking;
+mod manifest;
 mod podman;
 mod probes;
 mod sources;
@@ -125,9 +126,15 @@ pub struct Container {
     /// Holds a pod's namespaces and does nothing else.
     #[serde(default)]
     pub sandbox: Option<bool>,
-    /// Commands that the operator calls healthchecks of it.
+    /// Further commands that are healthchecks of it: its pod's manifest or the operator names them.
     #[serde(default)]
     pub probes: Vec<Vec<Text>>,
+    /// The pod's manifest says what its probes and hooks are.
+    #[serde(default)]
+    pub has_manifest: bool,
+    /// Its pid namespace was there before it, so its init is not that one's.
+    #[serde(default)]
+    pub joins_pidns: bool,
 }
 
 /// A mount from outside the image.

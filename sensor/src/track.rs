@@ -739,7 +739,7 @@ impl Tracker {
             init_of_pidns,
             init_of_container: known.and_then(|known| known.init_pid) == Some(pid),
             entrypoint_seen: self.places.has_entrypoint(container),
-            shares_host_pidns,
+            shares_pidns: shares_host_pidns || known.is_some_and(|known| known.joins_pidns),
             arguments,
             healthcheck: known.and_then(|known| known.healthcheck.as_deref()),
             probes: known.map_or(&[], |known| &known.probes),

@@ -8,6 +8,7 @@
 
 pub mod broker;
 pub mod cache;
+pub mod cri;
 pub mod docker;
 pub mod events;
 pub mod expected;
@@ -18,5 +19,6 @@ pub mod process;
 pub mod programs;
 pub mod publish;
 pub mod reader;
+pub mod runtimes;
 pub mod scenario;
 pub mod wait;

@@ -2,8 +2,8 @@
 //!
 //! | who | how it is known | what is there |
 //! | --- | --- | --- |
-//! | containerd for Kubernetes | `io.kubernetes.cri.container-type` | container, image, pod, namespace, uid |
-//! | CRI-O | `io.container.manager` = `cri-o`, or its own annotations | the same, labels, image id, creation |
+//! | containerd for Kubernetes | `io.kubernetes.cri.container-type` | container, image, pod, namespace, uid, what it is told to pass on |
+//! | CRI-O | `io.container.manager` = `cri-o`, or its own annotations | the same, labels, image id, creation, all annotations |
 //! | Podman | `io.container.manager` = `libpod` | privileged; names are in its storage |
 //! | nerdctl | `nerdctl/namespace` | name; the labels are annotations, too |
 
@@ -13,17 +13,20 @@ use dogwatch_schemas::Text;
 
 use super::bounded::{Entries, Map};
 use super::docker::timestamp_ns;
+use super::manifest::{MANIFEST, PRE_STOP};
 
 /// Annotations that are looked at; they are kept however many others there are.
-pub(super) const NAMES: [&str; 27] = [
+pub(super) const NAMES: [&str; 31] = [
     "io.container.manager",
     "io.kubernetes.container.name",
     "io.kubernetes.cri.container-name",
     "io.kubernetes.cri.container-type",
     "io.kubernetes.cri.image-name",
+    "io.kubernetes.cri.sandbox-id",
     "io.kubernetes.cri.sandbox-name",
     "io.kubernetes.cri.sandbox-namespace",
     "io.kubernetes.cri.sandbox-uid",
+    "io.kubernetes.cri-o.Annotations",
     "io.kubernetes.cri-o.ContainerType",
     "io.kubernetes.cri-o.Created",
     "io.kubernetes.cri-o.Image",
@@ -43,6 +46,8 @@ pub(super) const NAMES: [&str; 27] = [
     "io.podman.annotations.privileged",
     "nerdctl/name",
     "nerdctl/namespace",
+    MANIFEST,
+    PRE_STOP,
 ];
 
 /// What annotations say; see the module's description.
@@ -62,6 +67,12 @@ pub(super) struct Told {
     pub sandbox: Option<bool>,
     pub privileged: Option<bool>,
     pub created_ns: Option<i64>,
+    /// The container that holds the pod's namespaces.
+    pub sandbox_id: Option<Text>,
+    /// The pod's manifest; see [`manifest`](super::manifest).
+    pub manifest: Option<Text>,
+    /// The hook that runs before the container is stopped.
+    pub pre_stop: Option<Text>,
 }
 
 impl Told {
@@ -85,6 +96,16 @@ impl Told {
             .pod_namespace
             .or_else(|| get("io.kubernetes.pod.namespace"));
         told.pod_uid = told.pod_uid.or_else(|| get("io.kubernetes.pod.uid"));
+        let sandbox_id = get("io.kubernetes.cri.sandbox-id");
+        told.sandbox_id = sandbox_id.or_else(|| get("io.kubernetes.cri-o.SandboxID"));
+        told.manifest = get(MANIFEST);
+        told.pre_stop = get(PRE_STOP);
+        // CRI-O has all that kubelet gave it in one text, and some of it beside that.
+        if let Some(all) = get("io.kubernetes.cri-o.Annotations") {
+            let all: BTreeMap<Text, Text> = serde_json::from_str(&all).unwrap_or_default();
+            told.manifest = told.manifest.or_else(|| all.get(MANIFEST).cloned());
+            told.pre_stop = told.pre_stop.or_else(|| all.get(PRE_STOP).cloned());
+        }
         told
     }
 }
@@ -144,6 +165,7 @@ fn crio(get: &impl Fn(&str) -> Option<Text>) -> Told {
             entries,
             cut: false,
         }),
+        ..Told::default()
     }
 }
 
@@ -275,6 +297,17 @@ mod tests {
         assert_eq!(found.pod_name.as_deref(), Some("web-0"));
         assert_eq!(&*found.labels.unwrap().entries["team"], "a");
         assert!(found.created_ns.is_some());
+        let all = r#"{"io.kubernetes.container.preStopHandler":"{}","x":"y"}"#;
+        let stopped = told(
+            &[
+                ("io.kubernetes.cri-o.Annotations", all),
+                ("io.kubernetes.cri-o.ContainerType", "container"),
+                ("io.kubernetes.cri-o.SandboxID", &id),
+            ],
+            &[],
+        );
+        assert_eq!(stopped.pre_stop.as_deref(), Some("{}"));
+        assert_eq!(stopped.sandbox_id.as_deref(), Some(&*id));
         let sandbox = told(
             &[
                 ("io.kubernetes.cri-o.ContainerType", "sandbox"),

@@ -46,8 +46,8 @@ pub(super) struct Named<'a> {
     pub names: &'a [Text],
 }
 
-/// Of a map of texts the entries of these names, whole up to [`MAP_BYTES_MAX`] together, and of the others what is left of
-/// twice that.
+/// Of a map of texts the entries of these names, whole: all values up to [`TEXT_BYTES_MAX`], and of larger ones as many as fit
+/// into [`MAP_BYTES_MAX`]. Of the others as many as fit into that, too.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chosen<'a>(pub &'a [&'a str]);
 
@@ -241,13 +241,18 @@ impl<'de> Visitor<'de> for Chosen<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
         let mut found = Entries::default();
-        let (mut named_bytes, mut bytes) = (0, 0);
+        let (mut large_bytes, mut bytes) = (0, 0);
         while let Some(Line { text: name, cut }) = map.next_key()? {
             if !cut && self.0.contains(&&*name) {
                 let Item(value) = map.next_value()?;
-                named_bytes += name.len() + ENTRY_BYTES;
-                named_bytes += value.as_ref().map_or(MAP_BYTES_MAX, |value| value.len());
-                match value.filter(|_| named_bytes <= MAP_BYTES_MAX) {
+                // What is large must not take the room of names.
+                let fits = |value: &Text| {
+                    let large = value.len() > TEXT_BYTES_MAX;
+                    let room = !large || large_bytes + value.len() <= MAP_BYTES_MAX;
+                    large_bytes += if large && room { value.len() } else { 0 };
+                    room
+                };
+                match value.filter(fits) {
                     Some(value) => _ = found.named.insert(name, value),
                     None => found.cut = true,
                 }
@@ -378,6 +383,13 @@ mod tests {
         let huge = format!(r#"{{"labels":"{}","type":"a"}}"#, "l".repeat(1 << 20));
         let found = choose(&huge);
         assert!(found.cut && !found.named.contains_key("labels"));
+        assert_eq!(
+            &*found.named["type"], "a",
+            "what is large takes no other's room"
+        );
+        let again = format!(r#""labels":"{long}","#).repeat(10);
+        let found = choose(&format!(r#"{{{again}"type":"a"}}"#));
+        assert!(found.cut && found.named.len() == 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `runc|crun … create --bundle DIR ID` reads it, so it is complete before the container's cgroup appears, whoever wrote it.
 //! It has arguments, user, capabilities, mounts and namespaces; names stand in its annotations, or nowhere in it.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use super::annotations::{NAMES, Told};
 use super::bounded::{Chosen, Entries, Line, List, Measured, Values};
 use super::docker::Reference;
 use super::files::{FileError, Files};
-use super::{Container, Membership, Mount};
+use super::{Container, Membership, Mount, manifest};
 use crate::host::HOST_PIDS;
 
 /// What runtimes leave a container without being asked: Docker's and containerd's list, of which the others' are parts.
@@ -53,6 +54,14 @@ struct Spec {
 
 fn annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {
     Chosen(&NAMES).deserialize(deserializer)
+}
+
+/// The same of a pod's sandbox.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Annotated {
+    #[serde(deserialize_with = "annotations")]
+    annotations: Entries,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -150,7 +159,11 @@ pub(super) fn read(
 ) -> Result<Read, FileError> {
     let path = folder.join("config.json");
     let spec: Spec = files.json(&path)?;
-    let told = Told::of(spec.annotations.clone());
+    let mut told = Told::of(spec.annotations.clone());
+    if told.sandbox == Some(false) && told.manifest.is_none() {
+        let sandbox = told.sandbox_id.as_deref();
+        told.manifest = sandbox.and_then(|id| manifest_of(files, folder, membership, id));
+    }
     let written_ns = files
         .metadata(&path)
         .map(|metadata| metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec());
@@ -166,6 +179,31 @@ pub(super) fn read(
         container,
         docker_root,
     })
+}
+
+/// The manifest among the annotations of a container's sandbox, whose bundle lies beside the container's own.
+fn manifest_of(
+    files: &Files,
+    folder: &Path,
+    membership: &Membership,
+    sandbox: &str,
+) -> Option<Text> {
+    let is_id = sandbox.len() == 64 && sandbox.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let own = OsStr::new(&*membership.runtime_id);
+    let parts = folder.iter();
+    let beside = parts.map(|part| {
+        if part == own {
+            OsStr::new(sandbox)
+        } else {
+            part
+        }
+    });
+    let path: PathBuf = beside.collect();
+    if !is_id || path == folder {
+        return None;
+    }
+    let sandbox: Annotated = files.json(&path.join("config.json")).ok()?;
+    Told::of(sandbox.annotations).manifest
 }
 
 fn container(
@@ -192,6 +230,14 @@ fn container(
     let labels_cut = told.labels.as_ref().is_some_and(|labels| labels.cut);
     let truncated = args.cut | mounts.cut | spec.annotations.cut | labels_cut;
     let reference = told.image.as_deref().map(Reference::of).unwrap_or_default();
+    let manifest = told.manifest.as_deref().zip(told.name.as_deref());
+    let commands = manifest.and_then(|(manifest, name)| manifest::commands(manifest, name));
+    let has_manifest = commands.is_some();
+    let commands = commands.unwrap_or_else(|| manifest::Commands {
+        hooks: Vec::from_iter(told.pre_stop.as_deref().and_then(manifest::hook)),
+        ..manifest::Commands::default()
+    });
+    let mut probes = commands.probes.into_iter();
     Container {
         id: membership.id.clone(),
         name: told.name.or_else(|| membership.given_name()),
@@ -217,6 +263,10 @@ fn container(
         pod_uid: told.pod_uid,
         // Whoever makes sandboxes says so.
         sandbox: told.sandbox.or(Some(false)),
+        healthcheck: probes.next(),
+        probes: probes.chain(commands.hooks).collect(),
+        has_manifest,
+        joins_pidns: joins(&namespaces, "pid"),
         ..Container::default()
     }
 }
@@ -264,6 +314,13 @@ fn shares(
     };
     let path = one.path.as_ref().filter(|path| !path.text.is_empty());
     path.map_or(Some(false), |path| is_hosts(&path.text))
+}
+
+/// Whether a container is put into a namespace that is there already.
+fn joins(namespaces: &[Namespace], kind: &str) -> bool {
+    let mut of_kind = namespaces.iter().filter(|one| &*one.kind.text == kind);
+    let path = of_kind.next().and_then(|one| one.path.as_ref());
+    path.is_some_and(|path| !path.text.is_empty())
 }
 
 /// Whether a path names the host's namespace of its kind.

@@ -263,6 +263,7 @@ fn parse(
         digest: reference.digest,
         privileged: Some(host.privileged),
         host_pid: Some(&*host.pid_mode.text == "host"),
+        joins_pidns: host.pid_mode.text.starts_with("container:"),
         host_network: Some(&*host.network_mode.text == "host"),
         cap_add: Some(cap_add.items),
         // A stopped container's file still holds the start before.

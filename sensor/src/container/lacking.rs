@@ -9,7 +9,7 @@ use super::Container;
 const IN_DATABASE: &str = "containerd keeps it in its database alone";
 const IN_LIBPOD: &str = "Podman keeps it in its database alone";
 const TOGETHER: &str = "a bundle has entrypoint and command together: container_command";
-const PROBES: &str = "probes stand in the pod's specification, which no file of the runtime has: name them in containers.probes";
+const PROBES: &str = "the pod's manifest is not among the annotations that its runtime passes on: name probes in containers.probes";
 const NOT_IN_BUNDLE: &str = "a bundle has no such thing, and nobody else wrote it down";
 const NOT_READ: &str =
     "only the container's cgroup is known: the runtime's files could not be read";
@@ -82,7 +82,10 @@ fn nulls(container: &Container) -> Vec<&'static str> {
         ("container_labels", container.labels.is_none()),
         ("container_entrypoint", container.entrypoint.is_none()),
         ("container_command", container.command.is_none()),
-        ("container_healthcheck", container.healthcheck.is_none()),
+        (
+            "container_healthcheck",
+            container.healthcheck.is_none() && !container.has_manifest,
+        ),
         ("container_user", container.user.is_none()),
     ];
     let null = columns.into_iter().filter(|(_, null)| *null);
@@ -128,6 +131,14 @@ mod tests {
 
     #[test]
     fn what_is_known_to_be_none_has_no_reason() {
+        let mut pod = Container {
+            runtime: "containerd".into(),
+            source: "bundle".into(),
+            ..Container::default()
+        };
+        assert_eq!(&*reasons(&pod)["container_healthcheck"], PROBES);
+        pod.has_manifest = true;
+        assert!(!reasons(&pod).contains_key("container_healthcheck"));
         assert_eq!(why("docker", "docker_files", "container_healthcheck"), None);
         let sandbox = Container {
             runtime: "containerd".into(),

@@ -1,5 +1,5 @@
 //! Commands that the operator calls healthchecks, by image: exec probes and hooks of Kubernetes, healthchecks of Podman.
-//! No file of a runtime has them, so they are named in the configuration.
+//! Where no file of a runtime has them ([`manifest`](super::manifest)), they are named in the configuration.
 //!
 //! ```text
 //! reg.example/shop/*  /bin/sh -c 'test -f /tmp/healthy'

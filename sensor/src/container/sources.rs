@@ -89,7 +89,7 @@ impl Sources {
             kubelet::complete(files, &membership.runtime_id, container);
         }
         if let Ok(container) = &mut found {
-            container.probes = probes::of(&self.probes, container);
+            container.probes.extend(probes::of(&self.probes, container));
         }
         found
     }

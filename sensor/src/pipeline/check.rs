@@ -131,7 +131,8 @@ fn recognised(hierarchy: &Hierarchy, survey: &mut Survey) -> Finding {
     };
     let detail = format!(
         "{} processes are in pid and mount namespaces of their own, and in a cgroup that names no container \
-         (process {} in {}): they are taken for the host's; docs/containers.md says how a container is recognised",
+         (process {} in {}): of their containers (type namespaces) nothing else is known, and they are watched as the host is; \
+         docs/containers.md says how a container is recognised",
         strangers.len(),
         first.pid,
         first.cgroup,

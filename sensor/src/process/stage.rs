@@ -7,8 +7,8 @@
 //! comes into the container's cgroup from outside            -> runtime (runc sets itself up there)
 //!   executes, still in the host's mount namespace           -> runtime (runc executes itself again)
 //!   executes inside the container, as init of its pid
-//!     namespace, or first of all where it shares the host's -> entrypoint
-//!   executes inside it later                                -> healthcheck if the arguments are configured or named,
+//!     namespace, or first of all where that is another's    -> entrypoint
+//!   executes inside it later                                -> healthcheck if the arguments are those of one,
 //!                                                              else exec
 //! is made by a process of the container                     -> as its parent
 //! ```
@@ -57,13 +57,13 @@ pub(crate) struct Arrival<'a> {
     pub init_of_container: bool,
     /// The container's entrypoint has been seen.
     pub entrypoint_seen: bool,
-    /// The container shares the host's pid namespace, as far as is known.
-    pub shares_host_pidns: bool,
+    /// The container's pid namespace is the host's or another container's, as far as is known.
+    pub shares_pidns: bool,
     /// The arguments, not redacted.
     pub arguments: &'a [Text],
     /// The container's configured healthcheck.
     pub healthcheck: Option<&'a [Text]>,
-    /// Commands that the operator calls healthchecks of this container.
+    /// Further commands that are healthchecks of this container.
     pub probes: &'a [Vec<Text>],
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn on_arrival(arrival: &Arrival<'_>) -> Option<Stage> {
         return Some(Stage::Runtime);
     }
     let inside = arrival.in_host_mntns == Some(false);
-    let first_without_init = inside && arrival.shares_host_pidns && !arrival.entrypoint_seen;
+    let first_without_init = inside && arrival.shares_pidns && !arrival.entrypoint_seen;
     if arrival.init_of_container || arrival.init_of_pidns || first_without_init {
         return Some(Stage::Entrypoint);
     }
@@ -97,7 +97,7 @@ mod tests {
             init_of_pidns: false,
             init_of_container: false,
             entrypoint_seen: true,
-            shares_host_pidns: false,
+            shares_pidns: false,
             arguments: &arguments,
             healthcheck: None,
             probes: &[],
@@ -113,10 +113,10 @@ mod tests {
         check(|a| a.init_of_pidns = true, Stage::Entrypoint);
         check(|a| a.init_of_container = true, Stage::Entrypoint);
         check(
-            |a| (a.shares_host_pidns, a.entrypoint_seen) = (true, false),
+            |a| (a.shares_pidns, a.entrypoint_seen) = (true, false),
             Stage::Entrypoint,
         );
-        check(|a| a.shares_host_pidns = true, Stage::Exec);
+        check(|a| a.shares_pidns = true, Stage::Exec);
         check(|a| a.healthcheck = Some(a.arguments), Stage::Healthcheck);
         check(|a| a.healthcheck = Some(&[]), Stage::Exec);
         check(
@@ -131,7 +131,7 @@ mod tests {
         check(unknown, None);
         let first = |a: &mut Arrival<'_>| {
             unknown(a);
-            (a.shares_host_pidns, a.entrypoint_seen) = (true, false);
+            (a.shares_pidns, a.entrypoint_seen) = (true, false);
         };
         check(first, None);
         let init = |a: &mut Arrival<'_>| {
@@ -162,7 +162,7 @@ mod tests {
             init_of_pidns: false,
             init_of_container: false,
             entrypoint_seen: true,
-            shares_host_pidns: false,
+            shares_pidns: false,
             arguments: &arguments,
             healthcheck: None,
             probes,

@@ -1376,6 +1376,23 @@ fn a_stranger_has_the_stage_that_is_certain() {
 }
 
 #[test]
+fn the_first_program_of_a_container_in_anothers_pid_namespace_is_its_entrypoint() {
+    let mut bench = Bench::new();
+    bench.container(None);
+    let mut joined = known(None);
+    joined.joins_pidns = true;
+    joined.probes = vec![vec!["ready".into()]];
+    bench.fact(Fact::Container(Box::new(joined)));
+    assert_eq!(stage(&bench.exec(11, 11, OUTSIDE, "runc init")), "runtime");
+    assert_eq!(stage(&bench.exec(11, 7, INSIDE, "web")), "entrypoint");
+    for (pid, argv, expected) in [(20, "sh", "exec"), (21, "ready", "healthcheck")] {
+        bench.fork(10, pid, 0, OUTSIDE);
+        bench.enter(10, pid, BOX_CGROUP);
+        assert_eq!(stage(&bench.exec(pid, 9, INSIDE, argv)), expected, "{argv}");
+    }
+}
+
+#[test]
 fn all_arguments_are_in_the_row_of_the_exec_alone() {
     let mut bench = Bench::new();
     bench.running(10, 0);

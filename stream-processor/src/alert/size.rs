@@ -73,6 +73,7 @@ fn shorten(alert: &mut Alert, text_bytes: usize) {
     let optional = [
         &mut alert.container_full_id,
         &mut alert.container_name,
+        &mut alert.container_type,
         &mut alert.container_image,
         &mut alert.container_image_repository,
         &mut alert.container_image_tag,

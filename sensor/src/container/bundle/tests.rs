@@ -189,3 +189,71 @@ fn damaged_and_huge_bundles_are_refused_or_cut() {
     assert!(container.truncated);
     assert!(container.bytes() < 256 << 10, "{}", container.bytes());
 }
+
+const PAUSE: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const MANIFEST: &str = r#"{"kind":"Pod","spec":{"containers":[{"name":"app","livenessProbe":{"exec":{"command":["live"]}},
+    "lifecycle":{"preStop":{"exec":{"command":["stop"]}}},"readinessProbe":{"exec":{"command":["ready"]}}}]}}"#;
+
+/// The bundles of a pod's container and of its sandbox, with these annotations beside those that tell what they are; the
+/// container's own is read.
+fn of_pod(annotations: &[(&str, &str)], sandboxes: &[(&str, &str)], sandbox_id: &str) -> Container {
+    let tasks = tempfile::tempdir().unwrap();
+    let write = |id: &str, kind: &str, more: &[(&str, &str)]| {
+        let told = [
+            ("io.kubernetes.cri.container-type", kind),
+            ("io.kubernetes.cri.container-name", "app"),
+            ("io.kubernetes.cri.sandbox-id", sandbox_id),
+        ];
+        let all: std::collections::BTreeMap<_, _> = told.iter().chain(more).copied().collect();
+        let annotations = serde_json::to_string(&all).unwrap();
+        let folder = tasks.path().join(id);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(
+            folder.join("config.json"),
+            config(OWN, "", &[], &annotations),
+        )
+        .unwrap();
+        folder
+    };
+    write(PAUSE, "sandbox", sandboxes);
+    let folder = write(ID, "container", annotations);
+    let membership = membership(&format!("/x/{ID}")).unwrap();
+    let read = super::read(&Files::default(), &folder, None, &membership);
+    read.unwrap().container
+}
+
+fn commands(container: &Container) -> Vec<&str> {
+    let commands = container.healthcheck.iter().chain(&container.probes);
+    commands.map(|command| &*command[0]).collect()
+}
+
+#[test]
+fn a_pods_commands_are_in_its_manifest_or_its_sandboxs() {
+    let manifest = [(manifest::MANIFEST, MANIFEST)];
+    for (own, sandboxes) in [(&manifest[..], &[][..]), (&[], &manifest)] {
+        let container = of_pod(own, sandboxes, PAUSE);
+        assert_eq!(commands(&container), ["live", "ready", "stop"]);
+        assert!(container.has_manifest);
+    }
+    let stop = [(manifest::PRE_STOP, r#"{"exec":{"command":["stop"]}}"#)];
+    let container = of_pod(&stop, &[], PAUSE);
+    assert_eq!(commands(&container), ["stop"]);
+    assert!(container.healthcheck.is_none() && !container.has_manifest);
+    for sandbox_id in ["", "../../etc", &PAUSE[1..], ID] {
+        let container = of_pod(&[], &manifest, sandbox_id);
+        assert!(!container.has_manifest, "{sandbox_id}");
+    }
+}
+
+#[test]
+fn a_container_may_join_a_pid_namespace() {
+    let joins = |namespace: &str| {
+        let linux = format!(r#""namespaces":[{namespace}]"#);
+        read(&config(&linux, "", &[], "{}"), &format!("/x/{ID}")).joins_pidns
+    };
+    assert!(joins(
+        r#"{"type":"network"},{"type":"pid","path":"/proc/1/ns/pid"}"#
+    ));
+    assert!(!joins(r#"{"type":"pid"},{"type":"network","path":"/n"}"#));
+    assert!(!joins(""));
+}

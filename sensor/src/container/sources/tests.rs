@@ -157,6 +157,8 @@ fn hosts() -> Vec<(&'static str, Host, String)> {
     let containerd = of_bundle(
         ID,
         r#"{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.container-name":"app",
+        "kubectl.kubernetes.io/last-applied-configuration":
+        "{\"kind\":\"Pod\",\"spec\":{\"containers\":[{\"name\":\"app\",\"livenessProbe\":{\"exec\":{\"command\":[\"a\"]}}}]}}",
         "io.kubernetes.cri.image-name":"app:7","io.kubernetes.cri.sandbox-name":"p",
         "io.kubernetes.cri.sandbox-namespace":"n","io.kubernetes.cri.sandbox-uid":"u"}"#,
     );
@@ -168,6 +170,8 @@ fn hosts() -> Vec<(&'static str, Host, String)> {
         ID,
         &format!(
             r#"{{"io.container.manager":"cri-o","io.kubernetes.cri-o.ContainerType":"container",
+        "kubectl.kubernetes.io/last-applied-configuration":
+        "{{\"kind\":\"Pod\",\"spec\":{{\"containers\":[{{\"name\":\"app\",\"livenessProbe\":{{\"exec\":{{\"command\":[\"a\"]}}}}}}]}}}}",
         "io.kubernetes.cri-o.Image":"app:7","io.kubernetes.cri-o.ImageRef":"{digest}",
         "io.kubernetes.cri-o.ImageRepoDigests":"[\"app@sha256:{digest}\"]","io.kubernetes.cri-o.Created":"2026-11-24T00:10:24Z",
         "io.kubernetes.cri-o.Labels":"{{}}","io.kubernetes.container.name":"app","io.kubernetes.pod.name":"p",

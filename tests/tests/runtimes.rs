@@ -1,0 +1,497 @@
+//! Real containers of several runtimes, none of which the sensor is told about: each reads a sensitive file, and rows and alerts
+//! say which container it was.
+//!
+//! Needs root, Docker, containerd, Podman, LXC, runc and busybox, and fails where one is missing.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use dogwatch_tests::cache::repository;
+use dogwatch_tests::cri::PodConfig;
+use dogwatch_tests::process::Process;
+use dogwatch_tests::runtimes::{Ground, POD_IMAGE, unique};
+use dogwatch_tests::{programs, wait};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What every container runs: it reads a sensitive file again and again, in a child.
+const LOOP: [&str; 3] = [
+    "/bin/sh",
+    "-c",
+    "while :; do /bin/busybox cat /etc/shadow; /bin/busybox sleep 0.2; done",
+];
+
+/// The sensor's rows as they come; it ends when dropped.
+struct Sensor {
+    child: Child,
+    rows: Receiver<String>,
+    folder: PathBuf,
+}
+
+impl Sensor {
+    fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    /// Starts it with further settings (`CONTAINERS__REPEAT`, without the prefix).
+    fn start_with(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter();
+        let mut child = programs::command("dogwatch-sensor")
+            .args(["run", "--output", "json"])
+            .envs(settings.map(|(name, value)| (format!("DOGWATCH_{name}"), value)))
+            .env("DOGWATCH_HOST_ID", "runtimes")
+            .env("DOGWATCH_STATE_FILE", folder.join("state.json"))
+            .env("DOGWATCH_METRICS__LISTEN", "")
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(folder.join("sensor.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let (sender, rows) = channel();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            output
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        let folder = folder.to_owned();
+        let sensor = Self {
+            child,
+            rows,
+            folder,
+        };
+        sensor.wait_for("the first row", |_| true);
+        sensor
+    }
+
+    /// The next row that fits.
+    fn wait_for(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let Ok(line) = self.rows.recv_timeout(left) else {
+                let log = fs::read_to_string(self.folder.join("sensor.log")).unwrap();
+                panic!("no {what}; the sensor's log:\n{log}");
+            };
+            let row: Value = serde_json::from_str(&line).unwrap();
+            if fits(&row) {
+                return row;
+            }
+        }
+    }
+
+    /// The row of the sensitive file in the container of this name, and the row that tells of the container.
+    fn attack(&self, name: &str) -> (Value, Value) {
+        let told = self.wait_for(&format!("row of the container {name}"), |row| {
+            row["evt_type"] == "container" && row["container_name"] == name
+        });
+        let attack = self.wait_for(&format!("attack in {name}"), |row| {
+            row["evt_type"] == "openat"
+                && row["fd_name"] == "/etc/shadow"
+                && row["container_name"] == name
+        });
+        assert_eq!(attack["container_id"], told["container_id"], "{attack}");
+        assert_eq!(attack["proc_stage"], "entrypoint", "{attack}");
+        assert_eq!(attack["container_sandbox"], told["container_sandbox"]);
+        (attack, told)
+    }
+
+    /// An attack in this container from now on, which must not take long.
+    fn next_attack(&self, name: &str) -> Value {
+        while self.rows.try_recv().is_ok() {}
+        let start = Instant::now();
+        let attack = self.wait_for(&format!("attack in {name}"), |row| {
+            row["evt_type"] == "openat"
+                && row["fd_name"] == "/etc/shadow"
+                && row["container_name"] == name
+        });
+        assert!(
+            start.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            start.elapsed()
+        );
+        attack
+    }
+
+    /// Memory it has had at most, MiB.
+    fn memory_max(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<u64>().unwrap() >> 10
+    }
+
+    /// CPU time so far.
+    fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks: u64 = fields
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().unwrap())
+            .sum();
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Drop for Sensor {
+    fn drop(&mut self) {
+        // SAFETY: a signal to the child, which was not waited for yet.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root, Docker and Podman: ./dogwatch.sh test"]
+fn docker_and_podman_tell_names_and_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let ground = Ground::new(folder.path());
+    let sensor = Sensor::start(folder.path());
+
+    let name = unique("docker");
+    let _container = ground.docker(&name, &LOOP);
+    let (attack, _) = sensor.attack(&name);
+    assert_eq!(attack["container_type"], "docker");
+    assert_eq!(attack["container_image"], format!("{name}:1"));
+
+    let name = unique("podman");
+    let _container = ground.podman(&name, &LOOP);
+    let (attack, told) = sensor.attack(&name);
+    assert_eq!(attack["container_type"], "podman");
+    assert_eq!(attack["container_image"], "localhost/dogwatch:1");
+    assert_eq!(attack["container_image_repository"], "localhost/dogwatch");
+    assert_eq!(told["container_privileged"], false);
+}
+
+#[test]
+#[ignore = "needs root, containerd, LXC and runc: ./dogwatch.sh test"]
+fn containers_with_names_for_ids_are_no_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let ground = Ground::new(folder.path());
+    let older = unique("older");
+    let _older = ground.runc(&older, &LOOP);
+    let sensor = Sensor::start(folder.path());
+    let (attack, _) = sensor.attack(&older);
+    assert_eq!(
+        attack["container_type"], "oci",
+        "it is older than the sensor"
+    );
+
+    let name = unique("runc");
+    let _container = ground.runc(&name, &LOOP);
+    let (attack, told) = sensor.attack(&name);
+    assert_eq!(attack["container_type"], "oci");
+    assert_eq!(
+        told["container_host_network"], true,
+        "it has no network of its own"
+    );
+
+    let name = unique("ctr");
+    let containerd = ground.containerd();
+    let _container = containerd.ctr(&name, &LOOP);
+    let (attack, _) = sensor.attack(&name);
+    assert_eq!(attack["container_type"], "containerd");
+
+    let name = unique("lxc");
+    let _container = ground.lxc(&name, &LOOP);
+    let (attack, _) = sensor.attack(&name);
+    assert_eq!(attack["container_type"], "lxc");
+    let check = programs::command("dogwatch-sensor")
+        .arg("check")
+        .output()
+        .unwrap();
+    let check = String::from_utf8_lossy(&check.stdout);
+    for runtime in ["oci: ", "containerd: ", "lxc: "] {
+        assert!(check.contains(runtime), "{check}");
+    }
+}
+
+/// A pod of this name; each has a uid of its own, as Kubernetes writes them.
+fn pod_config<'a>(
+    name: &'a str,
+    uid: &'a str,
+    annotations: &'a [(&'a str, &'a str)],
+) -> PodConfig<'a> {
+    PodConfig {
+        name,
+        namespace: "shop",
+        uid,
+        annotations,
+        shares_pids: false,
+    }
+}
+
+/// What is told of a pod's container, by its attack and in a row of its own.
+fn in_pod(sensor: &Sensor, pod: &PodConfig<'_>, name: &str, id: &str) {
+    let (attack, told) = sensor.attack(name);
+    assert_eq!(told["container_full_id"], id);
+    assert_eq!(attack["container_type"], "containerd");
+    assert_eq!(attack["container_image"], POD_IMAGE);
+    assert_eq!(attack["container_image_tag"], "7");
+    assert_eq!(attack["container_sandbox"], false);
+    assert_eq!(attack["k8s_pod_name"], pod.name);
+    assert_eq!(attack["k8s_ns_name"], pod.namespace);
+    assert_eq!(attack["k8s_pod_uid"], pod.uid);
+    assert_eq!(told["container_host_network"], true);
+    assert_eq!(told["container_host_pid"], false);
+}
+
+#[test]
+#[ignore = "needs root, Docker and containerd: ./dogwatch.sh test"]
+fn containers_of_the_cri_are_told_with_their_pods() {
+    let folder = tempfile::tempdir().unwrap();
+    let ground = Ground::new(folder.path());
+    let mut containerd = ground.containerd();
+    let cri = containerd.cri();
+    let config = pod_config("older-0", "01234567-89ab-cdef-0123-456789abcdef", &[]);
+    let older = cri.pod(&config);
+    let name = unique("older");
+    let id = older.container(&name, POD_IMAGE, &LOOP);
+    let sensor = Sensor::start(folder.path());
+    in_pod(&sensor, &config, &name, &id);
+
+    // As `kubectl apply` leaves it.
+    let name = unique("app");
+    let manifest = json!({"kind": "Pod", "spec": {"containers": [
+        {"name": name, "livenessProbe": {"exec": {"command": ["/bin/busybox", "true"]}}}
+    ]}});
+    let applied = manifest.to_string();
+    let annotations = [(
+        "kubectl.kubernetes.io/last-applied-configuration",
+        &*applied,
+    )];
+    let config = PodConfig {
+        shares_pids: true,
+        ..pod_config(
+            "web-0",
+            "11234567-89ab-cdef-0123-456789abcdef",
+            &annotations,
+        )
+    };
+    let pod = cri.pod(&config);
+    let sandbox = sensor.wait_for("sandbox", |row| {
+        row["evt_type"] == "container" && row["container_full_id"] == *pod.id
+    });
+    assert_eq!(sandbox["container_sandbox"], true);
+    assert_eq!(sandbox["k8s_pod_name"], "web-0");
+    let id = pod.container(&name, POD_IMAGE, &LOOP);
+    in_pod(&sensor, &config, &name, &id);
+
+    // What is known does not depend on the daemon.
+    containerd.restart();
+    for (argument, stage) in [("true", "healthcheck"), ("false", "exec")] {
+        pod.exec(&id, &["/bin/busybox", argument]);
+        let executed = sensor.wait_for("probe", |row| {
+            row["evt_type"] == "execve" && row["proc_cmdline"] == format!("/bin/busybox {argument}")
+        });
+        assert_eq!(executed["proc_stage"], stage, "{executed}");
+        assert_eq!(executed["container_name"], *name);
+        assert_eq!(executed["k8s_pod_name"], "web-0");
+    }
+}
+
+/// Alerts that were written by now; the last line may be being written.
+fn alerts(file: &Path) -> impl Iterator<Item = Value> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let alerts = text
+        .lines()
+        .map_while(|line| serde_json::from_str(line).ok());
+    alerts.collect::<Vec<Value>>().into_iter()
+}
+
+/// The first alert of the attack in a container of this name.
+fn alert_of(file: &Path, name: &str) -> Option<Value> {
+    alerts(file).find(|alert| {
+        alert["detection_id"] == "sensitive_file_read" && alert["container_name"] == name
+    })
+}
+
+#[test]
+#[ignore = "needs root, Docker, containerd, Podman and LXC: ./dogwatch.sh test"]
+fn the_same_attack_alerts_in_five_runtimes() {
+    let folder = tempfile::tempdir().unwrap();
+    let ground = Ground::new(folder.path());
+    let containerd = ground.containerd();
+    let cri = containerd.cri();
+    let file = folder.path().join("alerts.jsonl");
+    let mut command = programs::command("dogwatch");
+    command
+        .args(["local", "--detections"])
+        .arg(repository().join("detections"));
+    command
+        .arg("--alerts")
+        .arg(&file)
+        .env("DOGWATCH_STATE_FILE", "");
+    let mut local = Process::start("dogwatch", &mut command, &folder.path().join("local.log"));
+    local.wait_for_text("watching this machine", PATIENCE);
+
+    let [docker, ctr, app, podman, lxc] = ["docker", "ctr", "app", "podman", "lxc"].map(unique);
+    let _docker = ground.docker(&docker, &LOOP);
+    let _ctr = containerd.ctr(&ctr, &LOOP);
+    let config = pod_config("web-0", "21234567-89ab-cdef-0123-456789abcdef", &[]);
+    let pod = cri.pod(&config);
+    pod.container(&app, POD_IMAGE, &LOOP);
+    let _podman = ground.podman(&podman, &LOOP);
+    let _lxc = ground.lxc(&lxc, &LOOP);
+
+    let none = Value::Null;
+    for (name, runtime, image) in [
+        (&docker, "docker", json!(format!("{docker}:1"))),
+        (&ctr, "containerd", none.clone()),
+        (&app, "containerd", json!(POD_IMAGE)),
+        (&podman, "podman", json!("localhost/dogwatch:1")),
+        (&lxc, "lxc", none.clone()),
+    ] {
+        let alert = wait::until(&format!("an alert in {name}"), PATIENCE, || {
+            alert_of(&file, name)
+        });
+        assert_eq!(alert["container_type"], runtime, "{alert}");
+        assert_eq!(alert["container_image"], image, "{alert}");
+        let pod = if *name == app {
+            json!(["web-0", "shop"])
+        } else {
+            json!([none, none])
+        };
+        assert_eq!(
+            json!([alert["k8s_pod_name"], alert["k8s_ns_name"]]),
+            pod,
+            "{alert}"
+        );
+    }
+    let mut sandboxes = alerts(&file).filter(|alert| alert["container_full_id"] == *pod.id);
+    let told = sandboxes.next().map(|alert| alert["message"].clone());
+    assert_eq!(told, None, "the sandbox does nothing");
+    assert!(local.stop(PATIENCE).success());
+}
+
+/// A file system that answers nothing, over a folder; it goes when dropped.
+struct Hung {
+    folder: CString,
+    /// Whoever waits for an answer fails when it is closed.
+    device: Option<fs::File>,
+}
+
+impl Hung {
+    fn over(folder: &str) -> Self {
+        let device = fs::File::options().read(true).write(true).open("/dev/fuse");
+        let device = device.expect("/dev/fuse can be opened");
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            device.as_raw_fd()
+        );
+        let (folder, options) = (
+            CString::new(folder).unwrap(),
+            CString::new(options).unwrap(),
+        );
+        // SAFETY: all are texts that end with NUL and live until then.
+        let mounted = unsafe {
+            libc::mount(
+                c"hung".as_ptr(),
+                folder.as_ptr(),
+                c"fuse".as_ptr(),
+                0,
+                options.as_ptr().cast(),
+            )
+        };
+        assert_eq!(mounted, 0, "{}", std::io::Error::last_os_error());
+        Self {
+            folder,
+            device: Some(device),
+        }
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // SAFETY: a text that ends with NUL.
+        unsafe { libc::umount2(self.folder.as_ptr(), libc::MNT_DETACH) };
+        self.device = None;
+    }
+}
+
+#[test]
+#[ignore = "needs root, runc and FUSE, and takes 20 s: ./dogwatch.sh test"]
+fn files_that_are_damaged_or_hang_take_nothing_from_what_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let ground = Ground::new(folder.path());
+    let sensor = Sensor::start_with(folder.path(), &[("CONTAINERS__REPEAT", "1s")]);
+    let name = unique("damaged");
+    let _container = ground.runc(&name, &LOOP);
+    let (_, told) = sensor.attack(&name);
+    // Nothing but its bundle says so.
+    assert_eq!(told["container_host_network"], true);
+    let before = sensor.memory_max();
+    let path = ground.path(&format!("{name}/config.json"));
+    let whole = fs::read_to_string(&path).unwrap();
+    let large = "x".repeat(4 << 20);
+    for text in [
+        whole[..whole.len() / 2].as_bytes().to_vec(),
+        whole.replace("\"args\":[", "\"args\":[{},").into_bytes(),
+        format!("{}{whole}", "[".repeat(1 << 20)).into_bytes(),
+        vec![0x80; 10 << 20],
+        format!("{{\"annotations\":{{\"a\":\"{large}\"}},{}", &whole[1..]).into_bytes(),
+    ] {
+        fs::write(&path, text).unwrap();
+        std::thread::sleep(Duration::from_millis(1_500));
+        assert_eq!(sensor.next_attack(&name)["container_host_network"], true);
+    }
+    let hung = Hung::over(&ground.path(&name));
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(1_500));
+        assert_eq!(sensor.next_attack(&name)["container_host_network"], true);
+    }
+    drop(hung);
+    let other = unique("other");
+    let _other = ground.runc(&other, &LOOP);
+    let (_, told) = sensor.attack(&other);
+    assert_eq!(told["container_host_network"], true, "it can be read again");
+    let more = sensor.memory_max() - before;
+    assert!(more <= 24, "it took {more} MiB more");
+}
+
+#[test]
+#[ignore = "needs root and runc, and takes 20 s: ./dogwatch.sh test"]
+fn containers_that_live_for_a_moment_are_named_in_their_first_event() {
+    const CONTAINERS: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let ground = Ground::new(folder.path());
+    let sensor = Sensor::start(folder.path());
+    let before = sensor.cpu();
+    let short = ["/bin/busybox", "usleep", "50000"];
+    for number in 0..CONTAINERS {
+        let bundle = ground.bundle(&format!("b{number}"), &short);
+        let name = unique(&format!("short-{number}"));
+        ground.run(&["runc", "run", "--bundle", &bundle, &name]);
+        // As a runtime does at its end.
+        fs::remove_dir_all(bundle).unwrap();
+    }
+    let each = (sensor.cpu() - before) / CONTAINERS as u32;
+    let (mut named, mut seen) = (0, std::collections::BTreeSet::new());
+    while seen.len() < CONTAINERS {
+        let row = sensor.wait_for("all containers", |row| {
+            row["evt_type"] == "execve"
+                && row["proc_cmdline"] == "/bin/busybox usleep 50000"
+                && row["proc_stage"] != "runtime"
+        });
+        if seen.insert(row["container_id"].as_str().unwrap().to_owned()) {
+            let name = row["container_name"].as_str().unwrap_or_default();
+            // Only its bundle says that it has no network of its own.
+            let known = row["container_host_network"] == true;
+            named += usize::from(name.starts_with("dogwatch-short-") && known);
+        }
+    }
+    // Whatever else runs on the host is in it, too: that is for a quiet machine to judge.
+    println!("{named} of {CONTAINERS} named in their first event, {each:?} of CPU each");
+    assert!(named >= 95, "{named} of {CONTAINERS}");
+}
