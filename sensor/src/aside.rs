@@ -67,8 +67,7 @@ impl<Q: Send + 'static, A: Send + 'static> Aside<Q, A> {
 
     /// Asks about a container and waits a moment.
     pub fn ask(&mut self, container: &Text, question: Q, now_ns: u64) -> Answer<A> {
-        self.stuck.retain(|thread| !thread.is_finished());
-        if self.worker.is_none() && self.stuck.len() < STUCK_MAX {
+        if self.worker.is_none() && (!self.hangs() || self.stuck.len() < STUCK_MAX) {
             self.worker = start(self.name, &self.work);
         }
         let Some(worker) = &mut self.worker else {
@@ -88,6 +87,12 @@ impl<Q: Send + 'static, A: Send + 'static> Aside<Q, A> {
                 Answer::Waiting
             }
         }
+    }
+
+    /// Whether a thread that was given up has not come back.
+    pub fn hangs(&mut self) -> bool {
+        self.stuck.retain(|thread| !thread.is_finished());
+        !self.stuck.is_empty()
     }
 
     /// An answer that took longer; `None` in its place where none came and none will.
@@ -181,6 +186,7 @@ mod tests {
             assert_eq!(aside.late(STUCK_NS), Some((id.clone(), None)));
         }
         assert_eq!(aside.ask(&id, 2, 0), Answer::Refused);
+        assert!(aside.hangs());
         drop(closed);
         let again = (0..500).find_map(|_| {
             std::thread::sleep(Duration::from_millis(2));
@@ -190,5 +196,10 @@ mod tests {
             }
         });
         assert_eq!(again, Some(4));
+        let back = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(2));
+            !aside.hangs()
+        });
+        assert!(back);
     }
 }

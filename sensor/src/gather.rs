@@ -93,7 +93,7 @@ struct Watched {
     due_ns: u64,
     /// Its files have not answered yet.
     under_way: bool,
-    /// They never do.
+    /// They did not in time, and are not asked again before whoever waits for them has come back.
     silent: bool,
     /// What was read of its files last, since `repeat`.
     user_attempts: u32,

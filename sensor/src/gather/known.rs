@@ -144,7 +144,8 @@ impl Gatherer {
         if watched.under_way {
             return self.give_up(id, facts);
         }
-        if watched.silent {
+        // What made it hang may be over.
+        if watched.silent && self.reader.hangs() {
             return self.learn(id, None, facts);
         }
         let request = request(&self.bundles, watched.membership.clone());
@@ -204,6 +205,7 @@ impl Gatherer {
         let Some(watched) = self.containers.get_mut(id) else {
             return;
         };
+        watched.silent &= read.is_none();
         let first = watched.patience_ends_ns != 0;
         let known = match read {
             Some(Ok(container)) => container,
