@@ -155,7 +155,7 @@ pub struct DetectionSet {
 }
 
 /// The reads that a detection needs and a sensor does not publish every time.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnpublishedReads {
     /// The detection.
     pub detection_id: String,

@@ -58,7 +58,7 @@ mod inventory;
 
 pub mod published;
 pub mod schema_lookup;
-mod sensor_reads;
+mod sensor_needs;
 pub mod versions;
 
 mod reload;

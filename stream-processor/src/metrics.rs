@@ -1,5 +1,6 @@
 //! What Prometheus reads: one function for each thing counted, called per batch or step, never per event.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -180,6 +181,10 @@ fn describe() {
         "dogwatch_detect_unpublished_reads_hosts",
         "Hosts whose sensors do not publish every read of files that a detection needs, by detection, at the last look."
     );
+    describe_gauge!(
+        "dogwatch_detect_unseen_calls_hosts",
+        "Hosts whose sensors switch off system calls that a detection asks for, by detection, at the last look."
+    );
     describe_counter!("dogwatch_publish_alerts_total", "Alerts committed.");
     describe_counter!(
         "dogwatch_publish_dead_letters_total",
@@ -261,10 +266,18 @@ pub fn swapped(took: Duration) {
 }
 
 /// Sets how many hosts do not publish the reads that each detection needs.
-pub fn unpublished_reads(hosts: &std::collections::BTreeMap<String, usize>) {
+pub fn unpublished_reads(hosts: &BTreeMap<String, usize>) {
+    set_hosts("dogwatch_detect_unpublished_reads_hosts", hosts);
+}
+
+/// Sets how many hosts switch off calls that each detection asks for.
+pub fn unseen_calls(hosts: &BTreeMap<String, usize>) {
+    set_hosts("dogwatch_detect_unseen_calls_hosts", hosts);
+}
+
+fn set_hosts(name: &'static str, hosts: &BTreeMap<String, usize>) {
     for (detection, count) in hosts {
-        gauge!("dogwatch_detect_unpublished_reads_hosts", "detection" => detection.clone())
-            .set(*count as f64);
+        gauge!(name, "detection" => detection.clone()).set(*count as f64);
     }
 }
 

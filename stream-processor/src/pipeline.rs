@@ -47,7 +47,7 @@ use crate::metrics;
 use crate::published::Feed;
 use crate::reload::{self, Place};
 use crate::schema_lookup::{self, SchemaLookup};
-use crate::sensor_reads::Needs;
+use crate::sensor_needs::Needs;
 use crate::shutdown::Shutdown;
 use crate::sink::publisher::Publisher;
 use crate::sink::{Publish, Sink, SinkError, transactional_id, try_transaction};

@@ -30,7 +30,7 @@ use crate::engine::{Engine, EngineError, EvidenceTopics, now_ns};
 use crate::idle;
 use crate::inventory::{Difference, Inventory};
 use crate::published::Feed;
-use crate::sensor_reads::Needs;
+use crate::sensor_needs::Needs;
 use crate::topics;
 use crate::window::{Exchange, WindowOptions};
 

@@ -26,7 +26,7 @@ use crate::hosts::{FLEET, number_of};
 use crate::inventory::Inventory;
 use crate::metrics;
 use crate::reload::{self, Change, Neighbours, Next, Place, Reload};
-use crate::sensor_reads::{Needs, SensorReads};
+use crate::sensor_needs::{Needs, SensorNeeds};
 use crate::source::Assigned;
 use crate::source::group::GroupInput;
 use crate::source::placement::Start;
@@ -41,7 +41,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub(super) struct Swaps {
     reload: Option<Reload>,
-    sensor_reads: Option<SensorReads>,
+    sensor_needs: Option<SensorNeeds>,
     /// What that looks for.
     needs: Option<Needs>,
     /// What runs.
@@ -88,8 +88,8 @@ impl Steps {
     pub fn look_at_sensors(&mut self, needs: Option<Needs>) {
         let needs = needs.filter(|_| self.ends.stores);
         if needs != self.swaps.needs {
-            let started = |needs: Needs| SensorReads::start(&self.config, needs);
-            self.swaps.sensor_reads = needs.clone().and_then(started);
+            let started = |needs: Needs| SensorNeeds::start(&self.config, needs);
+            self.swaps.sensor_needs = needs.clone().and_then(started);
             self.swaps.needs = needs;
         }
     }

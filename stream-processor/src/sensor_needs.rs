@@ -1,18 +1,20 @@
-//! Holds what sensors publish against what the loaded detections need: which reads of files come every time.
+//! Holds what sensors publish against what the loaded detections need: which reads of files come every time, and which system
+//! calls are seen.
 //!
 //! ```text
-//! dogwatch.sensors, its last seconds ─► host, sensitive_read_paths ─► detections that miss reads ─► log, metric
+//! dogwatch.sensors, its last seconds ─► host, sensitive_read_paths, calls_off ─► detections that miss some ─► log, metrics
 //! ```
 //! At the start and every few minutes the newest statuses are read without a group, by a thread of its own: a topic that is
 //! missing, forbidden or away costs this look and nothing else. A host is told once, and again when what it lacks changes.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray};
+use arrow::record_batch::RecordBatch;
 use dogwatch_kafka::{Fault, Logged, PATIENCE};
 use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::reads::{self, ReadPattern};
@@ -24,7 +26,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::config::Config;
-use crate::detect::{DetectionSet, UnpublishedReads};
+use crate::detect::{Detection, DetectionSet, UnpublishedReads};
 use crate::engine::now_ns;
 use crate::metrics;
 use crate::schema_lookup::SchemaLookup;
@@ -43,14 +45,18 @@ const HOSTS_MAX: usize = 50_000;
 const HOST_BYTES_MAX: usize = 256;
 /// Hosts that one line of the log names.
 const HOSTS_NAMED: usize = 5;
+/// Calls that a status may switch off; the table has some 120.
+const CALLS_MAX: usize = 1_024;
 /// The columns of a status that are read.
-const COLUMNS: [&str; 3] = ["host_id", "host_name", "sensitive_read_paths"];
+const COLUMNS: [&str; 4] = ["host_id", "host_name", "sensitive_read_paths", "calls_off"];
+/// Calls that, switched off, take away their failed ones alone: programs and processes are told by other hooks.
+const TOLD_ALL_THE_SAME: [&str; 6] = ["execve", "execveat", "clone", "clone3", "fork", "vfork"];
 
 /// A look at the sensors, now and every few minutes, until it is dropped.
-pub(crate) struct SensorReads(Arc<AtomicBool>);
+pub(crate) struct SensorNeeds(Arc<AtomicBool>);
 
-impl SensorReads {
-    /// Starts to look; nothing to do where no detection needs reads.
+impl SensorNeeds {
+    /// Starts to look; nothing to do where no detection needs anything by name.
     pub fn start(config: &Config, needs: Needs) -> Option<Self> {
         if needs.0.is_empty() {
             return None;
@@ -72,49 +78,125 @@ impl SensorReads {
         {
             Ok(_) => Some(Self(ended)),
             Err(error) => {
-                tracing::warn!(%error, "could not start a thread: whether sensors publish the reads that detections need is not looked at");
+                tracing::warn!(%error, "could not start a thread: whether sensors publish what detections need is not looked at");
                 None
             }
         }
     }
 }
 
-impl Drop for SensorReads {
+impl Drop for SensorNeeds {
     fn drop(&mut self) {
         // Not waited for: the thread may be waiting for a broker, and holds nothing that must be put in order.
         self.0.store(true, Ordering::Release);
     }
 }
 
-/// The reads that detections need, by detection.
+/// What detections need of sensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Needs(Vec<UnpublishedReads>);
+pub(crate) struct Needs(Vec<Need>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Need {
+    detection_id: String,
+    reads: Vec<ReadPattern>,
+    /// The types of events that it asks for by name.
+    types: BTreeSet<String>,
+}
 
 impl Needs {
     pub fn of(set: &DetectionSet) -> Self {
-        Self(set.unpublished_reads(&[]))
+        let need = |detection: &Detection| Need {
+            detection_id: detection.id.clone(),
+            reads: detection.header.reads.clone(),
+            types: detection.event_types().cloned().unwrap_or_default(),
+        };
+        let needs = set.iter().map(need);
+        Self(
+            needs
+                .filter(|need| !need.reads.is_empty() || !need.types.is_empty())
+                .collect(),
+        )
     }
 
-    /// The needs that a sensor's list does not cover.
-    fn missing(&self, published: &[ReadPattern]) -> Vec<UnpublishedReads> {
-        let of = |need: &UnpublishedReads| {
+    /// What a sensor with these lists does not deliver.
+    fn missing(&self, published: &[ReadPattern], calls_off: &[String]) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        for need in &self.0 {
             let reads: Vec<ReadPattern> =
                 reads::uncovered(published, &need.reads).cloned().collect();
-            (!reads.is_empty()).then(|| UnpublishedReads {
-                detection_id: need.detection_id.clone(),
-                reads,
-            })
+            let detection_id = need.detection_id.clone();
+            if !reads.is_empty() {
+                missing.push(Missing::Reads(UnpublishedReads {
+                    detection_id: detection_id.clone(),
+                    reads,
+                }));
+            }
+            let off = calls_off.iter().filter(|call| need.types.contains(*call));
+            let types: Vec<String> = off
+                .filter(|call| !TOLD_ALL_THE_SAME.contains(&call.as_str()))
+                .cloned()
+                .collect();
+            if !types.is_empty() {
+                missing.push(Missing::Calls {
+                    detection_id,
+                    types,
+                });
+            }
+        }
+        missing
+    }
+}
+
+/// What a detection needs and a sensor does not deliver.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Missing {
+    Reads(UnpublishedReads),
+    Calls {
+        detection_id: String,
+        types: Vec<String>,
+    },
+}
+
+/// Of how many hosts detections miss something, by detection.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    reads: BTreeMap<String, usize>,
+    calls: BTreeMap<String, usize>,
+}
+
+impl Counts {
+    fn new(needs: &Needs) -> Self {
+        let none = |need: &Need| (need.detection_id.clone(), 0);
+        let reads = needs.0.iter().filter(|need| !need.reads.is_empty());
+        let calls = needs.0.iter().filter(|need| !need.types.is_empty());
+        Self {
+            reads: reads.map(none).collect(),
+            calls: calls.map(none).collect(),
+        }
+    }
+
+    fn add(&mut self, missing: &Missing, hosts: usize) {
+        let (counts, detection_id) = match missing {
+            Missing::Reads(unpublished) => (&mut self.reads, &unpublished.detection_id),
+            Missing::Calls { detection_id, .. } => (&mut self.calls, detection_id),
         };
-        self.0.iter().filter_map(of).collect()
+        *counts.entry(detection_id.clone()).or_default() += hosts;
     }
 }
 
 /// What a sensor's newest status says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct HostReads {
+struct HostStatus {
     name: String,
-    /// The list as it travels; none where the sensor does not say.
+    delivered: Delivered,
+}
+
+/// The lists of a status as they travel; none where the sensor does not say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Delivered {
     published: Option<Vec<String>>,
+    calls_off: Option<Vec<String>>,
 }
 
 /// What hosts lack, as it was last told: a hash, so that many hosts cost little.
@@ -126,35 +208,32 @@ struct Told(BTreeMap<String, u64>);
 struct Lack {
     hosts: Vec<String>,
     /// None: their sensors do not say what they publish.
-    missing: Option<Vec<UnpublishedReads>>,
+    missing: Option<Vec<Missing>>,
 }
 
 impl Told {
-    /// Takes what was seen; returns what is new of it, and how many hosts lack reads of each detection.
-    fn take(
-        &mut self,
-        needs: &Needs,
-        seen: BTreeMap<String, HostReads>,
-    ) -> (Vec<Lack>, BTreeMap<String, usize>) {
-        let mut by_list: BTreeMap<Option<Vec<String>>, Vec<(String, String)>> = BTreeMap::new();
+    /// Takes what was seen; returns what is new of it, and how many hosts lack something of each detection.
+    fn take(&mut self, needs: &Needs, seen: BTreeMap<String, HostStatus>) -> (Vec<Lack>, Counts) {
+        let mut by_lists: BTreeMap<Delivered, Vec<(String, String)>> = BTreeMap::new();
         for (host_id, host) in seen {
-            by_list
-                .entry(host.published)
+            by_lists
+                .entry(host.delivered)
                 .or_default()
                 .push((host_id, host.name));
         }
-        let mut counts: BTreeMap<String, usize> = needs
-            .0
-            .iter()
-            .map(|need| (need.detection_id.clone(), 0))
-            .collect();
+        let mut counts = Counts::new(needs);
         let mut news = Vec::new();
-        for (published, hosts) in by_list {
-            let missing = published
-                .as_ref()
-                .map(|list| needs.missing(&reads::patterns(list.iter().map(String::as_str))));
-            for need in missing.iter().flatten() {
-                *counts.entry(need.detection_id.clone()).or_default() += hosts.len();
+        for (delivered, hosts) in by_lists {
+            let missing = delivered.published.as_ref().map(|list| {
+                let published = reads::patterns(list.iter().map(String::as_str));
+                // An older sensor does not say which calls it leaves out.
+                needs.missing(
+                    &published,
+                    delivered.calls_off.as_deref().unwrap_or_default(),
+                )
+            });
+            for missing in missing.iter().flatten() {
+                counts.add(missing, hosts.len());
             }
             let hash = hash_of(&missing);
             let fine = missing.as_ref().is_some_and(Vec::is_empty);
@@ -195,13 +274,10 @@ impl Told {
     }
 }
 
-fn hash_of(missing: &Option<Vec<UnpublishedReads>>) -> u64 {
+fn hash_of(missing: &Option<Vec<Missing>>) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    let texts = missing
-        .as_ref()
-        .map(|missing| missing.iter().map(ToString::to_string).collect::<Vec<_>>());
-    texts.hash(&mut hasher);
+    missing.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -223,14 +299,15 @@ impl Looker {
                     complained = false;
                     let (news, counts) = self.told.take(&self.needs, seen);
                     news.iter().for_each(tell);
-                    metrics::unpublished_reads(&counts);
+                    metrics::unpublished_reads(&counts.reads);
+                    metrics::unseen_calls(&counts.calls);
                 }
                 Err(error) if complained => {
                     tracing::debug!(%error, "still cannot read what sensors publish")
                 }
                 Err(error) => {
                     complained = true;
-                    tracing::warn!(%error, "could not read what sensors publish: whether detections get the reads they need is not known");
+                    tracing::warn!(%error, "could not read what sensors publish: whether detections get what they need is not known");
                 }
             }
             while !self.ended() && began.elapsed() < INTERVAL {
@@ -244,7 +321,7 @@ impl Looker {
     }
 
     /// Reads the last seconds of the topic of sensors: the newest status of each host.
-    fn look(&self) -> Result<BTreeMap<String, HostReads>, Fault> {
+    fn look(&self) -> Result<BTreeMap<String, HostStatus>, Fault> {
         let names = Topics::new(self.config.kafka.topic_prefix.as_str());
         let topic = names.name(Topic::Sensors);
         let action = format!("read topic {topic}");
@@ -298,7 +375,7 @@ impl Looker {
     }
 }
 
-/// Tells which detections lack reads of some hosts.
+/// Tells which detections lack something of some hosts.
 fn tell(lack: &Lack) {
     let named: Vec<&str> = lack
         .hosts
@@ -314,13 +391,25 @@ fn tell(lack: &Lack) {
             "sensors do not say which reads of files they publish: update them, or detections that need reads may miss some"
         ),
         Some(missing) => {
-            for unpublished in missing {
-                tracing::warn!(
-                    hosts,
-                    names,
-                    detection = unpublished.detection_id,
-                    "sensors publish reads once an hour that a detection needs every time: {unpublished}; add them to kernel.sensitive_read_paths there"
-                );
+            for missing in missing {
+                match missing {
+                    Missing::Reads(unpublished) => tracing::warn!(
+                        hosts,
+                        names,
+                        detection = unpublished.detection_id,
+                        "sensors publish reads once an hour that a detection needs every time: {unpublished}; add them to kernel.sensitive_read_paths there"
+                    ),
+                    Missing::Calls {
+                        detection_id,
+                        types,
+                    } => tracing::warn!(
+                        hosts,
+                        names,
+                        detection = detection_id,
+                        "sensors see no {}, which a detection asks for: kernel.calls switches them off there",
+                        types.join(", ")
+                    ),
+                }
             }
         }
     }
@@ -333,7 +422,7 @@ struct Statuses<'c> {
     /// Opened at the first schema that this program was not built with.
     lookup: Option<SchemaLookup>,
     decoder: BatchDecoder,
-    hosts: BTreeMap<String, HostReads>,
+    hosts: BTreeMap<String, HostStatus>,
 }
 
 impl<'c> Statuses<'c> {
@@ -389,7 +478,7 @@ fn decoder() -> Result<BatchDecoder, SchemaError> {
 }
 
 /// Takes the one row that was pushed: host id, name, and what is published.
-fn newest(decoder: &mut BatchDecoder) -> Option<(String, HostReads)> {
+fn newest(decoder: &mut BatchDecoder) -> Option<(String, HostStatus)> {
     let batch = decoder.finish();
     let text = |name: &str| {
         Some(
@@ -404,23 +493,28 @@ fn newest(decoder: &mut BatchDecoder) -> Option<(String, HostReads)> {
     if host_id.len() > HOST_BYTES_MAX || name.len() > HOST_BYTES_MAX {
         return None;
     }
-    let lists = batch.column_by_name(COLUMNS[2])?.as_list::<i32>();
-    let published = (!arrow::array::Array::is_null(lists, 0)).then(|| {
+    let delivered = Delivered {
+        published: list(&batch, COLUMNS[2], reads::PATTERNS_MAX)?,
+        calls_off: list(&batch, COLUMNS[3], CALLS_MAX)?,
+    };
+    Some((host_id, HostStatus { name, delivered }))
+}
+
+/// A list of the one row, cut where no sensor of ours would send so much; the inner one is none where the row has null.
+fn list(batch: &RecordBatch, column: &str, items_max: usize) -> Option<Option<Vec<String>>> {
+    let lists = batch.column_by_name(column)?.as_list::<i32>();
+    let list = (!lists.is_null(0)).then(|| {
         let items = lists.value(0);
         let items = items.as_string_view().iter().flatten();
         let mut bytes = 0;
-        // A list that no sensor of ours would send is cut.
         let within = |item: &&str| {
             bytes += item.len();
             bytes <= reads::LIST_BYTES_MAX
         };
-        items
-            .take(reads::PATTERNS_MAX)
-            .take_while(within)
-            .map(str::to_owned)
-            .collect()
+        let kept = items.take(items_max).take_while(within);
+        kept.map(str::to_owned).collect()
     });
-    Some((host_id, HostReads { name, published }))
+    Some(list)
 }
 
 #[cfg(test)]
@@ -428,64 +522,75 @@ mod tests {
     use super::*;
 
     fn needs() -> Needs {
-        let need = |id: &str, reads: &[&str]| UnpublishedReads {
+        let need = |id: &str, reads: &[&str], types: &[&str]| Need {
             detection_id: id.to_owned(),
             reads: reads::patterns(reads.iter().copied()),
+            types: types.iter().map(|name| (*name).to_owned()).collect(),
         };
         Needs(vec![
-            need("a", &["/etc/shadow"]),
-            need("b", &["*/.kube/config", "/srv"]),
+            need("a", &["/etc/shadow"], &[]),
+            need("b", &["*/.kube/config", "/srv"], &[]),
+            need("c", &[], &["execve", "ptrace", "unlinkat"]),
         ])
     }
 
-    fn seen(hosts: &[(&str, Option<&[&str]>)]) -> BTreeMap<String, HostReads> {
-        let host = |(id, list): &(&str, Option<&[&str]>)| {
-            let published = list.map(|list| list.iter().map(|text| (*text).to_owned()).collect());
-            (
-                (*id).to_owned(),
-                HostReads {
-                    name: format!("{id}.example"),
-                    published,
+    type Seen<'a> = (&'a str, Option<&'a [&'a str]>, Option<&'a [&'a str]>);
+
+    fn seen(hosts: &[Seen<'_>]) -> BTreeMap<String, HostStatus> {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let host = |(id, published, calls_off): &Seen<'_>| {
+            let status = HostStatus {
+                name: format!("{id}.example"),
+                delivered: Delivered {
+                    published: published.map(texts),
+                    calls_off: calls_off.map(texts),
                 },
-            )
+            };
+            ((*id).to_owned(), status)
         };
         hosts.iter().map(host).collect()
     }
 
+    /// What is told of these hosts, a line each, and of how many each of the detections misses something.
+    fn look(told: &mut Told, hosts: &[Seen<'_>]) -> (Vec<String>, [usize; 3]) {
+        let (news, counts) = told.take(&needs(), seen(hosts));
+        let text = |missing: &Missing| match missing {
+            Missing::Reads(unpublished) => unpublished.to_string(),
+            Missing::Calls {
+                detection_id,
+                types,
+            } => format!("{detection_id} sees no {}", types.join(", ")),
+        };
+        let line = |lack: &Lack| {
+            let missing = lack
+                .missing
+                .as_ref()
+                .map_or("silent".to_owned(), |missing| {
+                    missing.iter().map(text).collect::<Vec<_>>().join("; ")
+                });
+            format!("{}: {missing}", lack.hosts.join(" "))
+        };
+        let counts = [counts.reads["a"], counts.reads["b"], counts.calls["c"]];
+        (news.iter().map(line).collect(), counts)
+    }
+
     #[test]
     fn a_host_is_told_once_and_again_when_what_it_lacks_changes() {
-        let (needs, mut told) = (needs(), Told::default());
-        let lacking: &[&str] = &["/etc", "/srv"];
-        let all: &[&str] = &["/"];
-        let look = |told: &mut Told, hosts: &[(&str, Option<&[&str]>)]| {
-            let (news, counts) = told.take(&needs, seen(hosts));
-            let lines: Vec<String> = news
-                .iter()
-                .map(|lack| {
-                    let missing = lack
-                        .missing
-                        .as_ref()
-                        .map_or("silent".to_owned(), |missing| {
-                            missing
-                                .iter()
-                                .map(ToString::to_string)
-                                .collect::<Vec<_>>()
-                                .join("; ")
-                        });
-                    format!("{}: {missing}", lack.hosts.join(" "))
-                })
-                .collect();
-            (lines, counts["a"], counts["b"])
-        };
+        let mut told = Told::default();
+        let lacking: Option<&[&str]> = Some(&["/etc", "/srv"]);
+        let all: Option<&[&str]> = Some(&["/"]);
         let lacks = "b needs reads of */.kube/config";
         let first = look(
             &mut told,
-            &[("x", Some(lacking)), ("y", Some(lacking)), ("z", Some(all))],
+            &[("x", lacking, None), ("y", lacking, None), ("z", all, None)],
         );
-        assert_eq!(first, (vec![format!("x.example y.example: {lacks}")], 0, 2));
-        let same = look(&mut told, &[("x", Some(lacking)), ("y", Some(all))]);
-        assert_eq!(same, (vec![], 0, 1));
-        let more = look(&mut told, &[("x", Some(&[])), ("y", Some(lacking))]);
+        assert_eq!(
+            first,
+            (vec![format!("x.example y.example: {lacks}")], [0, 2, 0])
+        );
+        let same = look(&mut told, &[("x", lacking, None), ("y", all, None)]);
+        assert_eq!(same, (vec![], [0, 1, 0]));
+        let more = look(&mut told, &[("x", Some(&[]), None), ("y", lacking, None)]);
         let everything = "a needs reads of /etc/shadow; b needs reads of */.kube/config, /srv";
         assert_eq!(
             more.0,
@@ -494,9 +599,24 @@ mod tests {
                 format!("y.example: {lacks}")
             ]
         );
-        let silent = look(&mut told, &[("old", None)]);
-        assert_eq!(silent, (vec!["old.example: silent".to_owned()], 0, 0));
-        assert_eq!(look(&mut told, &[("old", None)]).0, Vec::<String>::new());
+        let silent = look(&mut told, &[("old", None, None)]);
+        assert_eq!(silent, (vec!["old.example: silent".to_owned()], [0, 0, 0]));
+        assert_eq!(
+            look(&mut told, &[("old", None, None)]).0,
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn calls_that_are_switched_off_are_told_where_a_detection_asks_for_them() {
+        let mut told = Told::default();
+        let all: Option<&[&str]> = Some(&["/"]);
+        let told_off = look(&mut told, &[("x", all, Some(&["ptrace", "mprotect"]))]);
+        let line = "x.example: c sees no ptrace".to_owned();
+        assert_eq!(told_off, (vec![line], [0, 0, 1]));
+        // Programs come all the same.
+        let fine = look(&mut told, &[("x", all, Some(&["execve", "mprotect"]))]);
+        assert_eq!(fine, (vec![], [0, 0, 0]));
     }
 
     #[test]
@@ -514,13 +634,15 @@ mod tests {
     }
 
     #[test]
-    fn a_status_gives_host_and_list_and_a_hostile_one_is_cut() {
+    fn a_status_gives_host_and_lists_and_a_hostile_one_is_cut() {
         let mut decoder = decoder().expect("columns of the schema");
         let mut read = |list: Option<Vec<String>>| {
+            let list = list.map(|list| list.into_iter().map(Into::into).collect::<Vec<_>>());
             let status = SensorStatus {
                 host_id: "h".into(),
                 host_name: "n".into(),
-                sensitive_read_paths: list.map(|list| list.into_iter().map(Into::into).collect()),
+                sensitive_read_paths: list.clone(),
+                calls_off: list,
                 ..SensorStatus::default()
             };
             let mut framed = Vec::new();
@@ -528,7 +650,8 @@ mod tests {
             decoder.push(&framed).expect("readable");
             let (host_id, host) = newest(&mut decoder).expect("a row");
             assert_eq!((host_id.as_str(), host.name.as_str()), ("h", "n"));
-            host.published
+            assert_eq!(host.delivered.published, host.delivered.calls_off);
+            host.delivered.published
         };
         assert_eq!(read(None), None);
         assert_eq!(read(Some(vec![])), Some(vec![]));
