@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use dogwatch_sensor::probe::Hierarchy;
 use serde::Deserialize;
 
-const DEEDS: [&str; 5] = ["missing", "shadow", "connect", "setuid", "exec"];
+const DEEDS: [&str; 6] = ["missing", "shadow", "connect", "setuid", "exec", "unlink"];
 const MARKER: &str = "dogwatch-flood-victim";
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -191,6 +191,7 @@ fn flood(deed: &str) {
             ("exit", &["procexit"]),
         ],
         "setuid" => &[("setuid", &["setuid"])],
+        "unlink" => &[("unlinkat", &["unlinkat"])],
         other => panic!("no such deed: {other}"),
     };
     for (kind, types) in kinds {
@@ -290,6 +291,7 @@ fn repeat(time: Duration, deed: &str) -> u64 {
                     "shadow" => open("/etc/shadow\0"),
                     "connect" => connect(),
                     "setuid" => _ = libc::syscall(libc::SYS_setuid, libc::geteuid()),
+                    "unlink" => _ = libc::unlinkat(libc::AT_FDCWD, c"/dogwatch/none".as_ptr(), 0),
                     "exec" => _ = Command::new("/bin/true").arg(&arguments).status().unwrap(),
                     other => panic!("no such deed: {other}"),
                 }
