@@ -40,10 +40,16 @@ struct {
 /*
  * Behind a signal's handler the registers are those of the interrupted code, without a number: no call failed there, and the
  * handler chooses what `ret` is. A process that calls -1 itself has ENOSYS.
+ *
+ * The verifier must not learn from this what `ret` is: it lies on the stack afterwards, and when a function reads it there
+ * through a pointer, Linux before 6.8 takes what it found of the first way it came for all others, and cuts what that one does
+ * not need.
  */
 static __always_inline bool is_failure(u32 number, s64 ret)
 {
-	return failures_wanted && (u64)ret >= (u64)-ERRNO_LAST && (number != (u32)-1 || ret == -ENOSYS);
+	u64 above = (u64)ret + ERRNO_LAST;
+	asm volatile("" : "+r"(above));
+	return failures_wanted && above < ERRNO_LAST && (number != (u32)-1 || above == ERRNO_LAST - ENOSYS);
 }
 
 /* True while a share may have one more; two CPUs at once may let one too many through. */
