@@ -232,6 +232,15 @@ fn pod_config<'a>(
     }
 }
 
+/// Where `kubectl apply` leaves a pod's manifest.
+const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A pod's manifest with an exec probe of one container.
+fn manifest(container: &str, probe: &[&str]) -> String {
+    let container = json!({"name": container, "livenessProbe": {"exec": {"command": probe}}});
+    json!({"kind": "Pod", "spec": {"containers": [container]}}).to_string()
+}
+
 /// What is told of a pod's container, by its attack and in a row of its own.
 fn in_pod(sensor: &Sensor, pod: &PodConfig<'_>, name: &str, id: &str) {
     let (attack, told) = sensor.attack(name);
@@ -261,16 +270,9 @@ fn containers_of_the_cri_are_told_with_their_pods() {
     let sensor = Sensor::start(folder.path());
     in_pod(&sensor, &config, &name, &id);
 
-    // As `kubectl apply` leaves it.
     let name = unique("app");
-    let manifest = json!({"kind": "Pod", "spec": {"containers": [
-        {"name": name, "livenessProbe": {"exec": {"command": ["/bin/busybox", "true"]}}}
-    ]}});
-    let applied = manifest.to_string();
-    let annotations = [(
-        "kubectl.kubernetes.io/last-applied-configuration",
-        &*applied,
-    )];
+    let applied = manifest(&name, &["/bin/busybox", "true"]);
+    let annotations = [(APPLIED, &*applied)];
     let config = PodConfig {
         shares_pids: true,
         ..pod_config(
@@ -310,11 +312,9 @@ fn alerts(file: &Path) -> impl Iterator<Item = Value> {
     alerts.collect::<Vec<Value>>().into_iter()
 }
 
-/// The first alert of the attack in a container of this name.
-fn alert_of(file: &Path, name: &str) -> Option<Value> {
-    alerts(file).find(|alert| {
-        alert["detection_id"] == "sensitive_file_read" && alert["container_name"] == name
-    })
+/// The first alert of this detection in a container of this name.
+fn alert_of(file: &Path, detection: &str, name: &str) -> Option<Value> {
+    alerts(file).find(|alert| alert["detection_id"] == detection && alert["container_name"] == name)
 }
 
 #[test]
@@ -339,9 +339,16 @@ fn the_same_attack_alerts_in_five_runtimes() {
     let [docker, ctr, app, podman, lxc] = ["docker", "ctr", "app", "podman", "lxc"].map(unique);
     let _docker = ground.docker(&docker, &LOOP);
     let _ctr = containerd.ctr(&ctr, &LOOP);
-    let config = pod_config("web-0", "21234567-89ab-cdef-0123-456789abcdef", &[]);
+    let copies = |folder| ["/bin/busybox", "tar", "-cf", "-", folder];
+    let applied = manifest(&app, &copies("/etc"));
+    let annotations = [(APPLIED, &*applied)];
+    let config = pod_config(
+        "web-0",
+        "21234567-89ab-cdef-0123-456789abcdef",
+        &annotations,
+    );
     let pod = cri.pod(&config);
-    pod.container(&app, POD_IMAGE, &LOOP);
+    let in_pod = pod.container(&app, POD_IMAGE, &LOOP);
     let _podman = ground.podman(&podman, &LOOP);
     let _lxc = ground.lxc(&lxc, &LOOP);
 
@@ -354,7 +361,7 @@ fn the_same_attack_alerts_in_five_runtimes() {
         (&lxc, "lxc", none.clone()),
     ] {
         let alert = wait::until(&format!("an alert in {name}"), PATIENCE, || {
-            alert_of(&file, name)
+            alert_of(&file, "sensitive_file_read", name)
         });
         assert_eq!(alert["container_type"], runtime, "{alert}");
         assert_eq!(alert["container_image"], image, "{alert}");
@@ -369,6 +376,17 @@ fn the_same_attack_alerts_in_five_runtimes() {
             "{alert}"
         );
     }
+    // A probe is silent where another command alerts.
+    pod.exec(&in_pod, &copies("/etc"));
+    pod.exec(&in_pod, &copies("/tmp"));
+    let copied = wait::until("the alert of files that are taken away", PATIENCE, || {
+        alert_of(&file, "files_copied_out", &app)
+    });
+    let command = copied["process"]["cmdline"].as_str();
+    assert!(
+        command.is_some_and(|command| command.ends_with("/tmp")),
+        "{copied}"
+    );
     let mut sandboxes = alerts(&file).filter(|alert| alert["container_full_id"] == *pod.id);
     let told = sandboxes.next().map(|alert| alert["message"].clone());
     assert_eq!(told, None, "the sandbox does nothing");
