@@ -63,14 +63,16 @@ impl Sensor {
                 .map_while(Result::ok)
                 .try_for_each(|line| sender.send(line))
         });
-        let folder = folder.to_owned();
-        let sensor = Self {
+        // No row is taken: the first may be the one that is asked for.
+        wait::until("the sensor's start", PATIENCE, || {
+            let log = fs::read_to_string(folder.join("sensor.log")).ok()?;
+            log.contains("\"watching\"").then_some(())
+        });
+        Self {
             child,
             rows,
-            folder,
-        };
-        sensor.wait_for("the first row", |_| true);
-        sensor
+            folder: folder.to_owned(),
+        }
     }
 
     /// The next row that fits.
