@@ -116,22 +116,34 @@ fn is_digit(byte: u8) -> bool {
     byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
 
-/// What is known of a column of events or samples; none where nothing is.
+/// What is known of a column of that name, in whichever table: an event's, or a sample's where events have none.
 #[must_use]
 pub fn of(column: &str) -> Option<&'static Vocabulary> {
     static COLUMNS: LazyLock<BTreeMap<String, Vocabulary>> = LazyLock::new(columns);
     COLUMNS.get(column)
 }
 
+/// What is known of a column of the records with this schema; none where nothing is.
+#[must_use]
+pub fn of_record(schema: &str, column: &str) -> Option<&'static Vocabulary> {
+    static RECORDS: LazyLock<BTreeMap<&'static str, BTreeMap<String, Vocabulary>>> =
+        LazyLock::new(|| SCHEMAS.map(|schema| (schema, columns_of(schema))).into());
+    RECORDS.get(schema)?.get(column)
+}
+
+/// The schemas that say something of their columns' values, that of events first.
+const SCHEMAS: [&str; 4] = [
+    Event::SCHEMA,
+    ContainerSample::SCHEMA,
+    ProcessSample::SCHEMA,
+    SyscallSample::SCHEMA,
+];
+
 fn columns() -> BTreeMap<String, Vocabulary> {
-    let mut columns = columns_of(Event::SCHEMA);
-    for schema in [
-        ContainerSample::SCHEMA,
-        ProcessSample::SCHEMA,
-        SyscallSample::SCHEMA,
-    ] {
+    let mut columns = BTreeMap::new();
+    for schema in SCHEMAS {
         for (name, vocabulary) in columns_of(schema) {
-            let known = columns.entry(name).or_insert_with(|| vocabulary.clone());
+            let known: &mut Vocabulary = columns.entry(name).or_insert_with(|| vocabulary.clone());
             // A table may have further values in a column of this name, such as the types of its rows.
             let further = vocabulary.values.into_iter().flatten();
             if let Some(values) = &mut known.values {
@@ -258,6 +270,20 @@ mod tests {
         assert_eq!(of("proc_name").and_then(|known| known.bytes_max), Some(15));
         assert_eq!(of("fd_sport").and_then(|known| known.max), Some(65_535));
         assert_eq!(of("mem_current_bytes").and_then(|known| known.min), Some(0));
+    }
+
+    #[test]
+    fn each_record_has_its_own_values() {
+        let values =
+            |schema: &str| of_record(schema, "evt_type").and_then(|known| known.values.clone());
+        let (events, samples) = (values(Event::SCHEMA), values(ProcessSample::SCHEMA));
+        assert_eq!(samples.expect("closed"), ["sample", "mark"]);
+        assert!(!events.expect("closed").contains(&"sample".to_owned()));
+        // A sample's path is cut, an event's is not.
+        assert_eq!(of_record(Event::SCHEMA, "proc_exepath"), None);
+        let cut = of_record(ProcessSample::SCHEMA, "proc_exepath");
+        assert_eq!(cut.and_then(|known| known.bytes_max), Some(256));
+        assert_eq!(of_record("{}", "evt_type"), None);
     }
 
     #[test]

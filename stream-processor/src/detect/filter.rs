@@ -181,7 +181,7 @@ const NEVER_FAIL: [&str; 14] = [
 ];
 
 /// Whether there may be rows that an expression cannot judge; what is not known here may fail.
-fn can_fail(expr: &Expr) -> Result<bool> {
+pub(super) fn can_fail(expr: &Expr) -> Result<bool> {
     expr.exists(|part| {
         Ok(match part {
             Expr::Column(_)

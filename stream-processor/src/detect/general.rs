@@ -21,6 +21,7 @@ use super::held::HeldBatches;
 use super::lint::Conditions;
 use super::plan::Ground;
 use super::session::Session;
+use crate::tables::Table;
 
 /// The hidden column; users' queries are planned against a table that does not have it.
 pub(super) const ROW: &str = "_row";
@@ -135,7 +136,7 @@ impl GeneralPlan {
 
 /// The values of `evt_type` that the conditions between events and the result ask for.
 fn event_types(plan: &LogicalPlan) -> Option<BTreeSet<String>> {
-    let conditions = Conditions::of(plan);
+    let conditions = Conditions::of(plan, Table::Events);
     let asked = conditions.all.iter().filter_map(|condition| {
         let own = condition.expr.column_refs();
         let own = own.into_iter().filter(|column| column.name == "evt_type");

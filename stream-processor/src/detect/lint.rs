@@ -16,17 +16,22 @@ use super::session::Session;
 use super::sql_file::{Fault, SqlFile};
 use crate::tables::Table;
 
+#[cfg(test)]
+mod case_tests;
 mod conditions;
 mod constants;
 mod counts;
+mod equals;
 mod facts;
 mod filters;
 mod nulls;
+mod origin;
 mod parts;
 mod problem;
 mod satisfy;
 #[cfg(test)]
 mod shape_tests;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -34,7 +39,8 @@ mod values;
 mod yields;
 
 pub(super) use conditions::Conditions;
-use problem::{Domain, Problem};
+use problem::Problem;
+use terms::Domain;
 
 /// What all parts of the lint look at.
 pub(super) struct Subject<'a> {
@@ -53,7 +59,7 @@ pub(super) struct Subject<'a> {
 pub(super) fn lint(subject: &Subject<'_>) -> std::result::Result<Vec<Fault>, Fault> {
     constants::check(subject)?;
     values::check_patterns(subject)?;
-    let conditions = Conditions::of(subject.plan);
+    let conditions = Conditions::of(subject.plan, subject.table);
     let mut warnings = values::check(subject, &conditions);
     let misspelt = !warnings.is_empty();
     let judged = judge(subject, &conditions, misspelt);
@@ -79,7 +85,13 @@ fn judge(
     if let Some(culprits) = problem.conflict(Domain::All) {
         return Ok(Err(text::impossible(subject.file, &culprits)));
     }
-    let mut warnings = nulls::check(&problem, subject.file);
+    if let Some(culprits) = equals::conflict(subject, conditions) {
+        return Ok(Err(text::impossible(
+            subject.file,
+            &culprits.iter().collect::<Vec<_>>(),
+        )));
+    }
+    let mut warnings = nulls::check(subject, &problem);
     if misspelt {
         return Ok(Ok(warnings));
     }

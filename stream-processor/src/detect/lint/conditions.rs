@@ -1,15 +1,19 @@
 //! The conditions that an event must pass for an alert, and the names that events go by in a query.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::{Column, DFSchemaRef, TableReference};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, JoinType, LogicalPlan};
+use dogwatch_schemas::vocabulary::{self, Vocabulary};
 
+use super::origin;
 use crate::detect::check::scans_of_events;
 use crate::detect::session::EVENTS;
 use crate::detect::window::{find_scan, spec_of};
+use crate::tables::Table;
 
 /// One condition and the columns that it may name.
 #[derive(Debug, Clone)]
@@ -19,17 +23,23 @@ pub(in crate::detect) struct Condition {
 }
 
 /// The conditions between events and the result: all must hold.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::detect) struct Conditions {
     pub all: Vec<Condition>,
+    /// The table that is called events here.
+    table: Table,
     /// Names by which columns of events are qualified; the first stands for events in what the lint adds.
     pub names: BTreeSet<TableReference>,
 }
 
 impl Conditions {
-    /// Collects WHERE, HAVING and the ON of inner joins, whatever stands between them.
-    pub fn of(plan: &LogicalPlan) -> Self {
-        let mut conditions = Self::default();
+    /// Collects WHERE, HAVING and the ON of inner joins, whatever stands between them, over the columns of events.
+    pub fn of(plan: &LogicalPlan, table: Table) -> Self {
+        let mut conditions = Self {
+            all: Vec::new(),
+            table,
+            names: BTreeSet::new(),
+        };
         conditions.collect(plan);
         conditions
     }
@@ -42,10 +52,10 @@ impl Conditions {
             LogicalPlan::SubqueryAlias(alias) if keeps_columns(&alias.input) => {
                 self.names.insert(alias.alias.clone());
             }
-            LogicalPlan::Filter(filter) => self.add(&filter.predicate, filter.input.schema()),
+            LogicalPlan::Filter(filter) => self.add(&filter.predicate, &filter.input),
             LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
                 if let Some(filter) = &join.filter {
-                    self.add(filter, &join.schema);
+                    self.add(filter, plan);
                 }
             }
             _ => {}
@@ -57,26 +67,32 @@ impl Conditions {
         }
     }
 
-    /// As these, with one more.
-    pub fn with(&self, predicate: &Expr, schema: &DFSchemaRef) -> Self {
+    /// As these, with one more, which stands over this plan.
+    pub fn with(&self, predicate: &Expr, over: &LogicalPlan) -> Self {
         let mut all = self.clone();
-        all.add(predicate, schema);
+        all.add(predicate, over);
         all
     }
 
-    fn add(&mut self, predicate: &Expr, schema: &DFSchemaRef) {
+    fn add(&mut self, predicate: &Expr, over: &LogicalPlan) {
+        let schema = Arc::new(origin::schema(over));
         let parts = split_conjunction(predicate).into_iter();
         self.all.extend(parts.map(|expr| Condition {
-            expr: expr.clone(),
-            schema: schema.clone(),
+            expr: origin::resolved(expr, over),
+            schema: Arc::clone(&schema),
         }));
+    }
+
+    /// What is known of the values of a column of the table.
+    pub fn vocabulary(&self, column: &str) -> Option<&'static Vocabulary> {
+        vocabulary::of_record(self.table.record(), column)
     }
 
     /// The column of events that an expression is.
     pub fn column<'e>(&self, expr: &'e Expr) -> Option<&'e Column> {
         match expr {
             Expr::Alias(alias) => self.column(&alias.expr),
-            Expr::Column(column) => {
+            Expr::Column(column) | Expr::OuterReferenceColumn(_, column) => {
                 let own = column.relation.as_ref()?;
                 self.names.contains(own).then_some(column)
             }

@@ -10,13 +10,13 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 
 use super::Subject;
 use super::parts::{is_constant, text};
 use super::text::{line_of, sql};
 use super::values::each_expr;
-use crate::detect::filter::BoundExpr;
+use crate::detect::filter::{BoundExpr, can_fail};
 use crate::detect::sql_file::Fault;
 use crate::detect::{error_text, guarded};
 
@@ -53,15 +53,44 @@ pub(super) fn check(subject: &Subject<'_>) -> std::result::Result<(), Fault> {
             ));
         }
     });
+    each_expr(subject.plan, &mut |part| {
+        if refused.is_none() && divides_by_zero(part) {
+            let reason = format!("{} cannot be computed: it divides by zero", sql(part));
+            let mend = "divide by another number: it is the same for every event";
+            refused = Some(Fault::new(line_of(subject.file, part), reason, mend));
+        }
+    });
     refused.map_or(Ok(()), Err)
+}
+
+/// Whether a whole number is divided by a zero that is written so.
+fn divides_by_zero(expr: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr {
+        op: Operator::Divide | Operator::Modulo,
+        right,
+        ..
+    }) = expr
+    else {
+        return false;
+    };
+    matches!(
+        right.as_ref(),
+        Expr::Literal(ScalarValue::Int64(Some(0)), _)
+    )
 }
 
 /// Says which functions fail on whatever they are tried on.
 pub(super) fn doubts(subject: &Subject<'_>) -> Vec<Fault> {
     let mut faults = Vec::new();
     let with_constants = |expr: &Expr| match expr {
-        Expr::ScalarFunction(ScalarFunction { args, .. }) => {
-            args.iter().any(is_constant) && !args.iter().all(is_constant)
+        Expr::ScalarFunction(ScalarFunction { func, args }) => {
+            let (constants, varying): (Vec<&Expr>, Vec<&Expr>) =
+                args.iter().partition(|argument| is_constant(argument));
+            // What reads texts of a form of its own is tried on none of that form.
+            !constants.is_empty()
+                && !varying.is_empty()
+                && !func.name().starts_with("to_")
+                && varying.into_iter().all(never_fails)
         }
         _ => false,
     };
@@ -81,6 +110,11 @@ pub(super) fn doubts(subject: &Subject<'_>) -> Vec<Fault> {
         ));
     });
     faults
+}
+
+/// Whether an argument can be computed whatever the event holds, so that a failure is not of its making.
+fn never_fails(argument: &Expr) -> bool {
+    !can_fail(argument).unwrap_or(true)
 }
 
 /// Says which patterns of LIKE are written as a shell's: `*` stands for itself there.

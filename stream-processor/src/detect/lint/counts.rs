@@ -8,13 +8,13 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 
-use dogwatch_schemas::vocabulary;
-
 use super::Subject;
 use super::conditions::Conditions;
+use super::origin;
 use super::parts::{text, whole_number};
-use super::problem::{Domain, Problem, Representative, Term};
+use super::problem::Problem;
 use super::satisfy::Question;
+use super::terms::{Domain, Representative, Term};
 use super::text::sql;
 use crate::detect::sql_file::Fault;
 use crate::detect::windowed::HOST_KEYS;
@@ -49,7 +49,7 @@ pub(super) fn check(
         else {
             continue;
         };
-        let Some(most) = most(problem, count) else {
+        let Some(most) = most(conditions, problem, count) else {
             continue;
         };
         let never = problem.goals().into_iter().filter(|goal| {
@@ -105,14 +105,24 @@ fn distinct_count(
     let [argument] = &call.params.args[..] else {
         return None;
     };
-    let column = conditions.column(argument).filter(|_| counts)?;
+    let own = origin::renamed(argument, &aggregate.input);
+    let column = conditions.column(&own).filter(|_| counts)?;
     Some(DistinctCount {
         name: expr.schema_name().to_string(),
         column: column.name.clone(),
-        relation: column.relation.as_ref()?.to_string(),
+        relation: relation_of(argument)?,
         is_one: aggregate.group_expr.contains(argument)
             || OF_ONE_HOST.contains(&column.name.as_str()) && of_one_host(aggregate),
     })
+}
+
+/// What a column is qualified with.
+fn relation_of(column: &Expr) -> Option<String> {
+    match column {
+        Expr::Alias(alias) => relation_of(&alias.expr),
+        Expr::Column(column) => Some(column.relation.as_ref()?.to_string()),
+        _ => None,
+    }
 }
 
 /// Whether a key says whose a group is.
@@ -131,7 +141,7 @@ fn name_of(term: &Expr) -> Option<&str> {
 }
 
 /// How many values of a column a group can have; none where they are not counted.
-fn most(problem: &Problem, count: &DistinctCount) -> Option<usize> {
+fn most(conditions: &Conditions, problem: &Problem, count: &DistinctCount) -> Option<usize> {
     if count.is_one {
         return Some(1);
     }
@@ -141,7 +151,7 @@ fn most(problem: &Problem, count: &DistinctCount) -> Option<usize> {
         .iter()
         .position(|term| own(term.column.as_deref()));
     let Some(place) = place else {
-        return values_of(&count.column);
+        return values_of(conditions, &count.column);
     };
     let goals = problem.with_facts(Domain::Known, &problem.goals());
     let reached = problem.terms[place].places().filter(|value| {
@@ -156,12 +166,12 @@ fn most(problem: &Problem, count: &DistinctCount) -> Option<usize> {
 }
 
 /// How many values a column of events has that nothing is asked of; none where they are not counted.
-fn values_of(column: &str) -> Option<usize> {
+fn values_of(conditions: &Conditions, column: &str) -> Option<usize> {
     let events = crate::decode::events_schema();
     let field = events.field_with_name(column).ok()?;
     match field.data_type() {
         DataType::Boolean => Some(2),
-        _ => Some(vocabulary::of(column)?.values.as_ref()?.len()),
+        _ => Some(conditions.vocabulary(column)?.values.as_ref()?.len()),
     }
 }
 

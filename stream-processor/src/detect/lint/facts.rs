@@ -15,7 +15,7 @@ pub(super) struct Fact {
     pub sentence: String,
 }
 
-const FACTS: [(&str, &str); 13] = [
+const FACTS: [(&str, &str); 20] = [
     (
         "evt_failed AND evt_outcome = 'failed' OR NOT evt_failed AND evt_outcome <> 'failed'",
         "evt_failed is true where evt_outcome is 'failed', and nowhere else",
@@ -41,8 +41,36 @@ const FACTS: [(&str, &str); 13] = [
         "evt_res is known where evt_outcome is 'failed'",
     ),
     (
-        "evt_type <> 'connect' OR fd_family IS NULL OR fd_family = 'unix' OR fd_sport IS NOT NULL",
-        "fd_sport of a connect is known where fd_family is 'ipv4' or 'ipv6'",
+        "evt_res IS NOT NULL OR evt_type IN ('procexit', 'threads', 'running', 'cgroup_mkdir', 'cgroup_rmdir', 'container', 'container_move', 'clock_step', 'rate_limited', 'mark')",
+        "evt_res of a system call is known",
+    ),
+    (
+        "evt_rawres IS NOT NULL OR evt_type IN ('procexit', 'threads', 'running', 'cgroup_mkdir', 'cgroup_rmdir', 'container', 'container_move', 'clock_step', 'rate_limited', 'mark')",
+        "evt_rawres of a system call is known",
+    ),
+    (
+        "fd_filename IS NOT NULL OR fd_name IS NULL OR NOT starts_with(fd_name, '/')",
+        "fd_filename is known where fd_name is a path",
+    ),
+    (
+        "fd_directory IS NOT NULL OR fd_name IS NULL OR NOT starts_with(fd_name, '/')",
+        "fd_directory is known where fd_name is a path",
+    ),
+    (
+        "fd_filename IS NOT NULL OR fd_directory IS NULL",
+        "fd_filename is known where fd_directory is",
+    ),
+    (
+        "fd_name IS NOT NULL OR fd_filename IS NULL AND fd_directory IS NULL",
+        "fd_name is known where its parts are",
+    ),
+    (
+        "evt_outcome = 'success' AND NOT evt_failed OR evt_type NOT IN ('procexit', 'threads', 'running', 'cgroup_mkdir', 'cgroup_rmdir', 'container', 'container_move', 'clock_step', 'rate_limited')",
+        "evt_outcome is always 'success' of what is no system call",
+    ),
+    (
+        "evt_outcome <> 'attempted' OR evt_type NOT IN ('execve', 'execveat', 'clone', 'open', 'openat', 'openat2', 'creat', 'mkdir', 'mkdirat', 'rmdir', 'unlink', 'unlinkat', 'rename', 'renameat', 'renameat2', 'bind', 'listen')",
+        "evt_outcome is 'attempted' of connections alone",
     ),
     (
         "evt_outcome <> 'failed' OR evt_rawres IS NULL OR evt_rawres < 0",
@@ -83,7 +111,9 @@ pub(super) fn facts(
         .iter()
         .map(|(sql, sentence)| ((*sql).to_owned(), (*sentence).to_owned()));
     let columns = events.fields().iter().map(|field| field.name().as_str());
-    let of_columns = columns.filter(|column| named(column)).filter_map(of_column);
+    let columns: Vec<&str> = columns.filter(|column| named(column)).collect();
+    let of_columns = columns.iter().filter_map(|column| of_column(column));
+    let of_columns = of_columns.chain(of_ends(&columns));
     let mut facts = Vec::new();
     for (sql, sentence) in fixed.chain(of_columns) {
         let expr = state.create_logical_expr(&sql, &schema)?;
@@ -99,6 +129,64 @@ pub(super) fn facts(
         }
     }
     Ok(facts)
+}
+
+/// Columns of an end of a connection that are known together: address and port.
+const ENDS: [[&str; 2]; 4] = [
+    ["fd_sip", "fd_sport"],
+    ["fd_cip", "fd_cport"],
+    ["fd_lip", "fd_lport"],
+    ["fd_rip", "fd_rport"],
+];
+
+/// Columns that say of which kind a connection is.
+const KINDS: [&str; 2] = ["fd_family", "fd_type"];
+
+/// Columns that are known of each connect to an address of IP, and of no other.
+const OF_CONNECT: [&str; 5] = ["fd_sip", "fd_sport", "fd_rip", "fd_rport", "fd_l4proto"];
+
+/// Which columns of connections are known where others are.
+fn of_ends(named: &[&str]) -> Vec<(String, String)> {
+    let known = |column: &str| named.contains(&column);
+    let mut facts = Vec::new();
+    for [ip, port] in ENDS
+        .into_iter()
+        .filter(|[ip, port]| known(ip) && known(port))
+    {
+        facts.push((
+            format!(
+                "({ip} IS NULL OR {port} IS NOT NULL) AND ({port} IS NULL OR {ip} IS NOT NULL)"
+            ),
+            format!("{ip} and {port} are known together"),
+        ));
+    }
+    let ends = ENDS.as_flattened().iter().chain(["fd_l4proto"].iter());
+    for column in ends.filter(|column| known(column)) {
+        for kind in KINDS.into_iter().filter(|kind| known(kind)) {
+            facts.push((
+                format!("{column} IS NULL OR {kind} IS NOT NULL"),
+                format!("{kind} is known where {column} is"),
+            ));
+        }
+    }
+    for column in OF_CONNECT.into_iter().filter(|column| known(column)) {
+        for kind in KINDS.into_iter().filter(|kind| known(kind)) {
+            facts.push((
+                format!("evt_type <> 'connect' OR coalesce({kind}, '') NOT IN ('ipv4', 'ipv6') OR {column} IS NOT NULL"),
+                format!("{column} of a connect is known where {kind} is 'ipv4' or 'ipv6'"),
+            ));
+        }
+        for other in OF_CONNECT
+            .into_iter()
+            .filter(|other| known(other) && *other != column)
+        {
+            facts.push((
+                format!("evt_type <> 'connect' OR {other} IS NULL OR {column} IS NOT NULL"),
+                format!("{column} of a connect is known where {other} is"),
+            ));
+        }
+    }
+    facts
 }
 
 /// On which rows a column is null.
@@ -170,7 +258,9 @@ fn of_column(column: &str) -> Option<(String, String)> {
         "proc_write_bytes",
     ];
     at_exit.contains(&column).then(|| {
-        let sql = format!("evt_type = 'procexit' OR {column} IS NULL");
+        let sql = format!(
+            "evt_type = 'procexit' AND {column} IS NOT NULL OR evt_type <> 'procexit' AND {column} IS NULL"
+        );
         (sql, format!("{column} is known at procexit alone"))
     })
 }

@@ -6,7 +6,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::Subject;
 use super::conditions::Conditions;
-use super::problem::{Domain, Problem};
+use super::problem::Problem;
+use super::terms::Domain;
 use super::text::{line_of, sql};
 use crate::detect::sql_file::Fault;
 
@@ -21,7 +22,7 @@ pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Result<Ve
                 if let Expr::AggregateFunction(function) = part
                     && let Some(filter) = &function.params.filter
                 {
-                    filters.push((filter.as_ref().clone(), aggregate.input.schema().clone()));
+                    filters.push((filter.as_ref().clone(), &aggregate.input));
                 }
                 Ok(TreeNodeRecursion::Continue)
             })?;
@@ -29,8 +30,8 @@ pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Result<Ve
         Ok(TreeNodeRecursion::Continue)
     })?;
     let mut faults = Vec::new();
-    for (filter, schema) in filters {
-        let problem = Problem::new(subject, &conditions.with(&filter, &schema))?;
+    for (filter, over) in filters {
+        let problem = Problem::new(subject, &conditions.with(&filter, over))?;
         if problem.conflict(Domain::Known).is_some() {
             let reason = format!(
                 "no event that passes WHERE passes FILTER (WHERE {}): it counts none",

@@ -6,6 +6,7 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 
+use super::yields::counted_from;
 use crate::detect::filter::is_comparison;
 
 /// What a leaf compares or is made of.
@@ -112,18 +113,30 @@ pub(super) fn is_before_first(expr: &Expr) -> bool {
     }
 }
 
-/// Whether a comparison is of something with itself, and asks for a difference.
-pub(super) fn differs_from_itself(expr: &Expr) -> bool {
-    match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let differs = matches!(
-                op,
-                Operator::NotEq | Operator::Lt | Operator::Gt | Operator::IsDistinctFrom
-            );
-            differs && left == right && !left.is_volatile()
-        }
-        _ => false,
-    }
+/// Whether a comparison is with nothing, so that its negation asks for something: `x <> ''`, `strpos(x, 'a') <> 0`,
+/// `x & 4 <> 0`.
+pub(super) fn differs_from_nothing(expr: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr {
+        left,
+        op: Operator::Eq | Operator::NotEq,
+        right,
+    }) = expr
+    else {
+        return false;
+    };
+    let (asked, nothing) = match (left.as_ref(), right.as_ref()) {
+        (asked, Expr::Literal(value, _)) | (Expr::Literal(value, _), asked) => (asked, value),
+        _ => return false,
+    };
+    let is_bits = matches!(
+        asked,
+        Expr::BinaryExpr(BinaryExpr {
+            op: Operator::BitwiseAnd,
+            ..
+        })
+    );
+    let is_count = counted_from(asked) == Some(0);
+    text(nothing) == Some("") || (is_bits || is_count) && whole_number(nothing) == Some(0)
 }
 
 /// What a pattern asks a text to begin with, and whether it asks for nothing more.

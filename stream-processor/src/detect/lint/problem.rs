@@ -1,97 +1,24 @@
-//! Conditions as a problem: terms, and for each a few values that stand for all that it can have.
-//!
-//! A term is a column, or an expression that is compared with constants. Of a text, the values it is compared with stand
-//! for themselves and one more for every other; of a number, those and their neighbours; a closed column has the values of
-//! its vocabulary; NULL is one where the term can be it. Each comparison is asked of these values by the SQL engine itself.
+//! Conditions as a problem: the comparisons that they are made of, each of one of a few terms, and which of them cannot
+//! hold together.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, TableReference};
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
-use dogwatch_schemas::vocabulary::{self, Vocabulary};
-
-use crate::tables::Table;
+use datafusion::common::{Column, DFSchema, Result, ScalarValue, TableReference};
+use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 
 use super::Subject;
 use super::conditions::{Condition, Conditions};
 use super::facts::{Fact, facts};
-use super::parts::{
-    compared_with, compares, differs_from_itself, is_before_first, is_constant, operands, ordered,
-    start_asked, text, whole_number,
-};
+use super::parts::{differs_from_nothing, is_constant};
 use super::satisfy::{Goal, Part, Question, part};
-use super::yields::{aggregated, counted_from, longest, never, part_of_date};
-use crate::detect::filter::{BoundExpr, simplify};
+use super::terms::{Domain, Term, VALUES_MAX, Verdict, term_of};
+use crate::detect::filter::simplify;
+use crate::tables::Table;
 
-/// Most values that stand for a term's; a longer list is not looked through.
-const VALUES_MAX: usize = 1_024;
 /// Most alternatives that are tried for all questions of a query: whoever writes one chooses how many there are.
 const TRIES_MAX: usize = 50_000;
-/// Most starts of texts that are told apart for a term.
-const STARTS_MAX: usize = 32;
-/// Name of the one column that a term becomes.
-const TERM: &str = "term";
-/// Stands for every text that is compared with nothing.
-const ANY_TEXT: &str = "\u{1}any";
-
-/// Which values are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Domain {
-    /// All that a column can hold.
-    All,
-    /// Those that sensors of this version send.
-    Known,
-}
-
-/// What a comparison says of a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    True,
-    False,
-    Null,
-    /// It depends: the value stands for several.
-    Any,
-}
-
-impl Verdict {
-    pub fn may_be(self, wanted: bool) -> bool {
-        match self {
-            Self::True => wanted,
-            Self::False => !wanted,
-            Self::Null => false,
-            Self::Any => true,
-        }
-    }
-}
-
-/// A column, or an expression that is compared with constants.
-pub(super) struct Term {
-    pub expr: Expr,
-    /// The column of events that it is.
-    pub column: Option<String>,
-    data_type: DataType,
-    nullable: bool,
-    pub compared: Vec<ScalarValue>,
-    /// What patterns ask its texts to begin with.
-    starts: BTreeSet<String>,
-    pub values: Vec<Representative>,
-}
-
-/// A value that stands for itself or for all that are like it.
-pub(super) struct Representative {
-    pub value: ScalarValue,
-    /// Whether sensors of this version send it.
-    pub known: bool,
-    /// Whether it stands for others.
-    pub any: bool,
-    /// What the texts that it stands for begin with, as the longest of those that are asked for; empty for none of them.
-    start: Option<String>,
-}
 
 /// A comparison of one term with constants, or a function of one.
 pub(super) struct Leaf {
@@ -163,18 +90,17 @@ impl Problem {
         if subject.table != Table::Events {
             return Ok(Vec::new());
         }
-        let named = |column: &str| {
-            column != "evt_type"
-                && self
-                    .terms
-                    .iter()
-                    .any(|term| term.column.as_deref() == Some(column))
-        };
+        let columns: BTreeSet<&Column> = self
+            .terms
+            .iter()
+            .flat_map(|term| term.expr.column_refs())
+            .collect();
+        let named =
+            |own: &str| own != "evt_type" && columns.iter().any(|column| column.name == own);
         let events = crate::decode::events_schema();
-        // A query calls events by an alias, or by several where subqueries are in it.
         let is_used = |name: &&TableReference| {
-            let mut terms = self.terms.iter();
-            terms.any(|term| matches!(&term.expr, Expr::Column(column) if column.relation.as_ref() == Some(*name)))
+            let mut columns = columns.iter();
+            columns.any(|column| column.relation.as_ref() == Some(*name))
         };
         let names = conditions.names.iter().filter(is_used);
         let found = names.map(|name| facts(subject.session, &events, name, named));
@@ -199,24 +125,14 @@ impl Problem {
                     if is_long(expr) || self.leaves.contains_key(expr) {
                         continue;
                     }
-                    if is_constant(expr)
-                        && let Ok(Expr::Literal(value, _)) =
-                            simplify(subject.session, expr.clone(), &condition.schema)
-                    {
-                        let value = match value {
-                            ScalarValue::Boolean(value) => value,
-                            _ => None,
-                        };
+                    if let Some(value) = same_for_all(subject, condition, expr) {
                         self.constants.insert(expr.clone(), value);
                         continue;
                     }
                     let term = term_of(expr, conditions, condition);
                     let leaf = term.and_then(|term| {
-                        let place = self.place(subject, conditions, condition, term, places)?;
-                        self.terms[place].compared.extend(compared_with(expr));
-                        let start = start_asked(expr).map(|(start, _)| start);
-                        let few = self.terms[place].starts.len() < STARTS_MAX;
-                        self.terms[place].starts.extend(start.filter(|_| few));
+                        let place = self.place(subject, conditions, condition, &term, places)?;
+                        self.terms[place].compare(expr);
                         Some(Leaf {
                             term: place,
                             verdicts: Vec::new(),
@@ -240,15 +156,7 @@ impl Problem {
         if let Some(place) = places.get(expr) {
             return Some(*place);
         }
-        let term = Term {
-            data_type: condition.data_type(expr)?,
-            nullable: can_be_null(subject, condition, expr),
-            column: conditions.column(expr).map(|column| column.name.clone()),
-            expr: expr.clone(),
-            compared: Vec::new(),
-            starts: BTreeSet::new(),
-            values: Vec::new(),
-        };
+        let term = Term::new(subject, conditions, condition, expr)?;
         self.terms.push(term);
         places.insert(expr.clone(), self.terms.len() - 1);
         Some(self.terms.len() - 1)
@@ -256,18 +164,27 @@ impl Problem {
 
     /// What a condition says that is the same for every row; none where it is not.
     pub fn constant(&self, expr: &Expr) -> Option<Option<bool>> {
-        if is_long(expr) {
-            return None;
-        }
         self.constants.get(expr).copied()
     }
 
     /// What is known of a leaf; none where it may be true and false.
     pub fn leaf(&self, expr: &Expr) -> Option<&Leaf> {
-        if is_long(expr) {
-            return None;
-        }
         self.leaves.get(expr)?.as_ref()
+    }
+
+    /// The types of all that conditions and facts name.
+    pub fn schema(&self) -> DFSchema {
+        let mut schema = DFSchema::empty();
+        let facts = self.facts.iter().map(|fact| &fact.condition);
+        for condition in self.conditions.iter().chain(facts) {
+            schema.merge(&condition.schema);
+        }
+        schema
+    }
+
+    /// Everything that is asked of rows as a whole.
+    pub fn leaves(&self) -> impl Iterator<Item = &Expr> {
+        self.leaves.keys()
     }
 
     /// Whether one more alternative may be tried.
@@ -330,13 +247,12 @@ impl Problem {
         needed.map(|place| self.facts[place].sentence.as_str())
     }
 
-    /// Conditions with an OR that every row passes, whatever it holds.
+    /// Conditions with an OR, or NOT BETWEEN, that every row passes, whatever it holds.
     pub fn empty_conditions(&self) -> Vec<&Expr> {
         let goals = self.goals().into_iter();
-        let with_or = goals.filter(|goal| is_either(*goal));
+        let wide = goals.filter(|goal| is_either(*goal) || leaves_out_nothing(*goal));
         let fails = |expr| Question::new(self, Domain::All).holds([(expr, false)]);
-        with_or
-            .map(|(expr, _)| expr)
+        wide.map(|(expr, _)| expr)
             .filter(|expr| !fails(*expr))
             .collect()
     }
@@ -367,187 +283,28 @@ impl Problem {
     }
 }
 
-impl Leaf {
-    /// Whether a leaf that must be so only excludes values, and NULL with them.
-    pub fn negates(&self, expr: &Expr, wanted: bool) -> bool {
-        let negated = match expr {
-            Expr::InList(list) => list.negated,
-            Expr::Like(like) | Expr::SimilarTo(like) => like.negated,
-            Expr::Between(between) => between.negated,
-            Expr::BinaryExpr(BinaryExpr { op, .. }) => match op {
-                Operator::NotEq
-                | Operator::RegexNotMatch
-                | Operator::RegexNotIMatch
-                | Operator::NotLikeMatch
-                | Operator::NotILikeMatch => true,
-                Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq => return false,
-                _ => false,
-            },
-            Expr::IsNull(_) | Expr::IsNotNull(_) => return false,
+/// Whether a leaf that must be so only excludes values, and NULL with them.
+pub(super) fn negates((expr, wanted): Goal<'_>) -> bool {
+    if differs_from_nothing(expr) {
+        return false;
+    }
+    let negated = match expr {
+        Expr::InList(list) => list.negated,
+        Expr::Like(like) | Expr::SimilarTo(like) => like.negated,
+        Expr::Between(between) => between.negated,
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => match op {
+            Operator::NotEq
+            | Operator::RegexNotMatch
+            | Operator::RegexNotIMatch
+            | Operator::NotLikeMatch
+            | Operator::NotILikeMatch => true,
+            Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq => return false,
             _ => false,
-        };
-        negated == wanted
-    }
-}
-
-impl Term {
-    /// Which of its values are asked for.
-    pub fn values_in(&self, domain: Domain) -> Vec<bool> {
-        let asked = |value: &Representative| domain == Domain::All || value.known;
-        self.values.iter().map(asked).collect()
-    }
-
-    /// Where NULL stands among its values.
-    pub fn null_place(&self) -> Option<usize> {
-        self.values.iter().position(|value| value.value.is_null())
-    }
-
-    /// What is known of its values; nothing where it is no column.
-    pub fn vocabulary(&self) -> Option<&'static Vocabulary> {
-        vocabulary::of(self.column.as_deref()?)
-    }
-
-    /// Chooses the values that stand for all.
-    fn stand_for_all(&mut self) {
-        let null = || ScalarValue::try_from(&self.data_type).unwrap_or(ScalarValue::Null);
-        if is_before_first(&self.expr) {
-            self.values = vec![plain(null(), true)];
-            return;
-        }
-        let values = match &self.data_type {
-            DataType::Boolean if differs_from_itself(&self.expr) => {
-                vec![plain(false.into(), true)]
-            }
-            DataType::Boolean => [true, false].map(|value| plain(value.into(), true)).into(),
-            kind if kind.is_integer() => self.numbers(),
-            kind if kind.is_string() => self.texts(),
-            _ => Vec::new(),
-        };
-        self.values = values;
-        if self.nullable && !self.values.is_empty() {
-            let null = plain(null(), true);
-            self.values.push(null);
-        }
-    }
-
-    fn numbers(&self) -> Vec<Representative> {
-        let known = self.vocabulary();
-        let aggregated = aggregated(&self.expr);
-        let of_date = part_of_date(&self.expr);
-        let least = known.and_then(|known| known.min);
-        let least = least
-            .or_else(|| of_date.map(|(_, least, _)| least))
-            .or_else(|| aggregated.and_then(|(least, _)| least));
-        let most = known
-            .and_then(|known| known.max)
-            .or_else(|| longest(&self.expr))
-            .or_else(|| of_date.map(|(_, _, most)| most))
-            .or_else(|| aggregated.and_then(|(_, most)| most));
-        let counted = counted_from(&self.expr);
-        let around = |number: i64| [-1, 0, 1].map(|step| number.saturating_add(step));
-        let compared = self
-            .compared
-            .iter()
-            .filter_map(whole_number)
-            .flat_map(around);
-        let ends = least.into_iter().chain(most).chain([counted.unwrap_or(0)]);
-        let mut all: Vec<i64> = compared.chain(ends).collect();
-        all.sort_unstable();
-        all.dedup();
-        all.retain(|number| counted.is_none_or(|least| *number >= least));
-        let known = |number: i64| {
-            least.is_none_or(|least| number >= least) && most.is_none_or(|most| number <= most)
-        };
-        all.into_iter()
-            .map(|number| plain(number.into(), known(number)))
-            .collect()
-    }
-
-    fn texts(&self) -> Vec<Representative> {
-        let vocabulary = self.vocabulary();
-        let values = vocabulary.and_then(|known| known.values.as_deref());
-        let bytes_max = vocabulary.and_then(|known| known.bytes_max);
-        let shape = vocabulary.and_then(|known| known.shape);
-        let known = |text: &str| {
-            values.is_none_or(|values| values.iter().any(|value| value == text))
-                && bytes_max.is_none_or(|most| text.len() <= most)
-                && shape.is_none_or(|shape| shape.holds(text))
-        };
-        let compared = self.compared.iter().filter_map(|value| text(value));
-        let possible = compared.filter(|text| never(&self.expr, text).is_none());
-        let mut texts: Vec<&str> = values.into_iter().flatten().map(String::as_str).collect();
-        texts.extend(possible);
-        texts.sort_unstable();
-        texts.dedup();
-        let mut all: Vec<Representative> = texts
-            .into_iter()
-            .map(|text| plain(ScalarValue::from(text), known(text)))
-            .collect();
-        // All others: those that begin as a pattern asks, and those that begin as none does. Too many are not told apart.
-        let apart = self.starts.len() < STARTS_MAX;
-        let starts = self.starts.iter().map(String::as_str).filter(|_| apart);
-        all.extend(starts.chain([""]).map(|start| Representative {
-            value: ScalarValue::from(format!("{start}{ANY_TEXT}")),
-            known: values.is_none()
-                && bytes_max.is_none_or(|most| start.len() <= most)
-                && shape.is_none_or(|shape| shape.can_have(start, true, false)),
-            any: true,
-            start: apart.then(|| start.to_owned()),
-        }));
-        all
-    }
-
-    /// What a leaf says of each value; none where the values do not tell.
-    fn verdicts(&self, subject: &Subject<'_>, leaf: &Expr) -> Option<Vec<Verdict>> {
-        if self.values.is_empty() || self.values.len() > VALUES_MAX {
-            return None;
-        }
-        let comparison = compares(leaf);
-        if self.data_type.is_integer() && !comparison {
-            return None;
-        }
-        let asked = self.asked(subject, leaf).ok()?;
-        let asked = asked.as_boolean_opt()?;
-        // What is made of a text by a function may equal what the text does not.
-        let itself = operands(leaf).contains(&&self.expr);
-        let equal = comparison && itself && !ordered(leaf);
-        let verdicts =
-            self.values
-                .iter()
-                .enumerate()
-                .map(|(place, value)| match asked.is_null(place) {
-                    _ if value.any && itself && !equal => value.begins(leaf),
-                    _ if value.any && !equal => Verdict::Any,
-                    true => Verdict::Null,
-                    false if asked.value(place) => Verdict::True,
-                    false => Verdict::False,
-                });
-        Some(verdicts.collect())
-    }
-
-    /// Asks the engine.
-    fn asked(&self, subject: &Subject<'_>, leaf: &Expr) -> Result<ArrayRef> {
-        let column = Expr::Column(Column::new_unqualified(TERM));
-        let replace = |part: Expr| match part == self.expr {
-            true => Ok(Transformed::new(
-                column.clone(),
-                true,
-                TreeNodeRecursion::Jump,
-            )),
-            false => Ok(Transformed::no(part)),
-        };
-        let leaf = leaf.clone().transform_down(replace)?.data;
-        let field = Field::new(TERM, self.data_type.clone(), true);
-        let schema = Arc::new(Schema::new(vec![field]));
-        let values = self
-            .values
-            .iter()
-            .map(|value| value.value.cast_to(&self.data_type));
-        let values = ScalarValue::iter_to_array(values.collect::<Result<Vec<_>>>()?)?;
-        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![values])?;
-        let schema = DFSchema::try_from(schema)?;
-        BoundExpr::new(subject.session, leaf, &schema)?.evaluate(&batch)
-    }
+        },
+        Expr::IsNull(_) | Expr::IsNotNull(_) => return false,
+        _ => false,
+    };
+    negated == wanted
 }
 
 /// Whether an expression that must be so is one of several that may hold.
@@ -559,37 +316,44 @@ fn is_either(goal: Goal<'_>) -> bool {
     }
 }
 
-impl Representative {
-    /// What a pattern says of the texts that it stands for.
-    fn begins(&self, leaf: &Expr) -> Verdict {
-        let (Some(own), Some((asked, whole))) = (&self.start, start_asked(leaf)) else {
-            return Verdict::Any;
-        };
-        let negated = matches!(leaf, Expr::Like(like) if like.negated);
-        let verdict = |holds: bool| match holds != negated {
-            true => Verdict::True,
-            false => Verdict::False,
-        };
-        match own.starts_with(&asked) {
-            true if whole => verdict(true),
-            true => Verdict::Any,
-            // Of all starts that are asked for, the longest that fits is its own.
-            false => verdict(false),
+/// Whether it asks for no value between bounds that have none between them.
+fn leaves_out_nothing((expr, wanted): Goal<'_>) -> bool {
+    match expr {
+        Expr::Between(between) => between.negated && wanted && is_swapped(between),
+        Expr::Not(inner) => {
+            matches!(inner.as_ref(), Expr::Between(between) if !between.negated && is_swapped(between))
         }
+        _ => false,
     }
 }
 
-fn plain(value: ScalarValue, known: bool) -> Representative {
-    Representative {
-        value,
-        known,
-        any: false,
-        start: None,
+/// Whether the lower bound of a BETWEEN is above the upper one.
+pub(super) fn is_swapped(between: &Between) -> bool {
+    match (between.low.as_ref(), between.high.as_ref()) {
+        (Expr::Literal(low, _), Expr::Literal(high, _)) => low > high,
+        _ => false,
+    }
+}
+
+/// What a condition says that is the same for every row; none where it is not.
+fn same_for_all(subject: &Subject<'_>, condition: &Condition, expr: &Expr) -> Option<Option<bool>> {
+    if let Expr::Between(between) = expr
+        && is_swapped(between)
+    {
+        return Some(Some(between.negated));
+    }
+    if !is_constant(expr) {
+        return None;
+    }
+    match simplify(subject.session, expr.clone(), &condition.schema) {
+        Ok(Expr::Literal(ScalarValue::Boolean(value), _)) => Some(value),
+        Ok(Expr::Literal(..)) => Some(None),
+        _ => None,
     }
 }
 
 /// Whether a list is too long to be looked through, or empty, as a list that is to be filled may be.
-fn is_long(expr: &Expr) -> bool {
+pub(super) fn is_long(expr: &Expr) -> bool {
     matches!(expr, Expr::InList(list) if list.list.is_empty() || list.list.len() > VALUES_MAX)
 }
 
@@ -616,62 +380,5 @@ fn folded(subject: &Subject<'_>, condition: &Condition) -> Condition {
     Condition {
         expr: expr.unwrap_or_else(|_| condition.expr.clone()),
         schema: condition.schema.clone(),
-    }
-}
-
-/// The one part of a leaf that is no constant.
-fn term_of<'e>(leaf: &'e Expr, conditions: &Conditions, condition: &Condition) -> Option<&'e Expr> {
-    let (constants, varying): (Vec<&Expr>, Vec<&Expr>) = operands(leaf)
-        .into_iter()
-        .partition(|operand| is_constant(operand));
-    if constants
-        .iter()
-        .any(|constant| !matches!(constant, Expr::Literal(..)))
-    {
-        return None;
-    }
-    if varying.len() > 1 {
-        // Of several, all that is known is whether it is true.
-        return Some(leaf);
-    }
-    // Of a column with few values, whatever is made of it can be asked for each.
-    let mut columns = Vec::new();
-    let _ = leaf.apply(|part| {
-        if let Expr::Column(_) = part {
-            columns.push(part);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    if let [column] = columns[..] {
-        let closed = conditions.column(column).is_some_and(|own| {
-            let known = vocabulary::of(&own.name);
-            known.is_some_and(|known| known.values.is_some())
-        });
-        if closed || condition.data_type(column) == Some(DataType::Boolean) {
-            return Some(column);
-        }
-    }
-    varying.first().copied()
-}
-
-/// Whether a term can be NULL: asked of the engine, with NULL in the place of each column that can be.
-fn can_be_null(subject: &Subject<'_>, condition: &Condition, expr: &Expr) -> bool {
-    let schema = condition.schema.as_ref();
-    let null = |part: Expr| match &part {
-        Expr::Column(column) => {
-            let field = schema.field_from_column(column)?;
-            if !field.is_nullable() {
-                return Ok(Transformed::no(part));
-            }
-            let null = ScalarValue::try_from(field.data_type())?;
-            Ok(Transformed::yes(Expr::Literal(null, None)))
-        }
-        _ => Ok(Transformed::no(part)),
-    };
-    let nulled = expr.clone().transform_up(null).map(|nulled| nulled.data);
-    match nulled.and_then(|nulled| simplify(subject.session, nulled, schema)) {
-        Ok(Expr::Literal(value, _)) => value.is_null(),
-        Ok(Expr::Column(_)) => false,
-        _ => true,
     }
 }

@@ -4,9 +4,12 @@
 //! Only what is certain says no: an expression that is not looked through may be true and false, and where a query has too
 //! many alternatives, the answer is that it may hold.
 
+use std::collections::HashMap;
+
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
-use super::problem::{Domain, Problem};
+use super::problem::{Problem, is_long, negates};
+use super::terms::Domain;
 
 /// Most alternatives that are tried for one question.
 const TRIES_MAX: usize = 2_000;
@@ -50,8 +53,10 @@ pub(super) struct Question<'p> {
     problem: &'p Problem,
     /// Of each term, the values that are still possible.
     possible: Vec<Vec<bool>>,
-    /// A term whose negations are taken to hold.
-    ignored: Option<usize>,
+    /// What leaves are known to come to.
+    assumed: Option<&'p HashMap<&'p Expr, Option<bool>>>,
+    /// Whether negations that are assumed to be NULL are taken to hold.
+    ignoring: bool,
     tries: usize,
 }
 
@@ -65,18 +70,20 @@ impl<'p> Question<'p> {
                 .iter()
                 .map(|term| term.values_in(domain))
                 .collect(),
-            ignored: None,
+            assumed: None,
+            ignoring: false,
             tries: 0,
         }
     }
 
-    /// Asks with a term being NULL; with `ignoring` its negations are taken to hold.
-    pub fn with_null(mut self, term: usize, ignoring: bool) -> Self {
-        let null = self.problem.terms[term].null_place();
-        for (place, possible) in self.possible[term].iter_mut().enumerate() {
-            *possible = Some(place) == null;
-        }
-        self.ignored = ignoring.then_some(term);
+    /// Asks with what leaves are known to come to; with `ignoring`, negations that come to NULL are taken to hold.
+    pub fn assuming(
+        mut self,
+        assumed: &'p HashMap<&'p Expr, Option<bool>>,
+        ignoring: bool,
+    ) -> Self {
+        self.assumed = Some(assumed);
+        self.ignoring = ignoring;
         self
     }
 
@@ -136,15 +143,21 @@ impl<'p> Question<'p> {
     /// Strikes out the values with which a leaf is not as it must be; false when none is left.
     fn narrow(&self, goal: Goal<'_>, possible: &mut [Vec<bool>]) -> bool {
         let (expr, wanted) = goal;
+        if is_long(expr) {
+            return true;
+        }
+        if let Some(value) = self.assumed.and_then(|assumed| assumed.get(expr)) {
+            return match value {
+                Some(value) => *value == wanted,
+                None => self.ignoring && negates(goal),
+            };
+        }
         if let Some(value) = self.problem.constant(expr) {
             return value == Some(wanted);
         }
         let Some(leaf) = self.problem.leaf(expr) else {
             return true;
         };
-        if self.ignored == Some(leaf.term) && leaf.negates(expr, wanted) {
-            return true;
-        }
         let values = &mut possible[leaf.term];
         for (value, verdict) in values.iter_mut().zip(&leaf.verdicts) {
             *value &= verdict.may_be(wanted);

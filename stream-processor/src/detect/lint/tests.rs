@@ -101,7 +101,7 @@ fn values_that_no_sensor_sends_are_told_with_what_was_meant() {
     );
     check_where(
         "evt_type IN (SELECT name FROM shells)",
-        "evt_type is never 'sh' nor 'fish', which a list gives",
+        "evt_type is never 'sh' nor 'fish', which a list or a view gives",
         "sensors",
     );
     check_where(

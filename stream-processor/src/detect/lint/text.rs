@@ -1,13 +1,17 @@
 //! What the lint says, and expressions as an author writes them.
 
+use std::sync::LazyLock;
+
 use datafusion::common::Location;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::{Between, BinaryExpr, Cast, Expr, Like, Operator, TryCast};
+use datafusion::logical_expr::{Between, BinaryExpr, Case, Cast, Expr, Like, Operator, TryCast};
 use dogwatch_schemas::vocabulary;
+use regex::Regex;
 
 use super::parts::{is_before_first, operands, text};
+use super::problem::is_swapped;
 use super::yields::{never, part_of_date};
 use crate::detect::sql_file::{Fault, SqlFile};
 
@@ -49,6 +53,14 @@ fn why_impossible(condition: &Expr) -> (&'static str, String) {
 fn why_leaf_impossible(leaf: &Expr) -> Option<(&'static str, String)> {
     let is_null = |expr: &Expr| matches!(expr, Expr::Literal(value, _) if value.is_null());
     match leaf {
+        Expr::Between(between) if !between.negated && is_swapped(between) => Some((
+            ": the lower bound is above the upper one",
+            format!(
+                "write BETWEEN {} AND {}",
+                written(&between.high),
+                written(&between.low)
+            ),
+        )),
         Expr::InList(InList {
             list,
             negated: true,
@@ -92,7 +104,8 @@ pub(super) fn unheard_of(file: &SqlFile, culprits: &[&Expr], fact: Option<&str>)
         "no event that sensors send passes {}{why}",
         listed(culprits)
     );
-    let range = culprits.iter().find_map(|culprit| range_of(culprit));
+    let mut ranges = culprits.iter().filter_map(|culprit| range_of(culprit));
+    let range = ranges.next().filter(|_| fact.is_none());
     let mend = range.unwrap_or_else(|| "correct it, or leave it out".to_owned());
     Fault::new(last_line(file, culprits), reason, mend)
 }
@@ -192,7 +205,17 @@ fn has_at(file: &SqlFile, place: Location, name: &str) -> bool {
     let text = text.filter(|_| line >= file.query_line).unwrap_or_default();
     let start = text.floor_char_boundary(column.saturating_sub(1));
     let end = text.floor_char_boundary(start + name.len() + QUALIFIER_BYTES_MAX);
-    text[start..end].to_lowercase().contains(name)
+    let here = text[start..end].to_lowercase();
+    here.contains(name) || is_alias(file, &here)
+}
+
+/// Whether a text begins with a name that the file itself gives to something.
+fn is_alias(file: &SqlFile, text: &str) -> bool {
+    let is_of_name = |letter: char| letter.is_alphanumeric() || "_.".contains(letter);
+    let name = text.split(|letter| !is_of_name(letter)).next();
+    let name = name.and_then(|name| name.rsplit('.').next());
+    let given = |name: &str| file.sql.to_lowercase().contains(&format!(" as {name}"));
+    name.filter(|name| !name.is_empty()).is_some_and(given)
 }
 
 /// The first line of the query that has a text, however its words are spaced.
@@ -201,7 +224,12 @@ fn line_of_words(file: &SqlFile, text: &str) -> usize {
     let wanted = close(&text.replace(['(', ')'], ""));
     let mut lines = file.sql.lines().enumerate().skip(file.query_line - 1);
     let found = lines.find(|(_, line)| close(&line.replace(['(', ')'], "")).contains(&wanted));
-    found.map_or(file.query_line, |(index, _)| index + 1)
+    match found {
+        Some((index, _)) => index + 1,
+        // An aggregate under another name is asked of groups.
+        None if text.contains("count(") => file.line_of("having"),
+        None => file.query_line,
+    }
 }
 
 /// An expression as SQL, shortened.
@@ -286,6 +314,7 @@ fn written(expr: &Expr) -> String {
             let arguments: Vec<String> = call.args.iter().map(written).collect();
             format!("{}({})", call.name(), arguments.join(", "))
         }
+        Expr::Case(case) => written_case(case),
         Expr::Cast(Cast { expr, field, .. }) => {
             format!("CAST({} AS {})", written(expr), field.data_type())
         }
@@ -296,10 +325,33 @@ fn written(expr: &Expr) -> String {
     }
 }
 
-/// The name of a column as an author writes it: an aggregate's has the relation of a window in it.
+fn written_case(case: &Case) -> String {
+    let of = case.expr.iter().map(|expr| format!(" {}", written(expr)));
+    let arms = case
+        .when_then_expr
+        .iter()
+        .map(|(when, then)| format!(" WHEN {} THEN {}", written(when), written(then)));
+    let otherwise = case
+        .else_expr
+        .iter()
+        .map(|expr| format!(" ELSE {}", written(expr)));
+    let parts: String = of.chain(arms).chain(otherwise).collect();
+    format!("CASE{parts} END")
+}
+
+/// The name of a column as an author writes it: an aggregate's has the relation of a window in it, and the types of constants.
 fn as_written(name: &str) -> String {
+    static NUMBERS: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\b(?:U?Int64|Float64|Boolean)\(([^()]*)\)").ok());
+    static TEXTS: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r#"\bUtf8(?:View)?\("([^"]*)"\)"#).ok());
     let name = name.replace("count(Int64(1))", "count(*)");
-    name.replace("tumble().", "").replace("hop().", "")
+    let name = name.replace("tumble().", "").replace("hop().", "");
+    let replaced = |name: String, pattern: &Option<Regex>, by: &str| match pattern {
+        Some(pattern) => pattern.replace_all(&name, by).into_owned(),
+        None => name,
+    };
+    replaced(replaced(name, &NUMBERS, "$1"), &TEXTS, "'$1'")
 }
 
 /// A part of an expression, in brackets where it needs them.

@@ -11,6 +11,7 @@ use regex::Regex;
 
 use super::Subject;
 use super::conditions::Conditions;
+use super::origin;
 use super::parts::{compared_with, operands, text, whole_number};
 use super::text::{line_of, sql};
 use crate::detect::sql_file::{Fault, SqlFile, nearest};
@@ -33,15 +34,12 @@ const NAMED_MAX: usize = 3;
 /// Says which constants no sensor sends in the column they are compared with.
 pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Fault> {
     let mut faults = Vec::new();
-    each_expr(subject.plan, &mut |part| {
+    each_renamed(subject.plan, &mut |part| {
         let comparisons = comparisons(part).into_iter();
         let of_events = comparisons.filter_map(|(column, constant)| {
             let column = conditions.column(column)?;
-            Some((
-                column.name.as_str(),
-                vocabulary::of(&column.name)?,
-                constant,
-            ))
+            let known = conditions.vocabulary(&column.name)?;
+            Some((column.name.as_str(), known, constant))
         });
         let mut listed = Listed::default();
         for (column, known, constant) in of_events {
@@ -74,7 +72,7 @@ pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Fault
 /// The column of events that an expression is, and what is known of it.
 fn known<'e>(expr: &'e Expr, conditions: &Conditions) -> Option<(&'e str, &'static Vocabulary)> {
     let column = conditions.column(column_below(expr)?)?;
-    Some((column.name.as_str(), vocabulary::of(&column.name)?))
+    Some((column.name.as_str(), conditions.vocabulary(&column.name)?))
 }
 
 /// Why no text of a column is like a pattern, and the mend.
@@ -172,7 +170,12 @@ fn network_of_no_address(part: &Expr, conditions: &Conditions) -> Option<(String
     };
     let column = args.first().filter(|_| func.name() == "cidr_match")?;
     let column = &conditions.column(column)?.name;
-    WITH_PORTS.contains(&column.as_str()).then(|| {
+    let known = conditions.vocabulary(column);
+    let is_other = known.is_some_and(|known| {
+        let of_shape = known.shape.is_some_and(|shape| shape != Shape::Address);
+        of_shape || known.values.is_some()
+    });
+    (is_other || WITH_PORTS.contains(&column.as_str())).then(|| {
         let reason =
             format!("cidr_match({column}, ..) is never true: {column} is no address alone");
         let mend = "ask fd_rip, fd_lip, fd_cip or fd_sip".to_owned();
@@ -258,7 +261,10 @@ impl Listed {
             count => format!(" nor {count} more"),
         };
         let named = self.named.join(" nor ");
-        let reason = format!("{} is never {named}{more}, which a list gives", self.column);
+        let reason = format!(
+            "{} is never {named}{more}, which a list or a view gives",
+            self.column
+        );
         Some(Fault::new(line, reason, self.mend))
     }
 }
@@ -269,6 +275,24 @@ pub(super) fn each_expr(plan: &LogicalPlan, look: &mut dyn FnMut(&Expr)) {
     let _ = plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|part| {
+                look(part);
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+}
+
+/// As [`each_expr`], with columns of events under their own names, whatever subqueries call them.
+fn each_renamed(plan: &LogicalPlan, look: &mut dyn FnMut(&Expr)) {
+    let _ = plan.apply_with_subqueries(|node| {
+        let inputs = node.inputs();
+        let over = match inputs[..] {
+            [] => return Ok(TreeNodeRecursion::Continue),
+            [input] => input,
+            _ => node,
+        };
+        node.apply_expressions(|expr| {
+            origin::renamed(expr, over).apply(|part| {
                 look(part);
                 Ok(TreeNodeRecursion::Continue)
             })
@@ -291,18 +315,16 @@ fn comparisons(part: &Expr) -> Vec<(&Expr, ScalarValue)> {
             (None, Vec::new())
         }
         Expr::BinaryExpr(_) | Expr::InList(_) => {
-            let column = operands(part).into_iter().find_map(column_below);
-            (column, compared_with(part).collect())
+            let mut operands = operands(part).into_iter();
+            let compared = operands.find(|operand| column_below(operand).is_some());
+            (compared, compared_with(part).collect())
         }
         Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "array_has" => {
             let constant = args.get(1).and_then(|item| match item {
                 Expr::Literal(value, _) => Some(value.clone()),
                 _ => None,
             });
-            (
-                args.first().and_then(column_below),
-                constant.into_iter().collect(),
-            )
+            (args.first(), constant.into_iter().collect())
         }
         Expr::Case(Case {
             expr: Some(expr),
@@ -315,18 +337,43 @@ fn comparisons(part: &Expr) -> Vec<(&Expr, ScalarValue)> {
                     Expr::Literal(value, _) => Some(value.clone()),
                     _ => None,
                 });
-            (column_below(expr), constants.collect())
+            (Some(expr.as_ref()), constants.collect())
         }
         _ => (None, Vec::new()),
     };
-    let pairs = compared.map(|column| constants.into_iter().map(move |value| (column, value)));
-    pairs.into_iter().flatten().collect()
+    let Some(compared) = compared else {
+        return Vec::new();
+    };
+    let stand_ins = stand_ins(compared);
+    let constants = constants.into_iter();
+    let constants = constants.filter(|value| !stand_ins.contains(&value));
+    let Some(column) = column_below(compared) else {
+        return Vec::new();
+    };
+    constants.map(|value| (column, value)).collect()
+}
+
+/// What stands in for NULL in an expression: the constants that a `coalesce` has.
+fn stand_ins(expr: &Expr) -> Vec<&ScalarValue> {
+    match expr {
+        Expr::Alias(alias) => stand_ins(&alias.expr),
+        Expr::Cast(cast) => stand_ins(&cast.expr),
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == "coalesce" => {
+            let constants = args.iter().filter_map(|argument| match argument {
+                Expr::Literal(value, _) => Some(value),
+                _ => None,
+            });
+            let below = args.first().map(stand_ins).unwrap_or_default();
+            constants.chain(below).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The column that an expression is, but for what stands in for NULL and for a change of type.
 fn column_below(expr: &Expr) -> Option<&Expr> {
     match expr {
-        Expr::Column(_) => Some(expr),
+        Expr::Column(_) | Expr::OuterReferenceColumn(..) => Some(expr),
         Expr::Alias(alias) => column_below(&alias.expr),
         Expr::Cast(cast) => column_below(&cast.expr),
         // An item of a list is of the list's column.

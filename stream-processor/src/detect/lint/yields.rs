@@ -6,6 +6,7 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use dogwatch_schemas::vocabulary;
 
 use super::parts::{text, whole_number};
+use crate::tables::Table;
 
 /// Why a function never comes to a text, and what to write instead; none where it may.
 pub(super) fn never(expr: &Expr, wanted: &str) -> Option<(&'static str, String)> {
@@ -155,23 +156,24 @@ const COUNTING: [&str; 8] = [
 ];
 
 /// The most that the length of a column of short texts can be.
-pub(super) fn longest(expr: &Expr) -> Option<i64> {
+pub(super) fn longest(expr: &Expr, table: Table) -> Option<i64> {
     match expr {
-        Expr::Cast(cast) => longest(&cast.expr),
+        Expr::Cast(cast) => longest(&cast.expr, table),
         Expr::ScalarFunction(call)
             if ["character_length", "octet_length"].contains(&call.name()) =>
         {
             let Some(Expr::Column(column)) = call.args.first() else {
                 return None;
             };
-            Some(vocabulary::of(&column.name)?.bytes_max? as i64)
+            let known = vocabulary::of_record(table.record(), &column.name)?;
+            Some(known.bytes_max? as i64)
         }
         _ => None,
     }
 }
 
 /// The least and the most that an aggregate of a column can be, where the column has bounds.
-pub(super) fn aggregated(expr: &Expr) -> Option<(Option<i64>, Option<i64>)> {
+pub(super) fn aggregated(expr: &Expr, table: Table) -> Option<(Option<i64>, Option<i64>)> {
     let Expr::Column(Column {
         relation: None,
         name,
@@ -186,7 +188,7 @@ pub(super) fn aggregated(expr: &Expr) -> Option<(Option<i64>, Option<i64>)> {
         return None;
     }
     let column = column.rsplit('.').next().unwrap_or(column);
-    let known = vocabulary::of(column)?;
+    let known = vocabulary::of_record(table.record(), column)?;
     match function {
         "min" | "max" | "first_value" | "last_value" => Some((known.min, known.max)),
         // A sum of what is never negative is not, either.
