@@ -176,6 +176,13 @@ pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fau
             "compare values of one type: text in single quotes, numbers, true and false without";
         return Fault::new(line, reason, mend);
     }
+    // What the planner does not know it prints as it holds it.
+    if let Some(what) = reason.strip_prefix("This feature is not implemented: ") {
+        let words = what.split(' ').take_while(|word| !word.starts_with('{'));
+        let words: Vec<&str> = words.collect();
+        let reason = format!("the SQL engine does not know this: {}", words.join(" "));
+        return Fault::new(line, reason, "write it in other words");
+    }
     if let Some((reason, mend)) = falco::operator(reason) {
         return Fault::new(line, reason, mend);
     }
@@ -277,9 +284,10 @@ fn line_of_constant(file: &SqlFile, text: &str) -> Option<usize> {
     Some(file.line_of(&format!("'{constant}'")))
 }
 
-/// The line that the SQL parser's message names as `Line: 3`.
+/// The line that a message names: the SQL parser as `Line: 3`, the planner as `Location(3,7)`.
 fn line_in(text: &str) -> Option<usize> {
-    let digits = text.split_once("Line: ")?.1;
+    let named = text.split_once("Line: ");
+    let digits = named.or_else(|| text.split_once("Location("))?.1;
     digits
         .split(|character: char| !character.is_ascii_digit())
         .next()?

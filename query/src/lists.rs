@@ -13,7 +13,6 @@ use csv::StringRecord;
 
 use crate::sql_file::Warning;
 use crate::sql_file::{Fault, Refusal, without_mark};
-use crate::tables::EVENTS;
 use crate::window::names_window;
 
 /// Most rows a list may have: lists are held in memory and looked through for each event.
@@ -35,12 +34,16 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
 }
 
-/// Reads the texts of CSV files; those that are broken are refused, the others are tables.
-pub fn load<'a>(files: impl Iterator<Item = (&'a Path, &'a Result<Arc<str>, Fault>)>) -> Loaded {
+/// Reads the texts of CSV files; those that are broken are refused, the others are tables. `is_table` says which names
+/// queries know as something else.
+pub fn load<'a>(
+    files: impl Iterator<Item = (&'a Path, &'a Result<Arc<str>, Fault>)>,
+    is_table: impl Fn(&str) -> bool,
+) -> Loaded {
     let mut loaded = Loaded::default();
     let mut sources: HashMap<String, &Path> = HashMap::new();
     for (file, text) in files {
-        match load_one(file, text) {
+        match load_one(file, text, &is_table) {
             Ok((name, list)) => {
                 if let Some(other) = sources.get(&name) {
                     let reason =
@@ -71,16 +74,24 @@ pub struct List {
     pub warnings: Vec<Fault>,
 }
 
-fn load_one(file: &Path, text: &Result<Arc<str>, Fault>) -> Result<(String, List), Fault> {
+fn load_one(
+    file: &Path,
+    text: &Result<Arc<str>, Fault>,
+    is_table: impl Fn(&str) -> bool,
+) -> Result<(String, List), Fault> {
     let name = file
         .file_stem()
         .and_then(|stem| stem.to_str())
         .unwrap_or_default();
-    if !is_snake_case(name) || name == EVENTS || names_window(name) {
+    if is_table(name) {
+        let reason = format!("there is a table {name}, which queries would read instead");
+        return Err(Fault::new(1, reason, "give the file another name"));
+    }
+    if !is_snake_case(name) || names_window(name) {
         return Err(Fault::new(
             1,
             format!("{name:?} cannot be a table's name"),
-            "name the file in snake case, and not events, tumble or hop",
+            "name the file in snake case, and not tumble or hop",
         ));
     }
     let list = parse(text.as_deref().map_err(Fault::clone)?)?;

@@ -255,7 +255,12 @@ impl TableFunctionImpl for WindowFunction {
             .iter()
             .map(|span| {
                 span_ns(span).map_or_else(
-                    || plan_err!("{name}: {span} is no fixed span of time; {usage}"),
+                    || {
+                        plan_err!(
+                            "{name}: {} is no fixed span of time; {usage}",
+                            span.human_display()
+                        )
+                    },
                     Ok,
                 )
             })

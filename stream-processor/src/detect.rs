@@ -256,7 +256,7 @@ impl DetectionSet {
             lists,
             mut refused,
             warnings: list_warnings,
-        } = lists::load(sources.lists());
+        } = lists::load(sources.lists(), tables::is_table);
         let (loader, refused_views) = Loader::new(sources, lists)?;
         refused.extend(refused_views);
         let mut detections: Vec<Detection> = Vec::new();
@@ -408,6 +408,8 @@ struct Loader<'a> {
     grounds: BTreeMap<Table, Planning>,
     lists: Lists,
     views: Views,
+    /// The files of lists and views that are refused, by the names that queries call them.
+    refused: BTreeMap<String, PathBuf>,
     runtime: Arc<Runtime>,
     memory: Memory,
 }
@@ -444,11 +446,19 @@ impl<'a> Loader<'a> {
         let Planning { schema, session } = &grounds[&Table::Events];
         let columns = column_names(schema);
         let (views, refused) = Views::load(sources.views(), session, &columns, &lists);
+        let named = sources.lists().chain(sources.views());
+        let named = named.filter_map(|(file, _)| {
+            let name = file.file_stem()?.to_str()?;
+            let loaded = lists.contains_key(name) || views.names().any(|view| view == name);
+            (!loaded).then(|| (name.to_owned(), file.to_owned()))
+        });
+        let refused_names = named.collect();
         let loader = Self {
             folder: sources.folder(),
             grounds,
             lists,
             views,
+            refused: refused_names,
             runtime,
             memory,
         };
@@ -492,6 +502,17 @@ impl<'a> Loader<'a> {
         Err(Fault::new(1, reason, mend))
     }
 
+    /// A refusal for a table that is not there, pointed at the list or view that is not there because it is refused itself.
+    fn where_it_is(&self, fault: Fault) -> Fault {
+        let absent = fault.reason.strip_prefix("there is no table ");
+        let Some((name, file)) = absent.and_then(|name| self.refused.get_key_value(name)) else {
+            return fault;
+        };
+        let reason = format!("{name} is refused itself");
+        let mend = format!("correct {}: it is told there what is wrong", file.display());
+        Fault::new(fault.line, reason, mend)
+    }
+
     fn load_file(&self, file: &Path, text: &str) -> Result<Detection, Fault> {
         let (tactic, id) = self.name(file)?;
         let sql_file = SqlFile::parse(text);
@@ -508,7 +529,7 @@ impl<'a> Loader<'a> {
             views: &self.views,
         };
         let check = |session: &Session| check::plan(session, &sql_file, statement.clone(), &known);
-        let checked = check(session)?;
+        let checked = check(session).map_err(|fault| self.where_it_is(fault))?;
         let result = Arc::clone(checked.schema());
         let names = result.fields().iter().map(|field| field.name().clone());
         let outputs: Vec<String> = names.collect();

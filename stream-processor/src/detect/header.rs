@@ -117,7 +117,10 @@ struct RawHeader {
 
 /// The table `dedup` as it stands in the file.
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { key = [\"column\"], period = \"1h\" }"
+)]
 struct RawDedup {
     #[serde(default)]
     key: Vec<String>,
@@ -406,14 +409,7 @@ fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
         .strip_prefix("unknown field `")
         .and_then(|rest| rest.split('`').next())
     else {
-        return Fault::new(
-            line,
-            reason,
-            format!(
-                "leading -- lines are TOML with the keys {}",
-                KEYS.join(", ")
-            ),
-        );
+        return Fault::new(line, reason, toml_mend(error.message()));
     };
     // Keys of the table dedup are no keys of the header, nor the other way round: the reader says which it knows here.
     let in_dedup = error.message().contains("one of `key`");
@@ -428,6 +424,24 @@ fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
         None => format!("use {}", keys.join(", ")),
     };
     Fault::new(line, format!("header: unknown key {unknown}{place}"), mend)
+}
+
+/// What to do about a header that is no TOML, or gives a value of the wrong kind.
+fn toml_mend(message: &str) -> String {
+    if message.starts_with("duplicate") {
+        return "take one of them out: a key stands once".to_owned();
+    }
+    if message.contains("expected a duration") {
+        return "write a time span such as \"30s\" or \"1h\" in double quotes".to_owned();
+    }
+    if message.starts_with("invalid type") {
+        return "write texts in double quotes, numbers without, and lists as [\"a\", \"b\"]"
+            .to_owned();
+    }
+    format!(
+        "leading -- lines are TOML, such as title = \"..\", with the keys {}",
+        KEYS.join(", ")
+    )
 }
 
 /// Whether a key of the header stands after its end.
@@ -607,10 +621,56 @@ SELECT a FROM events
         );
         check(
             "-- status = \"stable\"\n",
+            "-- status = \"stable\"\n-- title = \"again\"\n",
+            6,
+            "header: duplicate key",
+            "take one of them out",
+        );
+        check(
+            "risk = 10",
+            "risk = \"high\"",
+            6,
+            "header: invalid type: string \"high\", expected i64",
+            "numbers without",
+        );
+        check(
+            "[\"T1059.004\"]",
+            "\"T1059.004\"",
+            7,
+            "header: invalid type: string \"T1059.004\", expected a sequence",
+            "lists as [\"a\", \"b\"]",
+        );
+        check(
+            "-- status = \"stable\"\n",
             "",
             1,
             "header: missing field `status`",
             "keys",
         );
+    }
+
+    #[test]
+    fn what_is_no_toml_and_no_span_is_told_with_how_it_is_written() {
+        for (from, to, line, mend) in [
+            (
+                "dedup = { key = [\"a\"] }",
+                "dedup = { key = [\"a\"], period = \"an hour\" }",
+                11,
+                "a time span such as \"30s\"",
+            ),
+            (
+                "title = \"t\"",
+                "title = A shell",
+                1,
+                "leading -- lines are TOML",
+            ),
+            ("risk = 10", "risk 10", 6, "leading -- lines are TOML"),
+        ] {
+            let file = SqlFile::parse(&GOOD.replace(from, to));
+            let fault = Header::parse(&file).expect_err("refused");
+            assert_eq!(fault.line, line, "{fault:?}");
+            assert!(fault.reason.starts_with("header: "), "{fault:?}");
+            assert!(fault.mend.contains(mend), "{fault:?}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::lists::{self, Loaded};
 use super::sql_file::{Fault, Refusal, hex};
+use super::tables::is_table;
 use super::views::{VIEWS_FOLDER, detection_files, view_files};
 use super::{LoadError, find_files};
 use crate::checkpoint::Epoch;
@@ -226,7 +227,7 @@ impl Sources {
 /// # Errors
 /// When the folder of lists cannot be read.
 pub(crate) fn load_lists(folder: &Path) -> Result<Loaded, LoadError> {
-    Ok(lists::load(pairs(&read_lists(folder)?)))
+    Ok(lists::load(pairs(&read_lists(folder)?), is_table))
 }
 
 fn read_lists(folder: &Path) -> Result<BTreeMap<PathBuf, Text>, LoadError> {

@@ -15,6 +15,11 @@ use super::views::folded;
 use super::window::names_window;
 use crate::tables::Table;
 
+/// Whether queries know a name as a table's, so that no list and no view can have it.
+pub(super) fn is_table(name: &str) -> bool {
+    Table::named(name).is_some()
+}
+
 /// Names events where a statement names another table, and says which that is.
 ///
 /// # Errors

@@ -299,7 +299,13 @@ fn a_header_that_is_not_at_the_top_gets_the_sentence_that_helps() {
 #[test]
 fn lists_of_one_name_are_refused() {
     let good = format!("{HEADER}SELECT container_id FROM events WHERE evt_type = 'open'");
-    let lists = ["a/shells.csv", "b/shells.csv", "tumble.csv"].map(|name| format!("lists/{name}"));
+    let lists = [
+        "a/shells.csv",
+        "b/shells.csv",
+        "process_samples.csv",
+        "tumble.csv",
+    ];
+    let lists = lists.map(|name| format!("lists/{name}"));
     let mut files: Vec<(&str, &str)> = lists
         .iter()
         .map(|name| (name.as_str(), "name\nsh\n"))
@@ -315,9 +321,42 @@ fn lists_of_one_name_are_refused() {
         "{reasons:?}"
     );
     assert!(
-        reasons[1].contains("\"tumble\" cannot be a table's name"),
+        reasons[1].contains("there is a table process_samples"),
         "{reasons:?}"
     );
+    assert!(
+        reasons[2].contains("\"tumble\" cannot be a table's name"),
+        "{reasons:?}"
+    );
+}
+
+#[test]
+fn who_reads_a_list_or_a_view_that_is_refused_is_told_of_that_file() {
+    let of_list = format!(
+        "{HEADER}SELECT container_id FROM events WHERE proc_name IN (SELECT name FROM shells)"
+    );
+    let of_view = format!("{HEADER}SELECT container_id FROM shell_events WHERE proc_name = 'sh'");
+    let files = [
+        ("a/of_list.sql", of_list.as_str()),
+        ("a/of_view.sql", &of_view),
+        ("lists/shells.csv", "name,why\nsh\n"),
+        ("views/shell_events.sql", "SELECT * FROM events"),
+    ];
+    let refused = load(&files).expect("a folder").refused;
+    for (file, name, source) in [
+        ("of_list.sql", "shells", "lists/shells.csv"),
+        ("of_view.sql", "shell_events", "views/shell_events.sql"),
+    ] {
+        let mut own = refused
+            .iter()
+            .filter(|refusal| refusal.file.ends_with(format!("a/{file}")));
+        let own = own.next().expect("refused");
+        assert_eq!(own.reason, format!("{name} is refused itself"));
+        assert!(
+            own.mend.starts_with("correct ") && own.mend.contains(source),
+            "{own}"
+        );
+    }
 }
 
 #[test]

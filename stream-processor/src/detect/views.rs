@@ -215,9 +215,13 @@ impl View {
         lists: &Lists,
     ) -> Result<(String, Self), Fault> {
         let name = name_of(path);
-        if !is_snake_case(&name) || name == EVENTS || names_window(&name) {
+        if tables::is_table(&name) {
+            let reason = format!("there is a table {name}, which queries would read instead");
+            return Err(Fault::new(1, reason, "give the view another name"));
+        }
+        if !is_snake_case(&name) || names_window(&name) {
             let reason = format!("{name:?} cannot be a view's name");
-            let mend = "name the file in snake case, and not events, tumble or hop";
+            let mend = "name the file in snake case, and not tumble or hop";
             return Err(Fault::new(1, reason, mend));
         }
         if lists.contains_key(&name) {

@@ -138,10 +138,8 @@ fn what_is_no_view_is_refused_with_its_line_and_so_is_who_names_it() {
         // The other detection loads.
         assert!(report.set.iter().any(|detection| detection.id == "good"));
         assert!(
-            report
-                .set
-                .iter()
-                .all(|detection| detection.id != "tried" || name == "events" || name == "shells")
+            report.set.iter().all(|detection| detection.id != "tried"
+                || ["process_samples", "shells"].contains(&name))
         );
     }
     let with = |query: &str| format!("-- description = \"d\"\n{query}");
@@ -156,6 +154,12 @@ fn what_is_no_view_is_refused_with_its_line_and_so_is_who_names_it() {
         &with("SELECT * FROM events"),
         1,
         "cannot be a view's name",
+    );
+    check(
+        "process_samples",
+        &with("SELECT * FROM events"),
+        1,
+        "there is a table process_samples",
     );
     check(
         "shells",
