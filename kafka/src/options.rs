@@ -88,8 +88,13 @@ pub fn is_secret(option: &str) -> bool {
         "credential",
     ];
     let holds_one = words.iter().any(|word| option.contains(word));
-    // Holds the secret of a token's issuer among others.
-    let holds_one = holds_one || option == "sasl.oauthbearer.config";
+    // Hold the secret of a token's issuer among others, or a password on a command line.
+    let may_hold_one = [
+        "sasl.oauthbearer.config",
+        "sasl.oauthbearer.extensions",
+        "sasl.kerberos.kinit.cmd",
+    ];
+    let holds_one = holds_one || may_hold_one.contains(&option);
     holds_one && !option.ends_with(".file")
 }
 
@@ -200,6 +205,7 @@ mod tests {
             "ssl.key.pem",
             "sasl.oauthbearer.client.secret",
             "sasl.oauthbearer.config",
+            "sasl.kerberos.kinit.cmd",
             "sasl.jaas.config",
             "sasl.oauthbearer.assertion.private.key.passphrase",
         ] {

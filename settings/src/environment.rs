@@ -46,7 +46,8 @@ pub fn meaning(program: Program, name: &str, value: &str) -> Option<Meaning> {
                 (Some(near), _) => Meaning::Misspelt(Some(variable(&near))),
                 // Nobody but us joins words by two underscores.
                 (None, true) => {
-                    let near = nearest_setting(Program::Either, &key);
+                    let near = in_nearest_table(&key);
+                    let near = near.or_else(|| nearest_setting(Program::Either, &key));
                     Meaning::Misspelt(near.map(|near| variable(&near)))
                 }
                 (None, false) => Meaning::Unknown,
@@ -81,6 +82,21 @@ fn without_its_section(key: &str) -> Option<String> {
     });
     let nearest = named.min_by_key(|(distance, _)| *distance);
     nearest.map(|(_, setting)| setting)
+}
+
+/// The user's own setting that a key names in a section whose name is misspelt.
+fn in_nearest_table(key: &str) -> Option<String> {
+    open_tables().iter().find_map(|table| {
+        let levels = table.matches('.').count() + 1;
+        let (end, _) = key.match_indices('.').nth(levels - 1)?;
+        let likeness = Likeness {
+            distance: strsim::osa_distance(&letters(&key[..end]), &letters(table)),
+            letters: letters(table).len(),
+        };
+        likeness
+            .is_misspelling()
+            .then(|| format!("{table}{}", &key[end..]))
+    })
 }
 
 /// Says whether a variable is one that Kubernetes makes for each service of a namespace, or Docker for each link:
@@ -248,6 +264,10 @@ mod tests {
             ("DOGWATCH_KAFKA__GROUPID", "DOGWATCH_KAFKA__GROUP_ID"),
             ("DOGWATCH_HOSTID", "DOGWATCH_HOST_ID"),
             ("DOGWATCH__DELIVERY", "DOGWATCH_DELIVERY"),
+            (
+                "DOGWATCH_KAFKA__OPTION__SASL_PASSWORD",
+                "DOGWATCH_KAFKA__OPTIONS__SASL_PASSWORD",
+            ),
             (
                 "DOGWATCH_KAFKA_OPTIONS_SASL_PASSWORD",
                 "DOGWATCH_KAFKA__OPTIONS__SASL_PASSWORD",

@@ -13,7 +13,8 @@ use crate::sources::{Settings, plain};
 const MASK: &str = "********";
 
 /// Writes all settings in force as TOML, each line with its origin behind it. In the user's own sections, values whose
-/// names are secrets by `secret` are masked. `raw` is what was read, with its defaults.
+/// names are secrets by `secret` are masked, and so are passwords within addresses anywhere. `raw` is what was read, with its
+/// defaults.
 pub fn show(raw: &impl Serialize, settings: &Settings, secret: impl Fn(&str) -> bool) -> String {
     // Settings are plain data, which TOML can hold.
     let table = Table::try_from(raw).unwrap_or_default();
@@ -23,6 +24,7 @@ pub fn show(raw: &impl Serialize, settings: &Settings, secret: impl Fn(&str) -> 
         let hidden = in_open_table(key).is_some_and(|(_, name)| secret(name));
         let value = match value {
             Value::String(_) if hidden => Value::from(MASK),
+            Value::String(text) => Value::from(in_addresses(text, &secret)),
             value => value.clone(),
         };
         let origin = origins.get(&plain(key));
@@ -35,6 +37,35 @@ pub fn show(raw: &impl Serialize, settings: &Settings, secret: impl Fn(&str) -> 
         let _ = writeln!(text, "\n# passed over: {name} ({reason})");
     }
     text
+}
+
+/// A text in which the secrets of addresses are masked: the password before a host (`https://user:word@host`), and the values
+/// of a query whose names are secrets (`?client_secret=word`).
+fn in_addresses(text: &str, secret: impl Fn(&str) -> bool) -> String {
+    let masked = |part: &str| {
+        let (scheme, rest) = match part.split_once("://") {
+            Some((scheme, rest)) => (format!("{scheme}://"), rest),
+            None => (String::new(), part),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let authority = match authority.rsplit_once('@') {
+            Some((user, host)) => match user.split_once(':') {
+                Some((name, _)) => format!("{name}:{MASK}@{host}"),
+                None => authority.to_owned(),
+            },
+            None => authority.to_owned(),
+        };
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let values = query.split('&').map(|value| match value.split_once('=') {
+            Some((name, _)) if secret(&name.to_lowercase()) => format!("{name}={MASK}"),
+            _ => value.to_owned(),
+        });
+        let query = values.collect::<Vec<_>>().join("&");
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!("{scheme}{authority}{path}{mark}{query}")
+    };
+    text.split(',').map(masked).collect::<Vec<_>>().join(",")
 }
 
 /// Writes a program's answer to standard output. Whoever closes it, as `head` does, has enough, which is no failure.
@@ -119,6 +150,34 @@ mod tests {
     struct Own {
         delivery: String,
         kafka: Kafka,
+    }
+
+    #[test]
+    fn secrets_within_addresses_are_masked() {
+        let secret = |name: &str| name.contains("secret");
+        for (given, shown) in [
+            (
+                "https://dog:hunter2@idp/token",
+                "https://dog:********@idp/token",
+            ),
+            (
+                "https://dog:a@b:c@idp:8443",
+                "https://dog:********@idp:8443",
+            ),
+            ("a:9092,dog:hunter2@b:9092", "a:9092,dog:********@b:9092"),
+            (
+                "https://idp/token?client_id=dog&client_secret=hunter2",
+                "https://idp/token?client_id=dog&client_secret=********",
+            ),
+            (
+                "SASL_SSL://a:9092,[::1]:9092",
+                "SASL_SSL://a:9092,[::1]:9092",
+            ),
+            ("/etc/a?b", "/etc/a?b"),
+            ("*/.ssh/id_*", "*/.ssh/id_*"),
+        ] {
+            assert_eq!(in_addresses(given, secret), shown);
+        }
     }
 
     #[test]
