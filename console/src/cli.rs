@@ -180,7 +180,7 @@ pub struct Alerts {
 
     /// Begin so long ago, such as 1h, or at a time, such as 2026-01-31T12:00:00Z [default: with all that is kept; with
     /// --follow now]
-    #[arg(long, value_name = "SPAN", value_parser = moment::moment)]
+    #[arg(long, value_name = "SPAN", value_parser = moment::begin, allow_hyphen_values = true)]
     pub since: Option<DateTime<Utc>>,
 
     /// Write each alert as one line of JSON
@@ -222,17 +222,17 @@ pub struct Query {
     pub kafka: Option<String>,
 
     /// Only what happened since then: so long ago, such as 1h, or a time [default: all that is kept; with --follow now]
-    #[arg(long, value_name = "TIME", value_parser = moment::moment)]
+    #[arg(long, value_name = "TIME", value_parser = moment::begin, allow_hyphen_values = true)]
     pub since: Option<DateTime<Utc>>,
 
     /// Only what happened before then
     ///
     /// Topics are read to an hour beyond it: what a sensor sent later than that is not looked at.
-    #[arg(long, value_name = "TIME", value_parser = moment::moment, conflicts_with_all = ["follow", "span"])]
+    #[arg(long, value_name = "TIME", value_parser = moment::moment, allow_hyphen_values = true, conflicts_with_all = ["follow", "span"])]
     pub until: Option<DateTime<Utc>>,
 
     /// Only what happened then: the minute of '2026-01-31 12:00', the second of 2026-01-31T12:00:05Z
-    #[arg(long, value_name = "TIME", value_parser = moment::stretch, conflicts_with_all = ["since", "until", "follow", "span"])]
+    #[arg(long, value_name = "TIME", value_parser = moment::stretch, allow_hyphen_values = true, conflicts_with_all = ["since", "until", "follow", "span"])]
     pub at: Option<(DateTime<Utc>, DateTime<Utc>)>,
 
     /// How rows are written
@@ -244,7 +244,7 @@ pub struct Query {
     pub follow: bool,
 
     /// Read for so long what comes, such as 10s, and answer then
-    #[arg(long = "for", value_name = "SPAN", value_parser = humantime::parse_duration, conflicts_with = "read")]
+    #[arg(long = "for", value_name = "SPAN", value_parser = moment::span, allow_hyphen_values = true, conflicts_with = "read")]
     pub span: Option<Duration>,
 
     /// Most memory that the answer may take, MiB

@@ -20,6 +20,32 @@ pub fn moment(text: &str) -> Result<DateTime<Utc>, String> {
         .ok_or_else(|| format!("{text} ago is before all time"))
 }
 
+/// How far another clock may be ahead of this one.
+const AHEAD_MAX: Duration = Duration::minutes(5);
+
+/// The moment to begin with, which is not to come.
+///
+/// # Errors
+/// As [`moment`], and of a time that lies ahead.
+pub fn begin(text: &str) -> Result<DateTime<Utc>, String> {
+    let moment = moment(text)?;
+    let now = Utc::now();
+    if moment > now + AHEAD_MAX {
+        let now = now.format("%Y-%m-%dT%H:%M:%SZ");
+        return Err(format!("that is to come: it is {now} now; {ACCEPTED}"));
+    }
+    Ok(moment)
+}
+
+/// A span of time.
+///
+/// # Errors
+/// What is accepted, for the command line.
+pub fn span(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; give a time span such as 10s or 5m"))
+}
+
 /// The stretch that a written time names: a day, a minute or a second, as far as it is written.
 ///
 /// # Errors
@@ -75,6 +101,26 @@ mod tests {
             "{said}"
         );
         assert!(moment("999999999999days").is_err());
+        for nonsense in ["-1h", "1", "h", "", "2026-13-01", "now"] {
+            let said = moment(nonsense).unwrap_err();
+            assert!(said.contains(ACCEPTED), "{nonsense}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_come_is_no_begin() {
+        let said = begin("2999-01-01").unwrap_err();
+        assert!(said.starts_with("that is to come: it is "), "{said}");
+        assert!(begin("1h").is_ok() && begin("2020-01-01").is_ok());
+    }
+
+    #[test]
+    fn a_span_is_told_how_it_is_written() {
+        assert_eq!(span("1m 30s"), Ok(std::time::Duration::from_secs(90)));
+        for nonsense in ["-1s", "10", "ten seconds", ""] {
+            let said = span(nonsense).unwrap_err();
+            assert!(said.ends_with("such as 10s or 5m"), "{nonsense}: {said}");
+        }
     }
 
     #[test]
