@@ -5,7 +5,7 @@
 -- status = "stable"
 -- risk = 80
 -- attack = ["T1105", "T1204.003"]
--- false_positives = ["containers that build, update or download software and run it", "development containers with code on a mounted volume", "a file of the image whose mode or owner was changed in the container", "containers whose root is copied for each of them right before their start: containerd's native snapshotter, the vfs drivers of Docker and Podman"]
+-- false_positives = ["containers that build, update or download software and run it", "development containers with code on a mounted volume", "a file of the image whose mode or owner was changed in the container"]
 -- blind_spots = ["scripts: what is executed is their interpreter, which is the image's; dropped_script sees those", "files that were on a volume before the container's start", "programs that a loader of the image was told to load; dropped_library sees those", "what the image's own make, ninja, cargo, go, npm, pip and their kin run, and package managers, whatever they were asked to run, and programs below an interpreter that took the name of npm, pip, mvn or another tool that is a script", "what a container's start script runs itself in its first quarter of an hour, but for temporary folders; start_script_unusual tells, at a lower severity", "steps of docker build"]
 -- references = ["https://attack.mitre.org/techniques/T1105/", "https://attack.mitre.org/techniques/T1204/003/"]
 -- response = "Keep the file and its hash, look at how it came there (the process tree, downloads before it), stop the container and start it anew from the image."
@@ -31,8 +31,13 @@ WHERE (
     -- The inode's own time of change, which no program can set back.
     -- Runtimes say the start a moment after the first process has begun, and what is said comes later still.
     OR (
-      proc_exe_from IN ('mount', 'unknown')
+      proc_exe_from = 'mount'
       AND proc_exe_ino_ctime > coalesce(container_start_ts - INTERVAL '1 second', ts - INTERVAL '10 seconds')
+    )
+    -- A root that is no overlay may have been copied for this container, right before its start.
+    OR (
+      proc_exe_from = 'unknown'
+      AND proc_exe_ino_ctime > coalesce(container_start_ts, CASE WHEN proc_stage = 'entrypoint' THEN ts ELSE ts - INTERVAL '10 seconds' END)
     )
   )
   -- Builds: what was compiled is tried out, what was installed is set up.
