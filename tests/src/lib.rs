@@ -1,6 +1,6 @@
 //! What the tests that cross processes share: a real Kafka, real containers, our programs, and somebody else's reader.
 //!
-//! Nothing here is a stand-in: brokers are Apache Kafka, containers are Docker's, alerts are read by a Python program
+//! Nothing here is a stand-in: brokers are Apache Kafka, containers are those of real runtimes, alerts are read by a Python program
 //! that knows only what is documented. What the environment lacks is a panic that says what is missing; a test never
 //! passes by skipping quietly.
 //!
