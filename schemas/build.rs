@@ -10,7 +10,7 @@ use std::path::Path;
 use std::{env, fs};
 
 /// One file a topic. The order is that of the generated code.
-const SCHEMAS: [&str; 7] = [
+const SCHEMAS: [&str; 8] = [
     "event",
     "alert",
     "sensor_status",
@@ -18,6 +18,7 @@ const SCHEMAS: [&str; 7] = [
     "container_sample",
     "process_sample",
     "syscall_sample",
+    "io_sample",
 ];
 
 /// The sections of an event, each with its first column and what it holds: a writer may encode them one by one, and keep

@@ -24,6 +24,7 @@
 #include "peers.h"
 #include "calls.h"
 #include "failures.h"
+#include "open_files.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -121,5 +122,16 @@ int BPF_PROG(on_cgroup_attach_task, struct cgroup *to, const char *path, struct 
 		return 0;
 	place(&who, current_task());
 	send_cgroup_move(&who, to, path, moved);
+	return 0;
+}
+
+/* struct bpf_iter__task_file: one run for each descriptor of each process; the last one has neither task nor file */
+SEC("iter/task_file")
+int on_open_file(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	if (task && file)
+		tell_open_file(ctx->meta->seq, task, ctx->fd, file);
 	return 0;
 }

@@ -161,6 +161,7 @@ struct timespec64 {
 };
 struct inode {
 	umode_t i_mode;
+	s64 i_size;
 	unsigned long i_ino;
 	struct super_block *i_sb;
 	unsigned int i_nlink;
@@ -196,6 +197,7 @@ struct file {
 	struct path f_path;
 	struct inode *f_inode;
 	unsigned int f_mode, f_flags;
+	s64 f_pos;
 	void *private_data;
 };
 struct fdtable {
@@ -275,16 +277,30 @@ struct in6_addr {
 		u8 u6_addr8[16];
 	} in6_u;
 };
+struct net {
+	struct ns_common ns;
+};
+typedef struct {
+	struct net *net;
+} possible_net_t;
 struct sock_common {
 	__be32 skc_daddr, skc_rcv_saddr;
 	__be16 skc_dport;
 	u16 skc_num;
 	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
 };
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_type, sk_protocol;
+	u32 sk_ack_backlog, sk_max_ack_backlog;
+	atomic_t sk_drops;
+};
+struct tcp_sock {
+	u64 bytes_received, bytes_acked;
+	u32 segs_in, segs_out, total_retrans;
 };
 struct socket {
 	struct sock *sk;
@@ -299,6 +315,17 @@ struct unix_address {
 struct unix_sock {
 	struct unix_address *addr;
 	struct sock *peer;
+};
+
+struct seq_file;
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
 };
 
 #pragma clang attribute pop

@@ -299,6 +299,33 @@ struct failure {
 	char comm[16]; /* the process's name at the first of them */
 };
 
+/* A file or socket that a process has open, as the iterator tells it; counters are since the file or socket was made. */
+struct open_file {
+	u64 file; /* names this opening, which several descriptors and processes may share */
+	u64 ino;
+	u64 start_ns; /* of the process, since boot */
+	u64 share;    /* see cgroup_policy */
+	s64 position, size; /* of a file */
+	u64 received, acked; /* bytes of a TCP connection */
+	u32 segments_in, segments_out, retransmitted;
+	u32 dropped;              /* by a socket that listens */
+	u32 backlog, backlog_max; /* connections that wait to be accepted there, and how many may */
+	u32 pid, fd;
+	u32 dev; /* kernel's dev_t */
+	u32 flags; /* of the opening */
+	u32 links; /* names that the file has */
+	u32 net_ns;
+	u16 mode;
+	u16 state; /* of TCP */
+	u32 pad;
+	struct record_socket socket;
+	char comm[16];
+};
+/* How many of a share were told in this round, and how many were not looked at; in the map `walked`. */
+struct walked {
+	u64 told, left;
+};
+
 /*
  * Key of the lists of paths and names: the longest prefix wins. An entry ends in '/' (all below), in NUL (exactly that), or
  * anywhere (whatever begins so).

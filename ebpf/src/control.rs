@@ -242,6 +242,16 @@ pub struct Failure {
     pub comm: [u8; 16],
 }
 
+/// Value of the map `walked`: open files of a share in a round of samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Walked {
+    /// Those that were told.
+    pub told: u64,
+    /// Those that were not looked at.
+    pub left: u64,
+}
+
 /// The only element of the map `settings`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]

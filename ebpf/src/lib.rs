@@ -17,7 +17,7 @@ pub mod record;
 mod wire;
 
 pub use join::Joiner;
-pub use parse::{ParseError, Raw, counted_as, parse};
+pub use parse::{OPEN_FILE_BYTES, ParseError, Raw, counted_as, open_file, parse};
 
 /// Aligned as an ELF reader wants it.
 #[repr(C, align(8))]

@@ -3,15 +3,15 @@
 use crate::calls::Call;
 use crate::control::Kind;
 use crate::record::{
-    Called, Counters, Credentials, Exec, FileIdentity, Flags, Header, Identity, Record,
+    Called, Counters, Credentials, Exec, FileIdentity, Flags, Header, Identity, OpenFile, Record,
     SocketAddresses, Stdio, Value,
 };
 use crate::wire::{
     CallWire, CgroupMoveWire, CgroupWire, ExecMoreWire, ExecWire, ExitWire, FLAG_CREATED,
     FLAG_FAULT, FLAG_IA32, FLAG_TRUNCATED, FLAG_UNRESOLVED, FLAG_X32, FileWire, ForkWire,
-    HeaderWire, IdentityWire, OpenWire, STDIO_FILE, STDIO_SOCKET, SocketWire, StdioWire,
-    VALUE_ADDRESS, VALUE_FILE, VALUE_IDENTITY, VALUE_NUMBER, VALUE_PATH, VALUE_PEER, VALUE_SOCKET,
-    VALUE_STRING, Wire,
+    HeaderWire, IdentityWire, OpenFileWire, OpenWire, STDIO_FILE, STDIO_SOCKET, SocketWire,
+    StdioWire, VALUE_ADDRESS, VALUE_FILE, VALUE_IDENTITY, VALUE_NUMBER, VALUE_PATH, VALUE_PEER,
+    VALUE_SOCKET, VALUE_STRING, Wire,
 };
 
 /// Why bytes are not a record.
@@ -408,6 +408,44 @@ fn file(wire: &FileWire) -> FileIdentity {
         fs_magic: wire.fs_magic,
         overlay_upper: wire.overlay_upper != 0,
     }
+}
+
+/// Bytes of one [`OpenFile`] as the iterator tells it.
+pub const OPEN_FILE_BYTES: usize = size_of::<OpenFileWire>();
+
+/// Takes an open file apart.
+///
+/// # Errors
+/// When there are fewer than [`OPEN_FILE_BYTES`].
+pub fn open_file(bytes: &[u8]) -> Result<OpenFile, ParseError> {
+    let wire = OpenFileWire::read(bytes)?;
+    let is_socket = wire.socket.family != 0;
+    Ok(OpenFile {
+        file: wire.file,
+        ino: wire.ino,
+        dev: user_device(wire.dev),
+        start_ns: wire.start_ns,
+        pid: wire.pid,
+        fd: wire.fd,
+        comm: wire.comm,
+        share: wire.share,
+        mode: wire.mode,
+        flags: wire.flags,
+        links: wire.links,
+        position: wire.position,
+        size: wire.size,
+        socket: is_socket.then(|| socket(&wire.socket, Vec::new())),
+        net_ns: wire.net_ns,
+        state: wire.state,
+        received: wire.received,
+        acked: wire.acked,
+        segments_in: wire.segments_in,
+        segments_out: wire.segments_out,
+        retransmitted: wire.retransmitted,
+        dropped: wire.dropped,
+        backlog: wire.backlog,
+        backlog_max: wire.backlog_max,
+    })
 }
 
 fn stdio(wire: &StdioWire, text: Vec<u8>) -> Stdio {

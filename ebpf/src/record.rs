@@ -166,6 +166,59 @@ pub struct SocketAddresses {
     pub unix_path: Vec<u8>,
 }
 
+/// A file or socket that a process has open, as the iterator tells it. Counters are since it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OpenFile {
+    /// Names this opening, which several descriptors and processes may share.
+    pub file: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Device number of a file's file system, as `stat` has it.
+    pub dev: u64,
+    /// When the process began, nanoseconds since boot.
+    pub start_ns: u64,
+    /// The process, and its descriptor.
+    pub pid: u32,
+    /// The descriptor.
+    pub fd: u32,
+    /// The process's name, ended by NUL.
+    pub comm: [u8; 16],
+    /// The container's own cgroup, or the process's where it is in none.
+    pub share: u64,
+    /// File type and permission bits.
+    pub mode: u16,
+    /// Flags of the opening (`O_WRONLY`, `O_APPEND` ...).
+    pub flags: u32,
+    /// Names that a file has.
+    pub links: u32,
+    /// Where a file is read or written next.
+    pub position: i64,
+    /// Size of a file.
+    pub size: i64,
+    /// Both ends, of a socket.
+    pub socket: Option<SocketAddresses>,
+    /// The socket's network namespace.
+    pub net_ns: u32,
+    /// State of TCP; 0 of all else.
+    pub state: u16,
+    /// Bytes that a TCP connection received.
+    pub received: u64,
+    /// Bytes that it sent and the other end acknowledged.
+    pub acked: u64,
+    /// Segments received.
+    pub segments_in: u32,
+    /// Segments sent, those sent again included.
+    pub segments_out: u32,
+    /// Segments sent again.
+    pub retransmitted: u32,
+    /// Connections that a socket refused which listens.
+    pub dropped: u32,
+    /// Connections that wait to be accepted.
+    pub backlog: u32,
+    /// How many may wait.
+    pub backlog_max: u32,
+}
+
 /// A parsed record of the ring.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {

@@ -102,6 +102,11 @@ wire! {
     CallWire = "record_call" { header: HeaderWire, }
     CgroupWire = "record_cgroup" { header: HeaderWire, id: u64, made: u32, pad: u32, }
     CgroupMoveWire = "record_cgroup_move" { header: HeaderWire, to_id: u64, start_ns: u64, pid: u32, pad: u32, }
+    OpenFileWire = "open_file" {
+        file: u64, ino: u64, start_ns: u64, share: u64, position: i64, size: i64, received: u64, acked: u64, segments_in: u32,
+        segments_out: u32, retransmitted: u32, dropped: u32, backlog: u32, backlog_max: u32, pid: u32, fd: u32, dev: u32,
+        flags: u32, links: u32, net_ns: u32, mode: u16, state: u16, pad: u32, socket: SocketWire, comm: [u8; 16],
+    }
     PathKey = "path_key" { bits: u32, path: [u8; PATH_KEY_BYTES], }
 }
 

@@ -11,6 +11,8 @@ pub enum Topic {
     ProcessSamples,
     /// Calls that failed; records are [`crate::records::SyscallSample`].
     SyscallSamples,
+    /// What processes have open; records are [`crate::records::IoSample`].
+    IoSamples,
     /// What sensors say of themselves; records are [`crate::records::SensorStatus`].
     Sensors,
     /// What containers are; records are [`crate::records::Container`].
@@ -76,11 +78,12 @@ const STATE_SETTINGS: [(&str, &str); 5] = [
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Events,
         Self::ContainerSamples,
         Self::ProcessSamples,
         Self::SyscallSamples,
+        Self::IoSamples,
         Self::Sensors,
         Self::Containers,
         Self::Alerts,
@@ -156,6 +159,7 @@ impl Topic {
             Self::ContainerSamples => ("container-samples", Key::HostId, Cleanup::Delete),
             Self::ProcessSamples => ("process-samples", Key::HostId, Cleanup::Delete),
             Self::SyscallSamples => ("syscall-samples", Key::HostId, Cleanup::Delete),
+            Self::IoSamples => ("io-samples", Key::HostId, Cleanup::Delete),
             Self::Sensors => ("sensors", Key::HostId, Cleanup::Delete),
             Self::Containers => ("containers", Key::HostAndContainer, Cleanup::Compact),
             Self::Alerts => ("alerts", Key::DedupKey, Cleanup::Delete),
@@ -238,6 +242,7 @@ mod tests {
             Topic::ContainerSamples,
             Topic::ProcessSamples,
             Topic::SyscallSamples,
+            Topic::IoSamples,
             Topic::Sensors,
             Topic::State,
         ];

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use crate::errno;
-use crate::records::{ContainerSample, Event, ProcessSample, SyscallSample};
+use crate::records::{ContainerSample, Event, IoSample, ProcessSample, SyscallSample};
 
 /// What is known of a column's values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -132,11 +132,12 @@ pub fn of_record(schema: &str, column: &str) -> Option<&'static Vocabulary> {
 }
 
 /// The schemas that say something of their columns' values, that of events first.
-const SCHEMAS: [&str; 4] = [
+const SCHEMAS: [&str; 5] = [
     Event::SCHEMA,
     ContainerSample::SCHEMA,
     ProcessSample::SCHEMA,
     SyscallSample::SCHEMA,
+    IoSample::SCHEMA,
 ];
 
 fn columns() -> BTreeMap<String, Vocabulary> {

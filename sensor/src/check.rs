@@ -325,6 +325,7 @@ fn samples(plan: &SamplePlan) -> Vec<Finding> {
         (plan.containers, "samples.containers", "container_samples"),
         (plan.processes, "samples.processes", "process_samples"),
         (plan.calls, "samples.calls", "syscall_samples"),
+        (plan.io, "samples.io", "io_samples"),
     ] {
         if !wanted {
             let more = if table == "syscall_samples" {
@@ -342,8 +343,7 @@ fn samples(plan: &SamplePlan) -> Vec<Finding> {
         findings.push(finding(feature, State::Missing, detail));
     }
     if findings.is_empty() {
-        let detail =
-            "all columns of container_samples, process_samples and syscall_samples can be given";
+        let detail = "all columns of container_samples, process_samples, syscall_samples and io_samples can be given";
         findings.push(finding(feature, State::Works, detail));
     }
     findings

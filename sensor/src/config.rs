@@ -204,6 +204,7 @@ impl Config {
             calls: self.calls.clone(),
             rates: self.rates,
             failed_calls: self.samples.calls,
+            open_files: self.samples.io,
             ..ProbeOptions::default()
         }
     }
@@ -327,6 +328,7 @@ fn check_samples(raw: &raw::RawSamples) -> Result<SamplePlan, ConfigError> {
         containers: raw.containers,
         processes: raw.processes,
         calls: raw.calls,
+        io: raw.io,
     })
 }
 
@@ -336,6 +338,7 @@ fn topics(samples: &SamplePlan) -> Vec<Topic> {
     topics.extend(samples.containers.then_some(Topic::ContainerSamples));
     topics.extend(samples.processes.then_some(Topic::ProcessSamples));
     topics.extend(samples.calls.then_some(Topic::SyscallSamples));
+    topics.extend(samples.io.then_some(Topic::IoSamples));
     topics.extend([Topic::Sensors, Topic::Containers, Topic::Schemas]);
     topics
 }

@@ -31,7 +31,7 @@ pub(crate) use sources::{Request, Sources};
 pub(crate) use states::of_running;
 
 /// Where something is, as its cgroup tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Place {
     /// In no container.
     #[default]

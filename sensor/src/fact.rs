@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use dogwatch_ebpf::record::{Exec, Record};
 use dogwatch_schemas::Text;
-use dogwatch_schemas::records::{ContainerSample, ProcessSample};
+use dogwatch_schemas::records::{ContainerSample, IoSample, ProcessSample};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Reading;
@@ -34,6 +34,7 @@ impl Input {
             Self::Fact(Fact::ContainerSample(_)) => size_of::<ContainerSample>() + 64,
             Self::Fact(Fact::ProcessSamples(samples)) => samples.len() * size_of::<ProcessUsage>(),
             Self::Fact(Fact::FailedCalls(round)) => round.calls.iter().map(FailedCall::bytes).sum(),
+            Self::Fact(Fact::OpenFiles(round)) => round.files.iter().map(FileUsage::bytes).sum(),
             Self::Fact(Fact::Running(running)) => size_of::<Running>() + running.argv.len(),
             Self::Fact(_) => 0,
         };
@@ -126,6 +127,8 @@ pub(crate) enum Fact {
     ProcessSamples(Vec<ProcessUsage>),
     /// Which calls failed since the last such fact; before whatever else the round tells.
     FailedCalls(FailedRound),
+    /// What processes have open, and what went through it.
+    OpenFiles(FilesRound),
     /// A round of samples has come to its end, or did not come.
     Sampled(Sampled),
     /// Repeats of one failed open, since the last such fact.
@@ -208,6 +211,111 @@ impl FailedCall {
     }
 }
 
+/// What processes have open, and what went through it in an interval: the busiest of each share, and the rest of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FilesRound {
+    /// When it was read, nanoseconds since boot.
+    pub boot_ns: u64,
+    /// None in the first round.
+    pub interval_ns: Option<u64>,
+    pub files: Vec<FileUsage>,
+    pub rests: Vec<FilesRest>,
+}
+
+/// A file or socket that a process has open. What is shared by several is told of the first of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FileUsage {
+    pub pid: u32,
+    pub start_ticks: u64,
+    /// The container's own cgroup, or the process's where it is in none.
+    pub cgroup_id: u64,
+    pub comm: Vec<u8>,
+    /// Path of a file, where it could be read.
+    pub path: Option<Vec<u8>>,
+    /// Both ends of a socket.
+    pub ends: Option<SocketEnds>,
+    /// The columns that were read.
+    pub sample: Box<IoSample>,
+}
+
+/// Both ends of a socket, as `SocketAddresses` has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SocketEnds {
+    pub family: u16,
+    pub socket_type: u16,
+    pub protocol: u16,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub local: [u8; 16],
+    pub remote: [u8; 16],
+    pub is_server: bool,
+}
+
+impl FileUsage {
+    /// What it takes in memory, bytes.
+    fn bytes(&self) -> usize {
+        let path = self.path.as_ref().map_or(0, Vec::capacity);
+        size_of::<Self>() + size_of::<IoSample>() + self.comm.capacity() + path
+    }
+
+    /// What went through it: forward, received, sent.
+    pub fn bytes_through(&self) -> [Option<i64>; 3] {
+        let sample = &self.sample;
+        [
+            sample.fd_forward_bytes,
+            sample.fd_rx_bytes,
+            sample.fd_tx_bytes,
+        ]
+    }
+}
+
+/// What a row of open files is ranked by among those of its container: sockets that listen come first, since few bytes say
+/// nothing of them; then what most bytes went through.
+pub(crate) fn files_weight(backlog: Option<i64>, bytes_through: [Option<i64>; 3]) -> u64 {
+    if let Some(backlog) = backlog {
+        return 1 << 63 | backlog as u64;
+    }
+    let bytes = bytes_through.iter().flatten().map(|count| *count as u64);
+    bytes.fold(0, u64::saturating_add).min(1 << 62)
+}
+
+/// What is not told one by one of a share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FilesRest {
+    pub cgroup_id: u64,
+    /// How many rows it stands for.
+    pub rows: u64,
+    /// Open files that were not looked at.
+    pub left: u64,
+    /// Sums of what is known.
+    pub forward_bytes: i64,
+    pub rx_bytes: i64,
+    pub tx_bytes: i64,
+}
+
+impl FilesRest {
+    /// Takes a row in, by what went through it: forward, received, sent.
+    pub fn add(&mut self, bytes_through: [Option<i64>; 3]) {
+        let [forward_bytes, rx_bytes, tx_bytes] = bytes_through.map(Option::unwrap_or_default);
+        self.plus(&Self {
+            rows: 1,
+            forward_bytes,
+            rx_bytes,
+            tx_bytes,
+            ..Self::default()
+        });
+    }
+
+    /// Takes another rest in.
+    pub fn plus(&mut self, more: &Self) {
+        self.rows += more.rows;
+        self.left += more.left;
+        self.forward_bytes = self.forward_bytes.saturating_add(more.forward_bytes);
+        self.rx_bytes = self.rx_bytes.saturating_add(more.rx_bytes);
+        self.tx_bytes = self.tx_bytes.saturating_add(more.tx_bytes);
+    }
+}
+
 /// How a round of samples ended; the counts are since the sensor's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sampled {
@@ -220,6 +328,9 @@ pub(crate) struct Sampled {
     /// Failed calls that the kernel part had no room to count.
     #[serde(default)]
     pub calls_unsampled: u64,
+    /// Rounds of open files that did not come or were cut short, and openings that found no room in one.
+    #[serde(default)]
+    pub files_unsampled: u64,
     /// Counters that were smaller than before.
     pub went_back: u64,
 }

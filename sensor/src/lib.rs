@@ -10,6 +10,7 @@
 //! to the same events, without privileges. The sensor never blocks or changes what it watches, and it knows no detections.
 
 mod aside;
+mod busiest;
 mod canary;
 mod capture;
 pub mod check;

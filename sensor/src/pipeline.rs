@@ -362,6 +362,7 @@ impl Stage {
                 Row::ContainerSample(sample) => self.publish_container_sample(*sample),
                 Row::ProcessSample(sample) => self.publish_process_sample(*sample),
                 Row::SyscallSample(sample) => self.publish_syscall_sample(*sample),
+                Row::IoSample(sample) => self.publish_io_sample(*sample),
             }
         }
         self.rows = rows;

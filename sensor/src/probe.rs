@@ -20,6 +20,7 @@ mod failures;
 mod hierarchy;
 mod limits;
 mod missed;
+mod open_files;
 mod seccomp;
 mod shares;
 
@@ -46,6 +47,7 @@ pub use failures::{Failed, FailedCalls};
 pub use hierarchy::{Hierarchy, HierarchyKind};
 use limits::raise_locked_memory_limit;
 pub(crate) use limits::raise_open_files;
+pub use open_files::{OpenFiles, Walk};
 pub use seccomp::{Programs, refuse_calls};
 pub use shares::{ClassRates, Counted, Folded, Limited, Policy, Rates};
 use shares::{PodPolicy, Tallies};
@@ -105,6 +107,8 @@ pub struct ProbeOptions {
     pub modes: Vec<(u64, Policy)>,
     /// Whether calls that fail are counted, for samples.
     pub failed_calls: bool,
+    /// Whether open files are to be read, for samples.
+    pub open_files: bool,
     /// The kernel programs, as clang made them; [`dogwatch_ebpf::OBJECT`], the default, but in tests of other compilers.
     pub object: &'static [u8],
 }
@@ -120,6 +124,7 @@ impl Default for ProbeOptions {
             calls: CallSet::default(),
             modes: Vec::new(),
             failed_calls: true,
+            open_files: true,
             object: dogwatch_ebpf::OBJECT,
         }
     }
@@ -175,6 +180,8 @@ pub struct Probe {
     modes_refused: u64,
     /// Calls that failed, until the samples take them.
     failed_calls: Option<FailedCalls>,
+    /// The way to read open files, until the samples take it; or why there is none.
+    open_files: Result<Option<OpenFiles>, ProbeError>,
     /// Holds the programs and their links.
     programs: Ebpf,
     links: Vec<(&'static str, BtfTracePointLinkId)>,
@@ -195,12 +202,15 @@ impl Probe {
         raise_locked_memory_limit();
         let mut programs = load_object(options, &hierarchy, &types)?;
         load_programs(&mut programs, &types)?;
+        fill_path_lists(&mut programs, options)?;
+        let mut probe = Self::from_maps(programs, hierarchy)?;
+        if options.open_files {
+            probe.open_files = OpenFiles::load(&mut probe.programs, &types).map(Some);
+        }
         // Parsed type information holds 27 MB; without the trim the allocator keeps it.
         drop(types);
         trim_memory();
 
-        fill_path_lists(&mut programs, options)?;
-        let mut probe = Self::from_maps(programs, hierarchy)?;
         probe.set_modes(&options.modes);
         let canary = canary::Canary::new()?;
         probe.change_settings(canary.settings())?;
@@ -239,6 +249,7 @@ impl Probe {
             early_dropped: BTreeMap::new(),
             modes_refused: 0,
             failed_calls: Some(FailedCalls::new(failures, fresh, refused)),
+            open_files: Ok(None),
             programs,
             links: Vec::new(),
         })
@@ -385,6 +396,14 @@ impl Probe {
     /// The counts of calls that failed; who takes them reads them from then on.
     pub fn take_failed_calls(&mut self) -> Option<FailedCalls> {
         self.failed_calls.take()
+    }
+
+    /// The way to read open files, once; none where it was not asked for.
+    ///
+    /// # Errors
+    /// When the kernel refused the iterator; all else of the sensor runs without it.
+    pub fn take_open_files(&mut self) -> Result<Option<OpenFiles>, ProbeError> {
+        std::mem::replace(&mut self.open_files, Ok(None))
     }
 
     /// Repeats of failed opens since the last call. The kernel part keeps a number 30 s for it.

@@ -17,7 +17,7 @@ use dogwatch_ebpf::calls::CALLS;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::local::LogRecord;
 use dogwatch_schemas::records::{
-    Container, ContainerSample, Event, ProcessSample, SensorStatus, SyscallSample,
+    Container, ContainerSample, Event, IoSample, ProcessSample, SensorStatus, SyscallSample,
 };
 use dogwatch_schemas::topics::Topic;
 
@@ -61,7 +61,7 @@ pub(crate) enum Handed {
 pub(crate) struct Publisher {
     sink: Sink,
     host_id: Text,
-    next_seq: [i64; 6],
+    next_seq: [i64; 7],
     framed: Vec<u8>,
     /// Events handed over, and their framed bytes.
     pub events: u64,
@@ -103,7 +103,7 @@ impl Publisher {
         Ok(Self {
             sink,
             host_id,
-            next_seq: [0; 6],
+            next_seq: [0; 7],
             framed: Vec::with_capacity(4096),
             events: 0,
             bytes: 0,
@@ -193,6 +193,15 @@ impl Publisher {
         self.sample(Topic::SyscallSamples, &claim)
     }
 
+    /// Sends what a process has open, or a mark of that table.
+    pub fn io_sample(&mut self, sample: &mut IoSample) -> Handed {
+        sample.seq = self.seq(6);
+        self.framed.clear();
+        sample.encode_framed(&mut self.framed);
+        let claim = sample_claim(Kind::IO_SAMPLE, &sample.evt_type, &sample.container_id);
+        self.sample(Topic::IoSamples, &claim)
+    }
+
     fn sample(&mut self, topic: Topic, claim: &Claim) -> Handed {
         let handed = self.send(topic, self.host_id.clone(), claim);
         self.samples += u64::from(handed == Handed::Over);
@@ -274,7 +283,7 @@ impl Publisher {
 pub(crate) struct Kind(usize);
 
 /// The kinds that are no system calls.
-const OWN_KINDS: [&str; 10] = [
+const OWN_KINDS: [&str; 11] = [
     "any",
     "exec",
     "fork",
@@ -285,6 +294,7 @@ const OWN_KINDS: [&str; 10] = [
     "container_sample",
     "process_sample",
     "syscall_sample",
+    "io_sample",
 ];
 
 impl Kind {
@@ -298,6 +308,7 @@ impl Kind {
     pub const CONTAINER_SAMPLE: Self = Self(7);
     pub const PROCESS_SAMPLE: Self = Self(8);
     pub const SYSCALL_SAMPLE: Self = Self(9);
+    pub const IO_SAMPLE: Self = Self(10);
 
     /// The name in losses.
     pub fn name(self) -> &'static str {

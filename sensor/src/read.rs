@@ -24,9 +24,9 @@ use crate::capture::{self, CaptureError, Frame};
 use crate::clock::Reading;
 use crate::fact::{Counted, Counters, Fact, Input};
 use crate::gather::{Gatherer, ModeChange};
-use crate::probe::{self, Drained, KernelCounters, Probe};
+use crate::probe::{self, Drained, KernelCounters, OpenFiles, Probe};
 use crate::ring::BATCH_RECORDS_MAX;
-use crate::sample::{Roots, SamplePlan, Sampler};
+use crate::sample::{Counts, Roots, SamplePlan, Sampler};
 use crate::scan;
 use crate::stop::Shutdown;
 
@@ -133,6 +133,7 @@ pub(crate) struct KernelReader {
     pub gatherer: Gatherer,
     pub capture: Option<capture::Writer>,
     pub samples: SamplePlan,
+    pub open_files: Option<OpenFiles>,
 }
 
 struct Live {
@@ -160,6 +161,7 @@ impl KernelReader {
             gatherer,
             capture,
             samples,
+            open_files,
         } = self;
         let mut live = Live {
             gatherer,
@@ -174,7 +176,7 @@ impl KernelReader {
             sampler: None,
         };
         live.start(&mut probe);
-        live.sampler = start_sampler(samples, &mut probe);
+        live.sampler = start_sampler(samples, &mut probe, open_files);
         let mut wait = POLL;
         while shutdown.reason().is_none() && !live.ended() {
             let drained = poll(&mut probe, &mut live, wait, shutdown);
@@ -437,17 +439,20 @@ impl Live {
 }
 
 /// Starts the thread that reads what is used, where something is wanted of it.
-fn start_sampler(plan: SamplePlan, probe: &mut Probe) -> Option<Sampler> {
-    if !plan.containers && !plan.processes && !plan.calls {
+fn start_sampler(
+    plan: SamplePlan,
+    probe: &mut Probe,
+    open_files: Option<OpenFiles>,
+) -> Option<Sampler> {
+    if !plan.has_any() {
         return None;
     }
     let cgroup_root = probe.hierarchy().mount.clone();
-    match Sampler::start(
-        plan,
-        Roots::default(),
-        cgroup_root,
-        probe.take_failed_calls(),
-    ) {
+    let counts = Counts {
+        failed_calls: probe.take_failed_calls(),
+        open_files,
+    };
+    match Sampler::start(plan, Roots::default(), cgroup_root, counts) {
         Ok(sampler) => Some(sampler),
         Err(error) => {
             tracing::error!(%error, "no thread could be started for samples: there are none");

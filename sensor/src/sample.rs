@@ -11,9 +11,11 @@
 
 pub(crate) mod calls;
 mod cgroups;
+mod files;
 mod growth;
 mod machine;
 mod network;
+mod openings;
 mod processes;
 mod text;
 
@@ -25,10 +27,11 @@ use dogwatch_schemas::Text;
 
 use crate::clock::Reading;
 use crate::fact::{Fact, Sampled};
-use crate::probe::FailedCalls;
+use crate::probe::{FailedCalls, OpenFiles};
 use calls::Calls;
 use cgroups::Containers;
 pub(crate) use cgroups::{Accounts, Subject};
+use files::Files;
 use machine::Machine;
 use processes::Processes;
 
@@ -36,6 +39,10 @@ use processes::Processes;
 const PIECES_MAX: usize = 4;
 /// A round may take this part of the interval; what has not been looked at by then is counted.
 const ROUND_PART: u32 = 2;
+/// What is open may take this part of it.
+const FILES_PART: u32 = 4;
+/// A tick of `/proc/PID/stat`.
+const TICK_NS: u64 = 10_000_000;
 
 /// What is sampled, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +55,22 @@ pub struct SamplePlan {
     pub processes: bool,
     /// Whether calls that fail are counted.
     pub calls: bool,
+    /// Whether open files and connections are sampled.
+    pub io: bool,
+}
+
+impl SamplePlan {
+    /// Whether anything is sampled at all.
+    pub(crate) fn has_any(&self) -> bool {
+        self.containers || self.processes || self.calls || self.io
+    }
+}
+
+/// What the samples take over of the kernel part.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub failed_calls: Option<FailedCalls>,
+    pub open_files: Option<OpenFiles>,
 }
 
 /// Where the kernel's files are.
@@ -88,12 +111,12 @@ impl Sampler {
         plan: SamplePlan,
         roots: Roots,
         cgroup_root: PathBuf,
-        failed_calls: Option<FailedCalls>,
+        counts: Counts,
     ) -> std::io::Result<Self> {
         let (asked, rounds) = sync_channel::<Vec<Subject>>(1);
         let (sender, pieces) = sync_channel(PIECES_MAX);
         let worker = move || {
-            let mut reading = Rounds::new(plan, roots, cgroup_root, failed_calls);
+            let mut reading = Rounds::new(plan, roots, cgroup_root, counts);
             for subjects in rounds {
                 let mut hand_over = |facts: Vec<Fact>| sender.send(facts).is_ok();
                 if !reading.round(&subjects, &mut hand_over) {
@@ -133,6 +156,7 @@ impl Sampler {
         }
         self.sampled.containers_unsampled += u64::from(self.plan.containers);
         self.sampled.processes_unsampled += u64::from(self.plan.processes);
+        self.sampled.files_unsampled += u64::from(self.plan.io);
         Some(Fact::Sampled(Sampled {
             ended_ns: None,
             ..self.sampled
@@ -151,6 +175,7 @@ impl Sampler {
             if let Some(Fact::Sampled(round)) = facts.last_mut() {
                 // The thread tells what this round left out.
                 self.sampled.processes_unsampled += round.processes_unsampled;
+                self.sampled.files_unsampled += round.files_unsampled;
                 self.sampled.went_back += round.went_back;
                 // The kernel part counts since the start.
                 self.sampled.calls_unsampled =
@@ -174,19 +199,17 @@ struct Rounds {
     containers: Containers,
     processes: Processes,
     calls: Option<Calls>,
+    files: Option<Files>,
 }
 
 impl Rounds {
-    fn new(
-        plan: SamplePlan,
-        roots: Roots,
-        cgroup_root: PathBuf,
-        failed_calls: Option<FailedCalls>,
-    ) -> Self {
-        let failed_calls = failed_calls.filter(|_| plan.calls);
+    fn new(plan: SamplePlan, roots: Roots, cgroup_root: PathBuf, counts: Counts) -> Self {
+        let failed_calls = counts.failed_calls.filter(|_| plan.calls);
+        let open_files = counts.open_files.filter(|_| plan.io);
         Self {
             plan,
             calls: failed_calls.map(|table| Calls::new(table, roots.clone())),
+            files: open_files.map(|files| Files::new(files, roots.clone())),
             machine: Machine::new(roots.clone()),
             containers: Containers::new(&roots, cgroup_root),
             processes: Processes::new(roots),
@@ -226,6 +249,17 @@ impl Rounds {
             }
             self.containers.end_round(begun_ns);
         }
+        let until = std::time::Instant::now() + self.plan.interval / FILES_PART;
+        if let Some(files) = &mut self.files {
+            let (told, unsampled) = match files.round(until) {
+                Some((told, unsampled)) => (Some(told), unsampled),
+                None => (None, 1),
+            };
+            round.files_unsampled = unsampled;
+            if !told.is_none_or(|told| hand_over(vec![Fact::OpenFiles(told)])) {
+                return false;
+            }
+        }
         if self.plan.processes {
             let until = std::time::Instant::now() + self.plan.interval / ROUND_PART;
             let taken = self
@@ -250,6 +284,9 @@ pub(crate) fn lacking(plan: &SamplePlan, accounts: &Accounts, proc: &Path) -> Ve
     }
     if plan.processes {
         lacking.extend(processes::lacking(proc));
+    }
+    if plan.io {
+        lacking.extend(files::lacking());
     }
     lacking
 }

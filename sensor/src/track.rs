@@ -9,7 +9,6 @@
 
 mod apart;
 mod blocks;
-mod busiest;
 mod calls;
 mod counted;
 mod credentials;
@@ -245,6 +244,7 @@ impl Tracker {
             Fact::ContainerSample(sample) => self.container_sample(sample, out),
             Fact::ProcessSamples(samples) => self.process_samples(samples, out),
             Fact::FailedCalls(round) => self.failed_calls(round, out),
+            Fact::OpenFiles(round) => self.open_files(round, out),
             Fact::Sampled(round) if round.ended_ns.is_some() => self.failed = None,
             // These count losses; the pipeline reads them. A round that did not come leaves the sums of the one under way.
             Fact::Sampled(_) | Fact::Counters(_) | Fact::Unparsed(_) => {}

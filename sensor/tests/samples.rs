@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +15,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use dogwatch_schemas::local::{self, LogRecord};
-use dogwatch_schemas::records::{ContainerSample, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{ContainerSample, IoSample, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topic;
 use dogwatch_sensor::config::{Config, RawConfig};
 use dogwatch_sensor::pipeline::{Input, Loaded, Output, Shutdown, Stats};
@@ -26,6 +28,10 @@ const WRITES: usize = 1_000;
 const WRITE_BYTES: usize = 4_096;
 /// Opens that fail, of the load and of a child that ends at once.
 const FAILING: usize = 500;
+/// Bytes that a connection carries, each way.
+const CARRIED_BYTES: usize = 10 << 20;
+/// Connections that nobody accepts.
+const WAITING: i64 = 3;
 const CPU: Duration = Duration::from_millis(1_500);
 /// An emulated processor on a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -67,10 +73,70 @@ fn load() {
     while time < end {
         time = cpu_time();
     }
-    println!("\nthe load is done");
+    let network = Network::make();
+    println!("\nconnection {}", network.told());
+    println!("the load is done");
     std::io::stdout().flush().unwrap();
     std::thread::sleep(PATIENCE * 2);
-    drop((memory, files));
+    drop((memory, files, file, network));
+}
+
+/// A socket with connections that nobody accepts, and a connection that carried something, both of its ends.
+struct Network {
+    _listener: TcpListener,
+    _waiting: Vec<TcpStream>,
+    client: TcpStream,
+    _server: TcpStream,
+}
+
+impl Network {
+    fn make() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    let mut from = from;
+                    from.write_all(&vec![7; CARRIED_BYTES]).unwrap();
+                });
+                let mut to = to;
+                to.read_exact(&mut vec![0; CARRIED_BYTES]).unwrap();
+            });
+        }
+        let waiting = (0..WAITING).map(|_| TcpStream::connect(address).unwrap());
+        Self {
+            _waiting: waiting.collect(),
+            _listener: listener,
+            client,
+            _server: server,
+        }
+    }
+
+    /// The client's port and what TCP_INFO has of it, which is what `ss` shows: bytes received and acknowledged, segments
+    /// received and sent.
+    fn told(&self) -> String {
+        let mut info = [0u8; 144];
+        let mut length = info.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `info`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.client.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        // Where struct tcp_info (include/uapi/linux/tcp.h) has them.
+        let long = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().unwrap());
+        let word = |at: usize| u32::from_ne_bytes(info[at..at + 4].try_into().unwrap());
+        let port = self.client.local_addr().unwrap().port();
+        let (received, acked) = (long(128), long(120));
+        format!("{port} {received} {acked} {} {}", word(140), word(136))
+    }
 }
 
 /// Opens what is not there, and asks a terminal of what is none.
@@ -189,10 +255,21 @@ impl Drop for Cgroups {
 struct Load(Child);
 
 impl Load {
-    fn is_done(&mut self) {
+    /// Waits until it is done; returns what it says of its connection, see [`Network::told`].
+    fn is_done(&mut self) -> Vec<i64> {
         let output = BufReader::new(self.0.stdout.take().unwrap());
-        let mut lines = output.lines();
-        assert!(lines.any(|line| line.unwrap().contains("the load is done")));
+        let mut connection = Vec::new();
+        for line in output.lines() {
+            let line = line.unwrap();
+            if let Some(numbers) = line.strip_prefix("connection ") {
+                let numbers = numbers.split(' ').map(|number| number.parse().unwrap());
+                connection = numbers.collect();
+            }
+            if line.contains("the load is done") {
+                return connection;
+            }
+        }
+        panic!("the load ended before it was done")
     }
 
     /// CPU of its children that ended, as proc(5) has it in hundredths of a second: no row of its own process tells it.
@@ -223,6 +300,7 @@ struct Rows {
     containers: Vec<ContainerSample>,
     processes: Vec<ProcessSample>,
     calls: Vec<SyscallSample>,
+    io: Vec<IoSample>,
 }
 
 impl Rows {
@@ -257,18 +335,25 @@ impl Rows {
             Topic::SyscallSamples => self
                 .calls
                 .push(SyscallSample::decode_framed(value).unwrap()),
+            Topic::IoSamples => self.io.push(IoSample::decode_framed(value).unwrap()),
             _ => {}
         }
     }
 
-    fn marks(&self) -> [usize; 3] {
+    fn marks(&self) -> [usize; 4] {
         let containers = self
             .containers
             .iter()
             .filter(|row| &*row.evt_type == "mark");
         let processes = self.processes.iter().filter(|row| &*row.evt_type == "mark");
         let calls = self.calls.iter().filter(|row| &*row.evt_type == "mark");
-        [containers.count(), processes.count(), calls.count()]
+        let io = self.io.iter().filter(|row| &*row.evt_type == "mark");
+        [
+            containers.count(),
+            processes.count(),
+            calls.count(),
+            io.count(),
+        ]
     }
 }
 
@@ -300,6 +385,7 @@ fn beside(test: impl FnOnce(&mut Rows)) {
             Topic::ContainerSamples,
             Topic::ProcessSamples,
             Topic::SyscallSamples,
+            Topic::IoSamples,
         ];
         let mut samples = records
             .iter()
@@ -311,6 +397,7 @@ fn beside(test: impl FnOnce(&mut Rows)) {
         containers: Vec::new(),
         processes: Vec::new(),
         calls: Vec::new(),
+        io: Vec::new(),
     };
     rows.rounds(1);
     test(&mut rows);
@@ -349,6 +436,102 @@ fn failed_opens(rows: &Rows, container: &str, pid: i64) {
     near("and of the container", counted, 2 * FAILING as i64, 100);
     let refused = rows.calls.iter().filter_map(|row| row.evt_losses.as_ref());
     assert!(refused.flatten().all(|(_, count)| *count == 0));
+}
+
+/// Holds files and sockets of the load to what `/proc` and TCP_INFO say of them.
+fn open_files(rows: &Rows, load: &Load, container: &str, connection: &[i64]) {
+    let pid = i64::from(load.0.id());
+    let own = |row: &&IoSample| row.proc_pid == pid;
+    let rows_of_load: Vec<_> = rows.io.iter().filter(own).collect();
+    assert!(
+        rows_of_load
+            .iter()
+            .all(|row| row.container_full_id.as_deref() == Some(container))
+    );
+
+    let written = format!("{}/", std::env::temp_dir().display());
+    let of_file = |row: &&&IoSample| {
+        row.fd_deleted == Some(true)
+            && row
+                .fd_name
+                .as_deref()
+                .is_some_and(|name| name.starts_with(&*written))
+    };
+    let files: Vec<_> = rows_of_load.iter().filter(of_file).collect();
+    let file = files.last().expect("the file that was written");
+    let info = load.proc(&format!("fdinfo/{}", file.fd_num.unwrap()));
+    let position = info.lines().find_map(|line| line.strip_prefix("pos:"));
+    let position: i64 = position.unwrap().trim().parse().unwrap();
+    let forward: i64 = files.iter().filter_map(|row| row.fd_forward_bytes).sum();
+    near("bytes written to a file", forward, position, 0);
+    assert_eq!(position, (WRITES * WRITE_BYTES) as i64);
+    assert_eq!(
+        (file.fd_position, file.fd_size_bytes),
+        (Some(position), Some(position))
+    );
+    assert_eq!(file.fd_access.as_deref(), Some("both"));
+    assert_eq!((file.fd_openings, file.fd_holders), (Some(1), Some(1)));
+
+    let [port, received, acked, segments_in, segments_out] = connection else {
+        panic!("the load told {connection:?}")
+    };
+    let of_port = |row: &&&IoSample| row.fd_lport == Some(*port);
+    let client: Vec<_> = rows_of_load.iter().filter(of_port).collect();
+    let sum =
+        |of: fn(&IoSample) -> Option<i64>| -> i64 { client.iter().filter_map(|row| of(row)).sum() };
+    near("bytes received", sum(|row| row.fd_rx_bytes), *received, 0);
+    near("bytes sent", sum(|row| row.fd_tx_bytes), *acked, 0);
+    near(
+        "segments received",
+        sum(|row| row.fd_rx_segments),
+        *segments_in,
+        0,
+    );
+    near(
+        "segments sent",
+        sum(|row| row.fd_tx_segments),
+        *segments_out,
+        0,
+    );
+    assert!(*received >= CARRIED_BYTES as i64 && *acked >= CARRIED_BYTES as i64);
+    let client = client.last().unwrap();
+    assert_eq!(client.fd_state.as_deref(), Some("established"));
+    assert_eq!(client.fd_lip.as_deref(), Some("127.0.0.1"));
+    // Its own listener is the other end's.
+    let of_server = |row: &&&IoSample| row.fd_rport == Some(*port);
+    let server = rows_of_load.iter().find(of_server).expect("the other end");
+    assert_eq!(server.fd_is_server, Some(true));
+    assert_eq!(server.fd_lport, client.fd_rport);
+    assert_eq!(server.fd_name, client.fd_name);
+
+    let listens = |row: &&&IoSample| row.fd_state.as_deref() == Some("listen");
+    let listener = rows_of_load.iter().rfind(listens).expect("the listener");
+    let inode = format!(" {} ", listener.fd_ino.unwrap());
+    let table = load.proc("net/tcp");
+    let line = table.lines().find(|line| line.contains(&inode)).unwrap();
+    let (_, waiting) = line
+        .split_whitespace()
+        .nth(4)
+        .unwrap()
+        .split_once(':')
+        .unwrap();
+    assert_eq!(i64::from_str_radix(waiting, 16).unwrap(), WAITING);
+    assert_eq!(listener.fd_backlog, Some(WAITING));
+    assert_eq!(
+        listener.fd_backlog_limit,
+        Some(128),
+        "what std::net asks for"
+    );
+    assert_eq!(listener.fd_rx_bytes, None);
+
+    // On a slow machine rounds are left out, which is told.
+    let losses = rows.io.iter().filter_map(|row| row.evt_losses.as_ref());
+    let mut others = losses
+        .flatten()
+        .filter(|(class, _)| &***class != "unsampled");
+    assert!(others.all(|(_, count)| *count == 0));
+    let seqs: Vec<i64> = rows.io.iter().map(|row| row.seq).collect();
+    assert_eq!(seqs, (0..seqs.len() as i64).collect::<Vec<_>>());
 }
 
 /// Holds a number to what it should be.
@@ -455,5 +638,17 @@ fn a_known_load_is_told_within_a_twentieth() {
             .iter()
             .filter_map(|row| row.evt_losses.as_ref());
         assert!(losses.flatten().all(|(_, count)| *count == 0));
+    });
+}
+
+#[test]
+#[ignore = "needs root: ./dogwatch.sh test"]
+fn what_a_known_load_has_open_is_told_within_a_twentieth() {
+    beside(|rows| {
+        let cgroups = Cgroups::make();
+        let mut load = cgroups.load();
+        let connection = load.is_done();
+        rows.rounds(2);
+        open_files(rows, &load, &cgroups.id, &connection);
     });
 }

@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use super::*;
 use crate::control::{
     COUNTED_CALLS, COUNTED_MAX, CgroupPolicy, CpuCounters, Failure, FailureKey, FilterReason,
-    FoldedKey, Kind, LimitedKey, Mode, Rate, RateClass, Settings, Tally,
+    FoldedKey, Kind, LimitedKey, Mode, Rate, RateClass, Settings, Tally, Walked,
 };
 use crate::record;
 
@@ -93,6 +93,14 @@ const CONTROL: &[Described] = &[
             ("share", offset_of!(FoldedKey, share), 8),
             ("slot", offset_of!(FoldedKey, slot), 4),
             ("pad", offset_of!(FoldedKey, pad), 4),
+        ],
+    ),
+    (
+        "walked",
+        size_of::<Walked>(),
+        &[
+            ("told", offset_of!(Walked, told), 8),
+            ("left", offset_of!(Walked, left), 8),
         ],
     ),
     (

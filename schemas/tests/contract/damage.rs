@@ -26,7 +26,7 @@ fn samples(contract: &Contract) -> [Json; 2] {
             "losses_total": {"ring_full": 12}, "not_delivered": ["connect: the kernel has no such tracepoint"],
             "sensitive_read_paths": ["/etc/shadow", "*/.kube/config"]
         }),
-        "ContainerSample" | "ProcessSample" | "SyscallSample" => json!({
+        "ContainerSample" | "ProcessSample" | "SyscallSample" | "IoSample" => json!({
             "host_id": "8f3c", "evt_type": "mark", "ts": 1_700_000_000_000_000_000_i64, "host_tags": {"site": "berlin"},
             "container_image": "registry.example/a/long/name:1", "sample_interval_ns": 10_000_000_000_i64,
             "evt_losses": {"unsampled": 300}

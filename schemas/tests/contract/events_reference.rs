@@ -48,6 +48,7 @@ fn reference() -> String {
         Topic::ContainerSamples,
         Topic::ProcessSamples,
         Topic::SyscallSamples,
+        Topic::IoSamples,
     ]) {
         let schema = parse(contract.schema);
         let Schema::Record(record) = &schema else {

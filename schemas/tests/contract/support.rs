@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Int64Type, TimestampNanosecondType};
 use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::framing::Fingerprint;
 use dogwatch_schemas::records::{
-    Alert, Container, ContainerSample, Event, ProcessSample, SensorStatus, SyscallSample,
+    Alert, Container, ContainerSample, Event, IoSample, ProcessSample, SensorStatus, SyscallSample,
 };
 use dogwatch_schemas::time;
 use proptest::prelude::*;
@@ -75,7 +75,7 @@ pub fn with_numbers(json: Json) -> Json {
     }
 }
 
-pub const CONTRACTS: [Contract; 7] = [
+pub const CONTRACTS: [Contract; 8] = [
     contract!(Event, "event.avsc"),
     contract!(Alert, "alert.avsc"),
     contract!(SensorStatus, "sensor_status.avsc"),
@@ -83,6 +83,7 @@ pub const CONTRACTS: [Contract; 7] = [
     contract!(ContainerSample, "container_sample.avsc"),
     contract!(ProcessSample, "process_sample.avsc"),
     contract!(SyscallSample, "syscall_sample.avsc"),
+    contract!(IoSample, "io_sample.avsc"),
 ];
 
 pub fn contract(name: &str) -> &'static Contract {

@@ -310,6 +310,7 @@ pub struct RawSamples {
     pub containers: bool,
     pub processes: bool,
     pub calls: bool,
+    pub io: bool,
 }
 
 impl Default for RawSamples {
@@ -319,6 +320,7 @@ impl Default for RawSamples {
             containers: true,
             processes: true,
             calls: true,
+            io: true,
         }
     }
 }

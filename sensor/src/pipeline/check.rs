@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use dogwatch_schemas::Text;
 
-use super::load::{give_up_rights, load_probe};
+use super::load::{give_up_rights, load_probe, without_open_files};
 use crate::check::{Finding, Report, State, finding, look};
 use crate::config::{Config, KafkaConfig};
 use crate::container::{Container, Membership};
@@ -32,7 +32,11 @@ pub fn check(config: &Config) -> Report {
         findings.push(recognised(hierarchy, &mut survey));
     }
     findings.push(identity(&host));
-    findings.extend(hierarchy.ok().map(|hierarchy| hooks(config, hierarchy)));
+    findings.extend(
+        hierarchy
+            .into_iter()
+            .flat_map(|hierarchy| hooks(config, hierarchy)),
+    );
     findings.push(rights(config));
     findings.push(kafka(&config.kafka));
     findings.push(state_file(config));
@@ -151,12 +155,22 @@ fn identity(host: &Result<Host, HostError>) -> Finding {
     }
 }
 
-fn hooks(config: &Config, hierarchy: Hierarchy) -> Finding {
+fn hooks(config: &Config, hierarchy: Hierarchy) -> Vec<Finding> {
     let seen = "loaded, and exec, fork, exit, open and connect of the check's own were seen";
-    match load_probe(config, hierarchy) {
-        Ok(_) => finding("hooks", State::Works, seen),
-        Err(error) => finding("hooks", State::Refused, error.to_string()),
-    }
+    let mut probe = match load_probe(config, hierarchy) {
+        Ok(probe) => probe,
+        Err(error) => return vec![finding("hooks", State::Refused, error.to_string())],
+    };
+    let mut findings = vec![finding("hooks", State::Works, seen)];
+    let (feature, told) = (
+        "files of processes",
+        "the kernel tells what is open, for io_samples",
+    );
+    findings.extend(match probe.take_open_files() {
+        Ok(files) => files.map(|_| finding(feature, State::Works, told)),
+        Err(error) => Some(finding(feature, State::Missing, without_open_files(&error))),
+    });
+    findings
 }
 
 fn rights(config: &Config) -> Finding {

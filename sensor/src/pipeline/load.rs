@@ -47,7 +47,7 @@ impl Loaded {
     ///
     /// # Errors
     /// Fails when the kernel or the host do not allow it, or when the capture cannot be opened or made.
-    pub fn load(config: Config, input: Input) -> Result<Self, SensorError> {
+    pub fn load(mut config: Config, input: Input) -> Result<Self, SensorError> {
         let capture_path = match input {
             Input::Replay(path) => {
                 let (reader, host) = capture::Reader::open(&path)?;
@@ -68,8 +68,14 @@ impl Loaded {
         raise_open_files()?;
         let hierarchy = Hierarchy::find()?;
         let host = host::identify(&config)?;
-        let not_delivered = not_delivered(&config);
-        let probe = load_probe(&config, hierarchy)?;
+        let mut not_delivered = not_delivered(&config);
+        let mut probe = load_probe(&config, hierarchy)?;
+        let open_files = probe.take_open_files().unwrap_or_else(|error| {
+            not_delivered.push(without_open_files(&error).into());
+            None
+        });
+        // No mark promises what cannot come.
+        config.samples.io &= open_files.is_some();
         let cgroup_root = &probe.hierarchy().mount;
         let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns)
             .looking_elsewhere(probe.hierarchy().others());
@@ -85,12 +91,20 @@ impl Loaded {
                 gatherer,
                 capture,
                 samples,
+                open_files,
             })),
             host,
             live: true,
             not_delivered,
         })
     }
+}
+
+/// What is missing where the kernel refuses the iterator.
+pub(crate) fn without_open_files(error: &ProbeError) -> String {
+    format!(
+        "io_samples has no rows of this host, since the kernel refuses its iterator: {error}; samples.io = false says so"
+    )
 }
 
 /// Loads and attaches the kernel part as configured.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dogwatch_schemas::records::{ContainerSample, Loss, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{ContainerSample, IoSample, Loss, ProcessSample, SyscallSample};
 
 use super::Stage;
 use crate::fact::Sampled;
@@ -16,6 +16,7 @@ pub(super) struct Samples {
     containers: Ledger,
     processes: Ledger,
     calls: Ledger,
+    io: Ledger,
     /// Counters that were smaller than before.
     pub went_back: u64,
 }
@@ -27,12 +28,13 @@ impl Samples {
             containers: Ledger::default(),
             processes: Ledger::default(),
             calls: Ledger::default(),
+            io: Ledger::default(),
             went_back: 0,
         }
     }
 
-    fn ledgers(&self) -> [&Ledger; 3] {
-        [&self.containers, &self.processes, &self.calls]
+    fn ledgers(&self) -> [&Ledger; 4] {
+        [&self.containers, &self.processes, &self.calls, &self.io]
     }
 
     /// Samples lost in this run, by class.
@@ -56,6 +58,8 @@ impl Stage {
             &mut self.samples.processes
         } else if kind == Kind::SYSCALL_SAMPLE.name() {
             &mut self.samples.calls
+        } else if kind == Kind::IO_SAMPLE.name() {
+            &mut self.samples.io
         } else {
             &mut self.ledger
         }
@@ -72,6 +76,7 @@ impl Stage {
         news.extend(self.samples.containers.take());
         news.extend(self.samples.processes.take());
         news.extend(self.samples.calls.take());
+        news.extend(self.samples.io.take());
         news
     }
 
@@ -97,6 +102,11 @@ impl Stage {
         self.count(handed, Kind::SYSCALL_SAMPLE, sample.ts);
     }
 
+    pub(super) fn publish_io_sample(&mut self, mut sample: IoSample) {
+        let handed = self.publisher.io_sample(&mut sample);
+        self.count(handed, Kind::IO_SAMPLE, sample.ts);
+    }
+
     /// A round has ended, or did not come. A mark follows one that ended: what it left out is told by then.
     pub(super) fn sampled(&mut self, round: Sampled, now_ns: i64) {
         let (container, process) = (Kind::CONTAINER_SAMPLE.name(), Kind::PROCESS_SAMPLE.name());
@@ -109,6 +119,8 @@ impl Stage {
         self.samples.processes.unsampled(process, processes, now_ns);
         let (call, calls) = (Kind::SYSCALL_SAMPLE.name(), round.calls_unsampled);
         self.samples.calls.unsampled(call, calls, now_ns);
+        let (io, files) = (Kind::IO_SAMPLE.name(), round.files_unsampled);
+        self.samples.io.unsampled(io, files, now_ns);
         let Some(ended_ns) = round.ended_ns else {
             return;
         };
@@ -130,6 +142,10 @@ impl Stage {
                 .tracker
                 .syscall_mark(ended_ns, self.samples.calls.totals());
             self.publish_syscall_sample(mark);
+        }
+        if self.samples.plan.io {
+            let mark = self.tracker.io_mark(ended_ns, self.samples.io.totals());
+            self.publish_io_sample(mark);
         }
     }
 }

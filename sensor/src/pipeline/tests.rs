@@ -5,7 +5,9 @@ use std::sync::mpsc::Receiver;
 
 use dogwatch_ebpf::calls::Call;
 use dogwatch_schemas::local::{self, LogRecord};
-use dogwatch_schemas::records::{ContainerSample, ProcessSample, SensorStatus, SyscallSample};
+use dogwatch_schemas::records::{
+    ContainerSample, IoSample, ProcessSample, SensorStatus, SyscallSample,
+};
 use dogwatch_schemas::topics::Topic;
 
 use dogwatch_schemas::records::Event;
@@ -16,7 +18,10 @@ use crate::clock::Reading;
 use crate::config::RawConfig;
 use crate::container::{Container as Known, membership};
 use crate::fact::Fact;
-use crate::fact::{FailedCall, FailedRound, ProcessUsage, Running, Sampled};
+use crate::fact::{
+    FailedCall, FailedRound, FileUsage, FilesRest, FilesRound, ProcessUsage, Running, Sampled,
+    SocketEnds,
+};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const KIND_CALL: u16 = 6;
@@ -452,6 +457,7 @@ fn sampled_capture(path: &Path) {
             failed(12, "connect", 111, 3),
         ],
     }));
+    facts.push(open_files());
     // The next round is due while this one is still under way, and is left out.
     facts.push(Fact::Sampled(Sampled::default()));
     for (id, at) in [(None, 101), (Some("cd".repeat(32).into()), 102)] {
@@ -481,6 +487,7 @@ fn sampled_capture(path: &Path) {
         ended_ns: Some(104 * SECOND_NS),
         processes_unsampled: 3,
         calls_unsampled: 2,
+        files_unsampled: 1,
         ..Sampled::default()
     };
     facts.push(Fact::Sampled(round));
@@ -539,8 +546,8 @@ fn samples_are_joined_with_what_is_known_and_marked_by_round() {
     assert_eq!((&*mark.evt_type, mark.seq), ("mark", 2));
     assert_eq!(mark.evt_losses.as_ref().unwrap()["unsampled"], 3);
     assert_eq!(processes.len(), 3);
-    assert_eq!(summary.samples, 10);
-    assert_eq!(summary.sample_losses["unsampled"], 7);
+    assert_eq!(summary.samples, 76);
+    assert_eq!(summary.sample_losses["unsampled"], 8);
     assert!(
         summary.losses.is_empty(),
         "events' marks tell nothing of them"
@@ -556,9 +563,103 @@ fn samples_are_joined_with_what_is_known_and_marked_by_round() {
         [
             unsampled("container_sample", 1),
             unsampled("process_sample", 4),
-            unsampled("syscall_sample", 2)
+            unsampled("syscall_sample", 2),
+            unsampled("io_sample", 1)
         ]
     );
+}
+
+/// A file, a socket that listens and more files than are told of one container, and what was left out of it.
+fn open_files() -> Fact {
+    let usage = |sample: IoSample| FileUsage {
+        pid: 10,
+        start_ticks: 1_000,
+        cgroup_id: 7,
+        comm: b"other".to_vec(),
+        path: None,
+        ends: None,
+        sample: Box::new(sample),
+    };
+    let mut files = vec![FileUsage {
+        path: Some(b"/var/log/web.log".to_vec()),
+        ..usage(IoSample {
+            fd_type: Some("file".into()),
+            fd_forward_bytes: Some(500),
+            ..IoSample::default()
+        })
+    }];
+    let mut local = [0; 16];
+    local[..4].copy_from_slice(&[10, 0, 0, 1]);
+    files.push(FileUsage {
+        ends: Some(SocketEnds {
+            family: libc::AF_INET as u16,
+            socket_type: libc::SOCK_STREAM as u16,
+            protocol: libc::IPPROTO_TCP as u16,
+            local_port: 80,
+            remote_port: 0,
+            local,
+            remote: [0; 16],
+            is_server: true,
+        }),
+        ..usage(IoSample {
+            fd_state: Some("listen".into()),
+            fd_backlog: Some(0),
+            ..IoSample::default()
+        })
+    });
+    files.extend((1..=63).map(|bytes| {
+        usage(IoSample {
+            fd_forward_bytes: Some(bytes),
+            ..IoSample::default()
+        })
+    }));
+    Fact::OpenFiles(FilesRound {
+        boot_ns: 101 * SECOND_NS,
+        interval_ns: Some(SECOND_NS),
+        files,
+        rests: vec![FilesRest {
+            cgroup_id: 7,
+            rows: 4,
+            left: 9,
+            forward_bytes: 40,
+            ..FilesRest::default()
+        }],
+    })
+}
+
+#[test]
+fn open_files_are_told_listeners_first_and_the_rest_in_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.capture");
+    sampled_capture(&path);
+    let (_, records) = replay(&path);
+    let rows: Vec<_> = records
+        .iter()
+        .filter(|record| record.topic == Topic::IoSamples)
+        .map(|record| IoSample::decode_framed(&record.value).unwrap())
+        .collect();
+    let in_container = |row: &&IoSample| &*row.container_id == "cdcdcdcdcdcd";
+    assert_eq!(rows.iter().filter(in_container).count(), 65);
+    let listener = &rows[0];
+    assert_eq!(listener.fd_name.as_deref(), Some("10.0.0.1:80"));
+    assert_eq!(listener.fd_type.as_deref(), Some("ipv4"));
+    assert_eq!(listener.fd_l4proto.as_deref(), Some("tcp"));
+    assert_eq!((listener.fd_lport, listener.fd_rport), (Some(80), None));
+    assert_eq!(listener.fd_is_server, Some(true));
+    let file = &rows[1];
+    assert_eq!(file.fd_name.as_deref(), Some("/var/log/web.log"));
+    assert_eq!(file.proc_name.as_deref(), Some("web"));
+    assert_eq!(file.sample_interval_ns, Some(SECOND_NS as i64));
+    assert_eq!(file.proc_key.len(), 16);
+    // The smallest was left out here, the others where they were read.
+    let rest = &rows[64];
+    assert_eq!((&*rest.evt_type, rest.seq), ("rest", 64));
+    assert_eq!((rest.rows_left_out, rest.fds_left_out), (Some(5), Some(9)));
+    assert_eq!(rest.fd_forward_bytes, Some(41));
+    assert!(rest.proc_key.is_empty());
+    let mark = &rows[65];
+    assert_eq!((&*mark.evt_type, rows.len()), ("mark", 66));
+    assert_eq!(mark.evt_losses.as_ref().unwrap()["unsampled"], 1);
 }
 
 #[test]

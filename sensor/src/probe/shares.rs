@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aya::Pod;
 use aya::maps::{self, MapData};
 use dogwatch_ebpf::control::{
-    CgroupPolicy, Failure, FailureKey, FoldedKey, LimitedKey, Mode, Rate, RateClass, Tally,
+    CgroupPolicy, Failure, FailureKey, FoldedKey, LimitedKey, Mode, Rate, RateClass, Tally, Walked,
     counted_name,
 };
 
@@ -304,6 +304,7 @@ pod! {
     PodTally(Tally)
     PodFailureKey(FailureKey)
     PodFailure(Failure)
+    PodWalked(Walked)
 }
 
 #[cfg(test)]

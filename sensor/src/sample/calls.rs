@@ -6,13 +6,11 @@ use dogwatch_ebpf::calls::numbers;
 use dogwatch_ebpf::control::{Entry, Failure, FailureKey};
 use dogwatch_schemas::Text;
 
-use super::Roots;
+use super::{Roots, TICK_NS};
 use crate::clock::Reading;
 use crate::fact::{FailedCall, FailedRound};
 use crate::probe::FailedCalls;
 
-/// A tick of `/proc/PID/stat`.
-const TICK_NS: u64 = 10_000_000;
 /// Says that the call has no number that any call has.
 const NUMBER_UNKNOWN: u16 = u16::MAX;
 

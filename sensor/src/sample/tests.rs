@@ -10,6 +10,7 @@ const PLAN: SamplePlan = SamplePlan {
     containers: true,
     processes: true,
     calls: true,
+    io: true,
 };
 
 fn roots(folder: &Path) -> Roots {
@@ -39,8 +40,13 @@ fn ended(fact: &Fact) -> Sampled {
 
 #[test]
 fn a_round_of_this_machine_has_the_host_and_its_processes() {
-    let mut sampler =
-        Sampler::start(PLAN, Roots::default(), "/sys/fs/cgroup".into(), None).unwrap();
+    let mut sampler = Sampler::start(
+        PLAN,
+        Roots::default(),
+        "/sys/fs/cgroup".into(),
+        Counts::default(),
+    )
+    .unwrap();
     assert!(sampler.is_due(0));
     assert_eq!(sampler.ask(1, Vec::new()), None);
     assert!(!sampler.is_due(2) && sampler.is_due(1_000_000_001));
@@ -78,8 +84,13 @@ fn a_file_system_that_hangs_costs_samples_and_holds_nobody_up() {
     let path = std::ffi::CString::new(hung.to_str().unwrap()).unwrap();
     // SAFETY: a path that ends with NUL.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
-    let mut sampler =
-        Sampler::start(PLAN, roots(folder.path()), folder.path().into(), None).unwrap();
+    let mut sampler = Sampler::start(
+        PLAN,
+        roots(folder.path()),
+        folder.path().into(),
+        Counts::default(),
+    )
+    .unwrap();
     let begun = Instant::now();
     assert_eq!(sampler.ask(0, Vec::new()), None);
     for round in 1..=3 {
@@ -88,6 +99,7 @@ fn a_file_system_that_hangs_costs_samples_and_holds_nobody_up() {
         assert_eq!(left_out.ended_ns, None);
         assert_eq!(left_out.containers_unsampled, round);
         assert_eq!(left_out.processes_unsampled, round);
+        assert_eq!(left_out.files_unsampled, round);
     }
     assert!(begun.elapsed() < Duration::from_secs(1));
     // It answers after all: the round ends, and what was left out stays counted.

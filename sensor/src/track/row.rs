@@ -20,6 +20,8 @@ pub(crate) enum Row {
     ContainerSample(Box<records::ContainerSample>),
     /// For `dogwatch.process-samples`.
     ProcessSample(Box<records::ProcessSample>),
+    /// For `dogwatch.io-samples`.
+    IoSample(Box<records::IoSample>),
     /// For `dogwatch.syscall-samples`.
     SyscallSample(Box<records::SyscallSample>),
 }

@@ -3,20 +3,27 @@
 use std::collections::{BTreeMap, HashMap};
 
 use dogwatch_ebpf::calls::numbers;
+use dogwatch_ebpf::record::SocketAddresses;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::errno;
-use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{ContainerSample, Event, IoSample, ProcessSample, SyscallSample};
 
-use super::busiest::{Candidate, Rest, busiest};
+use super::rows::{Ends, set_ends};
 use super::{Row, Tracker, text};
+use crate::busiest::{Candidate, OF_ALL_MAX, Rest, busiest};
 use crate::container::Place;
-use crate::fact::{FailedCall, FailedRound, ProcessUsage};
+use crate::fact::{
+    FailedCall, FailedRound, FileUsage, FilesRest, FilesRound, ProcessUsage, SocketEnds,
+    files_weight,
+};
 use crate::process::Id;
 use crate::sample::calls::{ByClass, is_counted};
 use crate::text::cut;
 
 /// Bytes of `proc_exepath`.
 const EXEPATH_BYTES_MAX: usize = 256;
+/// Bytes of `fd_name`.
+const FD_NAME_BYTES_MAX: usize = 512;
 
 /// Columns that tell whose row it is and when it was read; the same in both tables.
 macro_rules! set_head {
@@ -159,11 +166,7 @@ impl Tracker {
                 pid: failed.pid,
                 start_ticks: failed.start_ticks,
             };
-            let process = self.table.find(id);
-            let place = process.map_or_else(
-                || self.places.place_of(failed.cgroup_id),
-                |process| process.place.clone(),
-            );
+            let place = self.place_of_process(id, failed.cgroup_id);
             sums.add(&place, &failed);
             Candidate {
                 place,
@@ -171,7 +174,7 @@ impl Tracker {
                 row: failed,
             }
         });
-        let (sent, rests) = busiest(candidates.collect());
+        let (sent, rests) = busiest(candidates.collect(), OF_ALL_MAX);
         let new = |place: &Place| {
             let mut sample = SyscallSample {
                 boot_ts: round.boot_ns as i64,
@@ -196,6 +199,83 @@ impl Tracker {
             out.push(Row::SyscallSample(Box::new(sample)));
         }
         self.failed = Some(sums);
+    }
+
+    /// Where a process is, or where it was seen where the table does not know it.
+    fn place_of_process(&self, id: Id, cgroup_id: u64) -> Place {
+        let process = self.table.find(id);
+        process.map_or_else(
+            || self.places.place_of(cgroup_id),
+            |process| process.place.clone(),
+        )
+    }
+
+    /// What processes have open: the rows of the busiest, and one of the rest of each container.
+    pub(super) fn open_files(&self, round: FilesRound, out: &mut Vec<Row>) {
+        let candidates = round.files.into_iter().map(|usage| {
+            let id = Id {
+                pid: usage.pid,
+                start_ticks: usage.start_ticks,
+            };
+            Candidate {
+                place: self.place_of_process(id, usage.cgroup_id),
+                weight: files_weight(usage.sample.fd_backlog, usage.bytes_through()),
+                row: usage,
+            }
+        });
+        let (sent, rests) = busiest(candidates.collect(), OF_ALL_MAX);
+        let mut sums: BTreeMap<Place, FilesRest> = BTreeMap::new();
+        for rest in &round.rests {
+            let place = self.places.place_of(rest.cgroup_id);
+            sums.entry(place).or_default().plus(rest);
+        }
+        for Rest { place, rows } in rests {
+            let sum = sums.entry(place).or_default();
+            rows.iter().for_each(|usage| sum.add(usage.bytes_through()));
+        }
+        let finished = |mut sample: IoSample, place: &Place| {
+            sample.boot_ts = round.boot_ns as i64;
+            sample.sample_interval_ns = round.interval_ns.map(|interval_ns| interval_ns as i64);
+            set_head!(sample, self, "sample");
+            let columns = self.columns_of(place);
+            set_place!(sample, columns);
+            Box::new(sample)
+        };
+        for Candidate { place, row, .. } in sent {
+            let sample = finished(self.of_open_file(row), &place);
+            out.push(Row::IoSample(sample));
+        }
+        for (place, rest) in sums {
+            let sample = IoSample {
+                fd_forward_bytes: Some(rest.forward_bytes),
+                fd_rx_bytes: Some(rest.rx_bytes),
+                fd_tx_bytes: Some(rest.tx_bytes),
+                rows_left_out: Some(rest.rows as i64),
+                fds_left_out: Some(rest.left as i64),
+                ..IoSample::default()
+            };
+            let mut sample = finished(sample, &place);
+            sample.evt_type = "rest".into();
+            out.push(Row::IoSample(sample));
+        }
+    }
+
+    fn of_open_file(&self, usage: FileUsage) -> IoSample {
+        let id = Id {
+            pid: usage.pid,
+            start_ticks: usage.start_ticks,
+        };
+        let mut sample = *usage.sample;
+        sample.proc_pid = i64::from(usage.pid);
+        set_process!(sample, self, id, usage.comm);
+        if let Some(path) = usage.path {
+            let path = text(&path, &mut false);
+            sample.fd_name = Some(cut(&path, FD_NAME_BYTES_MAX));
+        }
+        if let Some(ends) = usage.ends {
+            set_socket(&mut sample, &ends);
+        }
+        sample
     }
 
     fn set_failed(&self, sample: &mut SyscallSample, failed: &FailedCall) {
@@ -228,10 +308,44 @@ impl Tracker {
         mark!(ProcessSample, self, boot_ns, losses)
     }
 
+    /// A mark of `io_samples`.
+    pub fn io_mark(&self, boot_ns: u64, losses: &BTreeMap<Text, u64>) -> IoSample {
+        mark!(IoSample, self, boot_ns, losses)
+    }
+
     /// A mark of `syscall_samples`.
     pub fn syscall_mark(&self, boot_ns: u64, losses: &BTreeMap<Text, u64>) -> SyscallSample {
         mark!(SyscallSample, self, boot_ns, losses)
     }
+}
+
+/// Columns of a socket, as an event on it has them.
+fn set_socket(sample: &mut IoSample, ends: &SocketEnds) {
+    let socket = SocketAddresses {
+        family: ends.family,
+        socket_type: ends.socket_type,
+        protocol: ends.protocol,
+        local_port: ends.local_port,
+        remote_port: ends.remote_port,
+        local: ends.local,
+        remote: ends.remote,
+        unix_path: Vec::new(),
+    };
+    let ends = Ends {
+        socket: &socket,
+        peer: None,
+        asked: None,
+        is_server: ends.is_server,
+    };
+    let mut event = Event::default();
+    set_ends(&mut event, &ends, &mut false);
+    sample.fd_type = event.fd_type;
+    sample.fd_name = event.fd_name;
+    // Who waits for whom is known of TCP alone.
+    sample.fd_is_server = sample.fd_state.as_ref().and(event.fd_is_server);
+    sample.fd_l4proto = event.fd_l4proto;
+    (sample.fd_lip, sample.fd_lport) = (event.fd_lip, event.fd_lport);
+    (sample.fd_rip, sample.fd_rport) = (event.fd_rip, event.fd_rport);
 }
 
 fn counts(losses: &BTreeMap<Text, u64>) -> BTreeMap<Text, i64> {

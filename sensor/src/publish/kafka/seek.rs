@@ -12,7 +12,7 @@ use dogwatch_kafka::topics::{self, Admin, Counts};
 use dogwatch_kafka::{Fault, ServedProducer, check_advertised};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{
-    Container, ContainerSample, Event, ProcessSample, SensorStatus, SyscallSample,
+    Container, ContainerSample, Event, IoSample, ProcessSample, SensorStatus, SyscallSample,
 };
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::producer::Producer as _;
@@ -180,6 +180,7 @@ impl Search {
             (ContainerSample::fingerprint(), ContainerSample::SCHEMA),
             (ProcessSample::fingerprint(), ProcessSample::SCHEMA),
             (SyscallSample::fingerprint(), SyscallSample::SCHEMA),
+            (IoSample::fingerprint(), IoSample::SCHEMA),
         ];
         for (fingerprint, schema) in schemas {
             let key = fingerprint.to_string();

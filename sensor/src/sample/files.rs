@@ -1,0 +1,296 @@
+//! What processes have open, and what went through it: files, TCP connections, and sockets that listen or are bound.
+//!
+//! The kernel part's iterator tells what is open; paths are looked up here, of the few rows that are told alone.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
+use std::time::Instant;
+
+use dogwatch_ebpf::record::{OpenFile, SocketAddresses};
+use dogwatch_schemas::Text;
+use dogwatch_schemas::records::IoSample;
+
+use super::openings::{LISTENING, LeftOut, Openings, Row};
+use super::text::{long, named, read};
+use super::{Roots, TICK_NS};
+use crate::busiest::{Candidate, busiest};
+use crate::clock::Reading;
+use crate::fact::{FileUsage, FilesRest, FilesRound, SocketEnds, files_weight};
+use crate::probe::{OpenFiles, has};
+
+/// Rows of a round that are handed on; the tracker knows the containers and chooses among them.
+const ROWS_MAX: usize = 2_048;
+/// States of TCP by their numbers in the kernel (include/net/tcp_states.h).
+const STATES: [&str; 13] = [
+    "unknown",
+    "established",
+    "syn_sent",
+    "syn_recv",
+    "fin_wait1",
+    "fin_wait2",
+    "time_wait",
+    "close",
+    "close_wait",
+    "last_ack",
+    "listen",
+    "closing",
+    "syn_recv",
+];
+
+/// See the module's description.
+pub(super) struct Files {
+    files: OpenFiles,
+    openings: Openings,
+    roots: Roots,
+    own_pid: u32,
+}
+
+impl Files {
+    pub fn new(files: OpenFiles, roots: Roots) -> Self {
+        Self {
+            files,
+            openings: Openings::default(),
+            roots,
+            own_pid: std::process::id(),
+        }
+    }
+
+    /// What is open now, and how much of it was not looked at; none where the kernel does not tell. Takes until `until` at
+    /// most, and as long as some 2,000 paths take to look up.
+    pub fn round(&mut self, until: Instant) -> Option<(FilesRound, u64)> {
+        let boot_ns = Reading::now().boot_ns;
+        let interval_ns = self.openings.begin(boot_ns);
+        let (openings, own_pid) = (&mut self.openings, self.own_pid);
+        let walk = self.files.walk(until, &mut |file| {
+            if file.pid != own_pid {
+                openings.see(file);
+            }
+        });
+        let walk = match walk {
+            Ok(walk) => walk,
+            Err(error) => {
+                tracing::warn!(%error, "could not read which files are open");
+                return None;
+            }
+        };
+        let unsampled = self.openings.refused + u64::from(walk.cut);
+        let (rows, listened) = self.openings.end(LeftOut {
+            shares: walk.left.keys().copied().collect(),
+            any: unsampled > 0,
+        });
+        let (told, rests) = chosen(rows, &walk.left);
+        let round = FilesRound {
+            boot_ns,
+            interval_ns,
+            files: told
+                .into_iter()
+                .map(|row| self.usage(row, &listened))
+                .collect(),
+            rests,
+        };
+        Some((round, unsampled))
+    }
+
+    fn usage(&self, row: Row, listened: &HashSet<(u32, u16)>) -> FileUsage {
+        let file = &row.first;
+        let comm = file.comm.split(|&byte| byte == 0).next();
+        let ends = file.socket.as_ref().map(|socket| {
+            let waits = socket.remote_port == 0;
+            let is_of_listener = listened.contains(&(file.net_ns, socket.local_port));
+            ends(socket, waits || (file.state != 0 && is_of_listener))
+        });
+        FileUsage {
+            pid: file.pid,
+            start_ticks: file.start_ns / TICK_NS,
+            cgroup_id: file.share,
+            comm: comm.unwrap_or_default().to_vec(),
+            path: file
+                .socket
+                .is_none()
+                .then(|| path_of(&self.roots, file))
+                .flatten(),
+            ends,
+            sample: Box::new(sample(&row)),
+        }
+    }
+}
+
+/// The path of a file as its process sees it; none where it may not be read, or the descriptor leads elsewhere by now.
+fn path_of(roots: &Roots, file: &OpenFile) -> Option<Vec<u8>> {
+    let process = roots.proc.join(file.pid.to_string());
+    let link = fs::read_link(process.join("fd").join(file.fd.to_string())).ok()?;
+    // The number of the inode is told from Linux 5.14 on.
+    let info = read(&process.join("fdinfo").join(file.fd.to_string()))?;
+    if named(&info, "ino").is_some_and(|ino| ino != file.ino) {
+        return None;
+    }
+    let mut path = link.into_os_string().into_vec();
+    if file.links == 0 && path.ends_with(b" (deleted)") {
+        path.truncate(path.len() - b" (deleted)".len());
+    }
+    Some(path)
+}
+
+/// The rows that are told, and what is left of each share.
+fn chosen(rows: Vec<Row>, left: &HashMap<u64, u64>) -> (Vec<Row>, Vec<FilesRest>) {
+    let candidates = rows.into_iter().map(|row| Candidate {
+        place: row.first.share,
+        weight: weight(&row),
+        row,
+    });
+    let (told, rests) = busiest(candidates.collect(), ROWS_MAX);
+    let mut by_share: HashMap<u64, FilesRest> = HashMap::new();
+    for (share, left) in left {
+        by_share.entry(*share).or_default().left = *left;
+    }
+    for rest in rests {
+        let sum = by_share.entry(rest.place).or_default();
+        for row in rest.rows {
+            let growth = &row.growth;
+            sum.add([growth.forward, growth.rx_bytes, growth.tx_bytes]);
+        }
+    }
+    let rests = by_share
+        .into_iter()
+        .map(|(cgroup_id, rest)| FilesRest { cgroup_id, ..rest });
+    let told = told.into_iter().map(|candidate| candidate.row).collect();
+    (told, rests.collect())
+}
+
+fn weight(row: &Row) -> u64 {
+    let growth = &row.growth;
+    let backlog = (row.first.state == LISTENING).then(|| i64::from(row.first.backlog));
+    files_weight(backlog, [growth.forward, growth.rx_bytes, growth.tx_bytes])
+}
+
+fn ends(socket: &SocketAddresses, is_server: bool) -> SocketEnds {
+    SocketEnds {
+        family: socket.family,
+        socket_type: socket.socket_type,
+        protocol: socket.protocol,
+        local_port: socket.local_port,
+        remote_port: socket.remote_port,
+        local: socket.local,
+        remote: socket.remote,
+        is_server,
+    }
+}
+
+/// The columns that were read.
+fn sample(row: &Row) -> IoSample {
+    let (file, growth) = (&row.first, &row.growth);
+    let is_file = file.socket.is_none();
+    let listens = file.state == LISTENING;
+    let of_file = |value: u64| is_file.then(|| long(value));
+    let state = (file.state != 0).then(|| STATES.get(usize::from(file.state)).copied());
+    IoSample {
+        fd_num: Some(i64::from(file.fd)),
+        fd_type: is_file.then(|| file_type(file.mode).into()),
+        fd_dev: of_file(file.dev),
+        fd_ino: Some(file.ino as i64),
+        fd_access: is_file.then(|| access(file.flags).into()),
+        fd_deleted: is_file.then_some(file.links == 0),
+        fd_state: state.map(|state| state.unwrap_or(STATES[0]).into()),
+        fd_openings: Some(row.openings),
+        fd_holders: Some(row.holders),
+        fd_position: is_file.then_some(file.position),
+        fd_size_bytes: is_file.then_some(file.size),
+        fd_forward_bytes: growth.forward,
+        fd_rx_bytes: growth.rx_bytes,
+        fd_tx_bytes: growth.tx_bytes,
+        fd_rx_segments: growth.rx_segments,
+        fd_tx_segments: growth.tx_segments,
+        fd_retransmits: growth.retransmits,
+        fd_backlog: listens.then(|| i64::from(file.backlog)),
+        fd_backlog_limit: listens.then(|| i64::from(file.backlog_max)),
+        fd_refused: growth.refused,
+        ..IoSample::default()
+    }
+}
+
+fn file_type(mode: u16) -> &'static str {
+    match u32::from(mode) & libc::S_IFMT {
+        libc::S_IFBLK => "device",
+        _ => "file",
+    }
+}
+
+fn access(flags: u32) -> &'static str {
+    match flags as i32 & libc::O_ACCMODE {
+        libc::O_RDONLY => "read",
+        libc::O_WRONLY => "write",
+        _ => "both",
+    }
+}
+
+/// What cannot be read of other users' files, and why.
+pub(super) fn lacking() -> Option<(Text, Text)> {
+    let why = "without CAP_SYS_PTRACE paths of other users' files may not be read";
+    (!has(caps::Capability::CAP_SYS_PTRACE))
+        .then(|| ("fd_name of files in io_samples".into(), why.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_that_of_the_file_that_was_seen() {
+        let proc = tempfile::tempdir().unwrap();
+        let process = proc.path().join("7");
+        for folder in ["fd", "fdinfo"] {
+            fs::create_dir_all(process.join(folder)).unwrap();
+        }
+        std::os::unix::fs::symlink("/var/log/a (deleted)", process.join("fd/3")).unwrap();
+        fs::write(process.join("fdinfo/3"), "pos:\t5\nflags:\t02\nino:\t40\n").unwrap();
+        let roots = Roots {
+            proc: proc.path().into(),
+            sys: "/sys".into(),
+        };
+        let file = OpenFile {
+            pid: 7,
+            fd: 3,
+            ino: 40,
+            ..OpenFile::default()
+        };
+        let told = |file: &OpenFile| path_of(&roots, file);
+        assert_eq!(told(&file).unwrap(), b"/var/log/a");
+        let named = OpenFile {
+            links: 1,
+            ..file.clone()
+        };
+        assert_eq!(told(&named).unwrap(), b"/var/log/a (deleted)");
+        let another = OpenFile {
+            ino: 41,
+            ..file.clone()
+        };
+        assert_eq!(told(&another), None);
+        let gone = OpenFile { pid: 8, ..file };
+        assert_eq!(told(&gone), None, "it has ended, which is no error");
+    }
+
+    #[test]
+    fn what_is_not_told_is_added_up_by_share() {
+        let row = |share, forward| Row {
+            growth: super::super::openings::Growth {
+                forward,
+                ..Default::default()
+            },
+            ..Row::of(&OpenFile {
+                share,
+                ..OpenFile::default()
+            })
+        };
+        let mut rows: Vec<_> = (0..70).map(|bytes| row(1, Some(bytes))).collect();
+        rows.push(row(2, None));
+        let (told, mut rests) = chosen(rows, &HashMap::from([(2, 9)]));
+        assert_eq!(told.len(), 65);
+        rests.sort_by_key(|rest| rest.cgroup_id);
+        let told: Vec<_> = rests
+            .iter()
+            .map(|rest| (rest.cgroup_id, rest.rows, rest.left, rest.forward_bytes))
+            .collect();
+        assert_eq!(told, [(1, 6, 0, 15), (2, 0, 9, 0)]);
+    }
+}
