@@ -59,7 +59,7 @@ pub enum Command {
     Demo(Demo),
     /// Ask one SELECT of a capture, of a fleet's topics, or of this host
     ///
-    /// Tables are events, containers, container_samples, process_samples, syscall_samples, sensors, and of a fleet alerts, dead_letters and late; --tables and --columns TABLE
+    /// Tables are events, containers, container_samples, process_samples, syscall_samples, io_samples, sensors, and of a fleet alerts, dead_letters and late; --tables and --columns TABLE
     /// describe them. Without --read, --kafka and --config this host is watched, as root, until Ctrl-C. Nothing is changed, no
     /// consumer group is joined, nothing is committed.
     ///

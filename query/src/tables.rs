@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use dogwatch_schemas::decode::BatchDecoder;
 use dogwatch_schemas::records::{
-    Alert, Container, ContainerSample, Event, ProcessSample, SensorStatus, SyscallSample,
+    Alert, Container, ContainerSample, Event, IoSample, ProcessSample, SensorStatus, SyscallSample,
 };
 use dogwatch_schemas::topics::{Cleanup, Topic};
 use serde_json::Value;
@@ -129,6 +129,15 @@ pub const ALL: &[Table] = &[
         topic: Topic::SyscallSamples,
         about: "Which calls of which processes failed in an interval, and how often.",
         record: Some(SyscallSample::SCHEMA),
+        time: "ts",
+        beside: &[],
+        of_sensor: true,
+    },
+    Table {
+        name: "io_samples",
+        topic: Topic::IoSamples,
+        about: "What processes have open: files, connections and listening sockets, and what went through them in an interval.",
+        record: Some(IoSample::SCHEMA),
         time: "ts",
         beside: &[],
         of_sensor: true,

@@ -18,7 +18,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{
+    Alert, ContainerSample, Event, IoSample, ProcessSample, SyscallSample,
+};
 use dogwatch_schemas::time;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -372,6 +374,7 @@ fn record(
         Table::ContainerSamples => encoded!(ContainerSample),
         Table::ProcessSamples => encoded!(ProcessSample),
         Table::SyscallSamples => encoded!(SyscallSample),
+        Table::IoSamples => encoded!(IoSample),
     }
 }
 

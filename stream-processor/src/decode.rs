@@ -19,7 +19,7 @@ use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::Text;
 use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::framing;
-use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{ContainerSample, Event, IoSample, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topic;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -344,6 +344,12 @@ impl EventDecoder {
             }
             Table::SyscallSamples => {
                 let sample = self.read(record, SyscallSample::decode_framed)?;
+                let told = Some(as_json(&sample));
+                let event = as_event!(sample, of a process);
+                Ok(Whole { event, told })
+            }
+            Table::IoSamples => {
+                let sample = self.read(record, IoSample::decode_framed)?;
                 let told = Some(as_json(&sample));
                 let event = as_event!(sample, of a process);
                 Ok(Whole { event, told })

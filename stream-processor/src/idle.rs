@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dogwatch_kafka::Fault;
 use dogwatch_schemas::Text;
-use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{ContainerSample, Event, IoSample, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topics;
 use rdkafka::producer::Producer;
 
@@ -111,6 +111,7 @@ fn mark(run: &str, (topic, number): Partition, seq: i64, now_ns: i64) -> Vec<u8>
         Some(Table::ContainerSamples) => mark!(ContainerSample {}),
         Some(Table::ProcessSamples) => mark!(ProcessSample {}),
         Some(Table::SyscallSamples) => mark!(SyscallSample {}),
+        Some(Table::IoSamples) => mark!(IoSample {}),
         Some(Table::Events) | None => mark!(Event {
             evt_category: "internal",
             evt_outcome: "success",

@@ -29,7 +29,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dogwatch_kafka::topics::TopicError;
 use dogwatch_kafka::{Fault, Logged, PATIENCE, REACH, reach};
-use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{
+    Alert, ContainerSample, Event, IoSample, ProcessSample, SyscallSample,
+};
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
@@ -521,6 +523,7 @@ fn prepare_topics(
         (ContainerSample::fingerprint(), ContainerSample::SCHEMA),
         (ProcessSample::fingerprint(), ProcessSample::SCHEMA),
         (SyscallSample::fingerprint(), SyscallSample::SCHEMA),
+        (IoSample::fingerprint(), IoSample::SCHEMA),
     ];
     schema_lookup::publish(&lookup, config, &own)?;
     Ok((Some(report), Some(lookup)))

@@ -2,7 +2,7 @@
 //!
 //! A detection reads one of them. Within a query it is planned as `events` is, whichever it is ([`crate::detect`]).
 
-use dogwatch_schemas::records::{ContainerSample, Event, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{ContainerSample, Event, IoSample, ProcessSample, SyscallSample};
 use dogwatch_schemas::topics::Topic;
 
 /// A table.
@@ -16,15 +16,18 @@ pub enum Table {
     ProcessSamples,
     /// Which calls failed in an interval.
     SyscallSamples,
+    /// What processes have open, and what went through it in an interval.
+    IoSamples,
 }
 
 impl Table {
     /// All of them, that of events first.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Events,
         Self::ContainerSamples,
         Self::ProcessSamples,
         Self::SyscallSamples,
+        Self::IoSamples,
     ];
 
     /// Its name in SQL.
@@ -35,6 +38,7 @@ impl Table {
             Self::ContainerSamples => "container_samples",
             Self::ProcessSamples => "process_samples",
             Self::SyscallSamples => "syscall_samples",
+            Self::IoSamples => "io_samples",
         }
     }
 
@@ -46,6 +50,7 @@ impl Table {
             Self::ContainerSamples => Topic::ContainerSamples,
             Self::ProcessSamples => Topic::ProcessSamples,
             Self::SyscallSamples => Topic::SyscallSamples,
+            Self::IoSamples => Topic::IoSamples,
         }
     }
 
@@ -69,6 +74,7 @@ impl Table {
             Self::ContainerSamples => ContainerSample::SCHEMA,
             Self::ProcessSamples => ProcessSample::SCHEMA,
             Self::SyscallSamples => SyscallSample::SCHEMA,
+            Self::IoSamples => IoSample::SCHEMA,
         }
     }
 }

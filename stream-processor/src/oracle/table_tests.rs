@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use dogwatch_schemas::records::{Alert, ContainerSample, Event, ProcessSample, SyscallSample};
+use dogwatch_schemas::records::{
+    Alert, ContainerSample, Event, IoSample, ProcessSample, SyscallSample,
+};
 use dogwatch_schemas::topics::Topics;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -27,6 +29,9 @@ const OPEN: &str = "SELECT container_id, proc_name, proc_fdopencount FROM proces
 const FAILING: &str = "SELECT window_start, window_end, host_id, container_id, sum(call_failed) AS count\n\
     FROM tumble(syscall_samples, INTERVAL '20 seconds') WHERE evt_type <> 'mark'\n\
     GROUP BY window_start, window_end, host_id, container_id HAVING sum(call_failed) >= 50";
+const WAITING: &str = "SELECT window_start, window_end, host_id, container_id, max(fd_backlog) AS waiting\n\
+    FROM tumble(io_samples, INTERVAL '20 seconds') WHERE evt_type = 'sample'\n\
+    GROUP BY window_start, window_end, host_id, container_id HAVING max(fd_backlog) >= 30";
 const SPREE: &str = "SELECT window_start, window_end, host_id, container_id, count(*) AS count\n\
     FROM tumble(events, INTERVAL '10 seconds') WHERE evt_type = 'execve'\n\
     GROUP BY window_start, window_end, host_id, container_id HAVING count(*) >= 2";
@@ -78,6 +83,10 @@ fn row(table: Table, offset: i64, host: &str, second: i64, more: &Value) -> Inpu
         }
         Table::SyscallSamples => {
             let row: SyscallSample = serde_json::from_value(row).expect(taken);
+            row.encode_framed(&mut value);
+        }
+        Table::IoSamples => {
+            let row: IoSample = serde_json::from_value(row).expect(taken);
             row.encode_framed(&mut value);
         }
     }
@@ -224,6 +233,9 @@ fn log(table: Table, steps: &[(i64, u8, i64)]) -> Vec<InputRecord> {
             (_, Table::SyscallSamples) => {
                 json!({"call_failed": amount, "container_id": container})
             }
+            (_, Table::IoSamples) => {
+                json!({"fd_backlog": amount, "container_id": container})
+            }
         };
         let offset = offsets.next().expect("numbers go on");
         row(table, offset, host, second, &more)
@@ -256,10 +268,10 @@ proptest! {
     /// engine takes over when, each with what is stored of it alone.
     #[test]
     fn nothing_depends_on_how_the_polls_of_topics_are_mixed(
-        logs in [steps(), steps(), steps(), steps()],
+        logs in [steps(), steps(), steps(), steps(), steps()],
         polls in prop::collection::vec((0..=Table::ALL.len(), 1..5usize), 0..60),
     ) {
-        let folder = folder(&[("hot", HOT), ("open", OPEN), ("spree", SPREE), ("failing", FAILING)]);
+        let folder = folder(&[("hot", HOT), ("open", OPEN), ("spree", SPREE), ("failing", FAILING), ("waiting", WAITING)]);
         let logs: Vec<Vec<InputRecord>> = Table::ALL
             .into_iter()
             .zip(&logs)
