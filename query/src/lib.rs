@@ -26,6 +26,7 @@ pub mod growth;
 pub mod window;
 
 pub mod lists;
+pub mod simplify;
 
 pub mod session;
 

@@ -25,7 +25,7 @@ use crate::memory::Memory;
 use crate::shared::SharedCalls;
 pub use crate::tables::EVENTS;
 use crate::window::{self, WindowTables};
-use crate::{aggregates, functions, growth};
+use crate::{aggregates, functions, growth, simplify};
 
 /// One planner's surroundings.
 pub struct Session {
@@ -78,6 +78,7 @@ impl Session {
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(memory.environment())
+            .with_optimizer_rules(simplify::rules())
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(scalar_functions)
             .with_aggregate_functions(aggregate_functions)

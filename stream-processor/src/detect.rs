@@ -657,6 +657,48 @@ pub(crate) fn find_files(
     Ok(())
 }
 
+/// A session with a list of shells.
+#[cfg(test)]
+fn session_of(events: Arc<dyn datafusion::catalog::TableProvider>, shells: &str) -> Session {
+    let lists = Lists::from([(
+        "shells".to_owned(),
+        lists::parse(shells).expect("a list").rows,
+    )]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let memory = Memory::new(memory::BYTES_MAX).expect("a pool");
+    Session::new(events, &lists, Arc::new(runtime), &memory).expect("a session")
+}
+
+/// Offsets that the filter of a predicate finds, whatever would be told of it at load.
+#[cfg(test)]
+pub(crate) fn filter_offsets(
+    events: &arrow::array::RecordBatch,
+    shells: &str,
+    predicate: &str,
+) -> Vec<i64> {
+    let schema = events.schema();
+    let session = session_of(Arc::new(EmptyTable::new(Arc::clone(&schema))), shells);
+    let query = format!("SELECT _offset FROM events WHERE {predicate}");
+    let planned = session.wait(session.context.state().create_logical_plan(&query));
+    let inlined = plan::inline_lists(&session, planned.expect("a plan")).expect("a plan");
+    let filter = filter::FilterPlan::try_new(&session, &inlined, &schema).expect("a filter");
+    let filter = filter.expect("a filter");
+    let evt_type = events.column_by_name("evt_type").expect("its column");
+    let is_shown = |row: &u32| {
+        let own = json::value(evt_type.as_ref(), *row as usize);
+        let asked = filter.predicate.event_types.as_ref();
+        asked.is_none_or(|asked| own.as_str().is_some_and(|own| asked.contains(own)))
+    };
+    let rows: Vec<u32> = (0..events.num_rows() as u32).filter(is_shown).collect();
+    let shown = take_rows(events, &rows).expect("rows");
+    let found = filter.run(&shown).expect("matches");
+    let offset = |found: &Match| found.value("_offset").and_then(|offset| offset.as_i64());
+    found.iter().filter_map(offset).collect()
+}
+
 /// Offsets that plain SQL finds: what routing and expressions on few columns are held to.
 #[cfg(test)]
 pub(crate) fn plain_offsets(
@@ -665,18 +707,23 @@ pub(crate) fn plain_offsets(
     predicate: &str,
 ) -> Vec<i64> {
     use arrow::array::AsArray;
-    let lists = Lists::from([(
-        "shells".to_owned(),
-        lists::parse(shells).expect("a list").rows,
-    )]);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime");
-    let memory = Memory::new(memory::BYTES_MAX).expect("a pool");
-    let session = Session::new(events, &lists, Arc::new(runtime), &memory).expect("a session");
+    use datafusion::execution::session_state::SessionStateBuilder;
+    use datafusion::prelude::SessionContext;
+    let session = session_of(events, shells);
+    // Computed as it is written: what makes a condition simpler may be wrong in the engine, too.
+    let state = session.context.state();
+    let rules = state.optimizers().iter();
+    let rules = rules.filter(|rule| rule.name() != "simplify_expressions");
+    let rules = rules.cloned().collect();
+    let state = SessionStateBuilder::new_from_existing(state).with_optimizer_rules(rules);
+    let context = SessionContext::new_with_state(state.build());
+    // DataFusion computes `coalesce` only as the CASE that its simplifier makes of it.
+    let written = "coalesce(proc_stage, '')";
+    let case = "CASE WHEN proc_stage IS NOT NULL THEN proc_stage ELSE '' END";
+    let predicate = predicate.replace(written, case);
     let query = format!("SELECT _offset FROM events WHERE {predicate} ORDER BY _offset");
     let batches = session
-        .wait(async { session.context.sql(&query).await?.collect().await })
+        .wait(async { context.sql(&query).await?.collect().await })
         .expect("a result");
     let column = |batch: &arrow::array::RecordBatch| {
         batch

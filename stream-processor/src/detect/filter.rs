@@ -13,12 +13,11 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, Result};
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
-use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use dogwatch_query::simplify::simplify;
 
 use super::batch::{Match, Outputs, project, take_rows};
 use super::check::scans_of_events;
@@ -45,7 +44,7 @@ impl Predicate {
     /// Binds a condition to the columns of events; none is always true.
     pub fn new(session: &Session, expr: Option<Expr>, schema: &DFSchema) -> Result<Self> {
         let expr = expr
-            .map(|expr| simplify(session, expr, schema))
+            .map(|expr| simplify(&session.context, expr, schema))
             .transpose()?;
         Ok(Self {
             event_types: expr.as_ref().and_then(necessary_event_types),
@@ -129,7 +128,7 @@ pub(crate) struct BoundExpr {
 impl BoundExpr {
     /// Binds an expression to the columns of events.
     pub fn new(session: &Session, expr: Expr, events: &DFSchema) -> Result<Self> {
-        let expr = pattern::compile(simplify(session, expr, events)?)?;
+        let expr = pattern::compile(simplify(&session.context, expr, events)?)?;
         let can_fail = can_fail(&expr)?;
         let expr = session.shared.share(expr)?;
         let expr = session.context.state().create_physical_expr(expr, events)?;
@@ -233,16 +232,6 @@ fn true_rows(verdicts: &dyn Array) -> Vec<u32> {
         Some(verdicts) => verdicts.values().set_indices_u32().collect(),
         None => Vec::new(),
     }
-}
-
-pub(super) fn simplify(session: &Session, expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    let state = session.context.state();
-    let context = SimplifyContext::builder()
-        .with_schema(Arc::new(schema.clone()))
-        .with_config_options(Arc::clone(state.config_options()))
-        .build();
-    let simplifier = ExprSimplifier::new(context);
-    simplifier.simplify(simplifier.coerce(expr, schema)?)
 }
 
 /// Takes a projection over filters over events apart; columns come back without qualifier.

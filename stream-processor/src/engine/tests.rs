@@ -534,6 +534,14 @@ fn predicate() -> impl Strategy<Value = String> {
         "evt_type <> 'execve'",
         "proc_name IN (SELECT name FROM shells)",
         "proc_name NOT IN (SELECT name FROM shells)",
+        "proc_name IN ('nginx', 'b')",
+        "proc_name NOT IN ('sh', 'b')",
+        "proc_name = 'bash'",
+        "proc_name <> 'bash'",
+        "upper(fd_name) IN ('SH', '/TMP')",
+        "upper(fd_name) NOT IN ('/ETC/SHADOW', '')",
+        "proc_tty IN (0, 1)",
+        "proc_tty BETWEEN 1 AND 40000",
         "proc_name LIKE 'b%'",
         "proc_name NOT LIKE '%sh'",
         "proc_name IS NULL",
@@ -557,7 +565,9 @@ fn predicate() -> impl Strategy<Value = String> {
                     .prop_map(|condition| format!("NOT ({condition})")),
                 (inner.clone(), inner.clone())
                     .prop_map(|(left, right)| format!("({left} AND {right})")),
-                (inner.clone(), inner).prop_map(|(left, right)| format!("({left} OR {right})")),
+                (inner.clone(), inner.clone())
+                    .prop_map(|(left, right)| format!("({left} OR {right})")),
+                inner.prop_map(|condition| format!("({condition}) IS NOT TRUE")),
             ]
         })
 }
@@ -593,19 +603,40 @@ fn any_event() -> impl Strategy<Value = Event> {
 /// Offsets that plain SQL over one table finds.
 fn plain_sql(predicate: &str, records: &[InputRecord]) -> Vec<i64> {
     use datafusion::datasource::MemTable;
+    let batch = batch(records);
+    let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).expect("a table");
+    crate::detect::plain_offsets(std::sync::Arc::new(table), LISTS, predicate)
+}
+
+/// All columns of events.
+fn batch(records: &[InputRecord]) -> arrow::array::RecordBatch {
     let schema = crate::decode::events_schema();
     let columns: BTreeSet<&str> = schema
         .fields()
         .iter()
         .map(|field| field.name().as_str())
         .collect();
-    let batch = Decoder::new(crate::tables::Table::Events, &columns)
+    Decoder::new(crate::tables::Table::Events, &columns)
         .expect("a decoder")
         .decode(records.to_vec())
         .expect("a batch")
-        .batch;
-    let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).expect("a table");
-    crate::detect::plain_offsets(std::sync::Arc::new(table), LISTS, predicate)
+        .batch
+}
+
+proptest! {
+    // `PROPTEST_CASES` sets how many conditions are tried.
+    #[test]
+    fn a_filter_finds_what_plain_sql_finds(
+        predicate in predicate(),
+        events in prop::collection::vec(any_event(), 1..40),
+    ) {
+        let records: Vec<InputRecord> = (0..).zip(events).map(|(offset, mut event)| {
+            event.seq = offset;
+            record(offset, &event)
+        }).collect();
+        let found = crate::detect::filter_offsets(&batch(&records), LISTS, &predicate);
+        prop_assert_eq!(found, plain_sql(&predicate, &records), "{}", predicate);
+    }
 }
 
 proptest! {

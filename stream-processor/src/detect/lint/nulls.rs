@@ -16,8 +16,9 @@ use super::problem::{Problem, negates};
 use super::satisfy::{Goal, Part, Question, part};
 use super::terms::Domain;
 use super::text::{line_of, sql};
-use crate::detect::filter::simplify;
+
 use crate::detect::sql_file::{Fault, SqlFile};
+use dogwatch_query::simplify::simplify;
 
 pub(super) fn check(subject: &Subject<'_>, problem: &Problem) -> Vec<Fault> {
     let negations = negations(problem);
@@ -185,7 +186,7 @@ impl Unknowns<'_> {
     }
 
     fn computed(&self, expr: Expr) -> Option<Option<bool>> {
-        match simplify(self.subject.session, expr, &self.schema).ok()? {
+        match simplify(&self.subject.session.context, expr, &self.schema).ok()? {
             Expr::Literal(ScalarValue::Boolean(value), _) => Some(value),
             Expr::Literal(value, _) if value.is_null() => Some(None),
             _ => None,

@@ -14,8 +14,9 @@ use super::facts::{Fact, facts};
 use super::parts::{differs_from_nothing, is_constant};
 use super::satisfy::{Goal, Part, Question, part};
 use super::terms::{Domain, Term, VALUES_MAX, Verdict, term_of};
-use crate::detect::filter::simplify;
+
 use crate::tables::Table;
+use dogwatch_query::simplify::simplify;
 
 /// Most alternatives that are tried for all questions of a query: whoever writes one chooses how many there are.
 const TRIES_MAX: usize = 50_000;
@@ -345,7 +346,7 @@ fn same_for_all(subject: &Subject<'_>, condition: &Condition, expr: &Expr) -> Op
     if !is_constant(expr) {
         return None;
     }
-    match simplify(subject.session, expr.clone(), &condition.schema) {
+    match simplify(&subject.session.context, expr.clone(), &condition.schema) {
         Ok(Expr::Literal(ScalarValue::Boolean(value), _)) => Some(value),
         Ok(Expr::Literal(..)) => Some(None),
         _ => None,
@@ -364,7 +365,7 @@ fn folded(subject: &Subject<'_>, condition: &Condition) -> Condition {
             return Ok(Transformed::no(part));
         }
         // What fails is refused elsewhere, with the reason.
-        let value = simplify(subject.session, part.clone(), &condition.schema);
+        let value = simplify(&subject.session.context, part.clone(), &condition.schema);
         Ok(match value {
             Ok(literal @ Expr::Literal(..)) => {
                 Transformed::new(literal, true, TreeNodeRecursion::Jump)

@@ -18,6 +18,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, internal_err};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, lit};
+use dogwatch_query::simplify::simplify;
 use dogwatch_schemas::vocabulary::Vocabulary;
 
 use super::Subject;
@@ -27,7 +28,7 @@ use super::parts::{
     whole_number,
 };
 use super::yields::{aggregated, counted_from, longest, never, part_of_date};
-use crate::detect::filter::{BoundExpr, is_comparison, simplify};
+use crate::detect::filter::{BoundExpr, is_comparison};
 use crate::tables::Table;
 
 /// Most values that stand for a term's; a longer list is not looked through.
@@ -479,7 +480,7 @@ fn can_be_null(subject: &Subject<'_>, condition: &Condition, expr: &Expr) -> boo
         _ => Ok(Transformed::no(part)),
     };
     let nulled = expr.clone().transform_up(null).map(|nulled| nulled.data);
-    match nulled.and_then(|nulled| simplify(subject.session, nulled, schema)) {
+    match nulled.and_then(|nulled| simplify(&subject.session.context, nulled, schema)) {
         Ok(Expr::Literal(value, _)) => value.is_null(),
         Ok(Expr::Column(_)) => false,
         _ => true,
