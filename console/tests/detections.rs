@@ -173,8 +173,8 @@ fn explain_prints_the_bound_of_windows() {
         "windows   tumble 1 minute, close 1 second after their end",
         "keys      container_id",
         "fires     at the row that crosses its threshold",
-        "24 MiB a task, shared with all others (windows.state_bytes_max); 3 panes, a key at most ",
-        "1 detection, 1 over windows: with hosts, repeats and alerts at most 96 MiB a task; 8 partitions at most 767 MiB",
+        "20 MiB a task, shared with all others (windows.state_bytes_max); 3 panes, a key at most ",
+        "1 detection, 1 over windows: with hosts, repeats and alerts at most 44 MiB a task; 8 partitions at most 352 MiB",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
     }

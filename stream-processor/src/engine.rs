@@ -164,7 +164,7 @@ impl Engine {
         columns.extend(OWN_COLUMNS);
         let events = table_schema(set.table());
         let reader = Reader::new(&set, &events, &columns)?;
-        let options = WindowOptions::default();
+        let options = WindowOptions::default().of_table(set.table());
         let mut windows = Windows::new(&set, &events, &options)?;
         windows.expect_sources(&SOURCES);
         let roster = listed(&set, &windows);
@@ -183,8 +183,8 @@ impl Engine {
             window_columns: narrow(&events, &window_columns),
             taken: Taken::default(),
             options,
-            folds: Folds::default(),
-            throttles: Throttles::default(),
+            folds: Folds::new(bound::part_of_alerts(set.table())),
+            throttles: Throttles::new(bound::part_of_alerts(set.table())),
             live_from: BTreeMap::new(),
             roster,
             carried: Carried::default(),

@@ -37,7 +37,7 @@ pub(crate) use fleet::{FleetMoment, Tick};
 pub(crate) use gaps::Unseen;
 pub(crate) use holes::{CLASS_BYTES_MAX, CLASSES_MAX, Holes, Losses};
 pub(crate) use presence::{Finding, Presence};
-pub(crate) use room::{Forgotten, HOST_BYTES_MAX, HOSTS_MAX};
+pub(crate) use room::{Forgotten, HOSTS_BYTES_MAX, HOSTS_MAX};
 
 use fleet::FleetTime;
 use host::Host;
@@ -324,7 +324,7 @@ impl Hosts {
 
     /// Notes the name of the host of the record taken last.
     pub fn note_name(&mut self, log: Partition, host_name: &str) {
-        if let Some(host) = self.last_host(log)
+        if let Some((host, _)) = self.last_host(log)
             && &*host.host_name != host_name
         {
             host.host_name = host_name.into();
@@ -344,18 +344,18 @@ impl Hosts {
     /// Notes the boot that the run of the record taken last is of.
     pub fn note_boot(&mut self, log: Partition, boot: &str) {
         let host = self.last_host(log);
-        if let Some(run) = host.and_then(|host| host.runs.last_mut()) {
+        if let Some(run) = host.and_then(|(host, _)| host.runs.last_mut()) {
             run.boot = boot.into();
         }
     }
 
     /// Notes what the run of the record taken last, a mark of this row and time, says is lost so far.
     pub fn note_losses(&mut self, log: Partition, row: u32, time: i64, losses: Losses) {
-        let Some(host) = self.last_host(log) else {
+        let Some((host, bytes_max)) = self.last_host(log) else {
             return;
         };
         let (slot, before) = (slot(log.1, host.slot), host.holes.clone());
-        let lost = host.note_losses(time, losses);
+        let lost = host.note_losses(time, losses, bytes_max);
         let after = host.holes.clone();
         if before != after {
             self.batch.note_holes(slot, row, before, after);
@@ -473,8 +473,8 @@ impl Hosts {
         self.tasks.remove(&partition);
     }
 
-    /// The host of the record taken last, to be changed.
-    fn last_host(&mut self, log: Partition) -> Option<&mut Host> {
+    /// The host of the record taken last, to be changed, and how many bytes it may have.
+    fn last_host(&mut self, log: Partition) -> Option<(&mut Host, usize)> {
         self.log_mut(log)?.change_last()
     }
 

@@ -23,6 +23,7 @@ use crate::config::STATE_BYTES;
 use crate::detect::{DetectionSet, Routes, Unjudged, guarded};
 use crate::hosts::{CLOCK_ERROR_MAX, End, Moment, Tick};
 use crate::parallel::{cores, side_by_side};
+use crate::tables::Table;
 
 mod bound;
 mod conditions;
@@ -67,6 +68,25 @@ pub struct WindowOptions {
     pub fleet_patience: Duration,
     /// Where the records between the two stages of windows of the fleet go.
     pub exchange: Exchange,
+}
+
+/// Windows over a table of samples may take one in so many of the bytes of those over events: of a container they count what it
+/// uses, where events count each program and file.
+const SAMPLES_PART: u64 = 3;
+
+impl WindowOptions {
+    /// Those of windows over a table, where these are of events.
+    #[must_use]
+    pub fn of_table(self, table: Table) -> Self {
+        let part = match table {
+            Table::Events => 1,
+            _ => SAMPLES_PART,
+        };
+        Self {
+            state_bytes_max: self.state_bytes_max / part,
+            ..self
+        }
+    }
 }
 
 impl Default for WindowOptions {

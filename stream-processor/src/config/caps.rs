@@ -12,8 +12,8 @@ pub const KEYS_MAX: RangeInclusive<usize> = 1..=10_000_000;
 /// What `windows.state_bytes_max` may be.
 pub const STATE_BYTES_MAX: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
 
-/// Bytes of the states of a task's windows, where nothing else is said: with the shipped detections on events eight tasks fit into 2 GiB.
-pub const STATE_BYTES: u64 = 24 << 20;
+/// Bytes of the states of windows over the events of a task, where nothing else is said: with the shipped detections eight partitions fit into 2 GiB.
+pub const STATE_BYTES: u64 = 20 << 20;
 
 /// What the windows of a task may hold: the same on all processors, since results may depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

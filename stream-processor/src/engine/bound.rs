@@ -5,20 +5,37 @@ use std::collections::BTreeSet;
 use super::{Engine, EngineError, StepOutput, fold, throttle};
 use crate::decode::InputRecord;
 use crate::detect::DetectionSet;
-use crate::hosts::{HOST_BYTES_MAX, HOSTS_MAX, task_of};
+use crate::hosts::{HOSTS_BYTES_MAX, task_of};
 use crate::tables::Table;
 use crate::window::{self, WindowOptions, WindowOutput};
 
 /// Bytes that a task remembers at most beside windows and hosts: first alerts of periods, minutes of throttling, windows whose
 /// first alert was counted.
 const ALERTS_BYTES: u64 = fold::PERIODS_BYTES_MAX
-    + (throttle::MINUTES_MAX * MINUTE_BYTES + fold::COUNTED_MAX * COUNTED_BYTES) as u64;
+    + throttle::MINUTES_MAX * MINUTE_BYTES
+    + fold::COUNTED_MAX * COUNTED_BYTES;
 /// Bytes of the hosts of a task.
-const HOSTS_BYTES: u64 = (HOSTS_MAX * HOST_BYTES_MAX) as u64;
+const HOSTS_BYTES: u64 = HOSTS_BYTES_MAX as u64;
 /// Bytes of a minute of throttling.
-const MINUTE_BYTES: usize = 512;
+const MINUTE_BYTES: u64 = 512;
 /// Bytes of a window whose first alert was counted.
-const COUNTED_BYTES: usize = 128;
+const COUNTED_BYTES: u64 = 128;
+
+/// A table of samples has one in so many of the bytes for repeats and minutes of alerts: few detections read it.
+const SAMPLES_ALERTS_PART: u64 = 4;
+
+/// Of what a task of events may take for repeats and minutes of alerts, one of this table has one in so many.
+pub(super) fn part_of_alerts(table: Table) -> u64 {
+    match table {
+        Table::Events => 1,
+        _ => SAMPLES_ALERTS_PART,
+    }
+}
+
+/// Bytes that a task of a table remembers at most beside windows.
+fn beside_windows(table: Table) -> u64 {
+    HOSTS_BYTES + ALERTS_BYTES / part_of_alerts(table)
+}
 
 /// How many bytes tasks can take. Where a great many windows are open, what they take beside their keys comes on top: it counts
 /// for a part of the windows' bytes at most, so that it does not push all keys out.
@@ -38,20 +55,19 @@ impl TaskBound {
     pub fn new(set: &DetectionSet, options: &WindowOptions) -> Self {
         let tables = set.iter().map(|own| own.table);
         let tables: BTreeSet<Table> = tables.chain([Table::Events]).collect();
-        Self::of_tables(set, options, tables.len() as u64)
+        let bytes = |table| beside_windows(table) + options.of_table(table).state_bytes_max;
+        Self::with(set, options, tables.into_iter().map(bytes).sum())
     }
 
-    /// Of tasks that run a set that reads so many tables: of each a task has windows, hosts and alerts of its own.
-    fn of_tables(set: &DetectionSet, options: &WindowOptions, tables: u64) -> Self {
+    /// Of tasks whose tables take so many bytes: of each a task has windows, hosts and alerts of its own.
+    fn with(set: &DetectionSet, options: &WindowOptions, of_tables: u64) -> Self {
         let of_fleet = set.iter();
         let of_fleet = of_fleet.filter(|own| own.plan.windowed().is_some_and(|plan| plan.fleet));
         let of_fleet = of_fleet.count() as u64;
         let windows = options.state_bytes_max;
         let seconds = of_fleet.saturating_mul(window::second_bytes(windows));
         Self {
-            of_hosts: (HOSTS_BYTES + ALERTS_BYTES + windows)
-                .saturating_mul(tables)
-                .saturating_add(seconds),
+            of_hosts: of_tables.saturating_add(seconds),
             of_fleet: ALERTS_BYTES + windows,
             fleet_tasks: of_fleet,
         }
@@ -75,7 +91,8 @@ impl Engine {
 
     /// How many bytes a task of its own table can take.
     pub(super) fn own_bound(&self) -> TaskBound {
-        TaskBound::of_tables(&self.set, &self.options, 1)
+        let of_table = beside_windows(self.set.table()) + self.options.state_bytes_max;
+        TaskBound::with(&self.set, &self.options, of_table)
     }
 
     /// The largest `windows.state_bytes_max`, in whole MiB, with which so many tasks take so many bytes; none where there is none.

@@ -16,9 +16,9 @@ use crate::hosts::partition_of;
 /// Most periods that run in a task; beyond them alerts are as those of detections without a period.
 const PERIODS_MAX: usize = 20_000;
 /// Most bytes that their first alerts may have together, by their weights.
-pub(super) const PERIODS_BYTES_MAX: u64 = 16 << 20;
+pub(super) const PERIODS_BYTES_MAX: u64 = 4 << 20;
 /// Most windows of a task of which it is remembered that their first alert was counted; the close of others is published.
-pub(super) const COUNTED_MAX: usize = 50_000;
+pub(super) const COUNTED_MAX: u64 = 8_000;
 /// What the names of stored periods begin with: when it ends, and its first alert.
 const PERIOD: &str = "period/";
 /// What the names of the counts of stored periods begin with.
@@ -82,8 +82,10 @@ impl Repeats {
 }
 
 /// The periods of all tasks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Folds {
+    /// How much of what a task may take is theirs: one in so many.
+    part: u64,
     slots: HashMap<i64, Periods>,
     running: HashMap<i32, Running>,
     /// Periods that began in this step.
@@ -203,6 +205,19 @@ impl Period {
 }
 
 impl Folds {
+    /// Of tasks that have one part in so many of the room.
+    pub fn new(part: u64) -> Self {
+        Self {
+            part,
+            slots: HashMap::new(),
+            running: HashMap::new(),
+            begun: Vec::new(),
+            counted: HashMap::new(),
+            dirty: BTreeSet::new(),
+            dirty_counted: BTreeSet::new(),
+        }
+    }
+
     /// Takes an alert of a detection that folds; periods that are over by then must have been ended.
     /// `weight` says how many bytes it has at most, should it begin one.
     pub fn take(
@@ -218,7 +233,7 @@ impl Folds {
             let running = running.copied().unwrap_or_default();
             let weight = weight();
             let fits = running.periods < PERIODS_MAX
-                && running.bytes + u64::from(weight) <= PERIODS_BYTES_MAX;
+                && running.bytes + u64::from(weight) <= PERIODS_BYTES_MAX / self.part;
             return match fits {
                 true => Verdict::Begin(weight),
                 false => Verdict::Full,
@@ -280,7 +295,7 @@ impl Folds {
     /// Notes that the first alert of a window was counted.
     pub fn count_window(&mut self, partition: i32, alert_id: &Text) {
         let counted = self.counted.entry(partition).or_default();
-        if counted.len() < COUNTED_MAX {
+        if (counted.len() as u64) < COUNTED_MAX / self.part {
             counted.insert(alert_id.clone());
             self.dirty_counted.insert((partition, alert_id.clone()));
         }

@@ -1,6 +1,5 @@
 //! How an engine is set up before its first step, those of the other tables with it.
 
-use super::throttle::Throttles;
 use super::{Engine, EngineError, EvidenceTopics, SOURCES, hosts, listed};
 use crate::decode::table_schema;
 use crate::window::{WindowOptions, Windows};
@@ -19,7 +18,10 @@ impl Engine {
         self.roster = listed(&self.set, &self.windows);
         self.options = options;
         let others = std::mem::take(&mut self.others).into_iter();
-        let others = others.map(|other| other.with_windows(options));
+        let others = others.map(|other| {
+            let own = options.of_table(other.set.table());
+            other.with_windows(own)
+        });
         self.others = others.collect::<Result<_, _>>()?;
         Ok(self)
     }
@@ -37,7 +39,7 @@ impl Engine {
     /// Lets every alert through, also the eleventh of a minute: for trying what detections find.
     #[must_use]
     pub fn without_throttle(mut self) -> Self {
-        self.throttles = Throttles::open();
+        self.throttles.open();
         let others = std::mem::take(&mut self.others).into_iter();
         self.others = others.map(Self::without_throttle).collect();
         self

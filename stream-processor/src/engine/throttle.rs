@@ -21,8 +21,8 @@ const PER_MINUTE: u64 = 10;
 const MINUTE_S: i64 = 60;
 /// Most minutes that run for a host, which chooses the names of its containers; beyond them its containers share one.
 const MINUTES_PER_HOST_MAX: usize = 1_024;
-/// Most minutes that run in a log, some 10 MB; beyond them alerts are published: held ones would hide those of other hosts.
-pub(super) const MINUTES_MAX: usize = 20_000;
+/// Most minutes that run in a log, some 3 MB; beyond them alerts are published: held ones would hide those of other hosts.
+pub(super) const MINUTES_MAX: u64 = 6_000;
 /// Longest id of a container that is told from others, bytes.
 const CONTAINER_BYTES_MAX: usize = 64;
 /// What the names of stored minutes begin with: `minute.TOPIC/HASH`.
@@ -81,12 +81,8 @@ pub(crate) struct Arrival {
 pub(crate) struct Throttles {
     logs: HashMap<Partition, Log>,
     per_minute: u64,
-}
-
-impl Default for Throttles {
-    fn default() -> Self {
-        Self::of(PER_MINUTE)
-    }
+    /// How much of what a log may take is theirs: one in so many.
+    part: u64,
 }
 
 #[derive(Debug, Default)]
@@ -107,17 +103,18 @@ struct Running {
 }
 
 impl Throttles {
-    /// Publishes so many alerts of a minute.
-    fn of(per_minute: u64) -> Self {
+    /// Of logs that have one part in so many of the room.
+    pub fn new(part: u64) -> Self {
         Self {
             logs: HashMap::new(),
-            per_minute,
+            per_minute: PER_MINUTE,
+            part,
         }
     }
 
     /// Holds nothing back.
-    pub fn open() -> Self {
-        Self::of(u64::MAX)
+    pub fn open(&mut self) {
+        self.per_minute = u64::MAX;
     }
 
     /// Takes an alert; whether it is published. Minutes that are over by then must have been ended.
@@ -140,7 +137,7 @@ impl Throttles {
             minute.last_time = arrival.time;
             return false;
         }
-        if log.minutes.len() < MINUTES_MAX {
+        if (log.minutes.len() as u64) < MINUTES_MAX / self.part {
             let (first_id, host_name) = first();
             let minute = Minute {
                 source,
@@ -320,7 +317,7 @@ mod tests {
 
     #[test]
     fn ten_alerts_a_minute_are_published_and_the_others_counted() {
-        let mut throttles = Throttles::default();
+        let mut throttles = Throttles::new(1);
         assert_eq!(take(&mut throttles, 7, 100, "a"), 7);
         assert_eq!(take(&mut throttles, 50, 130, "a"), 3);
         assert_eq!(take(&mut throttles, 9, 130, "b"), 9);
@@ -338,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_stored_minute_goes_on_where_it_was() {
-        let mut throttles = Throttles::default();
+        let mut throttles = Throttles::new(1);
         take(&mut throttles, 14, 100, "a");
         take(&mut throttles, 2, 100, "b");
         let mut state = State::new();
@@ -357,7 +354,7 @@ mod tests {
         take(&mut throttles, 2, 101, "a");
         let (count, mut stored) = keep(throttles.store(0, &none));
         assert_eq!((count, stored.len()), (1, 2));
-        let mut again = Throttles::default();
+        let mut again = Throttles::new(1);
         let names = stored.keys().cloned().collect();
         again.restore(0, &mut stored);
         assert!(stored.is_empty());
@@ -373,7 +370,7 @@ mod tests {
     #[test]
     fn minutes_run_in_the_time_of_their_own_topic() {
         const OTHER: Partition = (Topic::Sensors, 0);
-        let mut throttles = Throttles::default();
+        let mut throttles = Throttles::new(1);
         take(&mut throttles, 14, 100, "a");
         for _ in 0..12 {
             let arrival = Arrival {
@@ -389,7 +386,7 @@ mod tests {
             .collect();
         let names: Vec<&str> = state.keys().map(|name| &name[..13]).collect();
         assert_eq!(names, ["minute.events", "minute.sensor"]);
-        let mut again = Throttles::default();
+        let mut again = Throttles::new(1);
         again.restore(0, &mut state);
         for mut throttles in [throttles, again] {
             assert!(!throttles.due(OTHER, 559) && throttles.due(LOG, 559));
@@ -409,17 +406,17 @@ mod tests {
 
     #[test]
     fn a_host_with_many_containers_takes_no_room_from_others() {
-        let mut throttles = Throttles::default();
+        let mut throttles = Throttles::new(1);
         let mut published = 0;
         for container in 0..3 * MINUTES_PER_HOST_MAX {
             published += take(&mut throttles, 2, 0, &container.to_string());
         }
         assert_eq!(published, 2 * MINUTES_PER_HOST_MAX + PER_MINUTE as usize);
         assert!(throttles.logs[&LOG].minutes.len() <= MINUTES_PER_HOST_MAX + 1);
-        for host in 0..2 * MINUTES_MAX {
+        for host in 0..2 * MINUTES_MAX as usize {
             throttles.take(arrival(0, &host.to_string(), "c"), first);
         }
-        assert_eq!(throttles.logs[&LOG].minutes.len(), MINUTES_MAX);
+        assert_eq!(throttles.logs[&LOG].minutes.len() as u64, MINUTES_MAX);
         throttles.end(LOG, MINUTE_S);
         assert!(
             throttles.logs[&LOG].minutes.is_empty() && throttles.logs[&LOG].of_hosts.is_empty()

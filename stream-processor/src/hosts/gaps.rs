@@ -12,6 +12,7 @@ use super::HOSTS_PER_PIECE;
 use super::holes::{Hole, Holes, Losses};
 use super::host::Host;
 use super::log::Log;
+use super::room::host_bytes_max;
 
 /// Most gaps that a log remembers for hosts that come later: of more the oldest is forgotten.
 const GAPS_MAX: usize = 4;
@@ -54,12 +55,14 @@ impl Log {
     /// Notes that input was not seen before the next record.
     pub(super) fn miss(&mut self, unseen: Unseen) {
         let lost = unseen.losses();
+        let bytes_max = host_bytes_max(self.hosts.len());
         for host in &mut self.hosts {
-            host.add_hole(Hole {
+            let hole = Hole {
                 from: host.high,
                 to: i64::MAX,
                 lost: lost.clone(),
-            });
+            };
+            host.add_hole(hole, bytes_max);
             host.in_gap = true;
         }
         self.changed = (0..self.hosts.len().div_ceil(HOSTS_PER_PIECE)).collect();
@@ -90,13 +93,14 @@ impl Log {
 }
 
 impl Host {
-    fn add_hole(&mut self, hole: Hole) {
+    fn add_hole(&mut self, hole: Hole, bytes_max: usize) {
         Arc::make_mut(self.holes.get_or_insert_default()).add(hole);
-        self.fit();
+        self.fit(bytes_max);
     }
 
-    /// Ends the gap that the host was in, with a row of this time, and notes rows of its last run that never came before it.
-    pub(super) fn miss(&mut self, missing: u64, time: i64) {
+    /// Ends the gap that the host was in, with a row of this time, and notes rows of its last run that never came before it. The
+    /// host keeps to so many bytes.
+    pub(super) fn miss(&mut self, missing: u64, time: i64, bytes_max: usize) {
         if std::mem::take(&mut self.in_gap)
             && let Some(holes) = &mut self.holes
         {
@@ -105,10 +109,11 @@ impl Host {
         let Some(run) = self.runs.last().filter(|_| missing > 0) else {
             return;
         };
-        self.add_hole(Hole {
+        let hole = Hole {
             from: run.known_to.min(time),
             to: time,
             lost: Losses::from([("missing".into(), missing.cast_signed())]),
-        });
+        };
+        self.add_hole(hole, bytes_max);
     }
 }

@@ -11,8 +11,8 @@ pub(super) const HOLES_MAX: usize = 16;
 pub(crate) const CLASSES_MAX: usize = 16;
 /// Longest name of a class of losses, bytes; more is cut.
 pub(crate) const CLASS_BYTES_MAX: usize = 64;
-/// What of other classes is counted by, where a hole has too many.
-const OTHER: &str = "other";
+/// What of other classes is counted by, where there are too many.
+pub(super) const OTHER: &str = "other";
 /// What stands beside a text in memory, about.
 pub(super) const TEXT_BYTES: usize = 48;
 
@@ -99,6 +99,12 @@ impl Holes {
         true
     }
 
+    /// Counts all that each hole lost as one class; whether that makes them smaller.
+    pub(super) fn sum_classes(&mut self) -> bool {
+        let sums = self.0.iter_mut().map(|hole| sum_classes(&mut hole.lost));
+        sums.fold(false, |any, summed| any | summed)
+    }
+
     /// Bytes it takes, about.
     pub(super) fn bytes(&self) -> usize {
         let own = self.0.iter();
@@ -120,6 +126,18 @@ fn count(sum: &mut Losses, more: &Losses) {
         let count = sum.entry(class).or_default();
         *count = count.saturating_add(*more);
     }
+}
+
+/// Counts all classes as one; whether there were others.
+pub(super) fn sum_classes(losses: &mut Losses) -> bool {
+    let is_sum = losses.keys().all(|class| &**class == OTHER);
+    if !is_sum {
+        let all = losses
+            .values()
+            .fold(0, |all: i64, count| all.saturating_add(*count));
+        *losses = Losses::from([(OTHER.into(), all)]);
+    }
+    !is_sum
 }
 
 /// Bytes that losses take, about.

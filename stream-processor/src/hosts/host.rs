@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dogwatch_schemas::Text;
 use serde::{Deserialize, Serialize};
 
-use super::holes::{Holes, Losses, TEXT_BYTES, losses_bytes};
+use super::holes::{Holes, Losses, OTHER, TEXT_BYTES, losses_bytes, sum_classes};
 use super::presence::Turns;
 use super::room::SETTLED_S;
 use super::{Heard, SECOND_NS, SlotOwner};
@@ -71,6 +71,9 @@ pub(super) struct Run {
     /// What it says is lost so far.
     #[serde(default, skip_serializing_if = "Losses::is_empty")]
     pub losses: Losses,
+    /// Whether these are counted as one, for want of room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub summed: bool,
     /// Up to when its losses are known: the time of its last mark, or of its first row.
     #[serde(default)]
     pub known_to: i64,
@@ -92,15 +95,28 @@ impl Host {
     }
 
     /// Takes what the last run says is lost so far: what is new of it is lost since it last said so. Returns from when to when.
-    pub fn note_losses(&mut self, time: i64, losses: Losses) -> [(i64, i64, Losses); 2] {
+    /// The host keeps to so many bytes.
+    pub fn note_losses(
+        &mut self,
+        time: i64,
+        mut losses: Losses,
+        bytes_max: usize,
+    ) -> [(i64, i64, Losses); 2] {
         let Some(run) = self.runs.last_mut() else {
             return Default::default();
         };
+        if run.summed {
+            sum_classes(&mut losses);
+        }
         let new = losses.iter().filter_map(|(class, count)| {
             let more = count.saturating_sub(run.losses.get(class).copied().unwrap_or(0));
             (more > 0).then(|| (class.clone(), more))
         });
-        let is_late = |(class, _): &(Text, i64)| KNOWN_LATE.contains(&&**class);
+        // What is counted as one may be late, too.
+        let summed = run.summed;
+        let is_late = |(class, _): &(Text, i64)| {
+            KNOWN_LATE.contains(&&**class) || (summed && &**class == OTHER)
+        };
         let (late, lost): (Losses, Losses) = new.partition(is_late);
         let (from, to) = (run.known_to.min(time), time.saturating_add(KNOWN_EARLY_NS));
         run.known_to = time;
@@ -116,7 +132,7 @@ impl Host {
                 holes.note(from, to, lost);
             }
         }
-        self.fit();
+        self.fit(bytes_max);
         new
     }
 
@@ -142,8 +158,15 @@ impl Host {
             .rposition(|run| &*run.sensor_run == sensor_run)
     }
 
-    /// Counts the record to its run, which becomes the last; returns how many are missing before it.
-    pub fn count(&mut self, heard: &Heard<'_>, run: Option<usize>, time: i64) -> u64 {
+    /// Counts the record to its run, which becomes the last; returns how many are missing before it. The host keeps to so many
+    /// bytes.
+    pub fn count(
+        &mut self,
+        heard: &Heard<'_>,
+        run: Option<usize>,
+        time: i64,
+        bytes_max: usize,
+    ) -> u64 {
         let Some(index) = run else {
             if self.runs.len() >= RUNS_MAX {
                 self.runs.remove(0);
@@ -154,9 +177,10 @@ impl Host {
                 offset: heard.offset,
                 boot: Text::default(),
                 losses: Losses::new(),
+                summed: false,
                 known_to: time,
             });
-            self.fit();
+            self.fit(bytes_max);
             return 0;
         };
         // The last heard of stands last, the others keep their order: the first is the one to forget.

@@ -9,7 +9,7 @@ use dogwatch_schemas::topics::Topic;
 use super::fleet::FleetTime;
 use super::gaps::Gap;
 use super::host::Host;
-use super::room::take_slot;
+use super::room::{host_bytes_max, take_slot};
 use super::{
     Batch, End, EndKind, Finding, HOSTS_PER_PIECE, Heard, Limits, Moment, Place, SECOND_NS, slot,
 };
@@ -83,6 +83,7 @@ impl Log {
         self.last = index;
         self.records += 1;
         self.changed.insert(index / HOSTS_PER_PIECE);
+        let bytes_max = host_bytes_max(self.hosts.len());
         let host = &mut self.hosts[index];
         let now = slot(heard.log.1, host.slot);
         let back = if heard.clock_step {
@@ -97,7 +98,7 @@ impl Log {
             second,
             what,
         }));
-        let missing = host.count(heard, run, time);
+        let missing = host.count(heard, run, time, bytes_max);
         if back {
             batch.past.insert(now, host.owner());
             batch.ends.push(End {
@@ -126,7 +127,7 @@ impl Log {
                 let lost = [("missing".into(), missing.cast_signed())].into();
                 self.fleet.note_losses(from, time, &lost);
             }
-            host.miss(missing, time);
+            host.miss(missing, time, bytes_max);
             let of = slot(heard.log.1, host.slot);
             batch.note_holes(of, heard.row, before, host.holes.clone());
         }
@@ -176,10 +177,11 @@ impl Log {
         self.hosts.get(self.last)
     }
 
-    /// The same, to be changed.
-    pub fn change_last(&mut self) -> Option<&mut Host> {
+    /// The same, to be changed, and how many bytes it may have.
+    pub fn change_last(&mut self) -> Option<(&mut Host, usize)> {
         self.changed.insert(self.last / HOSTS_PER_PIECE);
-        self.hosts.get_mut(self.last)
+        let bytes_max = host_bytes_max(self.hosts.len());
+        Some((self.hosts.get_mut(self.last)?, bytes_max))
     }
 
     /// The host whose slot has a number.

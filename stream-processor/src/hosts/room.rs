@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use dogwatch_schemas::Text;
 
-use super::holes::{Hole, Holes, Losses};
+use super::holes::{Hole, Holes, Losses, sum_classes};
 use super::host::Host;
 use super::log::{Log, segment};
 use super::{Batch, End, EndKind, HOSTS_PER_PIECE, Heard, slot};
@@ -19,8 +19,10 @@ use super::{Batch, End, EndKind, HOSTS_PER_PIECE, Heard, slot};
 pub(crate) const HOSTS_MAX: usize = 8_192;
 /// Most of them that cannot be pushed out; the others have the rest of the room to become known.
 pub(super) const RESIDENTS_MAX: usize = HOSTS_MAX / 4 * 3;
-/// Most bytes of a host: its texts, runs and holes. Those of `HOSTS_MAX` of them are what a task's hosts take at most.
-pub(crate) const HOST_BYTES_MAX: usize = 5 << 10;
+/// Most bytes that the hosts of a partition of a topic take.
+pub(crate) const HOSTS_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of a host while there are few: its texts, runs and holes.
+pub(super) const HOST_BYTES_MAX: usize = 5 << 10;
 /// For how many seconds of ingest a host must be heard of to stay.
 pub(super) const SETTLED_S: i64 = 60;
 /// Hosts that go at once: looking for them means looking at all.
@@ -85,6 +87,7 @@ impl Log {
         });
         self.by_slot.insert(slot, index);
         self.by_id.insert(heard.host_id.into(), index);
+        self.fit_all(heard, batch);
         let told = self.tell_forgotten(heard.row, self::slot(heard.log.1, slot));
         batch.forgotten.extend(told);
         index
@@ -114,6 +117,24 @@ impl Log {
             self.residents -= 1;
             self.changed.insert(index / HOSTS_PER_PIECE);
         }
+    }
+
+    /// Lets all hosts keep to fewer bytes, where the one that came makes them so many.
+    fn fit_all(&mut self, heard: &Heard<'_>, batch: &mut Batch) {
+        let count = self.hosts.len();
+        let bytes_max = host_bytes_max(count);
+        if bytes_max == host_bytes_max(count - 1) {
+            return;
+        }
+        for host in &mut self.hosts {
+            let before = host.holes.clone();
+            host.fit(bytes_max);
+            if host.holes != before {
+                let slot = slot(heard.log.1, host.slot);
+                batch.note_holes(slot, heard.row, before, host.holes.clone());
+            }
+        }
+        self.changed = (0..count.div_ceil(HOSTS_PER_PIECE)).collect();
     }
 
     /// Makes room for a new host; how many of those that leave were heard of lately.
@@ -185,21 +206,37 @@ impl Batch {
 }
 
 impl Host {
-    /// Gives up what it remembers of its past, the least needed first, until it has as many bytes as it may.
-    pub(super) fn fit(&mut self) {
-        while self.bytes() > HOST_BYTES_MAX {
-            let joined = self
-                .holes
-                .as_mut()
-                .is_some_and(|holes| Arc::make_mut(holes).join_closest());
-            if !joined && self.runs.len() == 1 {
-                return;
+    /// Gives up what it remembers of its past, the least needed first, until it has as many bytes as it may: where holes are,
+    /// runs of before, and of which class losses are.
+    pub(super) fn fit(&mut self, bytes_max: usize) {
+        while self.bytes() > bytes_max {
+            let holes = self.holes.as_mut();
+            if holes.is_some_and(|holes| Arc::make_mut(holes).join_closest()) {
+                continue;
             }
-            if !joined {
+            if self.runs.len() > 1 {
                 self.runs.remove(0);
+            } else if !self.sum_classes() {
+                return;
             }
         }
     }
+
+    /// Counts losses of all classes as one; whether that makes it smaller.
+    fn sum_classes(&mut self) -> bool {
+        let holes = self.holes.as_mut();
+        let mut any = holes.is_some_and(|holes| Arc::make_mut(holes).sum_classes());
+        for run in &mut self.runs {
+            any |= sum_classes(&mut run.losses);
+            run.summed = true;
+        }
+        any
+    }
+}
+
+/// How many bytes each of so many hosts may have: fewer where there are many, in steps, so that it seldom changes for all.
+pub(super) fn host_bytes_max(hosts: usize) -> usize {
+    HOST_BYTES_MAX.min(HOSTS_BYTES_MAX / hosts.next_power_of_two())
 }
 
 /// The next number of a slot.

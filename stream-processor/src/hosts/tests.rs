@@ -446,6 +446,67 @@ fn a_host_has_a_bound_in_bytes_whatever_it_says() {
     assert!(losses.contains_key("other") && losses.len() <= CLASSES_MAX + 1);
 }
 
+/// As many hosts as there may be, each of which says the most that it can.
+#[test]
+fn hosts_keep_to_their_bytes_however_many_there_are() {
+    let mut log = Tape::new();
+    let long = |number: i64, letter: char, length: usize| {
+        format!("{number:05}{}", letter.to_string().repeat(length - 5))
+    };
+    let mut offset = 0;
+    for round in 0..3_i64 {
+        for number in 0..HOSTS_MAX as i64 {
+            let (host, run) = (long(number, 'h', 256), long(number, 'r', 256));
+            let second = 100 + round;
+            log.take(offset, &host, &run, round, second, second);
+            log.0.note_name(LOG, &long(number, 'n', 256));
+            log.0.note_boot(LOG, &long(number, 'b', 36));
+            let class = |place: usize| {
+                let name = long(place as i64, 'c', CLASS_BYTES_MAX);
+                (Text::from(name), 10 * (round + 1))
+            };
+            let losses = (0..CLASSES_MAX).map(class).collect();
+            log.0.note_losses(LOG, offset as u32, second * S, losses);
+            offset += 1;
+        }
+    }
+    let task = log.0.log(LOG).unwrap();
+    assert_eq!(task.hosts.len(), HOSTS_MAX);
+    let bytes: usize = task.hosts.iter().map(Host::bytes).sum();
+    assert!(bytes <= HOSTS_BYTES_MAX, "{bytes}");
+    // All that was lost is counted, though nobody knows of which class.
+    let all = 30 * CLASSES_MAX as i64;
+    for host in &task.hosts {
+        let losses = host.holes.as_ref().unwrap().between(0, i64::MAX);
+        assert_eq!(losses, Losses::from([("other".into(), all)]));
+    }
+}
+
+/// Fleets as they are keep where events are lost.
+#[test]
+fn a_crowd_of_plain_hosts_keeps_its_holes() {
+    let mut log = Tape::new();
+    let mut offset = 0;
+    for round in 0..10_i64 {
+        for number in 0..4_000_i64 {
+            let host = format!("4c4c4544-0034-4a10-8057-{number:012}");
+            let (run, second) = (format!("{number:036}"), 100 + 10 * round);
+            log.take(offset, &host, &run, round, second, second);
+            let lost = ["ring_full", "rate_limited", "queue_full"];
+            let losses = lost.map(|class| (class.into(), round + 1));
+            log.0
+                .note_losses(LOG, offset as u32, second * S, losses.into());
+            offset += 1;
+        }
+    }
+    let task = log.0.log(LOG).unwrap();
+    for host in &task.hosts {
+        let holes = host.holes.as_ref().unwrap();
+        assert_eq!(holes.len(), 10);
+        assert_eq!(holes.between(0, i64::MAX)["ring_full"], 10);
+    }
+}
+
 #[test]
 fn who_stays_is_stored() {
     let (mut log, first) = settled(2);

@@ -131,6 +131,7 @@ pub fn bounds<'s>(set: &'s DetectionSet, options: &WindowOptions) -> Vec<(&'s st
 
 /// The bound of a detection; none when it keeps nothing.
 fn bound(detection: &Detection, options: &WindowOptions) -> Option<Bound> {
+    let options = options.of_table(detection.table);
     let keys_max = options.keys_max;
     let plan = detection.plan.windowed()?;
     let waiting = plan.delay_ns.div_euclid(plan.spec.slide_ns) as u64;
