@@ -1,13 +1,15 @@
 //! How much memory this process may take: what its cgroup or its machine has, less what is not for states.
 //!
 //! Nothing is lowered by it: caps are the same on every processor, or results would hang on who holds a task. It is compared with
-//! what the caps allow, and said.
+//! what the caps allow, and said. Near the real limit no more tasks are begun, which changes no result.
 
 use std::fs;
 use std::path::Path;
 
 /// The part of the limit that states may take, per cent: the rest is for queries, queues, the client and the allocator.
 const PER_CENT: u64 = 60;
+/// The part of the limit beyond which no more tasks are begun, per cent.
+const FULL_PER_CENT: u64 = 85;
 /// A limit of cgroup v1 beyond this is none.
 const NO_LIMIT: u64 = 1 << 60;
 
@@ -16,17 +18,40 @@ pub fn bytes(configured: u64) -> Option<u64> {
     if configured > 0 {
         return Some(configured);
     }
+    Some(limit_here()? / 100 * PER_CENT)
+}
+
+/// The bytes that are left for more tasks, as far as it is known.
+pub fn room() -> Option<u64> {
+    let full = limit_here()? / 100 * FULL_PER_CENT;
+    let room = full.saturating_sub(resident_here()?);
+    if room > 0 {
+        return Some(room);
+    }
+    // The allocator keeps what nobody uses any more.
+    // SAFETY: the call takes no pointer, and gives free pages back only.
+    unsafe { libc::malloc_trim(0) };
+    Some(full.saturating_sub(resident_here()?))
+}
+
+/// The limit of this process.
+fn limit_here() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = cgroup_files(&cgroups).into_iter();
     let limits = limits.filter_map(|file| limit(&fs::read_to_string(file).ok()?));
-    let limit = limits.chain(machine(&meminfo)).min()?;
-    Some(limit / 100 * PER_CENT)
+    limits.chain(kib_of(&meminfo, "MemTotal:")).min()
 }
 
-/// The machine's memory.
-fn machine(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
+/// What this process has of it.
+fn resident_here() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    kib_of(&status, "VmRSS:")
+}
+
+/// The bytes of a line that names KiB, as of `/proc/meminfo`.
+fn kib_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib << 10)
 }
@@ -92,11 +117,13 @@ mod tests {
         assert_eq!(limit("max\n"), None);
         assert_eq!(limit("9223372036854771712\n"), None);
         assert_eq!(
-            machine("MemFree: 1 kB\nMemTotal:       2048 kB\n"),
+            kib_of("MemFree: 1 kB\nMemTotal:       2048 kB\n", "MemTotal:"),
             Some(2 << 20)
         );
-        assert_eq!(machine(""), None);
+        assert_eq!(kib_of("", "MemTotal:"), None);
         assert_eq!(bytes(7), Some(7));
         assert!(bytes(0).is_some_and(|bytes| bytes > 1 << 20));
+        // A test has far less than a machine.
+        assert!(room().is_some_and(|room| room > 1 << 20));
     }
 }

@@ -116,6 +116,10 @@ fn describe() {
         "Memory that there is for the tasks' state: windows.budget_bytes, or 60 % of the limit."
     );
     describe_gauge!(
+        "dogwatch_tasks_waiting",
+        "Tasks that are assigned and not begun, since there is no memory for them."
+    );
+    describe_gauge!(
         "dogwatch_window_state_bound_bytes",
         "What the tasks' state may grow to, by the caps."
     );
@@ -350,6 +354,11 @@ pub fn restored(tasks: usize, records: u64, took: Duration) {
     counter!("dogwatch_restore_tasks_total").increment(tasks as u64);
     counter!("dogwatch_restore_records_total").increment(records);
     histogram!("dogwatch_restore_seconds").record(took);
+}
+
+/// Sets how many tasks wait for memory.
+pub fn waiting(tasks: usize) {
+    gauge!("dogwatch_tasks_waiting").set(tasks as f64);
 }
 
 /// Counts a task that began without its state.

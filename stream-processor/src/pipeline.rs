@@ -65,6 +65,7 @@ mod steps;
 mod swap;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use steps::{Ends, Steps, given_up};
 

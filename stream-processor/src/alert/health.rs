@@ -39,6 +39,8 @@ pub(crate) enum Health {
     DetectionsDiffer,
     /// Nobody processes a partition that windows over the whole fleet wait for.
     FleetHeld,
+    /// A processor has no memory for all of its tasks.
+    TasksWait,
 }
 
 /// What does not change from alert to alert.
@@ -162,8 +164,18 @@ const FLEET_HELD: Texts = Texts {
     response: "Look at the processors with the stage host: whether one has this partition, what it logs, and its lag (dogwatch_source_lag_records).",
 };
 
+const TASKS_WAIT: Texts = Texts {
+    id: "tasks_wait",
+    title: "A processor has no memory for all of its tasks",
+    description: "The processor takes more than 85 % of the memory of its cgroup or machine, and does not begin further tasks that the group gave it. Their events stay in the topics and are read as soon as there is memory, or somebody else takes the tasks; until then nothing is found on their hosts.",
+    severity: "high",
+    priority: "Error",
+    risk: 60,
+    response: "Give the processor more memory or run more processors; dogwatch detections explain says what tasks may take.",
+};
+
 impl Health {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::CannotJudge,
         Self::SwitchedOff,
         Self::ClockReplaced,
@@ -175,6 +187,7 @@ impl Health {
         Self::DetectionsOlder,
         Self::DetectionsDiffer,
         Self::FleetHeld,
+        Self::TasksWait,
     ];
 
     fn texts(self) -> &'static Texts {
@@ -190,6 +203,7 @@ impl Health {
             Self::DetectionsOlder => &DETECTIONS_OLDER,
             Self::DetectionsDiffer => &DETECTIONS_DIFFER,
             Self::FleetHeld => &FLEET_HELD,
+            Self::TasksWait => &TASKS_WAIT,
         }
     }
 

@@ -18,6 +18,7 @@ use dogwatch_schemas::topics::Topic;
 use super::failing::Failing;
 use super::sources::SourceWatch;
 use super::swap::Swaps;
+use super::waiting::Waiting;
 use super::{ProcessorError, Stages, Stats, Summary};
 use crate::budget;
 use crate::checkpoint::{Head, Inputs, MemoryError, Progress, Restored, State};
@@ -31,7 +32,7 @@ use crate::restore::{self, Memories};
 use crate::schema_lookup::SchemaLookup;
 use crate::shutdown::Shutdown;
 use crate::sink::{Outcome, SinkError};
-use crate::source::group::GroupInput;
+use crate::source::group::{GroupInput, are_held};
 use crate::source::{Assigned, Batch, Gap, SourceMessage};
 use crate::step::{Memory, Partition, Step};
 use crate::tasks::{Task, Tasks};
@@ -94,6 +95,8 @@ pub(super) struct Steps {
     pub(super) swaps: Swaps,
     /// Partitions that windows of the whole fleet wait for.
     pub(super) sources: SourceWatch,
+    /// Tasks that there is no memory for.
+    pub(super) waiting: Waiting,
     /// Told when a detection of the whole fleet runs.
     pub(super) fleet_wanted: Option<Sender<()>>,
     /// What was done so far.
@@ -134,6 +137,7 @@ impl Steps {
             tasks: Tasks::new(config.checkpoint.clone(), config.windows.host_silence),
             swaps: Swaps::default(),
             sources: SourceWatch::new(config),
+            waiting: Waiting::new(config),
             fleet_wanted: None,
             summary: Summary::default(),
             stats: Stats::default(),
@@ -166,6 +170,7 @@ impl Steps {
             self.note(stages.publisher.look()?);
             self.swap_when_due(stages)?;
             self.look_at_sources(stages);
+            self.look_at_waiting(stages)?;
             self.step_when_due(stages)?;
         }
     }
@@ -186,7 +191,7 @@ impl Steps {
         let due = [step_due, commit_due, checkpoint_due, mark_due];
         let due = due
             .into_iter()
-            .chain([self.swaps.due(), self.sources.due()]);
+            .chain([self.swaps.due(), self.sources.due(), self.waiting.due()]);
         let mut ready = Select::new();
         ready.recv(messages);
         if let Some(changes) = self.swaps.changes() {
@@ -528,14 +533,30 @@ impl Steps {
         assigned: Vec<Assigned>,
         stages: &mut Stages,
     ) -> Result<(), ProcessorError> {
-        let started = Instant::now();
         let Some(group) = stages.group().cloned() else {
             return Ok(());
         };
         self.catch_up(&assigned, stages)?;
-        let Some(mut memories) = self.recall(&assigned, &group)? else {
+        if are_held(&assigned) {
+            self.waiting.add(assigned);
+            return self.begin_waiting(&group);
+        }
+        if self.begin_all(&assigned, &group)? {
+            self.weigh();
+        }
+        Ok(())
+    }
+
+    /// Begins tasks with what they remember; says whether they were still ours then, and the end had not come.
+    pub(super) fn begin_all(
+        &mut self,
+        assigned: &[Assigned],
+        group: &GroupInput,
+    ) -> Result<bool, ProcessorError> {
+        let started = Instant::now();
+        let Some(mut memories) = self.recall(assigned, group)? else {
             tracing::info!("partitions went away, or the end came, while their state was read");
-            return Ok(());
+            return Ok(false);
         };
         let count = assigned.len();
         let mut records = 0;
@@ -558,9 +579,7 @@ impl Steps {
             took_seconds = started.elapsed().as_secs_f64(),
             "partitions assigned"
         );
-        group.resume(&assigned);
-        self.weigh();
-        Ok(())
+        Ok(true)
     }
 
     /// Compares what the tasks may grow to with the memory that there is for them, and says so where it is more.
@@ -745,6 +764,8 @@ impl Steps {
     }
 
     fn give(&mut self, partitions: &[Partition]) {
+        self.waiting
+            .retain(|waiting| !partitions.contains(&waiting.partition));
         for partition in partitions {
             drop(self.tasks.remove(*partition));
             self.engine.forget_log(*partition);
@@ -768,6 +789,7 @@ impl Steps {
 
     /// Forgets all tasks, and what was matched of them: they are taken over anew.
     pub fn forget(&mut self) {
+        self.waiting.retain(|_| false);
         for partition in self.tasks.clear() {
             self.engine.forget_log(partition);
         }
@@ -868,7 +890,7 @@ pub(super) fn given_up(error: &ProcessorError) -> bool {
 }
 
 /// The partitions' numbers as text, in order; those of samples by topic behind the others.
-fn named(partitions: &[Partition]) -> String {
+pub(super) fn named(partitions: &[Partition]) -> String {
     let mut by_topic: BTreeMap<Topic, BTreeSet<i32>> = BTreeMap::new();
     for (topic, number) in partitions {
         by_topic.entry(*topic).or_default().insert(*number);

@@ -218,9 +218,8 @@ impl GroupInput {
     ///
     /// A pause keeps the client's own position, which is wrong after an error message of the partition: librdkafka (2.12
     /// at least) takes it for a record, and begins at "stored" (-1001 + 1), where nothing is, for good.
-    pub fn resume(&self, assigned: &[Assigned]) {
-        let (held, _) = split(assigned);
-        let held = list(&self.names, &held);
+    pub fn resume(&self, partitions: &[Partition]) {
+        let held = list(&self.names, partitions);
         // Sought while it is paused: a record that came in between would be read twice.
         let resumed = self
             .consumer
@@ -611,10 +610,15 @@ fn list(names: &Topics, partitions: &[Partition]) -> TopicPartitionList {
 /// still.
 fn split(assigned: &[Assigned]) -> (Vec<Partition>, Vec<Partition>) {
     let all = assigned.iter().map(|assigned| assigned.partition).collect();
-    match assigned.iter().any(|assigned| assigned.start.restores()) {
+    match are_held(assigned) {
         true => (all, Vec::new()),
         false => (Vec::new(), all),
     }
+}
+
+/// Whether partitions that were assigned together are held back until [`GroupInput::resume`].
+pub fn are_held(assigned: &[Assigned]) -> bool {
+    assigned.iter().any(|assigned| assigned.start.restores())
 }
 
 impl ClientContext for GroupContext {
