@@ -10,6 +10,8 @@ use std::path::Path;
 const PER_CENT: u64 = 60;
 /// The part of the limit beyond which no more tasks are begun, per cent.
 const FULL_PER_CENT: u64 = 85;
+/// And so many bytes of it are left in any case: what taking a task over takes on its way.
+const FULL_BESIDE: u64 = 96 << 20;
 /// A limit of cgroup v1 beyond this is none.
 const NO_LIMIT: u64 = 1 << 60;
 
@@ -23,7 +25,7 @@ pub fn bytes(configured: u64) -> Option<u64> {
 
 /// The bytes that are left for more tasks, as far as it is known.
 pub fn room() -> Option<u64> {
-    let full = limit_here()? / 100 * FULL_PER_CENT;
+    let full = full(limit_here()?);
     let room = full.saturating_sub(resident_here()?);
     if room > 0 {
         return Some(room);
@@ -32,6 +34,11 @@ pub fn room() -> Option<u64> {
     // SAFETY: the call takes no pointer, and gives free pages back only.
     unsafe { libc::malloc_trim(0) };
     Some(full.saturating_sub(resident_here()?))
+}
+
+/// How much of a limit may be taken before no more tasks are begun.
+fn full(limit: u64) -> u64 {
+    (limit / 100 * FULL_PER_CENT).min(limit.saturating_sub(FULL_BESIDE))
 }
 
 /// The limit of this process.
@@ -123,6 +130,8 @@ mod tests {
         assert_eq!(kib_of("", "MemTotal:"), None);
         assert_eq!(bytes(7), Some(7));
         assert!(bytes(0).is_some_and(|bytes| bytes > 1 << 20));
+        assert_eq!(full(2 << 30), (2 << 30) / 100 * 85);
+        assert_eq!((full(256 << 20), full(64 << 20)), (160 << 20, 0));
         // A test has far less than a machine.
         assert!(room().is_some_and(|room| room > 1 << 20));
     }

@@ -167,7 +167,7 @@ const FLEET_HELD: Texts = Texts {
 const TASKS_WAIT: Texts = Texts {
     id: "tasks_wait",
     title: "A processor has no memory for all of its tasks",
-    description: "The processor takes more than 85 % of the memory of its cgroup or machine, and does not begin further tasks that the group gave it. Their events stay in the topics and are read as soon as there is memory, or somebody else takes the tasks; until then nothing is found on their hosts.",
+    description: "The processor takes nearly all of the memory of its cgroup or machine, and does not begin further tasks that the group gave it. Their events stay in the topics and are read as soon as there is memory, or somebody else takes the tasks; until then nothing is found on their hosts.",
     severity: "high",
     priority: "Error",
     risk: 60,
