@@ -224,6 +224,18 @@ fn calls() -> impl Iterator<Item = &'static str> {
     rows.filter_map(|row| row.strip_prefix("CALL(")?.split(',').next())
 }
 
+/// Whether of a system call only those that fail leave an event of its own, since programs and processes are told by other
+/// hooks: where it is switched off, what succeeds is told all the same.
+#[must_use]
+pub fn told_without_call(call: &str) -> bool {
+    let mut rows = include_str!("../../ebpf/bpf/calls.def").lines();
+    let fields = rows.find_map(|row| {
+        let (name, fields) = row.strip_prefix("CALL(")?.split_once(',')?;
+        (name == call).then_some(fields)
+    });
+    fields.is_some_and(|fields| fields.split(',').any(|field| field.trim() == "FAILED"))
+}
+
 /// What an event of a system call is called: what processes are made by is one type, whichever call it was.
 #[must_use]
 pub fn event_type(call: &str) -> &str {
@@ -236,6 +248,16 @@ pub fn event_type(call: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_and_processes_are_told_without_their_calls() {
+        let told: Vec<&str> = calls().filter(|call| told_without_call(call)).collect();
+        assert_eq!(
+            told,
+            ["execve", "execveat", "clone", "clone3", "fork", "vfork"]
+        );
+        assert!(!told_without_call("none"));
+    }
 
     #[test]
     fn closed_columns_are_known_from_the_schema() {

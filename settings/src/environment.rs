@@ -86,17 +86,20 @@ fn without_its_section(key: &str) -> Option<String> {
 
 /// The user's own setting that a key names in a section whose name is misspelt.
 fn in_nearest_table(key: &str) -> Option<String> {
-    open_tables().iter().find_map(|table| {
+    let near = open_tables().iter().filter_map(|table| {
         let levels = table.matches('.').count() + 1;
         let (end, _) = key.match_indices('.').nth(levels - 1)?;
         let likeness = Likeness {
             distance: strsim::osa_distance(&letters(&key[..end]), &letters(table)),
             letters: letters(table).len(),
         };
+        let named = format!("{table}{}", &key[end..]);
         likeness
             .is_misspelling()
-            .then(|| format!("{table}{}", &key[end..]))
-    })
+            .then_some((likeness.distance, named))
+    });
+    let nearest = near.min_by_key(|(distance, _)| *distance);
+    nearest.map(|(_, named)| named)
 }
 
 /// Says whether a variable is one that Kubernetes makes for each service of a namespace, or Docker for each link:

@@ -24,8 +24,7 @@ pub fn show(raw: &impl Serialize, settings: &Settings, secret: impl Fn(&str) -> 
         let hidden = in_open_table(key).is_some_and(|(_, name)| secret(name));
         let value = match value {
             Value::String(_) if hidden => Value::from(MASK),
-            Value::String(text) => Value::from(in_addresses(text, &secret)),
-            value => value.clone(),
+            value => masked(value, &secret),
         };
         let origin = origins.get(&plain(key));
         let origin = origin.map_or("default", String::as_str);
@@ -39,33 +38,73 @@ pub fn show(raw: &impl Serialize, settings: &Settings, secret: impl Fn(&str) -> 
     text
 }
 
-/// A text in which the secrets of addresses are masked: the password before a host (`https://user:word@host`), and the values
-/// of a query whose names are secrets (`?client_secret=word`).
-fn in_addresses(text: &str, secret: impl Fn(&str) -> bool) -> String {
-    let masked = |part: &str| {
-        let (scheme, rest) = match part.split_once("://") {
-            Some((scheme, rest)) => (format!("{scheme}://"), rest),
-            None => (String::new(), part),
-        };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(end);
-        let authority = match authority.rsplit_once('@') {
-            Some((user, host)) => match user.split_once(':') {
-                Some((name, _)) => format!("{name}:{MASK}@{host}"),
-                None => authority.to_owned(),
-            },
-            None => authority.to_owned(),
-        };
-        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+/// A value in which the secrets of addresses are masked.
+fn masked(value: &Value, secret: &impl Fn(&str) -> bool) -> Value {
+    match value {
+        Value::String(text) => {
+            let parts = addresses(text).into_iter();
+            let parts: Vec<String> = parts.map(|part| in_address(part, secret)).collect();
+            Value::from(parts.join(","))
+        }
+        Value::Array(values) => values.iter().map(|value| masked(value, secret)).collect(),
+        value => value.clone(),
+    }
+}
+
+/// The parts of a text between commas that a scheme follows: any other comma may be a password's.
+fn addresses(text: &str) -> Vec<&str> {
+    let is_scheme = |text: &str| {
+        let scheme = text
+            .split_once("://")
+            .map(|(scheme, _)| scheme.trim_start());
+        scheme.is_some_and(|scheme| {
+            let letters = scheme.chars();
+            !scheme.is_empty()
+                && letters
+                    .into_iter()
+                    .all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c))
+        })
+    };
+    let commas = text.match_indices(',').map(|(at, _)| at);
+    let mut parts = Vec::new();
+    let mut begin = 0;
+    for comma in commas.filter(|at| is_scheme(&text[at + 1..])) {
+        parts.push(&text[begin..comma]);
+        begin = comma + 1;
+    }
+    parts.push(&text[begin..]);
+    parts
+}
+
+/// An address without its secrets: the password before a host (`https://user:word@host`), a token that is there alone, and the
+/// values of a query whose names are secrets (`?client_secret=word`). In doubt more is masked: a password may hold what ends a
+/// host elsewhere.
+fn in_address(text: &str, secret: &impl Fn(&str) -> bool) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
+    };
+    let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let has_user = rest[..host_end].contains(['@', ':']);
+    let (user, rest) = match rest.rsplit_once('@').filter(|_| has_user) {
+        Some((user, rest)) => match user.split_once(':') {
+            Some((name, _)) => (format!("{name}:{MASK}@"), rest),
+            None => (format!("{MASK}@"), rest),
+        },
+        None => (String::new(), rest),
+    };
+    let (path, query) = match rest.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (rest, None),
+    };
+    let query = query.map_or(String::new(), |query| {
         let values = query.split('&').map(|value| match value.split_once('=') {
             Some((name, _)) if secret(&name.to_lowercase()) => format!("{name}={MASK}"),
             _ => value.to_owned(),
         });
-        let query = values.collect::<Vec<_>>().join("&");
-        let mark = if query.is_empty() { "" } else { "?" };
-        format!("{scheme}{authority}{path}{mark}{query}")
-    };
-    text.split(',').map(masked).collect::<Vec<_>>().join(",")
+        format!("?{}", values.collect::<Vec<_>>().join("&"))
+    });
+    format!("{scheme}{user}{path}{query}")
 }
 
 /// Writes a program's answer to standard output. Whoever closes it, as `head` does, has enough, which is no failure.
@@ -164,7 +203,16 @@ mod tests {
                 "https://dog:a@b:c@idp:8443",
                 "https://dog:********@idp:8443",
             ),
-            ("a:9092,dog:hunter2@b:9092", "a:9092,dog:********@b:9092"),
+            // What is a password's and what another address's cannot be told.
+            ("dog:hun,ter2@b:9092", "dog:********@b:9092"),
+            (
+                "https://dog:a@b,https://cat:c,d@e",
+                "https://dog:********@b,https://cat:********@e",
+            ),
+            ("https://dog:pa/s?s#@host/x", "https://dog:********@host/x"),
+            ("https://token@host", "https://********@host"),
+            ("https://host/people@home", "https://host/people@home"),
+            ("a:9092, b:9092,[::1]:9092", "a:9092, b:9092,[::1]:9092"),
             (
                 "https://idp/token?client_id=dog&client_secret=hunter2",
                 "https://idp/token?client_id=dog&client_secret=********",
@@ -176,7 +224,8 @@ mod tests {
             ("/etc/a?b", "/etc/a?b"),
             ("*/.ssh/id_*", "*/.ssh/id_*"),
         ] {
-            assert_eq!(in_addresses(given, secret), shown);
+            let given = Value::from(vec![given]);
+            assert_eq!(masked(&given, &secret), Value::from(vec![shown]));
         }
     }
 

@@ -71,7 +71,9 @@ fn metrics_of(listen: SocketAddr) -> std::io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     // Of this version the answer comes in one piece, and its end is the connection's.
-    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {listen}\r\n\r\n")?;
+    // In one piece: who answers the first of several and closes leaves the others nowhere to go.
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {listen}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())

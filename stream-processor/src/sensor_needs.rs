@@ -20,6 +20,7 @@ use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::reads::{self, ReadPattern};
 use dogwatch_schemas::records::SensorStatus;
 use dogwatch_schemas::topics::{Topic, Topics};
+use dogwatch_schemas::vocabulary;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -49,8 +50,6 @@ const HOSTS_NAMED: usize = 5;
 const CALLS_MAX: usize = 1_024;
 /// The columns of a status that are read.
 const COLUMNS: [&str; 4] = ["host_id", "host_name", "sensitive_read_paths", "calls_off"];
-/// Calls that, switched off, take away their failed ones alone: programs and processes are told by other hooks.
-const TOLD_ALL_THE_SAME: [&str; 6] = ["execve", "execveat", "clone", "clone3", "fork", "vfork"];
 
 /// A look at the sensors, now and every few minutes, until it is dropped.
 pub(crate) struct SensorNeeds(Arc<AtomicBool>);
@@ -119,12 +118,21 @@ impl Needs {
         )
     }
 
-    /// What a sensor with these lists does not deliver.
-    fn missing(&self, published: &[ReadPattern], calls_off: &[String]) -> Vec<Missing> {
+    /// Sets the metrics to nothing missing: what is not needed any more is missed by nobody.
+    pub fn clear_metrics(&self) {
+        Counts::new(self).show();
+    }
+
+    /// What a sensor with these lists does not deliver, as far as it says.
+    fn missing(&self, delivered: &Delivered) -> Vec<Missing> {
+        let published = delivered.published.as_ref();
+        let published = published.map(|list| reads::patterns(list.iter().map(String::as_str)));
+        let calls_off = delivered.calls_off.as_deref().unwrap_or_default();
         let mut missing = Vec::new();
         for need in &self.0 {
-            let reads: Vec<ReadPattern> =
-                reads::uncovered(published, &need.reads).cloned().collect();
+            let uncovered = published.iter();
+            let uncovered = uncovered.flat_map(|list| reads::uncovered(list, &need.reads));
+            let reads: Vec<ReadPattern> = uncovered.cloned().collect();
             let detection_id = need.detection_id.clone();
             if !reads.is_empty() {
                 missing.push(Missing::Reads(UnpublishedReads {
@@ -134,7 +142,7 @@ impl Needs {
             }
             let off = calls_off.iter().filter(|call| need.types.contains(*call));
             let types: Vec<String> = off
-                .filter(|call| !TOLD_ALL_THE_SAME.contains(&call.as_str()))
+                .filter(|call| !vocabulary::told_without_call(call))
                 .cloned()
                 .collect();
             if !types.is_empty() {
@@ -176,6 +184,11 @@ impl Counts {
         }
     }
 
+    fn show(&self) {
+        metrics::unpublished_reads(&self.reads);
+        metrics::unseen_calls(&self.calls);
+    }
+
     fn add(&mut self, missing: &Missing, hosts: usize) {
         let (counts, detection_id) = match missing {
             Missing::Reads(unpublished) => (&mut self.reads, &unpublished.detection_id),
@@ -207,8 +220,9 @@ struct Told(BTreeMap<String, u64>);
 #[derive(Debug, PartialEq, Eq)]
 struct Lack {
     hosts: Vec<String>,
-    /// None: their sensors do not say what they publish.
-    missing: Option<Vec<Missing>>,
+    /// Their sensors do not say which reads they publish, and some are needed.
+    silent: bool,
+    missing: Vec<Missing>,
 }
 
 impl Told {
@@ -221,22 +235,17 @@ impl Told {
                 .or_default()
                 .push((host_id, host.name));
         }
+        let needs_reads = needs.0.iter().any(|need| !need.reads.is_empty());
         let mut counts = Counts::new(needs);
         let mut news = Vec::new();
         for (delivered, hosts) in by_lists {
-            let missing = delivered.published.as_ref().map(|list| {
-                let published = reads::patterns(list.iter().map(String::as_str));
-                // An older sensor does not say which calls it leaves out.
-                needs.missing(
-                    &published,
-                    delivered.calls_off.as_deref().unwrap_or_default(),
-                )
-            });
-            for missing in missing.iter().flatten() {
+            let silent = needs_reads && delivered.published.is_none();
+            let missing = needs.missing(&delivered);
+            for missing in &missing {
                 counts.add(missing, hosts.len());
             }
-            let hash = hash_of(&missing);
-            let fine = missing.as_ref().is_some_and(Vec::is_empty);
+            let hash = hash_of(silent, &missing);
+            let fine = !silent && missing.is_empty();
             let is_news =
                 |(host_id, _): &(String, String)| self.change(host_id, (!fine).then_some(hash));
             let new: Vec<String> = hosts
@@ -247,6 +256,7 @@ impl Told {
             if !new.is_empty() {
                 news.push(Lack {
                     hosts: new,
+                    silent,
                     missing,
                 });
             }
@@ -274,10 +284,10 @@ impl Told {
     }
 }
 
-fn hash_of(missing: &Option<Vec<Missing>>) -> u64 {
+fn hash_of(silent: bool, missing: &[Missing]) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    missing.hash(&mut hasher);
+    (silent, missing).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -299,8 +309,7 @@ impl Looker {
                     complained = false;
                     let (news, counts) = self.told.take(&self.needs, seen);
                     news.iter().for_each(tell);
-                    metrics::unpublished_reads(&counts.reads);
-                    metrics::unseen_calls(&counts.calls);
+                    counts.show();
                 }
                 Err(error) if complained => {
                     tracing::debug!(%error, "still cannot read what sensors publish")
@@ -384,33 +393,31 @@ fn tell(lack: &Lack) {
         .map(String::as_str)
         .collect();
     let (hosts, names) = (lack.hosts.len(), named.join(", "));
-    match &lack.missing {
-        None => tracing::warn!(
+    if lack.silent {
+        tracing::warn!(
             hosts,
             names,
             "sensors do not say which reads of files they publish: update them, or detections that need reads may miss some"
-        ),
-        Some(missing) => {
-            for missing in missing {
-                match missing {
-                    Missing::Reads(unpublished) => tracing::warn!(
-                        hosts,
-                        names,
-                        detection = unpublished.detection_id,
-                        "sensors publish reads once an hour that a detection needs every time: {unpublished}; add them to kernel.sensitive_read_paths there"
-                    ),
-                    Missing::Calls {
-                        detection_id,
-                        types,
-                    } => tracing::warn!(
-                        hosts,
-                        names,
-                        detection = detection_id,
-                        "sensors see no {}, which a detection asks for: kernel.calls switches them off there",
-                        types.join(", ")
-                    ),
-                }
-            }
+        );
+    }
+    for missing in &lack.missing {
+        match missing {
+            Missing::Reads(unpublished) => tracing::warn!(
+                hosts,
+                names,
+                detection = unpublished.detection_id,
+                "sensors publish reads once an hour that a detection needs every time: {unpublished}; add them to kernel.sensitive_read_paths there"
+            ),
+            Missing::Calls {
+                detection_id,
+                types,
+            } => tracing::warn!(
+                hosts,
+                names,
+                detection = detection_id,
+                "sensors see no {}, which a detection asks for: kernel.calls switches them off there",
+                types.join(", ")
+            ),
         }
     }
 }
@@ -562,13 +569,12 @@ mod tests {
             } => format!("{detection_id} sees no {}", types.join(", ")),
         };
         let line = |lack: &Lack| {
-            let missing = lack
-                .missing
-                .as_ref()
-                .map_or("silent".to_owned(), |missing| {
-                    missing.iter().map(text).collect::<Vec<_>>().join("; ")
-                });
-            format!("{}: {missing}", lack.hosts.join(" "))
+            let silent = lack.silent.then(|| "silent".to_owned());
+            let missing: Vec<String> = silent
+                .into_iter()
+                .chain(lack.missing.iter().map(text))
+                .collect();
+            format!("{}: {}", lack.hosts.join(" "), missing.join("; "))
         };
         let counts = [counts.reads["a"], counts.reads["b"], counts.calls["c"]];
         (news.iter().map(line).collect(), counts)
@@ -605,6 +611,11 @@ mod tests {
             look(&mut told, &[("old", None, None)]).0,
             Vec::<String>::new()
         );
+        let silent = look(&mut told, &[("old", None, Some(&["ptrace"]))]);
+        assert_eq!(silent.0, ["old.example: silent; c sees no ptrace"]);
+        let hosts = seen(&[("older", None, None)]);
+        let (news, _) = told.take(&Needs(vec![]), hosts);
+        assert!(news.is_empty(), "no reads are needed: {news:?}");
     }
 
     #[test]

@@ -88,6 +88,9 @@ impl Steps {
     pub fn look_at_sensors(&mut self, needs: Option<Needs>) {
         let needs = needs.filter(|_| self.ends.stores);
         if needs != self.swaps.needs {
+            if let Some(before) = &self.swaps.needs {
+                before.clear_metrics();
+            }
             let started = |needs: Needs| SensorNeeds::start(&self.config, needs);
             self.swaps.sensor_needs = needs.clone().and_then(started);
             self.swaps.needs = needs;
