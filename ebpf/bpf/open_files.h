@@ -15,7 +15,7 @@
 #define SOCK_DGRAM 2
 #define TCP_LISTEN 10
 #define DESCRIPTORS_MAX 4096 /* of a process: those with higher numbers are counted, and not looked at */
-#define OPEN_FILES_MAX 8192  /* told of a share in a round; the others are counted */
+#define OPEN_FILES_MAX 4096  /* told of a share in a round; the others are counted */
 
 /* What was told of each share in this round; user space removes the entries after it. */
 struct {
@@ -29,7 +29,10 @@ struct {
  * on, where verifiers before 6.8 lose track of what they know (failures.h). */
 const struct open_file *type_of_open_file __attribute__((unused));
 
-/* The share of a process that is not the current one; see `place`. */
+/*
+ * The share of a process that is not the current one; see `place`. While the map of modes is full, a cgroup below a container's
+ * that found no room in it has a share of its own here: the walk upwards of `share_of_unlisted` is the current task's alone.
+ */
 static __always_inline u64 share_id_of(struct task_struct *task)
 {
 	u64 cgroup_id = cgroup_id_of(task);

@@ -177,7 +177,7 @@ pub struct OpenFile {
     pub dev: u64,
     /// When the process began, nanoseconds since boot.
     pub start_ns: u64,
-    /// The process, and its descriptor.
+    /// The process.
     pub pid: u32,
     /// The descriptor.
     pub fd: u32,

@@ -67,7 +67,7 @@ impl<Q: Send + 'static, A: Send + 'static> Aside<Q, A> {
 
     /// Asks about a container and waits a moment.
     pub fn ask(&mut self, container: &Text, question: Q, now_ns: u64) -> Answer<A> {
-        if self.worker.is_none() && (!self.hangs() || self.stuck.len() < STUCK_MAX) {
+        if self.worker.is_none() && self.stuck() < STUCK_MAX {
             self.worker = start(self.name, &self.work);
         }
         let Some(worker) = &mut self.worker else {
@@ -91,8 +91,13 @@ impl<Q: Send + 'static, A: Send + 'static> Aside<Q, A> {
 
     /// Whether a thread that was given up has not come back.
     pub fn hangs(&mut self) -> bool {
+        self.stuck() > 0
+    }
+
+    /// How many threads that were given up have not come back.
+    fn stuck(&mut self) -> usize {
         self.stuck.retain(|thread| !thread.is_finished());
-        !self.stuck.is_empty()
+        self.stuck.len()
     }
 
     /// An answer that took longer; `None` in its place where none came and none will.

@@ -440,6 +440,17 @@ fn failed_opens(rows: &Rows, container: &str, pid: i64) {
 
 /// Holds files and sockets of the load to what `/proc` and TCP_INFO say of them.
 fn open_files(rows: &Rows, load: &Load, container: &str, connection: &[i64]) {
+    // On a slow machine a round is cut, which is told: what is new then has no growth, and the last processes have no rows.
+    let losses = rows.io.iter().filter_map(|row| row.evt_losses.as_ref());
+    let lost: Vec<_> = losses.flatten().filter(|(_, count)| **count > 0).collect();
+    if !lost.is_empty() {
+        assert!(
+            lost.iter().all(|(class, _)| &***class == "unsampled"),
+            "{lost:?}"
+        );
+        eprintln!("not held to the load, which was not read whole: {lost:?}");
+        return;
+    }
     let pid = i64::from(load.0.id());
     let own = |row: &&IoSample| row.proc_pid == pid;
     let rows_of_load: Vec<_> = rows.io.iter().filter(own).collect();
@@ -524,12 +535,6 @@ fn open_files(rows: &Rows, load: &Load, container: &str, connection: &[i64]) {
     );
     assert_eq!(listener.fd_rx_bytes, None);
 
-    // On a slow machine rounds are left out, which is told.
-    let losses = rows.io.iter().filter_map(|row| row.evt_losses.as_ref());
-    let mut others = losses
-        .flatten()
-        .filter(|(class, _)| &***class != "unsampled");
-    assert!(others.all(|(_, count)| *count == 0));
     let seqs: Vec<i64> = rows.io.iter().map(|row| row.seq).collect();
     assert_eq!(seqs, (0..seqs.len() as i64).collect::<Vec<_>>());
 }

@@ -458,6 +458,17 @@ fn sampled_capture(path: &Path) {
         ],
     }));
     facts.push(open_files());
+    // A first round, of which nothing is known.
+    facts.push(Fact::OpenFiles(FilesRound {
+        boot_ns: 101 * SECOND_NS,
+        interval_ns: None,
+        files: Vec::new(),
+        rests: vec![FilesRest {
+            cgroup_id: 7,
+            rows: 1,
+            ..FilesRest::default()
+        }],
+    }));
     // The next round is due while this one is still under way, and is left out.
     facts.push(Fact::Sampled(Sampled::default()));
     for (id, at) in [(None, 101), (Some("cd".repeat(32).into()), 102)] {
@@ -546,7 +557,7 @@ fn samples_are_joined_with_what_is_known_and_marked_by_round() {
     assert_eq!((&*mark.evt_type, mark.seq), ("mark", 2));
     assert_eq!(mark.evt_losses.as_ref().unwrap()["unsampled"], 3);
     assert_eq!(processes.len(), 3);
-    assert_eq!(summary.samples, 76);
+    assert_eq!(summary.samples, 77);
     assert_eq!(summary.sample_losses["unsampled"], 8);
     assert!(
         summary.losses.is_empty(),
@@ -590,7 +601,7 @@ fn open_files() -> Fact {
     }];
     let mut local = [0; 16];
     local[..4].copy_from_slice(&[10, 0, 0, 1]);
-    files.push(FileUsage {
+    let waiting = |sample: IoSample| FileUsage {
         ends: Some(SocketEnds {
             family: libc::AF_INET as u16,
             socket_type: libc::SOCK_STREAM as u16,
@@ -601,13 +612,19 @@ fn open_files() -> Fact {
             remote: [0; 16],
             is_server: true,
         }),
-        ..usage(IoSample {
-            fd_state: Some("listen".into()),
-            fd_backlog: Some(0),
-            ..IoSample::default()
-        })
-    });
-    files.extend((1..=63).map(|bytes| {
+        ..usage(sample)
+    };
+    files.push(waiting(IoSample {
+        fd_state: Some("listen".into()),
+        fd_backlog: Some(0),
+        ..IoSample::default()
+    }));
+    files.push(waiting(IoSample {
+        fd_state: Some("close".into()),
+        fd_rx_bytes: Some(400),
+        ..IoSample::default()
+    }));
+    files.extend((1..=62).map(|bytes| {
         usage(IoSample {
             fd_forward_bytes: Some(bytes),
             ..IoSample::default()
@@ -639,7 +656,7 @@ fn open_files_are_told_listeners_first_and_the_rest_in_one_row() {
         .map(|record| IoSample::decode_framed(&record.value).unwrap())
         .collect();
     let in_container = |row: &&IoSample| &*row.container_id == "cdcdcdcdcdcd";
-    assert_eq!(rows.iter().filter(in_container).count(), 65);
+    assert_eq!(rows.iter().filter(in_container).count(), 66);
     let listener = &rows[0];
     assert_eq!(listener.fd_name.as_deref(), Some("10.0.0.1:80"));
     assert_eq!(listener.fd_type.as_deref(), Some("ipv4"));
@@ -651,14 +668,20 @@ fn open_files_are_told_listeners_first_and_the_rest_in_one_row() {
     assert_eq!(file.proc_name.as_deref(), Some("web"));
     assert_eq!(file.sample_interval_ns, Some(SECOND_NS as i64));
     assert_eq!(file.proc_key.len(), 16);
+    let bound = &rows[2];
+    assert_eq!(bound.fd_name.as_deref(), Some("10.0.0.1:80"));
+    assert_eq!(bound.fd_is_server, Some(false), "it does not listen");
     // The smallest was left out here, the others where they were read.
     let rest = &rows[64];
     assert_eq!((&*rest.evt_type, rest.seq), ("rest", 64));
     assert_eq!((rest.rows_left_out, rest.fds_left_out), (Some(5), Some(9)));
     assert_eq!(rest.fd_forward_bytes, Some(41));
     assert!(rest.proc_key.is_empty());
-    let mark = &rows[65];
-    assert_eq!((&*mark.evt_type, rows.len()), ("mark", 66));
+    let of_first_round = &rows[65];
+    assert_eq!(of_first_round.rows_left_out, Some(1));
+    assert_eq!(of_first_round.fd_forward_bytes, None);
+    let mark = &rows[66];
+    assert_eq!((&*mark.evt_type, rows.len()), ("mark", 67));
     assert_eq!(mark.evt_losses.as_ref().unwrap()["unsampled"], 1);
 }
 

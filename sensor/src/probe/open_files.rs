@@ -37,7 +37,7 @@ pub struct OpenFiles {
 /// What a walk over all processes left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Walk {
-    /// By share, open files that were not looked at: beyond the 4,096th descriptor of a process, or 8,192 of a share.
+    /// By share, open files that were not looked at: beyond the 4,096th descriptor of a process, or 4,096 of a share.
     pub left: HashMap<u64, u64>,
     /// It took too long, and some processes were not come to.
     pub cut: bool,
@@ -74,12 +74,11 @@ impl OpenFiles {
         let doing = "read which files are open";
         let iterator = command(ITER_CREATE, [self.link.as_raw_fd() as u32, 0, 0, 0])
             .map_err(|source| map_error(doing, source))?;
-        let whole = read_all(File::from(iterator), until, each)
-            .map_err(|source| map_error(doing, source))?;
-        Ok(Walk {
-            left: self.left(),
-            cut: !whole,
-        })
+        let whole = read_all(File::from(iterator), until, each);
+        // Also after a walk that failed: its counts are not the next one's.
+        let left = self.left();
+        let whole = whole.map_err(|source| map_error(doing, source))?;
+        Ok(Walk { left, cut: !whole })
     }
 
     /// What was not looked at; clears the counts for the next round.

@@ -2,16 +2,16 @@
 //!
 //! The kernel part's iterator tells what is open; paths are looked up here, of the few rows that are told alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dogwatch_ebpf::record::{OpenFile, SocketAddresses};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::IoSample;
 
-use super::openings::{LISTENING, LeftOut, Openings, Row};
+use super::openings::{LISTENING, LeftOut, Openings, Row, Rows};
 use super::text::{long, named, read};
 use super::{Roots, TICK_NS};
 use crate::busiest::{Candidate, busiest};
@@ -21,6 +21,9 @@ use crate::probe::{OpenFiles, has};
 
 /// Rows of a round that are handed on; the tracker knows the containers and chooses among them.
 const ROWS_MAX: usize = 2_048;
+/// Paths may be looked up for so long beyond the walk's time: one alone can be slow, as that of a file with very many locks,
+/// and rows go without their path then.
+const PATHS_GRACE: Duration = Duration::from_millis(250);
 /// States of TCP by their numbers in the kernel (include/net/tcp_states.h).
 const STATES: [&str; 13] = [
     "unknown",
@@ -57,7 +60,7 @@ impl Files {
     }
 
     /// What is open now, and how much of it was not looked at; none where the kernel does not tell. Takes until `until` at
-    /// most, and as long as some 2,000 paths take to look up.
+    /// most, and [`PATHS_GRACE`] and one path more for the paths.
     pub fn round(&mut self, until: Instant) -> Option<(FilesRound, u64)> {
         let boot_ns = Reading::now().boot_ns;
         let interval_ns = self.openings.begin(boot_ns);
@@ -71,13 +74,18 @@ impl Files {
             Ok(walk) => walk,
             Err(error) => {
                 tracing::warn!(%error, "could not read which files are open");
+                // What was not come to may be new in the next round, or may not.
+                self.openings.end(LeftOut {
+                    any: true,
+                    ..LeftOut::default()
+                });
                 return None;
             }
         };
         let unsampled = self.openings.refused + u64::from(walk.cut);
-        let (rows, listened) = self.openings.end(LeftOut {
+        let rows = self.openings.end(LeftOut {
             shares: walk.left.keys().copied().collect(),
-            any: unsampled > 0,
+            any: walk.cut,
         });
         let (told, rests) = chosen(rows, &walk.left);
         let round = FilesRound {
@@ -85,34 +93,31 @@ impl Files {
             interval_ns,
             files: told
                 .into_iter()
-                .map(|row| self.usage(row, &listened))
+                .map(|row| usage(&self.roots, &row, until + PATHS_GRACE))
                 .collect(),
             rests,
         };
         Some((round, unsampled))
     }
+}
 
-    fn usage(&self, row: Row, listened: &HashSet<(u32, u16)>) -> FileUsage {
-        let file = &row.first;
-        let comm = file.comm.split(|&byte| byte == 0).next();
-        let ends = file.socket.as_ref().map(|socket| {
-            let waits = socket.remote_port == 0;
-            let is_of_listener = listened.contains(&(file.net_ns, socket.local_port));
-            ends(socket, waits || (file.state != 0 && is_of_listener))
-        });
-        FileUsage {
-            pid: file.pid,
-            start_ticks: file.start_ns / TICK_NS,
-            cgroup_id: file.share,
-            comm: comm.unwrap_or_default().to_vec(),
-            path: file
-                .socket
-                .is_none()
-                .then(|| path_of(&self.roots, file))
-                .flatten(),
-            ends,
-            sample: Box::new(sample(&row)),
-        }
+/// What a row tells; its path is looked up until `until`.
+fn usage(roots: &Roots, row: &Row, until: Instant) -> FileUsage {
+    let file = &row.first;
+    let comm = file.comm.split(|&byte| byte == 0).next();
+    let ends = file.socket.as_ref().map(|socket| {
+        let waits = socket.remote_port == 0;
+        ends(socket, waits || row.is_server)
+    });
+    let has_path = file.socket.is_none() && Instant::now() < until;
+    FileUsage {
+        pid: file.pid,
+        start_ticks: file.start_ns / TICK_NS,
+        cgroup_id: file.share,
+        comm: comm.unwrap_or_default().to_vec(),
+        path: has_path.then(|| path_of(roots, file)).flatten(),
+        ends,
+        sample: Box::new(sample(row)),
     }
 }
 
@@ -133,7 +138,7 @@ fn path_of(roots: &Roots, file: &OpenFile) -> Option<Vec<u8>> {
 }
 
 /// The rows that are told, and what is left of each share.
-fn chosen(rows: Vec<Row>, left: &HashMap<u64, u64>) -> (Vec<Row>, Vec<FilesRest>) {
+fn chosen(rows: Rows, left: &HashMap<u64, u64>) -> (Rows, Vec<FilesRest>) {
     let candidates = rows.into_iter().map(|row| Candidate {
         place: row.first.share,
         weight: weight(&row),
@@ -182,6 +187,8 @@ fn sample(row: &Row) -> IoSample {
     let (file, growth) = (&row.first, &row.growth);
     let is_file = file.socket.is_none();
     let listens = file.state == LISTENING;
+    // The inode of a block device has none.
+    let has_size = is_file && file_type(file.mode) == "file";
     let of_file = |value: u64| is_file.then(|| long(value));
     let state = (file.state != 0).then(|| STATES.get(usize::from(file.state)).copied());
     IoSample {
@@ -194,8 +201,11 @@ fn sample(row: &Row) -> IoSample {
         fd_state: state.map(|state| state.unwrap_or(STATES[0]).into()),
         fd_openings: Some(row.openings),
         fd_holders: Some(row.holders),
-        fd_position: is_file.then_some(file.position),
-        fd_size_bytes: is_file.then_some(file.size),
+        // Memory of a process has places beyond the largest number.
+        fd_position: is_file
+            .then_some(file.position)
+            .filter(|position| *position >= 0),
+        fd_size_bytes: has_size.then_some(file.size),
         fd_forward_bytes: growth.forward,
         fd_rx_bytes: growth.rx_bytes,
         fd_tx_bytes: growth.tx_bytes,
@@ -266,20 +276,45 @@ mod tests {
             ..file.clone()
         };
         assert_eq!(told(&another), None);
-        let gone = OpenFile { pid: 8, ..file };
+        let gone = OpenFile {
+            pid: 8,
+            ..file.clone()
+        };
         assert_eq!(told(&gone), None, "it has ended, which is no error");
+        let until = |until| usage(&roots, &Row::of(&file), until).path;
+        let now = Instant::now();
+        assert_eq!(until(now + Duration::from_secs(60)).unwrap(), b"/var/log/a");
+        assert_eq!(until(now), None, "there is no time left");
+    }
+
+    #[test]
+    fn devices_have_no_size_and_memory_no_negative_position() {
+        let told = |mode, position| {
+            let row = Row::of(&OpenFile {
+                mode,
+                position,
+                ..OpenFile::default()
+            });
+            let sample = sample(&row);
+            (sample.fd_position, sample.fd_size_bytes)
+        };
+        assert_eq!(told(libc::S_IFREG as u16, 5), (Some(5), Some(0)));
+        assert_eq!(told(libc::S_IFREG as u16, -5), (None, Some(0)));
+        assert_eq!(told(libc::S_IFBLK as u16, 5), (Some(5), None));
     }
 
     #[test]
     fn what_is_not_told_is_added_up_by_share() {
-        let row = |share, forward| Row {
-            growth: super::super::openings::Growth {
-                forward,
-                ..Default::default()
-            },
-            ..Row::of(&OpenFile {
-                share,
-                ..OpenFile::default()
+        let row = |share, forward| {
+            Box::new(Row {
+                growth: super::super::openings::Growth {
+                    forward,
+                    ..Default::default()
+                },
+                ..Row::of(&OpenFile {
+                    share,
+                    ..OpenFile::default()
+                })
             })
         };
         let mut rows: Vec<_> = (0..70).map(|bytes| row(1, Some(bytes))).collect();

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use dogwatch_ebpf::record::OpenFile;
 
-/// Openings that are remembered from one round to the next, some 130 bytes each; while a round goes on twice as many.
+/// Openings of a round: no more are remembered to the next, and while that goes on there are twice as many.
 pub(super) const OPENINGS_MAX: usize = 32_768;
 /// Each row is told as often as this, whether anything moved or not.
 const FULL_NS: u64 = 60_000_000_000;
@@ -20,7 +20,7 @@ pub(super) const LISTENING: u16 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Openings {
     known: HashMap<u64, Known>,
-    rows: HashMap<RowKey, Row>,
+    rows: HashMap<RowKey, Box<Row>>,
     round: u64,
     now_ns: u64,
     /// When the round before read, nanoseconds since boot.
@@ -30,6 +30,8 @@ pub(super) struct Openings {
     /// Openings of this round, and those that found no room.
     seen: usize,
     pub refused: u64,
+    /// Whose those are that found no room.
+    refused_shares: HashSet<u64>,
 }
 
 /// What a round did not look at.
@@ -37,7 +39,7 @@ pub(super) struct Openings {
 pub(super) struct LeftOut {
     /// Shares of which some openings were left out.
     pub shares: HashSet<u64>,
-    /// Anything may have been left out.
+    /// Anything may have been left out: the walk did not come to its end.
     pub any: bool,
 }
 
@@ -50,14 +52,17 @@ struct RowKey {
     ino: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Known {
+    dev: u64,
     ino: u64,
     counted: Counted,
     state: u16,
     row: RowKey,
     /// The last process that it was seen in.
     pid: u32,
+    /// A connection that came to a listening socket, which may have been closed since.
+    is_server: bool,
     round: u64,
     due_ns: u64,
 }
@@ -166,9 +171,14 @@ pub(super) struct Row {
     /// Processes that share the first one.
     pub holders: i64,
     pub growth: Growth,
-    /// Something moved or changed, or it is due.
+    /// It listens, or is a connection that came to a socket which listens.
+    pub is_server: bool,
+    /// Something moved, or it is due.
     pub told: bool,
 }
+
+/// Rows are large, and are sorted and chosen from.
+pub(super) type Rows = Vec<Box<Row>>;
 
 impl Row {
     pub fn of(file: &OpenFile) -> Self {
@@ -177,6 +187,7 @@ impl Row {
             openings: 1,
             holders: 1,
             growth: Growth::default(),
+            is_server: false,
             told: false,
         }
     }
@@ -188,6 +199,7 @@ impl Openings {
         self.round += 1;
         self.now_ns = now_ns;
         (self.seen, self.refused) = (0, 0);
+        self.refused_shares.clear();
         self.rows.clear();
         Some(now_ns.saturating_sub(self.before_ns?))
     }
@@ -196,26 +208,31 @@ impl Openings {
     pub fn see(&mut self, file: &OpenFile) {
         let before = self.known.get_mut(&file.file);
         // The same address may be that of another opening by now.
-        let before = before.filter(|known| known.ino == file.ino);
-        if let Some(known) = before {
-            if known.round == self.round {
-                seen_again(known, file, &mut self.rows);
-                return;
-            }
+        let mut before = before.filter(|known| (known.dev, known.ino) == (file.dev, file.ino));
+        if let Some(known) = &mut before
+            && known.round == self.round
+        {
+            seen_again(known, file, &mut self.rows);
+            return;
+        }
+        // Those of the round before as well as new ones: else each round could add as many to what is remembered.
+        if self.seen >= OPENINGS_MAX {
+            self.refused += 1;
+            self.refused_shares.insert(file.share);
+            return;
+        }
+        if let Some(known) = before.copied() {
             let growth = Growth::of(file, known.counted);
             let is_due = self.now_ns >= known.due_ns;
             let went_back = file.socket.is_none() && growth.forward.is_none();
             let has_changed = known.state != file.state || growth.moved() || went_back;
             let told = is_due || has_changed || file.backlog > 0;
             let due_ns = if told { self.next_due() } else { known.due_ns };
-            self.add(file, growth, told, due_ns);
+            self.add(file, growth, told, due_ns, known.is_server);
             return;
         }
-        if self.seen >= OPENINGS_MAX {
-            self.refused += 1;
-            return;
-        }
-        self.add(file, self.growth_of_new(file), true, self.next_due());
+        let growth = self.growth_of_new(file);
+        self.add(file, growth, true, self.next_due(), false);
     }
 
     fn next_due(&self) -> u64 {
@@ -236,7 +253,7 @@ impl Openings {
         Growth::of(file, Counted::default())
     }
 
-    fn add(&mut self, file: &OpenFile, growth: Growth, told: bool, due_ns: u64) {
+    fn add(&mut self, file: &OpenFile, growth: Growth, told: bool, due_ns: u64, was_server: bool) {
         self.seen += 1;
         let key = RowKey {
             pid: file.pid,
@@ -245,11 +262,13 @@ impl Openings {
             ino: file.ino,
         };
         let known = Known {
+            dev: file.dev,
             ino: file.ino,
             counted: Counted::of(file),
             state: file.state,
             row: key,
             pid: file.pid,
+            is_server: was_server,
             round: self.round,
             due_ns,
         };
@@ -265,33 +284,52 @@ impl Openings {
             told,
             ..Row::of(file)
         };
-        self.rows.insert(key, row);
+        self.rows.insert(key, Box::new(row));
     }
 
-    /// The rows of the round that are to be told, and the ports that are listened to, each with its network namespace.
-    /// What was not seen is forgotten.
-    pub fn end(&mut self, left_out: LeftOut) -> (Vec<Row>, HashSet<(u32, u16)>) {
+    /// The rows of the round that are to be told. What was not seen is forgotten.
+    pub fn end(&mut self, mut left_out: LeftOut) -> Rows {
         let round = self.round;
         self.known.retain(|_, known| known.round == round);
+        // A round in which many ended leaves no room behind that nobody uses.
+        self.known.shrink_to_fit();
         self.before_ns = Some(self.now_ns);
+        left_out.shares.extend(self.refused_shares.drain());
         self.left_out = left_out;
-        let rows = std::mem::take(&mut self.rows).into_values();
-        let mut listened = HashSet::new();
-        let told = rows.filter(|row| {
-            if let Some(socket) = &row.first.socket
-                && row.first.state == LISTENING
+        let rows = std::mem::take(&mut self.rows);
+        let listens = rows.values().filter(|row| row.first.state == LISTENING);
+        let listened: HashSet<_> = listens.filter_map(|row| port_of(&row.first)).collect();
+        let mut told = Vec::new();
+        for mut row in rows.into_values() {
+            row.is_server = row.first.state == LISTENING;
+            if is_connection(&row.first)
+                && let Some(known) = self.known.get_mut(&row.first.file)
             {
-                listened.insert((row.first.net_ns, socket.local_port));
+                known.is_server |= port_of(&row.first).is_some_and(|port| listened.contains(&port));
+                row.is_server = known.is_server;
             }
-            row.told
-        });
-        let told = told.collect();
-        (told, listened)
+            if row.told {
+                told.push(row);
+            }
+        }
+        told
     }
 }
 
+/// The port of a socket, in its network namespace.
+fn port_of(file: &OpenFile) -> Option<(u32, u16)> {
+    let socket = file.socket.as_ref()?;
+    Some((file.net_ns, socket.local_port))
+}
+
+/// Whether it is a TCP socket with another end.
+fn is_connection(file: &OpenFile) -> bool {
+    let socket = file.socket.as_ref();
+    file.state != 0 && socket.is_some_and(|socket| socket.remote_port != 0)
+}
+
 /// The opening is in this round already: by dup in the same process, or shared with another one.
-fn seen_again(known: &mut Known, file: &OpenFile, rows: &mut HashMap<RowKey, Row>) {
+fn seen_again(known: &mut Known, file: &OpenFile, rows: &mut HashMap<RowKey, Box<Row>>) {
     if std::mem::replace(&mut known.pid, file.pid) == file.pid {
         return;
     }
@@ -335,16 +373,16 @@ mod tests {
         }
     }
 
-    /// One round; its rows by process, and which ports are listened to.
-    fn round(openings: &mut Openings, second: u64, seen: &[OpenFile]) -> Vec<Row> {
+    /// One round; its rows by process.
+    fn round(openings: &mut Openings, second: u64, seen: &[OpenFile]) -> Rows {
         openings.begin(second * SECOND_NS);
         seen.iter().for_each(|file| openings.see(file));
-        let (mut rows, _) = openings.end(LeftOut::default());
+        let mut rows = openings.end(LeftOut::default());
         rows.sort_by_key(|row| (row.first.pid, row.first.ino));
         rows
     }
 
-    fn forward(rows: &[Row]) -> Vec<Option<i64>> {
+    fn forward(rows: &[Box<Row>]) -> Vec<Option<i64>> {
         rows.iter().map(|row| row.growth.forward).collect()
     }
 
@@ -408,7 +446,7 @@ mod tests {
             shares: [3].into(),
             any: false,
         };
-        let (rows, _) = openings.end(left_out);
+        let rows = openings.end(left_out);
         assert_eq!(forward(&rows), [Some(10)]);
         let rows = round(&mut openings, 64, &[file(9, 12, 500)]);
         assert_eq!(forward(&rows), [None], "it may have been there");
@@ -427,13 +465,36 @@ mod tests {
         };
         let now = tcp(1, 1, u64::from(u32::MAX) + 11);
         [now, listening].iter().for_each(|file| openings.see(file));
-        let (mut rows, listened) = openings.end(LeftOut::default());
+        let mut rows = openings.end(LeftOut::default());
         rows.sort_by_key(|row| row.first.ino);
         assert_eq!(rows[0].growth.rx_bytes, Some(11));
         assert_eq!(rows[0].growth.rx_segments, Some(11), "its 32 bits are over");
         assert_eq!(rows[1].growth.refused, Some(2));
         assert_eq!(rows[1].growth.rx_bytes, None);
-        assert_eq!(listened, [(5, 80)].into());
+        let is_server: Vec<_> = rows.iter().map(|row| row.is_server).collect();
+        assert_eq!(is_server, [false, true], "in another network namespace");
+    }
+
+    #[test]
+    fn a_connection_came_to_its_listener_also_when_that_is_closed() {
+        let mut openings = Openings::default();
+        let with_remote = |opening, received, remote_port| {
+            let mut file = tcp(opening, 1, received);
+            file.socket.as_mut().unwrap().remote_port = remote_port;
+            file
+        };
+        let bound = |opening| tcp(opening, 7, 0);
+        let seen = [with_remote(1, 5, 40_000), bound(2), tcp(3, LISTENING, 0)];
+        let servers = |rows: &[Box<Row>]| -> Vec<_> {
+            rows.iter()
+                .map(|row| (row.first.ino, row.is_server))
+                .collect()
+        };
+        let rows = round(&mut openings, 1, &seen);
+        assert_eq!(servers(&rows), [(1, true), (2, false), (3, true)]);
+        let seen = [with_remote(1, 6, 40_000), with_remote(4, 6, 40_001)];
+        let rows = round(&mut openings, 2, &seen);
+        assert_eq!(servers(&rows), [(1, true), (4, false)]);
     }
 
     #[test]
@@ -455,6 +516,44 @@ mod tests {
             openings.see(&file(opening, 10, 0));
         }
         assert_eq!(openings.refused, 3);
-        assert_eq!(openings.end(LeftOut::default()).0.len(), 1);
+        assert_eq!(openings.end(LeftOut::default()).len(), 1);
+        // Of another share all is known, of this one some may have been there.
+        let of_other = OpenFile {
+            share: 4,
+            ..file(u64::MAX, 11, 30)
+        };
+        let of_share = file(u64::MAX - 1, 12, 30);
+        let rows = round(&mut openings, 2, &[of_other, of_share]);
+        assert_eq!(forward(&rows), [Some(30), None]);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_over_rounds() {
+        let mut openings = Openings::default();
+        let all = OPENINGS_MAX as u64;
+        openings.begin(SECOND_NS);
+        (0..all).for_each(|opening| openings.see(&file(opening, 10, 0)));
+        openings.end(LeftOut::default());
+        openings.begin(2 * SECOND_NS);
+        // New ones first, then those of the round before.
+        (all..2 * all).for_each(|opening| openings.see(&file(opening, 10, 0)));
+        (0..all).for_each(|opening| openings.see(&file(opening, 11, 0)));
+        assert_eq!(openings.refused, all);
+        openings.end(LeftOut::default());
+        assert_eq!(openings.known.len(), OPENINGS_MAX);
+        round(&mut openings, 3, &[]);
+        assert_eq!(openings.known.capacity(), 0);
+    }
+
+    #[test]
+    fn an_opening_takes_as_much_memory_as_the_settings_say() {
+        // A table has, for as many entries, twice as many places, and a byte more for each.
+        let kept = 2 * (size_of::<(u64, Known)>() + 1);
+        let read = size_of::<Row>() + 2 * (size_of::<(RowKey, Box<Row>)>() + 1);
+        assert!(kept <= 250, "{kept}");
+        assert!(read <= 600, "{read}");
+        // While a round goes on those of the round before are there, too.
+        let at_most = [kept, 2 * kept + read].map(|bytes| (bytes * OPENINGS_MAX) >> 20);
+        assert!(at_most[0] < 8 && at_most[1] < 36, "{at_most:?}");
     }
 }

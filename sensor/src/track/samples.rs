@@ -25,7 +25,7 @@ const EXEPATH_BYTES_MAX: usize = 256;
 /// Bytes of `fd_name`.
 const FD_NAME_BYTES_MAX: usize = 512;
 
-/// Columns that tell whose row it is and when it was read; the same in both tables.
+/// Columns that tell whose row it is and when it was read; the same in all tables of samples.
 macro_rules! set_head {
     ($sample:ident, $tracker:ident, $evt_type:literal) => {
         let host = &$tracker.host;
@@ -246,10 +246,12 @@ impl Tracker {
             out.push(Row::IoSample(sample));
         }
         for (place, rest) in sums {
+            // In a first round nothing is known of any row.
+            let known = |sum: i64| round.interval_ns.map(|_| sum);
             let sample = IoSample {
-                fd_forward_bytes: Some(rest.forward_bytes),
-                fd_rx_bytes: Some(rest.rx_bytes),
-                fd_tx_bytes: Some(rest.tx_bytes),
+                fd_forward_bytes: known(rest.forward_bytes),
+                fd_rx_bytes: known(rest.rx_bytes),
+                fd_tx_bytes: known(rest.tx_bytes),
                 rows_left_out: Some(rest.rows as i64),
                 fds_left_out: Some(rest.left as i64),
                 ..IoSample::default()
@@ -342,7 +344,11 @@ fn set_socket(sample: &mut IoSample, ends: &SocketEnds) {
     sample.fd_type = event.fd_type;
     sample.fd_name = event.fd_name;
     // Who waits for whom is known of TCP alone.
-    sample.fd_is_server = sample.fd_state.as_ref().and(event.fd_is_server);
+    let is_bound_alone = socket.remote_port == 0 && sample.fd_state.as_deref() != Some("listen");
+    let is_server = event
+        .fd_is_server
+        .map(|is_server| is_server && !is_bound_alone);
+    sample.fd_is_server = sample.fd_state.as_ref().and(is_server);
     sample.fd_l4proto = event.fd_l4proto;
     (sample.fd_lip, sample.fd_lport) = (event.fd_lip, event.fd_lport);
     (sample.fd_rip, sample.fd_rport) = (event.fd_rip, event.fd_rport);
