@@ -1,10 +1,11 @@
 //! Contradictions that an equality carries from one column to another: `a = b AND a = 'x' AND b = 'y'`.
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
 use super::Subject;
 use super::conditions::Conditions;
+use super::origin::PARTS_MAX;
 use super::parts::is_constant;
 use super::problem::Problem;
 use super::terms::Domain;
@@ -41,7 +42,7 @@ pub(super) fn conflict(subject: &Subject<'_>, conditions: &Conditions) -> Option
     )
 }
 
-/// The column that an equality keeps, and the one that it makes the same.
+/// What an equality keeps, and the column that it makes the same; what has too many parts is kept by none.
 fn equality(condition: &Expr) -> Option<(Expr, Expr)> {
     let Expr::BinaryExpr(BinaryExpr {
         left,
@@ -52,20 +53,35 @@ fn equality(condition: &Expr) -> Option<(Expr, Expr)> {
         return None;
     };
     let equal = left != right && !is_constant(left) && !is_constant(right);
-    match (left.as_ref(), right.as_ref()) {
-        (kept, Expr::Column(_)) if equal => Some((kept.clone(), right.as_ref().clone())),
-        (Expr::Column(_), kept) if equal => Some((kept.clone(), left.as_ref().clone())),
-        _ => None,
-    }
+    let (kept, left_out) = match (left.as_ref(), right.as_ref()) {
+        (kept, column @ Expr::Column(_)) | (column @ Expr::Column(_), kept) if equal => {
+            (kept, column)
+        }
+        _ => return None,
+    };
+    (parts(kept, |_| true) <= PARTS_MAX).then(|| (kept.clone(), left_out.clone()))
 }
 
+/// How many parts of an expression are such.
+fn parts(expr: &Expr, is_such: impl Fn(&Expr) -> bool) -> usize {
+    let mut count = 0;
+    // The walk itself never fails.
+    let _ = expr.apply(|part| {
+        count += usize::from(is_such(part));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    count
+}
+
+/// The same with one part in the place of another, where it does not grow by too much: `b = concat(a, a) AND c = concat(b, b)
+/// AND ..` doubles with each.
 fn replace(expr: Expr, old: &Expr, new: &Expr) -> Expr {
+    let size = parts(new, |_| true);
+    if size > 1 && parts(&expr, |part| part == old) * size > PARTS_MAX {
+        return expr;
+    }
     let replaced = expr.clone().transform_down(|part| match part == *old {
-        true => Ok(Transformed::new(
-            new.clone(),
-            true,
-            datafusion::common::tree_node::TreeNodeRecursion::Jump,
-        )),
+        true => Ok(Transformed::new(new.clone(), true, TreeNodeRecursion::Jump)),
         false => Ok(Transformed::no(part)),
     });
     replaced.map_or(expr, |replaced| replaced.data)

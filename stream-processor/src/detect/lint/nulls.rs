@@ -132,7 +132,7 @@ impl Unknowns<'_> {
         would_pass
     }
 
-    /// What a leaf comes to where all of this is NULL; none where it does not hang on it alone.
+    /// What a leaf comes to where all of this is NULL; none where it does not depend on it alone.
     fn comes_to(&self, leaf: &Expr, cause: &[Expr]) -> Option<Option<bool>> {
         if !cause.iter().any(|part| is_part_of(part, leaf)) {
             return self.by_length(leaf, cause);

@@ -17,7 +17,7 @@ use crate::detect::check::scans_of_events;
 use crate::detect::window::find_scan;
 
 /// Most parts of an expression that is put in the place of a column: a larger one stays what it is called.
-const PARTS_MAX: usize = 64;
+pub(super) const PARTS_MAX: usize = 64;
 
 /// Aggregates that have a value wherever what they are of has one.
 const NEVER_NULL: [&str; 13] = [

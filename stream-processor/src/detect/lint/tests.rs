@@ -1,5 +1,7 @@
 //! What is refused, what is warned of and with which words, and what is left alone.
 
+use arrow::datatypes::DataType;
+
 use crate::detect::tests::{load_queries, load_query_warnings};
 
 /// The one warning of a query.
@@ -281,6 +283,25 @@ fn many_alternatives_take_no_time() {
         all(" OR ", &|number| format!("proc_name <> 'b{number}'"))
     );
     let _ = load_query_warnings(&format!("SELECT container_id FROM events WHERE {long}"));
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}
+
+#[test]
+fn equalities_that_double_take_no_time() {
+    let events = crate::decode::events_schema();
+    let texts = events.fields().iter();
+    let texts = texts.filter(|field| *field.data_type() == DataType::Utf8View);
+    let mut names: Vec<&str> = texts.map(|field| field.name().as_str()).take(41).collect();
+    assert_eq!(names.len(), 41);
+    let started = std::time::Instant::now();
+    // Each is of the one before it, and of the one behind it.
+    for _ in 0..2 {
+        let pairs = names.windows(2);
+        let conditions = pairs.map(|pair| format!("{} = concat({1}, {1})", pair[1], pair[0]));
+        let conditions = conditions.collect::<Vec<_>>().join(" AND ");
+        check_where_clean(&conditions);
+        names.reverse();
+    }
     assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
 }
 
