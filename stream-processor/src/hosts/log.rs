@@ -98,7 +98,12 @@ impl Log {
             second,
             what,
         }));
+        // A run that is new may leave less room for where holes are: rows before this one are within those of before.
+        let before = run.is_none().then(|| host.holes.clone());
         let missing = host.count(heard, run, time, bytes_max);
+        if let Some(before) = before.filter(|before| *before != host.holes) {
+            batch.note_holes(now, heard.row, before, host.holes.clone());
+        }
         if back {
             batch.past.insert(now, host.owner());
             batch.ends.push(End {

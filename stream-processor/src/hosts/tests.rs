@@ -446,6 +446,26 @@ fn a_host_has_a_bound_in_bytes_whatever_it_says() {
     assert!(losses.contains_key("other") && losses.len() <= CLASSES_MAX + 1);
 }
 
+/// What is known of holes at a row does not depend on which rows come in one batch with it.
+#[test]
+fn a_new_run_that_leaves_less_room_for_holes_changes_none_of_before() {
+    let mut log = Tape::new();
+    let mut slot = 0;
+    for mark in 0..400_i64 {
+        let second = 100 + 10 * mark;
+        slot = moment(log.take(mark, "h", "r", mark, second, second)).slot;
+        let class = |number| (Text::from(format!("class {number}")), mark + 1);
+        log.0
+            .note_losses(LOG, mark as u32, second * S, (0..8).map(class).collect());
+    }
+    let before = log.0.holes(LOG);
+    log.take(400, "h", &"n".repeat(256), 0, 4_100, 4_100);
+    let after = log.0.holes(LOG);
+    assert_ne!(before, after);
+    assert_eq!(log.0.holes_until(slot, 399), before);
+    assert_eq!(log.0.holes_until(slot, 400), after);
+}
+
 /// As many hosts as there may be, each of which says the most that it can.
 #[test]
 fn hosts_keep_to_their_bytes_however_many_there_are() {
