@@ -1,6 +1,6 @@
 //! How much memory this process may take: what its cgroup or its machine has, less what is not for states.
 //!
-//! Nothing is lowered by it: caps are the same on every processor, or results would hang on who holds a task. It is compared with
+//! Nothing is lowered by it: caps are the same on every processor, or results would depend on who holds a task. It is compared with
 //! what the caps allow, and said. Near the real limit no more tasks are begun, which changes no result.
 
 use std::fs;
@@ -23,14 +23,14 @@ pub fn bytes(configured: u64) -> Option<u64> {
     Some(limit_here()? / 100 * PER_CENT)
 }
 
-/// The bytes that are left for more tasks, as far as it is known.
-pub fn room() -> Option<u64> {
+/// The bytes that are left for more tasks, as far as it is known. Where none are, `trims` is asked whether the allocator is to
+/// give back what it keeps, which takes its time.
+pub fn room(trims: impl FnOnce() -> bool) -> Option<u64> {
     let full = full(limit_here()?);
     let room = full.saturating_sub(resident_here()?);
-    if room > 0 {
+    if room > 0 || !trims() {
         return Some(room);
     }
-    // The allocator keeps what nobody uses any more.
     // SAFETY: the call takes no pointer, and gives free pages back only.
     unsafe { libc::malloc_trim(0) };
     Some(full.saturating_sub(resident_here()?))
@@ -52,8 +52,13 @@ fn limit_here() -> Option<u64> {
 
 /// What this process has of it.
 fn resident_here() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    kib_of(&status, "VmRSS:")
+    resident(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// What a process has that cannot be read again from files, as its program can.
+fn resident(status: &str) -> Option<u64> {
+    let parts = ["RssAnon:", "RssShmem:"].map(|name| kib_of(status, name));
+    parts.into_iter().sum()
 }
 
 /// The bytes of a line that names KiB, as of `/proc/meminfo`.
@@ -133,6 +138,10 @@ mod tests {
         assert_eq!(full(2 << 30), (2 << 30) / 100 * 85);
         assert_eq!((full(256 << 20), full(64 << 20)), (160 << 20, 0));
         // A test has far less than a machine.
-        assert!(room().is_some_and(|room| room > 1 << 20));
+        assert!(room(|| true).is_some_and(|room| room > 1 << 20));
+        let status = "VmRSS:\t9 kB\nRssAnon:\t 3 kB\nRssFile:\t 4 kB\nRssShmem:\t 2 kB\n";
+        assert_eq!(resident(status), Some(5 << 10));
+        assert_eq!(resident("VmRSS:\t9 kB\n"), None);
+        assert!(resident_here().is_some());
     }
 }

@@ -167,11 +167,11 @@ const FLEET_HELD: Texts = Texts {
 const TASKS_WAIT: Texts = Texts {
     id: "tasks_wait",
     title: "A processor has no memory for all of its tasks",
-    description: "The processor takes nearly all of the memory of its cgroup or machine, and does not begin further tasks that the group gave it. Their events stay in the topics and are read as soon as there is memory, or somebody else takes the tasks; until then nothing is found on their hosts.",
+    description: "The processor takes nearly all of the memory of its cgroup or machine, and does not begin further tasks that the group gave it. Their events stay in the topics and are read as soon as there is memory, or the group gives the tasks to somebody else; until then nothing is found on their hosts.",
     severity: "high",
     priority: "Error",
     risk: 60,
-    response: "Give the processor more memory or run more processors; dogwatch detections explain says what tasks may take.",
+    response: "Give the processor more memory or run more processors: others take these tasks only when the group rebalances, as it does when a processor joins or this one is restarted. dogwatch detections explain says what tasks may take.",
 };
 
 impl Health {

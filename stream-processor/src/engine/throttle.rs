@@ -19,8 +19,9 @@ use crate::decode::Partition;
 /// Alerts of a minute that are published.
 const PER_MINUTE: u64 = 10;
 const MINUTE_S: i64 = 60;
-/// Most minutes that run for a host, which chooses the names of its containers; beyond them its containers share one.
-const MINUTES_PER_HOST_MAX: usize = 1_024;
+/// Most minutes that run for a host in a log that has all of the room, since a host chooses the names of its containers; beyond
+/// them its containers share one.
+const MINUTES_PER_HOST_MAX: u64 = 1_024;
 /// Most minutes that run in a log, some 3 MB; beyond them alerts are published: held ones would hide those of other hosts.
 pub(super) const MINUTES_MAX: u64 = 6_000;
 /// Longest id of a container that is told from others, bytes.
@@ -123,7 +124,8 @@ impl Throttles {
         let log = self.logs.entry(arrival.log).or_default();
         let mut source = arrival.source;
         let of_host = log.of_hosts.get(&source.host_id).copied().unwrap_or(0);
-        if of_host >= MINUTES_PER_HOST_MAX && !log.minutes.contains_key(&source) {
+        let of_host_max = MINUTES_PER_HOST_MAX / self.part;
+        if of_host as u64 >= of_host_max && !log.minutes.contains_key(&source) {
             source.container_id = Text::default();
         }
         if let Some(running) = log.minutes.get_mut(&source) {
@@ -406,20 +408,23 @@ mod tests {
 
     #[test]
     fn a_host_with_many_containers_takes_no_room_from_others() {
-        let mut throttles = Throttles::new(1);
-        let mut published = 0;
-        for container in 0..3 * MINUTES_PER_HOST_MAX {
-            published += take(&mut throttles, 2, 0, &container.to_string());
+        for part in [1, 4] {
+            let mut throttles = Throttles::new(part);
+            let per_host = (MINUTES_PER_HOST_MAX / part) as usize;
+            let mut published = 0;
+            for container in 0..3 * per_host {
+                published += take(&mut throttles, 2, 0, &container.to_string());
+            }
+            assert_eq!(published, 2 * per_host + PER_MINUTE as usize);
+            assert!(throttles.logs[&LOG].minutes.len() <= per_host + 1);
+            for host in 0..2 * MINUTES_MAX as usize {
+                throttles.take(arrival(0, &host.to_string(), "c"), first);
+            }
+            let minutes = throttles.logs[&LOG].minutes.len() as u64;
+            assert_eq!(minutes, MINUTES_MAX / part);
+            throttles.end(LOG, MINUTE_S);
+            let log = &throttles.logs[&LOG];
+            assert!(log.minutes.is_empty() && log.of_hosts.is_empty());
         }
-        assert_eq!(published, 2 * MINUTES_PER_HOST_MAX + PER_MINUTE as usize);
-        assert!(throttles.logs[&LOG].minutes.len() <= MINUTES_PER_HOST_MAX + 1);
-        for host in 0..2 * MINUTES_MAX as usize {
-            throttles.take(arrival(0, &host.to_string(), "c"), first);
-        }
-        assert_eq!(throttles.logs[&LOG].minutes.len() as u64, MINUTES_MAX);
-        throttles.end(LOG, MINUTE_S);
-        assert!(
-            throttles.logs[&LOG].minutes.is_empty() && throttles.logs[&LOG].of_hosts.is_empty()
-        );
     }
 }

@@ -766,6 +766,7 @@ impl Steps {
     fn give(&mut self, partitions: &[Partition]) {
         self.waiting
             .retain(|waiting| !partitions.contains(&waiting.partition));
+        self.waiting.given_back();
         for partition in partitions {
             drop(self.tasks.remove(*partition));
             self.engine.forget_log(*partition);
@@ -807,10 +808,16 @@ impl Steps {
     /// Goes on behind a gap: what was not seen is a hole of all hosts; a topic that was made anew is begun without memory.
     fn meet_gap(&mut self, gap: &Gap) -> Result<(), ProcessorError> {
         self.state_gap(gap);
-        // Of a task that is about to be taken over its start says so.
         if self.tasks.task(gap.partition).is_none() {
+            // Of a task that is about to be taken over its start says so; one that waits has had its start before.
+            self.waiting.note(gap);
             return Ok(());
         }
+        self.go_on_behind(gap)
+    }
+
+    /// The same of a task that runs.
+    pub(super) fn go_on_behind(&mut self, gap: &Gap) -> Result<(), ProcessorError> {
         self.step()?;
         let unseen = match gap.to < gap.from {
             true => Unseen::TopicMadeAnew,

@@ -23,20 +23,25 @@ use crate::config::{Config, Stage};
 use crate::engine::now_ns;
 use crate::idle;
 use crate::metrics;
-use crate::source::Assigned;
 use crate::source::group::GroupInput;
+use crate::source::{Assigned, Gap};
 use crate::step::Partition;
 
 /// How often is looked whether there is memory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the allocator is asked to give back what it keeps, while there is none.
+const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 /// After so long an alert says that tasks wait.
 const TOLD_AFTER: Duration = Duration::from_secs(10);
 
 /// The tasks that wait.
 pub(super) struct Waiting {
     assigned: Vec<Assigned>,
+    /// What is gone of their input since they came.
+    gaps: Vec<Gap>,
     reporter: Reporter,
     look_at: Option<Instant>,
+    trim_at: Option<Instant>,
     /// Since when some wait.
     since: Option<Instant>,
     told: bool,
@@ -47,8 +52,10 @@ impl Waiting {
     pub fn new(config: &Config) -> Self {
         Self {
             assigned: Vec::new(),
+            gaps: Vec::new(),
             reporter: Reporter::of_this_process(idle::HOST_ID, config.kafka.instance.as_deref()),
             look_at: None,
+            trim_at: None,
             since: None,
             told: false,
         }
@@ -67,6 +74,36 @@ impl Waiting {
     /// Forgets those that are not this processor's any more.
     pub fn retain(&mut self, ours: impl Fn(&Assigned) -> bool) {
         self.assigned.retain(ours);
+        let assigned = &self.assigned;
+        self.gaps.retain(|gap| holds(assigned, gap));
+    }
+
+    /// Keeps a gap for when its task begins: the task's start was looked up before it. Says whether that task waits.
+    pub fn note(&mut self, gap: &Gap) -> bool {
+        let waits = holds(&self.assigned, gap);
+        if waits {
+            self.gaps.push(gap.clone());
+        }
+        waits
+    }
+
+    /// Notes that tasks were given back: what they took may be with the allocator.
+    pub fn given_back(&mut self) {
+        self.trim_at = None;
+    }
+
+    /// Whether the allocator is to give back what it keeps.
+    fn trims(&mut self, now: Instant) -> bool {
+        let due = self.trim_at.is_none_or(|at| at <= now);
+        if due {
+            self.trim_at = Some(now + TRIM_INTERVAL);
+        }
+        due
+    }
+
+    /// Takes out the gaps of tasks that begin.
+    fn gaps_of(&mut self, begun: &[Assigned]) -> Vec<Gap> {
+        self.gaps.extract_if(.., |gap| holds(begun, gap)).collect()
     }
 
     /// Takes out those to be begun now: of as many numbers as there is memory for, where each takes so many bytes at most, and
@@ -125,6 +162,12 @@ impl Waiting {
     }
 }
 
+/// Whether a gap is in the input of one of these.
+fn holds(assigned: &[Assigned], gap: &Gap) -> bool {
+    let mut partitions = assigned.iter().map(|own| own.partition);
+    partitions.any(|partition| partition == gap.partition)
+}
+
 impl Steps {
     /// Begins tasks that wait, as far as there is memory for them.
     pub(super) fn begin_waiting(&mut self, group: &GroupInput) -> Result<(), ProcessorError> {
@@ -137,14 +180,17 @@ impl Steps {
             Stage::Fleet => bound.of_fleet,
         };
         let mut begun = Vec::new();
-        loop {
+        while !self.waiting.assigned.is_empty() {
             let none_runs = self.tasks.numbers() == 0;
-            let next = self.waiting.next(budget::room(), each, none_runs);
-            if next.is_empty() {
+            let room = budget::room(|| self.waiting.trims(Instant::now()));
+            let next = self.waiting.next(room, each, none_runs);
+            let gaps = self.waiting.gaps_of(&next);
+            // Where some went away meanwhile, those before them still go on.
+            if next.is_empty() || !self.begin_all(&next, group)? {
                 break;
             }
-            if !self.begin_all(&next, group)? {
-                return Ok(());
+            for gap in &gaps {
+                self.go_on_behind(gap)?;
             }
             begun.extend(next.iter().map(|assigned| assigned.partition));
         }
@@ -209,6 +255,37 @@ mod tests {
         // One is begun in any case, all where no limit is known.
         assert_eq!(begun(&mut waiting(&all[..3]), Some(0), true), [(events, 0)]);
         assert_eq!(begun(&mut waiting(&all), None, false).len(), 4);
+    }
+
+    #[test]
+    fn gaps_wait_with_their_tasks() {
+        let mut own = waiting(&[(Topic::Events, 1), (Topic::Events, 2), (Topic::Events, 3)]);
+        let gap = |number| Gap {
+            partition: (Topic::Events, number),
+            from: 5,
+            to: 9,
+        };
+        // A task that does not wait, which runs or is about to come, has its own.
+        assert!(own.note(&gap(1)) && own.note(&gap(2)) && own.note(&gap(3)) && !own.note(&gap(4)));
+        own.retain(|assigned| assigned.partition.1 != 3);
+        own.add(waiting(&[(Topic::Events, 3)]).assigned);
+        let first = own.next(Some(0), 1, true);
+        assert_eq!(own.gaps_of(&first), [gap(1)]);
+        let others = own.next(None, 1, false);
+        assert_eq!(others.len(), 2);
+        assert_eq!(own.gaps_of(&others), [gap(2)]);
+        assert!(own.gaps.is_empty());
+    }
+
+    #[test]
+    fn the_allocator_is_asked_seldom() {
+        let mut own = waiting(&[]);
+        let start = Instant::now();
+        let trims = |own: &mut Waiting, second| own.trims(start + Duration::from_secs(second));
+        assert!(trims(&mut own, 0) && !trims(&mut own, 1) && !trims(&mut own, 29));
+        assert!(trims(&mut own, 30) && !trims(&mut own, 31));
+        own.given_back();
+        assert!(trims(&mut own, 32) && !trims(&mut own, 33));
     }
 
     #[test]
