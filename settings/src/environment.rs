@@ -86,7 +86,7 @@ fn without_its_section(key: &str) -> Option<String> {
 
 /// The user's own setting that a key names in a section whose name is misspelt.
 fn in_nearest_table(key: &str) -> Option<String> {
-    let near = open_tables().iter().filter_map(|table| {
+    let near = open_tables().into_iter().filter_map(|table| {
         let levels = table.matches('.').count() + 1;
         let (end, _) = key.match_indices('.').nth(levels - 1)?;
         let likeness = Likeness {

@@ -46,7 +46,9 @@ fn masked(value: &Value, secret: &impl Fn(&str) -> bool) -> Value {
             let parts: Vec<String> = parts.map(|part| in_address(part, secret)).collect();
             Value::from(parts.join(","))
         }
-        Value::Array(values) => values.iter().map(|value| masked(value, secret)).collect(),
+        Value::Array(values) => {
+            Value::Array(values.iter().map(|value| masked(value, secret)).collect())
+        }
         value => value.clone(),
     }
 }
