@@ -456,7 +456,7 @@ fn files_that_are_damaged_or_hang_take_nothing_from_what_is_known() {
     let whole = fs::read_to_string(&path).unwrap();
     let large = "x".repeat(4 << 20);
     for text in [
-        whole[..whole.len() / 2].as_bytes().to_vec(),
+        whole.as_bytes()[..whole.len() / 2].to_vec(),
         whole.replace("\"args\":[", "\"args\":[{},").into_bytes(),
         format!("{}{whole}", "[".repeat(1 << 20)).into_bytes(),
         vec![0x80; 10 << 20],
