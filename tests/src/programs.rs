@@ -3,7 +3,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use crate::cache::repository;
 use crate::process::Process;
 
 /// A command that runs one of our programs: `dogwatch`, `dogwatch-sensor` or `dogwatch-processor`.
@@ -76,4 +78,21 @@ pub fn sensor(address: &str, settings: &[(&str, &str)], folder: &Path) -> Proces
         command.env(format!("DOGWATCH_{name}"), value);
     }
     Process::start("dogwatch-sensor", &mut command, &folder.join("sensor.log"))
+}
+
+/// `dogwatch local` with the shipped detections, which writes its alerts into a file; it watches when this returns.
+///
+/// # Panics
+/// When it cannot be started, or does not watch within `patience`.
+pub fn local(alerts: &Path, log: &Path, patience: Duration) -> Process {
+    let mut command = command("dogwatch");
+    command
+        .args(["local", "--detections"])
+        .arg(repository().join("detections"))
+        .arg("--alerts")
+        .arg(alerts)
+        .env("DOGWATCH_STATE_FILE", "");
+    let mut local = Process::start("dogwatch", &mut command, log);
+    local.wait_for_text("watching this machine", patience);
+    local
 }

@@ -13,9 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dogwatch_tests::cache::repository;
 use dogwatch_tests::docker::{Container, docker, image};
-use dogwatch_tests::process::Process;
 use dogwatch_tests::programs;
 use serde_json::Value;
 
@@ -194,16 +192,7 @@ fn work_is_quiet_and_attacks_in_it_are_not() {
     image();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("alerts.jsonl");
-    let mut command = programs::command("dogwatch");
-    command
-        .args(["local", "--detections"])
-        .arg(repository().join("detections"));
-    command
-        .arg("--alerts")
-        .arg(&file)
-        .env("DOGWATCH_STATE_FILE", "");
-    let mut local = Process::start("dogwatch", &mut command, &folder.path().join("local.log"));
-    local.wait_for_text("watching this machine", PATIENCE);
+    let local = programs::local(&file, &folder.path().join("local.log"), PATIENCE);
 
     let services = services();
     let [waits, serves, ..] = &services[..] else {

@@ -14,9 +14,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use dogwatch_tests::cache::repository;
 use dogwatch_tests::cri::PodConfig;
-use dogwatch_tests::process::Process;
 use dogwatch_tests::runtimes::{Ground, POD_IMAGE, unique};
 use dogwatch_tests::{programs, wait};
 use serde_json::{Value, json};
@@ -327,16 +325,7 @@ fn the_same_attack_alerts_in_five_runtimes() {
     let containerd = ground.containerd();
     let cri = containerd.cri();
     let file = folder.path().join("alerts.jsonl");
-    let mut command = programs::command("dogwatch");
-    command
-        .args(["local", "--detections"])
-        .arg(repository().join("detections"));
-    command
-        .arg("--alerts")
-        .arg(&file)
-        .env("DOGWATCH_STATE_FILE", "");
-    let mut local = Process::start("dogwatch", &mut command, &folder.path().join("local.log"));
-    local.wait_for_text("watching this machine", PATIENCE);
+    let local = programs::local(&file, &folder.path().join("local.log"), PATIENCE);
 
     let [docker, ctr, app, podman, lxc] = ["docker", "ctr", "app", "podman", "lxc"].map(unique);
     let _docker = ground.docker(&docker, &LOOP);
