@@ -70,6 +70,8 @@ pub struct PodConfig<'a> {
     pub namespace: &'a str,
     /// Its uid, as Kubernetes writes them.
     pub uid: &'a str,
+    /// Labels.
+    pub labels: &'a [(&'a str, &'a str)],
     /// Annotations.
     pub annotations: &'a [(&'a str, &'a str)],
     /// All containers are in the sandbox's pid namespace (`shareProcessNamespace`).
@@ -95,12 +97,13 @@ impl PodConfig<'_> {
         let linux = Message::default()
             .text(1, &format!("/kubepods/besteffort/pod{}", self.uid))
             .message(2, &security);
-        let annotations = self.annotations.iter();
-        let config = annotations.fold(
+        let labels = self.labels.iter().map(|label| (6, label));
+        let annotations = self.annotations.iter().map(|annotation| (7, annotation));
+        let config = labels.chain(annotations).fold(
             Message::default().message(1, &metadata),
-            |config, (name, value)| {
+            |config, (field, (name, value))| {
                 let entry = Message::default().text(1, name).text(2, value);
-                config.message(7, &entry)
+                config.message(field, &entry)
             },
         );
         config.message(8, &linux)

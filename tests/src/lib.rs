@@ -19,6 +19,7 @@ pub mod process;
 pub mod programs;
 pub mod publish;
 pub mod reader;
+pub mod rows;
 pub mod runtimes;
 pub mod scenario;
 pub mod wait;

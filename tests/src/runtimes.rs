@@ -128,8 +128,16 @@ impl Ground {
     /// # Panics
     /// When Podman refuses.
     pub fn podman(&self, name: &str, program: &[&str]) -> Undo {
-        let (graph, state) = (self.path("graph"), self.path("state"));
-        let podman = ["podman", "--root", &graph, "--runroot", &state];
+        self.podman_with(name, &[], program)
+    }
+
+    /// The same with further options.
+    ///
+    /// # Panics
+    /// When Podman refuses.
+    pub fn podman_with(&self, name: &str, options: &[&str], program: &[&str]) -> Undo {
+        let podman = self.podman_command();
+        let podman: Vec<&str> = podman.iter().map(String::as_str).collect();
         let image = "localhost/dogwatch:1";
         let import = ["import", "--quiet", &self.path("rootfs.tar"), image];
         self.run(&[&podman[..], &import].concat());
@@ -152,8 +160,21 @@ impl Ground {
             "--name",
             name,
         ];
-        self.run(&[&podman[..], &run, &limits, &[image], program].concat());
+        self.run(&[&podman[..], &run, &limits, options, &[image], program].concat());
         undo
+    }
+
+    /// The words that every command for Podman begins with.
+    #[must_use]
+    pub fn podman_command(&self) -> [String; 5] {
+        let words = [
+            "podman",
+            "--root",
+            &self.path("graph"),
+            "--runroot",
+            &self.path("state"),
+        ];
+        words.map(str::to_owned)
     }
 
     /// A bundle with these arguments, in a folder of this name.
@@ -303,6 +324,50 @@ state = {state:?}
         let run = ["run", "--detach", "--rootfs", &root, name];
         self.ground.run(&[&ctr[..], &run, program].concat());
         undo
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.ground.path("ctr.sock").into()
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("it runs").pid()
+    }
+
+    /// Gives an image of its pods the name that it has by its digest, as if it had been pulled, and returns the digest.
+    ///
+    /// # Panics
+    /// When containerd refuses.
+    #[must_use]
+    pub fn pulled(&self, image: &str) -> String {
+        let socket = self.ground.path("ctr.sock");
+        let ctr = [
+            "ctr",
+            "--address",
+            &socket,
+            "--namespace",
+            "k8s.io",
+            "images",
+        ];
+        let list = Command::new(ctr[0]).args(&ctr[1..]).arg("list").output();
+        let list = String::from_utf8_lossy(&list.expect("ctr can be started").stdout).into_owned();
+        let line = list.lines().find(|line| line.starts_with(image));
+        let digest = line.and_then(|line| {
+            line.split_whitespace()
+                .find(|word| word.starts_with("sha256:"))
+        });
+        let digest = digest.expect("the image has a digest").to_owned();
+        let (repository, _) = image.rsplit_once(':').expect("the image has a tag");
+        let tag = ["tag", image, &format!("{repository}@{digest}")];
+        self.ground.run(&[&ctr[..], &tag].concat());
+        digest
     }
 
     /// Its CRI, with the images of pods and sandboxes imported.
