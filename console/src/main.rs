@@ -16,6 +16,7 @@ use dogwatch_console::{alerts, local, locate, query};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    dogwatch_sensor::sockets::serve_if_asked();
     let cli = Cli::parse();
     log_to_standard_error();
     match cli.command {

@@ -18,7 +18,7 @@ use dogwatch_schemas::topics::Topic;
 use dogwatch_settings::{Program, Settings, SettingsError, nearest_word};
 
 pub use self::raw::{RawConfig, Size};
-use crate::container::Probe;
+use crate::container::{Probe, SOCKETS_MAX, Socket};
 use crate::probe::{CallSet, ClassRates, ProbeOptions, Rates, UnknownCall};
 use crate::redact::Redactor;
 use crate::sample::SamplePlan;
@@ -152,6 +152,8 @@ pub struct ContainersConfig {
     pub labels: Vec<Text>,
     /// Commands that are healthchecks, by image.
     pub probes: Vec<Probe>,
+    /// Sockets of runtimes that are asked what files lack.
+    pub sockets: Vec<Socket>,
 }
 
 /// Why a configuration was refused. The user's to mend; never worth a retry.
@@ -529,6 +531,7 @@ fn check_containers(raw: raw::RawContainers) -> Result<ContainersConfig, ConfigE
         repeat: raw.repeat,
         labels: raw.labels.into_iter().map(Text::from).collect(),
         probes: probes(&raw.probes)?,
+        sockets: sockets(&raw.sockets)?,
     })
 }
 
@@ -546,6 +549,15 @@ fn probes(lines: &[String]) -> Result<Vec<Probe>, ConfigError> {
         Probe::parse(line).ok_or_else(|| bad(key, line, reason))
     });
     parsed.collect()
+}
+
+fn sockets(given: &[String]) -> Result<Vec<Socket>, ConfigError> {
+    let key = "containers.sockets";
+    if given.len() > SOCKETS_MAX {
+        return Err(bad(key, given.join(","), format!("at most {SOCKETS_MAX}")));
+    }
+    let parse = |text: &String| text.parse().map_err(|expected| bad(key, text, expected));
+    given.iter().map(parse).collect()
 }
 
 fn mode(key: &'static str, value: &str) -> Result<Mode, ConfigError> {

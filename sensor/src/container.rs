@@ -14,6 +14,7 @@ mod lacking;
 mod manifest;
 mod podman;
 mod probes;
+mod socket;
 mod sources;
 mod states;
 
@@ -22,11 +23,16 @@ use std::collections::BTreeMap;
 use dogwatch_schemas::{Text, records};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use annotations::image_id;
 pub(crate) use announced::{Announcement, Bundles};
 pub(crate) use cgroups::Cgroups;
 pub use cgroups::{Membership, membership};
+pub(crate) use docker::healthcheck_arguments;
 pub(crate) use files::{FileError, Files};
+pub(crate) use manifest::{Checks, MANIFEST, PRE_STOP};
 pub use probes::Probe;
+pub use socket::Socket;
+pub(crate) use socket::{LABELS_BYTES_MAX, Protocol, Question, SOCKETS_MAX, SocketAnswer, Told};
 pub(crate) use sources::{Request, Sources};
 pub(crate) use states::of_running;
 
@@ -108,8 +114,8 @@ pub struct Container {
     pub mounts: Vec<Mount>,
     /// The container's cgroup.
     pub cgroup_path: Text,
-    /// Where this is known from: `docker_files`, `bundle`, `bundle_and_storage`, `kubelet_logs`, or `cgroup` where only the
-    /// id is known.
+    /// Where this is known from: `docker_files`, `bundle`, `bundle_and_storage`, `kubelet_logs`, or `cgroup` where no file says
+    /// more than the id.
     pub source: Text,
     /// Something of it was too large and is not whole.
     #[serde(default)]
@@ -135,6 +141,12 @@ pub struct Container {
     /// Its pid namespace was there before it, so its init is not that one's.
     #[serde(default)]
     pub joins_pidns: bool,
+    /// A runtime's socket has filled in what files lack.
+    #[serde(default)]
+    pub socket_told: bool,
+    /// Why no socket has, though some are configured.
+    #[serde(default)]
+    pub socket_fault: Option<Text>,
 }
 
 /// A mount from outside the image.
@@ -188,6 +200,7 @@ impl Container {
             &self.pod_name,
             &self.pod_namespace,
             &self.pod_uid,
+            &self.socket_fault,
         ];
         size_of::<Self>()
             + 20 * EACH
@@ -282,6 +295,14 @@ impl Container {
         known.or_else(|| self.label("io.kubernetes.pod.uid"))
     }
 
+    /// The value of `metadata_source`.
+    pub fn metadata_source(&self) -> Text {
+        match self.socket_told {
+            true => format!("{}_and_socket", self.source).into(),
+            false => self.source.clone(),
+        }
+    }
+
     /// The container's record for `dogwatch.containers`; who says it, and when, is for the caller.
     pub fn record(&self, status: &str) -> records::Container {
         records::Container {
@@ -312,7 +333,7 @@ impl Container {
             k8s_ns_name: self.pod_namespace(),
             k8s_pod_uid: self.pod_uid(),
             cgroup_path: Some(self.cgroup_path.clone()),
-            metadata_source: Some(self.source.clone()),
+            metadata_source: Some(self.metadata_source()),
             not_delivered: Some(lacking::reasons(self)).filter(|reasons| !reasons.is_empty()),
             ..records::Container::default()
         }

@@ -26,6 +26,7 @@ use crate::host::HOST_PIDS;
 use crate::mounts::Mounts;
 use crate::probe::Policy;
 use crate::sample::Subject;
+use crate::sockets::Sockets;
 use crate::text::text;
 use crate::users::reader::{Request, Root, UserReader};
 use crate::users::{Users, Wanted};
@@ -54,6 +55,7 @@ pub(crate) struct Gatherer {
     bundles: Bundles,
     told: Cgroups,
     reader: Aside<container::Request, known::Read>,
+    sockets: Option<Sockets>,
     cgroup_root: PathBuf,
     host_mnt_ns: Option<u32>,
     cgroups: HashMap<u64, Option<Membership>>,
@@ -95,6 +97,8 @@ struct Watched {
     under_way: bool,
     /// They did not in time, and are not asked again before whoever waits for them has come back.
     silent: bool,
+    /// What a runtime's socket says of it.
+    asked: known::Asked,
     /// What was read of its files last, since `repeat`.
     user_attempts: u32,
     /// Ids that were seen in it.
@@ -166,6 +170,7 @@ impl Gatherer {
             bundles: Bundles::default(),
             told: Cgroups::default(),
             reader: known::reader(&config),
+            sockets: None,
             config,
             cgroup_root: cgroup_root.to_owned(),
             host_mnt_ns,
@@ -187,6 +192,12 @@ impl Gatherer {
             warned: false,
             changes: Vec::new(),
         }
+    }
+
+    /// Asks runtimes' sockets what their files lack.
+    pub fn asking(mut self, sockets: Option<Sockets>) -> Self {
+        self.sockets = sockets;
+        self
     }
 
     /// Looks in these hierarchies, too, with every walk that is due, for containers that are in none that is watched.
@@ -337,6 +348,7 @@ impl Gatherer {
         self.trees.look(now_ns, self.host_mnt_ns, &mut facts);
         self.late_users(&mut facts);
         self.late_containers(&mut facts);
+        self.hear_sockets();
         let due: Vec<Text> = self
             .containers
             .iter()
@@ -434,6 +446,7 @@ impl Gatherer {
                 due_ns: 0,
                 under_way: false,
                 silent: false,
+                asked: known::Asked::default(),
                 user_attempts: 0,
                 wanted: Wanted::default(),
                 users_due: false,

@@ -34,6 +34,7 @@ mod ring;
 mod rooted;
 mod sample;
 mod scan;
+pub mod sockets;
 mod state;
 mod status;
 mod stop;

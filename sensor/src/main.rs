@@ -82,6 +82,7 @@ impl From<To> for Output {
 }
 
 fn main() -> ExitCode {
+    dogwatch_sensor::sockets::serve_if_asked();
     return_large_memory();
     match execute(Arguments::parse()) {
         Ok(code) => code,

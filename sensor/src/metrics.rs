@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 
+use crate::container::SocketAnswer;
 use crate::fact::Counters;
 use crate::pipeline::Summary;
 use crate::publish::Connection;
@@ -18,6 +19,16 @@ pub fn serve(listen: SocketAddr) -> Result<(), BuildError> {
     PrometheusBuilder::new()
         .with_http_listener(listen)
         .install()
+}
+
+/// Counts an answer of a runtime's socket.
+pub(crate) fn socket_answer(answer: &SocketAnswer) {
+    let outcome = match answer {
+        SocketAnswer::Known(_) => "known",
+        SocketAnswer::Unknown => "unknown",
+        SocketAnswer::Failed(_) => "failed",
+    };
+    counter!("dogwatch_gather_socket_answers_total", "outcome" => outcome).increment(1);
 }
 
 /// Renews all metrics.

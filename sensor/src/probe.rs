@@ -48,6 +48,7 @@ pub use hierarchy::{Hierarchy, HierarchyKind};
 use limits::raise_locked_memory_limit;
 pub(crate) use limits::raise_open_files;
 pub use open_files::{OpenFiles, Walk};
+pub(crate) use seccomp::allow_only;
 pub use seccomp::{Programs, refuse_calls};
 pub use shares::{ClassRates, Counted, Folded, Limited, Policy, Rates};
 use shares::{PodPolicy, Tallies};

@@ -15,7 +15,6 @@ mod files;
 mod growth;
 mod machine;
 mod network;
-mod opened;
 mod openings;
 mod processes;
 mod text;

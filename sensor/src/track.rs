@@ -337,7 +337,7 @@ impl Tracker {
         let mut event = self.own_event("container", "container");
         event.evt_args = Some(BTreeMap::from([
             ("action".into(), action.into()),
-            ("metadata_source".into(), container.source.clone()),
+            ("metadata_source".into(), container.metadata_source()),
         ]));
         rows::set_container(&mut event, container, &[]);
         self.push_own(event, out);

@@ -159,6 +159,8 @@ class Chart(unittest.TestCase):
             "sensor.config.state_file=/x": "which follows from sensor.stateFolder",
             "sensor.config.metrics.listen=x": "which follows from metrics.address",
             "sensor.config.containers.docker_root=/x": "which follows from sensor.dockerRoot",
+            "sensor.config.containers.sockets=x": "which follows from sensor.sockets",
+            "sensor.sockets[0]=/run/c.sock": "sensor.sockets.0: Does not match pattern",
             "processor.config.kafka.instance=one": "which follows from the pod's name",
             "processor.config.kafka.bootstrap_servers=x": "which follows from kafka.bootstrapServers",
             "processor.config.detections.folder=/x": "which follows from processor.detections",
@@ -220,6 +222,8 @@ class Rights(unittest.TestCase):
             self.assertTrue(pod["hostPID"])
             writable = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if not mount.get("readOnly")]
             self.assertEqual(writable, ["/var/lib/dogwatch"])
+        mounts = pods("sensors")["sensor"]["containers"][0]["volumeMounts"]
+        self.assertLessEqual({"/run/containerd", "/run/podman"}, {mount["mountPath"] for mount in mounts})
         unit = text("deploy/systemd/dogwatch-sensor.service")
         for setting in ["AmbientCapabilities", "CapabilityBoundingSet"]:
             given = re.search(rf"^{setting}=(.*)$", unit, re.M).group(1).split()

@@ -34,6 +34,7 @@ metrics.listen: metrics.address and metrics.{{ .part }}Port
 host_name: the node's name
 state_file: sensor.stateFolder
 containers.docker_root: sensor.dockerRoot
+containers.sockets: sensor.sockets
 {{- else }}
 kafka.instance: the pod's name
 detections.folder: processor.detections
@@ -66,8 +67,15 @@ detections.folder: processor.detections
 {{- $settings := dict
       "kafka" (dict "bootstrap_servers" $kafka.bootstrapServers "options" $options)
       "metrics" (dict "listen" (printf "%s:%d" .root.Values.metrics.address (int $port))) }}
+{{- $containers := dict }}
 {{- if and (eq .part "sensor") .root.Values.sensor.dockerRoot }}
-{{- $_ := set $settings "containers" (dict "docker_root" .root.Values.sensor.dockerRoot) }}
+{{- $_ := set $containers "docker_root" .root.Values.sensor.dockerRoot }}
+{{- end }}
+{{- if and (eq .part "sensor") .root.Values.sensor.sockets }}
+{{- $_ := set $containers "sockets" .root.Values.sensor.sockets }}
+{{- end }}
+{{- if $containers }}
+{{- $_ := set $settings "containers" $containers }}
 {{- end }}
 {{- $config := (index .root.Values .part).config }}
 {{- range $key, $value := include "dogwatch.decided" . | fromYaml }}
@@ -90,6 +98,15 @@ detections.folder: processor.detections
 - name: DOGWATCH_KAFKA__OPTIONS__SASL_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ $kafka.sasl.secret }}, key: password}}
 {{- end }}
+{{- end }}
+
+{{/* The folders of the sensor's sockets; a JSON list. A folder outlives the socket of a runtime that is started anew. */}}
+{{- define "dogwatch.socketfolders" -}}
+{{- $folders := list }}
+{{- range .root.Values.sensor.sockets }}
+{{- $folders = append $folders (regexReplaceAll "^(cri|docker):(//)?" . "" | dir) }}
+{{- end }}
+{{- uniq $folders | toJson }}
 {{- end }}
 
 {{/* Name of the secret of certificates; empty when there is none. */}}

@@ -263,6 +263,8 @@ pub struct RawContainers {
     pub labels: Vec<String>,
     #[serde(deserialize_with = "list")]
     pub probes: Vec<String>,
+    #[serde(deserialize_with = "list")]
+    pub sockets: Vec<String>,
 }
 
 impl Default for RawContainers {
@@ -277,6 +279,7 @@ impl Default for RawContainers {
             repeat: Duration::from_secs(60),
             labels: LABELS.map(String::from).to_vec(),
             probes: Vec::new(),
+            sockets: Vec::new(),
         }
     }
 }

@@ -149,7 +149,9 @@ fn crio(get: &impl Fn(&str) -> Option<Text>) -> Told {
             .filter(|_| sandbox != Some(true))
             .or_else(|| get("io.kubernetes.cri-o.Name")),
         image,
-        image_id: image_id(get("io.kubernetes.cri-o.ImageRef")).or(asked_id),
+        image_id: get("io.kubernetes.cri-o.ImageRef")
+            .and_then(|image| image_id(&image))
+            .or(asked_id),
         digest: digests.and_then(|digests| first_digest(&digests)),
         pod_name: get("io.kubernetes.pod.name")
             .or_else(|| label("io.kubernetes.pod.name"))
@@ -197,15 +199,15 @@ fn nerdctl(annotations: Entries) -> Told {
 
 /// A name, or an id in its place.
 fn named_or_id(image: Option<Text>) -> (Option<Text>, Option<Text>) {
-    match image_id(image.clone()) {
+    match image.as_deref().and_then(image_id) {
         Some(id) => (None, Some(id)),
         None => (image, None),
     }
 }
 
-fn image_id(image: Option<Text>) -> Option<Text> {
-    let image = image?;
-    let id = image.strip_prefix("sha256:").unwrap_or(&image);
+/// The id that an image is named by: 64 hexadecimal digits, with or without what they are.
+pub(crate) fn image_id(image: &str) -> Option<Text> {
+    let id = image.strip_prefix("sha256:").unwrap_or(image);
     let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_id.then(|| id.into())
 }

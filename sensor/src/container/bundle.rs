@@ -15,7 +15,8 @@ use super::annotations::{NAMES, Told};
 use super::bounded::{Chosen, Entries, Line, List, Measured, Values};
 use super::docker::Reference;
 use super::files::{FileError, Files};
-use super::{Container, Membership, Mount, manifest};
+use super::manifest::Checks;
+use super::{Container, Membership, Mount};
 use crate::host::HOST_PIDS;
 
 /// What runtimes leave a container without being asked: Docker's and containerd's list, of which the others' are parts.
@@ -230,14 +231,11 @@ fn container(
     let labels_cut = told.labels.as_ref().is_some_and(|labels| labels.cut);
     let truncated = args.cut | mounts.cut | spec.annotations.cut | labels_cut;
     let reference = told.image.as_deref().map(Reference::of).unwrap_or_default();
-    let manifest = told.manifest.as_deref().zip(told.name.as_deref());
-    let commands = manifest.and_then(|(manifest, name)| manifest::commands(manifest, name));
-    let has_manifest = commands.is_some();
-    let commands = commands.unwrap_or_else(|| manifest::Commands {
-        hooks: Vec::from_iter(told.pre_stop.as_deref().and_then(manifest::hook)),
-        ..manifest::Commands::default()
-    });
-    let mut probes = commands.probes.into_iter();
+    let checks = Checks::of(
+        told.manifest.as_deref(),
+        told.pre_stop.as_deref(),
+        told.name.as_deref(),
+    );
     Container {
         id: membership.id.clone(),
         name: told.name.or_else(|| membership.given_name()),
@@ -263,9 +261,9 @@ fn container(
         pod_uid: told.pod_uid,
         // Whoever makes sandboxes says so.
         sandbox: told.sandbox.or(Some(false)),
-        healthcheck: probes.next(),
-        probes: probes.chain(commands.hooks).collect(),
-        has_manifest,
+        healthcheck: checks.healthcheck,
+        probes: checks.others,
+        has_manifest: checks.has_manifest,
         joins_pidns: joins(&namespaces, "pid"),
         ..Container::default()
     }

@@ -272,7 +272,10 @@ fn parse(
         created_ns: timestamp_ns(&file.created.text),
         entrypoint: Some(entrypoint.items),
         command: Some(command.items),
-        healthcheck: healthcheck_arguments(healthcheck, shell),
+        healthcheck: healthcheck.and_then(|check| {
+            let shell = shell.map(|shell| shell.items);
+            healthcheck_arguments(&check.items, shell, "/bin/sh")
+        }),
         user: Some(file.config.user.text),
         mounts: mounts(points, tmpfs),
         cgroup_path: membership.path.clone(),
@@ -292,17 +295,20 @@ fn is_sandbox(labels: &Map) -> bool {
         .is_some_and(|kind| &**kind == "podsandbox")
 }
 
-/// What Docker executes for a healthcheck; `None` when there is none.
-fn healthcheck_arguments(test: Option<List>, shell: Option<List>) -> Option<Vec<Text>> {
-    let test = test?.items;
-    let shell = shell.map(|shell| shell.items);
+/// What is executed for a healthcheck; `None` when there is none. A command in one text goes to the shell that the image
+/// names, or to `default_shell`.
+pub(crate) fn healthcheck_arguments(
+    test: &[Text],
+    shell: Option<Vec<Text>>,
+    default_shell: &str,
+) -> Option<Vec<Text>> {
     let (kind, rest) = test.split_first()?;
     match &**kind {
         "CMD" => Some(rest.to_vec()),
         "CMD-SHELL" => {
             let shell = shell
                 .filter(|shell| !shell.is_empty())
-                .unwrap_or_else(|| vec!["/bin/sh".into(), "-c".into()]);
+                .unwrap_or_else(|| vec![default_shell.into(), "-c".into()]);
             Some(shell.into_iter().chain(rest.iter().cloned()).collect())
         }
         _ => None,

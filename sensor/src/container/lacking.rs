@@ -36,6 +36,9 @@ const REASONS: [(&[&str], &str, &str); 15] = [
     (&["oci", "buildkit", "other"], "", NOT_IN_BUNDLE),
 ];
 
+/// Columns that a runtime's socket has, so that they are known to be none where it was asked and they are null.
+const OF_SOCKETS: [&str; 2] = ["container_labels", "container_image_digest"];
+
 /// Types of containers that no files are read of.
 const WITHOUT_FILES: [&str; 3] = ["lxc", "systemd-nspawn", "namespaces"];
 
@@ -44,14 +47,25 @@ pub(super) fn reasons(container: &Container) -> BTreeMap<Text, Text> {
     let reason = |column: &&str| {
         let why = match &*container.source {
             "docker_files" => return None,
+            _ if container.socket_told && of_socket(container, column) => return None,
             "cgroup" if WITHOUT_FILES.contains(&&*container.runtime) => FOREIGN,
             "cgroup" | "kubelet_logs" => NOT_READ,
             _ => of_bundle(&container.runtime, column)?,
         };
-        Some((Text::from(*column), Text::from(why)))
+        let why = match &container.socket_fault {
+            Some(fault) if of_socket(container, column) => format!("{why}; {fault}").into(),
+            _ => Text::from(why),
+        };
+        Some((Text::from(*column), why))
     };
     let null = nulls(container);
     null.iter().filter_map(reason).collect()
+}
+
+/// Docker's API has healthchecks; of the CRI's containers a manifest has them, or nobody.
+fn of_socket(container: &Container, column: &str) -> bool {
+    let pods = matches!(&*container.runtime, "containerd" | "cri-o");
+    OF_SOCKETS.contains(&column) || (column == "container_healthcheck" && !pods)
 }
 
 fn of_bundle(runtime: &str, column: &str) -> Option<&'static str> {
@@ -127,6 +141,28 @@ mod tests {
             why("lxc", "cgroup", "container_image").as_deref(),
             Some(FOREIGN)
         );
+    }
+
+    #[test]
+    fn what_a_socket_would_have_says_why_it_did_not() {
+        let mut container = Container {
+            runtime: "podman".into(),
+            source: "bundle_and_storage".into(),
+            socket_fault: Some("it hangs".into()),
+            ..Container::default()
+        };
+        let told = reasons(&container);
+        for column in ["container_labels", "container_healthcheck"] {
+            assert_eq!(&*told[column], format!("{IN_LIBPOD}; it hangs"), "{column}");
+        }
+        assert_eq!(&*told["container_entrypoint"], TOGETHER);
+        (container.socket_told, container.socket_fault) = (true, None);
+        let told = reasons(&container);
+        for column in OF_SOCKETS.iter().chain(&["container_healthcheck"]) {
+            assert!(!told.contains_key(*column), "{column} is known to be none");
+        }
+        container.runtime = "containerd".into();
+        assert_eq!(&*reasons(&container)["container_healthcheck"], PROBES);
     }
 
     #[test]

@@ -14,9 +14,9 @@ use serde_json::Value;
 use super::bounded::List;
 
 /// The manifest, among a pod's annotations.
-pub(super) const MANIFEST: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(crate) const MANIFEST: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// What runs before a container is stopped, among its own annotations.
-pub(super) const PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
+pub(crate) const PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
 
 /// What has a command: a probe or a hook.
 #[derive(Debug, Default, Deserialize)]
@@ -31,9 +31,39 @@ struct Exec {
     command: List,
 }
 
+/// What kubelet runs in a container, as far as annotations say it.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Checks {
+    /// The first exec probe.
+    pub healthcheck: Option<Vec<Text>>,
+    /// Further probes, and hooks.
+    pub others: Vec<Vec<Text>>,
+    /// The manifest says what all of them are.
+    pub has_manifest: bool,
+}
+
+impl Checks {
+    /// Reads them from these two annotations, for the container of this name.
+    pub fn of(manifest: Option<&str>, pre_stop: Option<&str>, name: Option<&str>) -> Self {
+        let commands = manifest.zip(name);
+        let commands = commands.and_then(|(manifest, name)| commands_of(manifest, name));
+        let has_manifest = commands.is_some();
+        let commands = commands.unwrap_or_else(|| Commands {
+            hooks: Vec::from_iter(pre_stop.and_then(hook)),
+            ..Commands::default()
+        });
+        let mut probes = commands.probes.into_iter();
+        Self {
+            healthcheck: probes.next(),
+            others: probes.chain(commands.hooks).collect(),
+            has_manifest,
+        }
+    }
+}
+
 /// A container's commands.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Commands {
+struct Commands {
     pub probes: Vec<Vec<Text>>,
     pub hooks: Vec<Vec<Text>>,
 }
@@ -45,7 +75,7 @@ const HOOKS: [&str; 2] = ["/lifecycle/postStart", "/lifecycle/preStop"];
 const CONTAINERS: [&str; 2] = ["/spec/containers", "/spec/initContainers"];
 
 /// The commands of a pod's container of this name; `None` where the manifest is no pod's or has no such container.
-pub(super) fn commands(manifest: &str, container: &str) -> Option<Commands> {
+fn commands_of(manifest: &str, container: &str) -> Option<Commands> {
     let manifest: Value = serde_json::from_str(manifest).ok()?;
     if manifest["kind"] != "Pod" {
         return None;
@@ -64,7 +94,7 @@ pub(super) fn commands(manifest: &str, container: &str) -> Option<Commands> {
 }
 
 /// The command of a hook as kubelet writes it.
-pub(super) fn hook(handler: &str) -> Option<Vec<Text>> {
+fn hook(handler: &str) -> Option<Vec<Text>> {
     command(&serde_json::from_str(handler).ok()?)
 }
 
@@ -107,9 +137,9 @@ mod tests {
                 probes: texts(probes),
                 hooks: texts(hooks),
             };
-            assert_eq!(commands(POD, name), Some(expected), "{name}");
+            assert_eq!(commands_of(POD, name), Some(expected), "{name}");
         }
-        assert_eq!(commands(POD, "injected"), None);
+        assert_eq!(commands_of(POD, "injected"), None);
     }
 
     #[test]
@@ -125,7 +155,7 @@ mod tests {
             &deployment,
             &nested,
         ] {
-            assert_eq!(commands(manifest, "app"), None);
+            assert_eq!(commands_of(manifest, "app"), None);
         }
     }
 

@@ -10,17 +10,34 @@ use super::{FIRST_REREAD_NS, Gatherer, walk};
 use crate::aside::{Answer, Aside};
 use crate::config::ContainersConfig;
 use crate::container::{
-    Announcement, Bundles, Cgroups, Container, FileError, Files, Membership, Request, Sources,
-    of_running,
+    Announcement, Bundles, Cgroups, Container, FileError, Files, Membership, Question, Request,
+    SocketAnswer, Sources, of_running,
 };
 use crate::fact::Fact;
 use crate::scan;
+use crate::sockets::Sockets;
 
 /// Names of the programs that tell of containers that run already.
 const MONITORS: [&str; 4] = ["containerd-shim", "conmon", "runc", "crun"];
 
 /// A cgroup that is made so much later is not that of an announced container.
 const ANNOUNCED_NS: u64 = 30_000_000_000;
+
+/// Bytes of what sockets say of all containers; beyond, labels are left out.
+const TOLD_BYTES_MAX: usize = 4 << 20;
+/// So often a container that no socket knows is asked about anew after a second: it may be being made.
+const SOON_MAX: u32 = 3;
+
+/// What a runtime's socket says of a container.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The last answer.
+    answer: Option<SocketAnswer>,
+    /// It came since the container was told last.
+    fresh: bool,
+    /// Answers that told nothing.
+    in_vain: u32,
+}
 
 /// What came of reading a container's files.
 pub(crate) type Read = Result<Container, FileError>;
@@ -57,7 +74,11 @@ pub(crate) struct Survey {
 
 impl Survey {
     /// Reads the files of all containers once.
-    pub fn of(config: &ContainersConfig, cgroup_root: &Path) -> Self {
+    pub fn of(
+        config: &ContainersConfig,
+        cgroup_root: &Path,
+        mut sockets: Option<&mut Sockets>,
+    ) -> Self {
         let files = Files::of_host();
         let sources = Sources::new(&config.docker_root, &config.labels, &config.probes);
         let mut survey = Self {
@@ -71,7 +92,10 @@ impl Survey {
             };
             if !survey.found.contains_key(&membership.id) {
                 let request = request(&survey.bundles, membership.clone());
-                let read = sources.read(&files, &request);
+                let mut read = sources.read(&files, &request);
+                if let Some(sockets) = &mut sockets {
+                    read = asked(sockets, &membership, read);
+                }
                 let found = (membership, read);
                 survey.found.insert(found.0.id.clone(), found);
             }
@@ -88,6 +112,22 @@ impl Survey {
             }
         }
         self.cgroups.membership(path)
+    }
+}
+
+/// Completes what files say of a container, or puts a socket's answer in its place.
+fn asked(sockets: &mut Sockets, membership: &Membership, read: Read) -> Read {
+    let mut known = match &read {
+        Ok(container) => container.clone(),
+        Err(_) => Container::unknown(membership),
+    };
+    let Some(question) = Question::of(membership, &known) else {
+        return read;
+    };
+    known.complete(&sockets.answer(question));
+    match read {
+        Err(error) if !known.socket_told => Err(error),
+        _ => Ok(known),
     }
 }
 
@@ -186,6 +226,37 @@ impl Gatherer {
         }
     }
 
+    /// Takes what sockets have answered; whom it is about is read and told again.
+    pub(super) fn hear_sockets(&mut self) {
+        let Some(sockets) = &mut self.sockets else {
+            return;
+        };
+        for (id, mut answer) in sockets.answers(self.now_ns) {
+            let answers = self.containers.values();
+            let answers = answers.filter_map(|watched| match &watched.asked.answer {
+                Some(SocketAnswer::Known(told)) => Some(told.bytes()),
+                _ => None,
+            });
+            let room = TOLD_BYTES_MAX.saturating_sub(answers.sum());
+            let Some(watched) = self.containers.get_mut(&id) else {
+                continue;
+            };
+            if let SocketAnswer::Known(told) = &mut answer
+                && told.bytes() > room
+            {
+                told.labels.clear();
+                told.truncated = true;
+            }
+            let in_vain = u32::from(!matches!(answer, SocketAnswer::Known(_)));
+            watched.asked = Asked {
+                answer: Some(answer),
+                fresh: true,
+                in_vain: in_vain * (watched.asked.in_vain + 1),
+            };
+            watched.due_ns = self.now_ns;
+        }
+    }
+
     /// Tells the id alone once patience has ended.
     fn give_up(&mut self, id: &Text, facts: &mut Vec<Fact>) {
         let now_ns = self.now_ns;
@@ -207,7 +278,7 @@ impl Gatherer {
         };
         watched.silent &= read.is_none();
         let first = watched.patience_ends_ns != 0;
-        let known = match read {
+        let mut known = match read {
             Some(Ok(container)) => container,
             // Being made: the next poll looks again.
             Some(Err(_)) if self.now_ns < watched.patience_ends_ns => return,
@@ -220,14 +291,32 @@ impl Gatherer {
             }
             None => Container::unknown(&watched.membership),
         };
+        if let Some(sockets) = &mut self.sockets
+            && let Some(question) = Question::of(&watched.membership, &known)
+        {
+            let asked = &mut watched.asked;
+            let told = matches!(asked.answer, Some(SocketAnswer::Known(_)));
+            if !told && !std::mem::take(&mut asked.fresh) {
+                sockets.ask(question, self.now_ns);
+                // The answer makes it due; until then it is as if its files were not there yet.
+                let waits = asked.answer.is_none() && sockets.answers_soon(self.now_ns);
+                if waits && self.now_ns < watched.patience_ends_ns {
+                    return;
+                }
+            }
+            if let Some(answer) = &asked.answer {
+                known.complete(answer);
+            }
+        }
         watched.patience_ends_ns = 0;
         // A database that was replaced by a renamed file is read again with the rest.
         watched.user_attempts = 0;
         watched.users_due = true;
         let started = known.start_ns.is_some();
+        let asks_again = (1..=SOON_MAX).contains(&watched.asked.in_vain);
         let repeat_ns = self.config.repeat.as_nanos() as u64;
         watched.due_ns = self.now_ns
-            + if first && !started {
+            + if (first && !started) || asks_again {
                 FIRST_REREAD_NS.min(repeat_ns)
             } else {
                 repeat_ns

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use dogwatch_schemas::Text;
 
-use super::load::{give_up_rights, load_probe, without_open_files};
+use super::load::{give_up_rights, load_probe, start_sockets, without_open_files};
 use crate::check::{Finding, Report, State, finding, look};
 use crate::config::{Config, KafkaConfig};
 use crate::container::{Container, Membership};
@@ -18,16 +18,21 @@ use crate::host::{self, HostError};
 use crate::probe::{Hierarchy, HierarchyKind, ProbeError};
 use crate::publish::try_kafka;
 use crate::scan;
+use crate::sockets::Sockets;
 use crate::state::StateFile;
 
 /// Goes through the steps of a start. Afterwards the calling thread has the few rights of a sensor that runs.
 pub fn check(config: &Config) -> Report {
     let hierarchy = Hierarchy::find();
     let host = host::identify(config);
+    // First of all, as at a start.
+    let mut sockets = start_sockets(config);
     let mut findings = look(config);
     findings.push(cgroups(&hierarchy));
     if let Ok(hierarchy) = &hierarchy {
-        let mut survey = Survey::of(&config.containers, &hierarchy.mount);
+        findings.extend(behind_sockets(&mut sockets));
+        let sockets = sockets.as_mut().ok().and_then(Option::as_mut);
+        let mut survey = Survey::of(&config.containers, &hierarchy.mount, sockets);
         findings.extend(runtimes(&survey));
         findings.push(recognised(hierarchy, &mut survey));
     }
@@ -59,6 +64,28 @@ fn cgroups(hierarchy: &Result<Hierarchy, ProbeError>) -> Finding {
         }
         Err(error) => finding("cgroups", State::Refused, error.to_string()),
     }
+}
+
+/// Each socket that is configured, and who answers there.
+fn behind_sockets(sockets: &mut Result<Option<Sockets>, Text>) -> Vec<Finding> {
+    let feature = "runtimes' sockets";
+    let sockets = match sockets {
+        Ok(Some(sockets)) => sockets,
+        Ok(None) => return Vec::new(),
+        Err(sentence) => return vec![finding(feature, State::Missing, &**sentence)],
+    };
+    let greetings = sockets.greet().into_iter();
+    let each = greetings.map(|(socket, greeting)| match greeting {
+        Ok(who) => {
+            let detail = format!("{socket}: {who} answers; {}", socket.delivers());
+            finding(feature, State::Works, detail)
+        }
+        Err(why) => {
+            let detail = format!("{socket}: {why}; not delivered: {}", socket.delivers());
+            finding(feature, State::Missing, detail)
+        }
+    });
+    each.collect()
 }
 
 /// Each runtime whose containers run, and what is known of them.
@@ -97,7 +124,7 @@ fn of_runtime(runtime: &str, containers: &[&(Membership, Read)]) -> Finding {
     for (membership, read) in containers {
         let unknown = Container::unknown(membership);
         let container = read.as_ref().unwrap_or(&unknown);
-        sources.insert(container.source.clone());
+        sources.insert(container.metadata_source());
         lacking.extend(
             container
                 .record("running")

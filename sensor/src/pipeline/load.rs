@@ -1,7 +1,7 @@
 //! The start, in the one order that leaves no thread with more rights than it needs:
 //!
 //! ```text
-//! look around ► identify the host ► load and attach the kernel part ► give up capabilities ► refuse system calls
+//! look around ► identify the host ► start the process that asks sockets ► load and attach the kernel part ► give up capabilities ► refuse system calls
 //!             ► threads, sockets, files
 //! ```
 //! `check` goes through the same steps.
@@ -15,7 +15,7 @@ use dogwatch_schemas::Text;
 use super::{Input, SensorError};
 use crate::capture;
 use crate::check;
-use crate::config::Config;
+use crate::config::{Config, ContainersConfig};
 use crate::fact::Host;
 use crate::gather::{self, Gatherer};
 use crate::host;
@@ -25,6 +25,7 @@ use crate::probe::{
 };
 use crate::read::{KernelReader, Origin};
 use crate::scan;
+use crate::sockets::Sockets;
 
 /// A sensor whose kernel part records already, and whose thread has given up what only loading needs.
 pub struct Loaded {
@@ -68,7 +69,9 @@ impl Loaded {
         raise_open_files()?;
         let hierarchy = Hierarchy::find()?;
         let host = host::identify(&config)?;
+        let sockets = start_sockets(&config);
         let mut not_delivered = not_delivered(&config);
+        not_delivered.extend(sockets.as_ref().err().cloned());
         let mut probe = load_probe(&config, hierarchy)?;
         let open_files = probe.take_open_files().unwrap_or_else(|error| {
             not_delivered.push(without_open_files(&error).into());
@@ -78,7 +81,8 @@ impl Loaded {
         config.samples.io &= open_files.is_some();
         let cgroup_root = &probe.hierarchy().mount;
         let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns)
-            .looking_elsewhere(probe.hierarchy().others());
+            .looking_elsewhere(probe.hierarchy().others())
+            .asking(sockets.unwrap_or_default());
         let capture = capture_path
             .map(|path| capture::Writer::create(&path, &host))
             .transpose()?;
@@ -98,6 +102,20 @@ impl Loaded {
             not_delivered,
         })
     }
+}
+
+/// Starts the process that asks runtimes' sockets, where some are configured; the error says what is missing without it.
+pub(crate) fn start_sockets(config: &Config) -> Result<Option<Sockets>, Text> {
+    let ContainersConfig {
+        sockets, labels, ..
+    } = &config.containers;
+    Sockets::start(sockets, labels).map_err(|error| {
+        let sentence = format!(
+            "containers.sockets are not asked, since the process that does cannot be started: {error}"
+        );
+        tracing::warn!("{sentence}");
+        sentence.into()
+    })
 }
 
 /// What is missing where the kernel refuses the iterator.

@@ -115,6 +115,41 @@ pub fn refuse_calls(programs: Programs) -> Result<(), ProbeError> {
     apply_filter(&filter).map_err(|error| ProbeError::Seccomp(error.to_string()))
 }
 
+/// Leaves the calling thread these calls alone, and some where bits of an argument (call, its index, bits, their value) are as
+/// stated. All others fail with EPERM.
+///
+/// # Errors
+/// As [`refuse_calls`].
+pub(crate) fn allow_only(
+    calls: &[libc::c_long],
+    conditional: &[(libc::c_long, u8, u64, u64)],
+) -> Result<(), ProbeError> {
+    let filter = allowed(calls, conditional);
+    let filter = filter.map_err(|error| ProbeError::Seccomp(error.to_string()))?;
+    apply_filter(&filter).map_err(|error| ProbeError::Seccomp(error.to_string()))
+}
+
+fn allowed(
+    calls: &[libc::c_long],
+    conditional: &[(libc::c_long, u8, u64, u64)],
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        calls.iter().map(|call| (*call, Vec::new())).collect();
+    for (call, argument, bits, value) in conditional {
+        let operator = SeccompCmpOp::MaskedEq(*bits);
+        let condition =
+            SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, *value)?;
+        rules.insert(*call, vec![SeccompRule::new(vec![condition])?]);
+    }
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Errno(libc::EPERM as u32),
+        SeccompAction::Allow,
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?;
+    BpfProgram::try_from(filter)
+}
+
 fn filter(programs: Programs) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         REFUSED.into_iter().map(|call| (call, Vec::new())).collect();
@@ -247,6 +282,33 @@ mod tests {
             assert_eq!(attempt(0x4000_0000 | 521, [0, 0, 0, 0]), libc::EPERM);
             let sum = std::thread::spawn(|| 1 + 1).join().unwrap();
             assert_eq!(sum, 2);
+        });
+    }
+
+    #[test]
+    fn what_is_not_allowed_by_name_and_argument_fails() {
+        std::thread::scope(|scope| {
+            let confined = scope.spawn(|| {
+                let calls = [
+                    libc::SYS_write,
+                    libc::SYS_futex,
+                    libc::SYS_madvise,
+                    libc::SYS_munmap,
+                    libc::SYS_rt_sigprocmask,
+                    libc::SYS_sigaltstack,
+                    libc::SYS_exit,
+                ];
+                let own = u64::from(u32::MAX);
+                allow_only(&calls, &[(libc::SYS_socket, 0, own, libc::AF_UNIX as u64)]).unwrap();
+                let socket = |family| {
+                    let kind = libc::c_long::from(libc::SOCK_STREAM);
+                    attempt(libc::SYS_socket, [libc::c_long::from(family), kind, 0, 0])
+                };
+                let opened = attempt(libc::SYS_openat, [0, 0, 0, 0]);
+                (socket(libc::AF_UNIX), socket(libc::AF_INET), opened)
+            });
+            let found = confined.join().unwrap();
+            assert_eq!(found, (0, libc::EPERM, libc::EPERM));
         });
     }
 

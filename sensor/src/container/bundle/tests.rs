@@ -229,13 +229,16 @@ fn commands(container: &Container) -> Vec<&str> {
 
 #[test]
 fn a_pods_commands_are_in_its_manifest_or_its_sandboxs() {
-    let manifest = [(manifest::MANIFEST, MANIFEST)];
+    let manifest = [(crate::container::MANIFEST, MANIFEST)];
     for (own, sandboxes) in [(&manifest[..], &[][..]), (&[], &manifest)] {
         let container = of_pod(own, sandboxes, PAUSE);
         assert_eq!(commands(&container), ["live", "ready", "stop"]);
         assert!(container.has_manifest);
     }
-    let stop = [(manifest::PRE_STOP, r#"{"exec":{"command":["stop"]}}"#)];
+    let stop = [(
+        crate::container::PRE_STOP,
+        r#"{"exec":{"command":["stop"]}}"#,
+    )];
     let container = of_pod(&stop, &[], PAUSE);
     assert_eq!(commands(&container), ["stop"]);
     assert!(container.healthcheck.is_none() && !container.has_manifest);

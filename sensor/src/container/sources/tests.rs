@@ -1,7 +1,7 @@
 //! Which of several files is believed.
 
 use super::*;
-use crate::container::Cgroups;
+use crate::container::{Cgroups, Question, SocketAnswer, Told};
 
 const ID: &str = "5c6b211e993304259a9f74f38260548d165f3d89dcbb9287b19a14e9d942f195";
 
@@ -21,7 +21,7 @@ impl Host {
 
     fn read(&self, cgroup: &str, bundle: Option<&str>) -> Result<Container, FileError> {
         let request = Request {
-            membership: told(cgroup),
+            membership: told_of(cgroup),
             bundle: bundle.map(PathBuf::from),
             pid_file: None,
             roots: vec!["/srv/tasks".into()],
@@ -32,7 +32,7 @@ impl Host {
 }
 
 /// A cgroup that ends in a name is a container's that was announced.
-fn told(cgroup: &str) -> Membership {
+fn told_of(cgroup: &str) -> Membership {
     let mut cgroups = Cgroups::default();
     let name = cgroup.rsplit('/').next().unwrap();
     cgroups.tell(cgroup, name, "other");
@@ -213,18 +213,65 @@ fn hosts() -> Vec<(&'static str, Host, String)> {
     ]
 }
 
+/// The rows of the document's table that begins so.
+fn table(beginning: &str) -> impl Iterator<Item = Vec<&'static str>> {
+    let document = include_str!("../../../../docs/containers.md");
+    let lines = document.lines();
+    let rows = lines.skip_while(move |line| !line.starts_with(beginning));
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+#[test]
+fn what_the_document_says_of_sockets_is_what_they_fill_in() {
+    let mut rows = table("| column | containerd, Kubernetes | CRI-O");
+    let header = rows.next().expect("the table is there");
+    let told = Told {
+        image_id: Some("00".into()),
+        digest: Some("sha256:00".into()),
+        labels: [("team".into(), "shop".into())].into(),
+        healthcheck: Some(vec!["check".into()]),
+        ..Told::default()
+    };
+    let answer = SocketAnswer::Known(Box::new(told));
+    let mut columns = 0;
+    for row in rows.skip(1) {
+        let column = row[0].trim_matches('`');
+        for (cell, runtime) in row[1..].iter().zip(&header[1..]) {
+            let (_, host, cgroup) = hosts().into_iter().find(|host| host.0 == *runtime).unwrap();
+            let mut container = host.read(&cgroup, None).unwrap();
+            assert!(
+                Question::of(&told_of(&cgroup), &container).is_some(),
+                "{runtime}"
+            );
+            let value = |container: &Container| {
+                let record = serde_json::to_value(container.record("running")).unwrap();
+                (
+                    record[column].clone(),
+                    record["not_delivered"][column].clone(),
+                )
+            };
+            let (before, _) = value(&container);
+            assert_eq!(
+                before.is_null(),
+                !cell.starts_with("files"),
+                "{column} of {runtime}"
+            );
+            container.complete(&answer);
+            let (after, reason) = value(&container);
+            assert!(
+                !after.is_null() && reason.is_null(),
+                "{column} of {runtime}: {reason}"
+            );
+        }
+        columns += 1;
+    }
+    assert_eq!(columns, 4);
+}
+
 #[test]
 fn the_documents_table_is_what_is_delivered() {
-    let document = include_str!("../../../../docs/containers.md");
-    let mut rows = document
-        .lines()
-        .skip_while(|line| !line.starts_with("| column | Docker"))
-        .map(|line| {
-            line.trim_matches('|')
-                .split('|')
-                .map(str::trim)
-                .collect::<Vec<_>>()
-        });
+    let mut rows = table("| column | Docker");
     let header = rows.next().expect("the table is there");
     let hosts = hosts();
     let runtimes: Vec<&str> = hosts.iter().map(|(runtime, ..)| *runtime).collect();
@@ -237,7 +284,7 @@ fn the_documents_table_is_what_is_delivered() {
         })
         .collect();
     let mut columns = 0;
-    for row in rows.skip(1).take_while(|row| row.len() == header.len()) {
+    for row in rows.skip(1) {
         let column = row[0].trim_matches('`');
         for (record, (told, runtime)) in records.iter().zip(row[1..].iter().zip(&runtimes)) {
             let value = &record[column];
