@@ -293,7 +293,7 @@ pub fn reach(
         };
         tend(&client);
         let last = client.context().last();
-        let fault = brokers.unanswered(started.elapsed(), last, &error);
+        let fault = brokers.unanswered(patience, last, &error);
         if fault.is_final() {
             return Err(fault);
         }

@@ -15,6 +15,7 @@ mod files;
 mod growth;
 mod machine;
 mod network;
+mod opened;
 mod openings;
 mod processes;
 mod text;

@@ -1,7 +1,7 @@
 //! The sensor's memory under an attack on its tables, and what it tells meanwhile.
 //!
 //! A container fills the process table with sleepers of 32 KiB arguments, 4,000 of them, or as many as
-//! `DOGWATCH_SLEEPERS` says (40,000 take 4 GiB and some minutes). Needs root, a kernel with type information and `cc`, and
+//! `DOGWATCH_SLEEPERS` says (40,000 take 4 GiB and some minutes); ten thousand processes open files again and again. Needs root, a kernel with type information and `cc`, and
 //! fails without.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
@@ -97,6 +97,11 @@ impl Sensor {
         }
     }
 
+    /// What it takes from now on is its highest: a start needs the kernel's types for a moment.
+    fn forget_highest(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5").unwrap();
+    }
+
     /// Its resident memory at its highest and its maps' locked memory, bytes.
     fn memory(&self) -> (u64, u64) {
         let folder = PathBuf::from(format!("/proc/{}", self.process.id()));
@@ -144,9 +149,10 @@ fn read_rows(output: ChildStdout, mut take: impl FnMut(Value) -> bool) {
     }
 }
 
-fn sleeper(folder: &Path) -> PathBuf {
-    let program = folder.join("sleeper");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/memory/sleeper.c");
+fn compiled(name: &str, folder: &Path) -> PathBuf {
+    let program = folder.join(name);
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/memory");
+    let source = sources.join(format!("{name}.c"));
     let made = Command::new("cc")
         .args(["-static", "-O1", "-o"])
         .args([&program, &source])
@@ -175,13 +181,24 @@ fn since_boot() -> i64 {
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
-fn attack(settings: &[(&str, &str)], sleepers: &str) -> (u64, u64) {
-    let folder = tempfile::tempdir().unwrap();
-    let program = sleeper(folder.path());
-    // Each test has containers of its own: whoever is done ends all that is in his.
+/// Each test has containers of its own: whoever is done ends all that is in his.
+fn parent_of_containers() -> PathBuf {
     let run = RUNS.fetch_add(1, Relaxed);
     let name = format!("dogwatch-memory-{}-{run}", std::process::id());
-    let parent = Hierarchy::find().unwrap().mount.join(name);
+    Hierarchy::find().unwrap().mount.join(name)
+}
+
+fn await_done(child: &mut Child) {
+    let mut done = [0; 4];
+    let mut words = child.stdout.take().unwrap();
+    words.read_exact(&mut done).unwrap();
+    assert_eq!(&done, b"done");
+}
+
+fn attack(settings: &[(&str, &str)], sleepers: &str) -> (u64, u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compiled("sleeper", folder.path());
+    let parent = parent_of_containers();
     let sensor = Sensor::start(settings);
     sensor.find("a mark of the start", |row| row["evt_type"] == "mark");
     let (flooded, beside) = (Container::new(&parent, 'a'), Container::new(&parent, 'b'));
@@ -192,10 +209,7 @@ fn attack(settings: &[(&str, &str)], sleepers: &str) -> (u64, u64) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut done = [0; 4];
-    let mut words = spawner.stdout.take().unwrap();
-    words.read_exact(&mut done).unwrap();
-    assert_eq!(&done, b"done");
+    await_done(&mut spawner);
     // What was in the ring of the flood's end is told, or counted, by then.
     let flooded_by = since_boot();
     sensor.find("a mark of after the flood", |row| {
@@ -237,4 +251,45 @@ fn a_container_full_of_sleepers_costs_no_more_than_the_goal_and_hides_nothing() 
 #[test]
 fn a_small_table_hides_nothing_either() {
     attack(&[("DOGWATCH_PROCESSES__CAPACITY", "256")], "500");
+}
+
+/// In eight containers, because of one a round looks at 4,096 openings: together more than it remembers, all of them new
+/// each three seconds.
+#[test]
+fn ten_thousand_processes_that_open_files_cost_no_more_than_the_goal() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compiled("opener", folder.path());
+    let parent = parent_of_containers();
+    let sensor = Sensor::start(&[("DOGWATCH_SAMPLES__INTERVAL", "3s")]);
+    sensor.find("a mark of the start", |row| row["evt_type"] == "mark");
+    sensor.forget_highest();
+    let containers: Vec<_> = ('1'..='8')
+        .map(|digit| Container::new(&parent, digit))
+        .collect();
+    let files = ["a", "b", "c", "d"].map(|name| folder.path().join(name));
+    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    let start = |container: &Container| {
+        let mut command = container.command(&program);
+        command.args(["1250", "4", "0", "3"]).args(&files);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut openers: Vec<Child> = containers.iter().map(start).collect();
+    openers.iter_mut().for_each(await_done);
+    let all_open = since_boot();
+    sensor.find("a mark of five rounds later", |row| {
+        row["evt_type"] == "mark" && row["boot_ts"].as_i64() > Some(all_open + 15_000_000_000)
+    });
+    let (highest, locked) = sensor.memory();
+    println!(
+        "40,000 openings: VmHWM {} KiB, maps {} KiB",
+        highest >> 10,
+        locked >> 10
+    );
+    for opener in &mut openers {
+        opener.kill().unwrap();
+        opener.wait().unwrap();
+    }
+    drop(containers);
+    let _ = fs::remove_dir(&parent);
+    assert!(highest + locked <= BYTES_MAX, "{highest} + {locked}");
 }

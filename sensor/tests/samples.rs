@@ -4,21 +4,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
+#[path = "samples/beside.rs"]
+mod beside;
+
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use dogwatch_schemas::local::{self, LogRecord};
 use dogwatch_schemas::records::{ContainerSample, IoSample, ProcessSample, SyscallSample};
-use dogwatch_schemas::topics::Topic;
-use dogwatch_sensor::config::{Config, RawConfig};
-use dogwatch_sensor::pipeline::{Input, Loaded, Output, Shutdown, Stats};
+
+use crate::beside::{Cgroups, PATIENCE, Rows, beside};
 
 /// Set in the process that is the load.
 const LOAD: &str = "DOGWATCH_SAMPLES_LOAD";
@@ -33,8 +31,6 @@ const CARRIED_BYTES: usize = 10 << 20;
 /// Connections that nobody accepts.
 const WAITING: i64 = 3;
 const CPU: Duration = Duration::from_millis(1_500);
-/// An emulated processor on a busy machine takes its time.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The load itself, where this program was started as one: memory, files, writes, reads, CPU; then it waits to be killed.
 #[test]
@@ -158,73 +154,11 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// A container's cgroups, one in each hierarchy; removed when dropped.
-struct Cgroups {
-    id: String,
-    folders: Vec<PathBuf>,
-}
+struct Load(Child);
 
-impl Cgroups {
-    fn make() -> Self {
-        let id: String = (0..64)
-            .map(|_| char::from_digit(rand::random::<u32>() % 16, 16).unwrap())
-            .collect();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mut folders = Vec::new();
-        for line in mounts.lines() {
-            let (before, after) = line.split_once(" - ").unwrap();
-            let kind = after.split(' ').next().unwrap();
-            let point = before.split(' ').nth(4).unwrap();
-            let root = before.split(' ').nth(3) == Some("/");
-            if root && (kind == "cgroup" || kind == "cgroup2") && !after.contains("cpuset") {
-                let parent = Path::new(point).join("docker");
-                let folder = parent.join(&id);
-                let _ = fs::create_dir_all(&parent);
-                for above in [Path::new(point), &parent] {
-                    // Of version 2, and there only what the host has not given away.
-                    for controller in ["+cpu", "+memory", "+pids", "+io"] {
-                        let _ = fs::write(above.join("cgroup.subtree_control"), controller);
-                    }
-                }
-                fs::create_dir(&folder).unwrap();
-                folders.push(folder);
-            }
-        }
-        Self { id, folders }
-    }
-
-    /// The number of the first of these files that there is.
-    fn number(&self, files: &[&str]) -> Option<i64> {
-        let text = self.text(files)?;
-        text.trim().parse().ok()
-    }
-
-    fn text(&self, files: &[&str]) -> Option<String> {
-        let mut paths = self
-            .folders
-            .iter()
-            .flat_map(|folder| files.iter().map(|file| folder.join(file)));
-        paths.find_map(|path| fs::read_to_string(path).ok())
-    }
-
-    /// CPU time so far, nanoseconds.
-    fn cpu_ns(&self) -> i64 {
-        self.number(&["cpuacct.usage"]).unwrap_or_else(|| {
-            let stat = self.text(&["cpu.stat"]).unwrap();
-            let usage = stat
-                .lines()
-                .find_map(|line| line.strip_prefix("usage_usec "));
-            1_000 * usage.unwrap().parse::<i64>().unwrap()
-        })
-    }
-
-    /// Starts this program as the load, in them.
-    fn load(&self) -> Load {
-        let members: Vec<PathBuf> = self
-            .folders
-            .iter()
-            .map(|folder| folder.join("cgroup.procs"))
-            .collect();
+impl Load {
+    /// Starts this program as the load, in these cgroups.
+    fn start(cgroups: &Cgroups) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--ignored", "--exact", "--nocapture", "load"])
@@ -232,29 +166,9 @@ impl Cgroups {
             // Cargo's search path for libraries: the loader would look into each of its folders in vain.
             .env_remove("LD_LIBRARY_PATH")
             .stdout(Stdio::piped());
-        let enter = move || {
-            // SAFETY: a plain system call.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-            members.iter().try_for_each(|file| fs::write(file, "0"))
-        };
-        // SAFETY: system calls, on what was made before; the child has one thread.
-        unsafe { command.pre_exec(enter) };
-        Load(command.spawn().unwrap())
+        Self(cgroups.start(command))
     }
-}
 
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        for folder in &self.folders {
-            // Best effort: an empty cgroup that stays does no harm.
-            let _ = fs::remove_dir(folder);
-        }
-    }
-}
-
-struct Load(Child);
-
-impl Load {
     /// Waits until it is done; returns what it says of its connection, see [`Network::told`].
     fn is_done(&mut self) -> Vec<i64> {
         let output = BufReader::new(self.0.stdout.take().unwrap());
@@ -294,116 +208,29 @@ impl Drop for Load {
     }
 }
 
-/// What a sensor says of this machine.
-struct Rows {
-    records: Receiver<LogRecord>,
-    containers: Vec<ContainerSample>,
-    processes: Vec<ProcessSample>,
-    calls: Vec<SyscallSample>,
-    io: Vec<IoSample>,
+/// The number in the first of these files of a container that there is.
+fn number(cgroups: &Cgroups, files: &[&str]) -> Option<i64> {
+    let text = text(cgroups, files)?;
+    text.trim().parse().ok()
 }
 
-impl Rows {
-    /// Takes rows until all tables have so many marks more than there are by now.
-    fn rounds(&mut self, count: usize) {
-        while let Ok(record) = self.records.try_recv() {
-            self.take(&record);
-        }
-        let end = Instant::now() + PATIENCE;
-        let wanted = self.marks().map(|marks| marks + count);
-        while self
-            .marks()
-            .iter()
-            .zip(wanted)
-            .any(|(marks, wanted)| *marks < wanted)
-        {
-            let left = end.saturating_duration_since(Instant::now());
-            let record = self.records.recv_timeout(left).expect("rows go on");
-            self.take(&record);
-        }
-    }
-
-    fn take(&mut self, record: &LogRecord) {
-        let value = &record.value;
-        match record.topic {
-            Topic::ContainerSamples => self
-                .containers
-                .push(ContainerSample::decode_framed(value).unwrap()),
-            Topic::ProcessSamples => self
-                .processes
-                .push(ProcessSample::decode_framed(value).unwrap()),
-            Topic::SyscallSamples => self
-                .calls
-                .push(SyscallSample::decode_framed(value).unwrap()),
-            Topic::IoSamples => self.io.push(IoSample::decode_framed(value).unwrap()),
-            _ => {}
-        }
-    }
-
-    fn marks(&self) -> [usize; 4] {
-        let containers = self
-            .containers
-            .iter()
-            .filter(|row| &*row.evt_type == "mark");
-        let processes = self.processes.iter().filter(|row| &*row.evt_type == "mark");
-        let calls = self.calls.iter().filter(|row| &*row.evt_type == "mark");
-        let io = self.io.iter().filter(|row| &*row.evt_type == "mark");
-        [
-            containers.count(),
-            processes.count(),
-            calls.count(),
-            io.count(),
-        ]
-    }
+fn text(cgroups: &Cgroups, files: &[&str]) -> Option<String> {
+    let mut paths = cgroups
+        .folders
+        .iter()
+        .flat_map(|folder| files.iter().map(|file| folder.join(file)));
+    paths.find_map(|path| fs::read_to_string(path).ok())
 }
 
-fn config() -> Config {
-    let mut raw = RawConfig {
-        host_id: "samples".into(),
-        state_file: String::new(),
-        ..RawConfig::default()
-    };
-    raw.metrics.listen = String::new();
-    raw.samples.interval = Duration::from_secs(1);
-    Config::check(raw).unwrap()
-}
-
-/// Runs `test` beside a sensor.
-fn beside(test: impl FnOnce(&mut Rows)) {
-    let (sender, records) = local::channel(1_000);
-    let shutdown = Shutdown::new();
-    let own = shutdown.clone();
-    // It gives up rights that the load still needs: in a thread of its own.
-    let sensor = std::thread::spawn(move || {
-        let loaded = Loaded::load(config(), Input::Kernel).unwrap();
-        loaded.run(Output::Local(sender), own, Stats::default())
-    });
-    // Whatever the test does meanwhile, the sensor is not held back.
-    let (kept, records_kept) = mpsc::channel();
-    std::thread::spawn(move || {
-        let tables = [
-            Topic::ContainerSamples,
-            Topic::ProcessSamples,
-            Topic::SyscallSamples,
-            Topic::IoSamples,
-        ];
-        let mut samples = records
-            .iter()
-            .filter(|record| tables.contains(&record.topic));
-        samples.try_for_each(|record| kept.send(record))
-    });
-    let mut rows = Rows {
-        records: records_kept,
-        containers: Vec::new(),
-        processes: Vec::new(),
-        calls: Vec::new(),
-        io: Vec::new(),
-    };
-    rows.rounds(1);
-    test(&mut rows);
-    shutdown.trigger_because("the test is over");
-    drop(rows);
-    sensor.join().unwrap().unwrap();
+/// CPU time of a container so far, nanoseconds.
+fn cpu_ns(cgroups: &Cgroups) -> i64 {
+    number(cgroups, &["cpuacct.usage"]).unwrap_or_else(|| {
+        let stat = text(cgroups, &["cpu.stat"]).unwrap();
+        let usage = stat
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "));
+        1_000 * usage.unwrap().parse::<i64>().unwrap()
+    })
 }
 
 /// Holds the opens that failed to what the load did: its own, and those of its child, which is gone.
@@ -551,9 +378,9 @@ fn near(what: &str, told: i64, real: i64, slack: i64) {
 #[test]
 #[ignore = "needs root: ./dogwatch.sh test"]
 fn a_known_load_is_told_within_a_twentieth() {
-    beside(|rows| {
+    beside(Duration::from_secs(1), |rows| {
         let cgroups = Cgroups::make();
-        let mut load = cgroups.load();
+        let mut load = Load::start(&cgroups);
         load.is_done();
         rows.rounds(3);
         let own = |row: &&ContainerSample| row.container_full_id.as_deref() == Some(&cgroups.id);
@@ -563,18 +390,18 @@ fn a_known_load_is_told_within_a_twentieth() {
             of_container.iter().filter_map(|row| of(row)).sum()
         };
         let cpu = added(|row| row.cpu_total_ns);
-        near("CPU of the container", cpu, cgroups.cpu_ns(), 20_000_000);
+        near("CPU of the container", cpu, cpu_ns(&cgroups), 20_000_000);
         assert!(cpu >= CPU.as_nanos() as i64);
         let user_and_system = added(|row| Some(row.cpu_user_ns? + row.cpu_system_ns?));
         // Counted by the clock's ticks, of which a busy machine hands out too few or too many.
         near("user and system", user_and_system, cpu, 200_000_000);
-        if let Some(memory) = cgroups.number(&["memory.usage_in_bytes", "memory.current"]) {
+        if let Some(memory) = number(&cgroups, &["memory.usage_in_bytes", "memory.current"]) {
             near("memory", last.mem_current_bytes.unwrap(), memory, 1 << 20);
             assert!(last.mem_anon_bytes.unwrap() >= MEMORY_BYTES as i64);
         } else {
             assert_eq!(last.mem_current_bytes, None);
         }
-        let tasks = cgroups.number(&["pids.current"]);
+        let tasks = number(&cgroups, &["pids.current"]);
         assert_eq!(last.pids_current, tasks);
 
         let pid = i64::from(load.0.id());
@@ -649,9 +476,9 @@ fn a_known_load_is_told_within_a_twentieth() {
 #[test]
 #[ignore = "needs root: ./dogwatch.sh test"]
 fn what_a_known_load_has_open_is_told_within_a_twentieth() {
-    beside(|rows| {
+    beside(Duration::from_secs(1), |rows| {
         let cgroups = Cgroups::make();
-        let mut load = cgroups.load();
+        let mut load = Load::start(&cgroups);
         let connection = load.is_done();
         rows.rounds(2);
         open_files(rows, &load, &cgroups.id, &connection);

@@ -2,7 +2,6 @@
 //!
 //! The kernel part's iterator tells what is open; paths are looked up here, of the few rows that are told alone.
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::time::{Duration, Instant};
@@ -11,16 +10,14 @@ use dogwatch_ebpf::record::{OpenFile, SocketAddresses};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::records::IoSample;
 
-use super::openings::{LISTENING, LeftOut, Openings, Row, Rows};
+use super::opened::{LISTENING, Row};
+use super::openings::{LeftOut, Openings};
 use super::text::{long, named, read};
 use super::{Roots, TICK_NS};
-use crate::busiest::{Candidate, busiest};
 use crate::clock::Reading;
-use crate::fact::{FileUsage, FilesRest, FilesRound, SocketEnds, files_weight};
+use crate::fact::{FileUsage, FilesRound, SocketEnds};
 use crate::probe::{OpenFiles, has};
 
-/// Rows of a round that are handed on; the tracker knows the containers and chooses among them.
-const ROWS_MAX: usize = 2_048;
 /// Paths may be looked up for so long beyond the walk's time: one alone can be slow, as that of a file with very many locks,
 /// and rows go without their path then.
 const PATHS_GRACE: Duration = Duration::from_millis(250);
@@ -83,11 +80,10 @@ impl Files {
             }
         };
         let unsampled = self.openings.refused + u64::from(walk.cut);
-        let rows = self.openings.end(LeftOut {
-            shares: walk.left.keys().copied().collect(),
+        let (told, rests) = self.openings.end(LeftOut {
+            shares: walk.left,
             any: walk.cut,
         });
-        let (told, rests) = chosen(rows, &walk.left);
         let round = FilesRound {
             boot_ns,
             interval_ns,
@@ -135,38 +131,6 @@ fn path_of(roots: &Roots, file: &OpenFile) -> Option<Vec<u8>> {
         path.truncate(path.len() - b" (deleted)".len());
     }
     Some(path)
-}
-
-/// The rows that are told, and what is left of each share.
-fn chosen(rows: Rows, left: &HashMap<u64, u64>) -> (Rows, Vec<FilesRest>) {
-    let candidates = rows.into_iter().map(|row| Candidate {
-        place: row.first.share,
-        weight: weight(&row),
-        row,
-    });
-    let (told, rests) = busiest(candidates.collect(), ROWS_MAX);
-    let mut by_share: HashMap<u64, FilesRest> = HashMap::new();
-    for (share, left) in left {
-        by_share.entry(*share).or_default().left = *left;
-    }
-    for rest in rests {
-        let sum = by_share.entry(rest.place).or_default();
-        for row in rest.rows {
-            let growth = &row.growth;
-            sum.add([growth.forward, growth.rx_bytes, growth.tx_bytes]);
-        }
-    }
-    let rests = by_share
-        .into_iter()
-        .map(|(cgroup_id, rest)| FilesRest { cgroup_id, ..rest });
-    let told = told.into_iter().map(|candidate| candidate.row).collect();
-    (told, rests.collect())
-}
-
-fn weight(row: &Row) -> u64 {
-    let growth = &row.growth;
-    let backlog = (row.first.state == LISTENING).then(|| i64::from(row.first.backlog));
-    files_weight(backlog, [growth.forward, growth.rx_bytes, growth.tx_bytes])
 }
 
 fn ends(socket: &SocketAddresses, is_server: bool) -> SocketEnds {
@@ -301,31 +265,5 @@ mod tests {
         assert_eq!(told(libc::S_IFREG as u16, 5), (Some(5), Some(0)));
         assert_eq!(told(libc::S_IFREG as u16, -5), (None, Some(0)));
         assert_eq!(told(libc::S_IFBLK as u16, 5), (Some(5), None));
-    }
-
-    #[test]
-    fn what_is_not_told_is_added_up_by_share() {
-        let row = |share, forward| {
-            Box::new(Row {
-                growth: super::super::openings::Growth {
-                    forward,
-                    ..Default::default()
-                },
-                ..Row::of(&OpenFile {
-                    share,
-                    ..OpenFile::default()
-                })
-            })
-        };
-        let mut rows: Vec<_> = (0..70).map(|bytes| row(1, Some(bytes))).collect();
-        rows.push(row(2, None));
-        let (told, mut rests) = chosen(rows, &HashMap::from([(2, 9)]));
-        assert_eq!(told.len(), 65);
-        rests.sort_by_key(|rest| rest.cgroup_id);
-        let told: Vec<_> = rests
-            .iter()
-            .map(|rest| (rest.cgroup_id, rest.rows, rest.left, rest.forward_bytes))
-            .collect();
-        assert_eq!(told, [(1, 6, 0, 15), (2, 0, 9, 0)]);
     }
 }

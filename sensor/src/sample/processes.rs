@@ -19,8 +19,8 @@ use crate::clock::Reading;
 use crate::fact::{ProcessUsage, Sampled};
 use crate::probe::{has, kernel_version};
 
-/// Processes that a round looks at; some 200 bytes of each are kept.
-const PROCESSES_MAX: usize = 32_768;
+/// Processes that a round looks at, and that are remembered to the next: as many as a table of 32,768 places holds, 5 MiB.
+const PROCESSES_MAX: usize = 28_672;
 /// Rows that are handed over at once.
 const PIECE: usize = 128;
 /// Each process has a row as often as this.
@@ -118,6 +118,8 @@ impl Processes {
         if whole || self.known.len() > PROCESSES_MAX {
             let rounds = self.rounds;
             self.known.retain(|_, known| known.round == rounds);
+            // A round in which many ended leaves no room behind that nobody uses.
+            self.known.shrink_to_fit();
         }
         self.round_ns = Some(begun_ns);
         rows.is_empty() || hand_over(rows)
@@ -489,6 +491,12 @@ mod tests {
         let mut told = Sampled::default();
         assert!(processes.round(Instant::now(), None, &mut told, &mut |_| true));
         assert_eq!(told.processes_unsampled, 10);
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_size() {
+        let places = (PROCESSES_MAX * 8).div_ceil(7).next_power_of_two();
+        assert!(places * (size_of::<(u32, Known)>() + 1) <= 5 << 20);
     }
 
     #[test]
