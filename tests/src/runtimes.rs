@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The image of [`Containerd`]'s pods, and of its sandboxes: busybox.
 pub const POD_IMAGE: &str = "localhost/dogwatch-pod:7";
+/// The image of [`Dockerd`]'s containers: busybox.
+pub const DOCKER_IMAGE: &str = "dogwatch:1";
 const PAUSE_IMAGE: &str = "localhost/dogwatch-pause:1";
 
 /// Undoes something when dropped.
@@ -241,6 +243,28 @@ impl Ground {
         Containerd::start(self)
     }
 
+    /// A daemon of Docker.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn dockerd(&self) -> Dockerd<'_> {
+        let mut dockerd = Dockerd {
+            ground: self,
+            daemon: None,
+        };
+        dockerd.restart();
+        let socket = dockerd.socket();
+        self.run(&[
+            "docker",
+            "--host",
+            &socket,
+            "import",
+            &self.path("rootfs.tar"),
+            DOCKER_IMAGE,
+        ]);
+        dockerd
+    }
+
     /// Writes the archive of the images of pods and sandboxes. They are two: containerd tells of an image with two names one.
     fn pod_images(&self) -> String {
         let pause = self.root.join("pause");
@@ -388,5 +412,118 @@ impl Drop for Containerd<'_> {
         if let Some(daemon) = self.daemon.take() {
             daemon.stop(PATIENCE);
         }
+    }
+}
+
+/// A daemon of Docker of its own, with its files in the test's folder, so that it can be killed. Its containers outlive it.
+#[derive(Debug)]
+pub struct Dockerd<'a> {
+    ground: &'a Ground,
+    daemon: Option<Process>,
+}
+
+impl Dockerd<'_> {
+    /// Kills the daemon as a crash would, if it runs, and starts it again.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&mut self) {
+        self.kill();
+        let path = |name| self.ground.path(name);
+        fs::write(path("dockerd.json"), "{}").expect("a configuration of Docker");
+        let mut command = Command::new("dockerd");
+        command
+            .args([
+                "--data-root",
+                &path("docker-root"),
+                "--exec-root",
+                &path("docker-exec"),
+            ])
+            .args(["--pidfile", &path("docker.pid"), "--host", &self.socket()])
+            .args([
+                "--config-file",
+                &path("dockerd.json"),
+                "--storage-driver",
+                "vfs",
+            ])
+            // Nothing of the machine's network is touched.
+            .args(["--bridge", "none", "--iptables=false", "--ip-masq=false"])
+            .arg("--live-restore");
+        let log = PathBuf::from(path("dockerd.log"));
+        self.daemon = Some(Process::start("dockerd", &mut command, &log));
+        wait::until("Docker's answer", PATIENCE, || {
+            let asked = Command::new("docker")
+                .args(["--host", &self.socket(), "version"])
+                .output();
+            let output = asked.expect("docker can be started");
+            output.status.success().then_some(())
+        });
+    }
+
+    /// Kills the daemon as a crash would, if it runs.
+    pub fn kill(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.crash();
+        }
+    }
+
+    /// Lets the daemon stand still, or go on.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, signal: libc::c_int) {
+        self.daemon.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// A container of the image [`DOCKER_IMAGE`].
+    ///
+    /// # Panics
+    /// When Docker refuses.
+    pub fn container(&self, name: &str, program: &[&str]) {
+        let socket = self.socket();
+        let docker = [
+            "docker",
+            "--host",
+            &socket,
+            "run",
+            "--detach",
+            "--network",
+            "none",
+        ];
+        let run = ["--name", name, DOCKER_IMAGE];
+        self.ground.run(&[&docker[..], &run, program].concat());
+    }
+
+    fn socket(&self) -> String {
+        format!("unix://{}", self.ground.path("docker.sock"))
+    }
+}
+
+impl Drop for Dockerd<'_> {
+    fn drop(&mut self) {
+        if self.daemon.is_none() {
+            self.restart();
+        }
+        self.signal(libc::SIGCONT);
+        let socket = self.socket();
+        let docker = ["--host", &socket];
+        // Best effort: what is gone already needs no removing.
+        let listed = Command::new("docker")
+            .args(docker)
+            .args(["ps", "--all", "--quiet"])
+            .output();
+        let ids = listed.map(|listed| String::from_utf8_lossy(&listed.stdout).into_owned());
+        for id in ids.unwrap_or_default().lines() {
+            let _ = Command::new("docker")
+                .args(docker)
+                .args(["rm", "--force", id])
+                .output();
+        }
+        if let Some(daemon) = self.daemon.take() {
+            daemon.stop(PATIENCE);
+        }
+        // It mounts its data root over itself.
+        let root = self.ground.path("docker-root");
+        let _ = Command::new("umount").args(["--lazy", &root]).output();
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use dogwatch_tests::cri::PodConfig;
 use dogwatch_tests::rows::{LOOP, Sensor};
-use dogwatch_tests::runtimes::{Ground, POD_IMAGE, unique};
+use dogwatch_tests::runtimes::{DOCKER_IMAGE, Ground, POD_IMAGE, unique};
 use dogwatch_tests::{programs, wait};
 use serde_json::{Value, json};
 
@@ -82,6 +82,37 @@ fn containers_with_names_for_ids_are_no_host() {
     for runtime in ["oci: ", "containerd: ", "lxc: "] {
         assert!(check.contains(runtime), "{check}");
     }
+}
+
+#[test]
+#[ignore = "needs root and Docker: ./dogwatch.sh test"]
+fn dockers_containers_are_known_while_its_daemon_stands_still_or_is_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    let ground = Ground::new(folder.path());
+    let mut dockerd = ground.dockerd();
+    let [older, newer] = ["older", "newer"].map(unique);
+    dockerd.container(&older, &LOOP);
+    let settings = [("CONTAINERS__REPEAT", "1s")];
+    let known = |sensor: &Sensor, name: &str| {
+        let (attack, told) = sensor.attack(name);
+        assert_eq!(attack["container_type"], "docker");
+        assert_eq!(attack["container_image"], DOCKER_IMAGE);
+        assert_eq!(told["evt_args"]["metadata_source"], "docker_files");
+    };
+    dockerd.signal(libc::SIGSTOP);
+    let sensor = Sensor::start_with(folder.path(), &settings);
+    known(&sensor, &older);
+    dockerd.signal(libc::SIGCONT);
+    dockerd.kill();
+    // Its files are read again meanwhile.
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(sensor.next_attack(&older)["container_image"], DOCKER_IMAGE);
+    }
+    dockerd.restart();
+    dockerd.container(&newer, &LOOP);
+    known(&sensor, &newer);
+    sensor.next_attack(&older);
 }
 
 /// A pod of this name; each has a uid of its own, as Kubernetes writes them.
