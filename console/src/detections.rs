@@ -201,7 +201,7 @@ pub fn explain(folder: &Path) -> Result<Report, LoadError> {
     }
     let bound = TaskBound::new(&set, &options);
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let of_fleet = match bound.fleet_tasks {
+    let of_fleet = match bound.of_fleet {
         0 => String::new(),
         _ => format!(
             ", and {} MiB a task that finishes windows of the fleet",

@@ -559,14 +559,6 @@ impl<'a> Loader<'a> {
         })?);
         let query_hash = plan::hash(&inlined, &self.lists);
         let plan = Plan::try_new(session, inlined, &source, &ground, replan)?;
-        if table != Table::Events && plan.windowed().is_some_and(|plan| plan.fleet) {
-            let reason = format!(
-                "a window of all hosts together cannot read {}",
-                table.name()
-            );
-            let mend = "add host_id to GROUP BY: windows of samples are each of one host";
-            return Err(Fault::new(sql_file.query_line, reason, mend));
-        }
         let times = times(&result, &plan);
         let reads_line = header::line_of_key(&sql_file.header, "reads");
         let content_hash = self.views.content_hash(&sql_file, &put_in);

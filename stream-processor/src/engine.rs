@@ -282,13 +282,11 @@ impl Engine {
         mut state: State,
         live_from: &Inputs,
     ) -> Result<(), EngineError> {
-        self.forget_own(partition);
-        let live = live_from.iter();
-        let live = live.map(|(topic, offset)| ((*topic, number_of(*topic, partition)), *offset));
-        self.live_from.extend(live);
         if partition <= FLEET {
-            return self.restore_fleet(partition, state);
+            return self.restore_fleet(partition, state, live_from);
         }
+        self.forget_own(partition);
+        self.replay_until(partition, live_from);
         if state.is_empty() {
             self.windows.begin(partition);
         }
@@ -311,6 +309,13 @@ impl Engine {
         self.throttles.restore(partition, &mut state);
         self.carried.restore(partition, state);
         Ok(())
+    }
+
+    /// Notes below which offsets a task's logs are replayed.
+    fn replay_until(&mut self, task: i32, live_from: &Inputs) {
+        let live = live_from.iter();
+        let live = live.map(|(topic, offset)| ((*topic, number_of(*topic, task)), *offset));
+        self.live_from.extend(live);
     }
 
     /// Tells the windows from when on each detection speaks in a task.

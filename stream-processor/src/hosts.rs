@@ -257,8 +257,9 @@ impl Hosts {
     pub fn last_ticks(&mut self) -> Vec<Tick> {
         let mut ticks = Vec::new();
         for partition in self.partitions() {
-            let log = self.log_mut((Topic::Events, partition));
-            ticks.extend(log.and_then(|log| log.fleet.last_tick(partition)));
+            let logs = self.tasks.get_mut(&partition).into_iter();
+            let logs = logs.flat_map(|task| task.logs.values_mut());
+            ticks.extend(logs.filter_map(|log| log.fleet.last_tick(partition)));
         }
         ticks
     }

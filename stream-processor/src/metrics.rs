@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::checkpoint::{Checkpoint, Epoch};
 use crate::engine::{Failure, StateSize, StepCounts};
-use crate::step::Step;
+use crate::step::{Partition, Step};
 
 /// Upper bounds of the histograms of seconds: a commit takes 5 ms, a full step some hundred.
 const SECONDS: [f64; 12] = [
@@ -62,7 +62,7 @@ fn describe() {
     );
     describe_gauge!(
         "dogwatch_fleet_source_delay_seconds",
-        "Since when nothing of a partition of events has come to windows over the whole fleet, by partition."
+        "Since when nothing of a partition has come to windows over the whole fleet, by topic and partition."
     );
     describe_gauge!(
         "dogwatch_fleet_window_panes",
@@ -330,10 +330,13 @@ pub fn fleet(size: &StateSize, delay: Option<Duration>) {
     }
 }
 
-/// Sets since when nothing of a partition of events has come to windows over the whole fleet.
-pub fn fleet_source(partition: i32, delay: Duration) {
-    gauge!("dogwatch_fleet_source_delay_seconds", "partition" => partition.to_string())
-        .set(delay.as_secs_f64());
+/// Sets since when nothing of a log has come to windows over the whole fleet.
+pub fn fleet_source((topic, partition): Partition, delay: Duration) {
+    let labels = [
+        ("topic", topic.suffix().to_owned()),
+        ("partition", partition.to_string()),
+    ];
+    gauge!("dogwatch_fleet_source_delay_seconds", &labels).set(delay.as_secs_f64());
 }
 
 /// Counts a mark written to a silent partition.

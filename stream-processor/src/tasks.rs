@@ -126,8 +126,8 @@ pub struct Tasks {
     tasks: BTreeMap<Partition, Task>,
     checkpoint: RawCheckpoint,
     host_silence: Duration,
-    /// Whether each second of a silence is marked.
-    each_second: bool,
+    /// The topics of which each second of a silence is marked.
+    each_second: BTreeSet<Topic>,
 }
 
 impl Tasks {
@@ -137,13 +137,18 @@ impl Tasks {
             tasks: BTreeMap::new(),
             checkpoint,
             host_silence,
-            each_second: false,
+            each_second: BTreeSet::new(),
         }
     }
 
-    /// Says whether each second of a silence is marked.
-    pub fn mark_each_second(&mut self, each_second: bool) {
-        self.each_second = each_second;
+    /// Names the topics of which each second of a silence is marked.
+    pub fn mark_each_second(&mut self, topics: BTreeSet<Topic>) {
+        self.each_second = topics;
+    }
+
+    /// Whether each second of a silence is marked in a topic.
+    pub fn counts_seconds(&self, topic: Topic) -> bool {
+        self.each_second.contains(&topic)
     }
 
     /// Takes a task on.
@@ -229,10 +234,8 @@ impl Tasks {
         due.min()
     }
 
-    /// Windows of the whole fleet count the seconds of events alone.
     fn mark_due_at(&self, (topic, _): Partition, task: &Task) -> Instant {
-        let each_second = self.each_second && topic == Topic::Events;
-        task.mark_due_at(self.host_silence, each_second)
+        task.mark_due_at(self.host_silence, self.counts_seconds(topic))
     }
 
     /// Notes that a task was looked at for its silence, and marked where it needed that.
@@ -346,7 +349,9 @@ mod tests {
             .gather(records(b"host", 1..2), OWN, heard);
         assert_eq!(tasks.next_mark(), Some(heard + 601 * SECOND));
         // Windows of the whole fleet count its seconds.
-        tasks.mark_each_second(true);
+        tasks.mark_each_second([Topic::ContainerSamples].into());
+        assert_ne!(tasks.next_mark(), Some(heard + SECOND));
+        tasks.mark_each_second([Topic::Events].into());
         assert_eq!(tasks.next_mark(), Some(heard + SECOND));
         tasks.note_marked(P0, heard + 2 * SECOND);
         assert_eq!(tasks.next_mark(), Some(heard + 3 * SECOND));

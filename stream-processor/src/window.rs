@@ -42,7 +42,7 @@ mod store;
 
 pub use bound::{Bound, Travels, bounds};
 pub use fleet::{Exchange, Flushed};
-pub(crate) use fleet::{FirstRow, FleetRows, FleetTold, Received};
+pub(crate) use fleet::{FirstRow, FleetRows, FleetTold, Received, topic_of};
 pub(crate) use room::second_bytes;
 
 use conditions::Conditions;

@@ -38,6 +38,11 @@ const HOT: &str = "SELECT window_start, window_end, host_id, sum(cpu_total_ns) A
      GROUP BY window_start, window_end, host_id HAVING sum(cpu_total_ns) < 1000000";
 const OPEN: &str = "SELECT proc_name FROM process_samples WHERE proc_fdopencount >= 90";
 
+/// Says as soon as three hosts used CPU, and at the end how much that was.
+const TOGETHER: &str = "SELECT window_start, window_end, sum(cpu_total_ns) AS cpu_ns, count(DISTINCT host_id) AS hosts\n\
+     FROM tumble(container_samples, INTERVAL '10 seconds') WHERE evt_type = 'sample'\n\
+     GROUP BY window_start, window_end HAVING count(DISTINCT host_id) >= 3";
+
 /// Of windows each host with window and CPU, of other detections how often they fired.
 type Said = (Vec<(String, i64, i64)>, BTreeMap<String, usize>);
 
@@ -81,6 +86,8 @@ impl Scene {
             ("KAFKA__TRANSACTION_TIMEOUT", "4s"),
             ("CHECKPOINT__INTERVAL", "300ms"),
             ("DELIVERY", self.delivery),
+            // Rows are a minute old when they come.
+            ("WINDOWS__FLEET_PATIENCE", "5m"),
         ];
         let log = self.logs.path().join(name);
         let (address, folder) = (self.broker.address(), self.detections.path());
@@ -321,6 +328,44 @@ fn exactly_once_samples_are_read_across_a_kill_and_changes_of_the_set() {
 #[ignore = "needs Kafka: ./dogwatch.sh test"]
 fn at_least_once_samples_are_read_across_a_kill_and_changes_of_the_set() {
     samples_are_read_across_a_kill_and_changes_of_the_set("at_least_once");
+}
+
+#[test]
+#[ignore = "needs Kafka: ./dogwatch.sh test"]
+fn a_window_over_samples_of_all_hosts_is_said_once_although_its_processor_is_killed() {
+    let mut scene = Scene::start("exactly_once");
+    let mut alerts = Follower::start(&scene.broker.address(), "dogwatch.alerts");
+    scene.put("together", TOGETHER);
+    scene.run("first");
+    scene.wait_for_text(&format!("\"topics\":\"{EVENTS}, {CONTAINERS}\""));
+    scene.use_cpu(1, 3);
+    let early = alerts.wait_for("three hosts together", PATIENCE, |alert| {
+        alert.text("detection_id") == "together"
+    });
+    assert_eq!(
+        (early.text("host_id"), early.number("host_count")),
+        ("fleet", 3)
+    );
+    scene.processor.take().unwrap().crash();
+    scene.use_cpu(2, 4);
+    scene.run("second");
+    scene.use_cpu(31, 0);
+    let closed = |alert: &Message| {
+        alert.text("detection_id") == "together" && alert.text("window_state") == "closed"
+    };
+    let last = alerts.wait_for("the end of the window", PATIENCE, closed);
+    let row: Value = serde_json::from_str(last.text("row")).unwrap();
+    assert_eq!(row["cpu_ns"], 21, "{row}");
+    assert_eq!(last.text("activity"), "update");
+    assert_eq!(last.value["incomplete"], false, "{:?}", last.value);
+    let processor = scene.processor.take().unwrap();
+    let log = processor.log();
+    assert!(processor.stop(PATIENCE).success(), "{log}");
+    let all = committed(&scene.broker.address(), "dogwatch.alerts");
+    let first = all.iter().filter(|alert| {
+        alert.text("alert_id") == last.text("alert_id") && alert.text("activity") == "create"
+    });
+    assert_eq!(first.count(), 1, "said first once");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! How far a task's checkpoints are, when the next is due, and which old pieces it writes anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,8 @@ const RENEWED_BYTES: u64 = 4 << 20;
 #[derive(Debug, Default)]
 pub struct Renewal {
     names: BTreeSet<String>,
-    left: AtomicU64,
+    /// Shared with what is below a prefix.
+    left: Arc<AtomicU64>,
 }
 
 impl Renewal {
@@ -31,7 +33,19 @@ impl Renewal {
     pub fn new(names: BTreeSet<String>, bytes: u64) -> Self {
         Self {
             names,
-            left: AtomicU64::new(bytes),
+            left: Arc::new(AtomicU64::new(bytes)),
+        }
+    }
+
+    /// What is below a prefix, within the same bytes.
+    pub fn of_below(&self, prefix: &str) -> Self {
+        let names = self.names.range(prefix.to_owned()..);
+        Self {
+            names: names
+                .map_while(|name| name.strip_prefix(prefix))
+                .map(str::to_owned)
+                .collect(),
+            left: Arc::clone(&self.left),
         }
     }
 

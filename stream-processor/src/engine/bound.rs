@@ -39,14 +39,14 @@ fn beside_windows(table: Table) -> u64 {
 
 /// How many bytes tasks can take. Where a great many windows are open, what they take beside their keys comes on top: it counts
 /// for a part of the windows' bytes at most, so that it does not push all keys out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TaskBound {
     /// The tasks of a number, one of each table.
     pub of_hosts: u64,
-    /// One that finishes windows of the whole fleet.
+    /// One that finishes windows of the whole fleet, of all tables.
     pub of_fleet: u64,
-    /// How many of these there are at most.
-    pub fleet_tasks: u64,
+    /// All of these together.
+    pub fleet_in_all: u64,
 }
 
 impl TaskBound {
@@ -55,28 +55,37 @@ impl TaskBound {
     pub fn new(set: &DetectionSet, options: &WindowOptions) -> Self {
         let tables = set.iter().map(|own| own.table);
         let tables: BTreeSet<Table> = tables.chain([Table::Events]).collect();
-        let bytes = |table| beside_windows(table) + options.of_table(table).state_bytes_max;
-        Self::with(set, options, tables.into_iter().map(bytes).sum())
+        let bounds = tables
+            .into_iter()
+            .map(|table| Self::of_table(set, table, &options.of_table(table)));
+        bounds.fold(Self::default(), |sum, own| Self {
+            of_hosts: sum.of_hosts.saturating_add(own.of_hosts),
+            of_fleet: sum.of_fleet.saturating_add(own.of_fleet),
+            fleet_in_all: sum.fleet_in_all.saturating_add(own.fleet_in_all),
+        })
     }
 
-    /// Of tasks whose tables take so many bytes: of each a task has windows, hosts and alerts of its own.
-    fn with(set: &DetectionSet, options: &WindowOptions, of_tables: u64) -> Self {
-        let of_fleet = set.iter();
-        let of_fleet = of_fleet.filter(|own| own.plan.windowed().is_some_and(|plan| plan.fleet));
+    /// Of tasks of one table, with its own options.
+    fn of_table(set: &DetectionSet, table: Table, options: &WindowOptions) -> Self {
+        let of_fleet = set.of_fleet().filter(|own| own.table == table);
         let of_fleet = of_fleet.count() as u64;
         let windows = options.state_bytes_max;
         let seconds = of_fleet.saturating_mul(window::second_bytes(windows));
+        let a_task = windows.saturating_add(ALERTS_BYTES / part_of_alerts(table));
         Self {
-            of_hosts: of_tables.saturating_add(seconds),
-            of_fleet: ALERTS_BYTES + windows,
-            fleet_tasks: of_fleet,
+            of_hosts: beside_windows(table)
+                .saturating_add(windows)
+                .saturating_add(seconds),
+            of_fleet: if of_fleet > 0 { a_task } else { 0 },
+            // All of a detection is finished by one task.
+            fleet_in_all: a_task.saturating_mul(of_fleet),
         }
     }
 
     /// Of so many tasks of hosts, and all of the fleet.
     #[must_use]
     pub fn of(self, tasks: u64) -> u64 {
-        let fleet = self.of_fleet.saturating_mul(self.fleet_tasks.min(tasks));
+        let fleet = self.of_fleet.saturating_mul(tasks).min(self.fleet_in_all);
         self.of_hosts.saturating_mul(tasks).saturating_add(fleet)
     }
 }
@@ -91,8 +100,7 @@ impl Engine {
 
     /// How many bytes a task of its own table can take.
     pub(super) fn own_bound(&self) -> TaskBound {
-        let of_table = beside_windows(self.set.table()) + self.options.state_bytes_max;
-        TaskBound::with(&self.set, &self.options, of_table)
+        TaskBound::of_table(&self.set, self.set.table(), &self.options)
     }
 
     /// The largest `windows.state_bytes_max`, in whole MiB, with which so many tasks take so many bytes; none where there is none.

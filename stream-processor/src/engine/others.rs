@@ -4,6 +4,8 @@
 //! lie between those of another: a host's time in a table comes from that table's rows and marks alone.
 //! So the partition of a topic is a task: what is stored of it, and taken over, is of its log alone.
 
+use std::collections::BTreeMap;
+
 use dogwatch_schemas::Fingerprint;
 use dogwatch_schemas::topics::Topic;
 
@@ -15,6 +17,7 @@ use crate::decode::{InputRecord, Partition};
 use crate::detect::DetectionSet;
 use crate::hosts::{FLEET, number_of, task_of};
 use crate::tables::Table;
+use crate::window::topic_of;
 
 /// Makes the engines of the tables, other than events, that detections read.
 pub(super) fn engines(set: &DetectionSet, mode: AlertMode) -> Result<Vec<Engine>, EngineError> {
@@ -79,6 +82,7 @@ impl Engine {
         renewal: &Renewal,
     ) -> Result<Vec<StateRecord>, EngineError> {
         match self.of_log_mut(log) {
+            Some(own) if log.0 == Topic::Exchange => own.store_fleet(task_of(log), renewal),
             Some(own) => own.checkpoint(task_of(log), renewal),
             None => Ok(Vec::new()),
         }
@@ -102,6 +106,9 @@ impl Engine {
 
     /// Forgets what it knows of a log that is no longer its own.
     pub fn forget_log(&mut self, log: Partition) {
+        if log.0 == Topic::Exchange {
+            return self.forget_partition(task_of(log));
+        }
         if let Some(own) = self.of_log_mut(log) {
             own.forget_own(task_of(log));
         }
@@ -110,7 +117,9 @@ impl Engine {
     /// Says whether the task of a log waits for time to pass.
     #[must_use]
     pub fn log_waits(&self, log: Partition) -> bool {
-        self.of_log(log).is_some_and(|own| own.waits(task_of(log)))
+        let others = self.others.iter().filter(|_| log.0 == Topic::Exchange);
+        let mut reading = self.of_log(log).into_iter().chain(others);
+        reading.any(|own| own.waits(task_of(log)))
     }
 
     /// The fingerprint of a record's schema when it must be registered before the record can be used.
@@ -124,19 +133,19 @@ impl Engine {
         &mut self,
         records: Vec<InputRecord>,
     ) -> Result<Vec<InputRecord>, EngineError> {
-        let own = self.set.table();
-        let is_others = |record: &InputRecord| {
-            Table::of(record.topic).is_some_and(|table| table != own) && own == Table::Events
-        };
-        if !records.iter().any(is_others) {
+        if self.set.table() != Table::Events {
             return Ok(records);
         }
-        let (theirs, own): (Vec<_>, Vec<_>) = records.into_iter().partition(is_others);
+        let mut own = Vec::with_capacity(records.len());
+        let mut theirs: BTreeMap<Table, Vec<InputRecord>> = BTreeMap::new();
+        for record in records {
+            match table_of(&record) {
+                None | Some(Table::Events) => own.push(record),
+                Some(table) => theirs.entry(table).or_default().push(record),
+            }
+        }
         for other in &mut self.others {
-            let topic = other.set.table().topic();
-            let of_table = theirs.iter().filter(|record| record.topic == topic);
-            let of_table: Vec<InputRecord> = of_table.cloned().collect();
-            if !of_table.is_empty() {
+            if let Some(of_table) = theirs.remove(&other.set.table()) {
                 other.take(of_table)?;
             }
         }
@@ -208,6 +217,15 @@ impl Engine {
     }
 }
 
+/// The table that a record is of; none where it is of no table.
+fn table_of(record: &InputRecord) -> Option<Table> {
+    let topic = match record.topic {
+        Topic::Exchange => topic_of(&record.value),
+        topic => Some(topic),
+    };
+    topic.and_then(Table::of)
+}
+
 impl StepOutput {
     /// Adds what another table's engine said. Who reports and who does not is told by the events' engine alone.
     fn add(&mut self, other: Self) {
@@ -218,7 +236,7 @@ impl StepOutput {
             unknown_schemas,
             failures,
             to_be_stored,
-            exchange: _,
+            exchange,
             counts,
         } = other;
         let alerts = alerts.into_iter();
@@ -229,6 +247,7 @@ impl StepOutput {
         self.unknown_schemas.extend(unknown_schemas);
         self.failures.extend(failures);
         self.to_be_stored.extend(to_be_stored);
+        self.exchange.extend(exchange);
         self.counts.add(&counts);
     }
 }

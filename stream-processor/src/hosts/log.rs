@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use datafusion::common::HashMap;
 use dogwatch_schemas::Text;
-use dogwatch_schemas::topics::Topic;
 
 use super::fleet::FleetTime;
 use super::gaps::Gap;
@@ -70,7 +69,7 @@ impl Log {
         self.close_silent(heard, limits.host_silence_ns, batch);
         let (time, clock_replaced) = window_time(heard, limits.clock_error_max_ns);
         let patience_ns = limits.fleet_patience_ns;
-        if let Some(patience_ns) = patience_ns.filter(|_| heard.log.0 == Topic::Events) {
+        if let Some(patience_ns) = patience_ns {
             let at = heard.ingest_ts.map_or(time, |at| at.clamp(0, TIME_MAX_NS));
             let place = (heard.log.1, heard.row);
             batch.ticks.extend(self.tick(place, at, patience_ns));

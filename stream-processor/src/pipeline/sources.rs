@@ -1,8 +1,8 @@
-//! Partitions of events that nobody processes: windows over the whole fleet wait for them, and somebody must be told.
+//! Partitions of events and samples that nobody processes: windows over the whole fleet wait for them, and somebody must be told.
 //!
 //! Each partition sends a record a second to the exchange, silent ones too. Whoever has read the exchange to its end and has
 //! no record of a partition that is younger than `windows.fleet_delay_max` says so, once until it goes on. It is said by the
-//! processor that has the first partition of the exchange: every partition of events sends to each.
+//! processor that has the first partition of the exchange: every source sends to each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -28,25 +28,24 @@ const TELLS: Partition = (Topic::Exchange, 0);
 /// What is known of partitions that hold the fleet back.
 pub(super) struct SourceWatch {
     reporter: Reporter,
-    topic: String,
+    topics: Topics,
     delay_max: Duration,
     look_at: Option<Instant>,
-    /// When it looked first since it tells, nanoseconds: a partition that was never heard of is late from then on.
-    since: Option<i64>,
+    /// When it looked first for a topic since it tells, nanoseconds: a partition that was never heard of is late from then on.
+    since: BTreeMap<Topic, i64>,
     /// Those of which was told that nobody processes them.
-    told: BTreeSet<i32>,
+    told: BTreeSet<Partition>,
 }
 
 impl SourceWatch {
     /// Of the stage that finishes windows of the fleet; in the other one it never looks.
     pub fn new(config: &Config) -> Self {
-        let names = Topics::new(config.kafka.topic_prefix.as_str());
         Self {
             reporter: Reporter::of_this_process(idle::HOST_ID, config.kafka.instance.as_deref()),
-            topic: names.name(Topic::Events),
+            topics: Topics::new(config.kafka.topic_prefix.as_str()),
             delay_max: config.windows.fleet_delay_max,
             look_at: (config.stage == Stage::Fleet).then(Instant::now),
-            since: None,
+            since: BTreeMap::new(),
             told: BTreeSet::new(),
         }
     }
@@ -57,16 +56,19 @@ impl SourceWatch {
     }
 
     /// Says what there is to say at a time, nanoseconds, of how far each source has come, as far as it was heard of.
-    fn look(&mut self, heard: &BTreeMap<i32, Option<i64>>, now: i64) -> Vec<Alert> {
-        let since = *self.since.get_or_insert(now);
+    fn look(&mut self, heard: &BTreeMap<Partition, Option<i64>>, now: i64) -> Vec<Alert> {
+        let waited_for = |topic: &Topic| heard.keys().any(|(own, _)| own == topic);
+        self.since.retain(|topic, _| waited_for(topic));
         let mut alerts = Vec::new();
         for (source, at) in heard {
+            let since = *self.since.entry(source.0).or_insert(now);
             let behind = now.saturating_sub(at.unwrap_or(since)).max(0);
             let behind = Duration::from_nanos(behind.unsigned_abs());
             metrics::fleet_source(*source, behind);
             if behind <= self.delay_max {
                 if self.told.remove(source) {
-                    tracing::info!(partition = source, "the partition goes on");
+                    let (topic, partition) = (source.0.suffix(), source.1);
+                    tracing::info!(topic, partition, "the partition goes on");
                 }
             } else if self.told.insert(*source) {
                 alerts.push(self.alert(*source, behind, now));
@@ -76,21 +78,24 @@ impl SourceWatch {
         alerts
     }
 
-    fn alert(&self, source: i32, behind: Duration, now: i64) -> Alert {
+    fn alert(&self, (topic, partition): Partition, behind: Duration, now: i64) -> Alert {
         let seconds = behind.as_secs();
+        let topic = self.topics.name(topic);
         tracing::error!(
-            partition = source,
+            topic,
+            partition,
             seconds,
-            "nobody processes a partition of events: windows over the whole fleet wait for it"
+            "nobody processes a partition: windows over the whole fleet wait for it"
         );
-        let row = [
-            ("partition", i64::from(source)),
-            ("seconds", seconds as i64),
+        let row: [(&str, serde_json::Value); 3] = [
+            ("topic", topic.as_str().into()),
+            ("partition", partition.into()),
+            ("seconds", seconds.into()),
         ];
-        let row = row.map(|(name, number)| (name.to_owned(), number.into()));
+        let row = row.map(|(name, value)| (name.to_owned(), value));
         let finding = Finding {
             health: Health::FleetHeld,
-            about: &format!("{}/{source}", self.topic),
+            about: &format!("{topic}/{partition}"),
             happened: format!(
                 "nothing of this partition has come to the windows over the whole fleet for {seconds} s, and they wait for it"
             ),
@@ -103,7 +108,7 @@ impl SourceWatch {
 }
 
 impl Steps {
-    /// Looks whether all partitions of events are processed, where that is due and all of the exchange was read.
+    /// Looks whether all sources are processed, where that is due and all of the exchange was read.
     pub(super) fn look_at_sources(&mut self, stages: &Stages) {
         let now = Instant::now();
         if self.sources.due().is_none_or(|due| due > now) {
@@ -111,17 +116,17 @@ impl Steps {
         }
         self.sources.look_at = Some(now + LOOK_INTERVAL);
         if self.tasks.task(TELLS).is_none() {
-            self.sources.since = None;
+            self.sources.since.clear();
             return;
         }
         let at_end = stages.group();
         let at_end = at_end.is_some_and(|group| group.assignments.at_end(TELLS));
         // Who reads what had gathered knows nothing of now. The look is put off and does not begin anew: in a busy exchange
         // there is something left to read at many looks.
-        let heard = self.engine.fleet_sources(FLEET).filter(|_| at_end);
-        let Some(heard) = heard else {
+        if !at_end {
             return;
-        };
+        }
+        let heard = self.engine.fleet_sources(FLEET);
         let alerts = self.sources.look(&heard, now_ns());
         self.next.alerts.extend(alerts);
     }
@@ -145,7 +150,10 @@ mod tests {
     fn told(watch: &mut SourceWatch, heard: &[(i32, Option<i64>)], seconds: i64) -> Vec<String> {
         let at = |seconds: i64| BEGIN.saturating_add(seconds.saturating_mul(SECOND));
         let heard = heard.iter();
-        let heard = heard.map(|(source, at_second)| (*source, at_second.map(at)));
+        let heard = heard.map(|(number, at_second)| {
+            let source = (Topic::Events, *number);
+            (source, at_second.map(at))
+        });
         let alerts = watch.look(&heard.collect(), at(seconds));
         alerts
             .iter()

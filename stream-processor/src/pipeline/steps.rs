@@ -146,8 +146,10 @@ impl Steps {
 
     /// Calls for what finishes windows of the whole fleet, where there are some, and has silent partitions marked for them.
     pub(super) fn call_for_fleet(&mut self) {
-        self.tasks.mark_each_second(self.engine.counts_seconds());
-        if let (true, Some(wanted)) = (self.engine.counts_seconds(), &self.fleet_wanted) {
+        let counted = self.engine.counted_topics();
+        let wanted = self.fleet_wanted.as_ref().filter(|_| !counted.is_empty());
+        self.tasks.mark_each_second(counted);
+        if let Some(wanted) = wanted {
             // Told once, it stays.
             let _ = wanted.try_send(());
         }
@@ -390,9 +392,8 @@ impl Steps {
         };
         for partition in self.tasks.silent(now) {
             self.tasks.note_marked(partition, now);
-            let counts = partition.0 == Topic::Events && self.engine.counts_seconds();
-            let needed =
-                counts || self.engine.log_waits(partition) || self.engine.watches_hosts(partition);
+            let needed = self.tasks.counts_seconds(partition.0)
+                || self.engine.log_waits(partition) || self.engine.watches_hosts(partition);
             if !group.assignments.at_end(partition) || !needed {
                 continue;
             }

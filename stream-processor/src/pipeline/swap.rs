@@ -314,7 +314,7 @@ impl Steps {
             engine.restore_log(log, state, i64::MIN)?;
         }
         let state = self.handed_on((Topic::Exchange, number_of(Topic::Exchange, FLEET)))?;
-        engine.restore(FLEET, state, &Inputs::new())?;
+        engine.restore_fleet(FLEET, state, &Inputs::new())?;
         self.engine = engine;
         Ok(None)
     }

@@ -158,7 +158,8 @@ impl Encoder {
     }
 
     fn flushed(&self, flushed: Flushed) -> Outgoing {
-        let source = format!("{}/{}", Topic::Events.suffix(), flushed.source);
+        let (topic, number) = flushed.source;
+        let source = format!("{}/{number}", topic.suffix());
         Outgoing {
             partition: Some(flushed.partition),
             ..Outgoing::new(&self.exchange, source.as_bytes(), flushed.value)

@@ -24,6 +24,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{Result, exec_err};
 use dogwatch_schemas::Text;
+use dogwatch_schemas::topics::Topic;
 
 use super::conditions::Conditions;
 use super::group::{Group, Open, plan_of};
@@ -46,7 +47,7 @@ mod states;
 mod store;
 
 pub(crate) use evidence::FirstRow;
-pub(crate) use exchange::Received;
+pub(crate) use exchange::{Received, topic_of};
 pub use exchange::{Exchange, Flushed};
 
 use clock::{Accepted, Clock, Missing};
@@ -187,11 +188,12 @@ struct Own {
     merge: Merge,
 }
 
-/// All windows over all hosts of an engine.
-#[derive(Default)]
+/// All windows over all hosts of an engine: of one table.
 pub(super) struct Fleet {
     detections: Vec<Own>,
     exchange: Exchange,
+    /// The topic whose partitions are its sources.
+    topic: Topic,
     expected: Vec<i32>,
     /// How far the sources are, as each task of the fleet knows it.
     clocks: BTreeMap<i32, Clock>,
@@ -244,7 +246,11 @@ impl Fleet {
         Ok(Self {
             detections,
             exchange,
-            ..Self::default()
+            topic: set.table().topic(),
+            expected: Vec::new(),
+            clocks: BTreeMap::new(),
+            carried: BTreeMap::new(),
+            stored: BTreeMap::new(),
         })
     }
 
@@ -357,6 +363,7 @@ impl Fleet {
             }
         }
         let envelope = Envelope {
+            topic: self.topic,
             tick,
             partitions: self.exchange.partitions(),
             carried: &states,
@@ -366,7 +373,7 @@ impl Fleet {
             let own = parts.remove(&(FLEET - number)).unwrap_or_default();
             for record in Flush::all(&envelope, own) {
                 records.push(Flushed {
-                    source: tick.partition,
+                    source: (self.topic, tick.partition),
                     partition: number,
                     value: record.encode()?,
                 });

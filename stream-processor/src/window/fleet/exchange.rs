@@ -2,7 +2,10 @@
 
 use datafusion::common::Result;
 
+pub(crate) use super::record::topic_of;
+
 use super::record::Flush;
+use crate::decode::Partition;
 use crate::hosts::FLEET;
 
 /// Where the records between the two stages go.
@@ -39,8 +42,8 @@ impl Exchange {
 /// A record for the exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flushed {
-    /// The partition of the input that it is of.
-    pub source: i32,
+    /// The log that it is of.
+    pub source: Partition,
     /// The partition of the exchange that it is for.
     pub partition: i32,
     /// What it says.
@@ -59,6 +62,11 @@ pub(crate) struct Received {
 }
 
 impl Received {
+    /// The topic of its source, without the prefix of its cluster.
+    pub fn topic(&self) -> &str {
+        &self.flush.head.topic
+    }
+
     /// Reads one.
     ///
     /// # Errors

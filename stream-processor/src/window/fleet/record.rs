@@ -46,6 +46,8 @@ pub(super) struct Head {
 /// What a second of a source is sent with.
 #[derive(Debug, Clone)]
 pub(super) struct Envelope<'a> {
+    /// The topic of its source.
+    pub topic: Topic,
     pub tick: &'a Tick,
     pub partitions: i32,
     pub carried: &'a [String],
@@ -124,7 +126,7 @@ impl Flush {
             .unzip();
         let tick = envelope.tick;
         let head = Head {
-            topic: Topic::Events.suffix().to_owned(),
+            topic: envelope.topic.suffix().to_owned(),
             partition: tick.partition,
             number: tick.number,
             previous: tick.previous,
@@ -164,16 +166,7 @@ impl Flush {
     /// # Errors
     /// When it is none of this version, or cut.
     pub fn decode(record: &[u8]) -> Result<Self> {
-        let Some((length, rest)) = record
-            .strip_prefix(&MAGIC)
-            .and_then(<[u8]>::split_first_chunk)
-        else {
-            return exec_err!("no record of the exchange, or one of another version");
-        };
-        let length = u32::from_le_bytes(*length) as usize;
-        let Some((head, mut rest)) = rest.split_at_checked(length) else {
-            return exec_err!("a record of the exchange is cut in its head");
-        };
+        let (head, mut rest) = split(record)?;
         let head: Head = serde_json::from_slice(head).map_err(external)?;
         let mut payloads = Vec::with_capacity(head.parts.len());
         for part in &head.parts {
@@ -191,6 +184,34 @@ impl Flush {
         }
         Ok(Self { head, payloads })
     }
+}
+
+/// The head of a record, as JSON, and its payloads.
+fn split(record: &[u8]) -> Result<(&[u8], &[u8])> {
+    let Some((length, rest)) = record
+        .strip_prefix(&MAGIC)
+        .and_then(<[u8]>::split_first_chunk)
+    else {
+        return exec_err!("no record of the exchange, or one of another version");
+    };
+    let length = u32::from_le_bytes(*length) as usize;
+    match rest.split_at_checked(length) {
+        Some(parts) => Ok(parts),
+        None => exec_err!("a record of the exchange is cut in its head"),
+    }
+}
+
+/// What the head of a record says of its source's topic.
+#[derive(Deserialize)]
+struct Source {
+    topic: String,
+}
+
+/// The topic of a record's source, where it is one of ours.
+pub(crate) fn topic_of(record: &[u8]) -> Option<Topic> {
+    let (head, _) = split(record).ok()?;
+    let source: Source = serde_json::from_slice(head).ok()?;
+    Topic::named(&source.topic)
 }
 
 pub(super) fn external(error: serde_json::Error) -> DataFusionError {
@@ -219,6 +240,7 @@ mod tests {
         ];
         let carried = ["aa".to_owned()];
         let envelope = Envelope {
+            topic: Topic::ContainerSamples,
             tick: &tick,
             partitions: 4,
             carried: &carried,
@@ -226,6 +248,7 @@ mod tests {
         let flush = Flush::all(&envelope, parts).remove(0);
         let record = flush.encode().expect("a record");
         assert_eq!(Flush::decode(&record).expect("a record"), flush);
+        assert_eq!(topic_of(&record), Some(Topic::ContainerSamples));
         for end in 0..record.len() {
             assert!(Flush::decode(&record[..end]).is_err(), "cut at {end}");
         }
