@@ -246,7 +246,9 @@ fn windows_of_all_hosts_over_several_tables_share_the_exchange() {
         let flushed = first.step(records).expect("a step").exchange;
         let from = exchange.len() as i64;
         let flushed = (from..).zip(flushed);
-        let new: Vec<_> = flushed.map(|(offset, flushed)| sent(flushed, offset)).collect();
+        let new: Vec<_> = flushed
+            .map(|(offset, flushed)| sent(flushed, offset))
+            .collect();
         exchange.extend(new.iter().cloned());
         new
     };

@@ -393,7 +393,8 @@ impl Steps {
         for partition in self.tasks.silent(now) {
             self.tasks.note_marked(partition, now);
             let needed = self.tasks.counts_seconds(partition.0)
-                || self.engine.log_waits(partition) || self.engine.watches_hosts(partition);
+                || self.engine.log_waits(partition)
+                || self.engine.watches_hosts(partition);
             if !group.assignments.at_end(partition) || !needed {
                 continue;
             }

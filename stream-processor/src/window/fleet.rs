@@ -47,8 +47,8 @@ mod states;
 mod store;
 
 pub(crate) use evidence::FirstRow;
-pub(crate) use exchange::{Received, topic_of};
 pub use exchange::{Exchange, Flushed};
+pub(crate) use exchange::{Received, topic_of};
 
 use clock::{Accepted, Clock, Missing};
 use merge::{Keys, Merge, Touched};
