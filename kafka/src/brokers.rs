@@ -46,26 +46,42 @@ pub struct Brokers {
     pub client_id: String,
 }
 
-/// An entry of a list of brokers that is no address.
+/// A list of brokers is none. Nothing of a password that stands in it is told, as errors end in logs.
 #[derive(Debug, thiserror::Error)]
-#[error("{entry:?} is not host:port, such as broker1:9092")]
-pub struct BadAddress {
-    /// The entry.
-    pub entry: String,
+pub enum BadAddress {
+    /// An entry is no address.
+    #[error("{entry:?} is not host:port, such as broker1:9092")]
+    NotAnAddress {
+        /// The entry.
+        entry: String,
+    },
+    /// A user or a password stands before a host.
+    #[error(
+        "a user or a password stands before {host:?}, and Kafka's clients take none there; leave it out, and set kafka.options sasl.username and sasl.password.file"
+    )]
+    WithUser {
+        /// What stands behind the last of them.
+        host: String,
+    },
 }
 
 /// Checks a list of brokers: `host:port` separated by commas, with or without librdkafka's `PROTOCOL://` before them.
 ///
 /// # Errors
-/// [`BadAddress`] for the first entry that is none, and for a list without entries.
+/// [`BadAddress`] for the first entry that is none, for a list without entries, and for one with a password in it.
 pub fn check_servers(servers: &str) -> Result<(), BadAddress> {
+    // A password may hold what separates entries elsewhere.
+    if let Some((_, host)) = servers.rsplit_once('@') {
+        let host = host.to_owned();
+        return Err(BadAddress::WithUser { host });
+    }
     match servers
         .split(',')
         .map(str::trim)
         .find(|entry| !is_address(entry))
     {
         None => Ok(()),
-        Some(entry) => Err(BadAddress {
+        Some(entry) => Err(BadAddress::NotAnAddress {
             entry: entry.to_owned(),
         }),
     }
@@ -486,6 +502,24 @@ mod tests {
         ] {
             let error = check_servers(servers).unwrap_err().to_string();
             assert!(error.contains("host:port"), "{servers:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_password_before_a_host_is_told() {
+        for servers in [
+            "user:hunter2@broker:9092",
+            "user@broker:9092",
+            "SASL_SSL://user:hunter2@broker:9092",
+            "a:1,user:hun,ter2@x:1,hun:ter2@broker:9092",
+            "user:hun@ter2@broker:9092",
+        ] {
+            let error = check_servers(servers).unwrap_err().to_string();
+            for part in ["hun", "ter2", "user:"] {
+                assert!(!error.contains(part), "{servers:?}: {error}");
+            }
+            assert!(error.contains("before \"broker:9092\""), "{error}");
+            assert!(error.contains("sasl.password.file"), "{error}");
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use dogwatch_kafka::options::{self, Decided, OptionError};
 use dogwatch_kafka::topics::NewTopics;
-use dogwatch_kafka::{Brokers, check_servers};
+use dogwatch_kafka::{BadAddress, Brokers, check_servers};
 use dogwatch_schemas::Text;
 use dogwatch_schemas::reads::{LIST_BYTES_MAX, PATTERNS_MAX, ReadPattern};
 use dogwatch_schemas::topics::Topic;
@@ -172,6 +172,9 @@ pub enum ConfigError {
         /// What is allowed.
         reason: String,
     },
+    /// The brokers' addresses are none.
+    #[error("configuration kafka.bootstrap_servers: {0}")]
+    Servers(#[from] BadAddress),
     /// A librdkafka option that a named field already decides, or a secret that cannot be read.
     #[error("configuration: {0}")]
     Option(#[from] OptionError),
@@ -395,8 +398,7 @@ fn check_reads(list: Vec<String>) -> Result<Vec<ReadPattern>, ConfigError> {
 }
 
 fn check_kafka(raw: raw::RawKafka, topics: Vec<Topic>) -> Result<KafkaConfig, ConfigError> {
-    check_servers(&raw.bootstrap_servers)
-        .map_err(|error| bad("kafka.bootstrap_servers", &raw.bootstrap_servers, error))?;
+    check_servers(&raw.bootstrap_servers)?;
     let prefix_fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if raw.topic_prefix.is_empty()
         || raw.topic_prefix.len() > 200

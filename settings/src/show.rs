@@ -7,10 +7,7 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::keys::{in_open_table, open_tables};
-use crate::sources::{Settings, plain};
-
-/// Stands for a secret.
-const MASK: &str = "********";
+use crate::sources::{MASK, Settings, plain};
 
 /// Writes all settings in force as TOML, each line with its origin behind it. In the user's own sections, values whose
 /// names are secrets by `secret` are masked, and so are passwords within addresses anywhere. `raw` is what was read, with its

@@ -10,6 +10,9 @@ use serde::de::DeserializeOwned;
 use crate::environment::{Meaning, meaning, nearest_setting};
 use crate::keys::{Program, in_open_table, other_with, other_with_section};
 
+/// Stands for a secret.
+pub(crate) const MASK: &str = "********";
+
 /// A setting given on the command line: its key, levels joined by dots, and its value.
 pub type Flag = (&'static str, String);
 
@@ -44,6 +47,22 @@ pub enum SettingsError {
     },
 }
 
+/// A reader's words, which may show the line where it stopped, without the values of lines that may hold a secret.
+fn without_secrets(reason: &str) -> String {
+    const SECRET: [&str; 5] = ["password", "secret", "token", "pem", "@"];
+    let lines = reason.lines().map(|line| {
+        let quotes = line.split_once(" | ").map(|(_, shown)| shown);
+        let small = line.to_lowercase();
+        let hidden = quotes.is_some() && SECRET.iter().any(|word| small.contains(word));
+        match line.split_once('=') {
+            Some((name, _)) if hidden => format!("{name}= {MASK}"),
+            None if hidden => MASK.to_owned(),
+            _ => line.to_owned(),
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 fn place(file: &Option<PathBuf>) -> String {
     file.as_ref()
         .map_or(String::new(), |path| format!(" {}", path.display()))
@@ -71,7 +90,7 @@ impl Settings {
     ) -> Result<Self, SettingsError> {
         let unreadable = |error: config::ConfigError| SettingsError::Unreadable {
             file: file.map(Path::to_owned),
-            reason: error.to_string(),
+            reason: without_secrets(&error.to_string()),
         };
         let mut builder = Config::builder();
         // A table that is given in part keeps the rest of its defaults.
@@ -366,6 +385,24 @@ mod tests {
             said.contains("DOGWATCH_KAFKA__GROUP_ID is not UTF-8"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_told_without_its_secrets() {
+        for line in [
+            "bootstrap_servers = user:hunter2@broker:9092",
+            "bootstrap_servers = \"user:hunter2@broker:9092",
+            "'sasl.password' = hunter2",
+            "'user:hunter2@broker:9092'",
+        ] {
+            let said = read(&format!("[kafka]\n{line}\n"), &[], &[]);
+            let said = said.unwrap_err().to_string();
+            assert!(!said.contains("hunter2"), "{line}: {said}");
+            assert!(said.contains("line 2"), "{line}: {said}");
+        }
+        let said = read("[kafka]\npartitions = four\n", &[], &[]);
+        let said = said.unwrap_err().to_string();
+        assert!(said.contains("partitions = four"), "{said}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dogwatch_kafka::options::{self, Decided, OptionError};
-use dogwatch_kafka::{Brokers, check_servers};
+use dogwatch_kafka::{BadAddress, Brokers, check_servers};
 use dogwatch_settings::{Flag, Program, Settings, SettingsError};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -44,6 +44,9 @@ pub enum ConfigError {
         /// What stands there.
         found: String,
     },
+    /// The brokers' addresses are none.
+    #[error("kafka.bootstrap_servers: {0}")]
+    Servers(#[from] BadAddress),
     /// A librdkafka option that a named setting decides, or a secret that cannot be read.
     #[error(transparent)]
     Option(#[from] OptionError),
@@ -541,14 +544,7 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
     if let Some(fault) = dogwatch_settings::filter_fault(&raw.log.level) {
         return refuse("log.level", "a level or a filter", fault);
     }
-    if let Err(error) = check_servers(&raw.kafka.bootstrap_servers) {
-        let expected = "host:port such as broker1:9092, several joined by commas";
-        return refuse(
-            "kafka.bootstrap_servers",
-            expected,
-            format!("{:?}", error.entry),
-        );
-    }
+    check_servers(&raw.kafka.bootstrap_servers)?;
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if raw.kafka.topic_prefix.is_empty() || !raw.kafka.topic_prefix.chars().all(legal) {
         let expected = "one or more of a-z, A-Z, 0-9, '.', '_' and '-'";
