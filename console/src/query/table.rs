@@ -291,6 +291,10 @@ mod tests {
     use super::*;
 
     fn written(format: Format) -> String {
+        written_to(false, format)
+    }
+
+    fn written_to(terminal: bool, format: Format) -> String {
         let ts = TimestampNanosecondArray::from(vec![Some(211), None]).with_timezone("+00:00");
         let batch = RecordBatch::try_from_iter([
             ("ts", Arc::new(ts) as ArrayRef),
@@ -308,7 +312,7 @@ mod tests {
         ])
         .unwrap();
         let mut output = Vec::new();
-        let mut writer = Writer::new(&mut output, format, false, &batch.schema());
+        let mut writer = Writer::new(&mut output, format, terminal, &batch.schema());
         writer.batch(&batch).unwrap();
         writer.finish().unwrap();
         assert_eq!(writer.rows, 2);
@@ -346,6 +350,9 @@ ts                              n     name
     fn csv_quotes_what_must_be() {
         let expected = "ts,n,name\n1970-01-01T00:00:00.000000211Z,7,\"a\u{1b}[2J\u{202e}\nb,\"\"c\"\"\"\n,1000,\n";
         assert_eq!(written(Format::Csv), expected);
+        // A file has what there is; a terminal would obey it.
+        let shown = "ts,n,name\n1970-01-01T00:00:00.000000211Z,7,\"a\\x1b[2J\\u{202e}\\x0ab,\"\"c\"\"\"\n,1000,\n";
+        assert_eq!(written_to(true, Format::Csv), shown);
     }
 
     #[test]
