@@ -8,7 +8,7 @@ use std::path::Path;
 use dogwatch_schemas::reads::{ReadPattern, default_patterns};
 use dogwatch_sensor::config::{Config, ConfigError};
 use dogwatch_stream_processor::content::{self, ContentError, ContentReport, Remark, Weight};
-use dogwatch_stream_processor::detect::{DetectionSet, LoadError, LoadReport, Refusal};
+use dogwatch_stream_processor::detect::{Code, DetectionSet, LoadError, LoadReport, Refusal};
 use dogwatch_stream_processor::engine::TaskBound;
 use dogwatch_stream_processor::tables::Table;
 use dogwatch_stream_processor::window::{self, WindowOptions};
@@ -79,14 +79,16 @@ pub fn lint(folder: &Path, sensor: &SensorView, strict: bool) -> Result<Report, 
     } = DetectionSet::load(folder)?;
     let mut text = String::new();
     let published = &sensor.published_reads;
-    let blind = set.without_types(&sensor.absent_types);
+    let mut blind = set.without_types(&sensor.absent_types);
+    blind.retain(|(detection, _)| !detection.allows(Code::UnseenTypes));
     let mut warnings = list_warnings.len() + blind.len();
     for warning in &list_warnings {
         let _ = writeln!(text, "{warning}");
     }
     for (detection, types) in blind {
         let warning = unseen(&detection.id, &types);
-        let _ = writeln!(text, "{}:1: warning: {warning}", detection.file.display());
+        let (file, code) = (detection.file.display(), Code::UnseenTypes.name());
+        let _ = writeln!(text, "{file}:1: warning: {warning} [{code}]");
     }
     for detection in set.iter() {
         for Remark {

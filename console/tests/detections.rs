@@ -83,7 +83,7 @@ fn warnings_fail_where_lint_is_strict() {
     assert_eq!(code, 0, "{text}");
     for expected in [
         "DIR/lists/shells.csv:3: warning: the row stands in line 2 already; take one of them out\n",
-        "DIR/execution/shell_talks.sql:7: warning: evt_type is never 'exceve'; did you mean 'execve'?\n",
+        "DIR/execution/shell_talks.sql:7: warning: evt_type is never 'exceve'; did you mean 'execve'? [unknown-value]\n",
         "1 detection loaded, 2 warnings\n",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
@@ -92,6 +92,32 @@ fn warnings_fail_where_lint_is_strict() {
     let clean = self::folder(QUERY);
     let (code, text) = detections(&["lint", "--strict"], clean.path());
     assert_eq!(code, 0, "remarks do not count: {text}");
+}
+
+#[test]
+fn strict_lets_pass_what_a_header_allows() {
+    let query = "SELECT proc_name FROM events WHERE evt_type = 'bpf_of_a_newer_sensor'\n";
+    let folder = self::folder(query);
+    assert_eq!(detections(&["lint", "--strict"], folder.path()).0, 1);
+    let file = folder.path().join("execution/shell_talks.sql");
+    let allowed = |codes: &str| {
+        std::fs::write(&file, format!("{HEADER}-- allow = [{codes}]\n{query}")).unwrap();
+        detections(&["lint", "--strict"], folder.path())
+    };
+    let (code, text) = allowed("\"unknown-value\"");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("1 detection loaded\n"), "{text}");
+    let (code, text) = allowed("\"unknown-value\", \"glob-in-like\"");
+    assert_eq!(code, 1, "{text}");
+    let unused = "DIR/execution/shell_talks.sql:7: warning: allow names \"glob-in-like\", and there is no such warning; take it out [allow]\n";
+    assert!(text.contains(unused), "{text}");
+    let (code, text) = allowed("\"unknown_value\"");
+    assert_eq!(code, 1, "{text}");
+    let unknown = "allow names \"unknown_value\", which is no code of a warning; did you mean \"unknown-value\"? [allow]\n";
+    assert!(
+        text.contains(unknown) && text.contains("[unknown-value]\n"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -130,6 +156,16 @@ fn lint_names_reads_that_are_not_declared_or_not_published() {
     let option = format!("--sensor-config={}", config.display());
     let (_, text) = detections(&["lint", &option], folder.path());
     assert!(!text.contains("reads of"), "{text}");
+
+    // Whether these are published depends on the sensors, so that nobody is told that it is allowed in vain.
+    let allowed = format!(
+        "{HEADER}-- reads = [\"/srv/app/key\"]\n-- allow = [\"unpublished-reads\"]\n{query}"
+    );
+    std::fs::write(&file, allowed).unwrap();
+    for arguments in [&["lint", "--strict"][..], &["lint", "--strict", &option]] {
+        let (code, text) = detections(arguments, folder.path());
+        assert_eq!(code, 0, "{text}");
+    }
 }
 
 #[test]

@@ -52,10 +52,11 @@ pub fn load<'a>(
                     loaded.refused.push(fault.in_file(file));
                     continue;
                 }
-                let warnings = list.warnings.into_iter();
-                loaded
-                    .warnings
-                    .extend(warnings.map(|fault| Warning(fault.in_file(file))));
+                let warnings = list.warnings.into_iter().map(|fault| Warning {
+                    fault: fault.in_file(file),
+                    code: None,
+                });
+                loaded.warnings.extend(warnings);
                 sources.insert(name.clone(), file);
                 loaded.lists.insert(name, list.rows);
             }

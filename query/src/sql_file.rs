@@ -63,7 +63,12 @@ impl Fault {
 
 /// What is wrong with a file that loads nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning(pub Refusal);
+pub struct Warning {
+    /// Where it is, what is wrong and what to do about it.
+    pub fault: Refusal,
+    /// By which a detection's header can allow it; none of a list's.
+    pub code: Option<&'static str>,
+}
 
 impl fmt::Display for Warning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,8 +77,12 @@ impl fmt::Display for Warning {
             line,
             reason,
             mend,
-        } = &self.0;
-        write!(out, "{}:{line}: warning: {reason}; {mend}", file.display())
+        } = &self.fault;
+        write!(out, "{}:{line}: warning: {reason}; {mend}", file.display())?;
+        match self.code {
+            Some(code) => write!(out, " [{code}]"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -161,6 +170,12 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether a text is another but for its case or one letter more, less, other or out of order, and not the same.
+pub fn is_one_slip(word: &str, text: &str) -> bool {
+    let distance = strsim::damerau_levenshtein(&word.to_lowercase(), &text.to_lowercase());
+    word != text && distance <= 1
+}
+
 /// The candidate that looks most like `name`, when one looks like it at all.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.55;
@@ -201,6 +216,16 @@ mod tests {
         let file = SqlFile::parse("\u{feff}\r\n-- a = 1\r\nSELECT x\r\n");
         assert_eq!(file.header.trim(), "a = 1");
         assert_eq!((file.query_line, file.line_of("select")), (3, 3));
+    }
+
+    #[test]
+    fn one_slip_is_told_from_another_word() {
+        for text in ["Host", "HOST", "hots", "hosts", "hst", "gost"] {
+            assert!(is_one_slip("host", text), "{text}");
+        }
+        for text in ["host", "", "ghosts", "c0ffee012345"] {
+            assert!(!is_one_slip("host", text), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is known of the values of the columns of events and samples beforehand: which there are, how long or how large.
 //!
-//! The schema says it beside the column, as `values`, `bytes_max`, `min`, `max`, `times`, `shape` and `keys`, and `calls` where the names of system calls are values or those of their arguments keys; no reader of Avro needs these attributes.
+//! The schema says it beside the column, as `values`, `words`, `bytes_max`, `escaped`, `min`, `max`, `times`, `shape` and `keys`, and `calls` where the names of system calls are values or those of their arguments keys; no reader of Avro needs these attributes.
 //! A newer sensor may send more than is known here, so nothing is refused for what this module does not know.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,10 @@ pub struct Vocabulary {
     pub values: Option<Vec<String>>,
     /// Most bytes of a text.
     pub bytes_max: Option<usize>,
+    /// Whether these bytes are the kernel's, so that each is written as the four of `\xNN` where it is no text.
+    pub escaped: bool,
+    /// Words that mean something of their own among the texts of an open column.
+    pub words: Vec<String>,
     /// The least number.
     pub min: Option<i64>,
     /// The largest number.
@@ -46,6 +50,40 @@ pub enum Shape {
     Folder,
     /// What stands behind the colon of an image.
     Tag,
+}
+
+impl Vocabulary {
+    /// Whether a text is as short as those of the column, bytes that are no text counted as the one that they were.
+    #[must_use]
+    pub fn fits(&self, text: &str) -> bool {
+        let written = if self.escaped { ESCAPED_BYTES } else { 1 };
+        let escapes = match self.escaped {
+            true => escapes(text),
+            false => 0,
+        };
+        let bytes = text.len() - escapes * (written - 1);
+        self.bytes_max.is_none_or(|most| bytes <= most)
+    }
+
+    /// The most bytes of a text as it is written.
+    #[must_use]
+    pub fn written_bytes_max(&self) -> Option<usize> {
+        let written = if self.escaped { ESCAPED_BYTES } else { 1 };
+        Some(self.bytes_max? * written)
+    }
+}
+
+/// The bytes of `\xNN`.
+const ESCAPED_BYTES: usize = 4;
+
+/// How many bytes of a text are written as `\xNN`.
+fn escapes(text: &str) -> usize {
+    let parts = text.split("\\x").skip(1);
+    let escaped = parts.filter(|part| {
+        let digits = part.bytes().take_while(|byte| is_digit(*byte)).count();
+        digits >= 2
+    });
+    escaped.count()
 }
 
 impl Shape {
@@ -166,6 +204,8 @@ fn columns_of(schema: &str) -> BTreeMap<String, Vocabulary> {
         let vocabulary = Vocabulary {
             values: values(name, field),
             bytes_max: field["bytes_max"].as_u64().map(|bytes| bytes as usize),
+            escaped: field["escaped"] == true,
+            words: texts(&field["words"]).map(str::to_owned).collect(),
             min: field["min"].as_i64(),
             max: field["max"].as_i64(),
             times: field["times"] == true,
@@ -185,16 +225,24 @@ fn values(name: &str, field: &Value) -> Option<Vec<String>> {
     if name == "call_errno" {
         return Some(errno::names().map(str::to_owned).collect());
     }
-    let values = field["values"].as_array()?;
-    let texts = values.iter().filter_map(Value::as_str).map(str::to_owned);
+    field["values"].as_array()?;
+    let texts = texts(&field["values"]).map(str::to_owned);
     let calls = calls().filter(|call| name != "evt_type" || event_type(call) == *call);
     let calls = calls.filter(|_| field["calls"] == true).map(str::to_owned);
     Some(texts.chain(calls).collect())
 }
 
+/// The texts of a list; none where there is no list.
+fn texts(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+}
+
 fn keys(field: &Value) -> Option<Vec<String>> {
-    let keys = field["keys"].as_array()?.iter();
-    let mut keys: Vec<String> = keys.filter_map(Value::as_str).map(str::to_owned).collect();
+    field["keys"].as_array()?;
+    let mut keys: Vec<String> = texts(&field["keys"]).map(str::to_owned).collect();
     if field["calls"] == true {
         keys.extend(arguments().map(str::to_owned));
     }
@@ -293,6 +341,30 @@ mod tests {
         assert_eq!(of("proc_name").and_then(|known| known.bytes_max), Some(15));
         assert_eq!(of("fd_sport").and_then(|known| known.max), Some(65_535));
         assert_eq!(of("mem_current_bytes").and_then(|known| known.min), Some(0));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_count_once_where_they_are_written_longer() {
+        let name = of("proc_name").expect("known");
+        for text in [
+            "fifteen_letters",
+            r"\xff\xff\xff\xff\xff",
+            r"12345678901234\xff",
+        ] {
+            assert!(name.fits(text), "{text}");
+        }
+        for text in [
+            "sixteen_letters_",
+            r"123456789012345\xff",
+            r"\xzz-is-no-escape",
+        ] {
+            assert!(!name.fits(text), "{text}");
+        }
+        assert_eq!(name.written_bytes_max(), Some(60));
+        let id = of("container_id").expect("known");
+        assert!(!id.fits(r"1234567890\xff"));
+        assert_eq!(id.written_bytes_max(), Some(12));
+        assert_eq!(id.words, ["host", "unknown"]);
     }
 
     #[test]

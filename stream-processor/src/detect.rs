@@ -32,6 +32,7 @@ use crate::tables::Table;
 
 mod batch;
 mod check;
+mod codes;
 pub(crate) mod filter;
 mod general;
 mod halves;
@@ -63,6 +64,8 @@ pub use sources::{Origin, Sources};
 pub use sql_file::{Refusal, SqlFile, Warning};
 pub(crate) use sql_file::{hex, without_mark};
 
+pub use codes::Code;
+use codes::Doubt;
 use memory::Memory;
 use plan::Plan;
 use session::{LOAD_TIME_MAX, Session, column_names};
@@ -94,7 +97,7 @@ pub struct Detection {
     /// Line of the file where its header declares reads.
     pub(crate) reads_line: usize,
     /// What is wrong with it, though it loads; reads that its query plainly asks for and its header does not declare among it.
-    pub(crate) warnings: Vec<Fault>,
+    pub(crate) warnings: Vec<Doubt>,
     pub(crate) plan: Plan,
     /// The hash of its query, with what it reads of lists.
     pub(crate) query_hash: String,
@@ -132,10 +135,19 @@ impl Detection {
         self.plan.columns()
     }
 
+    /// Whether its header allows what a warning with this code tells of.
+    #[must_use]
+    pub fn allows(&self, code: Code) -> bool {
+        self.header.allow.iter().any(|name| name == code.name())
+    }
+
     /// What is wrong with it, though it loads: it may never say anything, or leave out what it should not.
     pub fn warnings(&self) -> impl Iterator<Item = Warning> {
         let warnings = self.warnings.iter().cloned();
-        warnings.map(|fault| Warning(fault.in_file(&self.file)))
+        warnings.map(|doubt| Warning {
+            fault: doubt.fault.in_file(&self.file),
+            code: Some(doubt.code.name()),
+        })
     }
 
     /// True unless its query costs a plan's run of its own for each batch.
@@ -549,14 +561,17 @@ impl<'a> Loader<'a> {
         };
         let inlined = plan::inline_lists(session, checked)
             .map_err(|error| check::explain(&sql_file, &error, &columns))?;
-        let mut warnings = reads::undeclared(&inlined, &header.reads, &sql_file);
-        warnings.extend(lint::lint(&lint::Subject {
+        let undeclared = reads::undeclared(&inlined, &header.reads, &sql_file);
+        let mut doubts: Vec<Doubt> = Code::UndeclaredReads.of_all(undeclared).collect();
+        doubts.extend(lint::lint(&lint::Subject {
             session,
             table,
             plan: &inlined,
             file: &sql_file,
             lists: &self.lists,
         })?);
+        let allow_line = header::line_of_key(&sql_file.header, "allow");
+        let warnings = codes::allowed(doubts, &header.allow, allow_line);
         let query_hash = plan::hash(&inlined, &self.lists);
         let plan = Plan::try_new(session, inlined, &source, &ground, replan)?;
         let times = times(&result, &plan);

@@ -400,14 +400,14 @@ fn tell(report: &LoadReport) {
     for refusal in &report.refused {
         tracing::error!("detection refused: {refusal}");
     }
-    for Warning(fault) in report.warnings() {
+    for Warning { fault, code } in report.warnings() {
         let Refusal {
             file,
             line,
             reason,
             mend,
         } = fault;
-        tracing::warn!(file = %file.display(), line, reason, mend, "detection may be wrong");
+        tracing::warn!(file = %file.display(), line, reason, mend, code, "detection may be wrong");
     }
 }
 

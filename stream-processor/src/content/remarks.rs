@@ -2,7 +2,7 @@
 
 use dogwatch_schemas::reads::{self, ReadPattern};
 
-use crate::detect::{Detection, Warning};
+use crate::detect::{Code, Detection};
 use crate::tables::Table;
 
 /// How much something matters that a linter says.
@@ -39,16 +39,20 @@ pub struct Remark {
 /// Says what is wrong with a detection and what an author should know of it, where sensors publish these reads every time.
 #[must_use]
 pub fn lint(detection: &Detection, published: &[ReadPattern]) -> Vec<Remark> {
-    let warning = |line: usize, text: String| Remark {
+    let warning = |line: usize, text: String, code: Code| Remark {
         line,
         weight: Weight::Warning,
-        text,
+        text: format!("{text} [{}]", code.name()),
     };
-    let own = detection
-        .warnings()
-        .map(|Warning(fault)| warning(fault.line, format!("{}; {}", fault.reason, fault.mend)));
-    let unpublished =
-        unpublished_reads(detection, published).map(|text| warning(detection.reads_line, text));
+    let own = detection.warnings.iter().map(|doubt| {
+        let fault = &doubt.fault;
+        let text = format!("{}; {}", fault.reason, fault.mend);
+        warning(fault.line, text, doubt.code)
+    });
+    let unpublished = unpublished_reads(detection, published);
+    let unpublished = unpublished
+        .filter(|_| !detection.allows(Code::UnpublishedReads))
+        .map(|text| warning(detection.reads_line, text, Code::UnpublishedReads));
     let general = lint_header(detection).into_iter().map(|text| Remark {
         line: 1,
         weight: Weight::Remark,

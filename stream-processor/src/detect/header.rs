@@ -108,6 +108,8 @@ struct RawHeader {
     reads: Vec<String>,
     response: Option<String>,
     #[serde(default)]
+    allow: Vec<String>,
+    #[serde(default)]
     dedup: RawDedup,
     #[serde(default, with = "humantime_serde")]
     lateness: Option<Duration>,
@@ -133,7 +135,7 @@ struct RawDedup {
 const HEADER_BYTES_MAX: usize = 16 << 10;
 
 /// Keys a header may have; what `deny_unknown_fields` refuses is compared to them.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "title",
     "description",
     "message",
@@ -146,6 +148,7 @@ const KEYS: [&str; 15] = [
     "references",
     "reads",
     "response",
+    "allow",
     "dedup",
     "lateness",
     "out_of_orderness",
@@ -202,6 +205,8 @@ pub struct Header {
     pub reads: Vec<ReadPattern>,
     /// What to do about an alert.
     pub response: Option<String>,
+    /// Codes of warnings that are not told, because what they are of is meant so.
+    pub allow: Vec<String>,
     /// How repeats are folded.
     pub dedup: Dedup,
     /// How long a window stays open for late rows, beyond `out_of_orderness`.
@@ -297,6 +302,7 @@ impl Header {
             references: raw.references,
             reads,
             response: raw.response,
+            allow: raw.allow,
             dedup,
             lateness,
             out_of_orderness,

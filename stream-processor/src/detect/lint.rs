@@ -11,6 +11,7 @@
 use datafusion::common::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
+use super::codes::{Code, Doubt};
 use super::lists::Lists;
 use super::session::Session;
 use super::sql_file::{Fault, SqlFile};
@@ -24,6 +25,9 @@ mod counts;
 mod equals;
 mod facts;
 mod filters;
+mod handed;
+mod laws;
+mod literals;
 mod nulls;
 mod origin;
 mod parts;
@@ -56,7 +60,7 @@ pub(super) struct Subject<'a> {
 ///
 /// # Errors
 /// A refusal, where no event could ever pass, or an expression fails for every event.
-pub(super) fn lint(subject: &Subject<'_>) -> std::result::Result<Vec<Fault>, Fault> {
+pub(super) fn lint(subject: &Subject<'_>) -> std::result::Result<Vec<Doubt>, Fault> {
     constants::check(subject)?;
     values::check_patterns(subject)?;
     let conditions = Conditions::of(subject.plan, subject.table);
@@ -67,9 +71,9 @@ pub(super) fn lint(subject: &Subject<'_>) -> std::result::Result<Vec<Fault>, Fau
     if let Ok(found) = judged {
         warnings.extend(found?);
     }
-    warnings.extend(constants::doubts(subject));
-    warnings.extend(constants::globs(subject));
-    warnings.sort_by_key(|fault| fault.line);
+    warnings.extend(Code::AlwaysFails.of_all(constants::doubts(subject)));
+    warnings.extend(Code::GlobInLike.of_all(constants::globs(subject)));
+    warnings.sort_by_key(|doubt| doubt.fault.line);
     warnings.dedup();
     Ok(warnings)
 }
@@ -80,7 +84,7 @@ fn judge(
     subject: &Subject<'_>,
     conditions: &Conditions,
     misspelt: bool,
-) -> Result<std::result::Result<Vec<Fault>, Fault>> {
+) -> Result<std::result::Result<Vec<Doubt>, Fault>> {
     let problem = Problem::new(subject, conditions)?;
     if let Some(culprits) = problem.conflict(Domain::All) {
         return Ok(Err(text::impossible(subject.file, &culprits)));
@@ -91,25 +95,36 @@ fn judge(
             &culprits.iter().collect::<Vec<_>>(),
         )));
     }
-    let mut warnings = nulls::check(subject, &problem);
+    if let Some(culprits) = handed::conflict(subject, conditions, Domain::All) {
+        let culprits: Vec<&Expr> = culprits.iter().collect();
+        return Ok(Err(text::impossible(subject.file, &culprits)));
+    }
+    let nulls = nulls::check(subject, &problem);
+    let mut warnings: Vec<Doubt> = Code::NullLeftOut.of_all(nulls).collect();
     if misspelt {
         return Ok(Ok(warnings));
     }
-    match problem.conflict(Domain::Known) {
-        Some(culprits) => {
-            let fact = problem.needed_fact(&culprits);
-            warnings.push(text::unheard_of(subject.file, &culprits, fact));
-        }
-        None => {
-            let dead = problem.dead_alternatives();
-            let own = |part: &&Expr| text::is_own(subject.file, part);
-            let dead = dead.into_iter().filter(own);
-            warnings.extend(dead.map(|part| text::dead(subject.file, part)));
-            let empty = problem.empty_conditions().into_iter().filter(own);
-            warnings.extend(empty.map(|part| text::empty(subject.file, part)));
-            warnings.extend(counts::check(subject, conditions, &problem));
-            warnings.extend(filters::check(subject, conditions)?);
-        }
+    if let Some(culprits) = problem.conflict(Domain::Known) {
+        let fact = problem.needed_fact(&culprits);
+        let fault = text::unheard_of(subject.file, &culprits, fact);
+        warnings.push(Code::NeverPasses.of(fault));
+        return Ok(Ok(warnings));
     }
+    if let Some(culprits) = handed::conflict(subject, conditions, Domain::Known) {
+        let culprits: Vec<&Expr> = culprits.iter().collect();
+        let fault = text::unheard_of(subject.file, &culprits, None);
+        warnings.push(Code::NeverPasses.of(fault));
+        return Ok(Ok(warnings));
+    }
+    let own = |part: &&Expr| text::is_own(subject.file, part);
+    let dead = problem.dead_alternatives().into_iter().filter(own);
+    let dead = dead.map(|part| text::dead(subject.file, part)).collect();
+    warnings.extend(Code::DeadAlternative.of_all(dead));
+    let empty = problem.empty_conditions().into_iter().filter(own);
+    let empty = empty.map(|part| text::empty(subject.file, part)).collect();
+    warnings.extend(Code::AsksNothing.of_all(empty));
+    let counts = counts::check(subject, conditions, &problem);
+    warnings.extend(Code::CountTooHigh.of_all(counts));
+    warnings.extend(Code::CountsNone.of_all(filters::check(subject, conditions)?));
     Ok(Ok(warnings))
 }

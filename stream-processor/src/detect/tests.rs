@@ -43,7 +43,8 @@ pub(super) fn load_query_with_reads(query: &str, declared: &str) -> Vec<Fault> {
     let files = ("lists/files.csv", "name\n/srv/key\n");
     let report = load(&[("a/tried.sql", &tried), files]).expect("a folder");
     assert_eq!(report.refused, Vec::new());
-    let mut warnings = report.set.at(0).warnings.clone();
+    let warnings = report.set.at(0).warnings.iter();
+    let mut warnings: Vec<Fault> = warnings.map(|doubt| doubt.fault.clone()).collect();
     warnings.retain(|fault| fault.reason.contains("does not declare"));
     warnings
 }
@@ -73,7 +74,7 @@ pub(super) fn load_query_warnings(query: &str) -> Result<Vec<(usize, String)>, (
         Some(refusal) => Err(told(refusal)),
         None => Ok(report
             .warnings()
-            .map(|Warning(fault)| told(&fault))
+            .map(|warning| told(&warning.fault))
             .collect()),
     }
 }

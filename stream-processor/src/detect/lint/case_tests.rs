@@ -5,6 +5,23 @@ use crate::detect::tests::load_query_warnings;
 
 /// Conditions on single events that are right.
 const RIGHT: &[&str] = &[
+    // Lengths, and what functions make of values.
+    "array_length(proc_args) = 1 AND proc_args[1] = '-c'",
+    "cardinality(proc_args) >= 1 AND (proc_args[2] IS NULL OR proc_args[2] = 'x')",
+    "cardinality(proc_args) = 0 OR proc_args[1] = '-c'",
+    "empty(proc_args) OR array_has(proc_args, '-c')",
+    "proc_args[1] = '-c' AND array_has(proc_args, 'x')",
+    "proc_name IN ('sh', 'bash') AND length(proc_name) = 4",
+    "proc_name = 'sh' AND upper(proc_name) = 'SH' AND left(proc_name, 1) = 's'",
+    "proc_exepath IN ('/usr/bin/a', '/usr/bin/b.sh') AND right(proc_exepath, 3) = '.sh'",
+    "length(proc_name) > 15",
+    "octet_length(proc_name) BETWEEN 16 AND 60",
+    "proc_name = 'a\\xff\\xff\\xff\\xff\\xff\\xff'",
+    // Texts that only look wrong.
+    "container_id = 'host' OR container_id NOT IN ('unknown', 'c0ffee012345')",
+    "proc_stdin_type = 'null' AND proc_name = 'it''s'",
+    "proc_args[1] = '\"x\"' OR proc_cmdline = 'sh ' OR left(proc_cmdline, 1) = ''''",
+    "strpos(proc_name, '''') > 0 AND evt_type = 'execve'",
     // CASE, COALESCE and other stand-ins for NULL.
     "CASE WHEN evt_type = 'connect' THEN fd_sport = 22 WHEN evt_type = 'openat' THEN fd_name = '/etc/shadow' ELSE false END",
     "CASE evt_type WHEN 'execve' THEN 'exec' WHEN 'connect' THEN 'net' ELSE 'other' END IN ('exec', 'net')",
@@ -196,6 +213,14 @@ const RIGHT_QUERIES: &[&str] = &[
 
 /// What is asked of groups and right.
 const RIGHT_HAVING: &[&str] = &[
+    "min(evt_type) = 'connect' AND max(evt_type) = 'openat'",
+    "array_has(sample(evt_type, 9), 'connect') AND array_has(sample(evt_type, 9), 'openat')",
+    "array_has(sample(evt_type, 3), 'connect') OR sample(proc_name, 3)[2] = 'sh'",
+    "max(fd_name) FILTER (WHERE evt_type = 'openat') IS NULL",
+    "coalesce(max(fd_name) FILTER (WHERE evt_type = 'openat'), 'none') = 'none'",
+    "first_value(evt_outcome ORDER BY ts, seq) = 'failed' AND last_value(evt_outcome ORDER BY ts, seq) = 'success'",
+    "cardinality(sample(proc_name, 3)) >= 3 AND sample(proc_name, 3)[1] = 'sh'",
+    "max(length(proc_name)) > 15 AND min(lower(proc_name)) = 'sh'",
     "bool_or(evt_type = 'connect') AND bool_or(evt_type = 'openat')",
     "max(CASE WHEN evt_type = 'connect' THEN 1 ELSE 0 END) = 1 AND max(CASE WHEN evt_type = 'openat' THEN 1 ELSE 0 END) = 1",
     "NOT bool_or(evt_failed) AND count(*) >= 1",
@@ -357,6 +382,112 @@ const WRONG: &[(&str, &str, &str)] = &[
         "",
     ),
     ("user_name <> 'root'", "unknown (NULL)", "IS DISTINCT FROM"),
+    // Lengths, and what functions make of values.
+    (
+        "array_length(proc_args) = 0 AND proc_args[1] = '-c'",
+        "contradict",
+        "",
+    ),
+    (
+        "cardinality(proc_args) < 2 AND proc_args[2] LIKE '-%'",
+        "contradict",
+        "",
+    ),
+    (
+        "cardinality(proc_args) = 1 AND proc_args[-2] = 'x'",
+        "contradict",
+        "",
+    ),
+    (
+        "cardinality(proc_args) = 0 AND array_has(proc_args, '-c')",
+        "contradict",
+        "",
+    ),
+    (
+        "empty(proc_args) AND proc_args[1] IS NOT NULL",
+        "contradict",
+        "",
+    ),
+    (
+        "proc_args[1] = '-c' AND NOT array_has(proc_args, '-c')",
+        "contradict",
+        "",
+    ),
+    (
+        "proc_name = 'sh' AND length(proc_name) > 5",
+        "contradict",
+        "",
+    ),
+    (
+        "fd_name IN ('/etc/passwd', '/etc/group') AND right(fd_name, 4) = '.key'",
+        "contradict",
+        "",
+    ),
+    (
+        "proc_exepath = '/usr/bin/nc' AND lower(proc_exepath) <> '/usr/bin/nc'",
+        "contradict",
+        "",
+    ),
+    ("length(proc_name) > 60", "no event that sensors send", ""),
+    (
+        "length(container_id) > 12",
+        "no event that sensors send",
+        "",
+    ),
+    // Texts that are most likely written wrong.
+    (
+        "container_id = 'Host'",
+        "nearly 'host'",
+        "did you mean 'host'?",
+    ),
+    (
+        "container_id NOT IN ('hosts', 'unknown')",
+        "nearly 'host'",
+        "did you mean 'host'?",
+    ),
+    (
+        "container_id <> 'unkown'",
+        "nearly 'unknown'",
+        "did you mean 'unknown'?",
+    ),
+    (
+        "container_id = 'C0FFEE012345'",
+        "ids are in lower case",
+        "write 'c0ffee012345'",
+    ),
+    ("proc_name = ''''", "nothing but quotes", "write ''"),
+    (
+        "proc_name = '''bash'''",
+        "belong to the text",
+        "write 'bash'",
+    ),
+    (
+        "proc_name IN ('\"sh\"', 'bash')",
+        "belong to the text",
+        "write 'sh'",
+    ),
+    (
+        "proc_name = '\u{2019}bash\u{2019}'",
+        "belong to the text",
+        "write 'bash'",
+    ),
+    (
+        "evt_type = '\"execve\"'",
+        "belong to the text",
+        "write 'execve'",
+    ),
+    (
+        "program(proc_exepath, proc_exe, proc_args) = '''nc'''",
+        "belong to the text",
+        "write 'nc'",
+    ),
+    (
+        "proc_name = 'bash '",
+        "has a blank around it",
+        "write 'bash'",
+    ),
+    ("proc_pname = '<NA>'", "never '<NA>'", "IS NULL"),
+    ("container_name = 'NULL'", "never 'NULL'", "IS NULL"),
     (
         "date_part('hour', ts) BETWEEN 22 AND 6",
         "above the upper one",
@@ -399,6 +530,54 @@ const WRONG: &[(&str, &str, &str)] = &[
 
 /// Queries that are wrong, with the line, the reason and the mend that are told.
 const WRONG_QUERIES: &[(&str, usize, &str, &str)] = &[
+    (
+        "SELECT container_id, min(evt_type) AS kind FROM tumble(events, INTERVAL '1 minute')\nGROUP BY window_start, window_end, container_id\nHAVING min(evt_type) = 'exceve'",
+        3,
+        "evt_type is never 'exceve'",
+        "'execve'",
+    ),
+    (
+        "SELECT container_id, last_value(proc_stage ORDER BY ts, seq) AS stage FROM tumble(events, INTERVAL '1 minute')\nGROUP BY window_start, window_end, container_id\nHAVING stage IN ('exec', 'entry')",
+        3,
+        "proc_stage is never 'entry'",
+        "",
+    ),
+    (
+        "SELECT container_id, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\nGROUP BY window_start, window_end, container_id\nHAVING sample(evt_outcome, 3)[1] = 'failure'",
+        3,
+        "evt_outcome is never 'failure'",
+        "'failed'",
+    ),
+    (
+        "SELECT container_id, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\nGROUP BY window_start, window_end, container_id\nHAVING array_has(sample(evt_type, 3), 'conect')",
+        3,
+        "evt_type is never 'conect'",
+        "'connect'",
+    ),
+    (
+        "SELECT container_id, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\nGROUP BY window_start, window_end, container_id\nHAVING max(lower(evt_type)) = 'EXECVE'",
+        3,
+        "no event that sensors send",
+        "",
+    ),
+    (
+        "SELECT container_id, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\nWHERE evt_type = 'execve'\nGROUP BY window_start, window_end, container_id\nHAVING min(evt_type) = 'openat'",
+        4,
+        "contradict",
+        "",
+    ),
+    (
+        "SELECT container_id, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\nGROUP BY window_start, window_end, container_id\nHAVING max(fd_name) FILTER (WHERE evt_type = 'clone') LIKE '/etc/%'",
+        3,
+        "no event that sensors send",
+        "",
+    ),
+    (
+        "SELECT container_id, count(*) AS n FROM tumble(events, INTERVAL '1 minute')\nWHERE proc_name = 'sh'\nGROUP BY window_start, window_end, container_id\nHAVING sample(proc_name, 5)[1] = 'bash'",
+        4,
+        "contradict",
+        "",
+    ),
     (
         "WITH t AS (SELECT container_id, evt_type AS kind FROM events)\nSELECT container_id FROM t\nWHERE kind = 'exceve'",
         3,

@@ -9,6 +9,7 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, JoinType, LogicalPlan};
 use dogwatch_schemas::vocabulary::{self, Vocabulary};
 
+use super::handed::{self, Handed};
 use super::origin;
 use crate::detect::check::scans_of_events;
 use crate::detect::session::EVENTS;
@@ -30,6 +31,8 @@ pub(in crate::detect) struct Conditions {
     table: Table,
     /// Names by which columns of events are qualified; the first stands for events in what the lint adds.
     pub names: BTreeSet<TableReference>,
+    /// The aggregates that hand on values of events.
+    pub handed: Vec<Handed>,
 }
 
 impl Conditions {
@@ -39,6 +42,7 @@ impl Conditions {
             all: Vec::new(),
             table,
             names: BTreeSet::new(),
+            handed: Vec::new(),
         };
         conditions.collect(plan);
         conditions
@@ -52,6 +56,7 @@ impl Conditions {
             LogicalPlan::SubqueryAlias(alias) if keeps_columns(&alias.input) => {
                 self.names.insert(alias.alias.clone());
             }
+            LogicalPlan::Aggregate(aggregate) => self.handed.extend(handed::all_of(aggregate)),
             LogicalPlan::Filter(filter) => self.add(&filter.predicate, &filter.input),
             LogicalPlan::Join(join) if join.join_type == JoinType::Inner => {
                 if let Some(filter) = &join.filter {
@@ -96,6 +101,27 @@ impl Conditions {
                 let own = column.relation.as_ref()?;
                 self.names.contains(own).then_some(column)
             }
+            _ => None,
+        }
+    }
+}
+
+impl Conditions {
+    /// The column of events whose values an expression has: itself, or what an aggregate hands on.
+    pub fn values_of<'e>(&'e self, expr: &'e Expr) -> Option<&'e Column> {
+        self.column(expr)
+            .or_else(|| self.values_of(&self.handed_in(expr)?.of))
+    }
+
+    /// The aggregate that an expression is, where it hands on values.
+    pub fn handed_in(&self, expr: &Expr) -> Option<&Handed> {
+        match expr {
+            Expr::Alias(alias) => self.handed_in(&alias.expr),
+            Expr::Column(Column {
+                relation: None,
+                name,
+                ..
+            }) => self.handed.iter().find(|own| own.name == *name),
             _ => None,
         }
     }

@@ -102,6 +102,12 @@ pub(super) fn whole_number(value: &ScalarValue) -> Option<i64> {
     }
 }
 
+/// Whether a leaf asks whether a list has something, or nothing.
+pub(super) fn is_asked_of_list(leaf: &Expr) -> bool {
+    const ASKING: [&str; 4] = ["array_has", "array_has_any", "array_has_all", "empty"];
+    matches!(leaf, Expr::ScalarFunction(call) if ASKING.contains(&call.name()))
+}
+
 /// Whether an expression is an item of a list before its first, which is NULL of every list.
 pub(super) fn is_before_first(expr: &Expr) -> bool {
     match expr {

@@ -11,6 +11,7 @@ use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 use super::Subject;
 use super::conditions::{Condition, Conditions};
 use super::facts::{Fact, facts};
+use super::laws::laws;
 use super::parts::{differs_from_nothing, is_constant};
 use super::satisfy::{Goal, Part, Question, part};
 use super::terms::{Domain, Term, VALUES_MAX, Verdict, term_of};
@@ -31,6 +32,8 @@ pub(super) struct Leaf {
 pub(super) struct Problem {
     pub conditions: Vec<Condition>,
     facts: Vec<Fact>,
+    /// What holds of terms together, whoever sends the event.
+    laws: Vec<Condition>,
     pub terms: Vec<Term>,
     leaves: HashMap<Expr, Option<Leaf>>,
     /// What conditions say that are the same for every row.
@@ -51,6 +54,7 @@ impl Problem {
                 .map(|own| folded(subject, own))
                 .collect(),
             facts: Vec::new(),
+            laws: Vec::new(),
             terms: Vec::new(),
             leaves: HashMap::new(),
             constants: HashMap::new(),
@@ -69,6 +73,10 @@ impl Problem {
             .collect();
         for condition in &of_facts {
             problem.add_leaves(subject, conditions, condition, &mut terms);
+        }
+        problem.laws = laws(subject, &problem.terms, problem.schema());
+        for condition in problem.laws.clone() {
+            problem.add_leaves(subject, conditions, &condition, &mut terms);
         }
         for term in &mut problem.terms {
             term.stand_for_all();
@@ -202,11 +210,16 @@ impl Problem {
             .collect()
     }
 
-    /// Goals, and the facts where these count.
+    /// Goals with the laws, and the facts where these count.
     pub fn with_facts<'p>(&'p self, domain: Domain, goals: &[Goal<'p>]) -> Vec<Goal<'p>> {
         let facts = self.facts.iter().filter(|_| domain == Domain::Known);
         let facts = facts.map(|fact| (&fact.condition.expr, true));
-        facts.chain(goals.iter().copied()).collect()
+        let known = self.lawful().chain(facts);
+        known.chain(goals.iter().copied()).collect()
+    }
+
+    fn lawful(&self) -> impl Iterator<Item = Goal<'_>> {
+        self.laws.iter().map(|law| (&law.expr, true))
     }
 
     fn can_hold(&self, domain: Domain, goals: &[Goal<'_>]) -> bool {
@@ -242,6 +255,7 @@ impl Problem {
                 .enumerate()
                 .filter(|(place, _)| *place != left_out);
             let others = others.map(|(_, fact)| (&fact.condition.expr, true));
+            let others = others.chain(self.lawful());
             Question::new(self, Domain::Known).holds(others.chain(goals.iter().copied()))
         };
         let needed = (0..self.facts.len()).find(|place| holds_without(*place));

@@ -24,8 +24,8 @@ use dogwatch_schemas::vocabulary::Vocabulary;
 use super::Subject;
 use super::conditions::{Condition, Conditions};
 use super::parts::{
-    compared_with, compares, is_before_first, is_constant, operands, ordered, start_asked, text,
-    whole_number,
+    compared_with, compares, is_asked_of_list, is_before_first, is_constant, operands, ordered,
+    start_asked, text, whole_number,
 };
 use super::yields::{aggregated, counted_from, longest, never, part_of_date};
 use crate::detect::filter::{BoundExpr, is_comparison};
@@ -121,7 +121,9 @@ impl Term {
         Some(Self {
             data_type: pair.as_ref().map_or(data_type, |_| DataType::Int64),
             nullable: can_be_null(subject, condition, expr),
-            vocabulary: column.as_deref().and_then(|own| conditions.vocabulary(own)),
+            vocabulary: conditions
+                .values_of(expr)
+                .and_then(|own| conditions.vocabulary(&own.name)),
             column,
             table: subject.table,
             expr: expr.clone(),
@@ -265,11 +267,10 @@ impl Term {
     fn texts(&self) -> Vec<Representative> {
         let vocabulary = self.vocabulary;
         let values = vocabulary.and_then(|known| known.values.as_deref());
-        let bytes_max = vocabulary.and_then(|known| known.bytes_max);
         let shape = vocabulary.and_then(|known| known.shape);
         let known = |text: &str| {
             values.is_none_or(|values| values.iter().any(|value| value == text))
-                && bytes_max.is_none_or(|most| text.len() <= most)
+                && vocabulary.is_none_or(|known| known.fits(text))
                 && shape.is_none_or(|shape| shape.holds(text))
         };
         let compared = self.compared.iter().filter_map(|value| text(value));
@@ -288,7 +289,7 @@ impl Term {
         all.extend(starts.chain([""]).map(|start| Representative {
             value: ScalarValue::from(format!("{start}{ANY_TEXT}")),
             known: values.is_none()
-                && bytes_max.is_none_or(|most| start.len() <= most)
+                && vocabulary.is_none_or(|known| known.fits(start))
                 && shape.is_none_or(|shape| shape.can_have(start, true, false)),
             any: true,
             start: apart.then(|| start.to_owned()),
@@ -438,8 +439,8 @@ pub(super) fn term_of(leaf: &Expr, conditions: &Conditions, condition: &Conditio
         };
         return Some(first.as_ref().clone().eq(second.as_ref().clone()));
     }
-    if varying.len() > 1 {
-        // Of several, all that is known is whether it is true.
+    if varying.len() > 1 || is_asked_of_list(leaf) {
+        // Of several, and of a list, all that is known is whether it is true.
         return Some(leaf.clone());
     }
     // Of a column with few values, whatever is made of it can be asked for each.
@@ -454,7 +455,7 @@ pub(super) fn term_of(leaf: &Expr, conditions: &Conditions, condition: &Conditio
         && let Some(column) = columns.first()
     {
         let column = Expr::Column((*column).clone());
-        let closed = conditions.column(&column).is_some_and(|own| {
+        let closed = conditions.values_of(&column).is_some_and(|own| {
             let known = conditions.vocabulary(&own.name);
             known.is_some_and(|known| known.values.is_some())
         });

@@ -127,9 +127,9 @@ fn values_that_no_sensor_sends_are_told_with_what_was_meant() {
         "user_uid is never less than 0",
     );
     check_where(
-        "length(proc_name) > 15",
-        "passes character_length(proc_name) > 15",
-        "proc_name has at most 15 bytes",
+        "length(proc_name) > 60",
+        "passes character_length(proc_name) > 60",
+        "proc_name has at most 15 bytes, each written as \\xNN where it is no text",
     );
     check_where(
         "proc_name = 'kube-controller-manager'",

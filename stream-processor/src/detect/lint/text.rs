@@ -122,6 +122,11 @@ fn range_of(condition: &Expr) -> Option<String> {
         Some(match (known.min, known.max, known.bytes_max) {
             (Some(least), Some(most), _) => format!("{name} lies between {least} and {most}"),
             (Some(least), None, _) => format!("{name} is never less than {least}"),
+            (_, _, Some(most)) if known.escaped => {
+                format!(
+                    "{name} has at most {most} bytes, each written as \\xNN where it is no text"
+                )
+            }
             (_, _, Some(most)) => format!("{name} has at most {most} bytes"),
             _ => return None,
         })

@@ -11,9 +11,11 @@ use regex::Regex;
 
 use super::Subject;
 use super::conditions::Conditions;
+use super::literals;
 use super::origin;
 use super::parts::{compared_with, operands, text, whole_number};
 use super::text::{line_of, sql};
+use crate::detect::codes::{Code, Doubt};
 use crate::detect::sql_file::{Fault, SqlFile, nearest};
 
 /// Most values of a column that are listed in a mend.
@@ -32,12 +34,18 @@ fn sent_as(call: &str) -> Option<&str> {
 const NAMED_MAX: usize = 3;
 
 /// Says which constants no sensor sends in the column they are compared with.
-pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Fault> {
-    let mut faults = Vec::new();
+pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
     each_renamed(subject.plan, &mut |part| {
+        let unlikely = literals::unlikely(subject, conditions, part);
+        if !unlikely.is_empty() {
+            doubts.extend(Code::UnlikelyText.of_all(unlikely));
+            return;
+        }
+        let mut faults = Vec::new();
         let comparisons = comparisons(part).into_iter();
         let of_events = comparisons.filter_map(|(column, constant)| {
-            let column = conditions.column(column)?;
+            let column = conditions.values_of(column)?;
             let known = conditions.vocabulary(&column.name)?;
             Some((column.name.as_str(), known, constant))
         });
@@ -57,21 +65,23 @@ pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Fault
             }
         }
         faults.extend(listed.fault(line_of(subject.file, part)));
+        let told = |(reason, mend)| Fault::new(line_of(subject.file, part), reason, mend);
         let own = pattern(part, conditions)
             .or_else(|| key(part, conditions))
-            .or_else(|| network_of_no_address(part, conditions))
-            .or_else(|| octal(part, conditions));
-        faults.extend(
-            own.map(|(reason, mend)| Fault::new(line_of(subject.file, part), reason, mend)),
-        );
-        faults.extend(empty_list(subject.file, part));
+            .or_else(|| network_of_no_address(part, conditions));
+        faults.extend(own.map(told));
+        doubts.extend(Code::UnknownValue.of_all(faults));
+        let octal = octal(part, conditions).map(told);
+        doubts.extend(octal.map(|fault| Code::OctalMode.of(fault)));
+        let empty = empty_list(subject.file, part);
+        doubts.extend(empty.map(|fault| Code::EmptyList.of(fault)));
     });
-    faults
+    doubts
 }
 
 /// The column of events that an expression is, and what is known of it.
-fn known<'e>(expr: &'e Expr, conditions: &Conditions) -> Option<(&'e str, &'static Vocabulary)> {
-    let column = conditions.column(column_below(expr)?)?;
+fn known<'e>(expr: &'e Expr, conditions: &'e Conditions) -> Option<(&'e str, &'static Vocabulary)> {
+    let column = conditions.values_of(column_below(expr)?)?;
     Some((column.name.as_str(), conditions.vocabulary(&column.name)?))
 }
 
@@ -108,7 +118,7 @@ fn pattern(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
     }
     let most = known.bytes_max?;
     let least = asked.bytes().filter(|byte| *byte != b'%').count();
-    (least > most && !asked.contains("\\x")).then(|| {
+    (least > most).then(|| {
         let reason = format!(
             "{column} has at most {most} bytes, and what is {like_word} '{pattern}' has {least}"
         );
@@ -169,7 +179,7 @@ fn network_of_no_address(part: &Expr, conditions: &Conditions) -> Option<(String
         return None;
     };
     let column = args.first().filter(|_| func.name() == "cidr_match")?;
-    let column = &conditions.column(column)?.name;
+    let column = &conditions.values_of(column)?.name;
     let known = conditions.vocabulary(column);
     let is_other = known.is_some_and(|known| {
         let of_shape = known.shape.is_some_and(|shape| shape != Shape::Address);
@@ -193,7 +203,7 @@ fn octal(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
     let mode = comparisons(part)
         .into_iter()
         .find_map(|(column, constant)| {
-            let is_mode = conditions.column(column)?.name == "fd_mode";
+            let is_mode = conditions.values_of(column)?.name == "fd_mode";
             let number =
                 whole_number(&constant).filter(|number| is_mode && MODES.contains(number))?;
             Some(number)
@@ -301,7 +311,7 @@ fn each_renamed(plan: &LogicalPlan, look: &mut dyn FnMut(&Expr)) {
 }
 
 /// The columns that an expression compares with constants, and these.
-fn comparisons(part: &Expr) -> Vec<(&Expr, ScalarValue)> {
+pub(super) fn comparisons(part: &Expr) -> Vec<(&Expr, ScalarValue)> {
     let (compared, constants): (Option<&Expr>, Vec<ScalarValue>) = match part {
         Expr::BinaryExpr(BinaryExpr { op, .. })
             if !matches!(
@@ -408,8 +418,7 @@ fn misfit(column: &str, known: &Vocabulary, text: &str) -> Option<(String, Strin
         ));
     }
     let most = known.bytes_max?;
-    // Bytes that are no text are written longer.
-    if text.len() <= most || text.contains("\\x") {
+    if known.fits(text) {
         return None;
     }
     let start = &text[..text.floor_char_boundary(most)];

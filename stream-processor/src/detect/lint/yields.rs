@@ -166,7 +166,7 @@ pub(super) fn longest(expr: &Expr, table: Table) -> Option<i64> {
                 return None;
             };
             let known = vocabulary::of_record(table.record(), &column.name)?;
-            Some(known.bytes_max? as i64)
+            Some(known.written_bytes_max()? as i64)
         }
         _ => None,
     }
@@ -190,7 +190,6 @@ pub(super) fn aggregated(expr: &Expr, table: Table) -> Option<(Option<i64>, Opti
     let column = column.rsplit('.').next().unwrap_or(column);
     let known = vocabulary::of_record(table.record(), column)?;
     match function {
-        "min" | "max" | "first_value" | "last_value" => Some((known.min, known.max)),
         // A sum of what is never negative is not, either.
         "sum" => Some((known.min.filter(|least| *least >= 0).map(|_| 0), None)),
         _ => None,
