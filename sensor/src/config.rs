@@ -174,7 +174,7 @@ pub enum ConfigError {
     },
     /// The brokers' addresses are none.
     #[error("configuration kafka.bootstrap_servers: {0}")]
-    Servers(#[from] BadAddress),
+    Servers(BadAddress),
     /// A librdkafka option that a named field already decides, or a secret that cannot be read.
     #[error("configuration: {0}")]
     Option(#[from] OptionError),
@@ -398,7 +398,7 @@ fn check_reads(list: Vec<String>) -> Result<Vec<ReadPattern>, ConfigError> {
 }
 
 fn check_kafka(raw: raw::RawKafka, topics: Vec<Topic>) -> Result<KafkaConfig, ConfigError> {
-    check_servers(&raw.bootstrap_servers)?;
+    check_servers(&raw.bootstrap_servers).map_err(ConfigError::Servers)?;
     let prefix_fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if raw.topic_prefix.is_empty()
         || raw.topic_prefix.len() > 200

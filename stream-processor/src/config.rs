@@ -46,7 +46,7 @@ pub enum ConfigError {
     },
     /// The brokers' addresses are none.
     #[error("kafka.bootstrap_servers: {0}")]
-    Servers(#[from] BadAddress),
+    Servers(BadAddress),
     /// A librdkafka option that a named setting decides, or a secret that cannot be read.
     #[error(transparent)]
     Option(#[from] OptionError),
@@ -544,7 +544,7 @@ fn check_ranges(raw: &RawConfig) -> Result<(), ConfigError> {
     if let Some(fault) = dogwatch_settings::filter_fault(&raw.log.level) {
         return refuse("log.level", "a level or a filter", fault);
     }
-    check_servers(&raw.kafka.bootstrap_servers)?;
+    check_servers(&raw.kafka.bootstrap_servers).map_err(ConfigError::Servers)?;
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if raw.kafka.topic_prefix.is_empty() || !raw.kafka.topic_prefix.chars().all(legal) {
         let expected = "one or more of a-z, A-Z, 0-9, '.', '_' and '-'";

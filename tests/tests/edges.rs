@@ -87,6 +87,20 @@ fn one_environment_serves_both_programs_and_its_links_do_no_harm() {
 }
 
 #[test]
+fn a_password_before_a_broker_is_printed_nowhere() {
+    for name in ["dogwatch-processor", "dogwatch-sensor"] {
+        for subcommand in ["config", "check", "run"] {
+            let arguments = [subcommand, "--kafka", "SASL_SSL://user:hunter2@broker:9092"];
+            let mut command = program(name, &arguments);
+            let mend = ["before \"broker:9092\"", "sasl.password.file"];
+            let said = ends(&mut command, 2, &mend);
+            assert!(!said.contains("hunter2"), "{said}");
+            assert_eq!(said.matches(mend[0]).count(), 1, "told once: {said}");
+        }
+    }
+}
+
+#[test]
 fn what_is_shown_is_a_file_that_can_be_given() {
     for name in ["dogwatch-processor", "dogwatch-sensor"] {
         let folder = tempfile::tempdir().unwrap();
