@@ -143,6 +143,9 @@ impl Sockets {
     /// What came since the last time, by container.
     pub fn answers(&mut self, now_ns: u64) -> Vec<(Text, SocketAnswer)> {
         let mut answers = Vec::new();
+        if self.under_way.is_empty() && self.waiting.is_empty() {
+            return answers;
+        }
         while let Some(reply) = self.reply() {
             if let Reply::Told(id, answer) = reply
                 && self.under_way.remove(&id).is_some()
@@ -263,7 +266,10 @@ impl Sockets {
             if let Some(found) = look(self) {
                 return Some(found);
             }
-            if self.ended || Instant::now() >= end {
+            if Instant::now() >= end {
+                self.end("it does not answer");
+            }
+            if self.ended {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -272,4 +278,4 @@ impl Sockets {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

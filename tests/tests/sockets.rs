@@ -108,6 +108,10 @@ fn sockets_say_what_files_lack() {
     let settings = [("CONTAINERS__SOCKETS", &*sockets)];
     let sensor = Sensor::start_with(folder.path(), &settings);
     let labels = json!({"app": "web", "tier": "front"});
+    let sandbox = sensor.wait_for("what the CRI says of the sandbox", |row| {
+        row["container_full_id"] == *pod.id && row["container_labels"] == labels
+    });
+    assert_eq!(sandbox["container_sandbox"], true);
     // One that was there before, and one that is new: its first event has them.
     let newer = unique("newer");
     for name in [&older, &newer] {

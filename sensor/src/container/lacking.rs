@@ -6,8 +6,10 @@ use dogwatch_schemas::Text;
 
 use super::Container;
 
-const IN_DATABASE: &str = "containerd keeps it in its database alone";
-const IN_LIBPOD: &str = "Podman keeps it in its database alone";
+const IN_DATABASE: &str =
+    "containerd keeps it in its database alone; of pods its CRI says it: see containers.sockets";
+const IN_LIBPOD: &str =
+    "Podman keeps it in its database alone; its API says it: see containers.sockets";
 const TOGETHER: &str = "a bundle has entrypoint and command together: container_command";
 const PROBES: &str = "the pod's manifest is not among the annotations that its runtime passes on: name probes in containers.probes";
 const NOT_IN_BUNDLE: &str = "a bundle has no such thing, and nobody else wrote it down";

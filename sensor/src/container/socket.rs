@@ -158,7 +158,18 @@ impl Told {
         let labels = self.labels.iter();
         let labels = labels.map(|(name, value)| name.len() + value.len() + 2 * EACH);
         let commands = self.healthcheck.iter().chain(&self.probes).flatten();
+        let names = [
+            &self.name,
+            &self.image,
+            &self.image_id,
+            &self.digest,
+            &self.pod_name,
+            &self.pod_namespace,
+            &self.pod_uid,
+        ];
+        let names = names.into_iter().flatten().map(|text| text.len());
         size_of::<Self>()
+            + names.sum::<usize>()
             + labels.sum::<usize>()
             + commands.map(|text| text.len() + EACH).sum::<usize>()
     }

@@ -25,6 +25,7 @@ const ANNOUNCED_NS: u64 = 30_000_000_000;
 
 /// Bytes of what sockets say of all containers; beyond, labels are left out.
 const TOLD_BYTES_MAX: usize = 4 << 20;
+const NO_ROOM: &str = "what sockets say of all containers takes more than 4 MiB";
 /// So often a container that no socket knows is asked about anew after a second: it may be being made.
 const SOON_MAX: u32 = 3;
 
@@ -246,6 +247,9 @@ impl Gatherer {
             {
                 told.labels.clear();
                 told.truncated = true;
+                if told.bytes() > room {
+                    answer = SocketAnswer::Failed(NO_ROOM.into());
+                }
             }
             let in_vain = u32::from(!matches!(answer, SocketAnswer::Known(_)));
             watched.asked = Asked {
@@ -298,9 +302,14 @@ impl Gatherer {
             let told = matches!(asked.answer, Some(SocketAnswer::Known(_)));
             if !told && !std::mem::take(&mut asked.fresh) {
                 sockets.ask(question, self.now_ns);
-                // The answer makes it due; until then it is as if its files were not there yet.
-                let waits = asked.answer.is_none() && sockets.answers_soon(self.now_ns);
-                if waits && self.now_ns < watched.patience_ends_ns {
+                // What is older than the sensor has no first event that could say more.
+                let first = watched.made && asked.answer.is_none();
+                if first
+                    && sockets.answers_soon(self.now_ns)
+                    && self.now_ns < watched.patience_ends_ns
+                {
+                    // The answer makes it due sooner.
+                    watched.due_ns = watched.patience_ends_ns;
                     return;
                 }
             }

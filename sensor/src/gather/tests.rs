@@ -9,6 +9,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::Reading;
 use crate::config::{Config, RawConfig};
+use crate::container::{SocketAnswer, Told};
+use crate::sockets::tests::{answer, asked, bench as sockets};
 
 struct Bench {
     root: TempDir,
@@ -112,6 +114,10 @@ impl Bench {
 
     /// `runc run --bundle BUNDLE NAME` by this user, then its cgroup.
     fn runc(&mut self, uid: u32, bundle: &Path, name: &str) -> Vec<Fact> {
+        self.announced_and_made(uid, 77, bundle, name)
+    }
+
+    fn announced_and_made(&mut self, uid: u32, id: u64, bundle: &Path, name: &str) -> Vec<Fact> {
         let argv = format!("runc\0run\0--bundle\0{}\0{name}\0", bundle.display());
         let mut exec = Exec {
             path: b"/usr/bin/runc".to_vec(),
@@ -124,7 +130,7 @@ impl Bench {
         facts.extend(self.record(&Record::Cgroup {
             header: Header::default(),
             made: true,
-            id: 77,
+            id,
             path: format!("/{name}").into_bytes(),
         }));
         facts
@@ -139,6 +145,76 @@ fn told(facts: &[Fact]) -> Vec<(Option<&str>, &str)> {
             _ => None,
         })
         .collect()
+}
+
+#[test]
+fn a_sockets_answer_is_waited_for_as_long_as_files_are() {
+    const MS: u64 = 1_000_000;
+    let mut bench = bench();
+    let (sockets, helper) = sockets();
+    bench.gatherer.sockets = Some(sockets);
+    bench.gatherer.config.metadata_patience = Duration::from_millis(250);
+    bench.gatherer.start(0);
+    let bundle = bench.root.path().join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    let podmans = r#"{"annotations":{"io.container.manager":"libpod"}}"#;
+    fs::write(bundle.join("config.json"), podmans).unwrap();
+    // No walk finds them gone.
+    bench.gatherer.walk_allowed_ns = u64::MAX;
+    bench.gatherer.walk_due_ns = u64::MAX;
+    let id = "cd".repeat(32);
+    let facts = bench.runc(0, &bundle, &id);
+    assert_eq!(told(&facts), [], "it is asked about");
+    assert_eq!(told(&bench.gatherer.due(249 * MS)), []);
+    assert_eq!(asked(&helper), [Text::from(id.clone())], "once");
+    // No answer: files alone, and nobody waits for the next while it is silent.
+    let facts = bench.gatherer.due(250 * MS);
+    assert_eq!(told(&facts), [(None, "bundle")]);
+    bench.gatherer.due(2_000 * MS);
+    let next = "ef".repeat(32);
+    let facts = bench.announced_and_made(0, 78, &bundle, &next);
+    assert_eq!(told(&facts), [(None, "bundle")]);
+    let known = Told {
+        name: Some("web".into()),
+        labels: [("team".into(), "shop".into())].into(),
+        ..Told::default()
+    };
+    let known = SocketAnswer::Known(Box::new(known));
+    answer(&helper, &id.clone().into(), known);
+    answer(&helper, &next.into(), SocketAnswer::Unknown);
+    let facts = bench.gatherer.due(2_020 * MS);
+    let containers = facts.iter().filter_map(|fact| match fact {
+        Fact::Container(container) => Some(container),
+        _ => None,
+    });
+    let mut faults = 0;
+    for container in containers {
+        match &container.socket_fault {
+            Some(_) => faults += 1,
+            None => {
+                assert_eq!(
+                    (&*container.id, container.name.as_deref()),
+                    (&*id, Some("web"))
+                );
+                assert!(
+                    container
+                        .labels
+                        .as_ref()
+                        .is_some_and(|labels| &*labels["team"] == "shop")
+                );
+            }
+        }
+    }
+    assert_eq!((told(&facts).len(), faults), (2, 1), "{facts:?}");
+    // The one that nobody knew may be being made; the other is told as it was, without another question.
+    assert!(asked(&helper).iter().all(|asked| **asked != *id));
+    bench.gatherer.due(3_100 * MS);
+    assert_eq!(asked(&helper).len(), 1);
+    let repeated = bench.gatherer.due(70_000 * MS);
+    assert!(
+        told(&repeated).contains(&(Some("web"), "bundle")),
+        "{repeated:?}"
+    );
 }
 
 #[test]
