@@ -1,7 +1,7 @@
 //! Writes the Rust form of every record in `*.avsc` to `$OUT_DIR/records.rs`.
 //!
 //! The schema files are the one definition; a field's documentation becomes the Rust field's.
-//! How a value is written and read hangs on its Rust type alone (`src/wire.rs`), so what is generated is a list of fields.
+//! How a value is written and read depends on its Rust type alone (`src/wire.rs`), so what is generated is a list of fields.
 
 use serde_json::Value;
 use std::collections::BTreeSet;

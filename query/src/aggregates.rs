@@ -105,7 +105,7 @@ pub fn state_bytes(
             "use avg with stddev, or min and max".to_owned(),
         )),
         ("approx_percentile_cont" | "approx_percentile_cont_with_weight" | "approx_median", _) => Err((
-            format!("{name} hangs on the order in which states are merged, so a replay would not say the same"),
+            format!("{name} depends on the order in which states are merged, so a replay would not say the same"),
             "use avg with stddev, or min and max".to_owned(),
         )),
         (name, _) => Err((

@@ -250,7 +250,7 @@ fn program_behind<'a>(
     }
 }
 
-/// Programs that are many: what they do hangs on the name they are called by.
+/// Programs that are many: what they do depends on the name they are called by.
 fn is_multi_call(name: &str) -> bool {
     ["busybox", "toybox", "toolbox"]
         .iter()

@@ -1,6 +1,6 @@
 //! An alert from a detection's match: everything an analyst needs to act, by value.
 //!
-//! Its identity hangs on the detection's content and the event's own identity, never on offsets or time:
+//! Its identity depends on the detection's content and the event's own identity, never on offsets or time:
 //! the same event seen live, replayed or back-tested gives the same `alert_id`.
 
 use dogwatch_schemas::records::{Alert, AlertEvidence, AlertProcess, Event};

@@ -8,7 +8,7 @@
 //!                                                            └─► windowed
 //! ```
 //! A file that cannot be loaded is refused with line, reason and mend; the others load.
-//! Nothing here knows Kafka, Avro or a clock: what a detection says of an event hangs on the event and the lists.
+//! Nothing here knows Kafka, Avro or a clock: what a detection says of an event depends on the event and the lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

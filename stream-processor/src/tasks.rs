@@ -22,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A silence is ended by the broker's clock, which this much later says so too.
 const MARK_MARGIN: Duration = Duration::from_secs(1);
 
-/// The work of one partition of one topic: a log that hangs on no other.
+/// The work of one partition of one topic: a log that depends on no other.
 #[derive(Debug)]
 pub struct Task {
     /// Its assignment.

@@ -6,7 +6,7 @@
 //! Detections with equal keys, delay and slide are one group: they share panes, keys and equal aggregates. A window is
 //! made of panes as long as its slide, so hopping windows share them.
 //! A window closes by its host's own time (`hosts` says it for each row), never by a clock; what is said does not
-//! hang on how the log is cut into batches. There is no input or output here.
+//! depend on how the log is cut into batches. There is no input or output here.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;

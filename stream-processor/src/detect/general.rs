@@ -58,7 +58,7 @@ impl GeneralPlan {
             ground.memory,
         )?;
         let plan = carry_row(&replan(&session)?)?;
-        // A row that a join made up would hang on what else is in the batch.
+        // A row that a join made up would depend on what else is in the batch.
         if plan
             .schema()
             .field_with_unqualified_name(ROW)?

@@ -40,7 +40,7 @@ pub(crate) enum Plan {
     Windowed(Box<WindowedPlan>),
 }
 
-/// What of a file its plan hangs on.
+/// What of a file its plan depends on.
 pub(crate) struct Source<'a> {
     pub file: &'a SqlFile,
     pub header: &'a Header,

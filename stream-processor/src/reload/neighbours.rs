@@ -53,7 +53,7 @@ fn named(ran: &Ran) -> String {
     }
 }
 
-/// What results hang on: the set and the caps.
+/// What results depend on: the set and the caps.
 fn told_apart(ran: &Ran) -> Kind {
     (ran.set.clone(), ran.keys_max, ran.state_bytes_max)
 }

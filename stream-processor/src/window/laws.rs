@@ -424,7 +424,7 @@ fn memory_that_is_short_changes_no_result() {
 
 #[test]
 fn an_aggregate_that_keeps_order_breaks_the_law() {
-    // The test can fail: what hangs on the order of merging is found.
+    // The test can fail: what depends on the order of merging is found.
     let broken = std::panic::catch_unwind(|| check("array_agg(number)", 200));
     assert!(broken.is_err());
 }

@@ -45,7 +45,7 @@ pub(crate) struct ResultPlan {
     pub columns: Vec<GroupColumn>,
     /// The names of the SELECT's columns.
     pub outputs: Vec<String>,
-    /// Whether a LIMIT makes the result hang on which groups are asked together.
+    /// Whether a LIMIT makes the result depend on which groups are asked together.
     pub limited: bool,
 }
 

@@ -253,7 +253,7 @@ fn mixed(log: &[InputRecord], choices: &[u8]) -> Vec<InputRecord> {
     mixed
 }
 
-/// What must be the same however logs are mixed: closes whole, first words by their ids. What is folded and held back hangs on
+/// What must be the same however logs are mixed: closes whole, first words by their ids. What is folded and held back depends on
 /// which comes first.
 pub(super) fn settled<'a>(
     alerts: impl Iterator<Item = (&'a str, &'a str, Option<&'a str>, String)>,
@@ -281,7 +281,7 @@ pub(super) fn settled_of(
         let evidence: Vec<String> = evidence
             .map(|row| format!("{}/{}/{} {}", row.host_id, row.sensor_run, row.seq, row.row))
             .collect();
-        // The last digits of a sum of floats hang on its order.
+        // The last digits of a sum of floats depend on its order.
         let text = match &*alert.detection_id {
             "numbers" => String::new(),
             _ => alert.row.to_string(),

@@ -1,7 +1,7 @@
 //! Stage two: the states of all sources, merged by window and key, and what is said of them.
 //!
 //! A window speaks early at the flush that makes its counts reach their numbers, and last when all sources have passed it.
-//! Since each source has decided what is late, what a closed window holds does not hang on how their flushes are mixed.
+//! Since each source has decided what is late, what a closed window holds does not depend on how their flushes are mixed.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
