@@ -86,7 +86,7 @@ pub enum Command {
 }
 
 /// What `local` and `demo` share.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Watch {
     /// Folder of detections [default: found beside the program, in the repository around it or around the working
     /// directory, or in /usr/share/dogwatch/detections; the start-up line says which]

@@ -7,6 +7,7 @@
 //! ```
 //! With `--fleet` three hosts are simulated instead (`fleet`).
 //! [`script`] is the whole plot, [`board`] judges it; [`service`] is the victim, [`attacker`] the intruder.
+//! Live the detections are copied, because [`windows`] of minutes are too long for a demo.
 
 pub mod attacker;
 pub mod board;
@@ -18,6 +19,7 @@ pub mod script;
 pub mod service;
 pub mod target;
 pub mod tree;
+mod windows;
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -27,11 +29,12 @@ use dogwatch_sensor::pipeline::{Input, OnHangup, Shutdown, stop_on_signals};
 
 use self::attacker::{AttackError, Attacker, Shell};
 use self::board::Board;
-use self::script::{Action, Expected, STEPS, Step};
+use self::script::{Action, Expected, Step, steps};
 use self::target::{Chosen, Live};
-use crate::cli;
+use crate::cli::{self, Watch};
 use crate::joined::Joined;
 use crate::local::{announce, introduce};
+use crate::locate;
 use crate::plan::{Plan, PlanError};
 use crate::printer::{Format, PrintError, Printer};
 use crate::render;
@@ -43,6 +46,10 @@ const RECORDED: &[u8] = include_bytes!("../demo.capture");
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// The same through a broker, where a consumer group has to form first.
 const BROKER_PATIENCE: Duration = Duration::from_secs(15);
+/// The same where the answer comes with the samples of a window.
+const WINDOW_PATIENCE: Duration = Duration::from_secs(20);
+/// Time between two samples.
+const SAMPLES_INTERVAL: &str = "1s";
 /// How long nothing may be said after the step that must stay silent.
 const SILENCE: Duration = Duration::from_millis(1500);
 /// How long the sensor may take until it says what it watches.
@@ -81,6 +88,9 @@ pub enum DemoError {
     /// Signals cannot be waited for.
     #[error("could not wait for signals")]
     Signals(#[source] io::Error),
+    /// The detections cannot be copied.
+    #[error("could not copy the detections for the demo")]
+    Detections(#[source] io::Error),
 }
 
 impl DemoError {
@@ -89,7 +99,7 @@ impl DemoError {
         match self {
             Self::Plan(error) => error.exit_code(),
             Self::Session(SessionError::Ended(error)) => error.exit_code(),
-            Self::Refused { .. } | Self::Scratch(_) => 3,
+            Self::Refused { .. } | Self::Scratch(_) | Self::Detections(_) => 3,
             Self::Print(_) | Self::Session(_) | Self::Attack(_) | Self::Signals(_) => 1,
         }
     }
@@ -132,9 +142,22 @@ fn attack(
             "state_file",
             live.scratch().join("sensor.json").display().to_string(),
         ),
+        ("samples.interval", SAMPLES_INTERVAL.to_owned()),
     ];
-    let plan = Plan::new(&options.watch, Input::Kernel, &overrides, shutdown)?;
+    let shipped =
+        locate::detections(options.watch.detections.as_deref()).map_err(PlanError::from)?;
+    let detections = live.scratch().join("detections");
+    windows::copy(&shipped, &detections).map_err(DemoError::Detections)?;
+    let watch = Watch {
+        detections: Some(detections),
+        ..options.watch.clone()
+    };
+    let plan = Plan::new(&watch, Input::Kernel, &overrides, shutdown)?;
     introduce(&printer, &plan)?;
+    printer.note(&format!(
+        "a copy of {}, where cpu_at_limit looks at five seconds instead of five minutes; samples come every second",
+        shipped.display()
+    ))?;
     if let Some(address) = &options.watch.kafka {
         printer.note(&format!(
             "through {address}: the first alert waits until the consumer group has formed"
@@ -145,9 +168,11 @@ fn attack(
     } else {
         ANSWER_PATIENCE
     };
+    let script = steps(|limit| live.has(limit));
     let mut demo = Demo {
         session: Session::new(Joined::start_apart(plan)?, printer, Timing::Live),
-        board: Board::new(&STEPS),
+        board: Board::new(&script),
+        script,
         patience,
     };
     let host_id = demo.session.joined().host_id().to_owned();
@@ -165,12 +190,15 @@ fn replay(options: &cli::Demo, printer: Printer, shutdown: Shutdown) -> Result<b
     let input = Input::Replay(capture.path().to_owned());
     let plan = Plan::new(&options.watch, input, &[], shutdown)?;
     printer.note(&plan.detections_line())?;
+    // It has no samples in it.
+    let script = steps(|_| false);
     let mut demo = Demo {
         session: Session::new(Joined::start(plan)?, printer, Timing::Recorded),
-        board: Board::new(&STEPS),
+        board: Board::new(&script),
+        script,
         patience: Duration::ZERO,
     };
-    for index in 0..STEPS.len() {
+    for index in 0..demo.script.len() {
         demo.board.ran(index, None);
     }
     while demo.look(PAUSE)? {}
@@ -181,6 +209,7 @@ fn replay(options: &cli::Demo, printer: Printer, shutdown: Shutdown) -> Result<b
 struct Demo {
     session: Session,
     board: Board,
+    script: Vec<Step>,
     /// How long the answer to a step is awaited.
     patience: Duration,
 }
@@ -202,7 +231,7 @@ impl Demo {
         let attacker = Attacker::prepare(&live.network_namespace())?;
         attacker.await_service()?;
         let mut shell = None;
-        for (index, step) in STEPS.iter().enumerate() {
+        for (index, step) in self.script.clone().iter().enumerate() {
             self.pause(PAUSE)?;
             if self.session.joined().ending() {
                 break;
@@ -219,15 +248,16 @@ impl Demo {
                     .note(&format!("    {}", render::printable(line)))?;
             }
             self.board.ran(index, since);
-            self.await_answer(index, step.expected)?;
+            self.await_answer(index, step)?;
         }
         Ok(())
     }
 
-    fn await_answer(&mut self, index: usize, expected: Expected) -> Result<(), DemoError> {
-        let patience = match expected {
-            Expected::Alert { .. } => self.patience,
-            Expected::Silence { .. } => SILENCE,
+    fn await_answer(&mut self, index: usize, step: &Step) -> Result<(), DemoError> {
+        let patience = match (step.action, step.expected) {
+            (_, Expected::Silence { .. }) => SILENCE,
+            (Action::UseUp(..), _) => self.patience.max(WINDOW_PATIENCE),
+            _ => self.patience,
         };
         let deadline = Instant::now() + patience;
         while !self.board.answered(index)
@@ -282,7 +312,7 @@ fn perform(
             attacker.await_healthchecks(1)?;
             return Ok(Vec::new());
         }
-        Action::Command(command) => command.to_owned(),
+        Action::Command(command) | Action::UseUp(_, command) => command.to_owned(),
         Action::InstallPackage => {
             format!("{} install nmap 2>&1", package_manager.unwrap_or("apt-get"))
         }

@@ -8,13 +8,17 @@
 mod beside;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use dogwatch_schemas::Text;
-use dogwatch_schemas::records::IoSample;
+use dogwatch_schemas::records::{ContainerSample, IoSample};
 
 use crate::beside::{Cgroups, beside};
 
@@ -145,5 +149,129 @@ fn ten_thousand_processes_and_very_many_descriptors_are_told_or_counted() {
         let told = pids.len() as i64;
         assert!(told + not_looked_at >= 10_000, "{told} and {not_looked_at}");
         assert!(told > 5_000, "{told}");
+    });
+}
+
+/// A file system in user space that nobody serves: whoever looks into it waits for ever.
+struct Hung {
+    folder: tempfile::TempDir,
+    _serving: std::fs::File,
+}
+
+impl Hung {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let serving = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .unwrap();
+        let path = CString::new(folder.path().as_os_str().as_bytes()).unwrap();
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            serving.as_raw_fd()
+        );
+        let options = CString::new(options).unwrap();
+        // SAFETY: texts that end with NUL; the kernel copies them.
+        let result = unsafe {
+            libc::mount(
+                c"hung".as_ptr(),
+                path.as_ptr(),
+                c"fuse".as_ptr(),
+                0,
+                options.as_ptr().cast(),
+            )
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        Self {
+            folder,
+            _serving: serving,
+        }
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        let path = CString::new(self.folder.path().as_os_str().as_bytes()).unwrap();
+        // SAFETY: a text that ends with NUL. Who waits goes on when the descriptor is closed after it.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+#[test]
+#[ignore = "needs root: ./dogwatch.sh test"]
+fn a_file_system_that_does_not_answer_holds_no_round_up() {
+    beside(Duration::from_secs(1), |rows| {
+        let container = Cgroups::make();
+        let hung = Hung::mount();
+        let mut look = Command::new("/bin/cat");
+        look.arg(hung.folder.path().join("x")).stderr(Stdio::null());
+        let mut waiting = container.start(look);
+        let begun = Instant::now();
+        rows.rounds(5);
+        assert!(begun.elapsed() < Duration::from_secs(15));
+        assert_eq!(waiting.try_wait().unwrap(), None, "it waits");
+        let pid = i64::from(waiting.id());
+        assert!(rows.processes.iter().any(|row| row.proc_pid == pid));
+        assert_eq!(
+            unsampled(rows.processes.iter().map(|row| &row.evt_losses)),
+            0
+        );
+        assert_eq!(
+            unsampled(rows.containers.iter().map(|row| &row.evt_losses)),
+            0
+        );
+        drop(hung);
+        waiting.wait().unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs root: ./dogwatch.sh test"]
+fn containers_that_vanish_while_they_are_read_have_no_half_rows() {
+    beside(Duration::from_secs(1), |rows| {
+        let stays = Cgroups::make();
+        let mut sleeper = Command::new("/bin/sleep");
+        sleeper.arg("600");
+        let mut sleeper = stays.start(sleeper);
+        let done = AtomicBool::new(false);
+        let made = std::thread::scope(|scope| {
+            let vanishing = scope.spawn(|| {
+                let mut made = Vec::new();
+                while !done.load(Relaxed) {
+                    let gone: Vec<Cgroups> = (0..20).map(|_| Cgroups::make()).collect();
+                    // Some of them with a process that ends by itself.
+                    for container in gone.iter().step_by(4) {
+                        let ended = container.start(Command::new("/bin/true")).wait();
+                        assert!(ended.unwrap().success());
+                    }
+                    made.extend(gone.iter().map(|container| container.id.clone()));
+                }
+                made
+            });
+            rows.rounds(6);
+            done.store(true, Relaxed);
+            vanishing.join().unwrap()
+        });
+        rows.rounds(2);
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        let of = |id: &str| {
+            let own = |row: &&ContainerSample| row.container_full_id.as_deref() == Some(id);
+            rows.containers.iter().filter(own).count()
+        };
+        println!("{} came and went", made.len());
+        assert!(made.len() > 100, "{}", made.len());
+        assert!(
+            of(&stays.id) >= 6,
+            "the one that stays has a row in each round"
+        );
+        assert!(made.iter().all(|id| of(id) <= 2));
+        assert_eq!(
+            unsampled(rows.containers.iter().map(|row| &row.evt_losses)),
+            0
+        );
+        let seqs: Vec<i64> = rows.containers.iter().map(|row| row.seq).collect();
+        assert_eq!(seqs, (0..seqs.len() as i64).collect::<Vec<_>>());
     });
 }

@@ -7,10 +7,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use super::script::Limit;
 use super::service;
 
 /// The image's tag; its name carries the demo's process id, so two demos do not meet.
 const TAG: &str = "1";
+/// What the container may use: a fifth of a core, which it gets on a busy machine, too. The kernel of a host without accounts of swap would swap instead of killing.
+const LIMITS: [&str; 4] = [
+    "--cpus=0.2",
+    "--memory=128m",
+    "--memory-swap=128m",
+    "--memory-swappiness=0",
+];
 
 /// Docker does not run the demo's container.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +53,7 @@ pub struct Container {
     image: String,
     id: String,
     init_pid: u32,
+    limits: Vec<Limit>,
 }
 
 /// Says whether a Docker daemon answers, and where it keeps its files.
@@ -70,29 +79,36 @@ impl Container {
             image,
             id: String::new(),
             init_pid: 0,
+            limits: limits()?,
         };
-        container.id = docker(
-            "run",
-            &[
-                "--detach",
-                "--name",
-                &container.name,
-                "--hostname",
-                "shop",
-                "--network",
-                "none",
-                // Docker's own /dev/shm refuses execution; Kubernetes' and many others' do not.
-                "--tmpfs",
-                "/dev/shm:rw,exec,nosuid,nodev,size=16m",
-                "--health-interval",
-                "1s",
-                "--health-cmd",
-                service::HEALTHCHECK,
-                &container.image,
-                service::PATH,
-                service::SUBCOMMAND,
-            ],
-        )?;
+        let mut arguments = vec![
+            "--detach",
+            "--name",
+            &container.name,
+            "--hostname",
+            "shop",
+            "--network",
+            "none",
+            // Docker's own /dev/shm refuses execution; Kubernetes' and many others' do not.
+            "--tmpfs",
+            "/dev/shm:rw,exec,nosuid,nodev,size=16m",
+            "--health-interval",
+            "1s",
+            "--health-cmd",
+            service::HEALTHCHECK,
+        ];
+        let limited = |limit: &Limit| {
+            let beginning = match limit {
+                Limit::Cpu => "--cpus",
+                Limit::Memory => "--memory",
+            };
+            LIMITS
+                .into_iter()
+                .filter(move |option| option.starts_with(beginning))
+        };
+        arguments.extend(container.limits.iter().flat_map(limited));
+        arguments.extend([&*container.image, service::PATH, service::SUBCOMMAND]);
+        container.id = docker("run", &arguments)?;
         let pid = docker("inspect", &["--format", "{{.State.Pid}}", &container.name])?;
         container.init_pid = pid.parse().unwrap_or(0);
         let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -106,6 +122,11 @@ impl Container {
     /// The container's whole id.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether what the container may use of this is limited.
+    pub fn has(&self, limit: Limit) -> bool {
+        self.limits.contains(&limit)
     }
 
     /// The container's network namespace.
@@ -125,6 +146,16 @@ impl Drop for Container {
             }
         }
     }
+}
+
+/// What Docker can limit on this host.
+fn limits() -> Result<Vec<Limit>, DockerError> {
+    let can = docker("info", &["--format", "{{.CPUCfsQuota}} {{.MemoryLimit}}"])?;
+    let limits = can.split(' ').zip([Limit::Cpu, Limit::Memory]);
+    Ok(limits
+        .filter(|(can, _)| *can == "true")
+        .map(|(_, limit)| limit)
+        .collect())
 }
 
 /// Streams the tree as an archive into `docker import`.

@@ -10,12 +10,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::script::Limit;
 use super::{runtime, service};
 
 /// Our own folder in each cgroup hierarchy.
 const CGROUP: &str = "dogwatch-demo";
-/// Hierarchies of version 1 the sensor may look at.
-const CONTROLLERS: [&str; 2] = ["pids", "memory"];
+/// Hierarchies of version 1 that the sensor may look at, and that account for what is used.
+const CONTROLLERS: [&str; 4] = ["pids", "memory", "cpu", "cpuacct"];
+/// Files that limit what a cgroup may use, of version 1 and 2, and what is written to them: a fifth of a core, and 128 MiB without swap.
+const CPU: [(&str, &str); 2] = [("cpu.cfs_quota_us", "20000"), ("cpu.max", "20000 100000")];
+const MEMORY: [(&str, &str); 2] = [
+    ("memory.limit_in_bytes", "134217728"),
+    ("memory.max", "134217728"),
+];
+const NO_SWAP: [(&str, &str); 2] = [("memory.swappiness", "0"), ("memory.swap.max", "0")];
 /// How long the kernel may take to let a cgroup go after its last process.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -46,6 +54,7 @@ pub struct Container {
     id: String,
     runtime: Child,
     cgroups: Vec<PathBuf>,
+    limits: Vec<Limit>,
 }
 
 /// The folder below `scratch` that holds what Docker would keep in its data root.
@@ -64,6 +73,7 @@ impl Container {
         let mounts = scratch.join("mounts");
         attempt("make", &mounts, std::fs::create_dir(&mounts))?;
         let cgroups = make_cgroups(&id)?;
+        let limits = limit(&cgroups);
         let mut command = Command::new(attempt(
             "find",
             Path::new("/proc/self/exe"),
@@ -88,6 +98,7 @@ impl Container {
             id,
             runtime,
             cgroups,
+            limits,
         };
         container.await_ready()?;
         Ok(container)
@@ -96,6 +107,11 @@ impl Container {
     /// The container's whole id.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether what the container may use of this is limited.
+    pub fn has(&self, limit: Limit) -> bool {
+        self.limits.contains(&limit)
     }
 
     /// The container's network namespace.
@@ -188,6 +204,34 @@ fn make_cgroups(id: &str) -> Result<Vec<PathBuf>, NamespaceError> {
     Ok(cgroups)
 }
 
+/// Limits what the container may use, and returns what could be limited: of version 2 what the host has given to cgroups below
+/// its root.
+fn limit(cgroups: &[PathBuf]) -> Vec<Limit> {
+    for cgroup in cgroups {
+        // Our own two folders, from above.
+        let above: Vec<&Path> = cgroup.ancestors().skip(1).take(2).collect();
+        for folder in above.iter().rev() {
+            for controller in ["+cpu", "+memory"] {
+                let _ = std::fs::write(folder.join("cgroup.subtree_control"), controller);
+            }
+        }
+    }
+    let written = |files: [(&str, &str); 2]| {
+        let mut all = cgroups.iter().flat_map(|cgroup| {
+            files.map(|(name, limit)| {
+                let path = cgroup.join(name);
+                path.exists() && std::fs::write(path, limit).is_ok()
+            })
+        });
+        all.any(|written| written)
+    };
+    let mut limits = Vec::new();
+    limits.extend(written(CPU).then_some(Limit::Cpu));
+    // The kernel of a host with swap would swap instead of killing.
+    limits.extend((written(NO_SWAP) && written(MEMORY)).then_some(Limit::Memory));
+    limits
+}
+
 /// Mount points of the unified hierarchy and of those of version 1 that hold one of [`CONTROLLERS`].
 fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -254,7 +298,7 @@ mod tests {
 34 30 0:30 / /sys/fs/cgroup/memory rw,nosuid shared:13 - cgroup cgroup rw,memory
 35 25 0:31 / /mnt rw - ext4 /dev/pids rw,memory
 ";
-        let expected: Vec<PathBuf> = ["unified", "pids", "memory"]
+        let expected: Vec<PathBuf> = ["unified", "pids", "cpu,cpuacct", "memory"]
             .iter()
             .map(|name| Path::new("/sys/fs/cgroup").join(name))
             .collect();

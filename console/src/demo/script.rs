@@ -22,6 +22,18 @@ pub enum Action {
     InstallPackage,
     /// The container's healthcheck runs.
     Healthcheck,
+    /// The attacker runs a command in the shell it got that uses up what a limit of the container allows. Its alert comes with
+    /// the samples of what was used; where the container cannot have the limit, and in the recording, the step is left out.
+    UseUp(Limit, &'static str),
+}
+
+/// What a container may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Memory.
+    Memory,
+    /// CPU time.
+    Cpu,
 }
 
 /// What the detections must make of a step.
@@ -44,7 +56,7 @@ pub enum Expected {
 }
 
 /// The whole script, in order.
-pub const STEPS: [Step; 8] = [
+pub const STEPS: [Step; 10] = [
     Step {
         title: "break into the web service and get a shell on a socket",
         action: Action::BreakIn,
@@ -109,4 +121,37 @@ pub const STEPS: [Step; 8] = [
             mentions: super::service::HEALTHCHECK,
         },
     },
+    Step {
+        title: "fill the container's memory until the kernel kills what fills it",
+        // Half a gigabyte, where nothing ends it before.
+        action: Action::UseUp(
+            Limit::Memory,
+            "bash -c 'm=xxxxxxxx; for i in {1..25}; do m=$m$m; done'",
+        ),
+        expected: Expected::Alert {
+            detection: "out_of_memory_kill",
+            mentions: "were killed for want of memory",
+        },
+    },
+    Step {
+        title: "use all the CPU that the container may, as a miner does",
+        // Long enough to have one of the demo's windows in it, wherever these begin.
+        action: Action::UseUp(
+            Limit::Cpu,
+            "bash -c 'while ((SECONDS < 12)); do :; done' >/dev/null 2>&1 &",
+        ),
+        expected: Expected::Alert {
+            detection: "cpu_at_limit",
+            mentions: "of its CPU limit",
+        },
+    },
 ];
+
+/// The steps where the container has the limits that `has` tells.
+pub fn steps(has: impl Fn(Limit) -> bool) -> Vec<Step> {
+    let possible = |step: &Step| match step.action {
+        Action::UseUp(limit, _) => has(limit),
+        _ => true,
+    };
+    STEPS.into_iter().filter(possible).collect()
+}

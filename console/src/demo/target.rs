@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use dogwatch_sensor::probe::{Probe, ProbeOptions};
 use tempfile::TempDir;
 
+use super::script::Limit;
 use super::{DemoError, docker, namespace, tree};
 use crate::cli::Target;
 use crate::failure::in_full;
@@ -40,6 +41,14 @@ impl Live {
         match &self.container {
             Container::Docker(container) => container.id(),
             Container::Namespaces(container) => container.id(),
+        }
+    }
+
+    /// Whether what the container may use of this is limited.
+    pub fn has(&self, limit: Limit) -> bool {
+        match &self.container {
+            Container::Docker(container) => container.has(limit),
+            Container::Namespaces(container) => container.has(limit),
         }
     }
 
