@@ -5,7 +5,7 @@
 //!        ◄──answer───   a process of its own
 //! ```
 //! The gatherer never waits here: it asks, and looks for answers at every poll. A runtime's socket is as good as root, so the
-//! sensor itself has none of them; [`helper`] says what the process that has them gives up.
+//! sensor itself has none of them; `helper` says what the process that has them gives up.
 
 mod cri;
 mod docker;

@@ -189,7 +189,11 @@ impl Ground {
             "ociVersion": "1.0.2",
             "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "env": ["PATH=/bin"], "args": arguments},
             "root": {"path": self.root},
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                // Runtimes make /dev/ptmx, and the root is that of many.
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            ],
             "linux": {"namespaces": namespaces},
         });
         let folder = self.path(name);
