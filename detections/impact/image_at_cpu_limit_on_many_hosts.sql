@@ -1,5 +1,5 @@
 -- title = "Containers of one image at their CPU limit on many hosts"
--- description = "Containers of one image used nearly all the CPU that they may on at least five hosts in the same five minutes, three minutes each: a miner that came with the image, a request that is dear wherever it goes, or a limit that is too small for all."
+-- description = "Containers of one image used nearly all the CPU that they may on at least five hosts in the same five minutes, for fifteen minutes of containers together: a miner that came with the image, a request that is dear wherever it goes, or a limit that is too small for all."
 -- message = "containers of {container_image} were at their CPU limit on {hosts} hosts in five minutes, such as {samples}"
 -- severity = "medium"
 -- status = "experimental"

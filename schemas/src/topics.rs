@@ -29,7 +29,7 @@ pub enum Topic {
     State,
     /// Published sets of detections, one record a set.
     Detections,
-    /// What the partitions of events say to windows of the whole fleet, second by second; internal.
+    /// What the partitions of tables say to windows of the whole fleet, second by second; internal.
     Exchange,
     /// What the tasks of the fleet remember, each in the partition of its partition of the exchange; internal.
     FleetState,

@@ -372,6 +372,11 @@ impl Windows {
         self.fleet.begin(partition);
     }
 
+    /// Says that what was in a partition's log until now was passed over.
+    pub fn begin_amid(&mut self, partition: i32) {
+        self.fleet.begin_amid(partition);
+    }
+
     /// Takes the next records of the exchange.
     pub fn receive(&mut self, set: &DetectionSet, records: &[Received]) -> WindowOutput {
         let mut output = WindowOutput::default();

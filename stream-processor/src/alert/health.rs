@@ -157,7 +157,7 @@ const DETECTIONS_DIFFER: Texts = Texts {
 const FLEET_HELD: Texts = Texts {
     id: "fleet_held",
     title: "Windows over the whole fleet wait for a partition",
-    description: "Nothing of this partition of events has come to the windows over the whole fleet for windows.fleet_delay_max: nobody processes it, or what processes it does not get on. Until it goes on, these windows do not end and what they hold grows; what reaches a threshold is said all the same. Nothing is lost by it.",
+    description: "Nothing of this partition has come to the windows over the whole fleet for windows.fleet_delay_max: nobody processes it, or what processes it does not get on. Until it goes on, these windows do not end and what they hold grows; what reaches a threshold is said all the same. Nothing is lost by it.",
     severity: "high",
     priority: "Error",
     risk: 60,

@@ -45,8 +45,8 @@ pub struct TaskBound {
     pub of_hosts: u64,
     /// One that finishes windows of the whole fleet, of all tables.
     pub of_fleet: u64,
-    /// All of these together.
-    pub fleet_in_all: u64,
+    /// By table: bytes of one that finishes windows of the fleet, and how many of them there are at most.
+    fleet: [(u64, u64); Table::ALL.len()],
 }
 
 impl TaskBound {
@@ -58,11 +58,17 @@ impl TaskBound {
         let bounds = tables
             .into_iter()
             .map(|table| Self::of_table(set, table, &options.of_table(table)));
-        bounds.fold(Self::default(), |sum, own| Self {
-            of_hosts: sum.of_hosts.saturating_add(own.of_hosts),
-            of_fleet: sum.of_fleet.saturating_add(own.of_fleet),
-            fleet_in_all: sum.fleet_in_all.saturating_add(own.fleet_in_all),
-        })
+        bounds
+            .enumerate()
+            .fold(Self::default(), |sum, (table, own)| {
+                let mut fleet = sum.fleet;
+                fleet[table] = own.fleet[0];
+                Self {
+                    of_hosts: sum.of_hosts.saturating_add(own.of_hosts),
+                    of_fleet: sum.of_fleet.saturating_add(own.of_fleet),
+                    fleet,
+                }
+            })
     }
 
     /// Of tasks of one table, with its own options.
@@ -72,20 +78,23 @@ impl TaskBound {
         let windows = options.state_bytes_max;
         let seconds = of_fleet.saturating_mul(window::second_bytes(windows));
         let a_task = windows.saturating_add(ALERTS_BYTES / part_of_alerts(table));
+        let mut fleet = [(0, 0); Table::ALL.len()];
+        // All of a detection is finished by one task.
+        fleet[0] = (a_task, of_fleet);
         Self {
             of_hosts: beside_windows(table)
                 .saturating_add(windows)
                 .saturating_add(seconds),
             of_fleet: if of_fleet > 0 { a_task } else { 0 },
-            // All of a detection is finished by one task.
-            fleet_in_all: a_task.saturating_mul(of_fleet),
+            fleet,
         }
     }
 
     /// Of so many tasks of hosts, and all of the fleet.
     #[must_use]
     pub fn of(self, tasks: u64) -> u64 {
-        let fleet = self.of_fleet.saturating_mul(tasks).min(self.fleet_in_all);
+        let fleet = self.fleet.iter();
+        let fleet: u64 = fleet.map(|(bytes, most)| bytes * tasks.min(*most)).sum();
         self.of_hosts.saturating_mul(tasks).saturating_add(fleet)
     }
 }

@@ -33,15 +33,12 @@ impl Engine {
     /// partitions were heard of.
     #[must_use]
     pub fn fleet_delay(&self, now_ns: i64) -> Option<Duration> {
-        let own = self.fleet_times.values().min();
-        let own = own.map(|slowest| {
-            let behind = now_ns.saturating_sub(*slowest).max(0);
-            Duration::from_nanos(behind.unsigned_abs())
-        });
-        let others = self.others.iter();
-        own.into_iter()
-            .chain(others.filter_map(|other| other.fleet_delay(now_ns)))
-            .max()
+        let engines = std::iter::once(self).chain(&self.others);
+        let engines = engines.filter(|own| own.windows.any_of_fleet());
+        let slowest = engines.map(|own| own.fleet_times.values().min().copied());
+        let slowest: Vec<i64> = slowest.collect::<Option<_>>()?;
+        let behind = now_ns.saturating_sub(slowest.into_iter().min()?).max(0);
+        Some(Duration::from_nanos(behind.unsigned_abs()))
     }
 
     /// For each log that a task of the fleet waits for, the end of its last second, nanoseconds, if it was heard of; nothing
@@ -109,6 +106,10 @@ impl Engine {
     ) -> Result<(), EngineError> {
         self.forget_own(task);
         self.replay_until(task, live_from);
+        if !self.windows.any_of_fleet() {
+            // Nothing of the table says how far the fleet is: periods would never end.
+            return Ok(());
+        }
         self.folds.restore(task, &mut state);
         self.throttles.restore(task, &mut state);
         self.windows.restore_fleet((task, begins), &mut state)?;

@@ -104,6 +104,13 @@ impl Engine {
         }
     }
 
+    /// Says that what was in a log until now was passed over, because no detection read it.
+    pub fn begin_amid(&mut self, log: Partition) {
+        if let Some(own) = self.of_log_mut(log) {
+            own.windows.begin_amid(task_of(log));
+        }
+    }
+
     /// Forgets what it knows of a log that is no longer its own.
     pub fn forget_log(&mut self, log: Partition) {
         if log.0 == Topic::Exchange {

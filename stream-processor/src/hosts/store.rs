@@ -74,7 +74,12 @@ impl Hosts {
             let stored: StoredLog = serde_json::from_slice(&stored)?;
             task.next_slot = task.next_slot.max(stored.next_slot);
             let pieces = take_below(state, &hosts_of(topic));
-            task.logs.insert(topic, Log::restored(stored, pieces)?);
+            let mut log = Log::restored(stored, pieces)?;
+            if self.fleet_patience_ns.is_none() {
+                // No second is counted now: when they are again, it is from then on.
+                log.fleet = FleetTime::default();
+            }
+            task.logs.insert(topic, log);
         }
         self.tasks.insert(partition, task);
         Ok(())

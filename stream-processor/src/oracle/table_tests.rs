@@ -316,6 +316,64 @@ fn windows_of_all_hosts_over_several_tables_share_the_exchange() {
     assert_eq!(said.dead_letters, []);
 }
 
+/// An engine that goes on where another one is.
+fn handed_on(mut from: Engine, folder: &Path) -> Engine {
+    let mut stored = BTreeMap::new();
+    store(&mut from, &mut stored);
+    let mut engine = engine(folder);
+    for (log, state) in stored {
+        let restored = match log == FLEET_LOG {
+            true => engine.restore_fleet(FLEET, state, &Inputs::new()),
+            false => engine.restore_log(log, state, i64::MIN),
+        };
+        restored.expect("a state");
+    }
+    engine
+}
+
+#[test]
+fn a_window_over_all_hosts_is_not_whole_where_its_table_was_not_read_from_its_beginning() {
+    let without = folder(&[("hot", HOT)]);
+    let with = folder(&[("hot", HOT), ("both", BOTH)]);
+    let table = Table::ContainerSamples;
+    let seconds = |seconds: std::ops::Range<i64>, begin: i64| -> Vec<InputRecord> {
+        let rows = seconds.flat_map(|second| [("a", second), ("b", second)]);
+        let rows = rows.map(|(host, second)| {
+            let offset = 2 * (second - begin) + i64::from(host == "b");
+            let used = json!({"cpu_total_ns": 1, "seq": second - begin});
+            row(table, offset, host, second, &used)
+        });
+        rows.collect()
+    };
+    let incomplete = |engine: &mut Engine, begin: i64| -> Vec<(i64, bool)> {
+        let output = engine.step(seconds(30..65, begin)).expect("a step");
+        let own = output.alerts.iter();
+        let own = own.filter(|alert| &*alert.detection_id == "both");
+        let closed = own.filter(|alert| alert.window_state.as_deref() == Some("closed"));
+        let start = |alert: &Alert| (alert.window_start.unwrap_or_default() - BEGIN) / SECOND;
+        closed
+            .map(|alert| (start(alert), alert.incomplete))
+            .collect()
+    };
+    // It was there, went, and comes back in the middle of a window.
+    let mut engine = engine(with.path());
+    engine.step(seconds(0..5, 0)).expect("a step");
+    let mut engine = handed_on(engine, without.path());
+    engine.step(seconds(5..30, 0)).expect("a step");
+    let mut engine = handed_on(engine, with.path());
+    assert_eq!(incomplete(&mut engine, 0), [(20, true), (40, false)]);
+    // Nobody read the table until now.
+    let mut engine = self::engine(with.path());
+    engine.begin_amid((table.topic(), 0));
+    assert_eq!(incomplete(&mut engine, 30), [(20, true), (40, false)]);
+    let mut engine = self::engine(with.path());
+    assert_eq!(
+        incomplete(&mut engine, 30),
+        [(20, false), (40, false)],
+        "a log that begins there"
+    );
+}
+
 /// Rows of a table in the order of their times, every fourth a mark, of two hosts.
 fn log(table: Table, steps: &[(i64, u8, i64)]) -> Vec<InputRecord> {
     let mut second = 0;

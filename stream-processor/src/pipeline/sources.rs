@@ -35,6 +35,8 @@ pub(super) struct SourceWatch {
     since: BTreeMap<Topic, i64>,
     /// Those of which was told that nobody processes them.
     told: BTreeSet<Partition>,
+    /// Those that metrics show.
+    shown: BTreeSet<Partition>,
 }
 
 impl SourceWatch {
@@ -47,6 +49,7 @@ impl SourceWatch {
             look_at: (config.stage == Stage::Fleet).then(Instant::now),
             since: BTreeMap::new(),
             told: BTreeSet::new(),
+            shown: BTreeSet::new(),
         }
     }
 
@@ -75,6 +78,10 @@ impl SourceWatch {
             }
         }
         self.told.retain(|source| heard.contains_key(source));
+        for gone in self.shown.iter().filter(|own| !heard.contains_key(own)) {
+            metrics::fleet_source(*gone, Duration::ZERO);
+        }
+        self.shown = heard.keys().copied().collect();
         alerts
     }
 
@@ -116,7 +123,8 @@ impl Steps {
         }
         self.sources.look_at = Some(now + LOOK_INTERVAL);
         if self.tasks.task(TELLS).is_none() {
-            self.sources.since.clear();
+            // Another one tells.
+            self.sources.look(&BTreeMap::new(), now_ns());
             return;
         }
         let at_end = stages.group();

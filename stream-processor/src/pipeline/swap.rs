@@ -31,6 +31,7 @@ use crate::source::Assigned;
 use crate::source::group::GroupInput;
 use crate::source::placement::Start;
 use crate::step::Partition;
+use crate::tables::Table;
 
 /// How long tasks wait for the published set that they were run with already.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -312,6 +313,11 @@ impl Steps {
             let state = self.handed_on(log)?;
             // All that was taken was said.
             engine.restore_log(log, state, i64::MIN)?;
+        }
+        // The only partition there is without Kafka.
+        let tables = Table::ALL.map(|table| (table.topic(), 0));
+        for log in tables.into_iter().filter(|log| !self.engine.reads(*log)) {
+            engine.begin_amid(log);
         }
         let state = self.handed_on((Topic::Exchange, number_of(Topic::Exchange, FLEET)))?;
         engine.restore_fleet(FLEET, state, &Inputs::new())?;

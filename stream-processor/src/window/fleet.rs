@@ -17,6 +17,8 @@
 //! | `clock` | the fleet | how far each source is |
 //! | `fleet/STATE/PANE/PIECE` | the fleet | states of a pane: a part of a record |
 //! | `fleet-rest/STATE.ID` | the fleet | what has fired, and holes |
+//!
+//! Names of the fleet begin with `TABLE:` where the table is another one than events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -273,6 +275,12 @@ impl Fleet {
     pub fn begin(&mut self, partition: i32) {
         let carried = self.carried.entry(partition).or_default();
         carried.begin(&self.detections);
+    }
+
+    /// Says that what was in a partition's log until now was passed over.
+    pub fn begin_amid(&mut self, partition: i32) {
+        let carried = Carried::default().restored(&self.detections);
+        self.carried.insert(partition, carried);
     }
 
     pub fn is_empty(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The record of the exchange: what a source says of one second of its ingest, for whoever finishes windows of the fleet.
 //!
 //! ```text
-//! "DWX" 1 │ length of the head, 4 bytes, least first │ head: JSON │ payload of each part, one after the other
+//! "DWX" 1, or 2 of samples │ length of the head, 4 bytes, least first │ head: JSON │ payload of each part, one after the other
 //! ```
 //! A part is of one state, and says what its payload is: `states` is an Arrow IPC stream of partial states, whose columns are
 //! named by what they are of, as in `dogwatch.state`. A payload of another kind is for another reader; whoever cannot read it
@@ -15,6 +15,8 @@ use crate::hosts::{Holes, Tick};
 
 /// What a record begins with: its name and version.
 const MAGIC: [u8; 4] = *b"DWX\x01";
+/// The same of another table than events: who knows of events alone must not take it for theirs.
+const MAGIC_OF_TABLE: [u8; 4] = *b"DWX\x02";
 /// The payload of partial states.
 pub(super) const STATES: &str = "states";
 
@@ -154,7 +156,11 @@ impl Flush {
     pub fn encode(&self) -> Result<Vec<u8>> {
         let head = serde_json::to_vec(&self.head).map_err(external)?;
         let length = (head.len() as u32).to_le_bytes();
-        let mut record = [&MAGIC[..], &length, &head].concat();
+        let magic = match self.head.topic == Topic::Events.suffix() {
+            true => MAGIC,
+            false => MAGIC_OF_TABLE,
+        };
+        let mut record = [&magic[..], &length, &head].concat();
         self.payloads
             .iter()
             .for_each(|payload| record.extend(payload));
@@ -190,6 +196,7 @@ impl Flush {
 fn split(record: &[u8]) -> Result<(&[u8], &[u8])> {
     let Some((length, rest)) = record
         .strip_prefix(&MAGIC)
+        .or_else(|| record.strip_prefix(&MAGIC_OF_TABLE))
         .and_then(<[u8]>::split_first_chunk)
     else {
         return exec_err!("no record of the exchange, or one of another version");
@@ -249,12 +256,13 @@ mod tests {
         let record = flush.encode().expect("a record");
         assert_eq!(Flush::decode(&record).expect("a record"), flush);
         assert_eq!(topic_of(&record), Some(Topic::ContainerSamples));
+        assert_eq!(record[3], 2, "no record of events");
         for end in 0..record.len() {
             assert!(Flush::decode(&record[..end]).is_err(), "cut at {end}");
         }
         assert!(Flush::decode(&[&record[..], b"x"].concat()).is_err());
         let mut newer = record.clone();
-        newer[3] = 2;
+        newer[3] = 3;
         let error = Flush::decode(&newer).expect_err("another version");
         assert!(error.to_string().contains("another version"), "{error}");
 
