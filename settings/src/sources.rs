@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use config::{Config, File, FileFormat, Map, Source as _, Value, ValueKind};
+use config::{Config, File, FileFormat, Format as _, Map, Source, Value, ValueKind};
 use serde::de::DeserializeOwned;
 
 use crate::environment::{Meaning, meaning, nearest_setting};
@@ -77,6 +78,37 @@ pub struct Settings {
     pub passed_over: BTreeMap<String, String>,
 }
 
+/// What a file gives, which is read once and whole: it may be a pipe.
+#[derive(Debug, Clone)]
+struct Given(Map<String, Value>);
+
+impl Given {
+    fn read(path: &Path) -> Result<Self, SettingsError> {
+        let unreadable = |reason: String| SettingsError::Unreadable {
+            file: Some(path.to_owned()),
+            reason,
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => unreadable("there is no such file".to_owned()),
+            _ => unreadable(error.to_string()),
+        })?;
+        let name = path.display().to_string();
+        let given = FileFormat::Toml.parse(Some(&name), &text);
+        let given = given.map_err(|error| unreadable(without_secrets(&error.to_string())))?;
+        Ok(Self(given))
+    }
+}
+
+impl Source for Given {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
 impl Settings {
     /// Reads `file` (none: the defaults), `variables` and `flags`; later ones win.
     ///
@@ -90,7 +122,7 @@ impl Settings {
     ) -> Result<Self, SettingsError> {
         let unreadable = |error: config::ConfigError| SettingsError::Unreadable {
             file: file.map(Path::to_owned),
-            reason: without_secrets(&error.to_string()),
+            reason: error.to_string(),
         };
         let mut builder = Config::builder();
         // A table that is given in part keeps the rest of its defaults.
@@ -98,10 +130,9 @@ impl Settings {
             builder = builder.add_source(File::from_str(defaults, FileFormat::Toml));
         }
         if let Some(path) = file {
-            let source = File::from(path).format(FileFormat::Toml);
-            let given = source.collect().map_err(unreadable)?;
-            refuse_unknown(program, path, &given, "")?;
-            builder = builder.add_source(source);
+            let given = Given::read(path)?;
+            refuse_unknown(program, path, &given.0, "")?;
+            builder = builder.add_source(given);
         }
         let (given, passed_over) = environment(program, variables)?;
         for (name, (key, value)) in given {
@@ -385,6 +416,20 @@ mod tests {
             said.contains("DOGWATCH_KAFKA__GROUP_ID is not UTF-8"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_file_may_be_a_pipe() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, b"[kafka]\npartitions = 3\n").unwrap();
+        drop(writer);
+        let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let none = std::iter::empty();
+        let settings = Settings::read(Program::Processor, Some(Path::new(&path)), none, &[]);
+        let settings = settings.unwrap();
+        let tree: toml::Table = settings.take().unwrap();
+        assert_eq!(tree["kafka"]["partitions"].as_integer(), Some(3));
+        assert_eq!(settings.origins()["kafka_partitions"], path);
     }
 
     #[test]
