@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use dogwatch_kafka::{Brokers, Fault, Logged, PATIENCE, REACH, reach};
+use dogwatch_kafka::{Brokers, Fault, Logged, PATIENCE, REACH, ask_leaders, reach};
 use dogwatch_schemas::records::Alert;
 use dogwatch_schemas::topics::{Topic, Topics};
 use dogwatch_stream_processor::versions::Versions;
@@ -134,7 +134,8 @@ impl Reading {
         };
         let mut list = listed(&topic, &partitions, begin).map_err(fault)?;
         if options.since.is_some() {
-            list = consumer.offsets_for_times(list, PATIENCE).map_err(fault)?;
+            let ask = || consumer.offsets_for_times(list.clone(), PATIENCE);
+            list = ask_leaders(PATIENCE, ask).map_err(fault)?;
         }
         consumer.assign(&list).map_err(fault)?;
         let schemas = (brokers.clone(), GROUP, names.name(Topic::Schemas));

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use dogwatch_kafka::topics::TopicError;
-use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE};
+use dogwatch_kafka::{ErrorKeeper, Fault, PATIENCE, ask_leaders};
 pub(crate) use dogwatch_query::follow::GROUP;
 use dogwatch_schemas::records::{Alert, Event};
 use dogwatch_schemas::topics::{Topic, Topics};
@@ -160,7 +160,8 @@ fn ends_now(
         .iter()
         .flat_map(|topic| topic.partitions())
     {
-        let (_, end) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE)?;
+        let ask = || consumer.fetch_watermarks(topic, partition.id(), PATIENCE);
+        let (_, end) = ask_leaders(PATIENCE, ask)?;
         ends.add_partition_offset(topic, partition.id(), Offset::Offset(end))?;
     }
     Ok(ends)

@@ -87,6 +87,43 @@ pub fn check_servers(servers: &str) -> Result<(), BadAddress> {
     }
 }
 
+/// How long a broker is given before it is asked for a partition's leader again.
+const LEADERLESS: Duration = Duration::from_millis(200);
+
+/// Asks the leaders of partitions; while one has none, as in the moments after a broker's restart, they are asked again for
+/// `patience`.
+///
+/// # Errors
+/// What is answered at the end, or at once where it is of another kind.
+pub fn ask_leaders<T>(
+    patience: Duration,
+    mut ask: impl FnMut() -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
+    use RDKafkaErrorCode as Code;
+    let begun = Instant::now();
+    loop {
+        let answer = ask();
+        let code = answer
+            .as_ref()
+            .err()
+            .and_then(KafkaError::rdkafka_error_code);
+        let leaderless = matches!(
+            code,
+            Some(
+                Code::NotLeaderForPartition
+                    | Code::LeaderNotAvailable
+                    | Code::UnknownLeaderEpoch
+                    | Code::FencedLeaderEpoch
+                    | Code::OffsetNotAvailable
+            )
+        );
+        if !leaderless || begun.elapsed() >= patience {
+            return answer;
+        }
+        std::thread::sleep(LEADERLESS);
+    }
+}
+
 fn is_address(entry: &str) -> bool {
     let address = entry
         .split_once("://")
@@ -475,6 +512,25 @@ mod tests {
         assert!(connect("127.0.0.1", 1).is_err());
         assert!(connect("no-such-host.invalid", 9092).is_err());
         assert!(connect("127.0.0.1", -1).is_err());
+    }
+
+    #[test]
+    fn leaders_are_asked_again_while_there_is_none() {
+        let leaderless = KafkaError::MetadataFetch(RDKafkaErrorCode::NotLeaderForPartition);
+        let refused = KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed);
+        let mut answers = vec![Ok(3), Err(leaderless.clone())].into_iter().rev();
+        let asked = ask_leaders(PATIENCE, || answers.next().unwrap());
+        assert_eq!(asked.unwrap(), 3);
+        let mut times = 0;
+        let mut ask = |error: &KafkaError| {
+            ask_leaders(LEADERLESS * 2, || {
+                times += 1;
+                Err::<(), _>(error.clone())
+            })
+        };
+        assert_eq!(ask(&refused), Err(refused.clone()));
+        assert_eq!(ask(&leaderless), Err(leaderless));
+        assert!((3..=4).contains(&times), "{times}");
     }
 
     #[test]

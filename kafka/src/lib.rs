@@ -24,7 +24,7 @@ pub mod brokers;
 pub mod topics;
 
 pub use brokers::{
-    BadAddress, Brokers, PATIENCE, REACH, check_advertised, check_servers, reach, tend,
+    BadAddress, Brokers, PATIENCE, REACH, ask_leaders, check_advertised, check_servers, reach, tend,
 };
 pub use context::{ErrorKeeper, Logged, log_error, log_line};
 pub use fault::{Fault, LastError};

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use dogwatch_kafka::{Brokers, Fault, Logged, PATIENCE};
+use dogwatch_kafka::{Brokers, Fault, Logged, PATIENCE, ask_leaders};
 use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::topics::{Topic, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -184,10 +184,8 @@ impl Reading {
                 list.add_partition_offset(&self.topic, *partition, Offset::Offset(ms.max(0)))
                     .map_err(fault)?;
             }
-            let found = self
-                .consumer
-                .offsets_for_times(list, PATIENCE)
-                .map_err(fault)?;
+            let ask = || self.consumer.offsets_for_times(list.clone(), PATIENCE);
+            let found = ask_leaders(PATIENCE, ask).map_err(fault)?;
             let offsets = found
                 .elements()
                 .into_iter()
@@ -202,10 +200,11 @@ impl Reading {
         self.known.clone_from(&partitions);
         let mut begins = TopicPartitionList::new();
         for partition in partitions {
-            let (low, high) = self
-                .consumer
-                .fetch_watermarks(&self.topic, partition, PATIENCE)
-                .map_err(fault)?;
+            let ask = || {
+                let consumer = &self.consumer;
+                consumer.fetch_watermarks(&self.topic, partition, PATIENCE)
+            };
+            let (low, high) = ask_leaders(PATIENCE, ask).map_err(fault)?;
             // A time after the last record is the end.
             let begin = match (&since, follow.on) {
                 (Some(since), _) => since.get(&partition).copied().unwrap_or(high).max(low),
