@@ -26,6 +26,8 @@ const DEPTH_MAX: usize = 400;
 
 /// What to write instead of what is no query.
 pub const ONLY_SELECT: &str = "write exactly one SELECT";
+/// As [`ONLY_SELECT`], for who asks what there is.
+const DESCRIBED: &str = "write exactly one SELECT; dogwatch query --tables says what there is, and --columns TABLE what it has";
 
 /// The file's one statement.
 ///
@@ -73,10 +75,12 @@ pub fn only_query<'s>(statement: &'s Statement, file: &SqlFile) -> Result<&'s as
             .next()
             .unwrap_or_default()
             .to_owned();
+        let describes = ["SHOW", "DESCRIBE", "DESC"].contains(&first_word.as_str());
+        let mend = if describes { DESCRIBED } else { ONLY_SELECT };
         return Err(Fault::new(
             file.query_line,
             format!("the statement is {first_word}, no SELECT"),
-            ONLY_SELECT,
+            mend,
         ));
     };
     syntax::check(inner, file)?;

@@ -91,11 +91,13 @@ pub enum SensorError {
 }
 
 impl SensorError {
-    /// The exit code of a program that ends with this: 3 where the environment lacks something, 1 otherwise.
+    /// The exit code of a program that ends with this: 2 where it was asked for what it cannot do, 3 where the environment
+    /// lacks something, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Kafka(KafkaError::Fatal(_) | KafkaError::Stdout(_)) => 1,
             Self::Kafka(KafkaError::Brokers(Fault::Options(_))) => 2,
+            Self::Capture(CaptureError::Open { .. }) => 2,
             Self::Probe(_) | Self::Host(_) | Self::Kafka(_) => 3,
             Self::Capture(_) | Self::Thread(_) | Self::Reader => 1,
         }

@@ -392,7 +392,7 @@ fn a_damaged_capture_is_named() {
     }
     refused(
         &mut sensor(&["replay", "/nowhere/capture"]),
-        1,
+        2,
         &["/nowhere/capture"],
     );
 }
