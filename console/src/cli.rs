@@ -199,6 +199,7 @@ Examples:
   dogwatch query --tables
   dogwatch query --columns events
   dogwatch query --read some.capture \"SELECT ts, proc_cmdline FROM events WHERE evt_type = 'execve'\"
+  dogwatch query --read some.capture.* \"SELECT evt_type, count(*) FROM events GROUP BY 1\"
   dogwatch query --config /etc/dogwatch/processor.toml --since 1h \"SELECT container_name, count(*) FROM events GROUP BY 1\"
   sudo dogwatch query \"SELECT proc_name, fd_name FROM events WHERE evt_type = 'connect'\"
   sudo dogwatch query --for 10s \"SELECT proc_name, count(*) AS n FROM events GROUP BY 1 ORDER BY n DESC LIMIT 10\"
@@ -209,9 +210,13 @@ pub struct Query {
     #[arg(value_name = "SELECT", allow_hyphen_values = true)]
     pub query: Option<String>,
 
-    /// Ask a capture (dogwatch-sensor record); needs no privileges
+    /// More captures, as a shell writes --read some.capture.*
+    #[arg(value_name = "FILE")]
+    pub more: Vec<String>,
+
+    /// Ask a capture (dogwatch-sensor record), or several in the order of their times; needs no privileges
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kafka", "config"])]
-    pub read: Option<PathBuf>,
+    pub read: Vec<PathBuf>,
 
     /// Settings of a processor or a sensor: brokers, topics, TLS, SASL (see processor.toml)
     #[arg(long, value_name = "FILE")]

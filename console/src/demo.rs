@@ -187,7 +187,7 @@ fn attack(
 fn replay(options: &cli::Demo, printer: Printer, shutdown: Shutdown) -> Result<bool, DemoError> {
     let mut capture = tempfile::NamedTempFile::new().map_err(DemoError::Scratch)?;
     capture.write_all(RECORDED).map_err(DemoError::Scratch)?;
-    let input = Input::Replay(capture.path().to_owned());
+    let input = Input::Replay(vec![capture.path().to_owned()]);
     let plan = Plan::new(&options.watch, input, &[], shutdown)?;
     printer.note(&plan.detections_line())?;
     // It has no samples in it.

@@ -120,11 +120,11 @@ impl Plan {
         // What a capture holds, its own sensor decided.
         let unpublished = match input {
             Input::Replay(_) => Vec::new(),
-            Input::Kernel | Input::Recorded(_) => set.unpublished_reads(&sensor.published_reads()),
+            Input::Kernel | Input::Recorded(..) => set.unpublished_reads(&sensor.published_reads()),
         };
         let absent: Vec<&str> = match input {
             Input::Replay(_) => Vec::new(),
-            Input::Kernel | Input::Recorded(_) => sensor.calls.absent_types().collect(),
+            Input::Kernel | Input::Recorded(..) => sensor.calls.absent_types().collect(),
         };
         let blind = set.without_types(&absent).into_iter();
         let unseen = blind

@@ -8,6 +8,7 @@
 //! It reads and changes nothing. What is shown was chosen by whoever is watched: see [`table`].
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,17 +123,13 @@ pub fn run(options: &cli::Query) -> Result<Ended, QueryError> {
     if let Some(name) = &options.columns {
         return printed(&described_columns(name)?);
     }
-    let Some(text) = &options.query else {
-        let usage =
-            "write a query: dogwatch query \"SELECT ... FROM events\"; --tables says what there is";
-        return Err(QueryError::Usage(usage.to_owned()));
-    };
+    let (text, captures) = words(options)?;
     let bounds = bounds(options)?;
     let progress = Progress::default();
     let shutdown = Shutdown::new();
     hold_signals();
     // First of all: threads made before a sensor is loaded keep every right.
-    let source = source(options, bounds, &progress)?;
+    let source = source(options, &captures, bounds, &progress)?;
     stop_on_signals(shutdown.clone(), OnHangup::End).map_err(QueryError::Start)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -156,6 +153,34 @@ pub fn run(options: &cli::Query) -> Result<Ended, QueryError> {
         Some((count, first)) => Err(QueryError::Unread(count, first)),
         None => Ok(ended),
     }
+}
+
+/// The query and the captures. A shell puts all but the first file of `--read some.capture.*` beside the query.
+fn words(options: &cli::Query) -> Result<(&str, Vec<PathBuf>), QueryError> {
+    let mut captures = options.read.clone();
+    let mut words: Vec<&str> = options
+        .query
+        .iter()
+        .chain(&options.more)
+        .map(String::as_str)
+        .collect();
+    let is_file = |word: &&str| Path::new(word).is_file();
+    let query = words.iter().rposition(|word| !is_file(word));
+    let query = query.map(|at| words.remove(at));
+    let Some(text) = query else {
+        let usage =
+            "write a query: dogwatch query \"SELECT ... FROM events\"; --tables says what there is";
+        return Err(QueryError::Usage(usage.to_owned()));
+    };
+    if let Some(word) = words.first()
+        && captures.is_empty()
+    {
+        let usage =
+            format!("{word:?} is too much: write one query in quotes; captures follow --read");
+        return Err(QueryError::Usage(usage));
+    }
+    captures.extend(words.into_iter().map(PathBuf::from));
+    Ok((text, captures))
 }
 
 /// Prints a text; nobody has to read it.
@@ -188,11 +213,12 @@ fn bounds(options: &cli::Query) -> Result<Bounds, QueryError> {
 
 fn source(
     options: &cli::Query,
+    captures: &[PathBuf],
     bounds: Bounds,
     progress: &Progress,
 ) -> Result<Arc<dyn Source>, QueryError> {
-    if let Some(file) = &options.read {
-        let source = SensorSource::capture(file, progress)?;
+    if !captures.is_empty() {
+        let source = SensorSource::captures(captures, progress)?;
         return Ok(Arc::new(source));
     }
     if options.kafka.is_none() && options.config.is_none() {

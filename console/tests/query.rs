@@ -345,7 +345,7 @@ fn send(servers: &str) {
     let config = Config::load(None, &[("state_file", String::new())]).unwrap();
     let (output, log) = local::channel(1_024);
     let replay = std::thread::spawn(move || {
-        let input = Input::Replay(capture());
+        let input = Input::Replay(vec![capture()]);
         pipeline::run(config, input, SensorOutput::Local(output), Shutdown::new()).unwrap();
     });
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()

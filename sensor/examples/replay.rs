@@ -24,7 +24,7 @@ fn main() {
         let (start, cpu_before_ns) = (Instant::now(), cpu_ns());
         let summary = pipeline::run(
             config.clone(),
-            Input::Replay(path.clone()),
+            Input::Replay(vec![path.clone()]),
             Output::Discard,
             Shutdown::new(),
         )

@@ -5,10 +5,14 @@
 //! frame: length (u32) · CRC-32 of the content (u32) · content
 //! content: 0, a record of the ring as it came · 1, a fact as JSON · 2, the host as JSON (the first frame, once)
 //! ```
-//! Numbers are little-endian. A damaged file is used up to the damage, which is reported with its offset.
+//! Numbers are little-endian. Writes end with a frame. A damaged file is used up to the damage, which is reported with its offset.
+
+pub(crate) mod chain;
+pub mod rotation;
+mod standing;
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +27,9 @@ const VERSION: u32 = 6;
 const HEAD_BYTES: usize = 16;
 /// No record or fact is longer: a length beyond it is damage.
 const FRAME_BYTES_MAX: u32 = 4 << 20;
+
+/// Bytes that wait to be written at once.
+const BUFFER_BYTES: usize = 64 << 10;
 
 const TAG_RECORD: u8 = 0;
 const TAG_FACT: u8 = 1;
@@ -40,8 +47,34 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// The file cannot be written to.
-    #[error("could not write capture: {0}")]
-    Write(#[source] io::Error),
+    #[error("could not write capture {path}: {source}; what it has until then can be read")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// An old file of a rotation cannot be removed.
+    #[error("could not remove capture {path} to make room for the next: {source}")]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No file to read.
+    #[error("no capture is named: name a file")]
+    Unnamed,
+    /// Files that cannot be read as one recording.
+    #[error(
+        "capture {path} is of another run of a sensor than {first}: replay one recording at a time, or ask all with dogwatch query --read"
+    )]
+    OtherRun {
+        /// The file.
+        path: PathBuf,
+        /// The first file.
+        first: PathBuf,
+    },
     /// Not a capture, or one of another version.
     #[error("{path} is not a capture of this version: {reason}")]
     Foreign {
@@ -76,7 +109,12 @@ pub(crate) enum Frame {
 /// Writes a capture.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    file: BufWriter<File>,
+    file: File,
+    path: PathBuf,
+    /// Whole frames that are not written yet.
+    waiting: Vec<u8>,
+    /// Bytes of the frames that are.
+    written: u64,
     content: Vec<u8>,
 }
 
@@ -88,15 +126,14 @@ impl Writer {
             source,
         })?;
         let mut writer = Self {
-            file: BufWriter::new(file),
+            file,
+            path: path.to_owned(),
+            waiting: MAGIC.to_vec(),
+            written: 0,
             content: Vec::new(),
         };
-        writer.file.write_all(MAGIC).map_err(CaptureError::Write)?;
         for word in [VERSION, calls::fingerprint()] {
-            writer
-                .file
-                .write_all(&word.to_le_bytes())
-                .map_err(CaptureError::Write)?;
+            writer.waiting.extend(word.to_le_bytes());
         }
         writer.json(TAG_HOST, host)?;
         Ok(writer)
@@ -115,30 +152,54 @@ impl Writer {
         self.json(TAG_FACT, fact)
     }
 
-    /// Writes what is buffered.
-    pub fn finish(mut self) -> Result<(), CaptureError> {
-        self.file.flush().map_err(CaptureError::Write)
+    /// Bytes of the file, those that wait included.
+    pub fn bytes(&self) -> u64 {
+        self.written + self.waiting.len() as u64
+    }
+
+    /// Writes what waits. Where that fails, on a full disk for example, the file ends with the last write that was whole.
+    pub fn flush(&mut self) -> Result<(), CaptureError> {
+        let written = self.file.write_all(&self.waiting);
+        if written.is_ok() {
+            self.written += self.waiting.len() as u64;
+        } else {
+            // What cannot be cut off is found by its checksum.
+            let _ = self.file.set_len(self.written);
+        }
+        self.waiting.clear();
+        written.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: io::Error) -> CaptureError {
+        let path = self.path.clone();
+        CaptureError::Write { path, source }
     }
 
     fn json(&mut self, tag: u8, value: &impl serde::Serialize) -> Result<(), CaptureError> {
         self.content.clear();
         self.content.push(tag);
         serde_json::to_writer(&mut self.content, value)
-            .map_err(|error| CaptureError::Write(error.into()))?;
+            .map_err(|error| self.failed(error.into()))?;
         self.frame()
     }
 
     fn frame(&mut self) -> Result<(), CaptureError> {
         let length = self.content.len() as u32;
-        let head = [
-            length.to_le_bytes(),
-            crc32fast::hash(&self.content).to_le_bytes(),
-        ]
-        .concat();
-        self.file
-            .write_all(&head)
-            .and_then(|()| self.file.write_all(&self.content))
-            .map_err(CaptureError::Write)
+        self.waiting.extend(length.to_le_bytes());
+        let checksum = crc32fast::hash(&self.content);
+        self.waiting.extend(checksum.to_le_bytes());
+        self.waiting.extend_from_slice(&self.content);
+        if self.waiting.len() < BUFFER_BYTES {
+            return Ok(());
+        }
+        self.flush()
+    }
+}
+
+/// A run that panics leaves what it had.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.flush();
     }
 }
 
@@ -340,7 +401,7 @@ mod tests {
                 Frame::Fact(fact) => writer.fact(fact).unwrap(),
             }
         }
-        writer.finish().unwrap();
+        writer.flush().unwrap();
         std::fs::read(file.path()).unwrap()
     }
 

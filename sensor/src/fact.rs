@@ -140,6 +140,8 @@ pub(crate) enum Fact {
         /// Their number.
         counted: Counted,
     },
+    /// Counts as they were before a file of a rotation began: losses that an earlier file tells.
+    Before(Box<Fact>),
 }
 
 /// What the kernel part counted since it was loaded.

@@ -90,6 +90,8 @@ pub(crate) struct Ledger {
     counted: BTreeMap<(Class, Text), u64>,
     /// When counters were compared last.
     checked_ns: i64,
+    /// See [`Self::before`].
+    passes_over: bool,
 }
 
 impl Ledger {
@@ -135,6 +137,13 @@ impl Ledger {
         self.checked_ns = now_ns;
     }
 
+    /// Takes counts as those before the first: what they grew by is no loss of ours.
+    pub fn before(&mut self, take: impl FnOnce(&mut Self)) {
+        self.passes_over = true;
+        take(self);
+        self.passes_over = false;
+    }
+
     /// Takes the count of records that could not be parsed.
     pub fn unparsed(&mut self, count: u64, now_ns: i64) {
         self.grown(Class::Unparsed, "any", count, now_ns, now_ns);
@@ -148,6 +157,9 @@ impl Ledger {
     /// Takes a counter that only grows: what it grew by is lost.
     fn grown(&mut self, class: Class, kind: &str, count: u64, from_ns: i64, to_ns: i64) {
         let before = self.counted.insert((class, kind.into()), count);
+        if self.passes_over {
+            return;
+        }
         let lost = count.saturating_sub(before.unwrap_or_default());
         self.add(class, kind, lost, from_ns, to_ns);
     }
@@ -277,6 +289,19 @@ mod tests {
         assert_eq!((losses[0].from_ts, losses[0].to_ts), (100, 400));
         assert_eq!(ledger.totals()["ring_full"], 7);
         assert!(ledger.take().is_empty());
+    }
+
+    #[test]
+    fn what_was_counted_before_a_file_is_no_loss_of_it() {
+        let mut ledger = Ledger::default();
+        ledger.before(|ledger| ledger.counters(&dropped(5), 100));
+        assert!(ledger.take().is_empty());
+        ledger.counters(&dropped(7), 200);
+        assert_eq!(ledger.take()[0].count, 2);
+        // Read after the file before it, a file changes nothing.
+        ledger.before(|ledger| ledger.counters(&dropped(7), 200));
+        ledger.counters(&dropped(8), 300);
+        assert_eq!(ledger.take()[0].count, 1);
     }
 
     #[test]

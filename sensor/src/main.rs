@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use dogwatch_sensor::config::{Config, ConfigError, Flag};
 use dogwatch_sensor::pipeline::{
-    Input, Loaded, OnHangup, Output, SensorError, Shutdown, Stats, Summary, check, hold_signals,
-    stop_on_signals,
+    Input, Loaded, OnHangup, Output, Rotation, SensorError, Shutdown, Stats, Summary, check,
+    hold_signals, rotation, stop_on_signals,
 };
 use dogwatch_sensor::{log, metrics};
 use dogwatch_settings::Program;
@@ -46,14 +47,26 @@ enum Command {
     /// A capture holds what the kernel saw before anything is redacted: whole command lines with the passwords and tokens
     /// in them, paths, and user names of every container. The file can be read by its owner alone (mode 0600): keep it so,
     /// and delete it when it has served.
+    #[command(group = ArgGroup::new("rotates").args(["rotate_size", "rotate_every"]).multiple(true))]
     Record {
-        /// The file to make; one that is there is overwritten.
+        /// The file to make; one that is there is overwritten. Where it rotates, its files are FILE.000001, FILE.000002 and
+        /// so on, each of which can be read alone; they follow those that are there.
         file: PathBuf,
+        /// Go on in the next file when one has this size, such as 100MB or 1GiB.
+        #[arg(long, value_name = "SIZE", value_parser = rotation::size, allow_hyphen_values = true)]
+        rotate_size: Option<u64>,
+        /// Go on in the next file after this time, such as 10m or 1h.
+        #[arg(long, value_name = "SPAN", value_parser = rotation::every, allow_hyphen_values = true)]
+        rotate_every: Option<Duration>,
+        /// Files that stay: the oldest is removed for the next, those of earlier recordings of this name included [default: all].
+        #[arg(long, value_name = "FILES", value_parser = rotation::keep, allow_hyphen_values = true, requires = "rotates")]
+        keep: Option<usize>,
     },
-    /// Feed a capture file through the same stages; needs no privileges.
+    /// Feed a capture through the same stages; needs no privileges.
     Replay {
-        /// The capture.
-        file: PathBuf,
+        /// The capture; of one that rotates, its files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
         /// Where events go.
         #[arg(long, value_enum, default_value = "kafka")]
         output: To,
@@ -114,8 +127,16 @@ fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     })?;
     let (input, output) = match arguments.command {
         Command::Run { output } => (Input::Kernel, output.into()),
-        Command::Record { file } => (Input::Recorded(file), Output::Discard),
-        Command::Replay { file, output } => (Input::Replay(file), output.into()),
+        Command::Record {
+            file,
+            rotate_size: size,
+            rotate_every: every,
+            keep,
+        } => {
+            let rotation = Rotation { size, every, keep };
+            (Input::Recorded(file, rotation), Output::Discard)
+        }
+        Command::Replay { files, output } => (Input::Replay(files), output.into()),
         Command::Check => return say_what_is_possible(&config),
         Command::Config => {
             dogwatch_settings::print(&Config::show(file, &flags)?)?;

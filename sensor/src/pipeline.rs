@@ -45,6 +45,8 @@ mod samples;
 pub use self::check::check;
 pub use self::load::Loaded;
 use self::samples::Samples;
+pub use crate::capture::chain::runs;
+pub use crate::capture::rotation::{self, Rotation};
 pub use crate::publish::Output;
 pub use crate::sample::SamplePlan;
 pub use crate::stop::{
@@ -61,10 +63,10 @@ const HEARTBEAT_INTERVAL_NS: u64 = 5_000_000_000;
 pub enum Input {
     /// The kernel of this host.
     Kernel,
-    /// The kernel of this host; everything that enters is also written to this capture file.
-    Recorded(PathBuf),
-    /// A capture file.
-    Replay(PathBuf),
+    /// The kernel of this host; everything that enters is also written to this capture file, or to several of its name.
+    Recorded(PathBuf, Rotation),
+    /// The capture files of one recording, in any order.
+    Replay(Vec<PathBuf>),
 }
 
 /// Why a sensor could not run, or ended.
@@ -334,6 +336,7 @@ impl Stage {
                 self.counted = true;
             }
             Entering::Fact(Fact::Unparsed(count)) => self.ledger.unparsed(*count, now_ns),
+            Entering::Fact(Fact::Before(counts)) => self.counted_before(counts, now_ns),
             _ => {}
         }
         self.tracker.step(input, &mut self.rows);
@@ -352,6 +355,18 @@ impl Stage {
         }
         if ticked {
             self.tick();
+        }
+    }
+
+    /// Counts of an earlier file are where those of this one begin.
+    fn counted_before(&mut self, counts: &Fact, now_ns: i64) {
+        match counts {
+            Fact::Counters(counters) => self
+                .ledger
+                .before(|ledger| ledger.counters(counters, now_ns)),
+            Fact::Unparsed(count) => self.ledger.before(|ledger| ledger.unparsed(*count, now_ns)),
+            Fact::Sampled(round) => self.samples.before(round, now_ns),
+            _ => {}
         }
     }
 

@@ -20,7 +20,9 @@ use dogwatch_ebpf::{Joiner, counted_as, parse};
 
 use dogwatch_schemas::Text;
 
-use crate::capture::{self, CaptureError, Frame};
+use crate::capture::chain::Chain;
+use crate::capture::rotation::Recorder;
+use crate::capture::{CaptureError, Frame};
 use crate::clock::Reading;
 use crate::fact::{Counted, Counters, Fact, Input};
 use crate::gather::{Gatherer, ModeChange};
@@ -131,14 +133,14 @@ impl Outlet {
 pub(crate) struct KernelReader {
     pub probe: Probe,
     pub gatherer: Gatherer,
-    pub capture: Option<capture::Writer>,
+    pub capture: Option<Recorder>,
     pub samples: SamplePlan,
     pub open_files: Option<OpenFiles>,
 }
 
 struct Live {
     gatherer: Gatherer,
-    capture: Option<capture::Writer>,
+    capture: Option<Recorder>,
     intake: Intake,
     outlet: Outlet,
     failed: Option<CaptureError>,
@@ -216,6 +218,9 @@ fn poll(probe: &mut Probe, live: &mut Live, wait: Duration, shutdown: &Shutdown)
         live.folded(now, probe);
     }
     live.clock(now, read_up_to_ns.saturating_sub(SETTLE_NS));
+    if live.next_file_due() {
+        live.next_file(now, probe);
+    }
     live.outlet.flush();
     drained
 }
@@ -231,6 +236,7 @@ fn drain(probe: &mut Probe, live: &mut Live, mut wait: Duration, shutdown: &Shut
         && all.records < BATCH_RECORDS_MAX
         && Instant::now() < deadline
         && !live.ended()
+        && !live.next_file_due()
         && shutdown.reason().is_none()
     {
         let some = probe.drain_some(wait, BATCH_INPUTS_MAX, &mut |bytes| live.record(bytes));
@@ -309,6 +315,7 @@ impl Live {
             self.facts(facts);
             probe.keep_early();
         }
+        self.write(Recorder::started);
     }
 
     fn record(&mut self, bytes: &[u8]) {
@@ -318,11 +325,7 @@ impl Live {
             .flat_map(|record| self.gatherer.before(record))
             .collect();
         self.facts(facts);
-        if let Some(capture) = &mut self.capture
-            && let Err(error) = capture.record(bytes)
-        {
-            self.failed.get_or_insert(error);
-        }
+        self.write(|capture| capture.record(bytes));
         self.records(records);
     }
 
@@ -332,9 +335,41 @@ impl Live {
             .flat_map(|record| self.gatherer.after(record))
             .collect();
         for record in records {
+            self.write(|capture| {
+                capture.see(&record);
+                Ok(())
+            });
             self.outlet.push(Input::Record(record));
         }
         self.facts(facts);
+    }
+
+    /// Does something with the capture, where there is one that can still be written.
+    fn write(&mut self, write: impl FnOnce(&mut Recorder) -> Result<(), CaptureError>) {
+        if let Some(capture) = &mut self.capture
+            && self.failed.is_none()
+            && let Err(error) = write(capture)
+        {
+            self.failed = Some(error);
+        }
+    }
+
+    fn next_file_due(&self) -> bool {
+        self.capture.as_ref().is_some_and(Recorder::due)
+    }
+
+    /// Goes on in the next file, which begins as a recording does: with what lives.
+    fn next_file(&mut self, now: Reading, probe: &mut Probe) {
+        let clock = now.at(self.settled_ns);
+        self.write(|capture| capture.next_file(clock));
+        for pids in scan::pids().chunks(SCAN_PIECE) {
+            for process in scan::processes(pids, probe.hierarchy()) {
+                let fact = Fact::Running(Box::new(process));
+                self.write(|capture| capture.fact(&fact));
+            }
+            probe.keep_early();
+        }
+        self.write(Recorder::started);
     }
 
     fn counters_due(&mut self, now_ns: u64) -> bool {
@@ -377,7 +412,7 @@ impl Live {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        self.capture.map_or(Ok(()), capture::Writer::finish)
+        self.capture.map_or(Ok(()), Recorder::finish)
     }
 
     fn limited(&mut self, now: Reading, probe: &mut Probe) {
@@ -429,11 +464,7 @@ impl Live {
     }
 
     fn fact(&mut self, fact: Fact) {
-        if let Some(capture) = &mut self.capture
-            && let Err(error) = capture.fact(&fact)
-        {
-            self.failed.get_or_insert(error);
-        }
+        self.write(|capture| capture.fact(&fact));
         self.outlet.push(Input::Fact(fact));
     }
 }
@@ -506,19 +537,19 @@ fn owned(counters: KernelCounters) -> Counters {
     }
 }
 
-/// Reads a capture to its end, or to its damage.
+/// Reads captures to their end, or to the first damage.
 ///
 /// # Errors
-/// Fails when the capture is damaged; all before the damage was handed on.
+/// Fails when one is damaged; all before the damage was handed on.
 pub(crate) fn replay(
-    mut reader: capture::Reader,
+    mut captures: Chain,
     sender: SyncSender<Batch>,
     shutdown: &Shutdown,
 ) -> Result<(), CaptureError> {
     let mut intake = Intake::default();
     let mut outlet = Outlet::new(sender);
     let ended = loop {
-        match reader.next() {
+        match captures.next() {
             Ok(Some(Frame::Record(bytes))) => {
                 for record in intake.record(&bytes) {
                     outlet.push(Input::Record(record));
@@ -552,7 +583,7 @@ fn settle(intake: &mut Intake, up_to_ns: u64, outlet: &mut Outlet) {
 /// A capture to be read, or the kernel.
 pub(crate) enum Origin {
     Kernel(Box<KernelReader>),
-    Capture(Box<capture::Reader>),
+    Capture(Box<Chain>),
 }
 
 impl Origin {
@@ -560,7 +591,7 @@ impl Origin {
     pub fn run(self, sender: SyncSender<Batch>, shutdown: &Shutdown) -> Result<(), CaptureError> {
         match self {
             Self::Kernel(reader) => reader.run(sender, shutdown),
-            Self::Capture(reader) => replay(*reader, sender, shutdown),
+            Self::Capture(captures) => replay(*captures, sender, shutdown),
         }
     }
 }

@@ -247,7 +247,7 @@ impl Tracker {
             Fact::OpenFiles(round) => self.open_files(round, out),
             Fact::Sampled(round) if round.ended_ns.is_some() => self.failed = None,
             // These count losses; the pipeline reads them. A round that did not come leaves the sums of the one under way.
-            Fact::Sampled(_) | Fact::Counters(_) | Fact::Unparsed(_) => {}
+            Fact::Sampled(_) | Fact::Counters(_) | Fact::Unparsed(_) | Fact::Before(_) => {}
         }
     }
 

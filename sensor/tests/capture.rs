@@ -13,7 +13,7 @@ use dogwatch_schemas::local::{self, LogRecord};
 use dogwatch_schemas::records::Event;
 use dogwatch_schemas::topics::Topic;
 use dogwatch_sensor::config::{Config, RawConfig};
-use dogwatch_sensor::pipeline::{self, Input, Output, Shutdown};
+use dogwatch_sensor::pipeline::{self, Input, Output, Rotation, Shutdown};
 
 /// Says that the scripted process may be looked for: it is the last thing the script executes.
 const LAST_WORDS: &str = "last words of the capture test";
@@ -69,7 +69,10 @@ fn act() {
 fn run_recorded(path: &Path) -> Vec<Event> {
     let (sender, receiver) = local::channel(4_096);
     let shutdown = Shutdown::new();
-    let (input, stop) = (Input::Recorded(path.to_owned()), shutdown.clone());
+    let (input, stop) = (
+        Input::Recorded(path.to_owned(), Rotation::default()),
+        shutdown.clone(),
+    );
     // The sensor gives up capabilities for its thread and those it makes: not for this one.
     let sensor =
         std::thread::spawn(move || pipeline::run(config(), input, Output::Local(sender), stop));
@@ -85,7 +88,7 @@ fn run_recorded(path: &Path) -> Vec<Event> {
 
 fn replayed(path: &Path) -> Vec<Event> {
     let (sender, receiver) = local::channel(4_096);
-    let input = Input::Replay(path.to_owned());
+    let input = Input::Replay(vec![path.to_owned()]);
     let sensor = std::thread::spawn(move || {
         pipeline::run(config(), input, Output::Local(sender), Shutdown::new())
     });

@@ -69,7 +69,7 @@ pub fn run(options: &cli::Demo) -> Result<bool, DemoError> {
     let printer = Printer::new(Format::chosen(options.watch.json), None)?;
     let mut capture = tempfile::NamedTempFile::new().map_err(DemoError::Scratch)?;
     capture.write_all(RECORDED).map_err(DemoError::Scratch)?;
-    let input = Input::Replay(capture.path().to_owned());
+    let input = Input::Replay(vec![capture.path().to_owned()]);
     let mut plan = Plan::new(&options.watch, input, &[], shutdown.clone())?;
     plan.one_host = false;
     let road = plan.road;

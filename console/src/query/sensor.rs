@@ -7,7 +7,8 @@
 //! This host is watched by a sensor of its own, which ends with the query. A query that is slow holds it back, and what it
 //! loses then is counted and told.
 
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver as LogReceiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -19,7 +20,9 @@ use dogwatch_query::tables::Table;
 use dogwatch_schemas::local::{self, LogRecord};
 use dogwatch_schemas::topics::Topic;
 use dogwatch_sensor::config::{Config, ConfigError};
-use dogwatch_sensor::pipeline::{Input, Loaded, Output, SensorError, Shutdown, Stats, Summary};
+use dogwatch_sensor::pipeline::{
+    Input, Loaded, Output, SensorError, Shutdown, Stats, Summary, runs,
+};
 
 /// Records between the sensor and the query.
 const LOG_RECORDS: usize = 1_024;
@@ -55,8 +58,8 @@ impl WatchError {
 /// A sensor whose records are tables.
 pub struct SensorSource {
     config: Config,
-    /// The capture; none for this host.
-    capture: Option<PathBuf>,
+    /// The captures, those of each run of a sensor together; none for this host.
+    runs: Vec<Vec<PathBuf>>,
     /// Whether somebody asks for the end.
     ends: bool,
     /// The sensor of this host, until it is taken.
@@ -77,16 +80,15 @@ fn config() -> Result<Config, WatchError> {
 }
 
 impl SensorSource {
-    /// A capture, which is opened once to see that it is one.
+    /// Captures, each of which is opened once to see that it is one.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn capture(file: &Path, progress: &Progress) -> Result<Self, WatchError> {
-        let config = config()?;
-        Loaded::load(config.clone(), Input::Replay(file.to_owned())).map_err(Box::new)?;
+    /// When one cannot be read.
+    pub fn captures(files: &[PathBuf], progress: &Progress) -> Result<Self, WatchError> {
+        let runs = runs(files).map_err(|error| Box::new(SensorError::from(error)))?;
         Ok(Self {
-            config,
-            capture: Some(file.to_owned()),
+            config: config()?,
+            runs,
             ends: true,
             loaded: Mutex::default(),
             progress: progress.clone(),
@@ -106,49 +108,41 @@ impl SensorSource {
         let loaded = Loaded::load(config.clone(), Input::Kernel).map_err(Box::new)?;
         Ok(Self {
             config,
-            capture: None,
+            runs: Vec::new(),
             ends,
             loaded: Mutex::new(Some(loaded)),
             progress: progress.clone(),
         })
     }
 
-    fn load(&self) -> Result<Loaded, SourceError> {
-        match &self.capture {
-            Some(file) => Loaded::load(self.config.clone(), Input::Replay(file.clone()))
-                .map_err(|error| Box::new(error) as SourceError),
-            None => {
-                let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-                loaded.take().ok_or_else(|| {
-                    "this host can be read once in a query: record a capture, and ask that".into()
-                })
-            }
-        }
+    /// This host's sensor, once.
+    fn this_hosts(&self) -> Result<Loaded, SourceError> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.take().ok_or_else(|| {
+            "this host can be read once in a query: record a capture, and ask that".into()
+        })
     }
 }
 
 impl Source for SensorSource {
     fn open(&self, rows: Rows) -> Result<Batches, SourceError> {
-        let loaded = self.load()?;
-        let topic = rows.table.topic;
-        let live = self.capture.is_none();
-        let (feed, batches) = Feed::new(rows, self.progress.clone());
-        let (output, log) = local::channel(LOG_RECORDS);
-        let shutdown = Shutdown::new();
-        let stop = shutdown.clone();
-        let sensor = Builder::new()
-            .name("sensor".to_owned())
-            .spawn(move || loaded.run(Output::Local(output), stop, Stats::default()))?;
-        let reading = Reading {
-            topic,
-            live,
-            log,
-            shutdown,
-            sensor,
+        let mut runs: VecDeque<_> = self.runs.clone().into();
+        let first = match runs.pop_front() {
+            Some(files) => Loaded::load(self.config.clone(), Input::Replay(files))?,
+            None => self.this_hosts()?,
         };
+        let reading = Reading {
+            topic: rows.table.topic,
+            live: self.runs.is_empty(),
+            config: self.config.clone(),
+            runs,
+            offset: 0,
+        };
+        let (feed, batches) = Feed::new(rows, self.progress.clone());
+        let sensor = Sensor::start(first)?;
         Builder::new()
             .name("rows".to_owned())
-            .spawn(move || reading.run(feed))?;
+            .spawn(move || reading.run(sensor, feed))?;
         Ok(batches)
     }
 
@@ -156,7 +150,7 @@ impl Source for SensorSource {
         if table.of_sensor {
             return None;
         }
-        let here = if self.capture.is_some() {
+        let here = if !self.runs.is_empty() {
             "a capture"
         } else {
             "a sensor alone"
@@ -171,35 +165,79 @@ impl Source for SensorSource {
     }
 }
 
-/// A sensor that runs, and the table that is wanted of it.
+/// A sensor that runs.
+struct Sensor {
+    log: LogReceiver<LogRecord>,
+    shutdown: Shutdown,
+    thread: JoinHandle<Result<Summary, SensorError>>,
+}
+
+impl Sensor {
+    fn start(loaded: Loaded) -> std::io::Result<Self> {
+        let (output, log) = local::channel(LOG_RECORDS);
+        let shutdown = Shutdown::new();
+        let stop = shutdown.clone();
+        let thread = Builder::new()
+            .name("sensor".to_owned())
+            .spawn(move || loaded.run(Output::Local(output), stop, Stats::default()))?;
+        Ok(Self {
+            log,
+            shutdown,
+            thread,
+        })
+    }
+}
+
+/// The table that is wanted of a sensor, or of one after another.
 struct Reading {
     topic: Topic,
     live: bool,
-    log: LogReceiver<LogRecord>,
-    shutdown: Shutdown,
-    sensor: JoinHandle<Result<Summary, SensorError>>,
+    config: Config,
+    /// Captures that are still to be read.
+    runs: VecDeque<Vec<PathBuf>>,
+    offset: i64,
 }
 
 impl Reading {
-    fn run(self, mut feed: Feed) {
-        let mut offset = 0;
+    fn run(mut self, first: Sensor, mut feed: Feed) {
+        let mut sensor = first;
+        loop {
+            match self.read(sensor, &mut feed) {
+                Ok(summary) => tell_losses(&summary, self.live),
+                Err(error) => return feed.fail(error),
+            }
+            let Some(files) = self.runs.pop_front().filter(|_| feed.wanted()) else {
+                return feed.finish();
+            };
+            let loaded = Loaded::load(self.config.clone(), Input::Replay(files));
+            let started =
+                loaded.and_then(|loaded| Sensor::start(loaded).map_err(SensorError::Thread));
+            match started {
+                Ok(next) => sensor = next,
+                Err(error) => return feed.fail(error),
+            }
+        }
+    }
+
+    /// Hands on all rows of a sensor.
+    fn read(&mut self, sensor: Sensor, feed: &mut Feed) -> Result<Summary, SensorError> {
         loop {
             if feed.closed() {
-                self.shutdown.trigger_because("the query has ended");
+                sensor.shutdown.trigger_because("the query has ended");
                 if !feed.wanted() {
                     break;
                 }
             }
-            match self.log.recv_timeout(PATIENCE) {
+            match sensor.log.recv_timeout(PATIENCE) {
                 Ok(record) if record.topic == self.topic => {
                     let record = Record {
-                        offset,
+                        offset: self.offset,
                         ingest_ts_ns: self.live.then_some(record.ingest_ts_ns),
                         key: record.key.as_bytes(),
                         value: &record.value,
                         ..Record::default()
                     };
-                    offset += 1;
+                    self.offset += 1;
                     // A sensor writes with our own schemas.
                     if let Err(error) = feed.push(&record) {
                         feed.unreadable(&record, &error.to_string());
@@ -211,15 +249,8 @@ impl Reading {
             feed.tick();
         }
         // The sensor ends when nobody takes its records.
-        drop(self.log);
-        match self.sensor.join() {
-            Ok(Ok(summary)) => {
-                tell_losses(&summary, self.live);
-                feed.finish();
-            }
-            Ok(Err(error)) => feed.fail(error),
-            Err(_) => feed.fail(std::io::Error::other("the sensor panicked, see above")),
-        }
+        drop(sensor.log);
+        sensor.thread.join().map_err(|_| SensorError::Reader)?
     }
 }
 

@@ -13,7 +13,8 @@ use dogwatch_ebpf::control::Mode;
 use dogwatch_schemas::Text;
 
 use super::{Input, SensorError};
-use crate::capture;
+use crate::capture::chain::Chain;
+use crate::capture::rotation::Recorder;
 use crate::check;
 use crate::config::{Config, ContainersConfig};
 use crate::fact::Host;
@@ -49,21 +50,21 @@ impl Loaded {
     /// # Errors
     /// Fails when the kernel or the host do not allow it, or when the capture cannot be opened or made.
     pub fn load(mut config: Config, input: Input) -> Result<Self, SensorError> {
-        let capture_path = match input {
-            Input::Replay(path) => {
-                let (reader, host) = capture::Reader::open(&path)?;
+        let recording = match input {
+            Input::Replay(files) => {
+                let (captures, host) = Chain::open(&files)?;
                 if let Some(sentence) = passed_over(&config, &host) {
                     tracing::warn!("{sentence}");
                 }
                 return Ok(Self {
                     config,
-                    origin: Origin::Capture(Box::new(reader)),
+                    origin: Origin::Capture(Box::new(captures)),
                     host,
                     live: false,
                     not_delivered: Vec::new(),
                 });
             }
-            Input::Recorded(path) => Some(path),
+            Input::Recorded(file, rotation) => Some((file, rotation)),
             Input::Kernel => None,
         };
         raise_open_files()?;
@@ -83,9 +84,8 @@ impl Loaded {
         let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns)
             .looking_elsewhere(probe.hierarchy().others())
             .asking(sockets.unwrap_or_default());
-        let capture = capture_path
-            .map(|path| capture::Writer::create(&path, &host))
-            .transpose()?;
+        let record = |(file, rotation)| Recorder::create(file, rotation, host.clone());
+        let capture = recording.map(record).transpose()?;
         give_up_rights(&config)?;
         let samples = config.samples;
         Ok(Self {

@@ -37,6 +37,31 @@ impl Samples {
         [&self.containers, &self.processes, &self.calls, &self.io]
     }
 
+    /// What a round says was not sampled, each with the ledger that counts it.
+    fn unsampled(&mut self, round: &Sampled) -> [(&mut Ledger, Kind, u64); 4] {
+        [
+            (
+                &mut self.containers,
+                Kind::CONTAINER_SAMPLE,
+                round.containers_unsampled,
+            ),
+            (
+                &mut self.processes,
+                Kind::PROCESS_SAMPLE,
+                round.processes_unsampled,
+            ),
+            (&mut self.calls, Kind::SYSCALL_SAMPLE, round.calls_unsampled),
+            (&mut self.io, Kind::IO_SAMPLE, round.files_unsampled),
+        ]
+    }
+
+    /// Takes a round of before this file, whose losses an earlier one tells.
+    pub fn before(&mut self, round: &Sampled, now_ns: i64) {
+        for (ledger, kind, count) in self.unsampled(round) {
+            ledger.before(|ledger| ledger.unsampled(kind.name(), count, now_ns));
+        }
+    }
+
     /// Samples lost in this run, by class.
     pub fn losses(&self) -> BTreeMap<String, u64> {
         let mut sum: BTreeMap<String, u64> = BTreeMap::new();
@@ -109,18 +134,10 @@ impl Stage {
 
     /// A round has ended, or did not come. A mark follows one that ended: what it left out is told by then.
     pub(super) fn sampled(&mut self, round: Sampled, now_ns: i64) {
-        let (container, process) = (Kind::CONTAINER_SAMPLE.name(), Kind::PROCESS_SAMPLE.name());
-        let containers = round.containers_unsampled;
         self.samples.went_back = round.went_back;
-        self.samples
-            .containers
-            .unsampled(container, containers, now_ns);
-        let processes = round.processes_unsampled;
-        self.samples.processes.unsampled(process, processes, now_ns);
-        let (call, calls) = (Kind::SYSCALL_SAMPLE.name(), round.calls_unsampled);
-        self.samples.calls.unsampled(call, calls, now_ns);
-        let (io, files) = (Kind::IO_SAMPLE.name(), round.files_unsampled);
-        self.samples.io.unsampled(io, files, now_ns);
+        for (ledger, kind, count) in self.samples.unsampled(&round) {
+            ledger.unsampled(kind.name(), count, now_ns);
+        }
         let Some(ended_ns) = round.ended_ns else {
             return;
         };

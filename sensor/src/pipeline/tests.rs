@@ -113,7 +113,7 @@ fn write_capture(path: &Path) {
         ))
         .unwrap();
     writer.fact(&clock(103)).unwrap();
-    writer.finish().unwrap();
+    writer.flush().unwrap();
 }
 
 fn replay(path: &Path) -> (Result<Summary, SensorError>, Vec<LogRecord>) {
@@ -121,7 +121,7 @@ fn replay(path: &Path) -> (Result<Summary, SensorError>, Vec<LogRecord>) {
     let config = Config::check(RawConfig::default()).unwrap();
     let ended = run(
         config,
-        Input::Replay(path.to_owned()),
+        Input::Replay(vec![path.to_owned()]),
         Output::Local(sender),
         Shutdown::new(),
     );
@@ -253,7 +253,7 @@ fn an_output_that_is_gone_ends_the_run() {
     let shutdown = Shutdown::new();
     run(
         config,
-        Input::Replay(path),
+        Input::Replay(vec![path]),
         Output::Local(sender),
         shutdown.clone(),
     )
@@ -271,7 +271,7 @@ fn a_broker_that_does_not_answer_is_named() {
     raw.kafka.start_timeout = std::time::Duration::from_millis(300);
     let error = run(
         Config::check(raw).unwrap(),
-        Input::Replay(path),
+        Input::Replay(vec![path]),
         Output::Kafka,
         Shutdown::new(),
     )
@@ -310,7 +310,7 @@ fn write_frames(path: &Path, fill: impl FnOnce(&mut capture::Writer)) {
     };
     writer.fact(&Fact::Running(Box::new(shell))).unwrap();
     fill(&mut writer);
-    writer.finish().unwrap();
+    writer.flush().unwrap();
 }
 
 fn counts(pairs: &[(&str, u64)]) -> BTreeMap<Text, u64> {
@@ -514,7 +514,7 @@ fn sampled_capture(path: &Path) {
     for fact in &facts {
         writer.fact(fact).unwrap();
     }
-    writer.finish().unwrap();
+    writer.flush().unwrap();
 }
 
 #[test]
