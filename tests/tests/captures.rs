@@ -1,10 +1,11 @@
-//! Captures as they are made and asked: recordings that rotate, a full disk, several files.
+//! Captures as they are made and asked: recordings that rotate, a full disk, many events.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dogwatch_tests::cache::repository;
@@ -214,4 +215,51 @@ fn captures_of_one_recording_are_read_as_one() {
     let mut two = programs::command("dogwatch");
     two.args(["query", query, "SELECT 1"]);
     refused(two.output().unwrap(), "too much");
+}
+
+/// The demo's capture, in which one open of a file stands `opens` times more.
+fn many_events(path: &Path, opens: usize) {
+    let (head, frames) = demo();
+    let names_shadow = |frame: &Vec<u8>| frame.windows(11).any(|text| text == b"/etc/shadow");
+    // A program with that argument is executed, and opens it.
+    let open = frames.iter().rposition(names_shadow).unwrap();
+    let mut file = BufWriter::new(File::create(path).unwrap());
+    file.write_all(&head).unwrap();
+    for (at, frame) in frames.iter().enumerate() {
+        let times = if at == open { 1 + opens } else { 1 };
+        for _ in 0..times {
+            file.write_all(frame).unwrap();
+        }
+    }
+    file.flush().unwrap();
+}
+
+#[test]
+fn a_million_events_are_counted_in_bounded_time_and_memory() {
+    const MOST_MEMORY_KIB: i64 = 192 << 10;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("many.capture");
+    let count = "SELECT count(*) FROM events WHERE fd_name = '/etc/shadow'";
+    let few = answer(&[repository().join("console/demo.capture")], count);
+    let few: usize = few[0].parse().unwrap();
+    let opens = 1_000_000;
+    many_events(&path, opens);
+    let mut command = programs::command("dogwatch");
+    command.args(["query", "--format", "csv", "--read"]);
+    command.arg(&path).arg(count);
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    // SAFETY: all zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let mut status = 0;
+    // SAFETY: both places are valid and ours; the child is reaped by nobody else.
+    unsafe { libc::wait4(child.id() as i32, &mut status, 0, &mut usage) };
+    // Of the CPU: what else runs here does not count.
+    let time = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    let took = time(usage.ru_utime) + time(usage.ru_stime);
+    let text = std::io::read_to_string(child.stdout.unwrap()).unwrap();
+    println!("{took:.1} s, {} KiB", usage.ru_maxrss);
+    assert_eq!(status, 0);
+    assert_eq!(text.lines().nth(1), Some(&*(few + opens).to_string()));
+    assert!(took < 60.0, "{took:.1} s");
+    assert!(usage.ru_maxrss < MOST_MEMORY_KIB, "{} KiB", usage.ru_maxrss);
 }
