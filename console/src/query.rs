@@ -172,11 +172,11 @@ fn words(options: &cli::Query) -> Result<(&str, Vec<PathBuf>), QueryError> {
             "write a query: dogwatch query \"SELECT ... FROM events\"; --tables says what there is";
         return Err(QueryError::Usage(usage.to_owned()));
     };
-    if let Some(word) = words.first()
-        && captures.is_empty()
-    {
-        let usage =
-            format!("{word:?} is too much: write one query in quotes; captures follow --read");
+    let is_wrong = |word: &&&str| captures.is_empty() || !is_file(word);
+    if let Some(word) = words.iter().find(is_wrong) {
+        let usage = format!(
+            "{word:?} is too much: write one query in quotes; behind --read stand files that are there"
+        );
         return Err(QueryError::Usage(usage));
     }
     captures.extend(words.into_iter().map(PathBuf::from));

@@ -212,6 +212,7 @@ fn captures_of_one_recording_are_read_as_one() {
         assert!(text.contains(words), "{text}");
     };
     refused(repeated(&[]), "write a query");
+    refused(repeated(&[query, "SELECT 1"]), "too much");
     let mut two = programs::command("dogwatch");
     two.args(["query", query, "SELECT 1"]);
     refused(two.output().unwrap(), "too much");
