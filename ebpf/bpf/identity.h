@@ -93,12 +93,11 @@ static __always_inline u64 cgroup_id_of(struct task_struct *task)
 }
 
 /*
- * The share of the current process, whose cgroup is not in the map of modes though it may be below a container's: that of
- * the first above it which is in the map, or of the topmost which is not. Global, so that it is verified once.
+ * The share of a cgroup that is not in the map of modes though it may be below a container's: that of the first above it which
+ * is in the map, or of the topmost which is not.
  */
-__attribute__((noinline)) u64 share_of_unlisted(void)
+static __always_inline u64 share_above(struct cgroup *cgroup)
 {
-	struct cgroup *cgroup = cgroup_of(current_task());
 	u64 share = id_of(cgroup);
 	for (u32 i = 0; i < CGROUP_LEVELS_MAX; i++) {
 		struct cgroup_subsys_state *above = BPF_CORE_READ(cgroup, self.parent);
@@ -113,6 +112,12 @@ __attribute__((noinline)) u64 share_of_unlisted(void)
 			share = id;
 	}
 	return share;
+}
+
+/* The same of the current process. Global, so that it is verified once. */
+__attribute__((noinline)) u64 share_of_unlisted(void)
+{
+	return share_above(cgroup_of(current_task()));
 }
 
 /* A process's own number in its own pid namespace, and that namespace, by its leading thread. */

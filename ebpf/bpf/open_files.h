@@ -29,15 +29,15 @@ struct {
  * on, where verifiers before 6.8 lose track of what they know (failures.h). */
 const struct open_file *type_of_open_file __attribute__((unused));
 
-/*
- * The share of a process that is not the current one; see `place`. While the map of modes is full, a cgroup below a container's
- * that found no room in it has a share of its own here: the walk upwards of `share_of_unlisted` is the current task's alone.
- */
+/* The share of a process that is not the current one; see `place`. */
 static __always_inline u64 share_id_of(struct task_struct *task)
 {
-	u64 cgroup_id = cgroup_id_of(task);
+	struct cgroup *cgroup = cgroup_of(task);
+	u64 cgroup_id = id_of(cgroup);
 	struct cgroup_policy *policy = bpf_map_lookup_elem(&modes, &cgroup_id);
-	return policy ? policy->share : cgroup_id;
+	if (policy)
+		return policy->share;
+	return modes_full ? share_above(cgroup) : cgroup_id;
 }
 
 /* Whether one more of the share may be told; where it may not, it is counted. */

@@ -3,8 +3,10 @@
 use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use dogwatch_ebpf::record::Record;
 use dogwatch_sensor::probe::{ClassRates, Hierarchy, Mode, Policy, ProbeOptions, Rates};
@@ -217,7 +219,40 @@ fn nor_do_they_where_the_kernel_part_can_hold_no_more_modes() {
     let mut none = 1 << 50..;
     let filled = none.find(|id| watch.probe.set_mode(*id, Mode::Off).is_err());
     flood_below(&mut watch, &container);
+    open_below(&mut watch, &container);
     (1 << 50..filled.unwrap()).for_each(|id| watch.probe.forget(id));
+}
+
+/// What is open in a cgroup below a container's is the container's.
+fn open_below(watch: &mut Watch, container: &Cgroup) {
+    let mut files = watch.probe.take_open_files().unwrap().unwrap();
+    let nested = Cgroup::below(&container.0, "open");
+    let enter = nested.entrance();
+    let mut command = Command::new("/bin/sleep");
+    command.arg("600").stdin(tempfile::tempfile().unwrap());
+    // SAFETY: system calls alone.
+    let entered = unsafe {
+        command.pre_exec(move || {
+            enter();
+            Ok(())
+        })
+    };
+    let mut child = entered.spawn().unwrap();
+    let mut shares = Vec::new();
+    let until = Instant::now() + Duration::from_secs(60);
+    let walked = files.walk(until, &mut |file| {
+        if file.pid == child.id() {
+            shares.push(file.share);
+        }
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    walked.unwrap();
+    assert!(!shares.is_empty());
+    assert!(
+        shares.iter().all(|share| *share == container.id()),
+        "{shares:?}"
+    );
 }
 
 /// Four cgroups below a container's open more than it may; all of what is refused is refused to the container.
