@@ -90,7 +90,7 @@ pub fn run(options: &cli::Alerts) -> Result<(), AlertsError> {
     let mut reading = Reading::open(&brokers, &names, options)?;
     match reading.print(printer) {
         // Whoever reads has enough, as `head` has.
-        Err(AlertsError::Print(PrintError::Output(_))) => Ok(()),
+        Err(AlertsError::Print(PrintError::Output)) => Ok(()),
         result => result,
     }
 }

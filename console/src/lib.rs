@@ -23,6 +23,7 @@ pub mod local;
 pub mod locate;
 pub mod merge;
 pub mod moment;
+pub mod output;
 pub mod plan;
 pub mod printer;
 pub mod published;

@@ -30,6 +30,9 @@ pub enum LocalError {
     /// Signals cannot be waited for.
     #[error("could not wait for signals")]
     Signals(#[source] std::io::Error),
+    /// Standard output has no thread.
+    #[error("could not start the thread of standard output")]
+    Thread(#[source] std::io::Error),
 }
 
 impl LocalError {
@@ -39,7 +42,7 @@ impl LocalError {
             Self::Plan(error) => error.exit_code(),
             Self::Session(SessionError::Ended(error)) => error.exit_code(),
             Self::Print(error) | Self::Session(SessionError::Print(error)) => error.exit_code(),
-            Self::Signals(_) => 1,
+            Self::Signals(_) | Self::Thread(_) => 1,
         }
     }
 }
@@ -50,7 +53,7 @@ impl LocalError {
 /// [`LocalError`] when it cannot start, or sensor or processor fail.
 pub fn run(options: &cli::Local) -> Result<(), LocalError> {
     ignore_file_size_limit();
-    let printer = Printer::new(
+    let mut printer = Printer::new(
         Format::chosen(options.watch.json),
         options.alerts.as_deref(),
     )?;
@@ -66,10 +69,12 @@ pub fn run(options: &cli::Local) -> Result<(), LocalError> {
     introduce(&printer, &plan)?;
     let joined = Joined::start(plan)?;
     stop_on_signals(shutdown, on_hangup).map_err(LocalError::Signals)?;
+    // After the sensor was loaded: a thread has the rights of the one that starts it.
+    printer.detach().map_err(LocalError::Thread)?;
     let mut session = Session::new(joined, printer, Timing::Live);
     match watch(&mut session, &reopen) {
         // Whoever reads has enough, as `head` has.
-        Err(PrintError::Output(_)) => return Ok(session.leave()?),
+        Err(PrintError::Output) => return Ok(session.leave()?),
         result => result?,
     }
     let (printer, summary) = session.finish()?;
@@ -90,6 +95,7 @@ fn watch(session: &mut Session, reopen: &Reopen) -> Result<(), PrintError> {
         if !announced {
             announced = announce(session)?;
         }
+        session.printer().read()?;
         session.heartbeat()?;
     }
 }

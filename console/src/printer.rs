@@ -6,7 +6,6 @@
 //! note  ───► standard output, or standard error where standard output carries JSON
 //! ```
 
-use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,14 +13,15 @@ use std::time::Duration;
 use dogwatch_schemas::records::Alert;
 
 use crate::alerts_file::{AlertsFile, Written};
+use crate::output::{Gone, Output};
 use crate::render::{self, Colour};
 
 /// Something could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PrintError {
     /// Nobody reads standard output any more.
-    #[error("could not write to standard output")]
-    Output(#[source] io::Error),
+    #[error("nobody reads standard output any more")]
+    Output,
     /// The alerts' file could not be opened.
     #[error("could not write to {}; check the folder and the free space", path.display())]
     File {
@@ -50,6 +50,12 @@ pub enum PrintError {
     },
 }
 
+impl From<Gone> for PrintError {
+    fn from(_: Gone) -> Self {
+        Self::Output
+    }
+}
+
 impl PrintError {
     /// The program's exit code: 2 for a path that cannot be, 3 for a disk that is full, 1 for what failed while running.
     pub fn exit_code(&self) -> u8 {
@@ -60,7 +66,7 @@ impl PrintError {
                 Kind::NotADirectory | Kind::ReadOnlyFilesystem => 2,
                 _ => 3,
             },
-            Self::Output(_) | Self::Unwritten { .. } | Self::Json { .. } => 1,
+            Self::Output | Self::Unwritten { .. } | Self::Json { .. } => 1,
         }
     }
 }
@@ -118,6 +124,22 @@ impl Printer {
         Ok(printer)
     }
 
+    /// Whoever reads standard output holds nothing back from now on.
+    ///
+    /// # Errors
+    /// When there can be no thread for it.
+    pub fn detach(&mut self) -> io::Result<()> {
+        self.output.detach()
+    }
+
+    /// Whether somebody may read standard output yet.
+    ///
+    /// # Errors
+    /// [`PrintError::Output`] when nobody does.
+    pub fn read(&self) -> Result<(), PrintError> {
+        Ok(self.output.read()?)
+    }
+
     /// Colours of notes.
     pub fn colour(&self) -> Colour {
         match self.format {
@@ -159,7 +181,7 @@ impl Printer {
             Format::Human(colour) => render::alert(alert, latency, colour),
             Format::JsonLines => json(alert)?,
         };
-        self.output.line(&text)
+        Ok(self.output.line(text)?)
     }
 
     /// Writes one event, which is a line of JSON.
@@ -167,7 +189,7 @@ impl Printer {
     /// # Errors
     /// As [`Printer::alert`].
     pub fn event(&mut self, json: &str) -> Result<(), PrintError> {
-        self.output.line(&format!("{json}\n"))
+        Ok(self.output.line(format!("{json}\n"))?)
     }
 
     /// Opens the alerts' file anew: it was moved away.
@@ -184,7 +206,7 @@ impl Printer {
     pub fn note(&self, line: &str) -> Result<(), PrintError> {
         let line = format!("{line}\n");
         match self.format {
-            Format::Human(_) => self.output.note(&line),
+            Format::Human(_) => Ok(self.output.note(line)?),
             // Whoever closes standard error does not want to hear of it.
             Format::JsonLines => {
                 let _ = io::stderr().write_all(line.as_bytes());
@@ -211,53 +233,7 @@ impl Printer {
             unwritten(file.unwritten(), "alerts", place)?;
         }
         let place = "standard output".to_owned();
-        unwritten(self.output.unwritten.get(), "alerts and events", place)
-    }
-}
-
-/// Standard output, which may be a file on a disk that is full.
-#[derive(Debug, Default)]
-struct Output {
-    /// Lines that it did not take.
-    unwritten: Cell<u64>,
-    /// It may hold a half line.
-    torn: Cell<bool>,
-}
-
-impl Output {
-    /// Writes an alert or an event.
-    fn line(&self, text: &str) -> Result<(), PrintError> {
-        if !self.take(text)? {
-            self.unwritten.set(self.unwritten.get() + 1);
-            if self.unwritten.get() == 1 {
-                let said = "dogwatch: standard output takes no more; watching goes on, what is not written is counted\n";
-                // There is no other place to say it.
-                let _ = io::stderr().write_all(said.as_bytes());
-            }
-        }
-        Ok(())
-    }
-
-    fn note(&self, text: &str) -> Result<(), PrintError> {
-        self.take(text).map(drop)
-    }
-
-    /// Writes, and says whether all of it was; a half line before it is closed first.
-    fn take(&self, text: &str) -> Result<bool, PrintError> {
-        let mut output = io::stdout().lock();
-        let begin = if self.torn.get() { "\n" } else { "" };
-        let written = output
-            .write_all(format!("{begin}{text}").as_bytes())
-            .and_then(|()| output.flush());
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                Err(PrintError::Output(error))
-            }
-            written => {
-                self.torn.set(written.is_err());
-                Ok(written.is_ok())
-            }
-        }
+        unwritten(self.output.unwritten(), "alerts and events", place)
     }
 }
 

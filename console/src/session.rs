@@ -175,7 +175,7 @@ impl Session {
         loop {
             match self.next(Duration::from_secs(1)) {
                 Ok(Next::End) => break,
-                Ok(_) | Err(PrintError::Output(_)) => {}
+                Ok(_) | Err(PrintError::Output) => {}
                 Err(error) => return Err(error.into()),
             }
         }

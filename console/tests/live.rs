@@ -150,6 +150,63 @@ fn a_reader_that_goes_ends_it_in_order() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+/// Nobody takes a byte of its output: the sensor loses nothing by that, and alerts go on to the file.
+#[test]
+#[ignore = "needs root and a kernel that loads eBPF"]
+fn a_reader_that_stands_still_holds_nothing_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let detection = "-- title = \"Marked\"\n-- description = \"A test's own shell.\"\n-- message = \"{proc_cmdline}\"\n-- severity = \"low\"\n\
+        -- status = \"experimental\"\n-- risk = 10\n-- attack = [\"T1059\"]\n\
+        -- false_positives = []\n-- blind_spots = []\n-- references = []\n\
+        SELECT container_id, proc_cmdline FROM events\n\
+        WHERE evt_type = 'execve' AND proc_cmdline LIKE '%after-the-stop%'\n";
+    std::fs::create_dir_all(at("detections/execution")).unwrap();
+    std::fs::write(at("detections/execution/marked.sql"), detection).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dogwatch"))
+        .args(["local", "--json", "--events", "--detections"])
+        .arg(at("detections"))
+        .arg("--alerts")
+        .arg(at("alerts"))
+        .env("DOGWATCH_STATE_FILE", "")
+        .stdout(Stdio::piped())
+        .stderr(File::create(at("errors")).unwrap())
+        .spawn()
+        .unwrap();
+    let shell = |script: &str| {
+        let status = Command::new("sh").args(["-c", script]).status();
+        assert!(status.unwrap().success());
+    };
+    let until = |name: &str, words: &str, act: &str| {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            let text = std::fs::read_to_string(at(name)).unwrap_or_default();
+            if text.contains(words) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {words:?} in {text}");
+            shell(act);
+        }
+    };
+    until("errors", "watching this machine", "sleep 0.1");
+    let many = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); /bin/true; done";
+    until("errors", "does not keep up", many);
+    until("alerts", "after-the-stop", ": after-the-stop; sleep 0.2");
+    signal(&child, libc::SIGINT);
+    let asked = Instant::now();
+    let ended = child.wait().unwrap();
+    let errors = std::fs::read_to_string(at("errors")).unwrap();
+    assert_eq!(ended.code(), Some(1), "{errors}");
+    assert!(asked.elapsed() < Duration::from_secs(20), "{errors}");
+    assert!(
+        errors.contains("could not be written to standard output"),
+        "{errors}"
+    );
+    for class in ["ring_full", "queue_full"] {
+        assert!(!errors.contains(class), "{errors}");
+    }
+}
+
 #[test]
 #[ignore = "needs root, a kernel that loads eBPF, and Docker"]
 fn interrupted_attack_in_docker_leaves_no_container() {
