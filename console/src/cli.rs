@@ -215,7 +215,7 @@ pub struct Query {
     pub more: Vec<String>,
 
     /// Ask a capture (dogwatch-sensor record), or several in the order of their times; needs no privileges
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["kafka", "config"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["kafka", "config"])]
     pub read: Vec<PathBuf>,
 
     /// Settings of a processor or a sensor: brokers, topics, TLS, SASL (see processor.toml)

@@ -136,7 +136,7 @@ pub fn run(options: &cli::Query) -> Result<Ended, QueryError> {
         .build()
         .map_err(QueryError::Start)?;
     let memory_bytes = options.memory << 20;
-    let question = Question::ask(text, &source, bounds, memory_bytes, Arc::new(runtime))
+    let question = Question::ask(&text, &source, bounds, memory_bytes, Arc::new(runtime))
         .map_err(QueryError::Mistake)?;
     if options.explain {
         return printed(&format!("{}\n", question.explained()?));
@@ -155,16 +155,17 @@ pub fn run(options: &cli::Query) -> Result<Ended, QueryError> {
     }
 }
 
-/// The query and the captures. A shell puts all but the first file of `--read some.capture.*` beside the query.
-fn words(options: &cli::Query) -> Result<(&str, Vec<PathBuf>), QueryError> {
+/// The query and the captures. A shell makes several words of `--read some.capture.*`.
+fn words(options: &cli::Query) -> Result<(String, Vec<PathBuf>), QueryError> {
     let mut captures = options.read.clone();
-    let mut words: Vec<&str> = options
-        .query
-        .iter()
-        .chain(&options.more)
-        .map(String::as_str)
-        .collect();
-    let is_file = |word: &&str| Path::new(word).is_file();
+    let mut words: Vec<String> = options.query.iter().chain(&options.more).cloned().collect();
+    if words.is_empty() && captures.len() > 1 {
+        let behind = captures.drain(1..);
+        words = behind
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+    }
+    let is_file = |word: &String| Path::new(word).is_file();
     let query = words.iter().rposition(|word| !is_file(word));
     let query = query.map(|at| words.remove(at));
     let Some(text) = query else {
@@ -172,7 +173,7 @@ fn words(options: &cli::Query) -> Result<(&str, Vec<PathBuf>), QueryError> {
             "write a query: dogwatch query \"SELECT ... FROM events\"; --tables says what there is";
         return Err(QueryError::Usage(usage.to_owned()));
     };
-    let is_wrong = |word: &&&str| captures.is_empty() || !is_file(word);
+    let is_wrong = |word: &&String| captures.is_empty() || !is_file(word);
     if let Some(word) = words.iter().find(is_wrong) {
         let usage = format!(
             "{word:?} is too much: write one query in quotes; behind --read stand files that are there"

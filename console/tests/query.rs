@@ -365,3 +365,22 @@ fn send(servers: &str) {
     replay.join().unwrap();
     producer.flush(Duration::from_secs(30)).unwrap();
 }
+
+/// As a shell writes `--read some.capture.*`, with options between it and the query and without.
+#[test]
+fn captures_are_named_by_several_words() {
+    let file = capture();
+    let file = file.to_str().unwrap();
+    let count = "SELECT count(*) > 0 AS some FROM events";
+    let alone = answered(query(&[
+        "--format", "csv", "--read", file, file, file, count,
+    ]));
+    let between = answered(query(&[
+        "--read", file, file, file, "--format", "csv", count,
+    ]));
+    let before = answered(query(&[count, "--format", "csv", "--read", file, file]));
+    assert_eq!(alone, "some\ntrue\n");
+    assert_eq!([&between, &before], [&alone; 2]);
+    let none = refused(query(&["--read", file, file]), 2);
+    assert!(none.contains("write a query"), "{none}");
+}
