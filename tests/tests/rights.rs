@@ -23,7 +23,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 const PATIENCE: Duration = Duration::from_secs(60);
 const ACLS: &str = "org.apache.kafka.tools.AclCommand";
 /// In the order of the table's columns; the password of each is its name.
-const USERS: [&str; 4] = ["sensor", "processor", "publisher", "reader"];
+const USERS: [&str; 5] = ["sensor", "processor", "publisher", "reader", "analyst"];
 
 /// What each user may do, by kind of resource (`topic`, `group` ..) and name.
 type Rights = BTreeMap<(&'static str, Vec<&'static str>, &'static str), Vec<String>>;
@@ -93,6 +93,7 @@ fn rights() -> Rights {
     );
     allow("--group", "dogwatch-processor", &["Read"], "publisher");
     allow("--group", "dogwatch-console", &["Read"], "reader");
+    allow("--group", "dogwatch-console", &["Read"], "analyst");
     let ids = "dogwatch-processor-";
     allow(
         "--transactional-id",
@@ -258,6 +259,38 @@ fn each_program_has_the_rights_it_needs_and_no_other() {
     let log = processor.log();
     assert!(processor.stop(PATIENCE).success(), "{log}");
 
+    let alerts = ["alerts", "--kafka", &address, "--json"];
+    let read = dogwatch("analyst", &alerts);
+    assert!(read.status.success() && !read.stdout.is_empty(), "{read:?}");
+    let question = |user: &str, table: &str| {
+        let count = format!("SELECT count(*) AS n FROM {table}");
+        let follow = ["query", "--for", "1s", "--since", "1h", "--format", "csv"];
+        dogwatch(
+            user,
+            &[&follow[..], &["--kafka", &address, &count]].concat(),
+        )
+    };
+    let of_sensors = [
+        "events",
+        "containers",
+        "container_samples",
+        "process_samples",
+        "syscall_samples",
+        "io_samples",
+        "sensors",
+    ];
+    for table in [&of_sensors[..], &["alerts", "dead_letters", "late"]].concat() {
+        let answer = question("analyst", table);
+        assert!(answer.status.success(), "{answer:?}");
+        let rows = String::from_utf8(answer.stdout).unwrap();
+        let one = ["events", "alerts"].contains(&table);
+        assert_eq!(rows, format!("n\n{}\n", u8::from(one)), "{table}");
+    }
+    let refused = question("reader", "events");
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("dogwatch.events"), "{why}");
+
     let no = Some(RDKafkaErrorCode::TopicAuthorizationFailed);
     for (user, topic) in [
         ("sensor", "state"),
@@ -270,6 +303,8 @@ fn each_program_has_the_rights_it_needs_and_no_other() {
         ("reader", "alerts"),
         ("reader", "state"),
         ("reader", "detections"),
+        ("analyst", "events"),
+        ("analyst", "alerts"),
     ] {
         let answer = write(
             &address,
