@@ -187,7 +187,7 @@ fn copy_detections(from: &Path, to: &Path) {
             continue;
         }
         let content = fs::read_to_string(&from).unwrap();
-        let is_over_samples = content.contains("_samples, INTERVAL");
+        let is_over_samples = content.contains("_samples, INTERVAL") && !is_over_hosts(&content);
         fs::write(
             to,
             if is_over_samples {
@@ -198,6 +198,11 @@ fn copy_detections(from: &Path, to: &Path) {
         )
         .unwrap();
     }
+}
+
+/// What several hosts together show is tried with several hosts (tests/tests/fleet).
+fn is_over_hosts(sql: &str) -> bool {
+    sql.contains("count(DISTINCT host_id)")
 }
 
 fn shorter(sql: &str) -> String {
@@ -296,7 +301,7 @@ fn no_detection_on_samples_is_left_out() {
         let is_sql = path.extension().is_some_and(|end| end == "sql");
         let reads = |sql: String| {
             let mut lines = sql.lines().filter(|line| line.starts_with("FROM "));
-            lines.any(|line| line.contains("_samples"))
+            lines.any(|line| line.contains("_samples")) && !is_over_hosts(&sql)
         };
         is_sql && fs::read_to_string(path).is_ok_and(reads)
     };
