@@ -137,12 +137,20 @@ impl Sockets {
     /// Whether an answer comes soon, as far as can be told.
     pub fn answers_soon(&self, now_ns: u64) -> bool {
         let oldest = self.under_way.values().min();
-        !self.ended && !self.silent && oldest.is_none_or(|since| now_ns < since + SLOW_NS)
+        let queued = !self.waiting.is_empty();
+        !self.ended
+            && !self.silent
+            && !queued
+            && oldest.is_none_or(|since| now_ns < since + SLOW_NS)
     }
 
     /// What came since the last time, by container.
     pub fn answers(&mut self, now_ns: u64) -> Vec<(Text, SocketAnswer)> {
         let mut answers = Vec::new();
+        if self.ended {
+            // It may have ended after its end of the channel was closed.
+            let _ = self.child.try_wait();
+        }
         if self.under_way.is_empty() && self.waiting.is_empty() {
             return answers;
         }

@@ -193,10 +193,6 @@ impl Container {
                 known.clone_from(told);
             }
         }
-        // Where files say nothing of the container, the runtime is who answered.
-        if &*self.runtime == "other" {
-            self.runtime = if told.docker { "docker" } else { "containerd" }.into();
-        }
         fill(&mut self.name, &told.name);
         if self.image.is_none()
             && let Some(image) = &told.image

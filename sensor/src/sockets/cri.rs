@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dogwatch_schemas::Text;
+use hyper::body::Bytes;
 use prost::Message;
 
 use super::AskError;
@@ -32,10 +33,11 @@ struct ListContainers {
     filter: Option<Filter>,
 }
 
+/// Read one by one: a list of a million empty ones takes little room so.
 #[derive(Clone, PartialEq, Message)]
 struct Containers {
-    #[prost(message, repeated, tag = "1")]
-    containers: Vec<Container>,
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    containers: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -160,9 +162,15 @@ pub(super) async fn ask(
     };
     let method = "runtime.v1.RuntimeService/ListContainers";
     let listed: Option<Containers> = grpc.call(method, &list).await?;
-    let listed = listed.unwrap_or_default().containers;
-    // A filter that is not heeded must not have another's labels told.
-    let container = listed.into_iter().find(|one| *one.id == *question.id);
+    let mut container = None;
+    for one in listed.unwrap_or_default().containers {
+        let one = Container::decode(one).map_err(|error| AskError::Damaged(error.to_string()))?;
+        // A filter that is not heeded must not have another's labels told.
+        if *one.id == *question.id {
+            container = Some(one);
+            break;
+        }
+    }
     let sandbox = container
         .as_ref()
         .map_or(&*question.id, |container| &container.sandbox);
@@ -170,7 +178,8 @@ pub(super) async fn ask(
     let Some(container) = container else {
         return Ok(sandbox.map(|sandbox| of_sandbox(sandbox, bounds)));
     };
-    let image = image_of(&mut grpc, &container).await?;
+    // What the pod says is worth telling without it.
+    let image = image_of(&mut grpc, &container).await.unwrap_or_default();
     Ok(Some(of_container(
         container, sandbox, image, question, bounds,
     )))
@@ -185,6 +194,9 @@ async fn sandbox_of(grpc: &mut Grpc, id: &str) -> Result<Option<Sandbox>, AskErr
 }
 
 async fn image_of(grpc: &mut Grpc, container: &Container) -> Result<Option<Image>, AskError> {
+    if container.image_ref.is_empty() {
+        return Ok(None);
+    }
     let question = ImageStatus {
         image: Some(ImageSpec {
             image: container.image_ref.clone(),

@@ -105,7 +105,6 @@ pub(super) async fn ask(
     // Versions of Podman differ in whether PATH says which shell that is.
     let other = executed("sh").filter(|other| healthcheck.as_ref() != Some(other));
     let mut told = Told {
-        docker: true,
         name: bounds.line(container.name.trim_start_matches('/')),
         image: bounds.line(&config.image),
         image_id: id,

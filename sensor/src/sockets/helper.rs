@@ -27,6 +27,8 @@ use crate::container::{Protocol, Question, Socket, SocketAnswer, Told};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a socket that did not answer is not asked.
 const REST: Duration = Duration::from_secs(10);
+/// From so many silences in a row on.
+const SILENCES_MAX: u32 = 2;
 /// Between the end of a worker and the next one.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of a reason.
@@ -59,6 +61,9 @@ fn supervise() -> io::Result<()> {
         // SAFETY: no handler is installed.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    // Who started the sensor may have had children reaped unseen.
+    // SAFETY: as above.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     rights::give_up(&setup.sockets)?;
     loop {
         // SAFETY: this process has one thread, so the copy has all that it needs.
@@ -91,6 +96,8 @@ struct Worker {
     runtime: Runtime,
     /// When each socket is asked again.
     rests: Vec<Option<Instant>>,
+    /// How often each was silent in a row.
+    silences: Vec<u32>,
 }
 
 impl Worker {
@@ -101,12 +108,22 @@ impl Worker {
             .build()?;
         Ok(Self {
             rests: vec![None; setup.sockets.len()],
+            silences: vec![0; setup.sockets.len()],
             setup,
             runtime,
         })
     }
 
+    /// Answers until the sensor is gone: what it asked last is not asked of sockets any more.
     fn serve(&mut self, channel: &UnixDatagram) -> io::Result<()> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        match self.answer_all(channel) {
+            Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => Ok(()),
+            answered => answered,
+        }
+    }
+
+    fn answer_all(&mut self, channel: &UnixDatagram) -> io::Result<()> {
         while let Some(request) = receive(channel)? {
             let reply = match request {
                 Request::Greet(index) => Reply::Greeted(index, self.greet(index)),
@@ -151,12 +168,19 @@ impl Worker {
                 true => Err(AskError::Silent),
                 false => ask(&self.runtime, socket, question, &self.setup.labels),
             };
+            if !matches!(asked, Err(AskError::Silent)) {
+                self.silences[index] = 0;
+            }
             match asked {
                 Ok(Some(told)) => return SocketAnswer::Known(Box::new(told)),
                 Ok(None) => {}
                 Err(error) => {
                     if matches!(error, AskError::Silent) && !rests {
-                        self.rests[index] = Some(Instant::now() + REST);
+                        self.silences[index] += 1;
+                        // One alone may be a container that hangs, not who serves the socket.
+                        if self.silences[index] >= SILENCES_MAX {
+                            self.rests[index] = Some(Instant::now() + REST);
+                        }
                     }
                     let reason = format!("{socket}: {}", error.in_full());
                     failed.get_or_insert_with(|| clean(&reason));
@@ -186,7 +210,12 @@ fn within<T>(
     runtime: &Runtime,
     asking: impl Future<Output = Result<T, AskError>>,
 ) -> Result<T, AskError> {
-    let limited = async { timeout(PATIENCE, asking).await };
+    let limited = async {
+        let asked = timeout(PATIENCE, asking).await;
+        // Connections that are given up are closed now, not with the next question.
+        tokio::task::yield_now().await;
+        asked
+    };
     runtime.block_on(limited).unwrap_or(Err(AskError::Silent))
 }
 

@@ -28,7 +28,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_setsockopt,
     libc::SYS_close,
     libc::SYS_fcntl,
-    libc::SYS_ioctl,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_ppoll,
@@ -53,7 +52,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_sched_yield,
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
@@ -86,6 +84,11 @@ pub(super) fn give_up(sockets: &[Socket]) -> io::Result<()> {
     if refused {
         return Err(io::Error::last_os_error());
     }
+    // Who has the same user, and nothing more, shall not get its connections.
+    // SAFETY: as above.
+    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     // Copies of its memory would have labels in them, and answers.
     let none = libc::rlimit {
         rlim_cur: 0,
@@ -108,11 +111,14 @@ pub(super) fn leave_calls_alone() -> io::Result<()> {
         // No memory becomes a program.
         (libc::SYS_mmap, 2, executable, 0),
         (libc::SYS_mprotect, 2, executable, 0),
+        // It may end itself, and nobody else of its user.
+        (libc::SYS_tgkill, 0, own, u64::from(std::process::id())),
+        (libc::SYS_ioctl, 1, own, libc::FIONBIO),
     ];
     allow_only(CALLS, &conditional).map_err(io::Error::other)
 }
 
-/// Whether members of the socket's group may connect. One that is not there yet has, with every runtime, mode 0660.
+/// Whether members of the socket's group may connect; of one that is not there yet nobody knows.
 pub(super) fn groups_reach(path: &Path) -> bool {
     const GROUP_WRITES: u32 = 0o020;
     const OTHERS_SEARCH: u32 = 0o001;
@@ -121,7 +127,7 @@ pub(super) fn groups_reach(path: &Path) -> bool {
         .filter_map(|folder| folder.metadata().ok())
         .all(|folder| folder.mode() & OTHERS_SEARCH != 0);
     let socket = path.metadata();
-    may_search && socket.map_or(true, |socket| socket.mode() & GROUP_WRITES != 0)
+    may_search && socket.is_ok_and(|socket| socket.mode() & GROUP_WRITES != 0)
 }
 
 /// Becomes a user who owns nothing, in the sockets' groups; where these do not reach, only the groups go.
