@@ -7,7 +7,7 @@
 //! ```
 //! With `--fleet` three hosts are simulated instead (`fleet`).
 //! [`script`] is the whole plot, [`board`] judges it; [`service`] is the victim, [`attacker`] the intruder.
-//! Live the detections are copied, because [`windows`] of minutes are too long for a demo.
+//! Live the detections are copied, because windows of minutes are too long for a demo.
 
 pub mod attacker;
 pub mod board;

@@ -248,6 +248,10 @@ fn a_million_events_are_counted_in_bounded_time_and_memory() {
     let mut command = programs::command("dogwatch");
     command.args(["query", "--format", "csv", "--read"]);
     command.arg(&path).arg(count);
+    #[expect(
+        clippy::zombie_processes,
+        reason = "`wait4` reaps it, and says what it used"
+    )]
     let child = command.stdout(Stdio::piped()).spawn().unwrap();
     // SAFETY: all zero is a valid rusage.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };

@@ -200,13 +200,13 @@ fn what_is_remembered_is_bounded_over_rounds() {
     let all = OPENINGS_MAX as u64;
     openings.begin(SECOND_NS);
     (0..all).for_each(|opening| openings.see(&file(opening, 10, 0)));
-    openings.end(LeftOut::default()).0;
+    openings.end(LeftOut::default());
     openings.begin(2 * SECOND_NS);
     // New ones first, then those of the round before.
     (all..2 * all).for_each(|opening| openings.see(&file(opening, 10, 0)));
     (0..all).for_each(|opening| openings.see(&file(opening, 11, 0)));
     assert_eq!(openings.refused, all);
-    openings.end(LeftOut::default()).0;
+    openings.end(LeftOut::default());
     assert_eq!(openings.known.len(), OPENINGS_MAX);
     round(&mut openings, 3, &[]);
     assert_eq!(openings.known.capacity(), 0);
