@@ -59,6 +59,9 @@ pub enum QueryError {
     /// Some records could not be read.
     #[error("{0} records could not be read, the first of them {1}")]
     Unread(u64, String),
+    /// The answer is of what could be read.
+    #[error("{0}")]
+    Cut(String),
     /// The answer cannot be written.
     #[error("could not write the answer: {0}")]
     Output(#[source] io::Error),
@@ -86,9 +89,12 @@ impl QueryError {
                     _ => 1,
                 }
             }
-            Self::Kafka(_) | Self::Ask(_) | Self::Unread(..) | Self::Output(_) | Self::Start(_) => {
-                1
-            }
+            Self::Kafka(_)
+            | Self::Ask(_)
+            | Self::Unread(..)
+            | Self::Cut(_)
+            | Self::Output(_)
+            | Self::Start(_) => 1,
         }
     }
 }
@@ -149,6 +155,9 @@ pub fn run(options: &cli::Query) -> Result<Ended, QueryError> {
         end_at: options.span.map(|span| Instant::now() + span),
     };
     let ended = running.print(answer, options.format)?;
+    if let Some(reason) = progress.cut() {
+        return Err(QueryError::Cut(reason));
+    }
     match progress.unread() {
         Some((count, first)) => Err(QueryError::Unread(count, first)),
         None => Ok(ended),

@@ -112,6 +112,26 @@ fn times_bound_an_answer() {
 }
 
 #[test]
+fn a_damaged_capture_answers_with_what_came_before_the_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.capture");
+    let whole = std::fs::read(capture()).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let asked = |text: &str| {
+        let output = query(&["--read", path.to_str().unwrap(), "--format", "csv", text]).output();
+        let output = output.unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.contains("is damaged at offset"), "{errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let rows = asked("SELECT seq FROM events").lines().count() - 1;
+    let count = asked("SELECT count(*) FROM events");
+    assert!(rows > 0, "{rows}");
+    assert_eq!(count.lines().nth(1), Some(&*rows.to_string()), "{count}");
+}
+
+#[test]
 fn tables_and_columns_are_described() {
     let tables = answered(query(&["--tables"]));
     for name in [

@@ -128,8 +128,9 @@ impl Fault {
     /// Names what an error of the client library means for `action`.
     pub fn of(action: &str, error: &KafkaError) -> Self {
         match error {
-            KafkaError::ClientConfig(_, description, option, value) => {
-                Self::Options(format!("{option} = {value:?}: {description}"))
+            // Its value may be a password behind a name that is misspelt.
+            KafkaError::ClientConfig(_, description, option, _) => {
+                Self::Options(format!("{option}: {description}"))
             }
             _ => Self::new(action, error.rdkafka_error_code(), error.to_string()),
         }

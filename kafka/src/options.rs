@@ -78,15 +78,8 @@ pub fn checked(
 
 /// Says whether an option's value is a secret: not to be shown, and to be had from a file.
 pub fn is_secret(option: &str) -> bool {
-    let words = [
-        "password",
-        "secret",
-        "passphrase",
-        "key.pem",
-        "jaas",
-        "token.value",
-        "credential",
-    ];
+    // Cut short, so that those that are misspelt are hidden, too.
+    let words = ["pas", "pwd", "secr", "key.pem", "jaas", "token.val", "cred"];
     let holds_one = words.iter().any(|word| option.contains(word));
     // Hold the secret of a token's issuer among others, or a password on a command line.
     let may_hold_one = [
@@ -208,10 +201,19 @@ mod tests {
             "sasl.kerberos.kinit.cmd",
             "sasl.jaas.config",
             "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.pasword",
+            "sasl.passwrod",
+            "sasl.oauthbearer.client.secrt",
         ] {
             assert!(is_secret(option), "{option}");
         }
-        for option in ["sasl.username", "ssl.ca.pem", "sasl.password.file"] {
+        for option in [
+            "sasl.username",
+            "ssl.ca.pem",
+            "sasl.password.file",
+            "partition.assignment.strategy",
+            "compression.type",
+        ] {
             assert!(!is_secret(option), "{option}");
         }
     }

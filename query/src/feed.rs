@@ -60,6 +60,7 @@ struct Counts {
     of: AtomicU64,
     unreadable: AtomicU64,
     first_reason: Mutex<Option<String>>,
+    cut: Mutex<Option<String>>,
     enough: AtomicBool,
 }
 
@@ -102,6 +103,13 @@ impl Progress {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         first.clone().map(|reason| (count, reason))
+    }
+
+    /// Why not all could be read, where what came before is answered with.
+    #[must_use]
+    pub fn cut(&self) -> Option<String> {
+        let cut = self.0.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        cut.clone()
     }
 
     /// Asks endless sources for their end: what came until now is all.
@@ -208,6 +216,13 @@ impl Feed {
     /// Hands the last rows on.
     pub fn finish(mut self) {
         self.hand_on();
+    }
+
+    /// Hands the last rows on; what comes after them cannot be read, for this reason.
+    pub fn finish_cut(self, reason: String) {
+        let cut = &self.progress.0.cut;
+        *cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        self.finish();
     }
 
     /// Ends with the reason why there is no more.

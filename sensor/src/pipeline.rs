@@ -93,6 +93,11 @@ pub enum SensorError {
 }
 
 impl SensorError {
+    /// Whether a capture is damaged: all before the damage was read.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Capture(CaptureError::Damaged { .. }))
+    }
+
     /// The exit code of a program that ends with this: 2 where it was asked for what it cannot do, 3 where the environment
     /// lacks something, 1 otherwise.
     pub fn exit_code(&self) -> u8 {

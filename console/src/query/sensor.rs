@@ -204,6 +204,7 @@ impl Reading {
         loop {
             match self.read(sensor, &mut feed) {
                 Ok(summary) => tell_losses(&summary, self.live),
+                Err(damage) if damage.is_damage() => return feed.finish_cut(damage.to_string()),
                 Err(error) => return feed.fail(error),
             }
             let Some(files) = self.runs.pop_front().filter(|_| feed.wanted()) else {
