@@ -434,7 +434,7 @@ impl Gatherer {
             });
         }
         let Some(membership) = membership else { return };
-        let own_cgroup = *membership.path == *path;
+        let own_cgroup = *membership.path == *path && !self.lives_elsewhere(&membership.id, id);
         if own_cgroup || !self.containers.contains_key(&membership.id) {
             let container = membership.id.clone();
             let patience_ends_ns = self.now_ns + self.config.metadata_patience.as_nanos() as u64;
@@ -457,6 +457,15 @@ impl Gatherer {
             self.containers.insert(container.clone(), watched);
             self.look_up(&container, facts);
         }
+    }
+
+    /// Whether a container has a cgroup that is there, another one than this: whoever has cgroups of its own may name one like
+    /// anybody's.
+    fn lives_elsewhere(&self, container: &Text, id: u64) -> bool {
+        let watched = self.containers.get(container);
+        watched.is_some_and(|watched| {
+            watched.cgroup_id != id && self.cgroups.contains_key(&watched.cgroup_id)
+        })
     }
 
     /// A container goes before its files could be read: what is known by now is told of it, so that its end is not all there is.
@@ -482,15 +491,24 @@ impl Gatherer {
         let Some(membership) = self.cgroups.remove(&id) else {
             return false;
         };
-        if let Some(membership) = membership
-            && self
-                .containers
-                .get(&membership.id)
-                .is_some_and(|watched| watched.cgroup_id == id)
+        let Some(membership) = membership else {
+            return true;
+        };
+        let left = self.cgroups.iter();
+        let left = left.filter(|(_, of)| of.as_ref().is_some_and(|of| of.id == membership.id));
+        let left = left.map(|(id, _)| *id).min();
+        if let Some(watched) = self.containers.get_mut(&membership.id)
+            && watched.cgroup_id == id
         {
+            if let Some(left) = left {
+                // A removal was not seen, or somebody made a cgroup of its name.
+                watched.cgroup_id = left;
+                return true;
+            }
             self.containers.remove(&membership.id);
             self.told.forget(&membership.path);
-            self.bundles.forget(&membership.runtime_id);
+            self.bundles
+                .forget(&membership.runtime_id, &membership.path);
         }
         true
     }

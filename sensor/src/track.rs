@@ -401,6 +401,11 @@ impl Tracker {
                 self.touch(&header, out);
                 self.push(&header, &record, out);
                 let id = Id::new(header.pid, header.start_ns);
+                let process = self.table.find(id);
+                let first = process.filter(|process| process.vpid == Some(1));
+                if let Some(pid_ns) = first.and_then(|process| process.pid_ns) {
+                    self.places.apart.ended(pid_ns);
+                }
                 self.table.exit(id, header.boot_ns);
                 self.blocks.forget(id);
             }

@@ -183,10 +183,11 @@ fn of_monitor<'a>(
     })
 }
 
-/// Bundles by the ids of their containers.
+/// Bundles by whose they are and the ids of their containers: anybody may run a runtime, and name any id.
 #[derive(Debug, Default)]
 pub(crate) struct Bundles {
-    by_id: HashMap<Text, Heard>,
+    of_root: HashMap<(u32, Text), Heard>,
+    of_users: HashMap<(u32, Text), Heard>,
     roots: Vec<PathBuf>,
     heard: u64,
 }
@@ -196,21 +197,33 @@ struct Heard {
     announcement: Announcement,
     /// The how manieth it was.
     number: u64,
-    /// Whose it is: not root's containers are below cgroups of that user alone.
-    uid: u32,
     /// A cgroup may be its container's until then.
     until_ns: u64,
 }
 
+/// The host's root, whose containers may be anywhere.
+const ROOT: u32 = 0;
+
+/// The user to whom systemd has delegated the cgroups that a path is below.
+fn delegated_to(path: &str) -> Option<u32> {
+    path.split('/').find_map(|part| {
+        let slice = part.strip_prefix("user-");
+        let slice = slice.and_then(|part| part.strip_suffix(".slice"));
+        let service = part.strip_prefix("user@");
+        let service = service.and_then(|part| part.strip_suffix(".service"));
+        slice.or(service)?.parse().ok()
+    })
+}
+
 impl Bundles {
-    /// Remembers an announcement; where there are too many, the oldest goes. Where bundles lie side by side is only
-    /// believed of the host's root: anybody may run a runtime.
+    /// Remembers an announcement; where there are too many of root, or of others, the oldest goes. Where bundles lie side by
+    /// side is only believed of the host's root.
     pub fn hear(&mut self, announcement: Announcement, uid: u32, until_ns: u64) {
         self.heard += 1;
         // A shim serves all containers of a pod: their bundles lie side by side.
         let root = announcement.bundle.parent();
         let side_by_side = announcement.bundle.file_name() == Some(OsStr::new(&*announcement.id));
-        if let Some(root) = root.filter(|_| side_by_side && uid == 0)
+        if let Some(root) = root.filter(|_| side_by_side && uid == ROOT)
             && !self.roots.iter().any(|known| known == root)
         {
             if self.roots.len() == ROOTS_MAX {
@@ -218,46 +231,51 @@ impl Bundles {
             }
             self.roots.push(root.to_owned());
         }
-        if self.by_id.len() >= ANNOUNCED_MAX && !self.by_id.contains_key(&announcement.id) {
-            let oldest = self.by_id.iter().min_by_key(|(_, heard)| heard.number);
-            if let Some(id) = oldest.map(|(id, _)| id.clone()) {
-                self.by_id.remove(&id);
+        let own = match uid {
+            ROOT => &mut self.of_root,
+            _ => &mut self.of_users,
+        };
+        let key = (uid, announcement.id.clone());
+        if own.len() >= ANNOUNCED_MAX && !own.contains_key(&key) {
+            let oldest = own.iter().min_by_key(|(_, heard)| heard.number);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                own.remove(&oldest);
             }
         }
         let heard = Heard {
             number: self.heard,
-            uid,
             until_ns,
             announcement,
         };
-        self.by_id.insert(heard.announcement.id.clone(), heard);
+        own.insert(key, heard);
     }
 
-    /// What was announced of a container.
-    pub fn of(&self, id: &str) -> Option<&Announcement> {
-        Some(&self.by_id.get(id)?.announcement)
+    /// What was announced of a container whose cgroup has this path: by root, or by the user whose cgroups these are.
+    pub fn of(&self, id: &str, path: &str) -> Option<&Announcement> {
+        Some(&self.heard(id, path, 0)?.announcement)
+    }
+
+    fn heard(&self, id: &str, path: &str, now_ns: u64) -> Option<&Heard> {
+        let in_time = |heard: &&Heard| now_ns <= heard.until_ns;
+        let of_root = self.of_root.get(&(ROOT, id.into())).filter(in_time);
+        of_root.or_else(|| {
+            let user = delegated_to(path)?;
+            self.of_users.get(&(user, id.into())).filter(in_time)
+        })
     }
 
     /// The announced container that a cgroup is made for: it has the id as its name, perhaps with something before it.
     /// What has 64 digits is recognised without.
     pub fn placed_at(&self, path: &str, now_ns: u64) -> Option<&Announcement> {
-        if self.by_id.is_empty() {
+        if self.of_root.is_empty() && self.of_users.is_empty() {
             return None;
         }
         let name = path.rsplit('/').next()?;
         let name = name.strip_suffix(".scope").unwrap_or(name);
         let ends = name.match_indices(['-', ':']).map(|(at, _)| at + 1);
         let mut ids = std::iter::once(0).chain(ends).map(|start| &name[start..]);
-        let heard = ids.find_map(|id| self.by_id.get(id))?;
-        let delegated = || {
-            let (slice, service) = (
-                format!("/user-{}.slice/", heard.uid),
-                format!("/user@{}.service/", heard.uid),
-            );
-            path.contains(&slice) || path.contains(&service)
-        };
-        let may = now_ns <= heard.until_ns && (heard.uid == 0 || delegated());
-        may.then_some(&heard.announcement)
+        let heard = ids.find_map(|id| self.heard(id, path, now_ns))?;
+        Some(&heard.announcement)
     }
 
     /// Folders in which bundles lie side by side.
@@ -265,9 +283,12 @@ impl Bundles {
         &self.roots
     }
 
-    /// Forgets a container.
-    pub fn forget(&mut self, id: &str) {
-        self.by_id.remove(id);
+    /// Forgets a container whose cgroup had this path.
+    pub fn forget(&mut self, id: &str, path: &str) {
+        let of_root = self.of_root.remove(&(ROOT, id.into()));
+        if let (None, Some(user)) = (of_root, delegated_to(path)) {
+            self.of_users.remove(&(user, id.into()));
+        }
     }
 }
 
@@ -364,16 +385,53 @@ mod tests {
             bundle: format!("/root{}/id{number}", number % 100).into(),
             pid_file: None,
         };
-        for number in 0..=ANNOUNCED_MAX {
+        let own = "/user.slice/user-1.slice/x";
+        for number in 0..=2 * ANNOUNCED_MAX {
             bundles.hear(announce(number), number as u32 % 2, u64::MAX);
         }
-        assert_eq!(bundles.by_id.len(), ANNOUNCED_MAX);
-        assert_eq!(bundles.of("id0"), None);
-        assert_eq!(bundles.of("id1"), Some(&announce(1)));
+        let sizes = (bundles.of_root.len(), bundles.of_users.len());
+        assert_eq!(sizes, (ANNOUNCED_MAX, ANNOUNCED_MAX));
+        assert_eq!(bundles.of("id0", "/x"), None);
+        assert_eq!(bundles.of("id2", "/x"), Some(&announce(2)));
+        assert_eq!(bundles.of("id1", own), Some(&announce(1)));
+        assert_eq!(bundles.of("id1", "/x"), None, "another's cgroups");
         assert_eq!(bundles.roots().len(), ROOTS_MAX);
         assert!(!bundles.roots().contains(&"/root1".into()), "not root's");
-        bundles.forget("id1");
-        assert_eq!(bundles.of("id1"), None);
+        bundles.forget("id1", own);
+        bundles.forget("id2", "/x");
+        assert_eq!(
+            (bundles.of("id1", own), bundles.of("id2", "/x")),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn nobody_but_root_speaks_of_roots_containers() {
+        let announce = |bundle: &str| Announcement {
+            id: "box".into(),
+            bundle: bundle.into(),
+            pid_file: None,
+        };
+        let mut bundles = Bundles::default();
+        let own = "/user.slice/user-1000.slice/user@1000.service/app/box";
+        for uid in [0, 1000, 65_534] {
+            bundles.hear(announce(&format!("/{uid}")), uid, 100);
+        }
+        for path in ["/box", own, "/user.slice/user-1001.slice/box"] {
+            assert_eq!(bundles.of("box", path), Some(&announce("/0")), "{path}");
+            assert_eq!(
+                bundles.placed_at(path, 100),
+                Some(&announce("/0")),
+                "{path}"
+            );
+        }
+        // Root's was made, or never: from then on the user speaks of what is below its own cgroups.
+        bundles.forget("box", "/box");
+        assert_eq!(bundles.of("box", own), Some(&announce("/1000")));
+        assert_eq!(
+            (bundles.of("box", "/box"), bundles.placed_at("/box", 0)),
+            (None, None)
+        );
     }
 
     #[test]
@@ -402,6 +460,7 @@ mod tests {
             assert!(bundles.placed_at(path, 100).is_none(), "{path}");
         }
         assert!(bundles.placed_at("/my-box", 101).is_none(), "too long ago");
+        bundles.forget("my-box", "/my-box");
         bundles.hear(announcement, 1000, 100);
         assert!(bundles.placed_at("/my-box", 100).is_none());
         let own = "/user.slice/user-1000.slice/user@1000.service/app/my-box";

@@ -133,7 +133,7 @@ fn asked(sockets: &mut Sockets, membership: &Membership, read: Read) -> Read {
 }
 
 fn request(bundles: &Bundles, membership: Membership) -> Request {
-    let announced = bundles.of(&membership.runtime_id);
+    let announced = bundles.of(&membership.runtime_id, &membership.path);
     Request {
         bundle: announced.map(|announced| announced.bundle.clone()),
         pid_file: announced.and_then(|announced| announced.pid_file.clone()),

@@ -323,6 +323,37 @@ fn a_container_that_goes_before_its_files_are_read_is_told_before_its_end() {
 }
 
 #[test]
+fn a_cgroup_named_like_a_container_that_is_there_takes_nothing_from_it() {
+    let mut bench = bench();
+    bench.gatherer.start(Reading::now().boot_ns);
+    let name = "cd".repeat(32);
+    let record = |id, folder: &str, made| Record::Cgroup {
+        header: Header {
+            boot_ns: Reading::now().boot_ns,
+            ..Header::default()
+        },
+        made,
+        id,
+        path: format!("{folder}/{name}").into_bytes(),
+    };
+    let users = "/user.slice/user-1000.slice/user@1000.service";
+    let mut see = |id, folder, made| {
+        let record = record(id, folder, made);
+        bench.gatherer.before(&record);
+        bench.gatherer.after(&record);
+        let mut watched = bench.gatherer.containers.values();
+        watched.next().map(|watched| watched.cgroup_id)
+    };
+    assert_eq!(see(7, "/docker", true), Some(7));
+    assert_eq!(see(8, users, true), Some(7));
+    assert_eq!(see(8, users, false), Some(7), "it is there");
+    // Where its own goes first, that of the name is what is left of it.
+    assert_eq!(see(9, users, true), Some(7));
+    assert_eq!(see(7, "/docker", false), Some(9));
+    assert_eq!(see(9, users, false), None);
+}
+
+#[test]
 fn a_container_in_another_hierarchy_alone_is_told_when_it_stays() {
     let Bench { root, gatherer } = bench();
     let other = root.path().join("other");

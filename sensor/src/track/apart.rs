@@ -75,6 +75,11 @@ impl Apart {
         self.ids.values().any(|id| id == container)
     }
 
+    /// The first process of a pid namespace has ended, and the namespace with it: the kernel gives its number to the next one.
+    pub fn ended(&mut self, pid_ns: u32) {
+        self.contained.remove(&pid_ns);
+    }
+
     /// A container is gone, and its namespaces with it.
     pub fn forget(&mut self, container: &Text) {
         self.contained.retain(|_, of| of != container);

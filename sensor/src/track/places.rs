@@ -125,6 +125,9 @@ impl Places {
         if let Some(membership) = &mut membership {
             let own_cgroup = *membership.path == *path;
             match self.known.get_mut(&membership.id) {
+                // Its own is there: whoever has cgroups of its own may name one like anybody's.
+                Some(known)
+                    if known.cgroup_id != id && self.cgroups.contains_key(&known.cgroup_id) => {}
                 // The same container started again: its init is another process, the rest is as it was.
                 Some(known) if own_cgroup => {
                     known.cgroup_id = id;
@@ -160,7 +163,16 @@ impl Places {
     /// A cgroup was removed; returns its container when it was the container's own.
     pub fn removed(&mut self, id: u64) -> Option<Text> {
         let membership = self.cgroups.remove(&id)??;
-        let own_cgroup = self.known.get(&membership.id)?.cgroup_id == id;
+        let left = self.cgroups.iter();
+        let left = left.filter(|(_, of)| of.as_ref().is_some_and(|of| of.id == membership.id));
+        let left = left.map(|(id, _)| *id).min();
+        let known = self.known.get_mut(&membership.id)?;
+        let own_cgroup = known.cgroup_id == id;
+        if let (true, Some(left)) = (own_cgroup, left) {
+            // A removal was not seen, or somebody made a cgroup of its name.
+            known.cgroup_id = left;
+            return None;
+        }
         if own_cgroup {
             self.told.forget(&membership.path);
         }
