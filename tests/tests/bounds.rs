@@ -69,14 +69,12 @@ fn a_window_over_a_standstill_of_the_sensor_is_incomplete_and_nothing_is_late() 
     std::thread::sleep(Duration::from_secs(2));
     sensor.signal(libc::SIGCONT);
 
-    let told = alerts.wait_for("an incomplete window", PATIENCE, |alert| {
-        of_busy(alert) && alert.value["incomplete"] == true
+    // A busy machine may have lost something of another class before.
+    alerts.wait_for("a window that the ring lost rows of", PATIENCE, |alert| {
+        of_busy(alert)
+            && alert.value["incomplete"] == true
+            && alert.value["losses"].to_string().contains("ring_full")
     });
-    assert!(
-        told.value["losses"].to_string().contains("ring_full"),
-        "{}",
-        told.value
-    );
     drop(busy);
     assert!(sensor.stop(PATIENCE).success());
     assert!(processor.stop(PATIENCE).success());
