@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use annotations::image_id;
 pub(crate) use announced::{Announcement, Bundles};
-pub(crate) use cgroups::Cgroups;
+pub(crate) use cgroups::{Cgroups, cgroup_of};
 pub use cgroups::{Membership, membership};
 pub(crate) use docker::healthcheck_arguments;
 pub(crate) use files::{FileError, Files};

@@ -20,7 +20,7 @@ use dogwatch_schemas::Text;
 use crate::aside::{Answer, Aside};
 use crate::clock::Reading;
 use crate::config::ContainersConfig;
-use crate::container::{self, Bundles, Cgroups, Files, Membership, membership};
+use crate::container::{self, Bundles, Cgroups, Files, Membership, cgroup_of, membership};
 use crate::fact::{Fact, Running};
 use crate::host::HOST_PIDS;
 use crate::mounts::Mounts;
@@ -491,16 +491,11 @@ impl Gatherer {
         let Some(membership) = self.cgroups.remove(&id) else {
             return false;
         };
-        let Some(membership) = membership else {
-            return true;
-        };
-        let left = self.cgroups.iter();
-        let left = left.filter(|(_, of)| of.as_ref().is_some_and(|of| of.id == membership.id));
-        let left = left.map(|(id, _)| *id).min();
-        if let Some(watched) = self.containers.get_mut(&membership.id)
+        if let Some(membership) = membership
+            && let Some(watched) = self.containers.get_mut(&membership.id)
             && watched.cgroup_id == id
         {
-            if let Some(left) = left {
+            if let Some(left) = cgroup_of(&self.cgroups, &membership.id) {
                 // A removal was not seen, or somebody made a cgroup of its name.
                 watched.cgroup_id = left;
                 return true;

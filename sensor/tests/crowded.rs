@@ -6,6 +6,8 @@
 
 #[path = "samples/beside.rs"]
 mod beside;
+#[path = "memory/compiled.rs"]
+mod compiled;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -21,6 +23,7 @@ use dogwatch_schemas::Text;
 use dogwatch_schemas::records::{ContainerSample, IoSample};
 
 use crate::beside::{Cgroups, beside};
+use crate::compiled::compiled;
 
 const CONTAINERS: usize = 8;
 /// Processes of a container.
@@ -86,17 +89,6 @@ fn allowed_descriptors() -> usize {
     limit.rlim_cur as usize - 100
 }
 
-fn opener(folder: &Path) -> std::path::PathBuf {
-    let program = folder.join("opener");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/memory/opener.c");
-    let made = Command::new("cc")
-        .args(["-static", "-O1", "-o"])
-        .args([&program, &source])
-        .status();
-    assert!(made.unwrap().success());
-    program
-}
-
 /// What the last mark of a table counts as lost; nothing is lost otherwise.
 fn unsampled<'a>(losses: impl Iterator<Item = &'a Option<BTreeMap<Text, i64>>>) -> i64 {
     let last = losses.flatten().last().cloned().unwrap_or_default();
@@ -110,7 +102,7 @@ fn unsampled<'a>(losses: impl Iterator<Item = &'a Option<BTreeMap<Text, i64>>>) 
 fn ten_thousand_processes_and_very_many_descriptors_are_told_or_counted() {
     let descriptors = allowed_descriptors();
     let folder = tempfile::tempdir().unwrap();
-    let program = opener(folder.path());
+    let program = compiled("opener", folder.path());
     beside(Duration::from_secs(5), |rows| {
         let containers: Vec<Cgroups> = (0..CONTAINERS).map(|_| Cgroups::make()).collect();
         let openers = Openers::start(&program, &containers, descriptors);

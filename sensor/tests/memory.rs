@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
+#[path = "memory/compiled.rs"]
+mod compiled;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -16,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use dogwatch_sensor::probe::Hierarchy;
 use serde_json::Value;
+
+use crate::compiled::compiled;
 
 static RUNS: AtomicU32 = AtomicU32::new(0);
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -147,18 +152,6 @@ fn read_rows(output: ChildStdout, mut take: impl FnMut(Value) -> bool) {
         }
         line.clear();
     }
-}
-
-fn compiled(name: &str, folder: &Path) -> PathBuf {
-    let program = folder.join(name);
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/memory");
-    let source = sources.join(format!("{name}.c"));
-    let made = Command::new("cc")
-        .args(["-static", "-O1", "-o"])
-        .args([&program, &source])
-        .status();
-    assert!(made.unwrap().success());
-    program
 }
 
 fn reads_shadow(container: &Container) {

@@ -14,7 +14,7 @@
 //! Of the last kinds the name is the runtime's id, and is the name of any other container some other day or under another
 //! root; so their id is a hash of the path, the same whenever the path is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use dogwatch_schemas::Text;
 use sha2::{Digest, Sha256};
@@ -129,6 +129,17 @@ fn hashed(path: &str) -> Text {
         .map(|byte| format!("{byte:02x}"))
         .collect::<String>()
         .into()
+}
+
+/// A cgroup of a container among those that are there, by id.
+pub(crate) fn cgroup_of(
+    cgroups: &HashMap<u64, Option<Membership>>,
+    container: &Text,
+) -> Option<u64> {
+    let own = cgroups
+        .iter()
+        .filter(|(_, of)| of.as_ref().is_some_and(|of| of.id == *container));
+    own.map(|(id, _)| *id).min()
 }
 
 /// Finds the containers a cgroup's path names; `None` for the host's own cgroups.

@@ -8,7 +8,7 @@ use dogwatch_schemas::records::Event;
 use super::apart::Apart;
 use super::row::{EventRow, Row, RunColumns};
 use super::{Shortfall, rows};
-use crate::container::{Cgroups, Container, Membership, Place};
+use crate::container::{Cgroups, Container, Membership, Place, cgroup_of};
 use crate::loss::Class;
 
 /// Cgroups remembered at most; some 4 MiB. The kernel part tells no more of them apart.
@@ -163,20 +163,17 @@ impl Places {
     /// A cgroup was removed; returns its container when it was the container's own.
     pub fn removed(&mut self, id: u64) -> Option<Text> {
         let membership = self.cgroups.remove(&id)??;
-        let left = self.cgroups.iter();
-        let left = left.filter(|(_, of)| of.as_ref().is_some_and(|of| of.id == membership.id));
-        let left = left.map(|(id, _)| *id).min();
         let known = self.known.get_mut(&membership.id)?;
-        let own_cgroup = known.cgroup_id == id;
-        if let (true, Some(left)) = (own_cgroup, left) {
+        if known.cgroup_id != id {
+            return None;
+        }
+        if let Some(left) = cgroup_of(&self.cgroups, &membership.id) {
             // A removal was not seen, or somebody made a cgroup of its name.
             known.cgroup_id = left;
             return None;
         }
-        if own_cgroup {
-            self.told.forget(&membership.path);
-        }
-        own_cgroup.then_some(membership.id)
+        self.told.forget(&membership.path);
+        Some(membership.id)
     }
 
     /// Forgets a container that was removed.
