@@ -203,11 +203,11 @@ pub fn explain(folder: &Path) -> Result<Report, LoadError> {
     }
     let bound = TaskBound::new(&set, &options);
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let of_fleet = match bound.of_fleet {
+    let of_fleet = match bound.of_fleet() {
         0 => String::new(),
         _ => format!(
             ", and {} MiB a task that finishes windows of the fleet",
-            mib(bound.of_fleet)
+            mib(bound.of_fleet())
         ),
     };
     let _ = writeln!(

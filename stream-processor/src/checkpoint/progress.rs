@@ -39,12 +39,8 @@ impl Renewal {
 
     /// What is below a prefix, within the same bytes.
     pub fn of_below(&self, prefix: &str) -> Self {
-        let names = self.names.range(prefix.to_owned()..);
         Self {
-            names: names
-                .map_while(|name| name.strip_prefix(prefix))
-                .map(str::to_owned)
-                .collect(),
+            names: self.below(prefix).map(str::to_owned).collect(),
             left: Arc::clone(&self.left),
         }
     }

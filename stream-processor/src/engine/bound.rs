@@ -43,9 +43,7 @@ fn beside_windows(table: Table) -> u64 {
 pub struct TaskBound {
     /// The tasks of a number, one of each table.
     pub of_hosts: u64,
-    /// One that finishes windows of the whole fleet, of all tables.
-    pub of_fleet: u64,
-    /// By table: bytes of one that finishes windows of the fleet, and how many of them there are at most.
+    /// By table: bytes of a task that finishes windows of the fleet, and how many of them there are at most.
     fleet: [(u64, u64); Table::ALL.len()],
 }
 
@@ -53,49 +51,48 @@ impl TaskBound {
     /// Of tasks that run a set.
     #[must_use]
     pub fn new(set: &DetectionSet, options: &WindowOptions) -> Self {
-        let tables = set.iter().map(|own| own.table);
-        let tables: BTreeSet<Table> = tables.chain([Table::Events]).collect();
-        let bounds = tables
-            .into_iter()
-            .map(|table| Self::of_table(set, table, &options.of_table(table)));
-        bounds
-            .enumerate()
-            .fold(Self::default(), |sum, (table, own)| {
-                let mut fleet = sum.fleet;
-                fleet[table] = own.fleet[0];
-                Self {
-                    of_hosts: sum.of_hosts.saturating_add(own.of_hosts),
-                    of_fleet: sum.of_fleet.saturating_add(own.of_fleet),
-                    fleet,
-                }
-            })
+        let mut bound = Self::default();
+        for table in set.tables() {
+            bound.add(set, table, &options.of_table(table));
+        }
+        bound
     }
 
-    /// Of tasks of one table, with its own options.
-    fn of_table(set: &DetectionSet, table: Table, options: &WindowOptions) -> Self {
+    /// Adds those of a table, with its own options.
+    fn add(&mut self, set: &DetectionSet, table: Table, options: &WindowOptions) {
         let of_fleet = set.of_fleet().filter(|own| own.table == table);
         let of_fleet = of_fleet.count() as u64;
         let windows = options.state_bytes_max;
         let seconds = of_fleet.saturating_mul(window::second_bytes(windows));
-        let a_task = windows.saturating_add(ALERTS_BYTES / part_of_alerts(table));
-        let mut fleet = [(0, 0); Table::ALL.len()];
-        // All of a detection is finished by one task.
-        fleet[0] = (a_task, of_fleet);
-        Self {
-            of_hosts: beside_windows(table)
-                .saturating_add(windows)
-                .saturating_add(seconds),
-            of_fleet: if of_fleet > 0 { a_task } else { 0 },
-            fleet,
+        let of_hosts = beside_windows(table)
+            .saturating_add(windows)
+            .saturating_add(seconds);
+        self.of_hosts = self.of_hosts.saturating_add(of_hosts);
+        if of_fleet > 0 {
+            let a_task = windows.saturating_add(ALERTS_BYTES / part_of_alerts(table));
+            // All of a detection is finished by one task.
+            self.fleet[table as usize] = (a_task, of_fleet);
         }
+    }
+
+    /// One task that finishes windows of the whole fleet, of all tables.
+    #[must_use]
+    pub fn of_fleet(&self) -> u64 {
+        self.finishing(1)
+    }
+
+    /// So many tasks that finish windows of the whole fleet.
+    fn finishing(&self, tasks: u64) -> u64 {
+        let all = self.fleet.iter();
+        let all = all.map(|(bytes, most)| bytes.saturating_mul(tasks.min(*most)));
+        all.fold(0, u64::saturating_add)
     }
 
     /// Of so many tasks of hosts, and all of the fleet.
     #[must_use]
     pub fn of(self, tasks: u64) -> u64 {
-        let fleet = self.fleet.iter();
-        let fleet: u64 = fleet.map(|(bytes, most)| bytes * tasks.min(*most)).sum();
-        self.of_hosts.saturating_mul(tasks).saturating_add(fleet)
+        let of_hosts = self.of_hosts.saturating_mul(tasks);
+        of_hosts.saturating_add(self.finishing(tasks))
     }
 }
 
@@ -109,7 +106,9 @@ impl Engine {
 
     /// How many bytes a task of its own table can take.
     pub(super) fn own_bound(&self) -> TaskBound {
-        TaskBound::of_table(&self.set, self.set.table(), &self.options)
+        let mut bound = TaskBound::default();
+        bound.add(&self.set, self.set.table(), &self.options);
+        bound
     }
 
     /// The largest `windows.state_bytes_max`, in whole MiB, with which so many tasks take so many bytes; none where there is none.

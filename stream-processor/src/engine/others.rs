@@ -140,7 +140,11 @@ impl Engine {
         &mut self,
         records: Vec<InputRecord>,
     ) -> Result<Vec<InputRecord>, EngineError> {
-        if self.set.table() != Table::Events {
+        let is_own = |record: &InputRecord| match record.topic {
+            Topic::Exchange => self.others.is_empty(),
+            topic => topic == Topic::Events,
+        };
+        if self.set.table() != Table::Events || records.iter().all(is_own) {
             return Ok(records);
         }
         let mut own = Vec::with_capacity(records.len());

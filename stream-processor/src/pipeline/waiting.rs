@@ -177,7 +177,7 @@ impl Steps {
         let bound = self.engine.task_bound();
         let each = match self.config.stage {
             Stage::Host => bound.of_hosts,
-            Stage::Fleet => bound.of_fleet,
+            Stage::Fleet => bound.of_fleet(),
         };
         let mut begun = Vec::new();
         while !self.waiting.assigned.is_empty() {

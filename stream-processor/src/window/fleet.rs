@@ -49,11 +49,12 @@ mod states;
 mod store;
 
 pub(crate) use evidence::FirstRow;
+pub(crate) use exchange::Received;
 pub use exchange::{Exchange, Flushed};
-pub(crate) use exchange::{Received, topic_of};
 
 use clock::{Accepted, Clock, Missing};
 use merge::{Keys, Merge, Touched};
+pub(crate) use record::topic_of;
 use record::{Envelope, Flush, Part, STATES};
 use source::{Carried, Numbers, Source};
 
@@ -279,7 +280,7 @@ impl Fleet {
 
     /// Says that what was in a partition's log until now was passed over.
     pub fn begin_amid(&mut self, partition: i32) {
-        let carried = Carried::default().restored(&self.detections);
+        let carried = Carried::amid(&self.detections);
         self.carried.insert(partition, carried);
     }
 

@@ -45,25 +45,20 @@ pub(super) fn laws(subject: &Subject<'_>, terms: &[Term], schema: DFSchema) -> V
 
 /// What one thing that is asked of a list says of another.
 fn of_list(asked: &Expr, other: &Expr) -> Option<Expr> {
-    let (list, least) = match below_cast(asked) {
-        Expr::ScalarFunction(call) => {
-            let list = call.args.first()?;
-            match call.name() {
-                "array_element" => {
-                    let Expr::Literal(place, _) = call.args.get(1)? else {
-                        return None;
-                    };
-                    (
-                        list,
-                        whole_number(place)?
-                            .checked_abs()
-                            .filter(|place| *place > 0)?,
-                    )
-                }
-                "array_has" | "array_has_any" => (list, 1),
-                _ => return None,
-            }
+    let Expr::ScalarFunction(call) = below_cast(asked) else {
+        return None;
+    };
+    let list = call.args.first()?;
+    let is_item = call.name() == "array_element";
+    let least = match call.name() {
+        "array_element" => {
+            let Expr::Literal(place, _) = call.args.get(1)? else {
+                return None;
+            };
+            let place = whole_number(place)?.checked_abs();
+            place.filter(|place| *place > 0)?
         }
+        "array_has" | "array_has_any" => 1,
         _ => return None,
     };
     let Expr::ScalarFunction(of_whole) = below_cast(other) else {
@@ -72,8 +67,6 @@ fn of_list(asked: &Expr, other: &Expr) -> Option<Expr> {
     if of_whole.args.first() != Some(list) || of_whole.args.len() > 2 {
         return None;
     }
-    let is_item =
-        matches!(below_cast(asked), Expr::ScalarFunction(call) if call.name() == "array_element");
     let absent = match is_item {
         true => asked.clone().is_null(),
         false => asked.clone().is_not_true(),

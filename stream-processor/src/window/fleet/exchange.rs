@@ -2,8 +2,6 @@
 
 use datafusion::common::Result;
 
-pub(crate) use super::record::topic_of;
-
 use super::record::Flush;
 use crate::decode::Partition;
 use crate::hosts::FLEET;

@@ -34,6 +34,11 @@ impl Carried {
             .collect();
     }
 
+    /// Of a log whose beginning was not seen.
+    pub fn amid(detections: &[Own]) -> Self {
+        Self::default().restored(detections)
+    }
+
     /// As others left it, of those detections that there are now.
     pub fn restored(mut self, detections: &[Own]) -> Self {
         let states = detections.iter().map(|own| own.operators.state());

@@ -160,7 +160,7 @@ impl Fleet {
                 self.carried.insert(partition, carried);
             }
         }
-        let new = || Carried::default().restored(&self.detections);
+        let new = || Carried::amid(&self.detections);
         self.carried.entry(partition).or_insert_with(new);
         // What nobody here keeps any more was flushed by others, or never is.
         let kept = take_below(state, PREFIX);
