@@ -58,6 +58,7 @@ pub(crate) struct Gatherer {
     sockets: Option<Sockets>,
     cgroup_root: PathBuf,
     host_mnt_ns: Option<u32>,
+    host_pid_ns: Option<u32>,
     cgroups: HashMap<u64, Option<Membership>>,
     containers: BTreeMap<Text, Watched>,
     user_reader: UserReader,
@@ -174,6 +175,7 @@ impl Gatherer {
             config,
             cgroup_root: cgroup_root.to_owned(),
             host_mnt_ns,
+            host_pid_ns: None,
             cgroups: HashMap::new(),
             containers: BTreeMap::new(),
             user_reader: UserReader::default(),
@@ -192,6 +194,13 @@ impl Gatherer {
             warned: false,
             changes: Vec::new(),
         }
+    }
+
+    /// Believes runtimes in this pid namespace alone: what runs in another is in a container, whether that is known as one or
+    /// not.
+    pub fn believing(mut self, host_pid_ns: Option<u32>) -> Self {
+        self.host_pid_ns = host_pid_ns;
+        self
     }
 
     /// Asks runtimes' sockets what their files lack.

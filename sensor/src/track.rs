@@ -40,7 +40,7 @@ use crate::container::{Container, Place, short};
 use crate::fact::{Counted, Fact, Host, Input, Running};
 use crate::loss::Class;
 use crate::mounts::Mounts;
-use crate::process::stage::{Arrival, on_arrival};
+use crate::process::stage::{Arrival, Invocation, Script, on_arrival};
 use crate::process::{Id, InnerIds, Process, ProcessTable, Stage, TableBounds};
 use crate::redact::Redactor;
 use crate::text::text;
@@ -639,7 +639,17 @@ impl Tracker {
         program.cut |= exec.argv_bytes as usize > exec.argv.len();
         program.exepath = Some(text(&exec.path, &mut escaped));
         program.cwd = Some(text(&exec.cwd, &mut escaped));
-        let stage = self.stage_at_exec(id, &exec.identity, &raw);
+        let script = runs::script(exec, &raw);
+        let cwd = program.cwd.clone().unwrap_or_default();
+        let called = Invocation {
+            arguments: &raw,
+            script: script.as_ref().map(|(path, arguments)| Script {
+                path,
+                cwd: &cwd,
+                arguments,
+            }),
+        };
+        let stage = self.stage_at_exec(id, &exec.identity, called);
         self.table.update(id, |process| {
             process.escaped = escaped;
             set_identity(process, &exec.identity, header);
@@ -690,7 +700,7 @@ impl Tracker {
     }
 
     /// A process keeps its stage when it executes, unless it was just brought into its container, or is not known.
-    fn stage_at_exec(&self, id: Id, identity: &Identity, arguments: &[Text]) -> Option<Stage> {
+    fn stage_at_exec(&self, id: Id, identity: &Identity, called: Invocation<'_>) -> Option<Stage> {
         let process = self.table.find(id)?;
         let Place::Container(container) = &process.place else {
             return process.stage;
@@ -703,7 +713,7 @@ impl Tracker {
                 process.vpid == Some(1) && !shares_host_pidns,
                 Some(identity.mnt_ns),
                 shares_host_pidns,
-                arguments,
+                called,
             )
         };
         match process.stage {
@@ -736,7 +746,7 @@ impl Tracker {
         init_of_pidns: bool,
         mnt_ns: Option<u32>,
         shares_host_pidns: bool,
-        arguments: &[Text],
+        called: Invocation<'_>,
     ) -> Option<Stage> {
         let known = self.places.container(container);
         on_arrival(&Arrival {
@@ -745,7 +755,7 @@ impl Tracker {
             init_of_container: known.and_then(|known| known.init_pid) == Some(pid),
             entrypoint_seen: self.places.has_entrypoint(container),
             shares_pidns: shares_host_pidns || known.is_some_and(|known| known.joins_pidns),
-            arguments,
+            called,
             healthcheck: known.and_then(|known| known.healthcheck.as_deref()),
             probes: known.map_or(&[], |known| &known.probes),
         })
@@ -825,7 +835,10 @@ impl Tracker {
             running.vpid == 1 && !shares_host_pidns,
             running.mnt_ns,
             shares_host_pidns,
-            arguments,
+            Invocation {
+                arguments,
+                script: None,
+            },
         )
     }
 

@@ -146,7 +146,10 @@ impl Gatherer {
     /// Somebody on the host may be about to make a container.
     pub(super) fn announced(&mut self, exec: &Exec) {
         let in_container = matches!(self.cgroups.get(&exec.header.cgroup_id), Some(Some(_)));
-        if in_container {
+        let elsewhere = self
+            .host_pid_ns
+            .is_some_and(|host| host != exec.identity.pid_ns);
+        if in_container || elsewhere {
             return;
         }
         let Some(announcement) = Announcement::of(&exec.path, &exec.argv, &exec.cwd) else {

@@ -83,6 +83,7 @@ impl Loaded {
         let cgroup_root = &probe.hierarchy().mount;
         let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns)
             .looking_elsewhere(probe.hierarchy().others())
+            .believing(host.pid_ns)
             .asking(sockets.unwrap_or_default());
         let record = |(file, rotation)| Recorder::create(file, rotation, host.clone());
         let capture = recording.map(record).transpose()?;

@@ -34,9 +34,25 @@ const RUNS_NOTHING: [&str; 6] = [
     "--list-diagnostics",
 ];
 
+/// The script that the exec runs, by its absolute path, and what follows it among all arguments.
+pub(super) fn script<'a>(exec: &Exec, arguments: &'a [Text]) -> Option<(Text, &'a [Text])> {
+    if !is_script(exec) {
+        return None;
+    }
+    let given = text(&exec.filename, &mut false);
+    // Before it the kernel puts its interpreter, with an option perhaps.
+    let place = arguments.iter().position(|own| *own == given)?;
+    let path = of(exec, arguments, &mut false)?;
+    Some((path, &arguments[place + 1..]))
+}
+
+fn is_script(exec: &Exec) -> bool {
+    !exec.interp.is_empty() && exec.interp != exec.filename
+}
+
 /// What the exec runs beside its executable; `arguments` are those that may be told.
 pub(super) fn of(exec: &Exec, arguments: &[Text], escaped: &mut bool) -> Option<Text> {
-    let given = if !exec.interp.is_empty() && exec.interp != exec.filename {
+    let given = if is_script(exec) {
         text(&exec.filename, escaped)
     } else if is_loader(&exec.path) || is_loader(&exec.filename) {
         loaded(arguments)?.clone()
@@ -116,6 +132,23 @@ mod tests {
         );
         check("/usr/bin/dash", "/bin/sh", &["/opt/job"], Some("/opt/job"));
         check("/usr/bin/dash", "/bin/sh", &["/bin/sh", "/opt/job"], None);
+    }
+
+    #[test]
+    fn what_follows_a_script_are_its_arguments() {
+        let called = |filename: &str, interp: &str| Exec {
+            filename: filename.as_bytes().to_vec(),
+            interp: interp.as_bytes().to_vec(),
+            cwd: b"/srv".to_vec(),
+            ..Exec::default()
+        };
+        let arguments = ["/bin/sh", "-e", "./check", "a", "b"].map(Text::from);
+        let found = script(&called("./check", "/bin/sh"), &arguments);
+        assert_eq!(found, Some(("/srv/check".into(), &arguments[3..])));
+        assert_eq!(script(&called("/bin/sh", ""), &arguments), None);
+        assert_eq!(script(&called("/bin/sh", "/bin/sh"), &arguments), None);
+        // Cut before its place.
+        assert_eq!(script(&called("./check", "/bin/sh"), &arguments[..2]), None);
     }
 
     #[test]
