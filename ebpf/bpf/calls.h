@@ -23,6 +23,14 @@
 /* PTRACE_TRACEME, POKETEXT, POKEDATA, POKEUSR, SETREGS, SETFPREGS, ATTACH */
 #define TELLING_PTRACES (1ull << 0 | 1ull << 4 | 1ull << 5 | 1ull << 6 | 1ull << 13 | 1ull << 15 | 1ull << 16)
 
+/*
+ * BPF_PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_ATTACH, PROG_DETACH, PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, RAW_TRACEPOINT_OPEN,
+ * LINK_CREATE, LINK_UPDATE, LINK_GET_FD_BY_ID, LINK_DETACH, TOKEN_CREATE. Whoever reads his maps does so all the time.
+ */
+#define TELLING_BPFS \
+	(1ull << 5 | 1ull << 6 | 1ull << 7 | 1ull << 8 | 1ull << 9 | 1ull << 13 | 1ull << 14 | 1ull << 17 | 1ull << 28 | \
+	 1ull << 29 | 1ull << 30 | 1ull << 34 | 1ull << 36)
+
 static __always_inline bool is_in(u64 set, u64 number)
 {
 	return number < 64 && set >> (number & 63) & 1;
@@ -83,6 +91,8 @@ static __always_inline bool is_gate_open(const struct call_row *row, struct sysc
 		u32 request = call->args[0];
 		return is_in(TELLING_PTRACES, request) || request == PTRACE_SEIZE || request == PTRACE_SETREGSET;
 	}
+	case GATE_BPF:
+		return is_in(TELLING_BPFS, (u32)call->args[0]);
 	case GATE_SIGNAL:
 		return is_signal_for_others(call->args[0], argument);
 	case GATE_STDIO:

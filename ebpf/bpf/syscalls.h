@@ -65,6 +65,7 @@ enum gate {
 	GATE_SOCKET,           /* a family or type that ordinary programs seldom use */
 	GATE_PRCTL,            /* an option that changes what the process may do, or its name */
 	GATE_PTRACE,           /* a request that attaches or changes something */
+	GATE_BPF,              /* a command that loads or attaches, or gets hold of what others have loaded */
 	GATE_SIGNAL,           /* a signal for another process */
 	GATE_STDIO,            /* one of descriptors 0 to 2 is a socket from now on */
 	GATE_STDIO_FCNTL,
@@ -87,6 +88,7 @@ struct call_row {
 #define OPENS_SOCKET GATE_ARGUMENT(SOCKET, 0, 0)
 #define OPENS_PRCTL GATE_ARGUMENT(PRCTL, 0, 0)
 #define OPENS_PTRACE GATE_ARGUMENT(PTRACE, 0, 0)
+#define OPENS_BPF GATE_ARGUMENT(BPF, 0, 0)
 #define OPENS_SIGNAL(argument) GATE_ARGUMENT(SIGNAL, argument, 0)
 #define OPENS_STDIO GATE_ARGUMENT(STDIO, 0, 0)
 #define OPENS_STDIO_FCNTL GATE_ARGUMENT(STDIO_FCNTL, 0, 0)

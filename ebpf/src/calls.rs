@@ -107,6 +107,8 @@ pub enum Gate {
     Prctl,
     /// Requests that attach or change something.
     Ptrace,
+    /// Commands that load or attach, or get hold of what others have loaded.
+    Bpf,
     /// Signals for others.
     Signal,
     /// Those that put a socket onto descriptor 0, 1 or 2.
@@ -135,6 +137,9 @@ impl Gate {
                 "dumpable, keepcaps, name, seccomp, securebits, mm, child subreaper, no new privileges, ambient capabilities"
             }
             Self::Ptrace => "requests that attach or change something",
+            Self::Bpf => {
+                "commands that load, attach, detach or pin, or get hold of what others have loaded"
+            }
             Self::Signal => "signals for other processes",
             Self::Stdio | Self::StdioFcntl => "a socket onto descriptor 0, 1 or 2",
             Self::CapabilityXattr => "security.capability",

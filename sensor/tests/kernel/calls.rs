@@ -171,6 +171,10 @@ fn gates_let_through_what_matters_alone() {
                 0,
             );
             libc::ptrace(libc::PTRACE_PEEKDATA, 999_999, 0, 0);
+            // BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_MAP_LOOKUP_BATCH, BPF_ITER_CREATE, and no command.
+            for command in [0, 1, 24, 33, 64, u64::from(u32::MAX)] {
+                libc::syscall(libc::SYS_bpf, command, 0, 0);
+            }
         }
     });
     let seen: Vec<_> = records
