@@ -3,6 +3,7 @@
 //! The `*.avsc` files beside this crate are the one definition.
 //! From them come the Rust records ([`records`]), their bytes on the wire ([`wire`], [`framing`]) and their form as Arrow columns ([`decode`]).
 //! [`vocabulary`] is what is known of columns' values beforehand, [`errno`] the names of errors.
+//! [`arguments`] is what system calls have in `evt_args`.
 //! [`time`] is how times are written in JSON.
 //! [`reads`] is how a sensor says which reads it publishes, and a detection which it needs.
 //! [`topics`] names the topics they travel on, [`local`] is the road they take where there is no broker.
@@ -16,6 +17,7 @@
 
 use std::sync::Arc;
 
+pub mod arguments;
 mod canonical;
 pub mod decode;
 pub mod errno;

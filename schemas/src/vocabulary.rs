@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use crate::arguments;
 use crate::errno;
 use crate::records::{ContainerSample, Event, IoSample, ProcessSample, SyscallSample};
 
@@ -244,26 +245,11 @@ fn keys(field: &Value) -> Option<Vec<String>> {
     field["keys"].as_array()?;
     let mut keys: Vec<String> = texts(&field["keys"]).map(str::to_owned).collect();
     if field["calls"] == true {
-        keys.extend(arguments().map(str::to_owned));
+        keys.extend(arguments::names().map(str::to_owned));
     }
     keys.sort();
     keys.dedup();
     Some(keys)
-}
-
-/// The arguments of system calls that have no columns of their own.
-fn arguments() -> impl Iterator<Item = &'static str> {
-    const IN_COLUMNS: [&str; 9] = [
-        "SKIP", "TARGET", "PATH", "PATH_AT", "DIRFD", "FD", "RETURNED", "SOCKADDR", "MSGHDR",
-    ];
-    let rows = include_str!("../../ebpf/bpf/calls.def").lines();
-    let rows = rows.filter(|row| row.starts_with("CALL("));
-    let parts = rows.flat_map(|row| row.split([' ', ')']));
-    parts.filter_map(|part| {
-        let (kind, name) = part.split_once('(')?;
-        let told = kind != "CALL" && !IN_COLUMNS.contains(&kind);
-        told.then(|| name.trim_end_matches(','))
-    })
 }
 
 /// The system calls that sensors see: the names in their table of calls.

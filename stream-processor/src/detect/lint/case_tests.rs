@@ -134,6 +134,14 @@ const RIGHT: &[&str] = &[
     "array_has_any(proc_aname, ['nginx', 'httpd']) AND array_to_string(proc_args, ' ') LIKE '%-e%'",
     "'nginx' = ANY(proc_aname)",
     "cardinality(proc_aname) > 3 AND array_position(proc_args, '-e') > 0",
+    "evt_type = 'unshare' AND evt_args['flags'] = 'CLONE_NEWUSER|CLONE_NEWNS'",
+    "evt_type = 'chmod' AND evt_args['mode'] IN ('04755', '0777') OR evt_type = 'bpf' AND evt_args['cmd'] = 'BPF_PROG_LOAD'",
+    "evt_type = 'rate_limited' AND evt_args['kind'] = 'openat'",
+    "evt_type = 'container_move' AND evt_args['from'] IS NOT NULL",
+    "evt_type = 'execve' AND evt_args['filename'] = '/bin/sh' OR evt_type = 'mount' AND evt_args['type'] = 'overlay'",
+    "evt_type = 'setuid' AND evt_args['uid'] = '0' OR evt_type = 'socket' AND evt_args['type'] = 'SOCK_RAW'",
+    "evt_category = 'net' AND evt_type IN ('connect', 'bind') OR evt_category = 'internal'",
+    "evt_category = 'file' AND evt_failed",
     "evt_args['sig'] IN ('SIGKILL', 'SIGSTOP') AND container_labels['com.docker.compose.service'] = 'db'",
     "map_keys(container_labels) IS NOT NULL",
     "proc_name IN (SELECT name FROM shells)",
@@ -294,6 +302,42 @@ const WRONG: &[(&str, &str, &str)] = &[
         "(evt_type = 'execve' AND evt_failed) AND (evt_type = 'connect' OR NOT evt_failed)",
         "contradict",
         "",
+    ),
+    // Arguments of system calls.
+    (
+        "evt_type = 'openat' AND evt_args['flags'] LIKE '%O_CREAT%'",
+        "no event that sensors send",
+        "ask evt_is_open_read",
+    ),
+    (
+        "evt_type IN ('connect', 'execve') AND evt_args['sig'] = 'SIGKILL'",
+        "no event that sensors send",
+        "docs/events.md",
+    ),
+    (
+        "evt_args['sig'] = '9'",
+        "evt_args['sig'] is never '9'",
+        "did you mean 'SIGKILL'?",
+    ),
+    (
+        "evt_type = 'chmod' AND evt_args['mode'] = '4755'",
+        "never '4755'",
+        "write '04755'",
+    ),
+    (
+        "evt_type = 'bpf' AND evt_args['cmd'] IN ('BPF_PROG_LOAD', 'LINK_CREATE')",
+        "never 'LINK_CREATE'",
+        "did you mean 'BPF_LINK_CREATE'?",
+    ),
+    (
+        "evt_type = 'setuid' AND evt_args['uid'] = 'root'",
+        "never 'root'",
+        "it is a number",
+    ),
+    (
+        "evt_type = 'connect' AND evt_category = 'file'",
+        "no event that sensors send",
+        "docs/events.md has that of each call",
     ),
     // Values.
     (

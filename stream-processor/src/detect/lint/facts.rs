@@ -2,11 +2,14 @@
 //!
 //! Only what a new system call would not make wrong: a fact that is none warns of queries that are right.
 
+use std::collections::BTreeSet;
+
 use arrow::datatypes::Schema;
 use datafusion::common::{DFSchema, Result, TableReference};
 
 use super::conditions::Condition;
 use crate::detect::session::Session;
+use dogwatch_schemas::arguments;
 
 /// A fact, and how it is told.
 #[derive(Clone)]
@@ -103,7 +106,8 @@ pub(super) fn facts(
     session: &Session,
     events: &Schema,
     qualifier: &TableReference,
-    named: impl Fn(&str) -> bool,
+    named: &impl Fn(&str) -> bool,
+    keys: &BTreeSet<&str>,
 ) -> Result<Vec<Fact>> {
     let schema = DFSchema::try_from_qualified_schema(qualifier.clone(), events)?;
     let state = session.context.state();
@@ -114,6 +118,8 @@ pub(super) fn facts(
     let columns: Vec<&str> = columns.filter(|column| named(column)).collect();
     let of_columns = columns.iter().filter_map(|column| of_column(column));
     let of_columns = of_columns.chain(of_ends(&columns));
+    let of_columns = of_columns.chain(of_categories(&columns));
+    let of_columns = of_columns.chain(keys.iter().filter_map(|key| of_argument(key)));
     let mut facts = Vec::new();
     for (sql, sentence) in fixed.chain(of_columns) {
         let expr = state.create_logical_expr(&sql, &schema)?;
@@ -187,6 +193,48 @@ fn of_ends(named: &[&str]) -> Vec<(String, String)> {
         }
     }
     facts
+}
+
+/// Which category the events of system calls have.
+fn of_categories(named: &[&str]) -> Vec<(String, String)> {
+    if !named.contains(&"evt_category") {
+        return Vec::new();
+    }
+    let facts = arguments::categories()
+        .into_iter()
+        .map(|(category, types)| {
+            (
+                format!(
+                    "evt_type NOT IN ({}) OR evt_category = '{category}'",
+                    quoted(types)
+                ),
+                "evt_category follows from evt_type; docs/events.md has that of each call"
+                    .to_owned(),
+            )
+        });
+    facts.collect()
+}
+
+/// Which system calls do not have an argument of this name.
+fn of_argument(key: &str) -> Option<(String, String)> {
+    arguments::of(key)?;
+    let types = quoted(arguments::types_without(key));
+    let hint = match key {
+        "flags" => "; of an open ask evt_is_open_read, evt_is_open_write or evt_is_open_create",
+        "mode" => "; of an open ask evt_is_open_create",
+        _ => "",
+    };
+    Some((
+        format!("evt_args['{key}'] IS NULL OR evt_type NOT IN ({types})"),
+        format!(
+            "evt_args['{key}'] is of other calls; docs/events.md has the arguments of each{hint}"
+        ),
+    ))
+}
+
+fn quoted<'a>(types: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> = types.into_iter().map(|own| format!("'{own}'")).collect();
+    quoted.join(", ")
 }
 
 /// On which rows a column is null.

@@ -6,6 +6,7 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 
+use super::conditions::Conditions;
 use super::yields::counted_from;
 use crate::detect::filter::is_comparison;
 
@@ -32,6 +33,18 @@ pub(super) fn operands(leaf: &Expr) -> Vec<&Expr> {
         Expr::Column(_) => vec![leaf],
         _ => Vec::new(),
     }
+}
+
+/// The name of an argument in `evt_args`, where an expression is that argument.
+pub(super) fn argument_of<'e>(expr: &'e Expr, conditions: &Conditions) -> Option<&'e str> {
+    let Expr::ScalarFunction(ScalarFunction { func, args }) = expr else {
+        return None;
+    };
+    let [map, Expr::Literal(key, _)] = args.as_slice() else {
+        return None;
+    };
+    let column = conditions.values_of(map)?;
+    (func.name() == "get_field" && column.name == "evt_args").then(|| text(key))?
 }
 
 /// Whether a leaf compares by order or equality, so that the values tell all.

@@ -12,7 +12,7 @@ use super::Subject;
 use super::conditions::{Condition, Conditions};
 use super::facts::{Fact, facts};
 use super::laws::laws;
-use super::parts::{differs_from_nothing, is_constant};
+use super::parts::{argument_of, differs_from_nothing, is_constant};
 use super::satisfy::{Goal, Part, Question, part};
 use super::terms::{Domain, Term, VALUES_MAX, Verdict, term_of};
 
@@ -112,7 +112,12 @@ impl Problem {
             columns.any(|column| column.relation.as_ref() == Some(*name))
         };
         let names = conditions.names.iter().filter(is_used);
-        let found = names.map(|name| facts(subject.session, &events, name, named));
+        let keys: BTreeSet<&str> = self
+            .terms
+            .iter()
+            .filter_map(|term| argument_of(&term.expr, conditions))
+            .collect();
+        let found = names.map(|name| facts(subject.session, &events, name, &named, &keys));
         Ok(found.collect::<Result<Vec<_>>>()?.concat())
     }
 

@@ -6,6 +6,7 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{BinaryExpr, Case, Expr, LogicalPlan, Operator};
+use dogwatch_schemas::arguments;
 use dogwatch_schemas::vocabulary::{self, Shape, Vocabulary};
 use regex::Regex;
 
@@ -13,7 +14,7 @@ use super::Subject;
 use super::conditions::Conditions;
 use super::literals;
 use super::origin;
-use super::parts::{compared_with, operands, text, whole_number};
+use super::parts::{argument_of, compared_with, operands, text, whole_number};
 use super::text::{line_of, sql};
 use crate::detect::codes::{Code, Doubt};
 use crate::detect::sql_file::{Fault, SqlFile, nearest};
@@ -68,6 +69,7 @@ pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Doubt
         let told = |(reason, mend)| Fault::new(line_of(subject.file, part), reason, mend);
         let own = pattern(part, conditions)
             .or_else(|| key(part, conditions))
+            .or_else(|| argument(part, conditions))
             .or_else(|| network_of_no_address(part, conditions));
         faults.extend(own.map(told));
         doubts.extend(Code::UnknownValue.of_all(faults));
@@ -161,6 +163,26 @@ fn key(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
         None => format!("docs/events.md says what {column} has"),
     };
     Some((format!("{column} never has '{key}'"), mend))
+}
+
+/// Why an argument of system calls is never a text that it is compared with, and the mend.
+fn argument(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
+    let is_equality = match part {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
+            op,
+            Operator::Eq | Operator::NotEq | Operator::IsDistinctFrom | Operator::IsNotDistinctFrom
+        ),
+        Expr::InList(_) => true,
+        _ => false,
+    };
+    let mut operands = operands(part).into_iter().filter(|_| is_equality);
+    let key = operands.find_map(|operand| argument_of(operand, conditions))?;
+    let known = arguments::of(key)?;
+    compared_with(part).find_map(|constant| {
+        let text = text(&constant)?;
+        let mend = known.mend(text)?;
+        Some((format!("evt_args['{key}'] is never '{text}'"), mend))
+    })
 }
 
 /// Columns that hold an address with its port, or two of them.
