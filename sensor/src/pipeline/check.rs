@@ -215,11 +215,18 @@ fn rights(config: &Config) -> Finding {
 fn kafka(config: &KafkaConfig) -> Finding {
     let feature = "Kafka";
     match try_kafka(config) {
-        Ok(()) => finding(
-            feature,
-            State::Works,
-            format!("{} answers, and its topics fit", config.bootstrap_servers),
-        ),
+        Ok(absent) => {
+            let servers = &config.bootstrap_servers;
+            let topics = match absent.as_slice() {
+                [] => "its topics fit".to_owned(),
+                absent => format!("a start makes {}", absent.join(", ")),
+            };
+            finding(
+                feature,
+                State::Works,
+                format!("{servers} answers, and {topics}"),
+            )
+        }
         Err(error) if error.is_passing() => {
             let detail = format!(
                 "{error}; a sensor watches meanwhile, and keeps kafka.queue_bytes of events"

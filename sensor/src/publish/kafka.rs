@@ -442,11 +442,12 @@ const ABSENCE_AT_END: Duration = Duration::from_secs(1);
 /// How long a check waits for the brokers.
 const CHECK_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Makes the client as a start does, and looks at brokers and topics; makes and writes none.
+/// Makes the client as a start does, and looks at brokers and topics; makes and writes none. Returns the topics that a
+/// start would make.
 ///
 /// # Errors
 /// As a start: options that do not do, brokers that do not answer or refuse us, topics that do not fit.
-pub fn try_kafka(config: &KafkaConfig) -> Result<(), KafkaError> {
+pub fn try_kafka(config: &KafkaConfig) -> Result<Vec<String>, KafkaError> {
     let sink = KafkaSink::new(config)?;
     let deadline = Instant::now() + CHECK_PATIENCE;
     sink.search(config).until(deadline, Search::look)

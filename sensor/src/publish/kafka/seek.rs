@@ -73,11 +73,11 @@ impl Drop for Seeking {
 
 impl Search {
     /// Tries until it succeeds or the time is over.
-    pub fn until(
+    pub fn until<T>(
         &self,
         deadline: Instant,
-        attempt: impl Fn(&Self, Instant) -> Result<(), KafkaError>,
-    ) -> Result<(), KafkaError> {
+        attempt: impl Fn(&Self, Instant) -> Result<T, KafkaError>,
+    ) -> Result<T, KafkaError> {
         loop {
             match attempt(self, deadline) {
                 Err(error) if error.is_passing() && Instant::now() < deadline => {
@@ -129,17 +129,18 @@ impl Search {
         self.prove_write(deadline)
     }
 
-    /// As [`Search::attempt`], but makes and writes nothing.
-    pub fn look(&self, deadline: Instant) -> Result<(), KafkaError> {
+    /// As [`Search::attempt`], but makes and writes nothing; returns the topics that it would make.
+    pub fn look(&self, deadline: Instant) -> Result<Vec<String>, KafkaError> {
         let names = Topics::new(self.config.topic_prefix.as_str());
         let present = self.topics_present(&names, deadline)?;
         let admin = self.admin(&names, deadline)?.trying();
-        admin.create(&self.config.topics, &present, self.config.new_topics())?;
+        let absent = admin.create(&self.config.topics, &present, self.config.new_topics())?;
         let there: Vec<Topic> = present
             .into_keys()
             .filter(|topic| self.config.topics.contains(topic))
             .collect();
-        check(&admin, &names, &there)
+        check(&admin, &names, &there)?;
+        Ok(absent)
     }
 
     /// The error, with what the brokers' ports speak where that is its cause.
@@ -223,6 +224,9 @@ impl Search {
 /// Append time is what windows and lateness stand on: a topic that takes the sender's word is refused. Brokers that do not
 /// tell settings are not.
 fn check(admin: &Admin, names: &Topics, topics: &[Topic]) -> Result<(), KafkaError> {
+    if topics.is_empty() {
+        return Ok(());
+    }
     let settings = match admin.settings(topics) {
         Ok(settings) => settings,
         Err(error) => {
