@@ -17,11 +17,20 @@ struct Arguments {
     names: Vec<String>,
 }
 
+const USAGE: &str = "usage: dogwatch-faults [--short] [--seed NUMBER] [NAME ...]";
+
 fn main() -> ExitCode {
+    if std::env::args().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}\n\nScenarios, by parts of their names:");
+        for scenario in scenarios(Form::Short, 0) {
+            println!("  {}", scenario.name);
+        }
+        return ExitCode::SUCCESS;
+    }
     let arguments = match arguments(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(reason) => {
-            eprintln!("{reason}; usage: dogwatch-faults [--short] [--seed NUMBER] [NAME ...]");
+            eprintln!("{reason}; {USAGE}");
             return ExitCode::from(2);
         }
     };
@@ -32,6 +41,10 @@ fn main() -> ExitCode {
                 .iter()
                 .any(|name| scenario.name.contains(name.as_str()))
     };
+    if !scenarios(arguments.form, arguments.seed).iter().any(chosen) {
+        eprintln!("no scenario is called so; --help lists them; {USAGE}");
+        return ExitCode::from(2);
+    }
     println!(
         "seed {}, {:?} form\n\n{}",
         arguments.seed,
