@@ -172,12 +172,16 @@ pub enum Effect {
 /// All calls, by number: the first has number 1.
 pub static CALLS: &[Call] = include!(concat!(env!("OUT_DIR"), "/calls.rs"));
 
-/// Differs when the table does: a record names its call by number.
+/// Differs when records mean something else: they name their call by number, and have its arguments in order. Which calls are
+/// sent, and how many, does not count.
 pub fn fingerprint() -> u32 {
-    let text = include_str!("../bpf/calls.def");
     // FNV-1a: no secret, only a change is to be noticed.
-    text.bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    let meaning = CALLS.iter().map(Call::meaning);
+    meaning.fold(0x811c_9dc5, |hash, meaning| {
+        let bytes = meaning.bytes();
+        bytes.fold(hash, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
     })
 }
 
@@ -185,6 +189,18 @@ impl Call {
     /// The call with this number; `None` for 0 and for what is in no row.
     pub fn from_number(number: u32) -> Option<&'static Self> {
         CALLS.get((number as usize).checked_sub(1)?)
+    }
+
+    /// What its records hold, as a line: `unlinkat Removal dirfd Dirfd name PathAt flags Flags`.
+    fn meaning(&self) -> String {
+        let mut line = format!("{} {:?}", self.name, self.effect);
+        for argument in self.arguments {
+            let kind = format!("{:?}", argument.kind);
+            // Numbers of which set, and their names, are no part of a record.
+            let kind = kind.split('(').next().unwrap_or_default();
+            line += &format!(" {} {kind}", argument.name);
+        }
+        line + "\n"
     }
 
     /// The call of this name.
@@ -206,6 +222,17 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn what_a_record_holds_is_its_call_its_effect_and_its_arguments() {
+        let meaning = |name| Call::named(name).map(Call::meaning).unwrap_or_default();
+        assert_eq!(
+            meaning("unlinkat"),
+            "unlinkat Removal dirfd Dirfd name PathAt flags Flags\n"
+        );
+        // Without the names of its commands, and without which of them are sent.
+        assert_eq!(meaning("bpf"), "bpf None cmd Enum\n");
+    }
 
     #[test]
     fn a_name_and_a_number_mean_one_call() {
