@@ -218,7 +218,7 @@ fn is_open(fields: &str) -> bool {
 fn told(
     fields: &'static str,
 ) -> impl Iterator<Item = (&'static str, &'static str, Option<&'static str>)> {
-    // Of `(`, the row's own ends are gates, which have no name but a number.
+    // A gate has parentheses, too, with numbers in them.
     let parts = fields.split(')').filter_map(|part| part.rsplit_once('('));
     parts.filter_map(|(before, inside)| {
         let kind = before.rsplit([' ', ',']).next()?;
