@@ -305,6 +305,8 @@ fn exchange_remade(mut scene: Scene, mut alerts: Follower) {
     for (_, own) in std::mem::take(&mut scene.processors) {
         assert!(own.stop(PATIENCE).success());
     }
+    // While nobody reads, so that it is within the gap however long the rest takes.
+    scene.run_on_three("hidden-after");
     let class = "org.apache.kafka.tools.TopicCommand";
     scene
         .broker
@@ -312,7 +314,6 @@ fn exchange_remade(mut scene: Scene, mut alerts: Follower) {
     let began = now_ns();
     scene.start("two");
     scene.rounds(2 * SECOND, false);
-    scene.run_on_three("hidden-after");
     let open = alerts.wait_for("a window over the gap", PATIENCE, of("hidden-after"));
     assert_eq!(open.value["incomplete"], true, "{}", open.value);
     let whole = |alert: &Message| {
