@@ -24,6 +24,7 @@
 #include "peers.h"
 #include "calls.h"
 #include "failures.h"
+#include "net_bytes.h"
 #include "open_files.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -122,6 +123,22 @@ int BPF_PROG(on_cgroup_attach_task, struct cgroup *to, const char *path, struct 
 		return 0;
 	place(&who, current_task());
 	send_cgroup_move(&who, to, path, moved);
+	return 0;
+}
+
+/* trace_sock_send_length(struct sock *sk, int ret, int flags); since 6.3, and loaded where it is there */
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(on_sent, struct sock *sk, int ret, int flags)
+{
+	add_net_bytes(sk, ret, flags, true);
+	return 0;
+}
+
+/* trace_sock_recv_length(struct sock *sk, int ret, int flags); since 6.3, and loaded where it is there */
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(on_received, struct sock *sk, int ret, int flags)
+{
+	add_net_bytes(sk, ret, flags, false);
 	return 0;
 }
 

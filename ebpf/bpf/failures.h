@@ -52,14 +52,13 @@ static __always_inline bool is_failure(u32 number, s64 ret)
 	return failures_wanted && above < ERRNO_LAST && (number != (u32)-1 || above == ERRNO_LAST - ENOSYS);
 }
 
-/* True while a share may have one more; two CPUs at once may let one too many through. */
-static __always_inline bool may_have_another(u64 share)
+/* True while a share may have one more, counted in `map`; two CPUs at once may let one too many through. */
+static __always_inline bool may_have_another(void *map, u64 share, u64 max)
 {
-	u64 one = 1, *count = bpf_map_lookup_elem(&failures_new, &share);
+	u64 one = 1, *count = bpf_map_lookup_elem(map, &share);
 	if (!count)
-		return !bpf_map_update_elem(&failures_new, &share, &one, BPF_NOEXIST) ||
-		       bpf_map_lookup_elem(&failures_new, &share);
-	if (*count >= FAILURES_NEW_MAX)
+		return !bpf_map_update_elem(map, &share, &one, BPF_NOEXIST) || bpf_map_lookup_elem(map, &share);
+	if (*count >= max)
 		return false;
 	__sync_fetch_and_add(count, 1);
 	return true;
@@ -70,7 +69,7 @@ static __always_inline bool add_failure(struct failure_key *key, struct task_str
 	struct subject who;
 	struct failure first = {.count = 1};
 	place(&who, task);
-	if (!may_have_another(who.share))
+	if (!may_have_another(&failures_new, who.share, FAILURES_NEW_MAX))
 		return false;
 	first.cgroup_id = who.cgroup_id;
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Files and sockets that processes have open, for samples: user space reads the iterator once a round, so nothing is hooked
- * where files are read and written, or packets come and go. Paths are not told: user space looks up those of the few that
+ * where files are read and written, or packets come and go, but for the bytes of UDP (net_bytes.h). Paths are not told: user space looks up those of the few that
  * get a row.
  */
 #pragma once
@@ -9,10 +9,6 @@
 #define ANON_INODE_FS_MAGIC 0x09041934 /* event loops, timers and the like, plain files by their mode since Linux 6.16 */
 #define S_IFREG 0100000
 #define S_IFBLK 0060000
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
-#define SOCK_STREAM 1
-#define SOCK_DGRAM 2
 #define TCP_LISTEN 10
 #define DESCRIPTORS_MAX 4096 /* of a process: those with higher numbers are counted, and not looked at */
 #define OPEN_FILES_MAX 4096  /* told of a share in a round; the others are counted */
@@ -64,6 +60,32 @@ static __always_inline bool is_tcp(struct open_file *out)
 	return out->socket.protocol == IPPROTO_TCP && out->socket.type == SOCK_STREAM;
 }
 
+/* What was counted of a socket of UDP (net_bytes.h): of one that has nothing yet, nothing, unless there was no room for it. */
+static __always_inline void fill_bytes(struct open_file *out, struct file *file)
+{
+	u32 of_sockets = REFUSED_SOCKET;
+	if (!net_bytes_wanted ||
+	    !bpf_core_enum_value_exists(enum bpf_func_id___sockets, BPF_FUNC_sock_from_file___sockets))
+		return;
+	struct socket *socket = bpf_sock_from_file(file);
+	if (!socket)
+		return;
+	struct socket_bytes *account = bpf_sk_storage_get(&socket_bytes, socket->sk, 0, 0);
+	if (account) {
+		out->counted = 1;
+		out->received = account->rx;
+		out->acked = account->tx;
+		return;
+	}
+	u64 *refused = bpf_map_lookup_elem(&net_bytes_refused, &of_sockets);
+	out->counted = refused && !*refused;
+}
+
+static __always_inline bool is_udp(struct open_file *out)
+{
+	return out->socket.protocol == IPPROTO_UDP && out->socket.type == SOCK_DGRAM;
+}
+
 /* False of what has no ends, no place to wait at, or another protocol. */
 static __always_inline bool fill_open_socket(struct open_file *out, struct file *file)
 {
@@ -73,8 +95,12 @@ static __always_inline bool fill_open_socket(struct open_file *out, struct file 
 	if (!out->socket.local_port)
 		return false;
 	out->net_ns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	if (is_udp(out)) {
+		fill_bytes(out, file);
+		return true;
+	}
 	if (!is_tcp(out))
-		return out->socket.protocol == IPPROTO_UDP && out->socket.type == SOCK_DGRAM;
+		return false;
 	out->state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	if (out->state == TCP_LISTEN) {
 		out->backlog = BPF_CORE_READ(sk, sk_ack_backlog);

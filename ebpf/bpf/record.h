@@ -299,6 +299,17 @@ struct failure {
 	char comm[16]; /* the process's name at the first of them */
 };
 
+/* Bytes that sends and receives of IP sockets returned to a process, in the map `net_bytes`. */
+struct net_bytes_key {
+	u64 start_ns; /* of the process, since boot */
+	u32 pid;
+	u32 pad;
+};
+struct net_bytes {
+	u64 rx, tx;
+	u64 share; /* of the process at the first of them */
+};
+
 /* A file or socket that a process has open, as the iterator tells it; counters are since the file or socket was made. */
 struct open_file {
 	u64 file; /* names this opening, which several descriptors and processes may share */
@@ -306,7 +317,7 @@ struct open_file {
 	u64 start_ns; /* of the process, since boot */
 	u64 share;    /* see cgroup_policy */
 	s64 position, size; /* of a file */
-	u64 received, acked; /* bytes of a TCP connection */
+	u64 received, acked; /* bytes of a TCP connection; of a socket of UDP received and sent, where they are counted */
 	u32 segments_in, segments_out, retransmitted;
 	u32 dropped;              /* by a socket that listens */
 	u32 backlog, backlog_max; /* connections that wait to be accepted there, and how many may */
@@ -317,7 +328,7 @@ struct open_file {
 	u32 net_ns;
 	u16 mode;
 	u16 state; /* of TCP */
-	u32 pad;
+	u32 counted; /* 1 = the bytes of this socket of UDP are known */
 	struct record_socket socket;
 	char comm[16];
 };

@@ -6,6 +6,10 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define UNIX_NAME_MAX 108
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 
 static __always_inline bool is_socket(struct file *file)
 {

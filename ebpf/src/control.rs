@@ -242,6 +242,30 @@ pub struct Failure {
     pub comm: [u8; 16],
 }
 
+/// Key of the map `net_bytes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct NetBytesKey {
+    /// When the process began, nanoseconds since boot.
+    pub start_ns: u64,
+    /// The process.
+    pub pid: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Value of the map `net_bytes`; the counts go on until the entry is removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NetBytes {
+    /// Bytes that receives of IP sockets returned to the process.
+    pub rx: u64,
+    /// Bytes that sends returned.
+    pub tx: u64,
+    /// The container's own cgroup, or the process's where it is in none, at the first of them.
+    pub share: u64,
+}
+
 /// Value of the map `walked`: open files of a share in a round of samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]

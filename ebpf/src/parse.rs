@@ -439,6 +439,7 @@ pub fn open_file(bytes: &[u8]) -> Result<OpenFile, ParseError> {
         state: wire.state,
         received: wire.received,
         acked: wire.acked,
+        counted: wire.counted != 0,
         segments_in: wire.segments_in,
         segments_out: wire.segments_out,
         retransmitted: wire.retransmitted,

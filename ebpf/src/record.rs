@@ -201,10 +201,12 @@ pub struct OpenFile {
     pub net_ns: u32,
     /// State of TCP; 0 of all else.
     pub state: u16,
-    /// Bytes that a TCP connection received.
+    /// Bytes that a TCP connection received; of a socket of UDP, that its receives returned.
     pub received: u64,
-    /// Bytes that it sent and the other end acknowledged.
+    /// Bytes that it sent and the other end acknowledged; of UDP, that its sends returned.
     pub acked: u64,
+    /// Of a socket of UDP: whether these two are known.
+    pub counted: bool,
     /// Segments received.
     pub segments_in: u32,
     /// Segments sent, those sent again included.

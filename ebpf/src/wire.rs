@@ -105,7 +105,7 @@ wire! {
     OpenFileWire = "open_file" {
         file: u64, ino: u64, start_ns: u64, share: u64, position: i64, size: i64, received: u64, acked: u64, segments_in: u32,
         segments_out: u32, retransmitted: u32, dropped: u32, backlog: u32, backlog_max: u32, pid: u32, fd: u32, dev: u32,
-        flags: u32, links: u32, net_ns: u32, mode: u16, state: u16, pad: u32, socket: SocketWire, comm: [u8; 16],
+        flags: u32, links: u32, net_ns: u32, mode: u16, state: u16, counted: u32, socket: SocketWire, comm: [u8; 16],
     }
     PathKey = "path_key" { bits: u32, path: [u8; PATH_KEY_BYTES], }
 }

@@ -1,9 +1,12 @@
 //! What the kernel part costs a program, nanoseconds an iteration: for developing it.
 //!
 //! A child does one thing over and over while the probe is loaded, and once before; the parent throws the records away.
-//! Processor time is measured, so that what else the machine does counts little.
+//! Processor time is measured, so that what else the machine does counts little. With the argument `--without-network` bytes of
+//! sends and receives are not counted.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use dogwatch_sensor::probe::{Probe, ProbeOptions, Rates};
@@ -37,6 +40,7 @@ fn options() -> ProbeOptions {
     ProbeOptions {
         ring_bytes: 64 << 20,
         rates: Rates::UNLIMITED,
+        net_bytes: !std::env::args().any(|argument| argument == "--without-network"),
         ..ProbeOptions::default()
     }
 }
@@ -56,7 +60,22 @@ fn measure(folder: &std::path::Path, mut probe: Option<&mut Probe>) -> Vec<(&'st
             }
         }
     };
-    let cases: [(&str, &dyn Fn()); 6] = [
+    let (client, server) = stream();
+    let (from, to) = datagrams();
+    let carry = |from: i32, to: i32| {
+        let mut bytes = [7u8; 64];
+        // SAFETY: the buffer is valid and writable for its length.
+        unsafe {
+            libc::send(from, bytes.as_ptr().cast(), bytes.len(), 0);
+            libc::recv(
+                to,
+                bytes.as_mut_ptr().cast(),
+                bytes.len(),
+                libc::MSG_WAITALL,
+            );
+        }
+    };
+    let cases: [(&str, &dyn Fn()); 8] = [
         // SAFETY: no arguments.
         ("getppid", &|| {
             _ = unsafe { libc::syscall(libc::SYS_getppid) }
@@ -74,6 +93,12 @@ fn measure(folder: &std::path::Path, mut probe: Option<&mut Probe>) -> Vec<(&'st
             );
         }),
         ("open missing", &|| open(c"/dogwatch/none", libc::O_RDONLY)),
+        ("send, recv: TCP", &|| {
+            carry(client.as_raw_fd(), server.as_raw_fd());
+        }),
+        ("send, recv: UDP", &|| {
+            carry(from.as_raw_fd(), to.as_raw_fd());
+        }),
     ];
     let mut found: Vec<(&str, f64)> = cases.iter().map(|(name, _)| (*name, f64::MAX)).collect();
     for _ in 0..ROUNDS {
@@ -85,6 +110,23 @@ fn measure(folder: &std::path::Path, mut probe: Option<&mut Probe>) -> Vec<(&'st
         }
     }
     found
+}
+
+/// A connection on the loopback that does not wait for more to send.
+fn stream() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a loopback");
+    let address = listener.local_addr().expect("it is bound");
+    let client = TcpStream::connect(address).expect("it listens");
+    client.set_nodelay(true).expect("it is a TCP socket");
+    (client, listener.accept().expect("one has come").0)
+}
+
+fn datagrams() -> (UdpSocket, UdpSocket) {
+    let end = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a loopback");
+    let (from, to) = (end(), end());
+    let address = to.local_addr().expect("it is bound");
+    from.connect(address).expect("an address of the loopback");
+    (from, to)
 }
 
 /// Nanoseconds an iteration in a child.

@@ -337,6 +337,10 @@ fn samples(plan: &SamplePlan) -> Vec<Finding> {
             findings.push(finding(feature, State::Missing, detail));
         }
     }
+    if !plan.network && (plan.processes || plan.io) {
+        let detail = format!("samples.network is false: null are {}", sample::OF_NETWORK);
+        findings.push(finding(feature, State::Missing, detail));
+    }
     let proc = Path::new("/proc");
     for (columns, why) in sample::lacking(plan, &Accounts::find(proc), proc) {
         let detail = format!("null are {columns}: {why}");

@@ -210,6 +210,7 @@ impl Config {
             rates: self.rates,
             failed_calls: self.samples.calls,
             open_files: self.samples.io,
+            net_bytes: self.samples.counts_bytes(),
             ..ProbeOptions::default()
         }
     }
@@ -334,6 +335,7 @@ fn check_samples(raw: &raw::RawSamples) -> Result<SamplePlan, ConfigError> {
         processes: raw.processes,
         calls: raw.calls,
         io: raw.io,
+        network: raw.network,
     })
 }
 

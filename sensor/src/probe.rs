@@ -20,6 +20,7 @@ mod failures;
 mod hierarchy;
 mod limits;
 mod missed;
+mod net_bytes;
 mod open_files;
 mod seccomp;
 mod shares;
@@ -47,6 +48,8 @@ pub use failures::{Failed, FailedCalls};
 pub use hierarchy::{Hierarchy, HierarchyKind};
 use limits::raise_locked_memory_limit;
 pub(crate) use limits::raise_open_files;
+pub(crate) use net_bytes::tells as tells_net_bytes;
+pub use net_bytes::{Carried, CarriedBytes, Grown};
 pub use open_files::{OpenFiles, Walk};
 pub(crate) use seccomp::allow_only;
 pub use seccomp::{Programs, refuse_calls};
@@ -110,6 +113,8 @@ pub struct ProbeOptions {
     pub failed_calls: bool,
     /// Whether open files are to be read, for samples.
     pub open_files: bool,
+    /// Whether bytes that processes send and receive are counted, for samples, where the kernel can.
+    pub net_bytes: bool,
     /// The kernel programs, as clang made them; [`dogwatch_ebpf::OBJECT`], the default, but in tests of other compilers.
     pub object: &'static [u8],
 }
@@ -126,6 +131,7 @@ impl Default for ProbeOptions {
             modes: Vec::new(),
             failed_calls: true,
             open_files: true,
+            net_bytes: true,
             object: dogwatch_ebpf::OBJECT,
         }
     }
@@ -183,6 +189,8 @@ pub struct Probe {
     failed_calls: Option<FailedCalls>,
     /// The way to read open files, until the samples take it; or why there is none.
     open_files: Result<Option<OpenFiles>, ProbeError>,
+    /// Bytes that processes sent and received, until the samples take them; or why there are none.
+    net_bytes: Result<Option<CarriedBytes>, ProbeError>,
     /// Holds the programs and their links.
     programs: Ebpf,
     links: Vec<(&'static str, BtfTracePointLinkId)>,
@@ -208,6 +216,9 @@ impl Probe {
         if options.open_files {
             probe.open_files = OpenFiles::load(&mut probe.programs, &types).map(Some);
         }
+        if options.net_bytes {
+            probe.net_bytes = probe.count_net_bytes(&types).map(Some);
+        }
         // Parsed type information holds 27 MB; without the trim the allocator keeps it.
         drop(types);
         trim_memory();
@@ -215,7 +226,7 @@ impl Probe {
         probe.set_modes(&options.modes);
         let canary = canary::Canary::new()?;
         probe.change_settings(canary.settings())?;
-        probe.links = attach(&mut probe.programs)?;
+        probe.links.extend(attach(&mut probe.programs)?);
         let outcome = canary.run(&mut probe.ring)?;
         refuse_private_pids(outcome.own_pid)?;
         probe.own_pid = outcome.own_pid;
@@ -251,9 +262,20 @@ impl Probe {
             modes_refused: 0,
             failed_calls: Some(FailedCalls::new(failures, fresh, refused)),
             open_files: Ok(None),
+            net_bytes: Ok(None),
             programs,
             links: Vec::new(),
         })
+    }
+
+    /// Counts bytes from now on; of sockets of UDP the iterator of open files tells them.
+    fn count_net_bytes(&mut self, types: &Btf) -> Result<CarriedBytes, ProbeError> {
+        self.links
+            .extend(net_bytes::attach(&mut self.programs, types)?);
+        if let Ok(Some(files)) = &mut self.open_files {
+            files.tell_bytes();
+        }
+        CarriedBytes::new(&mut self.programs)
     }
 
     /// The cgroup hierarchy in use.
@@ -407,6 +429,14 @@ impl Probe {
         std::mem::replace(&mut self.open_files, Ok(None))
     }
 
+    /// The counts of bytes that processes send and receive, once; none where they were not asked for.
+    ///
+    /// # Errors
+    /// When the kernel has no such tracepoints or refused the programs; all else of the sensor runs without them.
+    pub fn take_net_bytes(&mut self) -> Result<Option<CarriedBytes>, ProbeError> {
+        std::mem::replace(&mut self.net_bytes, Ok(None))
+    }
+
     /// Repeats of failed opens since the last call. The kernel part keeps a number 30 s for it.
     ///
     /// # Errors
@@ -432,6 +462,8 @@ fn load_object(
         .clamp(64 << 10, 1 << 30)
         .next_power_of_two();
     let costs = options.rates.costs();
+    // Where nothing counts them, the iterator of open files is not to ask for them either.
+    let net_bytes = options.net_bytes && net_bytes::tells();
     EbpfLoader::new()
         .btf(Some(types))
         .map_max_entries("ring", ring_bytes)
@@ -444,6 +476,7 @@ fn load_object(
         .override_global("burst_bytes", &u64::from(ring_bytes / 8), true)
         .override_global("switched_off", options.calls.off().as_slice(), true)
         .override_global("failures_wanted", &u8::from(options.failed_calls), true)
+        .override_global("net_bytes_wanted", &u8::from(net_bytes), true)
         .override_global("hierarchy_kind", &(hierarchy.kind as u32), true)
         .override_global("hierarchy_id", &hierarchy.id, true)
         .load(options.object)

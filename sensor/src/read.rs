@@ -26,7 +26,7 @@ use crate::capture::{CaptureError, Frame};
 use crate::clock::Reading;
 use crate::fact::{Counted, Counters, Fact, Input};
 use crate::gather::{Gatherer, ModeChange};
-use crate::probe::{self, Drained, KernelCounters, OpenFiles, Probe};
+use crate::probe::{self, CarriedBytes, Drained, KernelCounters, OpenFiles, Probe};
 use crate::ring::BATCH_RECORDS_MAX;
 use crate::sample::{Counts, Roots, SamplePlan, Sampler};
 use crate::scan;
@@ -136,6 +136,7 @@ pub(crate) struct KernelReader {
     pub capture: Option<Recorder>,
     pub samples: SamplePlan,
     pub open_files: Option<OpenFiles>,
+    pub carried_bytes: Option<CarriedBytes>,
 }
 
 struct Live {
@@ -164,6 +165,7 @@ impl KernelReader {
             capture,
             samples,
             open_files,
+            carried_bytes,
         } = self;
         let mut live = Live {
             gatherer,
@@ -178,7 +180,7 @@ impl KernelReader {
             sampler: None,
         };
         live.start(&mut probe);
-        live.sampler = start_sampler(samples, &mut probe, open_files);
+        live.sampler = start_sampler(samples, &mut probe, open_files, carried_bytes);
         let mut wait = POLL;
         while shutdown.reason().is_none() && !live.ended() {
             let drained = poll(&mut probe, &mut live, wait, shutdown);
@@ -474,6 +476,7 @@ fn start_sampler(
     plan: SamplePlan,
     probe: &mut Probe,
     open_files: Option<OpenFiles>,
+    carried_bytes: Option<CarriedBytes>,
 ) -> Option<Sampler> {
     if !plan.has_any() {
         return None;
@@ -482,6 +485,7 @@ fn start_sampler(
     let counts = Counts {
         failed_calls: probe.take_failed_calls(),
         open_files,
+        carried_bytes,
     };
     match Sampler::start(plan, Roots::default(), cgroup_root, counts) {
         Ok(sampler) => Some(sampler),

@@ -10,6 +10,7 @@
 //! What grew since the last reading is computed here, so a capture holds what a row tells, and a replay the same rows.
 
 pub(crate) mod calls;
+mod carried;
 mod cgroups;
 mod files;
 mod growth;
@@ -28,13 +29,14 @@ use dogwatch_schemas::Text;
 
 use crate::clock::Reading;
 use crate::fact::{Fact, Sampled};
-use crate::probe::{FailedCalls, OpenFiles};
+use crate::probe::{CarriedBytes, FailedCalls, OpenFiles, ProbeError, tells_net_bytes};
 use calls::Calls;
+use carried::CarriedRounds;
 use cgroups::Containers;
 pub(crate) use cgroups::{Accounts, Subject};
 use files::Files;
 use machine::Machine;
-use processes::Processes;
+use processes::{Counts as OfProcesses, Processes};
 
 /// Pieces of a round that wait to be taken; the thread waits while there are more.
 const PIECES_MAX: usize = 4;
@@ -58,12 +60,19 @@ pub struct SamplePlan {
     pub calls: bool,
     /// Whether open files and connections are sampled.
     pub io: bool,
+    /// Whether the bytes of processes and of sockets of UDP are counted, where the kernel can.
+    pub network: bool,
 }
 
 impl SamplePlan {
     /// Whether anything is sampled at all.
     pub(crate) fn has_any(&self) -> bool {
         self.containers || self.processes || self.calls || self.io
+    }
+
+    /// Whether there is a table that tells bytes of processes or of sockets of UDP.
+    pub(crate) fn counts_bytes(&self) -> bool {
+        self.network && (self.processes || self.io)
     }
 }
 
@@ -72,6 +81,7 @@ impl SamplePlan {
 pub(crate) struct Counts {
     pub failed_calls: Option<FailedCalls>,
     pub open_files: Option<OpenFiles>,
+    pub carried_bytes: Option<CarriedBytes>,
 }
 
 /// Where the kernel's files are.
@@ -201,6 +211,7 @@ struct Rounds {
     processes: Processes,
     calls: Option<Calls>,
     files: Option<Files>,
+    carried: Option<CarriedRounds>,
 }
 
 impl Rounds {
@@ -211,6 +222,9 @@ impl Rounds {
             plan,
             calls: failed_calls.map(|table| Calls::new(table, roots.clone())),
             files: open_files.map(|files| Files::new(files, roots.clone())),
+            carried: counts
+                .carried_bytes
+                .map(|table| CarriedRounds::new(table, roots.clone())),
             machine: Machine::new(roots.clone()),
             containers: Containers::new(&roots, cgroup_root),
             processes: Processes::new(roots),
@@ -256,16 +270,27 @@ impl Rounds {
                 Some((told, unsampled)) => (Some(told), unsampled),
                 None => (None, 1),
             };
-            round.files_unsampled = unsampled;
+            round.files_unsampled += unsampled;
             if !told.is_none_or(|told| hand_over(vec![Fact::OpenFiles(told)])) {
                 return false;
             }
         }
+        // Also where no rows tell them: else the kernel's table fills.
+        let carried = self.carried.as_mut().and_then(CarriedRounds::round);
+        let carried = carried.map(|(carried, refused)| {
+            round.processes_unsampled += u64::from(self.plan.processes) * refused.of_processes;
+            round.files_unsampled += u64::from(self.plan.io) * refused.of_sockets;
+            carried
+        });
         if self.plan.processes {
             let until = std::time::Instant::now() + self.plan.interval / ROUND_PART;
+            let counts = OfProcesses {
+                failed: failed.as_ref(),
+                carried,
+            };
             let taken = self
                 .processes
-                .round(until, failed.as_ref(), &mut round, &mut |some| {
+                .round(until, counts, &mut round, &mut |some| {
                     hand_over(vec![Fact::ProcessSamples(some)])
                 });
             if !taken {
@@ -276,6 +301,9 @@ impl Rounds {
         hand_over(vec![Fact::Sampled(round)])
     }
 }
+
+/// The columns that `samples.network` is for.
+pub(crate) const OF_NETWORK: &str = "proc_net_rx_bytes, proc_net_tx_bytes in process_samples, and fd_rx_bytes, fd_tx_bytes of UDP in io_samples";
 
 /// What samples cannot have on this host, one line each: the columns, and why.
 pub(crate) fn lacking(plan: &SamplePlan, accounts: &Accounts, proc: &Path) -> Vec<(Text, Text)> {
@@ -288,6 +316,9 @@ pub(crate) fn lacking(plan: &SamplePlan, accounts: &Accounts, proc: &Path) -> Ve
     }
     if plan.io {
         lacking.extend(files::lacking());
+    }
+    if plan.counts_bytes() && !tells_net_bytes() {
+        lacking.push((OF_NETWORK.into(), ProbeError::NoNetBytes.to_string().into()));
     }
     lacking
 }

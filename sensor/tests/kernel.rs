@@ -26,6 +26,8 @@ mod execs;
 mod failures;
 #[path = "kernel/hostile.rs"]
 mod hostile;
+#[path = "kernel/net_bytes.rs"]
+mod net_bytes;
 #[path = "kernel/open_files.rs"]
 mod open_files;
 #[path = "kernel/opens.rs"]

@@ -9,7 +9,7 @@ mod beside;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -26,8 +26,9 @@ const WRITES: usize = 1_000;
 const WRITE_BYTES: usize = 4_096;
 /// Opens that fail, of the load and of a child that ends at once.
 const FAILING: usize = 500;
-/// Bytes that a connection carries, each way.
+/// Bytes that a connection carries, and a pair of UDP sockets, each way.
 const CARRIED_BYTES: usize = 10 << 20;
+const DATAGRAM_BYTES: usize = 8 << 10;
 /// Connections that nobody accepts.
 const WAITING: i64 = 3;
 const CPU: Duration = Duration::from_millis(1_500);
@@ -77,12 +78,14 @@ fn load() {
     drop((memory, files, file, network));
 }
 
-/// A socket with connections that nobody accepts, and a connection that carried something, both of its ends.
+/// A socket with connections that nobody accepts, and a connection that carried something, both of its ends; and the same of
+/// UDP, where one datagram in four was looked at before it was taken.
 struct Network {
     _listener: TcpListener,
     _waiting: Vec<TcpStream>,
     client: TcpStream,
     _server: TcpStream,
+    datagrams: [UdpSocket; 2],
 }
 
 impl Network {
@@ -107,11 +110,30 @@ impl Network {
             _listener: listener,
             client,
             _server: server,
+            datagrams: Self::datagrams(),
         }
     }
 
+    fn datagrams() -> [UdpSocket; 2] {
+        let ends = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let [one, other] = &ends;
+        one.connect(other.local_addr().unwrap()).unwrap();
+        other.connect(one.local_addr().unwrap()).unwrap();
+        let mut datagram = [7; DATAGRAM_BYTES];
+        for (from, to) in [(one, other), (other, one)] {
+            for number in 0..CARRIED_BYTES / DATAGRAM_BYTES {
+                from.send(&datagram).unwrap();
+                if number % 4 == 0 {
+                    assert_eq!(to.peek(&mut datagram).unwrap(), DATAGRAM_BYTES);
+                }
+                assert_eq!(to.recv(&mut datagram).unwrap(), DATAGRAM_BYTES);
+            }
+        }
+        ends
+    }
+
     /// The client's port and what TCP_INFO has of it, which is what `ss` shows: bytes received and acknowledged, segments
-    /// received and sent.
+    /// received and sent; and the port of a UDP socket.
     fn told(&self) -> String {
         let mut info = [0u8; 144];
         let mut length = info.len() as libc::socklen_t;
@@ -131,7 +153,12 @@ impl Network {
         let word = |at: usize| u32::from_ne_bytes(info[at..at + 4].try_into().unwrap());
         let port = self.client.local_addr().unwrap().port();
         let (received, acked) = (long(128), long(120));
-        format!("{port} {received} {acked} {} {}", word(140), word(136))
+        let udp = self.datagrams[0].local_addr().unwrap().port();
+        format!(
+            "{port} {received} {acked} {} {} {udp}",
+            word(140),
+            word(136)
+        )
     }
 }
 
@@ -159,6 +186,15 @@ struct Load(Child);
 impl Load {
     /// Starts this program as the load, in these cgroups.
     fn start(cgroups: &Cgroups) -> Self {
+        Self(cgroups.start(Self::command()))
+    }
+
+    /// Starts it where this program is, which is no container.
+    fn start_on_host() -> Self {
+        Self(Self::command().spawn().unwrap())
+    }
+
+    fn command() -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--ignored", "--exact", "--nocapture", "load"])
@@ -166,7 +202,7 @@ impl Load {
             // Cargo's search path for libraries: the loader would look into each of its folders in vain.
             .env_remove("LD_LIBRARY_PATH")
             .stdout(Stdio::piped());
-        Self(cgroups.start(command))
+        command
     }
 
     /// Waits until it is done; returns what it says of its connection, see [`Network::told`].
@@ -323,7 +359,7 @@ fn open_files(rows: &Rows, load: &Load, container: &str, connection: &[i64]) {
     assert_eq!(file.fd_access.as_deref(), Some("both"));
     assert_eq!((file.fd_openings, file.fd_holders), (Some(1), Some(1)));
 
-    let [port, received, acked, segments_in, segments_out] = connection else {
+    let [port, received, acked, segments_in, segments_out, udp] = connection else {
         panic!("the load told {connection:?}")
     };
     let of_port = |row: &&&IoSample| row.fd_lport == Some(*port);
@@ -355,6 +391,25 @@ fn open_files(rows: &Rows, load: &Load, container: &str, connection: &[i64]) {
     assert_eq!(server.fd_lport, client.fd_rport);
     assert_eq!(server.fd_name, client.fd_name);
 
+    let of_udp: Vec<_> = rows_of_load
+        .iter()
+        .filter(|row| row.fd_l4proto.as_deref() == Some("udp"))
+        .filter(|row| row.fd_lport == Some(*udp))
+        .collect();
+    let told = |of: fn(&IoSample) -> Option<i64>| -> Vec<i64> {
+        of_udp.iter().filter_map(|row| of(row)).collect()
+    };
+    assert!(!of_udp.is_empty(), "a socket of UDP has a row");
+    let (received, sent) = (told(|row| row.fd_rx_bytes), told(|row| row.fd_tx_bytes));
+    if counts_bytes() {
+        let carried = CARRIED_BYTES as i64;
+        near("bytes received by UDP", received.iter().sum(), carried, 0);
+        near("bytes sent by UDP", sent.iter().sum(), carried, 0);
+    } else {
+        assert_eq!((received, sent), (vec![], vec![]));
+    }
+    assert_eq!(told(|row| row.fd_rx_segments), [0i64; 0]);
+
     let listens = |row: &&&IoSample| row.fd_state.as_deref() == Some("listen");
     let listener = rows_of_load.iter().rfind(listens).expect("the listener");
     let inode = format!(" {} ", listener.fd_ino.unwrap());
@@ -377,6 +432,39 @@ fn open_files(rows: &Rows, load: &Load, container: &str, connection: &[i64]) {
 
     let seqs: Vec<i64> = rows.io.iter().map(|row| row.seq).collect();
     assert_eq!(seqs, (0..seqs.len() as i64).collect::<Vec<_>>());
+}
+
+/// Whether the kernel tells what sends and receives return.
+fn counts_bytes() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6u32, 3u32)
+}
+
+/// Holds the bytes of the load to what it sent and received: both ends are its own, of TCP and of UDP, there and back.
+fn carried_bytes(rows: &Rows, pid: i64) {
+    let own: Vec<_> = rows
+        .processes
+        .iter()
+        .filter(|row| row.proc_pid == pid)
+        .collect();
+    let told = |of: fn(&ProcessSample) -> Option<i64>| -> Vec<i64> {
+        own.iter().filter_map(|row| of(row)).collect()
+    };
+    let received = told(|row| row.proc_net_rx_bytes);
+    let sent = told(|row| row.proc_net_tx_bytes);
+    if !counts_bytes() {
+        assert_eq!((received, sent), (vec![], vec![]));
+        return;
+    }
+    let carried = 4 * CARRIED_BYTES as i64;
+    near("received by the process", received.iter().sum(), carried, 0);
+    near("sent by the process", sent.iter().sum(), carried, 0);
+    let counted = own.iter().all(|row| {
+        row.proc_net_rx_bytes.is_some() == row.sample_interval_ns.is_some()
+            && row.proc_net_tx_bytes.is_some() == row.sample_interval_ns.is_some()
+    });
+    assert!(counted, "0 where there was nothing");
 }
 
 /// Holds a number to what it should be.
@@ -465,6 +553,7 @@ fn a_known_load_is_told_within_a_twentieth() {
         );
 
         failed_opens(rows, &cgroups.id, pid);
+        carried_bytes(rows, pid);
         let host: Vec<_> = rows
             .containers
             .iter()
@@ -495,5 +584,19 @@ fn what_a_known_load_has_open_is_told_within_a_twentieth() {
         let connection = load.is_done();
         rows.rounds(2);
         open_files(rows, &load, &cgroups.id, &connection);
+    });
+}
+
+#[test]
+#[ignore = "needs root: ./dogwatch.sh test"]
+fn what_a_known_load_on_the_host_sends_is_told_within_a_twentieth() {
+    beside(Duration::from_secs(1), |rows| {
+        let mut load = Load::start_on_host();
+        load.is_done();
+        rows.rounds(2);
+        let pid = i64::from(load.0.id());
+        let own = rows.processes.iter().find(|row| row.proc_pid == pid);
+        assert_eq!(&*own.unwrap().container_id, "host");
+        carried_bytes(rows, pid);
     });
 }

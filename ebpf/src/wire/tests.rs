@@ -5,7 +5,8 @@ use core::mem::offset_of;
 use super::*;
 use crate::control::{
     COUNTED_CALLS, COUNTED_MAX, CgroupPolicy, CpuCounters, Failure, FailureKey, FilterReason,
-    FoldedKey, Kind, LimitedKey, Mode, Rate, RateClass, Settings, Tally, Walked,
+    FoldedKey, Kind, LimitedKey, Mode, NetBytes, NetBytesKey, Rate, RateClass, Settings, Tally,
+    Walked,
 };
 use crate::record;
 
@@ -84,6 +85,24 @@ const CONTROL: &[Described] = &[
             ("count", offset_of!(Failure, count), 8),
             ("cgroup_id", offset_of!(Failure, cgroup_id), 8),
             ("comm", offset_of!(Failure, comm), 16),
+        ],
+    ),
+    (
+        "net_bytes_key",
+        size_of::<NetBytesKey>(),
+        &[
+            ("start_ns", offset_of!(NetBytesKey, start_ns), 8),
+            ("pid", offset_of!(NetBytesKey, pid), 4),
+            ("pad", offset_of!(NetBytesKey, pad), 4),
+        ],
+    ),
+    (
+        "net_bytes",
+        size_of::<NetBytes>(),
+        &[
+            ("rx", offset_of!(NetBytes, rx), 8),
+            ("tx", offset_of!(NetBytes, tx), 8),
+            ("share", offset_of!(NetBytes, share), 8),
         ],
     ),
     (

@@ -314,6 +314,7 @@ pub struct RawSamples {
     pub processes: bool,
     pub calls: bool,
     pub io: bool,
+    pub network: bool,
 }
 
 impl Default for RawSamples {
@@ -324,6 +325,7 @@ impl Default for RawSamples {
             processes: true,
             calls: true,
             io: true,
+            network: true,
         }
     }
 }

@@ -8,7 +8,9 @@ use std::net::{SocketAddr, TcpListener};
 
 use dogwatch_schemas::Text;
 
-use super::load::{give_up_rights, load_probe, start_sockets, without_open_files};
+use super::load::{
+    give_up_rights, load_probe, start_sockets, without_net_bytes, without_open_files,
+};
 use crate::check::{Finding, Report, State, finding, look};
 use crate::config::{Config, KafkaConfig};
 use crate::container::{Container, Membership};
@@ -196,6 +198,16 @@ fn hooks(config: &Config, hierarchy: Hierarchy) -> Vec<Finding> {
     findings.extend(match probe.take_open_files() {
         Ok(files) => files.map(|_| finding(feature, State::Works, told)),
         Err(error) => Some(finding(feature, State::Missing, without_open_files(&error))),
+    });
+    let (feature, told) = (
+        "bytes of processes",
+        "the kernel tells what sends and receives return, for process_samples and UDP in io_samples",
+    );
+    findings.extend(match probe.take_net_bytes() {
+        Ok(bytes) => bytes.map(|_| finding(feature, State::Works, told)),
+        Err(error) => {
+            without_net_bytes(&error).map(|detail| finding(feature, State::Missing, detail))
+        }
     });
     findings
 }

@@ -25,6 +25,7 @@ use crate::probe::{
     raise_open_files, refuse_calls,
 };
 use crate::read::{KernelReader, Origin};
+use crate::sample;
 use crate::scan;
 use crate::sockets::Sockets;
 
@@ -80,6 +81,10 @@ impl Loaded {
         });
         // No mark promises what cannot come.
         config.samples.io &= open_files.is_some();
+        let carried_bytes = probe.take_net_bytes().unwrap_or_else(|error| {
+            not_delivered.extend(without_net_bytes(&error).map(Text::from));
+            None
+        });
         let cgroup_root = &probe.hierarchy().mount;
         let gatherer = Gatherer::new(config.containers.clone(), cgroup_root, host.mnt_ns)
             .looking_elsewhere(probe.hierarchy().others())
@@ -97,6 +102,7 @@ impl Loaded {
                 capture,
                 samples,
                 open_files,
+                carried_bytes,
             })),
             host,
             live: true,
@@ -124,6 +130,18 @@ pub(crate) fn without_open_files(error: &ProbeError) -> String {
     format!(
         "io_samples has no rows of this host, since the kernel refuses its iterator: {error}; samples.io = false says so"
     )
+}
+
+/// What is missing where the kernel refuses the programs that count bytes; none where it has nothing to attach them to, which
+/// is told without trying.
+pub(crate) fn without_net_bytes(error: &ProbeError) -> Option<String> {
+    let refused = !matches!(error, ProbeError::NoNetBytes);
+    refused.then(|| {
+        format!(
+            "null are {}, since the kernel refuses the programs that count them: {error}; samples.network = false says so",
+            sample::OF_NETWORK
+        )
+    })
 }
 
 /// Loads and attaches the kernel part as configured.

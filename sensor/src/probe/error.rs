@@ -59,6 +59,11 @@ pub enum ProbeError {
         /// The tracepoint.
         hook: &'static str,
     },
+    /// The kernel does not tell what sends and receives returned.
+    #[error(
+        "the kernel has no tracepoints sock_send_length and sock_recv_length, which came with Linux 6.3"
+    )]
+    NoNetBytes,
     /// A program or map could not be loaded for another reason.
     #[error("could not load {what} into the kernel: {}", causes(source.as_ref()))]
     Load {

@@ -32,6 +32,8 @@ const SHARES_MAX: usize = 8_192;
 pub struct OpenFiles {
     link: OwnedFd,
     walked: maps::HashMap<MapData, u64, PodWalked>,
+    /// The bytes of sockets of UDP are counted.
+    tells_bytes: bool,
 }
 
 /// What a walk over all processes left out.
@@ -59,7 +61,16 @@ impl OpenFiles {
         let link = command(LINK_CREATE, [program.as_raw_fd() as u32, 0, TRACE_ITER, 0])
             .map_err(|source| error::refusal(PROGRAM, source))?;
         let walked = take(programs, "walked")?;
-        Ok(Self { link, walked })
+        Ok(Self {
+            link,
+            walked,
+            tells_bytes: false,
+        })
+    }
+
+    /// The programs that count bytes of sockets of UDP run from now on.
+    pub(super) fn tell_bytes(&mut self) {
+        self.tells_bytes = true;
     }
 
     /// Hands each open file of each process to `each`, until `until` at most.
@@ -74,7 +85,12 @@ impl OpenFiles {
         let doing = "read which files are open";
         let iterator = command(ITER_CREATE, [self.link.as_raw_fd() as u32, 0, 0, 0])
             .map_err(|source| map_error(doing, source))?;
-        let whole = read_all(File::from(iterator), until, each);
+        let tells_bytes = self.tells_bytes;
+        let whole = read_all(File::from(iterator), until, &mut |mut file| {
+            // What the iterator says of them holds where the programs run.
+            file.counted &= tells_bytes;
+            each(&file);
+        });
         // Also after a walk that failed: its counts are not the next one's.
         let left = self.left();
         let whole = whole.map_err(|source| map_error(doing, source))?;
@@ -102,7 +118,7 @@ impl OpenFiles {
 fn read_all(
     mut iterator: File,
     until: Instant,
-    each: &mut dyn FnMut(&OpenFile),
+    each: &mut dyn FnMut(OpenFile),
 ) -> io::Result<bool> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut filled = 0;
@@ -118,7 +134,7 @@ fn read_all(
         let whole = filled - filled % OPEN_FILE_BYTES;
         for bytes in buffer[..whole].chunks_exact(OPEN_FILE_BYTES) {
             if let Ok(file) = open_file(bytes) {
-                each(&file);
+                each(file);
             }
         }
         buffer.copy_within(whole..filled, 0);

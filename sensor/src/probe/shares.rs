@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use aya::Pod;
 use aya::maps::{self, MapData};
 use dogwatch_ebpf::control::{
-    CgroupPolicy, Failure, FailureKey, FoldedKey, LimitedKey, Mode, Rate, RateClass, Tally, Walked,
-    counted_name,
+    CgroupPolicy, Failure, FailureKey, FoldedKey, LimitedKey, Mode, NetBytes, NetBytesKey, Rate,
+    RateClass, Tally, Walked, counted_name,
 };
 
 use super::{ProbeError, map_error};
@@ -304,6 +304,8 @@ pod! {
     PodTally(Tally)
     PodFailureKey(FailureKey)
     PodFailure(Failure)
+    PodNetBytesKey(NetBytesKey)
+    PodNetBytes(NetBytes)
     PodWalked(Walked)
 }
 

@@ -64,7 +64,12 @@ impl Growth {
             };
         }
         match file.state {
-            0 => Self::default(),
+            0 if !file.counted => Self::default(),
+            0 => Self {
+                rx_bytes: bytes(file.received, before.received),
+                tx_bytes: bytes(file.acked, before.acked),
+                ..Self::default()
+            },
             LISTENING => Self {
                 refused: wrapping(file.dropped, before.dropped),
                 ..Self::default()

@@ -13,6 +13,7 @@ use dogwatch_schemas::records::ProcessSample;
 
 use super::Roots;
 use super::calls::ByClass;
+use super::carried::Waiting;
 use super::growth::difference;
 use super::text::{long, named, read};
 use crate::clock::Reading;
@@ -67,6 +68,38 @@ struct Stat {
     resident_pages: i64,
 }
 
+/// What the kernel part counts of processes, where it does.
+#[derive(Debug, Default)]
+pub(super) struct Counts<'a> {
+    /// What failed since the last round.
+    pub failed: Option<&'a HashMap<(u32, u64), ByClass>>,
+    /// What was sent and received.
+    pub carried: Option<&'a mut Waiting>,
+}
+
+/// Of one process: none where it is not counted; of bytes also where they are not known.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    failed: Option<Option<ByClass>>,
+    carried: Option<[i64; 2]>,
+}
+
+impl Counts<'_> {
+    fn of(&mut self, pid: u32, start_ticks: u64) -> Counted {
+        let carried = self.carried.as_mut();
+        Counted {
+            failed: self.failed.map(|all| all.get(&(pid, start_ticks)).copied()),
+            carried: carried.and_then(|waiting| waiting.take(pid, start_ticks)),
+        }
+    }
+}
+
+impl Counted {
+    fn has_any(&self) -> bool {
+        self.failed.flatten().is_some() || self.carried.is_some_and(|bytes| bytes != [0; 2])
+    }
+}
+
 struct Looked {
     comm: Vec<u8>,
     start_ticks: u64,
@@ -89,11 +122,11 @@ impl Processes {
     }
 
     /// Looks at all processes but this one, until `until` at most, and hands over the rows of those that have one; false when
-    /// nobody takes them. `failed`: what failed since the last round, where that is counted.
+    /// nobody takes them.
     pub fn round(
         &mut self,
         until: Instant,
-        failed: Option<&HashMap<(u32, u64), ByClass>>,
+        mut counts: Counts<'_>,
         round: &mut Sampled,
         hand_over: &mut dyn FnMut(Vec<ProcessUsage>) -> bool,
     ) -> bool {
@@ -109,7 +142,7 @@ impl Processes {
                 whole = false;
                 break;
             }
-            rows.extend(self.process(pid, failed, &mut counted, &mut round.went_back));
+            rows.extend(self.process(pid, &mut counts, &mut counted, &mut round.went_back));
             if rows.len() >= PIECE && !hand_over(std::mem::take(&mut rows)) {
                 return false;
             }
@@ -120,6 +153,9 @@ impl Processes {
             self.known.retain(|_, known| known.round == rounds);
             // A round in which many ended leaves no room behind that nobody uses.
             self.known.shrink_to_fit();
+        }
+        if let Some(carried) = counts.carried.filter(|_| whole) {
+            carried.end_round();
         }
         self.round_ns = Some(begun_ns);
         rows.is_empty() || hand_over(rows)
@@ -135,7 +171,7 @@ impl Processes {
     fn process(
         &mut self,
         pid: u32,
-        failed: Option<&HashMap<(u32, u64), ByClass>>,
+        counts: &mut Counts<'_>,
         counted: &mut u64,
         back: &mut u64,
     ) -> Option<ProcessUsage> {
@@ -146,13 +182,13 @@ impl Processes {
             stat,
         } = look(&folder)?;
         let now_ns = Reading::now().boot_ns;
-        let failed = failed.map(|all| all.get(&(pid, start_ticks)).copied());
+        let of_kernel = counts.of(pid, start_ticks);
         let before = self
             .known
             .remove(&pid)
             .filter(|known| known.start_ticks == start_ticks);
         if let Some(mut known) = before {
-            if known.stat == stat && failed.flatten().is_none() && now_ns < known.row_due_ns {
+            if known.stat == stat && !of_kernel.has_any() && now_ns < known.row_due_ns {
                 known.looked_ns = now_ns;
                 known.round = self.rounds;
                 self.known.insert(pid, known);
@@ -160,7 +196,7 @@ impl Processes {
             }
             let sample = self.sample(&folder, stat, Some(&known), now_ns, counted, back);
             let row = self.row(pid, start_ticks, comm, stat, sample);
-            return Some(with_failures(row, failed));
+            return Some(with_counted(row, of_kernel));
         }
         // What began since the last round is compared with nothing used at all.
         let start_ns = start_ticks.saturating_mul(TICK_NS as u64);
@@ -176,7 +212,7 @@ impl Processes {
         let before = begun.then_some(&nothing);
         let sample = self.sample(&folder, stat, before, now_ns, counted, back);
         let row = self.row(pid, start_ticks, comm, stat, sample);
-        Some(with_failures(row, failed))
+        Some(with_counted(row, of_kernel))
     }
 
     fn row(
@@ -253,14 +289,19 @@ impl Processes {
     }
 }
 
-/// Failures by class; none of them known where they are not counted, or the interval is not known.
-fn with_failures(mut row: ProcessUsage, failed: Option<Option<ByClass>>) -> ProcessUsage {
-    let failed = failed.filter(|_| row.sample.sample_interval_ns.is_some());
+/// Failures by class and bytes; none of them known where they are not counted, or the interval is not known.
+fn with_counted(mut row: ProcessUsage, counted: Counted) -> ProcessUsage {
+    if row.sample.sample_interval_ns.is_none() {
+        return row;
+    }
+    let failed = counted.failed;
     let of = |class: usize| failed.map(|sums| sums.unwrap_or_default()[class]);
     row.sample.calls_failed_file = of(0);
     row.sample.calls_failed_net = of(1);
     row.sample.calls_failed_memory = of(2);
     row.sample.calls_failed_other = of(3);
+    row.sample.proc_net_rx_bytes = counted.carried.map(|[rx, _]| rx);
+    row.sample.proc_net_tx_bytes = counted.carried.map(|[_, tx]| tx);
     row
 }
 
@@ -352,6 +393,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::probe::{Carried, Grown};
 
     fn stat(pid: u32, user: u32, start: u64) -> String {
         format!(
@@ -378,10 +420,12 @@ mod tests {
         let mut rows = Vec::new();
         let mut told = Sampled::default();
         let until = Instant::now() + Duration::from_secs(60);
-        assert!(processes.round(until, None, &mut told, &mut |some| {
-            rows.extend(some);
-            true
-        }));
+        assert!(
+            processes.round(until, Counts::default(), &mut told, &mut |some| {
+                rows.extend(some);
+                true
+            })
+        );
         (rows, told)
     }
 
@@ -390,6 +434,73 @@ mod tests {
             proc: proc.to_owned(),
             sys: proc.to_owned(),
         })
+    }
+
+    #[test]
+    fn one_that_sent_something_has_a_row_with_it() {
+        let proc = tempfile::tempdir().unwrap();
+        process(proc.path(), 7, 100, 50);
+        process(proc.path(), 8, 100, 50);
+        let mut processes = processes(proc.path());
+        let mut told = Sampled::default();
+        let mut round = |waiting: &mut Waiting| {
+            let mut rows = Vec::new();
+            let counts = Counts {
+                failed: None,
+                carried: Some(waiting),
+            };
+            let until = Instant::now() + Duration::from_secs(60);
+            assert!(processes.round(until, counts, &mut told, &mut |some| {
+                rows.extend(some);
+                true
+            }));
+            let bytes = |row: &ProcessUsage| {
+                let sample = &row.sample;
+                (
+                    sample.proc_pid,
+                    sample.proc_net_rx_bytes,
+                    sample.proc_net_tx_bytes,
+                )
+            };
+            let mut rows: Vec<_> = rows.iter().map(bytes).collect();
+            rows.sort_unstable();
+            rows
+        };
+        let mut waiting = Waiting::default();
+        waiting.add(&carried(7, 5, 1, 0));
+        let first = round(&mut waiting);
+        assert_eq!(
+            first,
+            [(7, None, None), (8, None, None)],
+            "of an interval that is not known"
+        );
+        waiting.add(&carried(7, 5, 1, 0));
+        assert_eq!(round(&mut waiting), [(7, Some(5), Some(1))]);
+        assert_eq!(round(&mut waiting), [], "told once");
+        process(proc.path(), 8, 101, 50);
+        assert_eq!(round(&mut waiting), [(8, Some(0), Some(0))]);
+        process(proc.path(), 8, 102, 50);
+        waiting.add(&carried(7, 5, 1, 3));
+        assert_eq!(
+            round(&mut waiting),
+            [(8, None, None)],
+            "some were counted nowhere"
+        );
+    }
+
+    fn carried(pid: u32, rx_bytes: u64, tx_bytes: u64, refused: u64) -> Carried {
+        let grown = Grown {
+            start_ns: 50 * TICK_NS as u64,
+            pid,
+            rx_bytes,
+            tx_bytes,
+            whole: false,
+        };
+        Carried {
+            grown: vec![grown],
+            refused,
+            refused_of_sockets: 0,
+        }
     }
 
     #[test]
@@ -435,7 +546,11 @@ mod tests {
         let failed = HashMap::from([((7, 50), [3, 0, 0, 1]), ((8, 49), [9, 9, 9, 9])]);
         let mut rows = Vec::new();
         let until = Instant::now() + Duration::from_secs(60);
-        processes.round(until, Some(&failed), &mut Sampled::default(), &mut |some| {
+        let counts = Counts {
+            failed: Some(&failed),
+            carried: None,
+        };
+        processes.round(until, counts, &mut Sampled::default(), &mut |some| {
             rows.extend(some);
             true
         });
@@ -489,7 +604,7 @@ mod tests {
         }
         let mut processes = processes(proc.path());
         let mut told = Sampled::default();
-        assert!(processes.round(Instant::now(), None, &mut told, &mut |_| true));
+        assert!(processes.round(Instant::now(), Counts::default(), &mut told, &mut |_| true));
         assert_eq!(told.processes_unsampled, 10);
     }
 

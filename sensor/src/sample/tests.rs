@@ -11,6 +11,7 @@ const PLAN: SamplePlan = SamplePlan {
     processes: true,
     calls: true,
     io: true,
+    network: true,
 };
 
 fn roots(folder: &Path) -> Roots {

@@ -239,3 +239,28 @@ fn an_opening_takes_as_much_memory_as_the_settings_say() {
     let at_most = [kept, read].map(|bytes| bytes >> 20);
     assert!(at_most[0] < 4 && at_most[1] < 12, "{at_most:?}");
 }
+
+#[test]
+fn bytes_of_udp_are_told_where_they_are_counted() {
+    let udp = |received, acked, counted| OpenFile {
+        acked,
+        counted,
+        segments_in: 0,
+        ..tcp(1, 0, received)
+    };
+    let mut openings = Openings::default();
+    let told = |openings: &mut Openings, second, file: OpenFile| {
+        let rows = round(openings, second, &[file]);
+        rows.first().map(|row| {
+            let growth = row.growth;
+            (growth.rx_bytes, growth.tx_bytes, growth.rx_segments)
+        })
+    };
+    let first = told(&mut openings, 1, udp(10, 20, true));
+    assert_eq!(first, Some((None, None, None)), "nothing to compare with");
+    let grown = told(&mut openings, 2, udp(15, 20, true));
+    assert_eq!(grown, Some((Some(5), Some(0), None)));
+    assert_eq!(told(&mut openings, 3, udp(15, 20, true)), None, "nothing");
+    let due = told(&mut openings, 70, udp(0, 0, false));
+    assert_eq!(due, Some((None, None, None)), "not known any more");
+}
