@@ -179,22 +179,7 @@ pub fn is_one_slip(word: &str, text: &str) -> bool {
 /// The candidate that looks most like `name`, when one looks like it at all.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.55;
-    let name = name.to_lowercase();
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            (
-                strsim::normalized_damerau_levenshtein(&name, &candidate.to_lowercase()),
-                candidate,
-            )
-        })
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .max_by(|(left, shorter), (right, longer)| {
-            // Of two that are as near the shorter: something was written too much more often than in another order.
-            let alike = left.total_cmp(right);
-            alike.then_with(|| longer.len().cmp(&shorter.len()))
-        })
-        .map(|(_, candidate)| candidate)
+    dogwatch_schemas::nearest::nearest(name, candidates, ALIKE)
 }
 
 #[cfg(test)]

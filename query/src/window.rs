@@ -255,12 +255,7 @@ impl TableFunctionImpl for WindowFunction {
             .iter()
             .map(|span| {
                 span_ns(span).map_or_else(
-                    || {
-                        plan_err!(
-                            "{name}: {} is no fixed span of time; {usage}",
-                            span.human_display()
-                        )
-                    },
+                    || plan_err!("{name}: {} is no fixed span of time; {usage}", shown(span)),
                     Ok,
                 )
             })
@@ -273,6 +268,30 @@ impl TableFunctionImpl for WindowFunction {
             ),
         }?;
         (self.tables)(spec, windowed(&self.events, spec))
+    }
+}
+
+/// An expression that is no span, as an author writes it.
+fn shown(expr: &Expr) -> String {
+    match expr {
+        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(span)), _) => {
+            let months = span.months;
+            format!(
+                "INTERVAL '{months} month{}'",
+                if months == 1 { "" } else { "s" }
+            )
+        }
+        Expr::Literal(ScalarValue::IntervalYearMonth(Some(months)), _) => {
+            format!(
+                "INTERVAL '{months} month{}'",
+                if *months == 1 { "" } else { "s" }
+            )
+        }
+        Expr::Literal(value, _) => match value.try_as_str().flatten() {
+            Some(text) => format!("'{text}'"),
+            None => value.to_string(),
+        },
+        expr => expr.human_display().to_string(),
     }
 }
 

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use crate::vocabulary::event_type;
+use crate::calls::{self, Call, event_type};
+use crate::flags::{Flags, near};
+use crate::like::Like;
 
-const TABLE: &str = include_str!("../../ebpf/bpf/calls.def");
 const NAMES: &str = include_str!("../../ebpf/src/calls/names.rs");
 
 /// Kinds of arguments that have columns of their own, or none.
@@ -53,24 +54,9 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// What the events of all system calls are called that have arguments of other names in `evt_args`, or none: an open's are
 /// in columns.
-pub fn types_without(name: &str) -> impl Iterator<Item = &'static str> {
-    let with = of(name).map(|argument| &argument.types);
-    let types: BTreeSet<&str> = rows().map(|(call, _)| event_type(call)).collect();
-    types
-        .into_iter()
-        .filter(move |own| with.is_none_or(|with| !with.contains(own)))
-}
-
-/// The categories of system calls, each with what their events are called.
 #[must_use]
-pub fn categories() -> BTreeMap<String, BTreeSet<&'static str>> {
-    let mut categories: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
-    for (call, fields) in rows() {
-        let category = fields.split(',').nth(3).unwrap_or_default().trim();
-        let types = categories.entry(category.to_lowercase()).or_default();
-        types.insert(event_type(call));
-    }
-    categories
+pub fn types_without(name: &str) -> BTreeSet<&'static str> {
+    calls::types_without(|call| told(call).any(|argument| argument.name == name))
 }
 
 impl Argument {
@@ -80,10 +66,28 @@ impl Argument {
         if self.kinds.iter().any(|kind| kind.holds(text)) {
             return None;
         }
-        let mends = self.kinds.iter().filter_map(|kind| kind.mend(text));
-        // The word that is meant, before what it looks like.
-        mends.max_by_key(|mend| mend.starts_with("did"))
+        meant(self.kinds.iter().filter_map(|kind| kind.mend(text)))
     }
+
+    /// What to write for a pattern that the argument is never like; none where it may be.
+    #[must_use]
+    pub fn mend_like(&self, like: &Like) -> Option<String> {
+        let mends = self.kinds.iter().map(|kind| kind.mend_like(like));
+        let mends: Option<Vec<String>> = mends.collect();
+        meant(mends?.into_iter())
+    }
+
+    /// Whether it is a word or several, and no number but of what has no name.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        let named = |kind: &Kind| matches!(kind, Kind::Enum(_) | Kind::Flags(_));
+        self.kinds.iter().all(named)
+    }
+}
+
+/// The word that is meant, before the order of words, before what an argument looks like.
+fn meant(mends: impl Iterator<Item = String>) -> Option<String> {
+    mends.max_by_key(|mend| (mend.starts_with("did"), mend.starts_with("write")))
 }
 
 impl Kind {
@@ -110,16 +114,10 @@ impl Kind {
             Self::Address => is_hexadecimal(text),
             // What has no name is told as its number.
             Self::Enum(set) => match text.parse::<u64>() {
-                Ok(number) => words(set).all(|(known, _)| known != number),
-                Err(_) => words(set).any(|(_, word)| word == text),
+                Ok(number) => words(set).iter().all(|(known, _)| *known != number),
+                Err(_) => words(set).iter().any(|(_, word)| *word == text),
             },
-            Self::Flags(set) => {
-                let known = |part: &str| words(set).any(|(_, word)| word == part);
-                text == zero(set)
-                    || text
-                        .split('|')
-                        .all(|part| known(part) || (part != "0x0" && is_hexadecimal(part)))
-            }
+            Self::Flags(set) => flags(set).mend(text).is_none(),
         }
     }
 
@@ -132,26 +130,54 @@ impl Kind {
             Self::Device => Some("it is written as '8:1'".to_owned()),
             Self::Address => Some("it is written as '0x7f00'".to_owned()),
             Self::Enum(set) => {
-                let named = words(set).find(|(number, _)| text.parse() == Ok(*number));
-                let word = named.map(|(_, word)| word).or_else(|| near(set, text));
-                Some(match word {
-                    Some(word) => format!("did you mean '{word}'?"),
-                    None => format!("it is a word such as '{}'", words(set).next()?.1),
-                })
+                let mut named = words(set).iter();
+                let named = named.find(|(number, _)| text.parse() == Ok(*number));
+                let word = named.map(|(_, word)| *word);
+                word_meant(set, word.or_else(|| near(text, texts(set))))
             }
-            Self::Flags(set) => {
-                let known = |part: &&str| words(set).any(|(_, word)| word == *part);
-                let wrong = text.split('|').find(|part| !known(part))?;
-                Some(match near(set, wrong) {
-                    Some(word) => format!("did you mean '{}'?", text.replace(wrong, word)),
-                    None => format!(
-                        "it is words such as '{}', joined by |",
-                        words(set).next()?.1
-                    ),
-                })
-            }
+            Self::Flags(set) => flags(set).mend(text),
         }
     }
+
+    fn mend_like(self, like: &Like) -> Option<String> {
+        let pieces = like.pieces();
+        let all = |holds: &dyn Fn(char) -> bool| {
+            let mut characters = pieces.iter().flat_map(|piece| &piece.characters).flatten();
+            characters.all(|character| holds(*character))
+        };
+        match self {
+            Self::Text => None,
+            Self::Number | Self::Mode | Self::Device | Self::Address => {
+                let digit = |character: char| match self {
+                    Self::Number => character.is_ascii_digit() || character == '-',
+                    Self::Mode => ('0'..='7').contains(&character),
+                    Self::Device => character.is_ascii_digit() || character == ':',
+                    _ => character.is_ascii_hexdigit() || character == 'x',
+                };
+                if all(&digit) { None } else { self.mend("") }
+            }
+            Self::Enum(set) => {
+                if texts(set).any(|word| like.matches(word)) || all(&|own| own.is_ascii_digit()) {
+                    return None;
+                }
+                let longest = pieces.iter().max_by_key(|piece| piece.characters.len())?;
+                let longest = longest.characters.iter().map(|own| own.unwrap_or('_'));
+                word_meant(set, near(&longest.collect::<String>(), texts(set)))
+            }
+            Self::Flags(set) => flags(set).mend_like(like),
+        }
+    }
+}
+
+/// The word of a set that is meant, or what its words are like.
+fn word_meant(set: &str, word: Option<&str>) -> Option<String> {
+    Some(match word {
+        Some(word) => format!("did you mean '{word}'?"),
+        None => format!(
+            "it is a word such as '{}'; docs/events.md has which calls are sent",
+            words(set).first()?.1
+        ),
+    })
 }
 
 fn is_octal(text: &str) -> bool {
@@ -168,34 +194,14 @@ fn is_hexadecimal(text: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(lower)
 }
 
-/// The word that a text is most like: with another prefix or none, or nearly so.
-fn near(set: &str, text: &str) -> Option<&'static str> {
-    let text = text.to_uppercase();
-    let mut ends = words(set).filter(|(_, word)| word.ends_with(&text) && text.len() > 1);
-    ends.next().map(|(_, word)| word).or_else(|| {
-        let likeness = |word: &str| strsim::normalized_damerau_levenshtein(&text, word);
-        let alike = words(set).map(|(_, word)| (likeness(word), word));
-        let best = alike.max_by(|left, right| left.0.total_cmp(&right.0))?;
-        (best.0 >= 0.6).then_some(best.1)
-    })
-}
-
-/// What no bit of a set is called.
-fn zero(set: &str) -> &'static str {
-    match set {
-        "nstype" => "any",
-        _ => "0",
-    }
-}
-
 fn arguments() -> &'static BTreeMap<&'static str, Argument> {
     static ARGUMENTS: LazyLock<BTreeMap<&str, Argument>> = LazyLock::new(|| {
         let mut arguments: BTreeMap<&str, Argument> = BTreeMap::new();
-        for (call, fields) in rows().filter(|(_, fields)| !is_open(fields)) {
-            for (kind, name, set) in told(fields) {
-                let argument = arguments.entry(name).or_default();
-                argument.types.insert(event_type(call));
-                argument.kinds.insert(Kind::of(kind, set));
+        for call in calls::all() {
+            for own in told(call) {
+                let argument = arguments.entry(own.name).or_default();
+                argument.types.insert(event_type(call.name));
+                argument.kinds.insert(Kind::of(own.kind, own.set));
             }
         }
         arguments
@@ -203,36 +209,49 @@ fn arguments() -> &'static BTreeMap<&'static str, Argument> {
     &ARGUMENTS
 }
 
-/// The rows of the table: a call, and what stands behind its name.
-fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let rows = TABLE.lines();
-    rows.filter_map(|row| row.strip_prefix("CALL(")?.split_once(','))
+/// The arguments of a call that are in `evt_args`.
+fn told(call: &Call) -> impl Iterator<Item = &calls::Argument> {
+    let arguments = call.arguments.iter().filter(|_| !call.is_open());
+    arguments.filter(|argument| !IN_COLUMNS.contains(&argument.kind))
 }
 
-/// Opens have a record of their own, whose arguments are in columns.
-fn is_open(fields: &str) -> bool {
-    fields.split(',').any(|field| field.trim() == "OPEN")
-}
+type Words = Vec<(u64, &'static str)>;
 
-/// The arguments of a row that are in `evt_args`: kind, name, and the set of its names.
-fn told(
-    fields: &'static str,
-) -> impl Iterator<Item = (&'static str, &'static str, Option<&'static str>)> {
-    // A gate has parentheses, too, with numbers in them.
-    let parts = fields.split(')').filter_map(|part| part.rsplit_once('('));
-    parts.filter_map(|(before, inside)| {
-        let kind = before.rsplit([' ', ',']).next()?;
-        let (name, set) = match inside.split_once(", ") {
-            Some((name, set)) => (name, Some(set)),
-            None => (inside, None),
+/// The names of each set that an argument has.
+static SETS: LazyLock<BTreeMap<&'static str, (Words, Flags)>> = LazyLock::new(|| {
+    let arguments = calls::all().iter().flat_map(|call| &call.arguments);
+    let sets = arguments.filter_map(|argument| argument.set);
+    let read = sets.map(|set| {
+        let words: Words = read_words(set).collect();
+        let names = words.iter().filter(|(bits, _)| *bits != 0);
+        let flags = Flags {
+            words: names.map(|(_, word)| (*word).to_owned()).collect(),
+            joined: '|',
+            zero: if set == "nstype" { "any" } else { "0" },
+            unnamed: true,
+            ..Flags::default()
         };
-        let is_name = name.starts_with(|letter: char| letter.is_ascii_lowercase());
-        (is_name && !IN_COLUMNS.contains(&kind)).then_some((kind, name, set))
-    })
-}
+        (set, (words, flags))
+    });
+    read.collect()
+});
 
 /// The numbers of a set, with their names.
-fn words(set: &str) -> impl Iterator<Item = (u64, &'static str)> {
+fn words(set: &str) -> &'static [(u64, &'static str)] {
+    &SETS[set].0
+}
+
+/// The names of a set.
+fn texts(set: &str) -> impl Iterator<Item = &'static str> + Clone {
+    words(set).iter().map(|(_, word)| *word)
+}
+
+fn flags(set: &str) -> &'static Flags {
+    &SETS[set].1
+}
+
+/// Finds a set where the names stand.
+fn read_words(set: &str) -> impl Iterator<Item = (u64, &'static str)> {
     let region = match set {
         "clone" | "nstype" => between("const CLONE_FLAGS", "];"),
         "socket" => between("static SOCKET: Names = Names {", "};"),
@@ -273,20 +292,11 @@ mod tests {
         let flags = of("flags").expect("an argument");
         assert!(flags.types.contains("unshare") && flags.types.contains("clone"));
         assert!(!flags.types.contains("openat"));
-        assert!(types_without("flags").any(|own| own == "openat"));
-        assert!(types_without("flags").all(|own| own != "unshare"));
+        let without = types_without("flags");
+        assert!(without.contains("openat") && !without.contains("unshare"));
         assert_eq!(of("sig").map(|sig| sig.types.len()), Some(6));
         assert!(of("dirfd").is_none() && of("none").is_none());
         assert!(names().any(|name| name == "request"));
-    }
-
-    #[test]
-    fn calls_have_categories() {
-        let categories = categories();
-        assert!(categories["net"].contains("connect"));
-        assert!(categories["file"].contains("openat"));
-        assert!(categories["process"].contains("clone"));
-        assert!(!categories["process"].contains("fork"));
     }
 
     fn check(name: &str, text: &str, mend: Option<&str>) {
@@ -330,16 +340,67 @@ mod tests {
     }
 
     #[test]
+    fn flags_stand_in_one_order() {
+        check("flags", "CLONE_NEWNS|CLONE_NEWUSER", None);
+        check(
+            "flags",
+            "CLONE_NEWUSER|CLONE_NEWNS",
+            Some("write 'CLONE_NEWNS|CLONE_NEWUSER': words stand in one order, each once"),
+        );
+    }
+
+    #[test]
+    fn what_an_argument_is_never_like_has_a_mend() {
+        let check = |name: &str, pattern: &str, mend: Option<&str>| {
+            let like = Like::pattern(pattern, false);
+            let found = of(name).expect("an argument").mend_like(&like);
+            assert_eq!(found.as_deref(), mend, "{name} LIKE {pattern}");
+        };
+        check("sig", "SIG%", None);
+        check("sig", "%KILL%", None);
+        check("sig", "6_", None);
+        check("sig", "KILL%", Some("did you mean 'SIGKILL'?"));
+        check("sig", "%kill", Some("did you mean 'SIGKILL'?"));
+        check("flags", "%NEWUSER%", None);
+        check(
+            "flags",
+            "%CLONE_NEWUSR%",
+            Some("did you mean 'CLONE_NEWUSER'?"),
+        );
+        check("prot", "%WRITE|%EXEC", None);
+        check(
+            "prot",
+            "%rwx%",
+            Some("it is words such as 'PROT_READ', joined by |"),
+        );
+        check("uid", "10%", None);
+        check("uid", "root%", Some("it is a number, such as '0'"));
+        check("mode", "u+s%", Some("it is written as '0755'"));
+        // A file system's type is a text.
+        check("type", "%overlay%", None);
+    }
+
+    #[test]
+    fn commands_of_bpf_are_those_that_sensors_send() {
+        check("cmd", "BPF_PROG_LOAD", None);
+        check("cmd", "BPF_TOKEN_CREATE", None);
+        // Whoever reads his maps does so all the time.
+        for command in ["BPF_MAP_CREATE", "BPF_MAP_LOOKUP_ELEM"] {
+            assert!(of("cmd").expect("an argument").mend(command).is_some());
+        }
+    }
+
+    #[test]
     fn each_set_of_names_is_found() {
         for argument in arguments().values() {
             for kind in &argument.kinds {
                 if let Kind::Enum(set) | Kind::Flags(set) = kind {
-                    assert!(words(set).count() > 1, "{set}");
+                    assert!(words(set).len() > 1, "{set}");
                 }
             }
         }
-        assert_eq!(words("clone").next(), Some((0x100, "CLONE_VM")));
-        assert!(words("socket").any(|word| word == (3, "SOCK_RAW")));
-        assert!(words("open").any(|word| word == (0o100, "O_CREAT")));
+        assert_eq!(words("clone").first(), Some(&(0x100, "CLONE_VM")));
+        assert!(words("socket").contains(&(3, "SOCK_RAW")));
+        assert!(words("open").contains(&(0o100, "O_CREAT")));
     }
 }

@@ -3,7 +3,8 @@
 //! The `*.avsc` files beside this crate are the one definition.
 //! From them come the Rust records ([`records`]), their bytes on the wire ([`wire`], [`framing`]) and their form as Arrow columns ([`decode`]).
 //! [`vocabulary`] is what is known of columns' values beforehand, [`errno`] the names of errors.
-//! [`arguments`] is what system calls have in `evt_args`.
+//! [`calls`] is which system calls sensors see, and which columns they have; [`arguments`] what they have in `evt_args`.
+//! [`like`], [`flags`] and [`nearest`] tell which texts a column can have, and which was meant.
 //! [`time`] is how times are written in JSON.
 //! [`reads`] is how a sensor says which reads it publishes, and a detection which it needs.
 //! [`topics`] names the topics they travel on, [`local`] is the road they take where there is no broker.
@@ -18,11 +19,15 @@
 use std::sync::Arc;
 
 pub mod arguments;
+pub mod calls;
 mod canonical;
 pub mod decode;
 pub mod errno;
+pub mod flags;
 pub mod framing;
+pub mod like;
 pub mod local;
+pub mod nearest;
 pub mod proc_key;
 pub mod reads;
 pub mod records;

@@ -1,6 +1,6 @@
 //! What is known of the values of the columns of events and samples beforehand: which there are, how long or how large.
 //!
-//! The schema says it beside the column, as `values`, `words`, `bytes_max`, `escaped`, `min`, `max`, `times`, `shape` and `keys`, and `calls` where the names of system calls are values or those of their arguments keys; no reader of Avro needs these attributes.
+//! The schema says it beside the column, as `values`, `words`, `bytes_max`, `escaped`, `min`, `max`, `times`, `shape`, `keys` and `flags` (with `first` and `joined`), and `calls` where the names of system calls are values or those of their arguments keys; no reader of Avro needs these attributes.
 //! A newer sensor may send more than is known here, so nothing is refused for what this module does not know.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,9 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use crate::arguments;
+use crate::calls::{self, event_type};
 use crate::errno;
+use crate::flags::Flags;
 use crate::records::{ContainerSample, Event, IoSample, ProcessSample, SyscallSample};
 
 /// What is known of a column's values.
@@ -34,6 +36,8 @@ pub struct Vocabulary {
     pub shape: Option<Shape>,
     /// The keys of a map; none where they are not a closed set.
     pub keys: Option<Vec<String>>,
+    /// The words that every text is made of.
+    pub flags: Option<Flags>,
 }
 
 /// What every text of a column looks like.
@@ -47,8 +51,12 @@ pub enum Shape {
     Command,
     /// The last part of a path.
     FileName,
-    /// A path without a slash at its end.
+    /// A path from the root; of a file of memory alone its name.
+    Path,
+    /// The path of a folder: without a slash at its end, but for the root's.
     Folder,
+    /// A file's path, or the address of a connection or a socket.
+    Object,
     /// What stands behind the colon of an image.
     Tag,
 }
@@ -95,7 +103,9 @@ impl Shape {
             "hex64" => Self::Hex(64),
             "command" => Self::Command,
             "filename" => Self::FileName,
+            "path" => Self::Path,
             "folder" => Self::Folder,
+            "object" => Self::Object,
             "tag" => Self::Tag,
             _ => return None,
         })
@@ -117,7 +127,10 @@ impl Shape {
             }
             Self::Command => !text.starts_with('/'),
             Self::FileName => !text.contains('/'),
-            Self::Folder => text == "/" || !text.ends_with('/'),
+            Self::Path | Self::Object => text.is_empty() || self.can_start(text),
+            Self::Folder => {
+                text.is_empty() || text == "/" || (self.can_start(text) && !text.ends_with('/'))
+            }
             Self::Tag => !text.contains(['/', ':']),
         }
     }
@@ -133,7 +146,19 @@ impl Shape {
             Self::Command => !(starts && part.starts_with('/')),
             Self::FileName | Self::Tag => self.holds(part),
             Self::Folder if starts && ends => self.holds(part),
-            Self::Folder => !ends || !part.ends_with('/'),
+            Self::Path | Self::Folder | Self::Object => {
+                let can_end = self != Self::Folder || !ends || !part.ends_with('/');
+                can_end && (!starts || self.can_start(part))
+            }
+        }
+    }
+
+    /// Whether a path or an address can begin so.
+    fn can_start(self, part: &str) -> bool {
+        let of_memory = part.starts_with(OF_MEMORY) || OF_MEMORY.starts_with(part);
+        match self {
+            Self::Object => of_memory || !part.starts_with(is_of_word),
+            _ => of_memory || part.starts_with('/'),
         }
     }
 
@@ -145,10 +170,25 @@ impl Shape {
             Self::Hex(digits) => format!("{digits} hexadecimal digits in lower case"),
             Self::Command => "a program's short name, such as 'sh', without its folder".to_owned(),
             Self::FileName => "the last part of a path, without a slash".to_owned(),
-            Self::Folder => "a folder without a slash at its end, such as '/etc'".to_owned(),
+            Self::Path => "a path from the root, such as '/usr/bin/bash'".to_owned(),
+            Self::Folder => {
+                "a folder from the root without a slash at its end, such as '/etc'".to_owned()
+            }
+            Self::Object => {
+                "a path from the root, such as '/etc/shadow', or an address with its port"
+                    .to_owned()
+            }
             Self::Tag => "what stands behind the image's colon, such as '1.27'".to_owned(),
         }
     }
+}
+
+/// What the name of a file of memory alone begins with.
+const OF_MEMORY: &str = "memfd:";
+
+/// Whether a letter begins a path as people write it that is from no root, and no address: `etc/passwd`, `~/.ssh`, `$HOME`.
+fn is_of_word(letter: char) -> bool {
+    letter.is_ascii_alphabetic() || "~.$".contains(letter)
 }
 
 fn is_digit(byte: u8) -> bool {
@@ -212,6 +252,7 @@ fn columns_of(schema: &str) -> BTreeMap<String, Vocabulary> {
             times: field["times"] == true,
             shape: field["shape"].as_str().and_then(Shape::named),
             keys: keys(field),
+            flags: flags(field, &schema["fields"]),
         };
         (vocabulary != Vocabulary::default()).then(|| (name.to_owned(), vocabulary))
     });
@@ -228,7 +269,7 @@ fn values(name: &str, field: &Value) -> Option<Vec<String>> {
     }
     field["values"].as_array()?;
     let texts = texts(&field["values"]).map(str::to_owned);
-    let calls = calls().filter(|call| name != "evt_type" || event_type(call) == *call);
+    let calls = calls::names().filter(|call| name != "evt_type" || event_type(call) == *call);
     let calls = calls.filter(|_| field["calls"] == true).map(str::to_owned);
     Some(texts.chain(calls).collect())
 }
@@ -239,6 +280,23 @@ fn texts(list: &Value) -> impl Iterator<Item = &str> {
         .into_iter()
         .flatten()
         .filter_map(Value::as_str)
+}
+
+/// The words of a field's texts; a field can name another one, whose words it has.
+fn flags(field: &Value, fields: &Value) -> Option<Flags> {
+    if let Some(other) = field["flags"].as_str() {
+        let mut fields = fields.as_array().into_iter().flatten();
+        let other = fields.find(|own| own["name"] == other)?;
+        return flags(other, &Value::Null);
+    }
+    let joined = field["joined"].as_str()?.chars().next()?;
+    let owned = |list: &Value| texts(list).map(str::to_owned).collect();
+    Some(Flags {
+        first: owned(&field["first"]),
+        words: owned(&field["flags"]),
+        joined,
+        ..Flags::default()
+    })
 }
 
 fn keys(field: &Value) -> Option<Vec<String>> {
@@ -252,46 +310,9 @@ fn keys(field: &Value) -> Option<Vec<String>> {
     Some(keys)
 }
 
-/// The system calls that sensors see: the names in their table of calls.
-fn calls() -> impl Iterator<Item = &'static str> {
-    let rows = include_str!("../../ebpf/bpf/calls.def").lines();
-    rows.filter_map(|row| row.strip_prefix("CALL(")?.split(',').next())
-}
-
-/// Whether of a system call only those that fail leave an event of its own, since programs and processes are told by other
-/// hooks: where it is switched off, what succeeds is told all the same.
-#[must_use]
-pub fn told_without_call(call: &str) -> bool {
-    let mut rows = include_str!("../../ebpf/bpf/calls.def").lines();
-    let fields = rows.find_map(|row| {
-        let (name, fields) = row.strip_prefix("CALL(")?.split_once(',')?;
-        (name == call).then_some(fields)
-    });
-    fields.is_some_and(|fields| fields.split(',').any(|field| field.trim() == "FAILED"))
-}
-
-/// What an event of a system call is called: what processes are made by is one type, whichever call it was.
-#[must_use]
-pub fn event_type(call: &str) -> &str {
-    match call {
-        "fork" | "vfork" | "clone3" => "clone",
-        call => call,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn programs_and_processes_are_told_without_their_calls() {
-        let told: Vec<&str> = calls().filter(|call| told_without_call(call)).collect();
-        assert_eq!(
-            told,
-            ["execve", "execveat", "clone", "clone3", "fork", "vfork"]
-        );
-        assert!(!told_without_call("none"));
-    }
 
     #[test]
     fn closed_columns_are_known_from_the_schema() {
@@ -354,6 +375,28 @@ mod tests {
     }
 
     #[test]
+    fn flags_are_known_from_the_schema() {
+        let flags = |column: &str| {
+            of(column)
+                .and_then(|known| known.flags.as_ref())
+                .expect("flags")
+        };
+        assert_eq!(flags("fd_flags").mend("O_WRONLY|O_CREAT"), None);
+        assert!(flags("fd_flags").mend("O_WRONLY|O_CREATE").is_some());
+        let capabilities = flags("thread_cap_effective");
+        assert_eq!(capabilities.mend("CAP_CHOWN CAP_SYS_ADMIN"), None);
+        assert_eq!(
+            capabilities.mend("SYS_ADMIN").as_deref(),
+            Some("did you mean 'CAP_SYS_ADMIN'?")
+        );
+        assert!(
+            flags("thread_cap_permitted")
+                .mend("CAP_SYS_ADMIN,CAP_CHOWN")
+                .is_some()
+        );
+    }
+
+    #[test]
     fn each_record_has_its_own_values() {
         let values =
             |schema: &str| of_record(schema, "evt_type").and_then(|known| known.values.clone());
@@ -361,7 +404,8 @@ mod tests {
         assert_eq!(samples.expect("closed"), ["sample", "mark"]);
         assert!(!events.expect("closed").contains(&"sample".to_owned()));
         // A sample's path is cut, an event's is not.
-        assert_eq!(of_record(Event::SCHEMA, "proc_exepath"), None);
+        let whole = of_record(Event::SCHEMA, "proc_exepath");
+        assert_eq!(whole.and_then(|known| known.bytes_max), None);
         let cut = of_record(ProcessSample::SCHEMA, "proc_exepath");
         assert_eq!(cut.and_then(|known| known.bytes_max), Some(256));
         assert_eq!(of_record("{}", "evt_type"), None);
@@ -422,11 +466,34 @@ mod tests {
         );
         check("command", &["sh", "kworker/0:1"], &["/bin/sh"]);
         check("filename", &["passwd", ""], &["/passwd", "a/b"]);
-        check("folder", &["/etc", "/"], &["/etc/"]);
+        check("folder", &["/etc", "/"], &["/etc/", "etc", "~"]);
+        check(
+            "path",
+            &["/bin/sh", "memfd:x", ""],
+            &["sh", "bin/sh", "~/x"],
+        );
+        check(
+            "object",
+            &[
+                "/etc/shadow",
+                "1.2.3.4:5->6.7.8.9:10",
+                "[::1]:80",
+                "->1.2.3.4:80",
+                "@x",
+                "memfd:x",
+            ],
+            &["etc/shadow", "shadow", "~/.ssh", "$HOME/x", "./x"],
+        );
         check("tag", &["1.27", "latest"], &["nginx:1.27", "a/b"]);
         let address = Shape::Address;
         assert!(address.can_have("10.", true, false) && !address.can_have("/8", false, true));
         assert!(Shape::Folder.can_have("/etc/", true, false));
         assert!(!Shape::Folder.can_have("/etc/", false, true));
+        assert!(
+            Shape::Path.can_have("bin/", false, false) && Shape::Path.can_have("mem", true, false)
+        );
+        assert!(!Shape::Path.can_have("bin/", true, false));
+        assert!(Shape::Object.can_have("etc/", false, false));
+        assert!(!Shape::Object.can_have("etc/", true, false));
     }
 }

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use arrow::array::{Array, AsArray};
 use arrow::record_batch::RecordBatch;
 use dogwatch_kafka::{Fault, Logged, PATIENCE};
+use dogwatch_schemas::calls;
 use dogwatch_schemas::decode::{BatchDecoder, DecodeError, SchemaError};
 use dogwatch_schemas::reads::{self, ReadPattern};
 use dogwatch_schemas::records::SensorStatus;
 use dogwatch_schemas::topics::{Topic, Topics};
-use dogwatch_schemas::vocabulary;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -142,7 +142,7 @@ impl Needs {
             }
             let off = calls_off.iter().filter(|call| need.types.contains(*call));
             let types: Vec<String> = off
-                .filter(|call| !vocabulary::told_without_call(call))
+                .filter(|call| !calls::told_without_call(call))
                 .cloned()
                 .collect();
             if !types.is_empty() {

@@ -14,7 +14,7 @@ use dogwatch_ebpf::calls::{ArgumentKind, Call, Effect};
 use dogwatch_ebpf::control::RateClass;
 use dogwatch_ebpf::record::{Called, PLACE_CWD, PLACE_PEER, SocketAddresses, Value};
 use dogwatch_schemas::records::Event;
-use dogwatch_schemas::{Text, vocabulary};
+use dogwatch_schemas::{Text, calls};
 
 use super::credentials;
 use super::rows::{self, Ends};
@@ -22,7 +22,7 @@ use crate::text::text;
 
 /// What an event of a call is called.
 pub(super) fn event_type(call: &Call) -> &'static str {
-    vocabulary::event_type(call.name)
+    calls::event_type(call.name)
 }
 
 /// A path as it is told: as given, and with the folder that it starts from.
@@ -178,6 +178,7 @@ fn set_socket(event: &mut Event, called: &Called, escaped: &mut bool) {
 #[cfg(test)]
 mod tests {
     use dogwatch_ebpf::calls::CALLS;
+    use dogwatch_schemas::vocabulary;
 
     use super::*;
 

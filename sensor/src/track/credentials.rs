@@ -87,4 +87,17 @@ mod tests {
             assert_eq!(&*names(1 << capability.index()), capability.to_string());
         }
     }
+    /// Who writes a detection is told which there are: the contract's words are these.
+    #[test]
+    fn the_contract_knows_every_capability() {
+        for column in [
+            "thread_cap_effective",
+            "thread_cap_permitted",
+            "thread_cap_inheritable",
+        ] {
+            let known = dogwatch_schemas::vocabulary::of(column);
+            let flags = known.and_then(|known| known.flags.as_ref()).expect("flags");
+            assert_eq!(flags.words, CAPABILITIES, "{column}");
+        }
+    }
 }

@@ -632,3 +632,19 @@ pub(super) fn set_record_host(record: &mut records::Container, host: &Host, wall
     record.sensor_run = host.sensor_run.clone();
     record.ts = wall_ns;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who writes a detection is told which there are, and in which order: the contract's words are these.
+    #[test]
+    fn the_contract_knows_every_flag_of_opens() {
+        let known = dogwatch_schemas::vocabulary::of("fd_flags");
+        let flags = known.and_then(|known| known.flags.as_ref()).expect("flags");
+        let first: Vec<String> = (0..4).map(open_flags).collect();
+        assert_eq!(flags.first, first);
+        let all = format!("O_ACCMODE|{}", flags.words.join("|"));
+        assert_eq!(open_flags(u64::MAX), all);
+    }
+}

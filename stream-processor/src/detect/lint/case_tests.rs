@@ -134,7 +134,7 @@ const RIGHT: &[&str] = &[
     "array_has_any(proc_aname, ['nginx', 'httpd']) AND array_to_string(proc_args, ' ') LIKE '%-e%'",
     "'nginx' = ANY(proc_aname)",
     "cardinality(proc_aname) > 3 AND array_position(proc_args, '-e') > 0",
-    "evt_type = 'unshare' AND evt_args['flags'] = 'CLONE_NEWUSER|CLONE_NEWNS'",
+    "evt_type = 'unshare' AND evt_args['flags'] = 'CLONE_NEWNS|CLONE_NEWUSER'",
     "evt_type = 'chmod' AND evt_args['mode'] IN ('04755', '0777') OR evt_type = 'bpf' AND evt_args['cmd'] = 'BPF_PROG_LOAD'",
     "evt_type = 'rate_limited' AND evt_args['kind'] = 'openat'",
     "evt_type = 'container_move' AND evt_args['from'] IS NOT NULL",

@@ -9,7 +9,7 @@ use datafusion::common::{DFSchema, Result, TableReference};
 
 use super::conditions::Condition;
 use crate::detect::session::Session;
-use dogwatch_schemas::arguments;
+use dogwatch_schemas::{arguments, calls};
 
 /// A fact, and how it is told.
 #[derive(Clone)]
@@ -18,7 +18,7 @@ pub(super) struct Fact {
     pub sentence: String,
 }
 
-const FACTS: [(&str, &str); 20] = [
+const FACTS: [(&str, &str); 18] = [
     (
         "evt_failed AND evt_outcome = 'failed' OR NOT evt_failed AND evt_outcome <> 'failed'",
         "evt_failed is true where evt_outcome is 'failed', and nowhere else",
@@ -34,10 +34,6 @@ const FACTS: [(&str, &str); 20] = [
     (
         "evt_outcome <> 'failed' OR evt_res IS NULL OR evt_res <> 'SUCCESS'",
         "evt_res is no 'SUCCESS' where evt_outcome is 'failed'",
-    ),
-    (
-        "NOT evt_is_open_read AND NOT evt_is_open_write AND NOT evt_is_open_create OR evt_type NOT IN ('execve', 'execveat', 'clone', 'procexit', 'connect', 'mark')",
-        "only calls that open files have evt_is_open_read, _write or _create",
     ),
     (
         "evt_outcome <> 'failed' OR evt_res IS NOT NULL",
@@ -82,10 +78,6 @@ const FACTS: [(&str, &str); 20] = [
     (
         "evt_type <> 'connect' OR fd_is_server IS NULL OR NOT fd_is_server",
         "whoever connects is no server: fd_is_server is true of bind, listen and accept",
-    ),
-    (
-        "evt_type NOT IN ('rename', 'renameat', 'renameat2', 'link', 'linkat', 'symlink', 'symlinkat') OR fd_name IS NULL",
-        "calls with two paths have fs_path_source and fs_path_target, and no fd_name",
     ),
     (
         "evt_type <> 'clone' OR evt_call IS NULL OR evt_call IN ('clone', 'clone3', 'fork', 'vfork')",
@@ -200,18 +192,15 @@ fn of_categories(named: &[&str]) -> Vec<(String, String)> {
     if !named.contains(&"evt_category") {
         return Vec::new();
     }
-    let facts = arguments::categories()
-        .into_iter()
-        .map(|(category, types)| {
-            (
-                format!(
-                    "evt_type NOT IN ({}) OR evt_category = '{category}'",
-                    quoted(types)
-                ),
-                "evt_category follows from evt_type; docs/events.md has that of each call"
-                    .to_owned(),
-            )
-        });
+    let facts = calls::categories().into_iter().map(|(category, types)| {
+        (
+            format!(
+                "evt_type NOT IN ({}) OR evt_category = '{category}'",
+                quoted(types)
+            ),
+            "evt_category follows from evt_type; docs/events.md has that of each call".to_owned(),
+        )
+    });
     facts.collect()
 }
 
@@ -237,42 +226,67 @@ fn quoted<'a>(types: impl IntoIterator<Item = &'a str>) -> String {
     quoted.join(", ")
 }
 
+/// Rows that are of no system call and have no file and no connection.
+const NO_CALLS: [&str; 8] = [
+    "procexit",
+    "threads",
+    "running",
+    "cgroup_mkdir",
+    "cgroup_rmdir",
+    "container",
+    "container_move",
+    "clock_step",
+];
+
+/// Which rows never have a column that is of some system calls alone.
+fn of_calls(column: &str) -> Option<(String, String)> {
+    let mut types = calls::types_without_column(column);
+    let of_credentials = calls::OF_CREDENTIALS.contains(&column);
+    if !of_credentials {
+        types.extend(NO_CALLS);
+    }
+    if types.len() == NO_CALLS.len() || types.is_empty() {
+        return None;
+    }
+    let never = match column.starts_with("evt_is_open") {
+        true => format!("NOT {column}"),
+        false => format!("{column} IS NULL"),
+    };
+    let sentence = match column {
+        "evt_is_open_read" | "evt_is_open_write" | "evt_is_open_create" => {
+            "only calls that open files have evt_is_open_read, _write or _create".to_owned()
+        }
+        "fd_flags" | "fd_mode" | "fd_created" => {
+            format!("only calls that open files have {column}")
+        }
+        column if calls::OF_SOCKETS.contains(&column) => {
+            format!("rows of execve, execveat, clone, procexit and of files have no {column}")
+        }
+        column if of_credentials => {
+            format!("{column} is known at exec and of calls that change who a process is")
+        }
+        column if column.starts_with("fs_") => {
+            format!("calls with two paths alone have {column}, such as rename and link")
+        }
+        "fd_name" | "fd_nameraw" | "fd_directory" | "fd_filename" | "fd_host_name" => {
+            format!(
+                "only calls of one file or connection have {column}: those with two paths have fs_path_source and fs_path_target, and no {column}"
+            )
+        }
+        column => format!(
+            "only calls that open a file or are given a descriptor have {column}; of a path alone fd_name is known"
+        ),
+    };
+    Some((
+        format!("evt_type NOT IN ({}) OR {never}", quoted(types)),
+        sentence,
+    ))
+}
+
 /// On which rows a column is null.
 fn of_column(column: &str) -> Option<(String, String)> {
-    let of_sockets = [
-        "fd_cip",
-        "fd_cport",
-        "fd_sip",
-        "fd_sport",
-        "fd_lip",
-        "fd_lport",
-        "fd_rip",
-        "fd_rport",
-        "fd_l4proto",
-        "fd_family",
-        "fd_is_server",
-        "fd_addr_source",
-    ];
-    if of_sockets.contains(&column) {
-        let sql = format!(
-            "evt_type NOT IN ('execve', 'execveat', 'clone', 'procexit', 'open', 'openat', 'openat2', 'creat', 'mkdir', 'mkdirat', 'rmdir', 'unlink', 'unlinkat', 'rename', 'renameat', 'renameat2') OR {column} IS NULL"
-        );
-        let sentence =
-            format!("rows of execve, execveat, clone, procexit and of files have no {column}");
-        return Some((sql, sentence));
-    }
-    if column.starts_with("fs_") {
-        let sql = format!(
-            "evt_type NOT IN ('execve', 'execveat', 'clone', 'procexit', 'open', 'openat', 'openat2', 'creat', 'mkdir', 'mkdirat', 'rmdir', 'unlink', 'unlinkat', 'connect', 'bind', 'listen', 'accept', 'accept4') OR {column} IS NULL"
-        );
-        let sentence = format!("calls with two paths alone have {column}, such as rename and link");
-        return Some((sql, sentence));
-    }
-    // Of sockets and files; a failed execveat has a descriptor.
-    if column.starts_with("fd_") {
-        let sql = format!("evt_type NOT IN ('execve', 'clone', 'procexit') OR {column} IS NULL");
-        let sentence = format!("rows of execve, clone and procexit have no {column}");
-        return Some((sql, sentence));
+    if let Some(fact) = of_calls(column) {
+        return Some(fact);
     }
     let at_exec = [
         "proc_stdin_type",
@@ -287,6 +301,10 @@ fn of_column(column: &str) -> Option<(String, String)> {
         "proc_exe_ino_ctime",
         "proc_env",
         "proc_env_cut",
+        "proc_argc",
+        "proc_runs",
+        "proc_sockets",
+        "proc_socket_name",
     ];
     if at_exec.contains(&column) {
         let sql = format!("evt_type IN ('execve', 'execveat', 'running') OR {column} IS NULL");

@@ -61,7 +61,7 @@ pub(super) fn unlikely(subject: &Subject<'_>, conditions: &Conditions, part: &Ex
 }
 
 /// Whether a comparison asks for texts as they are.
-fn is_equality(part: &Expr) -> bool {
+pub(super) fn is_equality(part: &Expr) -> bool {
     match part {
         Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
             op,

@@ -138,6 +138,273 @@ fn texts_that_no_column_of_a_kind_has_are_told() {
 }
 
 #[test]
+fn paths_that_begin_nowhere_are_told() {
+    for (condition, reason, mend) in [
+        (
+            "proc_cwd = '/tmp/'",
+            "proc_cwd is never '/tmp/'",
+            "write '/tmp'",
+        ),
+        (
+            "proc_cwd = 'tmp'",
+            "proc_cwd is never 'tmp'",
+            "write '/tmp'",
+        ),
+        (
+            "proc_cwd LIKE '%/tmp/'",
+            "never LIKE '%/tmp/'",
+            "without a slash at its end",
+        ),
+        (
+            "proc_exepath = 'bash'",
+            "proc_exepath is never 'bash'",
+            "LIKE '%/bash'",
+        ),
+        (
+            "proc_exepath IN ('/bin/sh', 'bash')",
+            "never 'bash'",
+            "program(",
+        ),
+        (
+            "proc_exepath LIKE 'bin/%'",
+            "never LIKE 'bin/%'",
+            "write '/bin/%'",
+        ),
+        (
+            "starts_with(proc_exepath, 'usr/')",
+            "starts_with(proc_exepath, 'usr/') is never true",
+            "write '/usr/'",
+        ),
+        (
+            "regexp_like(proc_pexepath, '^bin/')",
+            "is never true",
+            "write '^/bin/'",
+        ),
+        (
+            "proc_exepath ~ '^bin/'",
+            "proc_exepath is never ~ '^bin/'",
+            "from the root",
+        ),
+        (
+            "array_has(proc_aexepath, 'sshd')",
+            "proc_aexepath is never 'sshd'",
+            "write '/sshd'",
+        ),
+        (
+            "fd_name = 'etc/shadow' AND evt_type = 'openat'",
+            "never 'etc/shadow'",
+            "write '/etc/shadow'",
+        ),
+        (
+            "fd_name = 'shadow' AND evt_type = 'openat'",
+            "never 'shadow'",
+            "write fd_filename = 'shadow'",
+        ),
+        (
+            "fd_name LIKE '~/.ssh/%' AND evt_type = 'openat'",
+            "never LIKE '~/.ssh/%'",
+            "no shell expands it",
+        ),
+        (
+            "fd_name = '$HOME/.ssh/id_rsa' AND evt_type = 'openat'",
+            "never '$HOME",
+            "LIKE '/home/%/.ssh/%'",
+        ),
+        (
+            "fd_directory = 'etc' AND evt_type = 'openat'",
+            "fd_directory is never 'etc'",
+            "write '/etc'",
+        ),
+        (
+            "fd_host_name = 'etc/passwd' AND evt_type = 'openat'",
+            "never 'etc/passwd'",
+            "write '/etc/passwd'",
+        ),
+        (
+            "fs_path_target LIKE 'etc/%' AND evt_type = 'rename'",
+            "never LIKE",
+            "write '/etc/%'",
+        ),
+        (
+            "proc_stdin_name LIKE 'dev/pts%' AND evt_type = 'execve'",
+            "never LIKE",
+            "write '/dev/pts%'",
+        ),
+    ] {
+        check_where(condition, reason, mend);
+    }
+}
+
+#[test]
+fn paths_and_what_only_looks_wrong_are_left_alone() {
+    for condition in [
+        "proc_cwd = '/' OR proc_cwd = '/tmp' OR proc_cwd LIKE '/tmp/%' OR proc_cwd LIKE '%/'",
+        "proc_exepath LIKE '%/bash' OR proc_exepath LIKE 'memfd:%' OR proc_exepath LIKE '_bin/%'",
+        "regexp_like(proc_exepath, '^(/tmp/|/?memfd:)') OR regexp_like(proc_exepath, 'bash$')",
+        "coalesce(proc_exepath, '') = '' OR coalesce(proc_exepath, 'none') = 'none'",
+        "fd_name LIKE '10.0.0.1:%' OR fd_name LIKE '%->1.2.3.4:80' OR fd_name LIKE '->%'",
+        "fd_name LIKE '[::1]:%' OR fd_name = '@/tmp/.X11-unix/X0' OR fd_name LIKE 'memfd:%'",
+        "strpos(fd_name, 'etc/shadow') > 0 OR ends_with(fd_name, 'etc/shadow')",
+        "fd_name ~ 'etc/(passwd|shadow)' OR fd_name ~* 'shadow$'",
+        "fs_path_source = '../x' AND evt_type = 'symlink'",
+        "proc_exe = 'bash' OR fd_nameraw = 'etc/shadow'",
+    ] {
+        check_where_clean(condition);
+    }
+}
+
+#[test]
+fn words_that_flags_never_have_are_told() {
+    for (condition, reason, mend) in [
+        (
+            "fd_flags LIKE '%O_CREATE%'",
+            "fd_flags is never LIKE '%O_CREATE%'",
+            "did you mean 'O_CREAT'?",
+        ),
+        ("fd_flags ILIKE '%o_creatt%'", "never ILIKE", "'O_CREAT'"),
+        (
+            "regexp_like(fd_flags, 'O_WRITE|O_RDWR')",
+            "regexp_like(fd_flags, 'O_WRITE|O_RDWR') is never true",
+            "O_",
+        ),
+        (
+            "fd_flags LIKE '%write%'",
+            "never LIKE '%write%'",
+            "joined by |",
+        ),
+        (
+            "fd_flags = 'O_CREAT'",
+            "never 'O_CREAT'",
+            "write LIKE '%O_CREAT%'",
+        ),
+        (
+            "fd_flags = 'O_CREAT|O_WRONLY'",
+            "never",
+            "write 'O_WRONLY|O_CREAT'",
+        ),
+        (
+            "thread_cap_effective LIKE '%CAP_SYSADMIN%'",
+            "never LIKE",
+            "'CAP_SYS_ADMIN'",
+        ),
+        (
+            "strpos(thread_cap_permitted, 'cap_sys_admin') > 0",
+            "is never true",
+            "'CAP_SYS_ADMIN'",
+        ),
+        (
+            "evt_args['flags'] LIKE '%CLONE_NEWUSR%'",
+            "evt_args['flags'] is never LIKE",
+            "'CLONE_NEWUSER'",
+        ),
+        (
+            "evt_args['sig'] LIKE 'KILL%'",
+            "evt_args['sig'] is never LIKE 'KILL%'",
+            "'SIGKILL'",
+        ),
+        (
+            "starts_with(evt_args['request'], 'ATTACH')",
+            "starts_with(evt_args['request'], 'ATTACH')",
+            "'PTRACE_ATTACH'",
+        ),
+        (
+            "CAST(evt_args['sig'] AS BIGINT) = 9",
+            "evt_args['sig'] is never '9'",
+            "'SIGKILL'",
+        ),
+        (
+            "TRY_CAST(evt_args['sig'] AS INT) IN (9, 15)",
+            "evt_args['sig'] is never '9'",
+            "'SIGKILL'",
+        ),
+        (
+            "evt_args['cmd'] = 'BPF_MAP_CREATE'",
+            "evt_args['cmd'] is never 'BPF_MAP_CREATE'",
+            "which calls are sent",
+        ),
+        (
+            "evt_args['cmd'] IN ('BPF_PROG_LOAD', 'BPF_MAP_LOOKUP_ELEM')",
+            "never 'BPF_MAP_LOOKUP_ELEM'",
+            "",
+        ),
+        (
+            "coalesce(evt_args['sig'], '-') = 'KILL'",
+            "never 'KILL'",
+            "'SIGKILL'",
+        ),
+    ] {
+        check_where(condition, reason, mend);
+    }
+    for condition in [
+        "fd_flags LIKE '%O_CREAT%' AND fd_flags NOT LIKE '%O_EXCL%'",
+        "fd_flags = 'O_WRONLY|O_CREAT|O_TRUNC' OR fd_flags LIKE 'O_RDWR%' OR fd_flags LIKE '%CREAT|O_T%'",
+        "regexp_like(fd_flags, 'O_(WRONLY|RDWR)') OR regexp_like(fd_flags, 'O_CREAT|O_TRUNC')",
+        "thread_cap_effective LIKE '%CAP_SYS_ADMIN%' OR thread_cap_effective = ''",
+        "evt_args['sig'] LIKE 'SIG%' OR CAST(evt_args['sig'] AS BIGINT) = 34",
+        "CAST(evt_args['uid'] AS BIGINT) = 0 OR evt_args['flags'] LIKE '%NEWUSER%'",
+        "coalesce(evt_args['sig'], 'none') = 'none' OR evt_args['filename'] LIKE '%sh'",
+    ] {
+        check_where_clean(condition);
+    }
+}
+
+#[test]
+fn columns_that_a_call_never_has_are_told() {
+    for (condition, fact) in [
+        (
+            "evt_type = 'mkdir' AND fd_type = 'directory'",
+            "are given a descriptor have fd_type",
+        ),
+        ("evt_type = 'kill' AND fd_type = 'file'", "have fd_type"),
+        (
+            "evt_type = 'setuid' AND fd_name LIKE '/etc/%'",
+            "only calls of one file or connection have fd_name",
+        ),
+        (
+            "evt_type = 'unlink' AND fd_flags LIKE '%O_TRUNC%'",
+            "only calls that open files have fd_flags",
+        ),
+        (
+            "evt_type = 'chmod' AND fd_mode = 511",
+            "only calls that open files have fd_mode",
+        ),
+        (
+            "evt_type = 'unlink' AND evt_is_open_write",
+            "only calls that open files",
+        ),
+        ("evt_type = 'ptrace' AND fd_sport = 22", "have no fd_sport"),
+        (
+            "evt_type IN ('chmod', 'unlink') AND fd_ino = 5",
+            "have fd_ino",
+        ),
+        (
+            "evt_type = 'connect' AND fs_path_target = '/x'",
+            "calls with two paths alone",
+        ),
+        (
+            "evt_type = 'openat' AND thread_cap_effective LIKE '%CAP_SYS_ADMIN%'",
+            "calls that change who a process is",
+        ),
+        (
+            "evt_type = 'connect' AND proc_argc > 5",
+            "proc_argc is known at exec alone",
+        ),
+    ] {
+        check_where(condition, fact, "");
+    }
+    for condition in [
+        "evt_type = 'fchmod' AND fd_type = 'file'",
+        "evt_type = 'mkdir' AND fd_name LIKE '/etc/%'",
+        "evt_type = 'setuid' AND thread_cap_effective LIKE '%CAP_SYS_ADMIN%'",
+        "evt_type IN ('openat', 'mkdir') AND fd_type = 'file'",
+        "evt_type = 'sendto' AND fd_sport = 53",
+        "evt_type = 'memfd_create' AND fd_name LIKE 'memfd:%'",
+    ] {
+        check_where_clean(condition);
+    }
+}
+
+#[test]
 fn what_columns_of_a_kind_may_have_is_left_alone() {
     for condition in [
         "fd_sip = '10.0.0.1' OR fd_sip = 'fe80::1'",

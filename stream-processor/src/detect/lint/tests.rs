@@ -351,7 +351,7 @@ fn what_no_sensor_sends_together_is_told_with_the_reason() {
     );
     check_where(
         "evt_type = 'execve' AND fd_name = '/etc/shadow'",
-        "rows of execve, clone and procexit have no fd_name",
+        "only calls of one file or connection have fd_name",
         "",
     );
     check_where(

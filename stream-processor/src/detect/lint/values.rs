@@ -6,15 +6,18 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{BinaryExpr, Case, Expr, LogicalPlan, Operator};
-use dogwatch_schemas::arguments;
-use dogwatch_schemas::vocabulary::{self, Shape, Vocabulary};
+use dogwatch_schemas::like::{Like, Piece};
+use dogwatch_schemas::vocabulary::{Shape, Vocabulary};
+use dogwatch_schemas::{arguments, calls, nearest as likeness};
 use regex::Regex;
 
 use super::Subject;
 use super::conditions::Conditions;
 use super::literals;
 use super::origin;
-use super::parts::{argument_of, compared_with, operands, text, whole_number};
+use super::parts::{
+    Asked, argument_below, asked_like, compared_with, operands, text, whole_number,
+};
 use super::text::{line_of, sql};
 use crate::detect::codes::{Code, Doubt};
 use crate::detect::sql_file::{Fault, SqlFile, nearest};
@@ -27,7 +30,7 @@ fn sent_as(call: &str) -> Option<&str> {
     match call {
         "fexecve" => Some("execve"),
         "exit" | "exit_group" => Some("procexit"),
-        call => Some(vocabulary::event_type(call)).filter(|sent_as| *sent_as != call),
+        call => Some(calls::event_type(call)).filter(|sent_as| *sent_as != call),
     }
 }
 
@@ -89,41 +92,26 @@ fn known<'e>(expr: &'e Expr, conditions: &'e Conditions) -> Option<(&'e str, &'s
 
 /// Why no text of a column is like a pattern, and the mend.
 fn pattern(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
-    let Expr::Like(like) = part else { return None };
-    if like.negated || like.escape_char.is_some() {
-        return None;
+    let asked = asked_like(part)?;
+    let (column, known) = known(asked.of, conditions)?;
+    if let Some(flags) = &known.flags
+        && let Some(mend) = asked.likes.iter().find_map(|like| flags.mend_like(like))
+    {
+        return Some((never(&asked, column), mend));
     }
-    let (column, known) = known(&like.expr, conditions)?;
-    let Expr::Literal(pattern, _) = like.pattern.as_ref() else {
-        return None;
-    };
-    let pattern = text(pattern).filter(|text| !text.contains('\\'))?;
-    let like_word = if like.case_insensitive {
-        "ILIKE"
-    } else {
-        "LIKE"
-    };
-    let asked = match like.case_insensitive {
-        true => pattern.to_lowercase(),
-        false => pattern.to_owned(),
-    };
-    // The root is the one folder that ends with a slash.
-    let of_root = asked.replace('%', "") == "/";
-    if let Some(shape) = known.shape.filter(|_| !of_root) {
-        let parts: Vec<&str> = asked.split(['%', '_']).collect();
-        let last = parts.len() - 1;
-        let fits = |(place, own): (usize, &&str)| shape.can_have(own, place == 0, place == last);
-        if !parts.iter().enumerate().all(fits) {
-            let reason = format!("{column} is never {like_word} '{pattern}'");
-            return Some((reason, mend_of_shape(column, shape)));
-        }
+    if let Some(shape) = known.shape
+        && !asked.likes.iter().all(|like| can_be_like(shape, like))
+    {
+        return Some((never(&asked, column), mend_of_shape(column, shape, &asked)));
     }
     let most = known.bytes_max?;
-    let least = asked.bytes().filter(|byte| *byte != b'%').count();
+    let least = asked.likes.iter().map(Like::bytes_min).min()?;
     (least > most).then(|| {
-        let reason = format!(
-            "{column} has at most {most} bytes, and what is {like_word} '{pattern}' has {least}"
-        );
+        let what = match asked.word {
+            "LIKE" | "ILIKE" => format!("what is {} '{}'", asked.word, asked.written),
+            _ => format!("'{}'", asked.written),
+        };
+        let reason = format!("{column} has at most {most} bytes, and {what} has {least}");
         let mend = match column {
             "proc_name" => "ask program(proc_exepath, proc_exe, proc_args) instead".to_owned(),
             _ => "shorten it".to_owned(),
@@ -132,12 +120,59 @@ fn pattern(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
     })
 }
 
-fn mend_of_shape(column: &str, shape: Shape) -> String {
+/// That what a condition asks about is never like its pattern.
+fn never(asked: &Asked<'_>, of: &str) -> String {
+    let Asked { word, written, .. } = asked;
+    match word.starts_with(|letter: char| letter.is_ascii_lowercase()) {
+        true => format!("{word}({of}, '{written}') is never true"),
+        false => format!("{of} is never {word} '{written}'"),
+    }
+}
+
+/// Whether a text of a shape can be like a pattern.
+fn can_be_like(shape: Shape, like: &Like) -> bool {
+    let pieces = like.pieces();
+    let mut texts = pieces.iter().flat_map(Piece::texts).peekable();
+    let first = texts.next();
+    // The root is the one folder that ends with a slash.
+    if first.as_ref().is_some_and(|(text, ..)| text == "/") && texts.peek().is_none() {
+        return true;
+    }
+    let mut all = first.into_iter().chain(texts);
+    all.all(|(text, starts, ends)| shape.can_have(&text, starts, ends))
+}
+
+fn mend_of_shape(column: &str, shape: Shape, asked: &Asked<'_>) -> String {
     match shape {
         Shape::Address => {
             format!("{column} is an address: ask cidr_match({column}, '10.0.0.0/8') for a network")
         }
+        Shape::Path | Shape::Folder | Shape::Object
+            if asked
+                .likes
+                .iter()
+                .all(|like| !can_be_like(Shape::Object, like)) =>
+        {
+            format!(
+                "{}; {column} is {}",
+                from_the_root(&asked.written),
+                shape.told()
+            )
+        }
         shape => format!("{column} is {}", shape.told()),
+    }
+}
+
+/// How a path is written that begins as people write it.
+fn from_the_root(text: &str) -> String {
+    let (anchor, text) = match text.strip_prefix('^') {
+        Some(rest) => ("^", rest),
+        None => ("", text),
+    };
+    match text.starts_with(['~', '$']) {
+        true => "write the whole path, such as '/root/.ssh' or LIKE '/home/%/.ssh/%': no shell expands it"
+            .to_owned(),
+        false => format!("write '{anchor}/{}'", text.trim_start_matches("./")),
     }
 }
 
@@ -165,22 +200,32 @@ fn key(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
     Some((format!("{column} never has '{key}'"), mend))
 }
 
-/// Why an argument of system calls is never a text that it is compared with, and the mend.
+/// Why an argument of system calls is never what it is compared with, and the mend.
 fn argument(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
-    let is_equality = match part {
-        Expr::BinaryExpr(BinaryExpr { op, .. }) => matches!(
-            op,
-            Operator::Eq | Operator::NotEq | Operator::IsDistinctFrom | Operator::IsNotDistinctFrom
-        ),
-        Expr::InList(_) => true,
-        _ => false,
-    };
-    let mut operands = operands(part).into_iter().filter(|_| is_equality);
-    let key = operands.find_map(|operand| argument_of(operand, conditions))?;
+    if let Some(asked) = asked_like(part) {
+        let key = argument_below(asked.of, conditions)?;
+        let known = arguments::of(key)?;
+        let mend = asked.likes.iter().find_map(|like| known.mend_like(like))?;
+        return Some((never(&asked, &format!("evt_args['{key}']")), mend));
+    }
+    let operands = operands(part).into_iter();
+    let mut operands = operands.filter(|_| literals::is_equality(part));
+    let (operand, key) = operands.find_map(|operand| {
+        let key = argument_below(operand, conditions)?;
+        Some((operand, key))
+    })?;
     let known = arguments::of(key)?;
+    let stand_ins = stand_ins(operand);
     compared_with(part).find_map(|constant| {
-        let text = text(&constant)?;
-        let mend = known.mend(text)?;
+        let text = match text(&constant) {
+            Some(text) => text.to_owned(),
+            // As a number it has no zeros before it, and no name.
+            None if known.is_named() => whole_number(&constant)?.to_string(),
+            None => return None,
+        };
+        let mend = known
+            .mend(&text)
+            .filter(|_| !stand_ins.contains(&&constant))?;
         Some((format!("evt_args['{key}'] is never '{text}'"), mend))
     })
 }
@@ -433,10 +478,13 @@ fn misfit(column: &str, known: &Vocabulary, text: &str) -> Option<(String, Strin
         let mend = "leave it out; what was lost stands in the losses of alerts";
         return Some((reason.to_owned(), mend.to_owned()));
     }
+    if let Some(mend) = known.flags.as_ref().and_then(|flags| flags.mend(text)) {
+        return Some((format!("{column} is never '{text}'"), mend));
+    }
     if let Some(shape) = known.shape.filter(|shape| !shape.holds(text)) {
         return Some((
             format!("{column} is never '{text}'"),
-            format!("write {}", shape.told()),
+            mend_of_text(column, shape, text),
         ));
     }
     let most = known.bytes_max?;
@@ -458,21 +506,38 @@ fn misfit(column: &str, known: &Vocabulary, text: &str) -> Option<(String, Strin
     Some((reason, mend))
 }
 
+/// What to write for a text that no text of a shape is.
+fn mend_of_text(column: &str, shape: Shape, text: &str) -> String {
+    let told = shape.told();
+    let paths = [Shape::Path, Shape::Folder, Shape::Object];
+    if !paths.contains(&shape) {
+        return format!("write {told}");
+    }
+    let slashes = text.contains('/') || text.starts_with('~');
+    match column {
+        _ if text.starts_with('/') => {
+            format!("write '{}': it is {told}", text.trim_end_matches('/'))
+        }
+        "fd_name" if !slashes => format!("write fd_filename = '{text}', or {told}"),
+        "proc_exepath" if !slashes => {
+            format!(
+                "write proc_exepath LIKE '%/{text}', or program(proc_exepath, proc_exe, proc_args) = '{text}'"
+            )
+        }
+        _ if text.trim_matches('/').is_empty() => format!("write {told}"),
+        _ => format!("{}; it is {told}", from_the_root(text)),
+    }
+}
+
 fn mend(column: &str, values: &[String], text: &str) -> String {
     if column == "evt_type"
         && let Some(sent_as) = sent_as(text)
     {
         return format!("it is sent as '{sent_as}', and evt_call has its own name");
     }
-    let text = text.to_lowercase();
-    let likeness =
-        |value: &String| strsim::normalized_damerau_levenshtein(&text, &value.to_lowercase());
-    let near = values
-        .iter()
-        .max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
     // Of many, short words look alike without meaning the same.
     let alike = if values.len() <= 6 { 0.55 } else { 0.7 };
-    if let Some(near) = near.filter(|near| likeness(near) >= alike) {
+    if let Some(near) = likeness::nearest(text, values.iter().map(String::as_str), alike) {
         return format!("did you mean '{near}'?");
     }
     if values.len() > LISTED_MAX {
