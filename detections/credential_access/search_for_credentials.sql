@@ -32,10 +32,12 @@ WHERE program IN (SELECT name FROM search_programs)
   )
   -- Far and wide: through folders, from a root of many.
   AND (
-    regexp_like(array_to_string(proc_args, ' '), '(^| )(/|/(home|root|etc|var|opt|srv|mnt|host|usr|proc|app|data|run|tmp)[^ ]*|~[^ ]*|\.)( |$)')
-    AND (
-      program IN ('find', 'fd', 'rg', 'ag', 'ack')
-      OR regexp_like(array_to_string(proc_args, ' '), '(^| )(-[a-zA-Z]*[rR][a-zA-Z]*|--(dereference-)?recursive)( |$)')
+    (
+      regexp_like(array_to_string(proc_args, ' '), '(^| )(/|/(home|root|etc|var|opt|srv|mnt|host|usr|proc|app|data|run|tmp)[^ ]*|~[^ ]*|\.)( |$)')
+      AND (
+        program IN ('find', 'fd', 'rg', 'ag', 'ack')
+        OR regexp_like(array_to_string(proc_args, ' '), '(^| )(-[a-zA-Z]*[rR][a-zA-Z]*|--(dereference-)?recursive)( |$)')
+      )
     )
     OR program IN ('locate', 'plocate', 'mlocate')
   )

@@ -34,6 +34,8 @@ pub enum Code {
     AlwaysFails,
     /// A shell's pattern in LIKE.
     GlobInLike,
+    /// AND and OR side by side without parentheses.
+    MixedAndOr,
     /// Reads that the query asks for and the header does not declare.
     UndeclaredReads,
     /// Declared reads that sensors do not publish every time.
@@ -45,7 +47,7 @@ pub enum Code {
 }
 
 /// Each code as it is written. docs/detections.md says what they mean.
-const NAMES: [(Code, &str); 16] = [
+const NAMES: [(Code, &str); 17] = [
     (Code::UnknownValue, "unknown-value"),
     (Code::UnlikelyText, "unlikely-text"),
     (Code::OctalMode, "octal-mode"),
@@ -58,6 +60,7 @@ const NAMES: [(Code, &str); 16] = [
     (Code::CountTooHigh, "count-too-high"),
     (Code::AlwaysFails, "always-fails"),
     (Code::GlobInLike, "glob-in-like"),
+    (Code::MixedAndOr, "mixed-and-or"),
     (Code::UndeclaredReads, "undeclared-reads"),
     (Code::UnpublishedReads, "unpublished-reads"),
     (Code::UnseenTypes, "unseen-types"),

@@ -28,9 +28,11 @@ mod filters;
 mod handed;
 mod laws;
 mod literals;
+mod mixed;
 mod nulls;
 mod origin;
 mod parts;
+mod patterns;
 mod problem;
 mod satisfy;
 #[cfg(test)]
@@ -73,6 +75,7 @@ pub(super) fn lint(subject: &Subject<'_>) -> std::result::Result<Vec<Doubt>, Fau
     }
     warnings.extend(Code::AlwaysFails.of_all(constants::doubts(subject)));
     warnings.extend(Code::GlobInLike.of_all(constants::globs(subject)));
+    warnings.extend(Code::MixedAndOr.of_all(mixed::check(subject.file)));
     warnings.sort_by_key(|doubt| doubt.fault.line);
     warnings.dedup();
     Ok(warnings)

@@ -215,7 +215,7 @@ const RIGHT_QUERIES: &[&str] = &[
     "SELECT proc_name AS container_id, count(DISTINCT host_id) AS hosts FROM tumble(events, INTERVAL '10 minutes') WHERE evt_type = 'execve' AND proc_name IS NOT NULL GROUP BY window_start, window_end, proc_name HAVING count(DISTINCT host_id) >= 3",
     "SELECT container_id, sum(mem_oom_kills) AS kills FROM tumble(container_samples, INTERVAL '1 minute') WHERE evt_type = 'sample' GROUP BY window_start, window_end, container_id HAVING sum(mem_oom_kills) > 0",
     "SELECT container_id FROM process_samples WHERE proc_fdopencount > proc_fdlimit * 0.9 AND proc_nthreads > 1000",
-    "SELECT container_id FROM syscall_samples WHERE evt_type = 'rest' OR call_class = 'net' AND call_failed > 100",
+    "SELECT container_id FROM syscall_samples WHERE evt_type = 'rest' OR (call_class = 'net' AND call_failed > 100)",
     "SELECT container_id, CASE WHEN evt_type = 'connect' THEN fd_name ELSE proc_cmdline END AS what, coalesce(proc_stage, 'unknown') AS stage FROM events WHERE evt_type IN ('connect', 'execve')",
 ];
 
@@ -232,7 +232,7 @@ const RIGHT_HAVING: &[&str] = &[
     "bool_or(evt_type = 'connect') AND bool_or(evt_type = 'openat')",
     "max(CASE WHEN evt_type = 'connect' THEN 1 ELSE 0 END) = 1 AND max(CASE WHEN evt_type = 'openat' THEN 1 ELSE 0 END) = 1",
     "NOT bool_or(evt_failed) AND count(*) >= 1",
-    "min(user_uid) = max(user_uid) AND count(DISTINCT proc_name) >= 3 OR count(*) > 100",
+    "(min(user_uid) = max(user_uid) AND count(DISTINCT proc_name) >= 3) OR count(*) > 100",
     "count(*) FILTER (WHERE evt_failed) > count(*) / 2 AND approx_distinct(fd_name) > 10",
     "sum(evt_count) > 5 OR first_value(proc_name ORDER BY ts, seq) = 'sh'",
     "count(*) > 3 AND count(*) < 5 AND count(DISTINCT evt_type) = 2",

@@ -5,7 +5,6 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
-use dogwatch_schemas::like::Like;
 
 use super::conditions::Conditions;
 use super::yields::counted_from;
@@ -173,128 +172,6 @@ pub(super) fn differs_from_nothing(expr: &Expr) -> bool {
     text(nothing) == Some("") || (is_bits || is_count) && whole_number(nothing) == Some(0)
 }
 
-/// A condition that asks what a text looks like.
-pub(super) struct Asked<'e> {
-    pub of: &'e Expr,
-    /// It holds where the text looks like one of these.
-    pub likes: Vec<Like>,
-    /// The pattern as it is written.
-    pub written: String,
-    /// The word or the function that asks.
-    pub word: &'e str,
-}
-
-/// What a condition asks a text to look like; none where it asks for something else, or is negated.
-pub(super) fn asked_like(part: &Expr) -> Option<Asked<'_>> {
-    match part {
-        Expr::Like(like) if !like.negated && like.escape_char.is_none() => {
-            let pattern = literal_text(&like.pattern)?;
-            let word = if like.case_insensitive {
-                "ILIKE"
-            } else {
-                "LIKE"
-            };
-            let likes = vec![Like::pattern(pattern, like.case_insensitive)];
-            Some(Asked::new(&like.expr, likes, pattern, word))
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let insensitive = match op {
-                Operator::RegexMatch => false,
-                Operator::RegexIMatch => true,
-                _ => return None,
-            };
-            let pattern = literal_text(right)?;
-            let word = if insensitive { "~*" } else { "~" };
-            Some(Asked::new(
-                left,
-                likes_of_regex(pattern, insensitive)?,
-                pattern,
-                word,
-            ))
-        }
-        Expr::ScalarFunction(ScalarFunction { func, args }) => {
-            let (of, written) = (args.first()?, literal_text(args.get(1)?)?);
-            let with = |starts, ends| vec![Like::with(written, starts, ends, false)];
-            let likes = match func.name() {
-                _ if written.is_empty() => return None,
-                "starts_with" => with(true, false),
-                "ends_with" => with(false, true),
-                "contains" | "strpos" => with(false, false),
-                "regexp_like" => {
-                    let flags = args.get(2).map(|flags| literal_text(flags));
-                    let insensitive = match flags {
-                        None => false,
-                        Some(Some("i")) => true,
-                        Some(_) => return None,
-                    };
-                    likes_of_regex(written, insensitive)?
-                }
-                _ => return None,
-            };
-            Some(Asked::new(of, likes, written, func.name()))
-        }
-        _ => None,
-    }
-}
-
-impl<'e> Asked<'e> {
-    fn new(of: &'e Expr, likes: Vec<Like>, written: &str, word: &'e str) -> Self {
-        Self {
-            of,
-            likes,
-            written: written.to_owned(),
-            word,
-        }
-    }
-}
-
-/// The text of a constant expression.
-fn literal_text(expr: &Expr) -> Option<&str> {
-    match expr {
-        Expr::Literal(value, _) => text(value),
-        _ => None,
-    }
-}
-
-/// What the alternatives of a plain regular expression ask a text to look like: of one that is anchored and goes on as more
-/// than letters, its start. None where it is not so plain.
-fn likes_of_regex(pattern: &str, insensitive: bool) -> Option<Vec<Like>> {
-    let alternatives = match pattern.contains(['(', '[']) {
-        true if pattern.contains('|') => return None,
-        true => vec![pattern],
-        false => pattern.split('|').collect(),
-    };
-    let likes = alternatives.into_iter().map(|alternative| {
-        let (starts, rest) = match alternative.strip_prefix('^') {
-            Some(rest) => (true, rest),
-            None => (false, alternative),
-        };
-        let mut plain = String::new();
-        let mut characters = rest.chars().peekable();
-        while let Some(character) = characters.next() {
-            let own = match character {
-                '$' if characters.peek().is_none() => {
-                    return Some(Like::with(&plain, starts, true, insensitive));
-                }
-                // A class of letters, such as \d.
-                '\\' => characters.next_if(|next| !next.is_alphanumeric()),
-                '.' | '(' | '[' | '{' | '*' | '+' | '?' | '^' | '$' => None,
-                other => Some(other),
-            };
-            let Some(own) = own else {
-                return starts.then(|| Like::with(&plain, true, false, insensitive));
-            };
-            // What may be left out, or stand more than once.
-            if characters.peek().is_some_and(|next| "*+?{".contains(*next)) {
-                return starts.then(|| Like::with(&plain, true, false, insensitive));
-            }
-            plain.push(own);
-        }
-        Some(Like::with(&plain, starts, false, insensitive))
-    });
-    likes.collect()
-}
-
 /// What a pattern asks a text to begin with, and whether it asks for nothing more.
 pub(super) fn start_asked(leaf: &Expr) -> Option<(String, bool)> {
     match leaf {
@@ -314,35 +191,5 @@ pub(super) fn start_asked(leaf: &Expr) -> Option<(String, bool)> {
             Some((start.to_owned(), true))
         }
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_regular_expressions_are_patterns() {
-        let with = |text: &str, starts, ends| Like::with(text, starts, ends, false);
-        for (pattern, likes) in [
-            ("^etc/", Some(vec![with("etc/", true, false)])),
-            (
-                "a|^b|c$",
-                Some(vec![
-                    with("a", false, false),
-                    with("b", true, false),
-                    with("c", false, true),
-                ]),
-            ),
-            (r"^/etc/.*\.d$", Some(vec![with("/etc/", true, false)])),
-            ("^/?memfd:", Some(vec![with("", true, false)])),
-            (r"\.so$", Some(vec![with(".so", false, true)])),
-            ("^/(tmp|var)/", None),
-            ("^a(b)", Some(vec![with("a", true, false)])),
-            ("a.c", None),
-            (r"\d", None),
-        ] {
-            assert_eq!(likes_of_regex(pattern, false), likes, "{pattern}");
-        }
     }
 }

@@ -715,3 +715,32 @@ fn a_broken_pattern_in_a_list_is_refused_where_it_is_used() {
         );
     }
 }
+
+#[test]
+fn and_and_or_side_by_side_are_told() {
+    for (condition, mend) in [
+        (
+            "evt_type = 'execve' AND proc_name = 'sh' OR proc_name = 'bash'",
+            "(evt_type = 'execve' AND proc_name = 'sh') OR proc_name = 'bash', or evt_type = 'execve' AND (proc_name = 'sh' OR proc_name = 'bash')",
+        ),
+        (
+            "evt_failed OR proc_tty > 0 AND proc_name = 'sh'",
+            "proc_tty > 0 AND (proc_name = 'sh' OR evt_failed)",
+        ),
+        (
+            "user_uid = 0 AND (proc_tty > 0 AND proc_name = 'a' OR evt_failed)",
+            "proc_name = 'a' OR evt_failed)",
+        ),
+    ] {
+        check_where(condition, "AND binds before OR", mend);
+    }
+    for condition in [
+        "(evt_type = 'execve' AND proc_name = 'sh') OR proc_name = 'bash'",
+        "evt_type = 'execve' AND (proc_name = 'sh' OR proc_name = 'bash')",
+        "evt_type = 'execve' AND proc_name = 'sh' OR evt_type = 'connect' AND fd_sport = 22",
+        "evt_type = 'execve' OR evt_type = 'connect' AND fd_sport = 22",
+        "proc_name = 'a' OR proc_name = 'b' OR evt_failed",
+    ] {
+        check_where_clean(condition);
+    }
+}

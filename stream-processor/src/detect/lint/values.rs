@@ -6,7 +6,6 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{BinaryExpr, Case, Expr, LogicalPlan, Operator};
-use dogwatch_schemas::like::{Like, Piece};
 use dogwatch_schemas::vocabulary::{Shape, Vocabulary};
 use dogwatch_schemas::{arguments, calls, nearest as likeness};
 use regex::Regex;
@@ -15,9 +14,8 @@ use super::Subject;
 use super::conditions::Conditions;
 use super::literals;
 use super::origin;
-use super::parts::{
-    Asked, argument_below, asked_like, compared_with, operands, text, whole_number,
-};
+use super::parts::{argument_below, compared_with, operands, text, whole_number};
+use super::patterns::{asked_like, mend_of_text, never, pattern};
 use super::text::{line_of, sql};
 use crate::detect::codes::{Code, Doubt};
 use crate::detect::sql_file::{Fault, SqlFile, nearest};
@@ -85,95 +83,12 @@ pub(super) fn check(subject: &Subject<'_>, conditions: &Conditions) -> Vec<Doubt
 }
 
 /// The column of events that an expression is, and what is known of it.
-fn known<'e>(expr: &'e Expr, conditions: &'e Conditions) -> Option<(&'e str, &'static Vocabulary)> {
+pub(super) fn known<'e>(
+    expr: &'e Expr,
+    conditions: &'e Conditions,
+) -> Option<(&'e str, &'static Vocabulary)> {
     let column = conditions.values_of(column_below(expr)?)?;
     Some((column.name.as_str(), conditions.vocabulary(&column.name)?))
-}
-
-/// Why no text of a column is like a pattern, and the mend.
-fn pattern(part: &Expr, conditions: &Conditions) -> Option<(String, String)> {
-    let asked = asked_like(part)?;
-    let (column, known) = known(asked.of, conditions)?;
-    if let Some(flags) = &known.flags
-        && let Some(mend) = asked.likes.iter().find_map(|like| flags.mend_like(like))
-    {
-        return Some((never(&asked, column), mend));
-    }
-    if let Some(shape) = known.shape
-        && !asked.likes.iter().all(|like| can_be_like(shape, like))
-    {
-        return Some((never(&asked, column), mend_of_shape(column, shape, &asked)));
-    }
-    let most = known.bytes_max?;
-    let least = asked.likes.iter().map(Like::bytes_min).min()?;
-    (least > most).then(|| {
-        let what = match asked.word {
-            "LIKE" | "ILIKE" => format!("what is {} '{}'", asked.word, asked.written),
-            _ => format!("'{}'", asked.written),
-        };
-        let reason = format!("{column} has at most {most} bytes, and {what} has {least}");
-        let mend = match column {
-            "proc_name" => "ask program(proc_exepath, proc_exe, proc_args) instead".to_owned(),
-            _ => "shorten it".to_owned(),
-        };
-        (reason, mend)
-    })
-}
-
-/// That what a condition asks about is never like its pattern.
-fn never(asked: &Asked<'_>, of: &str) -> String {
-    let Asked { word, written, .. } = asked;
-    match word.starts_with(|letter: char| letter.is_ascii_lowercase()) {
-        true => format!("{word}({of}, '{written}') is never true"),
-        false => format!("{of} is never {word} '{written}'"),
-    }
-}
-
-/// Whether a text of a shape can be like a pattern.
-fn can_be_like(shape: Shape, like: &Like) -> bool {
-    let pieces = like.pieces();
-    let mut texts = pieces.iter().flat_map(Piece::texts).peekable();
-    let first = texts.next();
-    // The root is the one folder that ends with a slash.
-    if first.as_ref().is_some_and(|(text, ..)| text == "/") && texts.peek().is_none() {
-        return true;
-    }
-    let mut all = first.into_iter().chain(texts);
-    all.all(|(text, starts, ends)| shape.can_have(&text, starts, ends))
-}
-
-fn mend_of_shape(column: &str, shape: Shape, asked: &Asked<'_>) -> String {
-    match shape {
-        Shape::Address => {
-            format!("{column} is an address: ask cidr_match({column}, '10.0.0.0/8') for a network")
-        }
-        Shape::Path | Shape::Folder | Shape::Object
-            if asked
-                .likes
-                .iter()
-                .all(|like| !can_be_like(Shape::Object, like)) =>
-        {
-            format!(
-                "{}; {column} is {}",
-                from_the_root(&asked.written),
-                shape.told()
-            )
-        }
-        shape => format!("{column} is {}", shape.told()),
-    }
-}
-
-/// How a path is written that begins as people write it.
-fn from_the_root(text: &str) -> String {
-    let (anchor, text) = match text.strip_prefix('^') {
-        Some(rest) => ("^", rest),
-        None => ("", text),
-    };
-    match text.starts_with(['~', '$']) {
-        true => "write the whole path, such as '/root/.ssh' or LIKE '/home/%/.ssh/%': no shell expands it"
-            .to_owned(),
-        false => format!("write '{anchor}/{}'", text.trim_start_matches("./")),
-    }
 }
 
 /// Why a map never has a key, and the mend.
@@ -504,29 +419,6 @@ fn misfit(column: &str, known: &Vocabulary, text: &str) -> Option<(String, Strin
         _ => format!("write '{start}'"),
     };
     Some((reason, mend))
-}
-
-/// What to write for a text that no text of a shape is.
-fn mend_of_text(column: &str, shape: Shape, text: &str) -> String {
-    let told = shape.told();
-    let paths = [Shape::Path, Shape::Folder, Shape::Object];
-    if !paths.contains(&shape) {
-        return format!("write {told}");
-    }
-    let slashes = text.contains('/') || text.starts_with('~');
-    match column {
-        _ if text.starts_with('/') => {
-            format!("write '{}': it is {told}", text.trim_end_matches('/'))
-        }
-        "fd_name" if !slashes => format!("write fd_filename = '{text}', or {told}"),
-        "proc_exepath" if !slashes => {
-            format!(
-                "write proc_exepath LIKE '%/{text}', or program(proc_exepath, proc_exe, proc_args) = '{text}'"
-            )
-        }
-        _ if text.trim_matches('/').is_empty() => format!("write {told}"),
-        _ => format!("{}; it is {told}", from_the_root(text)),
-    }
 }
 
 fn mend(column: &str, values: &[String], text: &str) -> String {
