@@ -3,9 +3,12 @@
 //! Parsing and planning are DataFusion's; this module says no to what it would plan but we cannot promise,
 //! and turns its errors into line, reason and mend.
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DataFusionError, Result as PlanResult, SchemaError};
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, Volatility,
+};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
 use dogwatch_schemas::vocabulary;
@@ -16,6 +19,7 @@ use crate::sql_file::{Fault, SqlFile, nearest};
 use crate::tables::EVENTS;
 use crate::window::names_window;
 
+mod slips;
 mod syntax;
 
 /// Longest text of a file, bytes: parser and planner take memory of its square.
@@ -107,6 +111,19 @@ pub fn planned(
         .map_err(|error| explain(file, &error, columns))?;
     for reference in &references {
         let table = reference.table();
+        // The file of a list reads as a table of a schema.
+        if let Some(list) = reference.schema().filter(|_| table == "csv") {
+            let mend = match tables.contains(&list) {
+                true => format!("write {list}: a list goes by its file's name without .csv"),
+                false => absent(list),
+            };
+            let reason = format!("there is no table {reference}");
+            return Err(Fault::new(
+                file.line_of(&reference.to_string()),
+                reason,
+                mend,
+            ));
+        }
         if reference.schema().is_none() && (names_window(table) || tables.contains(&table)) {
             continue;
         }
@@ -119,11 +136,76 @@ pub fn planned(
     }
     let plan = session
         .wait(state.statement_to_plan(statement))
-        .map_err(|error| explain(file, &error, columns))?;
+        .map_err(|error| {
+            of_list(file, &error, tables).unwrap_or_else(|| explain(file, &error, columns))
+        })?;
     check_depth(&plan, file)?;
+    check_joins_of_truth(&plan, file)?;
     check_functions(&plan, file)?;
     Ok(plan)
 }
+
+/// What is wrong where a list stands for a column.
+fn of_list(file: &SqlFile, error: &DataFusionError, tables: &[&str]) -> Option<Fault> {
+    let DataFusionError::SchemaError(schema_error, _) = error.find_root() else {
+        return None;
+    };
+    let SchemaError::FieldNotFound { field, .. } = schema_error.as_ref() else {
+        return None;
+    };
+    let list = match &field.relation {
+        Some(relation) => relation.table(),
+        None => field.name.as_str(),
+    };
+    if list == EVENTS || !tables.contains(&list) {
+        return None;
+    }
+    let column = field.relation.as_ref().map_or("name", |_| &field.name);
+    let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
+    let line = span.map_or_else(|| file.line_of(list), |span| span.start.line as usize);
+    Some(Fault::new(
+        line,
+        format!("{list} is a list, and no column"),
+        format!("write IN (SELECT {column} FROM {list}), with the list's own column"),
+    ))
+}
+
+/// Refuses `a || b` of what is true or false: SQL joins texts by it.
+fn check_joins_of_truth(plan: &LogicalPlan, file: &SqlFile) -> Result<(), Fault> {
+    let mut found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        let inputs = node.inputs();
+        let schema = match inputs[..] {
+            [input] => input.schema(),
+            _ => node.schema(),
+        };
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::BinaryExpr(BinaryExpr {
+                    left,
+                    op: Operator::StringConcat,
+                    right,
+                }) = part
+                {
+                    let is_truth = |own: &Expr| {
+                        own.get_type(schema.as_ref())
+                            .is_ok_and(|kind| kind == DataType::Boolean)
+                    };
+                    found |= is_truth(left) || is_truth(right);
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    walked.map_err(|error| explain(file, &error, &[]))?;
+    match found {
+        true => Err(Fault::new(file.line_of("||"), JOINS, "write OR")),
+        false => Ok(()),
+    }
+}
+
+/// What `||` is.
+const JOINS: &str = "|| joins texts";
 
 /// Turns an error of the parser or planner into a fault; columns come with the nearest name.
 pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fault {
@@ -140,14 +222,17 @@ pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fau
             |span| span.start.line as usize,
         );
         let reason = format!("there is no column {}", field.flat_name());
-        if file.sql.contains(&format!("\"{}\"", field.name)) {
-            let mend = format!(
-                "write '{}' where a text is meant: double quotes are for names of columns",
-                field.name
-            );
-            return Fault::new(line, reason, mend);
+        for (quote, called) in [('"', "double quotes"), ('`', "backticks")] {
+            if file.sql.contains(&format!("{quote}{}{quote}", field.name)) {
+                let mend = format!(
+                    "write '{}' where a text is meant: {called} are for names of columns",
+                    field.name
+                );
+                return Fault::new(line, reason, mend);
+            }
         }
-        return Fault::new(line, reason, column_meant(field, valid_fields, columns));
+        let mend = column_meant(file, field, valid_fields, columns);
+        return Fault::new(line, reason, mend);
     }
     let text = root.strip_backtrace();
     let line = span
@@ -163,6 +248,9 @@ pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fau
     if let Some(fault) = unknown_function(file, reason) {
         return fault;
     }
+    if let Some(fault) = text_for_number(file, line, reason) {
+        return fault;
+    }
     if let Some(rest) = reason.strip_prefix("Arrow error: ") {
         let what = rest.split_once(" error: ").map_or(rest, |(_, what)| what);
         let what = what.trim_start_matches("Error ");
@@ -176,6 +264,10 @@ pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fau
         return Fault::new(file.line_of(&format!("{name}(")), reason, mend);
     }
     if reason.starts_with("Cannot infer common argument type for comparison") {
+        // a = 'x' || b = 'y' reads as a = ('x' || b) = 'y'.
+        if file.sql.contains("||") && reason.contains("Boolean") {
+            return Fault::new(file.line_of("||"), JOINS, "write OR");
+        }
         let mend =
             "compare values of one type: text in single quotes, numbers, true and false without";
         return Fault::new(line, reason, mend);
@@ -184,12 +276,26 @@ pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fau
     if let Some(what) = reason.strip_prefix("This feature is not implemented: ") {
         let words = what.split(' ').take_while(|word| !word.starts_with('{'));
         let words: Vec<&str> = words.collect();
+        for (name, written, mend) in OPERATORS {
+            let mut written = written
+                .iter()
+                .filter(|own| file.sql.to_lowercase().contains(*own));
+            if let Some(own) = written.next().filter(|_| what.contains(name)) {
+                let reason = format!("{own} is no operator here");
+                return Fault::new(file.line_of(own), reason, mend);
+            }
+        }
         let reason = format!("the SQL engine does not know this: {}", words.join(" "));
         return Fault::new(line, reason, "write it in other words");
     }
     if let Some((reason, mend)) = falco::operator(reason) {
         return Fault::new(line, reason, mend);
     }
+    if let Some((reason, mend)) = slips::at_place(file, reason) {
+        return Fault::new(line, reason, mend);
+    }
+    let parser_says = slips::plain(reason);
+    let reason = parser_says.as_deref().unwrap_or(reason);
     // Our own relations and functions say what to write instead.
     if let Some((reason, mend)) = reason
         .split_once("; ")
@@ -200,6 +306,55 @@ pub fn explain(file: &SqlFile, error: &DataFusionError, columns: &[&str]) -> Fau
     Fault::new(line, reason, "correct the query")
 }
 
+/// Operators that are parsed and not planned: what the engine calls them, how they are written, and ours.
+const OPERATORS: [(&str, &[&str], &str); 2] = [
+    ("PGOverlap", &["&&"], "write AND"),
+    (
+        "RLike",
+        &["rlike", "regexp"],
+        "write regexp_like(column, 'pattern')",
+    ),
+];
+
+/// Columns of numbers beside which a name is known.
+const NAMED: [(&str, &str); 3] = [
+    ("user_uid", "user_name"),
+    ("user_loginuid", "user_loginname"),
+    ("group_gid", "group_name"),
+];
+
+/// A text that is compared with a number.
+fn text_for_number(file: &SqlFile, line: usize, reason: &str) -> Option<Fault> {
+    let (_, rest) = reason.split_once("Cannot cast string '")?;
+    let (text, rest) = rest.split_once("' to value of ")?;
+    let whole = rest.starts_with("Int") || rest.starts_with("UInt");
+    if !whole && !rest.starts_with("Float") {
+        return None;
+    }
+    let query = file.sql.split_inclusive('\n').skip(file.query_line - 1);
+    let query: String = query.collect();
+    let (compared, _) = query.split_once(&format!("'{text}'"))?;
+    let words = compared.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    let column = words
+        .iter()
+        .rev()
+        .find(|word| !["in", "not", "IN", "NOT"].contains(word))?;
+    let named = NAMED.iter().find(|(number, _)| number == column);
+    let mend = match named {
+        Some((number, name)) if text == "root" => {
+            format!("write {number} = 0 for root, or {name} = 'root'")
+        }
+        Some((_, name)) => format!("write the number, or {name} = '{text}'"),
+        None => "write a number, without quotes".to_owned(),
+    };
+    Some(Fault::new(
+        line,
+        format!("'{text}' is no number, and {column} is one"),
+        mend,
+    ))
+}
+
 /// Whether a word is a value that some column has, such as `execve`.
 fn is_value(word: &str, columns: &[&str]) -> bool {
     let known = columns.iter().filter_map(|column| vocabulary::of(column));
@@ -207,11 +362,14 @@ fn is_value(word: &str, columns: &[&str]) -> bool {
     values.any(|value| value == word)
 }
 
+/// How alike a word that is compared must be to a column to be meant as one.
+const ALIKE_COLUMNS: f64 = 0.75;
+
 /// Most columns of a list that are named in a mend.
 const COLUMNS_NAMED: usize = 12;
 
 /// What a column that is not there was to be: a field by Falco's name, one that is misspelt, or one of a list.
-fn column_meant(field: &Column, valid: &[Column], columns: &[&str]) -> String {
+fn column_meant(file: &SqlFile, field: &Column, valid: &[Column], columns: &[&str]) -> String {
     // Falco's evt.type reads as a column of a table evt.
     let joined = field.flat_name().replace('.', "_");
     if field.relation.is_some() && columns.contains(&joined.as_str()) {
@@ -224,6 +382,9 @@ fn column_meant(field: &Column, valid: &[Column], columns: &[&str]) -> String {
         return format!(
             "write evt_args['{argument}']: the map has the arguments that have no column of their own"
         );
+    }
+    if let Some(mend) = falco::field(&joined) {
+        return mend.to_owned();
     }
     if field.relation.is_none() {
         if let Some(mend) = falco::name(&field.name) {
@@ -240,6 +401,13 @@ fn column_meant(field: &Column, valid: &[Column], columns: &[&str]) -> String {
         false => columns.iter().copied().chain(valid_names).collect(),
     };
     let near = nearest(&field.name, known.iter().copied());
+    // What is compared is a text more often than another column.
+    if field.relation.is_none() && slips::is_compared(file, &field.name) {
+        let known = known.iter().copied();
+        if dogwatch_schemas::nearest::nearest(&field.name, known, ALIKE_COLUMNS).is_none() {
+            return format!("write '{}' where a text is meant", field.name);
+        }
+    }
     let near = near.or_else(|| nearest(&joined, known.iter().copied()));
     match near {
         Some(near) => format!("did you mean {near}?"),

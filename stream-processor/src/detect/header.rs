@@ -9,6 +9,8 @@ use super::falco;
 use super::message::Template;
 use super::sql_file::{Fault, SqlFile, nearest};
 
+mod faults;
+
 /// How bad it is, in OCSF's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -338,7 +340,7 @@ impl RawHeader {
             let mend = format!("keep it to {HEADER_BYTES_MAX}: every alert holds it");
             return Err(Fault::new(1, reason, mend));
         }
-        toml::from_str(&file.header).map_err(|error| toml_fault(file, &error))
+        toml::from_str(&file.header).map_err(|error| faults::of_toml(file, &error))
     }
 }
 
@@ -381,83 +383,6 @@ fn is_technique(id: &str) -> bool {
         Some((technique, part)) => digits(technique, 4) && digits(part, 3),
         None => false,
     }
-}
-
-/// Turns what the TOML reader says into a fault at the file's line.
-fn toml_fault(file: &SqlFile, error: &toml::de::Error) -> Fault {
-    let reason = format!(
-        "header: {}",
-        error.message().lines().next().unwrap_or("not TOML")
-    );
-    let offset = error
-        .span()
-        .map_or(0, |span| span.start)
-        .min(file.header.len());
-    let line = file.header.as_bytes()[..offset]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1;
-    if error.message().starts_with("missing field") && goes_on(file) {
-        let ends = file.query_line;
-        let reason = format!("{reason}: the header ends here, where a line does not begin with --");
-        let mend = "keep the header's lines together: no blank line and no /* */ between them";
-        return Fault::new(ends, reason, mend);
-    }
-    if let Some(variant) = error.message().strip_prefix("unknown variant `") {
-        let variant = variant.split('`').next().unwrap_or_default();
-        let mend = falco::priority(variant);
-        let mend = mend.unwrap_or_else(|| "write one of these words".to_owned());
-        return Fault::new(line, reason, mend);
-    }
-    let Some(unknown) = error
-        .message()
-        .strip_prefix("unknown field `")
-        .and_then(|rest| rest.split('`').next())
-    else {
-        return Fault::new(line, reason, toml_mend(error.message()));
-    };
-    // Keys of the table dedup are no keys of the header, nor the other way round: the reader says which it knows here.
-    let in_dedup = error.message().contains("one of `key`");
-    let (place, keys) = match in_dedup {
-        true => (" in dedup", &DEDUP_KEYS[..]),
-        false => ("", &KEYS[..]),
-    };
-    let of_dedup = !in_dedup && DEDUP_KEYS.contains(&unknown);
-    let mend = match nearest(unknown, keys.iter().copied()) {
-        _ if of_dedup => format!("write it into dedup, such as dedup = {{ {unknown} = .. }}"),
-        Some(known) => format!("did you mean {known}?"),
-        None => format!("use {}", keys.join(", ")),
-    };
-    Fault::new(line, format!("header: unknown key {unknown}{place}"), mend)
-}
-
-/// What to do about a header that is no TOML, or gives a value of the wrong kind.
-fn toml_mend(message: &str) -> String {
-    if message.starts_with("duplicate") {
-        return "take one of them out: a key stands once".to_owned();
-    }
-    if message.contains("expected a duration") {
-        return "write a time span such as \"30s\" or \"1h\" in double quotes".to_owned();
-    }
-    if message.starts_with("invalid type") {
-        return "write texts in double quotes, numbers without, and lists as [\"a\", \"b\"]"
-            .to_owned();
-    }
-    format!(
-        "leading -- lines are TOML, such as title = \"..\", with the keys {}",
-        KEYS.join(", ")
-    )
-}
-
-/// Whether a key of the header stands after its end.
-fn goes_on(file: &SqlFile) -> bool {
-    let rest = file.sql.lines().skip(file.query_line - 1);
-    let mut rest = rest.filter_map(|line| line.strip_prefix("--"));
-    rest.any(|line| {
-        let mut keys = KEYS.iter().chain(&DEDUP_KEYS);
-        keys.any(|key| is_key(line, key))
-    })
 }
 
 /// Line of the file where a key of the header stands, else 1.
@@ -668,9 +593,89 @@ SELECT a FROM events
                 "title = \"t\"",
                 "title = A shell",
                 1,
-                "leading -- lines are TOML",
+                r#"write title = "A shell""#,
             ),
-            ("risk = 10", "risk 10", 6, "leading -- lines are TOML"),
+            ("title = \"t\"", "title = t", 1, r#"write title = "t""#),
+            (
+                "title = \"t\"",
+                "title: A shell",
+                1,
+                r#"write title = "A shell""#,
+            ),
+            ("title = \"t\"", "title: \"t\"", 1, r#"write title = "t""#),
+            (
+                "title = \"t\"",
+                "title = \u{201c}t\u{201d}",
+                1,
+                r#"write title = "t""#,
+            ),
+            ("title = \"t\"", "title = \"t", 1, r#"write title = "t""#),
+            ("title = \"t\"", "title = 't", 1, r#"write title = "t""#),
+            ("title = \"t\"", "title => \"t\"", 1, r#"write title = "t""#),
+            ("title = \"t\"", "title =", 1, r#"write title = "..""#),
+            (
+                "title = \"t\"",
+                "title = \"a \"b\" c\"",
+                1,
+                "a quote inside of a text",
+            ),
+            (
+                "severity = \"low\"",
+                "severity = low",
+                4,
+                r#"write severity = "low""#,
+            ),
+            (
+                "severity = \"low\"",
+                "severity: low",
+                4,
+                r#"write severity = "low""#,
+            ),
+            ("severity = \"low\"", "severity = 3", 4, "in double quotes"),
+            (
+                "severity = \"low\"",
+                "severity = \"Low\"",
+                4,
+                "did you mean \"low\"?",
+            ),
+            ("risk = 10", "risk 10", 6, "write risk = 10"),
+            ("risk = 10", "risk = 10%", 6, "write risk = 10"),
+            (
+                "[\"T1059.004\"]",
+                "[T1059]",
+                7,
+                r#"write attack = ["T1059"]"#,
+            ),
+            (
+                "[\"T1059.004\"]",
+                "T1059, T1053",
+                7,
+                r#"write attack = ["T1059", "T1053"]"#,
+            ),
+            (
+                "title = \"t\"",
+                "This finds shells.\n-- title = \"t\"",
+                1,
+                "put # before a remark",
+            ),
+            (
+                "title = \"t\"",
+                "-----\n-- title = \"t\"",
+                1,
+                "leave the line out",
+            ),
+            (
+                "dedup = { key = [\"a\"] }",
+                "dedup = { period = \"1h\", limit = -1 }",
+                11,
+                "give a whole number of 1 or more",
+            ),
+            (
+                "dedup = { key = [\"a\"] }",
+                "dedup = { period = 1h }",
+                11,
+                "write texts in double quotes, such as",
+            ),
         ] {
             let file = SqlFile::parse(&GOOD.replace(from, to));
             let fault = Header::parse(&file).expect_err("refused");

@@ -23,6 +23,12 @@ enum Part {
 impl Template {
     /// Reads a template; the error says what is wrong with it.
     pub(crate) fn parse(template: &str) -> Result<Self, String> {
+        if let Some((sign, name)) = of_another(template) {
+            let ours = name.replace('.', "_");
+            return Err(format!(
+                "message: {sign}{name} is no place for a column, as {{{ours}}} is"
+            ));
+        }
         let mut parts = Vec::new();
         let mut text = String::new();
         let mut rest = template;
@@ -75,6 +81,27 @@ impl Template {
         }
         message
     }
+}
+
+/// A place for a value as others write it: `%proc.cmdline` is Falco's, `$name` a shell's.
+fn of_another(template: &str) -> Option<(&str, &str)> {
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || "_.".contains(letter);
+    let mut places = template.match_indices(['%', '$']);
+    places.find_map(|(place, sign)| {
+        let rest = &template[place + 1..];
+        let rest = rest
+            .strip_prefix('{')
+            .filter(|_| sign == "$")
+            .unwrap_or(rest);
+        let end = rest
+            .find(|letter| !is_of_name(letter))
+            .unwrap_or(rest.len());
+        let name = rest[..end].trim_end_matches('.');
+        // A percentage is none, nor a variable of the environment.
+        let is_place = name.starts_with(|letter: char| letter.is_ascii_lowercase())
+            && (sign == "$" || name.contains(['.', '_']));
+        is_place.then_some((sign, name))
+    })
 }
 
 /// A value as a reader expects it: text without quotes.
@@ -148,5 +175,24 @@ mod tests {
             Template::parse("a } b"),
             Err("message: a } without its {".to_owned())
         );
+    }
+
+    #[test]
+    fn places_as_others_write_them_are_refused() {
+        for (template, sign, ours) in [
+            ("ran %proc.cmdline.", "%proc.cmdline", "{proc_cmdline}"),
+            ("ran %proc_cmdline", "%proc_cmdline", "{proc_cmdline}"),
+            ("ran $cmd by {a}", "$cmd", "{cmd}"),
+            ("ran ${cmd}", "$cmd", "{cmd}"),
+        ] {
+            let error = Template::parse(template).expect_err(template);
+            assert_eq!(
+                error,
+                format!("message: {sign} is no place for a column, as {ours} is")
+            );
+        }
+        for template in ["100% of {a}", "100%", "$PATH of {a}", "5$", "50 %of it"] {
+            assert!(Template::parse(template).is_ok(), "{template}");
+        }
     }
 }

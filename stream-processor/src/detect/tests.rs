@@ -255,10 +255,143 @@ fn falcos_words_come_with_ours() {
             "glob is an operator",
             "with % for Falco's *",
         ),
+        (
+            "evt_dir = '<'",
+            "there is no column evt_dir",
+            "leave it out: each call is one event",
+        ),
+        (
+            "evt.dir = '<'",
+            "there is no column evt.dir",
+            "leave it out",
+        ),
+        ("evt_time > 5", "there is no column evt_time", "write ts"),
+        (
+            "evt.rawtime > 5",
+            "there is no column evt.rawtime",
+            "write ts",
+        ),
+        (
+            "fd.ip = '10.0.0.1'",
+            "there is no column fd.ip",
+            "write fd_rip",
+        ),
+        (
+            "evt.arg[0] = 'x'",
+            "there is no column evt.arg",
+            "write evt_args['name']",
+        ),
+        (
+            "proc_name IN (shells)",
+            "shells is a list, and no column",
+            "write IN (SELECT name FROM shells)",
+        ),
+        (
+            "proc_name IN (shells.kind)",
+            "shells is a list",
+            "write IN (SELECT kind FROM shells)",
+        ),
+        (
+            "proc_name IN shells",
+            "IN shells is no list of values",
+            "write IN (SELECT name FROM shells)",
+        ),
+        (
+            "EXISTS (shells)",
+            "asks nothing of shells",
+            "write EXISTS (SELECT 1 FROM shells WHERE",
+        ),
+        (
+            "proc_name IN (SELECT name FROM shells.csv)",
+            "there is no table shells.csv",
+            "write shells: a list goes by its file's name without .csv",
+        ),
+        (
+            "evt_failed && proc_name = 'a'",
+            "&& is no operator here",
+            "write AND",
+        ),
+        (
+            "evt_failed || evt_is_open_write",
+            "|| joins texts",
+            "write OR",
+        ),
+        (
+            "evt_failed || proc_name = 'a'",
+            "|| joins texts",
+            "write OR",
+        ),
+        (
+            "proc_name = 'a' || proc_name = 'b'",
+            "|| joins texts",
+            "write OR",
+        ),
+        ("!evt_failed", "! is no operator here", "write NOT"),
+        (
+            "proc_name = bash",
+            "there is no column bash",
+            "write 'bash' where a text is meant",
+        ),
+        (
+            "proc_name IN ('sh', bash)",
+            "there is no column bash",
+            "write 'bash'",
+        ),
+        (
+            "container_id != host",
+            "there is no column host",
+            "write 'host'",
+        ),
+        (
+            "proc_name = `bash`",
+            "there is no column bash",
+            "backticks are for names",
+        ),
+        (
+            "proc_name = proc_pnme",
+            "there is no column proc_pnme",
+            "did you mean proc_pname?",
+        ),
+        (
+            "proc_name = /bin/bash",
+            "/bin/bash is a text without quotes",
+            "write '/bin/bash'",
+        ),
+        (
+            "proc_name RLIKE 'a'",
+            "rlike is no operator here",
+            "write regexp_like(column, 'pattern')",
+        ),
+        (
+            "user_uid = 'root'",
+            "'root' is no number, and user_uid is one",
+            "write user_uid = 0 for root, or user_name = 'root'",
+        ),
+        (
+            "fd_sport IN ('http')",
+            "'http' is no number, and fd_sport is one",
+            "write a number",
+        ),
     ] {
         let query = format!("SELECT container_id FROM events\nWHERE {condition}");
         check_refused(&query, 2, reason, mend);
     }
+}
+
+#[test]
+fn a_filter_in_the_place_of_a_query_comes_with_the_query() {
+    check_refused(
+        "proc.name = bash and fd.name contains /etc",
+        1,
+        "this is a filter as Falco and sysdig have it, and no query",
+        "write SELECT container_id, proc_name, proc_cmdline FROM events WHERE proc_name = 'bash' AND fd_name LIKE '%/etc%'",
+    );
+    check_refused(
+        "SELECT container_id, count(*) AS n FROM tumble(events, INTERVAL '1 month') GROUP BY window_start, container_id",
+        1,
+        "tumble: INTERVAL '1 month' is no fixed span of time",
+        "write tumble(events, INTERVAL '1 minute')",
+    );
 }
 
 #[test]
