@@ -493,7 +493,6 @@ impl GroupContext {
                 .map(|assigned| assigned.partition)
                 .collect::<Vec<_>>(),
         );
-        self.tell(SourceMessage::Assigned(assigned));
         let taken = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(wanted),
             _ => consumer.assign(wanted),
@@ -505,6 +504,8 @@ impl GroupContext {
             .pause(&list(&self.names, &waiting))
             .and_then(|()| consumer.resume(&list(&self.names, &reading)));
         self.report("hold the assigned partitions back", held);
+        // Only now: what is resumed before it is paused would stay paused for good.
+        self.tell(SourceMessage::Assigned(assigned));
     }
 
     /// Makes partitions ours, and states what is missing in them.
