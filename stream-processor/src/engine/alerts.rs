@@ -35,8 +35,6 @@ const NOTICE_PERIOD: Duration = Duration::from_secs(3_600);
 const ALERT_STAGE: u8 = 2;
 /// Most bytes of such an alert: its texts are short.
 const NOTICE_BYTES: u32 = 8 << 10;
-/// Bytes of what an alert of the whole fleet has of rows, about.
-const FLEET_EVIDENCE_BYTES: usize = 8 << 10;
 /// Bytes of what a detection says of itself in an alert, about.
 const DETECTION_BYTES: usize = 2 << 10;
 
@@ -573,16 +571,19 @@ impl Engine {
 /// How many bytes the alert of a candidate has at most, as far as its event and its row tell.
 fn weight(taken: &Taken, candidate: &Candidate<'_>) -> u32 {
     let record = taken.records.get(candidate.row as usize);
-    let event = match is_of_fleet(candidate.slot) {
-        true => FLEET_EVIDENCE_BYTES,
-        false => record.map_or(0, |record| record.value.len()),
+    let event = record.map_or(0, |record| record.value.len());
+    let bytes = match candidate.kind {
+        Kind::Result(word) => {
+            let row = serde_json::to_string(&word.values).map_or(0, |row| row.len());
+            // What makes a window of the fleet speak is no event: what it has of some is told with it.
+            match &word.fleet {
+                Some(told) => 3 * row + told.bytes(),
+                None => 3 * (event + row),
+            }
+        }
+        _ => 6 * event,
     };
-    let row = match candidate.kind {
-        Kind::Result(word) => serde_json::to_string(&word.values).map_or(0, |row| row.len()),
-        _ => event,
-    };
-    let bytes = DETECTION_BYTES + 3 * (event + row);
-    bytes.min(ALERT_BYTES_MAX) as u32
+    (DETECTION_BYTES + bytes).min(ALERT_BYTES_MAX) as u32
 }
 
 impl Draft<'_> {

@@ -82,6 +82,9 @@ pub(crate) struct FleetRows<'a> {
     pub muted: &'a [bool],
 }
 
+/// Bytes of a first row in an alert, but for its texts.
+const ROW_BYTES: usize = 64;
+
 /// What a window of the fleet says beside its result.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct FleetTold {
@@ -93,6 +96,16 @@ pub(crate) struct FleetTold {
     pub rows: Vec<FirstRow>,
     /// What is known to be lost in it.
     pub losses: Losses,
+}
+
+impl FleetTold {
+    /// Bytes of it in an alert, about.
+    pub fn bytes(&self) -> usize {
+        let of_row =
+            |row: &FirstRow| ROW_BYTES + row.host_id.len() + row.sensor_run.len() + row.said.len();
+        let rows: usize = self.rows.iter().map(of_row).sum();
+        rows + self.hosts.iter().map(|host| host.len() + 2).sum::<usize>()
+    }
 }
 
 /// Reads rows as they are kept.
