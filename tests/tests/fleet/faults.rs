@@ -127,6 +127,12 @@ impl Scene {
         }
     }
 
+    fn show_logs(&self) {
+        for (name, own) in &self.processors {
+            println!("{name}:\n{}", own.log());
+        }
+    }
+
     /// Somebody with rights to the exchange begins a transaction, and dies.
     fn leave_a_transaction_open(&self) {
         let producer: BaseProducer = ClientConfig::new()
@@ -235,13 +241,12 @@ fn whatever_happens_to_three_processors_of_twelve_partitions_they_say_what_sixty
     let expected = asked_for(scene.folder.path(), &log, &partitions);
     let closes = words_of(&expected, "runs");
     assert!(closes.len() > 50, "{}", closes.len());
-    wait::until("the last words of all windows", PATIENCE, || {
-        let said = last_words(alerts.seen());
-        let said: BTreeSet<&String> = said.iter().map(|(id, _)| id).collect();
-        (said.len() >= closes.len()).then_some(())
-    });
-    let said = alerts.seen().to_vec();
-    assert_eq!(last_words(&said), closes);
+    let said = wait_for_last_words(&mut alerts, &closes);
+    let differing = differences(&last_words(&said), &closes, &said);
+    if !differing.is_empty() {
+        scene.show_logs();
+    }
+    assert_eq!(differing, "");
     assert_eq!(
         created(&said, "spread"),
         ids_of(&expected, "spread"),
