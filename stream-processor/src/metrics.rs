@@ -156,6 +156,10 @@ fn describe() {
         "Time to read the state of the tasks assigned together and take it over."
     );
     describe_counter!(
+        "dogwatch_restore_held_total",
+        "Tasks that went on over a rebalance with what was still known of them: nothing was read."
+    );
+    describe_counter!(
         "dogwatch_restore_cold_starts_total",
         "Tasks that began without their state, which was committed and could not be used."
     );
@@ -357,6 +361,11 @@ pub fn restored(tasks: usize, records: u64, took: Duration) {
     counter!("dogwatch_restore_tasks_total").increment(tasks as u64);
     counter!("dogwatch_restore_records_total").increment(records);
     histogram!("dogwatch_restore_seconds").record(took);
+}
+
+/// Counts tasks that went on over a rebalance with what was still known of them.
+pub fn held(tasks: usize) {
+    counter!("dogwatch_restore_held_total").increment(tasks as u64);
 }
 
 /// Sets how many tasks wait for memory.

@@ -60,6 +60,7 @@ use crate::topics::{self, TopicReport};
 
 mod failing;
 mod fleet;
+mod held;
 mod sources;
 mod steps;
 mod swap;

@@ -55,6 +55,13 @@ pub struct Memory {
     pub places: BTreeMap<u64, i64>,
 }
 
+impl Memory {
+    /// The same under another assignment.
+    pub fn of_epoch(self, epoch: u64) -> Self {
+        Self { epoch, ..self }
+    }
+}
+
 impl Step {
     /// Says whether nothing but positions and state would be committed.
     pub fn silent(&self) -> bool {

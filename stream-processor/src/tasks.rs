@@ -23,7 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MARK_MARGIN: Duration = Duration::from_secs(1);
 
 /// The work of one partition of one topic: a log that depends on no other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Task {
     /// Its assignment.
     pub epoch: u64,
@@ -57,6 +57,11 @@ impl Task {
             heard_at: now,
             marked_at: None,
         }
+    }
+
+    /// The same under another assignment.
+    pub fn of_epoch(self, epoch: u64) -> Self {
+        Self { epoch, ..self }
     }
 
     /// Takes records for the next step: those that its state does not know yet.

@@ -578,6 +578,73 @@ fn a_window_survives_crashes_and_a_late_row_is_kept_apart() {
     );
 }
 
+/// For each time that a processor was given partitions: how many it held since it gave them back, and the records of state that
+/// it read for the others.
+fn assignments(log: &str) -> Vec<(u64, u64)> {
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("partitions assigned"));
+    let number = |line: &str, name: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line[name]
+            .as_u64()
+            .or(line["fields"][name].as_u64())
+            .unwrap()
+    };
+    lines
+        .map(|line| (number(line, "held"), number(line, "records")))
+        .collect()
+}
+
+#[test]
+#[ignore = "needs Kafka: ./dogwatch.sh test"]
+fn what_a_rebalance_gives_back_to_its_owner_is_not_read_again() {
+    let mut scene = Scene::start();
+    events::add_window(&scene.detections);
+    let mut alerts = scene.follow_alerts();
+    let first = scene.processor("first", &[]);
+    scene.publish(100);
+    scene.run_busy(10);
+    let partitions = scene.wait_for_checkpoints().len() as u64;
+    let mut second = scene.processor("second", &[]);
+    second.wait_for_text("partitions assigned", PATIENCE);
+    wait::until("the first one's second assignment", PATIENCE, || {
+        (assignments(&first.log()).len() >= 2).then_some(())
+    });
+    // What the first one kept was neither read nor forgotten, what the second one has was read.
+    let (of_first, of_second) = (assignments(&first.log()), assignments(&second.log()));
+    assert_eq!(of_first[0], (0, 0), "{of_first:?}");
+    let (kept, read) = *of_first.last().unwrap();
+    assert!(0 < kept && kept < partitions && read == 0, "{of_first:?}");
+    let (held, read) = of_second[0];
+    assert!(held == 0 && read > 0, "{of_second:?}");
+    scene.run_busy(10);
+    scene.publish(100);
+    // The second one moves these on, and then gives them back.
+    scene.wait_for_checkpoints();
+    assert!(second.stop(PATIENCE).success());
+    wait::until("the first one has all of it again", PATIENCE, || {
+        let last = assignments(&first.log()).last().copied();
+        last.filter(|(held, read)| *held == kept && *read > 0)
+    });
+    scene.run_busy(10);
+    scene.send_later("nginx", Duration::from_secs(60));
+    let window = alerts.wait_for("the window's alert", PATIENCE, |alert| {
+        alert.text("window_state") == "closed"
+    });
+    assert_eq!(runs(&window), 30, "{}", window.value);
+    assert!(first.stop(PATIENCE).success());
+    let said = committed(&scene.broker.address(), "dogwatch.alerts");
+    let of_events = said
+        .iter()
+        .filter(|alert| alert.value["window_state"].is_null());
+    let ids: std::collections::BTreeSet<&str> =
+        said.iter().map(|alert| alert.text("alert_id")).collect();
+    assert_eq!(ids.len(), said.len(), "each alert once");
+    let intruders = of_events.filter(|alert| alert.text("host_id").starts_with("host-"));
+    assert_eq!(intruders.count(), 200);
+}
+
 #[test]
 #[ignore = "needs Kafka: ./dogwatch.sh test"]
 fn a_silent_partition_is_marked_and_its_window_closes() {

@@ -16,6 +16,7 @@ use dogwatch_schemas::decode::DecodeError;
 use dogwatch_schemas::topics::Topic;
 
 use super::failing::Failing;
+use super::held::Held;
 use super::sources::SourceWatch;
 use super::swap::Swaps;
 use super::waiting::Waiting;
@@ -97,6 +98,8 @@ pub(super) struct Steps {
     pub(super) sources: SourceWatch,
     /// Tasks that there is no memory for.
     pub(super) waiting: Waiting,
+    /// Tasks that were given back a moment ago.
+    pub(super) held: Held,
     /// Told when a detection of the whole fleet runs.
     pub(super) fleet_wanted: Option<Sender<()>>,
     /// What was done so far.
@@ -138,6 +141,7 @@ impl Steps {
             swaps: Swaps::default(),
             sources: SourceWatch::new(config),
             waiting: Waiting::new(config),
+            held: Held::default(),
             fleet_wanted: None,
             summary: Summary::default(),
             stats: Stats::default(),
@@ -227,13 +231,13 @@ impl Steps {
             SourceMessage::Assigned(assigned) => self.take_over(assigned, stages)?,
             SourceMessage::Revoked(partitions, _settled) => {
                 self.drain(stages)?;
-                self.give(&partitions);
+                self.give_and_hold(&partitions, stages);
             }
             SourceMessage::Lost(partitions, _settled) => {
                 // Assignments are lost as a whole: what was read has no owner but the next one's reading.
                 self.drop_input();
                 self.settle(stages)?;
-                self.give(&partitions);
+                self.give(&partitions, |_| false);
             }
             SourceMessage::Gap(gap) => self.meet_gap(&gap)?,
             SourceMessage::Failed(error) => {
@@ -538,6 +542,7 @@ impl Steps {
         let Some(group) = stages.group().cloned() else {
             return Ok(());
         };
+        self.forget_held_but(&assigned);
         self.catch_up(&assigned, stages)?;
         if are_held(&assigned) {
             self.waiting.add(assigned);
@@ -561,6 +566,7 @@ impl Steps {
             return Ok(false);
         };
         let count = assigned.len();
+        let held = self.count_held(assigned);
         let mut records = 0;
         for (number, assigned) in assigned.iter().enumerate() {
             let memory = memories.remove(&assigned.partition);
@@ -578,6 +584,7 @@ impl Steps {
         tracing::info!(
             partitions = named(&partitions),
             records,
+            held,
             took_seconds = started.elapsed().as_secs_f64(),
             "partitions assigned"
         );
@@ -615,6 +622,9 @@ impl Steps {
         let head = |assigned: &Assigned| {
             let memory = assigned.start.memory.as_ref();
             let head = memory.ok().filter(|_| assigned.start.restores())?;
+            if self.held.fits(assigned) {
+                return None;
+            }
             Some((assigned.partition, head.clone()))
         };
         let heads: BTreeMap<Partition, Head> = assigned.iter().filter_map(head).collect();
@@ -648,14 +658,22 @@ impl Steps {
         if !self.engine.reads(partition) {
             return Ok(());
         }
-        self.engine.forget_log(partition);
-        let memory = match (memory, &start.memory) {
-            (Some(memory), _) => memory.map(Some),
-            (None, Ok(_)) => Ok(None),
-            (None, Err(error)) => Err(error.clone()),
-        };
         let now = Instant::now();
-        let begun = memory.and_then(|restored| self.resume(assigned, restored, taken_at, now));
+        let begun = match self.held.take(assigned) {
+            Some((task, memory)) => Ok((
+                task.of_epoch(assigned.epoch),
+                memory.of_epoch(assigned.epoch),
+            )),
+            None => {
+                self.engine.forget_log(partition);
+                let memory = match (memory, &start.memory) {
+                    (Some(memory), _) => memory.map(Some),
+                    (None, Ok(_)) => Ok(None),
+                    (None, Err(error)) => Err(error.clone()),
+                };
+                memory.and_then(|restored| self.resume(assigned, restored, taken_at, now))
+            }
+        };
         let (mut task, mut memory) = match begun {
             Ok(begun) => begun,
             Err(error) => {
@@ -765,13 +783,16 @@ impl Steps {
         }
     }
 
-    fn give(&mut self, partitions: &[Partition]) {
+    /// Gives tasks back; the engine goes on knowing what is held.
+    pub(super) fn give(&mut self, partitions: &[Partition], is_held: impl Fn(Partition) -> bool) {
         self.waiting
             .retain(|waiting| !partitions.contains(&waiting.partition));
         self.waiting.given_back();
         for partition in partitions {
             drop(self.tasks.remove(*partition));
-            self.engine.forget_log(*partition);
+            if !is_held(*partition) {
+                self.engine.forget_log(*partition);
+            }
             self.next.taken_over.remove(partition);
         }
         self.tell_partitions();
@@ -793,6 +814,7 @@ impl Steps {
     /// Forgets all tasks, and what was matched of them: they are taken over anew.
     pub fn forget(&mut self) {
         self.waiting.retain(|_| false);
+        self.forget_held_but(&[]);
         for partition in self.tasks.clear() {
             self.engine.forget_log(partition);
         }

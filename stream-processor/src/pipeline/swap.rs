@@ -200,6 +200,7 @@ impl Steps {
     ) -> Result<Option<Box<Next>>, ProcessorError> {
         let started = Instant::now();
         self.drain(stages)?;
+        self.forget_held_but(&[]);
         let Next {
             mut engine,
             needs,
