@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, HashMap};
 use dogwatch_schemas::Text;
 use sha2::{Digest, Sha256};
 
+/// Types of containers that no files are read of.
+pub(super) const WITHOUT_FILES: [&str; 3] = ["lxc", "systemd-nspawn", "namespaces"];
+
 /// Cgroups that were told to be containers' at most.
 const TOLD_MAX: usize = 4_096;
 
@@ -45,7 +48,7 @@ impl Membership {
 
     /// Whether whoever started it leaves files that are read.
     pub(crate) fn has_files(&self) -> bool {
-        !matches!(self.runtime, "lxc" | "systemd-nspawn" | "namespaces")
+        !WITHOUT_FILES.contains(&self.runtime)
     }
 
     fn named(name: &str, runtime: &'static str, path: &str) -> Self {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use dogwatch_schemas::Text;
 
 use super::Container;
+use super::cgroups::WITHOUT_FILES;
 
 const IN_DATABASE: &str =
     "containerd keeps it in its database alone; of pods its CRI says it: see containers.sockets";
@@ -40,9 +41,6 @@ const REASONS: [(&[&str], &str, &str); 15] = [
 
 /// Columns that a runtime's socket has, so that they are known to be none where it was asked and they are null.
 const OF_SOCKETS: [&str; 2] = ["container_labels", "container_image_digest"];
-
-/// Types of containers that no files are read of.
-const WITHOUT_FILES: [&str; 3] = ["lxc", "systemd-nspawn", "namespaces"];
 
 /// The columns of a container that are null because they could not be found out, and why.
 pub(super) fn reasons(container: &Container) -> BTreeMap<Text, Text> {

@@ -290,7 +290,7 @@ impl Gatherer {
             // Being made: the next poll looks again.
             Some(Err(_)) if self.now_ns < watched.patience_ends_ns => return,
             Some(Err(error)) => {
-                if first && !self.warned {
+                if first && !self.warned && watched.membership.has_files() {
                     warn(id, &error);
                     self.warned = true;
                 }
