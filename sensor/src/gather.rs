@@ -114,7 +114,8 @@ struct Watched {
     root: Option<Root>,
 }
 
-/// Every cgroup below a hierarchy's mount: its id and its path.
+/// Every cgroup below a hierarchy's mount: its id and its path, the oldest first. Of two that name one container, the
+/// older is more likely its own; ids grow until they wrap.
 pub(crate) fn walk(root: &Path) -> Vec<(u64, Text)> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
@@ -135,6 +136,7 @@ pub(crate) fn walk(root: &Path) -> Vec<(u64, Text)> {
                 .map(|entry| entry.path()),
         );
     }
+    found.sort_unstable_by_key(|(id, _)| *id);
     found
 }
 
@@ -413,7 +415,7 @@ impl Gatherer {
         if !made {
             self.recognise(path, facts);
         }
-        let membership = self.told.membership(path);
+        let membership = self.told.enter(path);
         match self.cgroups.get(&id) {
             // A walk was ahead of the record of its making, after which the stages wait for what is known of it.
             Some(Some(known)) if made => {

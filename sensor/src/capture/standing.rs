@@ -36,7 +36,7 @@ impl Standing {
     /// Takes a fact in.
     pub fn fact(&mut self, fact: &Fact) {
         match fact {
-            Fact::Cgroup { id, path } => _ = self.cgroups.insert(*id, path.clone()),
+            Fact::Cgroup { id, path } => self.enter(*id, path.clone()),
             Fact::CgroupGone { id } => self.gone(*id),
             Fact::ContainerCgroup {
                 path,
@@ -79,7 +79,7 @@ impl Standing {
     pub fn record(&mut self, record: &Record) {
         if let Record::Cgroup { made, id, path, .. } = record {
             if *made {
-                self.cgroups.insert(*id, text(path, &mut false));
+                self.enter(*id, text(path, &mut false));
             } else {
                 self.gone(*id);
             }
@@ -88,10 +88,18 @@ impl Standing {
 
     /// All of it, in the order in which a sensor tells it at its start.
     pub fn facts(&self) -> impl Iterator<Item = Fact> {
-        let cgroups = self.cgroups.iter().map(|(id, path)| Fact::Cgroup {
-            id: *id,
-            path: path.clone(),
-        });
+        // A container's own come before those that have its name only, which would be taken for it.
+        let (claims, own): (Vec<_>, Vec<_>) = self
+            .cgroups
+            .iter()
+            .partition(|(_, path)| self.told.is_claim(path));
+        let cgroups = own
+            .into_iter()
+            .chain(claims)
+            .map(|(id, path)| Fact::Cgroup {
+                id: *id,
+                path: path.clone(),
+            });
         let counts = self.counts.iter().flatten().cloned();
         let trees = self.trees.iter().map(|(_, fact)| fact.clone());
         counts
@@ -102,6 +110,11 @@ impl Standing {
             .chain(self.users.values().cloned())
             .chain(self.host_mounts.clone())
             .chain(trees)
+    }
+
+    fn enter(&mut self, id: u64, path: Text) {
+        self.told.enter(&path);
+        self.cgroups.insert(id, path);
     }
 
     /// With its own cgroup a container is gone.

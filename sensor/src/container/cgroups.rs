@@ -13,8 +13,12 @@
 //! ```
 //! Of the last kinds the name is the runtime's id, and is the name of any other container some other day or under another
 //! root; so their id is a hash of the path, the same whenever the path is.
+//!
+//! Whoever may make cgroups may name one like a container that runs. So an id belongs to the path where it was first heard
+//! of, its home, as long as that is there; another path of the same name gets a hash of its path for its id
+//! ([`Cgroups::enter`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dogwatch_schemas::Text;
 use sha2::{Digest, Sha256};
@@ -66,6 +70,10 @@ impl Membership {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cgroups {
     told: BTreeMap<Text, (Text, &'static str)>,
+    /// Where each container lives whose path says its id, by id.
+    homes: BTreeMap<Text, Text>,
+    /// Paths that name a container that lived elsewhere when they were heard of; they stay what they are when it ends.
+    claims: BTreeSet<Text>,
 }
 
 impl Cgroups {
@@ -80,14 +88,49 @@ impl Cgroups {
         true
     }
 
-    /// A cgroup is gone.
+    /// Takes in a cgroup that is there: the container it belongs to, `None` for the host's own cgroups.
+    pub fn enter(&mut self, path: &str) -> Option<Membership> {
+        let found = self.membership(path)?;
+        let says_id = membership(&found.path).is_some_and(|by_path| by_path.id == found.id);
+        if !says_id {
+            return Some(found);
+        }
+        match self.homes.get(&found.id) {
+            Some(home) if *home == found.path => Some(found),
+            Some(_) => {
+                self.claims.insert(found.path);
+                self.membership(path)
+            }
+            None => {
+                self.homes.insert(found.id.clone(), found.path.clone());
+                Some(found)
+            }
+        }
+    }
+
+    /// Whether a cgroup is in one that has the name of a container that lives elsewhere.
+    pub fn is_claim(&self, path: &str) -> bool {
+        self.membership(path)
+            .is_some_and(|found| self.claims.contains(&found.path))
+    }
+
+    /// A container's own cgroup is gone, and with it what was in it.
     pub fn forget(&mut self, path: &str) {
         self.told.remove(path);
+        self.claims.remove(path);
+        if let Some(found) = membership(path)
+            && self
+                .homes
+                .get(&found.id)
+                .is_some_and(|home| **home == *path)
+        {
+            self.homes.remove(&found.id);
+        }
     }
 
     /// Finds the containers a cgroup's path names; `None` for the host's own cgroups.
     pub fn membership(&self, path: &str) -> Option<Membership> {
-        let by_path = membership(path);
+        let by_path = membership(path).map(|found| self.unclaimed(found));
         let Some(told) = self.told_membership(path) else {
             return by_path;
         };
@@ -102,6 +145,20 @@ impl Cgroups {
                 ..told
             }),
             None => Some(told),
+        }
+    }
+
+    /// What only bears a container's name is told by its path.
+    fn unclaimed(&self, found: Membership) -> Membership {
+        if !self.claims.contains(&found.path) {
+            return found;
+        }
+        let id = hashed(&found.path);
+        Membership {
+            runtime_id: id.clone(),
+            id,
+            runtime: "other",
+            ..found
         }
     }
 
@@ -378,5 +435,67 @@ mod tests {
         assert!(!cgroups.tell(&outer, "b", "oci"), "its path says it");
         cgroups.forget("/default/web");
         assert_eq!(cgroups.membership("/default/web"), None);
+    }
+
+    #[test]
+    fn a_cgroup_named_like_a_container_that_lives_elsewhere_is_not_that_container() {
+        for (home, claim) in [
+            (format!("/docker/{}", id('a')), format!("/mine/{}", id('a'))),
+            (
+                format!("/system.slice/docker-{}.scope", id('a')),
+                format!("/user.slice/docker-{}.scope", id('a')),
+            ),
+        ] {
+            let mut cgroups = Cgroups::default();
+            // Nobody may have heard of the container's own before one below it.
+            let real = cgroups.enter(&format!("{home}/init")).unwrap();
+            assert_eq!((&*real.id, &*real.path), (&*id('a'), &*home));
+            let other = cgroups.enter(&claim).unwrap();
+            assert_eq!((&*other.path, other.runtime), (&*claim, "other"));
+            assert_eq!((other.id.len(), &other.nested), (64, &None));
+            assert_ne!(other.id, real.id);
+            assert_eq!(other.runtime_id, other.id);
+            assert!(cgroups.is_claim(&format!("{claim}/below")));
+            assert!(!cgroups.is_claim(&home));
+            assert_eq!(
+                cgroups.enter(&format!("{claim}/below")).unwrap().id,
+                other.id
+            );
+            assert_eq!(cgroups.enter(&home).unwrap().id, real.id);
+
+            cgroups.forget(&home);
+            let below = cgroups.enter(&format!("{claim}/later")).unwrap();
+            assert_eq!(
+                below.id, other.id,
+                "it does not become the container that ended"
+            );
+            assert_eq!(cgroups.enter(&home).unwrap().id, real.id, "started again");
+            assert_eq!(cgroups.enter(&claim).unwrap().id, other.id);
+        }
+    }
+
+    #[test]
+    fn a_container_whose_cgroup_has_ended_may_live_anywhere() {
+        let mut cgroups = Cgroups::default();
+        let (old, new) = (format!("/docker/{}", id('a')), format!("/x/{}", id('a')));
+        assert_eq!(*cgroups.enter(&old).unwrap().id, id('a'));
+        cgroups.forget(&old);
+        assert_eq!(*cgroups.enter(&new).unwrap().id, id('a'));
+        assert_ne!(*cgroups.enter(&old).unwrap().id, id('a'));
+        cgroups.forget(&new);
+        cgroups.forget(&old);
+        assert!(cgroups.homes.is_empty() && cgroups.claims.is_empty());
+    }
+
+    #[test]
+    fn a_container_in_a_container_is_no_claim() {
+        let mut cgroups = Cgroups::default();
+        let inner = format!("/docker/{}/docker/{}", id('a'), id('b'));
+        cgroups.enter(&format!("/docker/{}", id('b')));
+        let found = cgroups.enter(&inner).unwrap();
+        assert_eq!(
+            (&*found.id, found.nested.as_deref()),
+            (&*id('a'), Some(&*id('b')))
+        );
     }
 }

@@ -112,7 +112,7 @@ impl Survey {
                     .tell(&path[..end], &announced.id, announced.runtime());
             }
         }
-        self.cgroups.membership(path)
+        self.cgroups.enter(path)
     }
 }
 

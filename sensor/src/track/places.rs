@@ -121,7 +121,7 @@ impl Places {
             });
             return;
         }
-        let mut membership = self.told.membership(path);
+        let mut membership = self.told.enter(path);
         if let Some(membership) = &mut membership {
             let own_cgroup = *membership.path == *path;
             match self.known.get_mut(&membership.id) {
