@@ -46,6 +46,8 @@ const ROUND_PART: u32 = 2;
 const FILES_PART: u32 = 4;
 /// A tick of `/proc/PID/stat`.
 const TICK_NS: u64 = 10_000_000;
+/// Processes of which something waits for their row; more only where rounds are cut again and again.
+const WAITING_MAX: usize = 28_672;
 
 /// What is sampled, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,6 +212,7 @@ struct Rounds {
     containers: Containers,
     processes: Processes,
     calls: Option<Calls>,
+    failed: calls::Waiting,
     files: Option<Files>,
     carried: Option<CarriedRounds>,
 }
@@ -221,6 +224,7 @@ impl Rounds {
         Self {
             plan,
             calls: failed_calls.map(|table| Calls::new(table, roots.clone())),
+            failed: calls::Waiting::default(),
             files: open_files.map(|files| Files::new(files, roots.clone())),
             carried: counts
                 .carried_bytes
@@ -242,7 +246,8 @@ impl Rounds {
         let mut failed = None;
         if let Some((calls, refused)) = self.calls.as_mut().and_then(Calls::round) {
             round.calls_unsampled = refused;
-            failed = Some(calls::by_process(&calls));
+            self.failed.add(&calls);
+            failed = Some(&mut self.failed);
             if !hand_over(vec![Fact::FailedCalls(calls)]) {
                 return false;
             }
@@ -284,10 +289,7 @@ impl Rounds {
         });
         if self.plan.processes {
             let until = std::time::Instant::now() + self.plan.interval / ROUND_PART;
-            let counts = OfProcesses {
-                failed: failed.as_ref(),
-                carried,
-            };
+            let counts = OfProcesses { failed, carried };
             let taken = self
                 .processes
                 .round(until, counts, &mut round, &mut |some| {

@@ -6,7 +6,7 @@ use dogwatch_ebpf::calls::numbers;
 use dogwatch_ebpf::control::{Entry, Failure, FailureKey};
 use dogwatch_schemas::Text;
 
-use super::{Roots, TICK_NS};
+use super::{Roots, TICK_NS, WAITING_MAX};
 use crate::clock::Reading;
 use crate::fact::{FailedCall, FailedRound};
 use crate::probe::FailedCalls;
@@ -91,14 +91,46 @@ pub(crate) fn is_counted(errno: u32) -> bool {
     !COME_AGAIN.contains(&(errno as i32))
 }
 
-/// Failures by process and class.
-pub(super) fn by_process(round: &FailedRound) -> HashMap<(u32, u64), ByClass> {
-    let mut sums: HashMap<(u32, u64), ByClass> = HashMap::new();
-    for failed in round.calls.iter().filter(|failed| is_counted(failed.errno)) {
-        let sum = sums.entry((failed.pid, failed.start_ticks)).or_default();
-        sum[numbers::class(&failed.call) as usize] += failed.count as i64;
+/// Failures of processes that no row has told yet, by class.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    sums: HashMap<(u32, u64), ByClass>,
+    /// There were more than can be kept: who has none here may have had some all the same.
+    lost: bool,
+}
+
+impl Waiting {
+    pub fn add(&mut self, round: &FailedRound) {
+        if self.sums.len() > WAITING_MAX {
+            self.sums.clear();
+            self.lost = true;
+        }
+        for failed in round.calls.iter().filter(|failed| is_counted(failed.errno)) {
+            let sum = self.sums.entry((failed.pid, failed.start_ticks));
+            sum.or_default()[numbers::class(&failed.call) as usize] += failed.count as i64;
+        }
     }
-    sums
+
+    #[cfg(test)]
+    pub fn of<const N: usize>(sums: [((u32, u64), ByClass); N]) -> Self {
+        Self {
+            sums: HashMap::from(sums),
+            lost: false,
+        }
+    }
+
+    /// Takes what failed of a process; none where that is not known.
+    pub fn take(&mut self, pid: u32, start_ticks: u64) -> Option<ByClass> {
+        let sums = self.sums.remove(&(pid, start_ticks)).unwrap_or_default();
+        (!self.lost).then_some(sums)
+    }
+
+    /// All processes have been looked at: what is left is of those that ended.
+    pub fn end_round(&mut self) {
+        self.sums.clear();
+        self.sums.shrink_to_fit();
+        self.lost = false;
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +180,15 @@ mod tests {
             calls,
             ..FailedRound::default()
         };
-        assert_eq!(by_process(&round)[&(7, 7)], [50, 3, 2, 1]);
+        let mut waiting = Waiting::default();
+        waiting.add(&round);
+        // The round did not come to the process: the next one tells both.
+        waiting.add(&round);
+        assert_eq!(waiting.take(7, 8), Some([0; 4]), "another of that id");
+        assert_eq!(waiting.take(7, 7), Some([100, 6, 4, 2]));
+        assert_eq!(waiting.take(7, 7), Some([0; 4]));
+        waiting.add(&round);
+        waiting.end_round();
+        assert_eq!(waiting.take(7, 7), Some([0; 4]), "it has ended");
     }
 }

@@ -2,11 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Roots, TICK_NS};
+use super::{Roots, TICK_NS, WAITING_MAX};
 use crate::probe::{Carried, CarriedBytes};
-
-/// Processes whose bytes wait for their row; more only where rounds are cut again and again.
-const WAITING_MAX: usize = 28_672;
 
 /// See the module's description.
 pub(super) struct CarriedRounds {

@@ -12,7 +12,7 @@ use dogwatch_schemas::Text;
 use dogwatch_schemas::records::ProcessSample;
 
 use super::Roots;
-use super::calls::ByClass;
+use super::calls::{self, ByClass};
 use super::carried::Waiting;
 use super::growth::difference;
 use super::text::{long, named, read};
@@ -72,31 +72,39 @@ struct Stat {
 #[derive(Debug, Default)]
 pub(super) struct Counts<'a> {
     /// What failed since the last round.
-    pub failed: Option<&'a HashMap<(u32, u64), ByClass>>,
+    pub failed: Option<&'a mut calls::Waiting>,
     /// What was sent and received.
     pub carried: Option<&'a mut Waiting>,
 }
 
-/// Of one process: none where it is not counted; of bytes also where they are not known.
+/// Of one process: none where it is not counted, or not known.
 #[derive(Debug, Clone, Copy)]
 struct Counted {
-    failed: Option<Option<ByClass>>,
+    failed: Option<ByClass>,
     carried: Option<[i64; 2]>,
 }
 
 impl Counts<'_> {
     fn of(&mut self, pid: u32, start_ticks: u64) -> Counted {
-        let carried = self.carried.as_mut();
+        let (failed, carried) = (self.failed.as_mut(), self.carried.as_mut());
         Counted {
-            failed: self.failed.map(|all| all.get(&(pid, start_ticks)).copied()),
+            failed: failed.and_then(|waiting| waiting.take(pid, start_ticks)),
             carried: carried.and_then(|waiting| waiting.take(pid, start_ticks)),
         }
     }
 }
 
+impl Counts<'_> {
+    fn end_round(self) {
+        self.failed.map(calls::Waiting::end_round);
+        self.carried.map(Waiting::end_round);
+    }
+}
+
 impl Counted {
     fn has_any(&self) -> bool {
-        self.failed.flatten().is_some() || self.carried.is_some_and(|bytes| bytes != [0; 2])
+        self.failed.is_some_and(|sums| sums != [0; 4])
+            || self.carried.is_some_and(|bytes| bytes != [0; 2])
     }
 }
 
@@ -154,8 +162,8 @@ impl Processes {
             // A round in which many ended leaves no room behind that nobody uses.
             self.known.shrink_to_fit();
         }
-        if let Some(carried) = counts.carried.filter(|_| whole) {
-            carried.end_round();
+        if whole {
+            counts.end_round();
         }
         self.round_ns = Some(begun_ns);
         rows.is_empty() || hand_over(rows)
@@ -295,7 +303,7 @@ fn with_counted(mut row: ProcessUsage, counted: Counted) -> ProcessUsage {
         return row;
     }
     let failed = counted.failed;
-    let of = |class: usize| failed.map(|sums| sums.unwrap_or_default()[class]);
+    let of = |class: usize| failed.map(|sums| sums[class]);
     row.sample.calls_failed_file = of(0);
     row.sample.calls_failed_net = of(1);
     row.sample.calls_failed_memory = of(2);
@@ -543,17 +551,21 @@ mod tests {
         process(proc.path(), 8, 100, 50);
         let mut processes = processes(proc.path());
         round(&mut processes);
-        let failed = HashMap::from([((7, 50), [3, 0, 0, 1]), ((8, 49), [9, 9, 9, 9])]);
+        let mut failed = calls::Waiting::of([((7, 50), [3, 0, 0, 1]), ((8, 49), [9, 9, 9, 9])]);
         let mut rows = Vec::new();
-        let until = Instant::now() + Duration::from_secs(60);
-        let counts = Counts {
-            failed: Some(&failed),
-            carried: None,
+        let mut until = |until: Instant, rows: &mut Vec<ProcessUsage>| {
+            let counts = Counts {
+                failed: Some(&mut failed),
+                carried: None,
+            };
+            processes.round(until, counts, &mut Sampled::default(), &mut |some| {
+                rows.extend(some);
+                true
+            });
         };
-        processes.round(until, counts, &mut Sampled::default(), &mut |some| {
-            rows.extend(some);
-            true
-        });
+        until(Instant::now(), &mut rows);
+        assert!(rows.is_empty(), "a round that came to none of them");
+        until(Instant::now() + Duration::from_secs(60), &mut rows);
         assert_eq!(
             rows.len(),
             1,
