@@ -14,6 +14,9 @@ use crate::loss::Class;
 /// Cgroups remembered at most; some 4 MiB. The kernel part tells no more of them apart.
 const CGROUPS_MAX: usize = 32_768;
 
+/// Cgroups that are remembered when they are gone: what the kernel part counted of them is read after their end.
+const GONE_MAX: usize = 1_024;
+
 /// Bytes of what is known of all containers; beyond, the largest give up their mounts, arguments and the labels that only rows
 /// in full have, and where that is not enough those of all rows, too.
 const KNOWN_BYTES_MAX: usize = 6 << 20;
@@ -37,6 +40,8 @@ const WAIT_MAX_NS: u64 = 11_000_000_000;
 pub(super) struct Places {
     /// All cgroups; `None` = one of the host's own.
     cgroups: HashMap<u64, Option<Membership>>,
+    /// Whose those were that went last; their ids are not used again.
+    gone: VecDeque<(u64, Place)>,
     /// Those that are a container's though their paths do not say it.
     told: Cgroups,
     /// Containers that no cgroup tells of.
@@ -83,6 +88,7 @@ impl Places {
     pub fn new(bounds: WaitingBounds, run: RunColumns, labels: Vec<Text>) -> Self {
         Self {
             cgroups: HashMap::new(),
+            gone: VecDeque::new(),
             told: Cgroups::default(),
             apart: Apart::default(),
             known: HashMap::new(),
@@ -162,7 +168,13 @@ impl Places {
 
     /// A cgroup was removed; returns its container when it was the container's own.
     pub fn removed(&mut self, id: u64) -> Option<Text> {
-        let membership = self.cgroups.remove(&id)??;
+        let place = self.place_of(id);
+        let membership = self.cgroups.remove(&id)?;
+        if self.gone.len() >= GONE_MAX {
+            self.gone.pop_front();
+        }
+        self.gone.push_back((id, place));
+        let membership = membership?;
         let known = self.known.get_mut(&membership.id)?;
         if known.cgroup_id != id {
             return None;
@@ -245,7 +257,11 @@ impl Places {
         match self.cgroups.get(&cgroup_id) {
             Some(Some(membership)) => Place::Container(membership.id.clone()),
             Some(None) => Place::Host,
-            None => Place::Unknown,
+            None => {
+                let mut gone = self.gone.iter().rev();
+                let gone = gone.find(|(id, _)| *id == cgroup_id);
+                gone.map_or(Place::Unknown, |(_, place)| place.clone())
+            }
         }
     }
 

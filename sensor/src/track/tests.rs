@@ -1544,6 +1544,16 @@ fn what_the_kernel_counted_is_told_as_rows_of_its_container() {
     for id in [unnamed.container_id, limited.container_id] {
         assert_eq!(id, first.container_id);
     }
+    // What was counted is read when the container may have ended.
+    bench.fact(Fact::CgroupGone { id: BOX_CGROUP });
+    for (cgroup_id, id) in [(BOX_CGROUP, &*first.container_id), (999, "unknown")] {
+        bench.fact(Fact::Limited {
+            cgroup_id,
+            kind: "connect".into(),
+            counted,
+        });
+        assert_eq!(&*bench.last().container_id, id);
+    }
 }
 
 #[test]
