@@ -14,17 +14,19 @@
 //! Of the last kinds the name is the runtime's id, and is the name of any other container some other day or under another
 //! root; so their id is a hash of the path, the same whenever the path is.
 //!
-//! Whoever may make cgroups may name one like a container that runs. So an id belongs to the path where it was first heard
-//! of, its home, as long as that is there; another path of the same name gets a hash of its path for its id
-//! ([`Cgroups::enter`]).
+//! Whoever may make cgroups may name one like a container. So an id belongs to the path where it was first heard of, its home,
+//! also while the container is stopped; another path of the same name gets a hash of its path for its id ([`Cgroups::enter`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use dogwatch_schemas::Text;
 use sha2::{Digest, Sha256};
 
 /// Types of containers that no files are read of.
 pub(super) const WITHOUT_FILES: [&str; 3] = ["lxc", "systemd-nspawn", "namespaces"];
+
+/// Containers that have ended of which is remembered where they lived.
+const ENDED_MAX: usize = 4_096;
 
 /// Cgroups that were told to be containers' at most.
 const TOLD_MAX: usize = 4_096;
@@ -72,6 +74,8 @@ pub(crate) struct Cgroups {
     told: BTreeMap<Text, (Text, &'static str)>,
     /// Where each container lives whose path says its id, by id.
     homes: BTreeMap<Text, Text>,
+    /// Those of these ids whose cgroups are gone, the oldest first: they may start again.
+    ended: VecDeque<Text>,
     /// Paths that name a container that lived elsewhere when they were heard of; they stay what they are when it ends.
     claims: BTreeSet<Text>,
 }
@@ -96,7 +100,10 @@ impl Cgroups {
             return Some(found);
         }
         match self.homes.get(&found.id) {
-            Some(home) if *home == found.path => Some(found),
+            Some(home) if *home == found.path => {
+                self.ended.retain(|id| *id != found.id);
+                Some(found)
+            }
             Some(_) => {
                 self.claims.insert(found.path);
                 self.membership(path)
@@ -118,13 +125,17 @@ impl Cgroups {
     pub fn forget(&mut self, path: &str) {
         self.told.remove(path);
         self.claims.remove(path);
-        if let Some(found) = membership(path)
-            && self
-                .homes
-                .get(&found.id)
-                .is_some_and(|home| **home == *path)
+        let Some(found) = membership(path) else {
+            return;
+        };
+        if self.homes.get(&found.id).is_none_or(|home| **home != *path) {
+            return;
+        }
+        self.ended.push_back(found.id);
+        if self.ended.len() > ENDED_MAX
+            && let Some(oldest) = self.ended.pop_front()
         {
-            self.homes.remove(&found.id);
+            self.homes.remove(&oldest);
         }
     }
 
@@ -475,16 +486,38 @@ mod tests {
     }
 
     #[test]
-    fn a_container_whose_cgroup_has_ended_may_live_anywhere() {
+    fn a_container_that_is_stopped_is_nobody_elses() {
         let mut cgroups = Cgroups::default();
-        let (old, new) = (format!("/docker/{}", id('a')), format!("/x/{}", id('a')));
-        assert_eq!(*cgroups.enter(&old).unwrap().id, id('a'));
-        cgroups.forget(&old);
-        assert_eq!(*cgroups.enter(&new).unwrap().id, id('a'));
-        assert_ne!(*cgroups.enter(&old).unwrap().id, id('a'));
-        cgroups.forget(&new);
-        cgroups.forget(&old);
-        assert!(cgroups.homes.is_empty() && cgroups.claims.is_empty());
+        let (home, claim) = (format!("/docker/{}", id('a')), format!("/x/{}", id('a')));
+        for _ in 0..3 {
+            assert_eq!(*cgroups.enter(&home).unwrap().id, id('a'));
+            cgroups.forget(&home);
+            assert_ne!(*cgroups.enter(&claim).unwrap().id, id('a'));
+            cgroups.forget(&claim);
+        }
+        assert_eq!(*cgroups.enter(&home).unwrap().id, id('a'));
+        assert!(cgroups.ended.is_empty() && cgroups.claims.is_empty());
+    }
+
+    #[test]
+    fn of_those_that_ended_the_last_are_remembered() {
+        let mut cgroups = Cgroups::default();
+        let home = |number: usize| format!("/docker/{number:064x}");
+        let living = home(0);
+        cgroups.enter(&living);
+        for number in 1..=2 * ENDED_MAX {
+            cgroups.enter(&home(number));
+            cgroups.forget(&home(number));
+        }
+        assert_eq!(
+            (cgroups.homes.len(), cgroups.ended.len()),
+            (ENDED_MAX + 1, ENDED_MAX)
+        );
+        let claim = format!("/x/{:064x}", 0);
+        assert_ne!(
+            cgroups.enter(&claim).unwrap().id,
+            cgroups.enter(&living).unwrap().id
+        );
     }
 
     #[test]
