@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, FieldRef, Int64Type};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, exec_err, plan_err};
-use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
@@ -27,6 +27,8 @@ pub const VALUE_BYTES_MAX: u64 = 1 << 20;
 const BATCH_BYTES_MAX: u64 = 256 << 20;
 /// Most steps that a function takes for one row.
 const STEPS_MAX: u64 = 16 << 20;
+
+const DAY_NS: i64 = 86_400_000_000_000;
 
 /// How large an answer is, of the sizes of the arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,10 +51,14 @@ enum Growth {
     Range,
     /// No larger than its arguments, but as many steps as their product.
     Steps,
+    /// As [`Growth::Steps`], by the items of two lists.
+    StepsOfItems,
+    /// Two bytes for each of the first.
+    Double,
 }
 
 /// The functions that are bounded.
-const BOUNDED: [(&str, Growth); 22] = [
+const BOUNDED: [(&str, Growth); 25] = [
     ("repeat", Growth::Times),
     ("array_repeat", Growth::TimesItem),
     ("lpad", Growth::UpTo),
@@ -75,9 +81,15 @@ const BOUNDED: [(&str, Growth); 22] = [
     ("array_union", Growth::Sum),
     ("overlay", Growth::Sum),
     ("levenshtein", Growth::Steps),
+    ("array_has_any", Growth::StepsOfItems),
+    ("array_has_all", Growth::StepsOfItems),
+    ("encode", Growth::Double),
 ];
 
-/// The same functions, those that grow under their bound.
+/// The functions that make a value of any type that is named.
+const OF_ANY_TYPE: [&str; 2] = ["arrow_cast", "arrow_try_cast"];
+
+/// The same functions, those that grow under their bound, and of those that make any type those types that grow not.
 pub fn bounded(functions: Vec<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
     let bound = |function: Arc<ScalarUDF>| {
         let known = BOUNDED.iter().find(|(name, _)| *name == function.name());
@@ -86,6 +98,9 @@ pub fn bounded(functions: Vec<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
                 inner: function,
                 growth: *growth,
             })),
+            None if OF_ANY_TYPE.contains(&function.name()) => {
+                Arc::new(ScalarUDF::from(Typed { inner: function }))
+            }
             None => function,
         }
     };
@@ -156,6 +171,75 @@ impl ScalarUDFImpl for Bounded {
     // `simplify` is left out: what a function becomes when it is simplified would have no bound.
     fn simplify(&self, args: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
         Ok(ExprSimplifyResult::Original(args))
+    }
+}
+
+/// A function that is asked only for types whose values are as large as what they are made of: an item of a list of fixed size
+/// may be told to be two thousand million, and a number to have more places behind the point than it has.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Typed {
+    inner: Arc<ScalarUDF>,
+}
+
+impl Typed {
+    fn check(&self, kind: &DataType) -> Result<()> {
+        let plain = match kind {
+            DataType::Decimal32(places, scale)
+            | DataType::Decimal64(places, scale)
+            | DataType::Decimal128(places, scale)
+            | DataType::Decimal256(places, scale) => (0..=*places as i8).contains(scale),
+            DataType::Dictionary(..) | DataType::RunEndEncoded(..) => false,
+            DataType::FixedSizeBinary(_) => false,
+            kind => !kind.is_nested(),
+        };
+        match plain {
+            true => Ok(()),
+            false => plan_err!(
+                "{} makes no {kind} here: use CAST, or a type of plain values",
+                self.inner.name()
+            ),
+        }
+    }
+}
+
+impl ScalarUDFImpl for Typed {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(arg_types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        let field = self.inner.return_field_from_args(args)?;
+        self.check(field.data_type())?;
+        Ok(field)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(arg_types)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.check(args.return_field.data_type())?;
+        self.inner.invoke_with_args(args)
+    }
+
+    fn simplify(&self, args: Vec<Expr>, context: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        let simplified = self.inner.simplify(args, context)?;
+        // A condition is simplified before anybody asks for its type.
+        if let ExprSimplifyResult::Simplified(
+            Expr::Cast(Cast { field, .. }) | Expr::TryCast(TryCast { field, .. }),
+        ) = &simplified
+        {
+            self.check(field.data_type())?;
+        }
+        Ok(simplified)
     }
 }
 
@@ -230,7 +314,7 @@ fn check(name: &str, growth: Growth, args: &[ColumnarValue], rows: usize) -> Res
     for row in 0..rows {
         let bytes = growth.bytes(&args, row);
         let most = match growth {
-            Growth::Steps => STEPS_MAX,
+            Growth::Steps | Growth::StepsOfItems => STEPS_MAX,
             _ => VALUE_BYTES_MAX,
         };
         if bytes > most {
@@ -256,6 +340,8 @@ impl Growth {
                 let item = bytes(0).saturating_add(16);
                 item.saturating_mul(number(1).max(0) as u64)
             }
+            // The engine takes it for a number without a sign, also where there is nothing to fill.
+            Self::UpTo if number(1) < 0 => u64::MAX,
             // Of nothing there is nothing.
             Self::UpTo if args.first().is_none_or(|argument| argument.is_null(row)) => 0,
             Self::UpTo => {
@@ -293,6 +379,19 @@ impl Growth {
                 };
                 all.saturating_add(places.saturating_mul(separator))
             }
+            Self::Range
+                if args
+                    .get(2)
+                    .is_some_and(|step| is_interval(step.array.data_type())) =>
+            {
+                let steps = args[0].span(row, &args[1]).zip(args[2].interval(row));
+                // One whose parts go both ways may come back to where it began.
+                steps.map_or(0, |(span, step)| match step {
+                    0 => u64::MAX,
+                    step => u64::try_from(span / step.abs())
+                        .map_or(u64::MAX, |steps| steps.saturating_add(1).saturating_mul(8)),
+                })
+            }
             Self::Range => {
                 let (from, to) = match args.len() {
                     1 => (0, number(0)),
@@ -303,6 +402,8 @@ impl Growth {
                 apart.saturating_add(1).saturating_mul(8)
             }
             Self::Steps => bytes(0).saturating_mul(bytes(1)),
+            Self::StepsOfItems => items(0).saturating_mul(items(1)),
+            Self::Double => bytes(0).saturating_mul(2),
         }
     }
 }
@@ -319,6 +420,8 @@ struct Argument {
     /// Texts as views, whole numbers as 64 bits, the rest as it came.
     array: ArrayRef,
     constant: bool,
+    /// Of dates and times, what one more is.
+    unit_ns: i64,
 }
 
 impl Argument {
@@ -328,6 +431,13 @@ impl Argument {
             ColumnarValue::Scalar(scalar) => (scalar.to_array_of_size(1)?, true),
         };
         let kind = array.data_type();
+        let unit_ns = match kind {
+            DataType::Date32 => DAY_NS,
+            DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000_000,
+            DataType::Timestamp(TimeUnit::Second, _) => 1_000_000_000,
+            DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+            _ => 1,
+        };
         let array = if kind.is_string() {
             cast(&array, &DataType::Utf8View)?
         } else if kind.is_integer() || kind.is_temporal() && !is_interval(kind) {
@@ -335,7 +445,35 @@ impl Argument {
         } else {
             array
         };
-        Ok(Self { array, constant })
+        Ok(Self {
+            array,
+            constant,
+            unit_ns,
+        })
+    }
+
+    /// Nanoseconds between this and another date or time; none where either is NULL.
+    fn span(&self, row: usize, to: &Self) -> Option<i128> {
+        (!self.is_null(row) && !to.is_null(row)).then(|| {
+            let apart = i128::from(to.number(row)) - i128::from(self.number(row));
+            apart.abs() * i128::from(self.unit_ns)
+        })
+    }
+
+    /// Nanoseconds of an interval, its months as the shortest; 0 where its parts go both ways, none where it is NULL.
+    fn interval(&self, row: usize) -> Option<i128> {
+        let own = self.array.as_primitive_opt::<IntervalMonthDayNanoType>()?;
+        let row = self.row(row);
+        own.is_valid(row).then(|| {
+            let (months, days, nanoseconds) = IntervalMonthDayNanoType::to_parts(own.value(row));
+            let parts = [
+                i128::from(months) * 28 * i128::from(DAY_NS),
+                i128::from(days) * i128::from(DAY_NS),
+                i128::from(nanoseconds),
+            ];
+            let both = parts.iter().any(|part| *part > 0) && parts.iter().any(|part| *part < 0);
+            if both { 0 } else { parts.iter().sum() }
+        })
     }
 
     fn is_list(&self) -> bool {
@@ -386,6 +524,9 @@ fn bytes_of(array: &ArrayRef, row: usize) -> u64 {
         DataType::Utf8 => array.as_string::<i32>().value(row).len() as u64,
         DataType::LargeUtf8 => array.as_string::<i64>().value(row).len() as u64,
         DataType::Utf8View => array.as_string_view().value(row).len() as u64,
+        DataType::Binary => array.as_binary::<i32>().value(row).len() as u64,
+        DataType::LargeBinary => array.as_binary::<i64>().value(row).len() as u64,
+        DataType::BinaryView => array.as_binary_view().value(row).len() as u64,
         DataType::List(_) => {
             let items = array.as_list::<i32>().value(row);
             (0..items.len())
@@ -406,11 +547,41 @@ mod tests {
     #[test]
     fn every_bounded_function_is_there() {
         let functions = SessionStateDefaults::default_scalar_functions();
-        for (name, _) in BOUNDED {
+        let names = BOUNDED.map(|(name, _)| name);
+        for name in names.into_iter().chain(OF_ANY_TYPE) {
             assert!(
                 functions.iter().any(|function| function.name() == name),
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn types_whose_values_grow_are_not_made() {
+        let functions = bounded(SessionStateDefaults::default_scalar_functions());
+        for name in OF_ANY_TYPE {
+            let function = functions.iter().find(|function| function.name() == name);
+            let function = function.expect("it is there");
+            let asked = |kind: &str| {
+                let value = Arc::new(arrow::datatypes::Field::new("a", DataType::Int64, true));
+                let kind_field = Arc::new(arrow::datatypes::Field::new("b", DataType::Utf8, false));
+                let kind = ScalarValue::from(kind);
+                function.return_field_from_args(ReturnFieldArgs {
+                    arg_fields: &[value, kind_field],
+                    scalar_arguments: &[None, Some(&kind)],
+                })
+            };
+            for kind in [
+                "FixedSizeList(2000000000, Int64)",
+                "FixedSizeBinary(2000000000)",
+                "Decimal128(38, -128)",
+            ] {
+                let error = asked(kind).expect_err(kind).to_string();
+                assert!(error.contains("use CAST"), "{error}");
+            }
+            for kind in ["Utf8", "Decimal128(38, 2)", "Timestamp(Nanosecond, None)"] {
+                asked(kind).expect(kind);
+            }
         }
     }
 
@@ -453,6 +624,26 @@ mod tests {
         refused(Growth::Range, &[number(1), number(3_000_000)]);
         refused(Growth::Range, &[number(i64::MIN), number(i64::MAX)]);
         allowed(Growth::Range, &[number(1), number(100)]);
+        let day = |day| ColumnarValue::Scalar(ScalarValue::Date32(Some(day)));
+        let step = |months, days, nanoseconds| {
+            let step = IntervalMonthDayNanoType::make_value(months, days, nanoseconds);
+            ColumnarValue::Scalar(ScalarValue::IntervalMonthDayNano(Some(step)))
+        };
+        // January the first, a month on and 31 days back.
+        refused(Growth::Range, &[day(0), day(0), step(1, -31, 0)]);
+        refused(Growth::Range, &[day(0), day(1), step(0, 0, 0)]);
+        refused(Growth::Range, &[day(0), day(30), step(0, 0, 1_000_000)]);
+        allowed(Growth::Range, &[day(0), day(3_650), step(0, -1, 0)]);
+        allowed(Growth::Range, &[day(0), day(3_650), step(1, 0, 0)]);
+        refused(Growth::UpTo, &[texts("sh"), number(-5)]);
+        refused(Growth::Double, &[texts(&"x".repeat(1 << 20))]);
+        let bytes = ScalarValue::Binary(Some(vec![0; 1 << 20]));
+        refused(Growth::Double, &[ColumnarValue::Scalar(bytes)]);
+        let numbers: Vec<ScalarValue> = (0..5_000).map(ScalarValue::from).collect();
+        let list = ScalarValue::List(ScalarValue::new_list_nullable(&numbers, &DataType::Int32));
+        let list = || ColumnarValue::Scalar(list.clone());
+        refused(Growth::StepsOfItems, &[list(), list()]);
+        allowed(Growth::StepsOfItems, &[list(), texts("one")]);
         refused(Growth::Steps, &[texts(&long), texts(&long)]);
         allowed(Growth::Steps, &[texts("kitten"), texts(&long)]);
         let megabyte = "x".repeat(1 << 20);

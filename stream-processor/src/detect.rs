@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,6 +54,7 @@ pub(crate) use dogwatch_query::{aggregates, functions, growth, held, memory, win
 use dogwatch_query::{falco, lists, session, sql_file};
 
 pub(crate) use batch::{Match, narrow, project, take_rows};
+use halves::panicked;
 pub(crate) use halves::{Unjudged, by_halves, error_text, guarded};
 pub use header::{Dedup, Header, Severity, Status};
 pub(crate) use lists::Lists;
@@ -501,7 +502,11 @@ impl<'a> Loader<'a> {
     /// Refuses what takes too long: every start would wait for it.
     fn load_in_time(&self, file: &Path, text: &str) -> Result<Detection, Fault> {
         let started = Instant::now();
-        let detection = self.load_file(file, text)?;
+        let load = AssertUnwindSafe(|| self.load_file(file, text));
+        let detection = catch_unwind(load).unwrap_or_else(|panic| {
+            let reason = panicked(panic.as_ref()).to_string();
+            Err(Fault::new(1, reason, "write it another way"))
+        })?;
         let took = started.elapsed();
         if took <= LOAD_TIME_MAX {
             return Ok(detection);

@@ -58,7 +58,7 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> DataFusionError {
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> DataFusionError {
     let text = panic
         .downcast_ref::<&str>()
         .copied()
